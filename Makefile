@@ -1,0 +1,80 @@
+# Every target does the set-up it needs: a virtual environment in .venv, exactly what the lock file names.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
+
+# More arguments for the tool behind a target: make test ARGS="-k expiry".
+ARGS ?=
+
+# The first interpreter that is new enough. It is run, not just looked up: a version manager's stand-in may
+# be on the path for a Python that isn't there.
+IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c "$(IS_NEW_ENOUGH)" 2>/dev/null && { echo $$python; break; }; done)
+
+.PHONY: help
+help:  ## Show what can be made
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+.PHONY: demo
+demo: $(VENV)/ready  ## Run the whole worker once, with nothing but this machine, and show what it does
+	@$(BIN)/card-worker demo $(ARGS)
+
+.PHONY: dev
+dev: $(VENV)/ready  ## Keep the same running, with beat and Flower, until Ctrl-C
+	@$(BIN)/card-worker dev $(ARGS)
+
+.PHONY: test
+test: $(VENV)/ready  ## Run the tests; select some with ARGS="-k expiry"
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/ready  ## Check style, types and who imports whom
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: wheel
+wheel: $(VENV)/ready  ## Build the wheel into dist/
+	@$(BIN)/python -m hatchling build --target wheel --directory dist
+
+# Its own environment, because the lock file may not exist yet or may not install.
+LOCK := .venv-lock/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+	--no-build --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" $(ARGS)
+
+.PHONY: lock
+lock: python  ## Pin what pyproject.toml asks for; raise what is pinned with ARGS=--upgrade
+	@test -x .venv-lock/bin/uv || $(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/python -m pip --disable-pip-version-check -qq install 'uv>=0.13,<0.14'
+	@$(LOCK) --all-extras --group dev --output-file requirements.lock
+	@# What production runs is a part of what was tested, never another version.
+	@$(LOCK) --extra flower --constraint requirements.lock --output-file requirements-runtime.lock
+
+.PHONY: clean
+clean:  ## Remove everything that was made here
+	@rm -rf $(VENV) .venv-lock build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: python
+python:
+	@$(or $(PYTHON),false) -c "$(IS_NEW_ENOUGH)" 2>/dev/null \
+		|| { echo "card_worker needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+
+# Made anew when the lock changes, so that nothing is left over that the lock doesn't name.
+$(VENV)/locked: requirements.lock | python
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version) (once, about a minute)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) install --require-hashes --requirement requirements.lock
+	@touch $@
+
+# Of pyproject.toml the installed project holds the entry point and the metadata; the code is used in place.
+$(VENV)/ready: $(VENV)/locked pyproject.toml
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@

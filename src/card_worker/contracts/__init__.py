@@ -1,0 +1,1 @@
+"""The public language: what a producer may send and what comes back."""

@@ -1,0 +1,144 @@
+"""Events: what comes back. One command has one answer, a CloudEvent; a refusal is an answer too."""
+
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from card_worker.contracts.fields import Time
+from card_worker.contracts.kinds import (
+    BatchState,
+    CardType,
+    EventType,
+    Reason,
+    Side,
+    Status,
+    TransactionType,
+)
+from card_worker.money import Amount, Currency
+
+PROBLEMS_MAX = 20
+"""How many wrong fields, or cards of a batch, a refusal names."""
+
+
+class _Told(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Problem(_Told):
+    """One field that can't be used, and why. Never its value."""
+
+    field: str
+    message: str
+
+
+class CardShown(_Told):
+    """A card as its events show it. Amounts in minor units."""
+
+    account_id: str
+    card_id: str
+    id: UUID
+    type: CardType
+    currency: Currency | None
+    amount: Amount
+    customer_id: str | None
+    name: str | None
+    originated_by: str | None
+    metadata: dict[str, Any] | None
+    active_from: Time | None
+    expires_at: Time | None
+    status: Status
+    created_at: Time
+    created_by: str | None
+    version: int
+    amount_funds: Amount
+    amount_drawdown: Amount
+    amount_balance: Amount
+    amount_pending: Amount
+    amount_reserved: Amount
+    amount_available: Amount
+    tokens: tuple[()] = ()
+    pin: None = None
+
+
+class TransactionShown(_Told):
+    """One movement of a card's money, in minor units."""
+
+    id: UUID
+    account_id: str
+    card_id: str
+    type: TransactionType
+    amount: Amount
+    currency: Currency
+    debit: Side
+    credit: Side
+    ref_id: str | None
+    parent_id: UUID | None
+    metadata: dict[str, Any] | None
+    originated_by: str | None
+    created_at: Time
+    created_by: str | None
+    balance_before: Amount
+    balance_after: Amount
+    version: int
+
+
+class _Data(_Told):
+    command: str
+    command_id: str
+    account_id: str
+    dry_run: Literal[True] | None = None
+
+
+class CardData(_Data):
+    """What happened to a card: the card after it, and the transaction it made."""
+
+    card_id: str
+    version: int
+    card: CardShown
+    transaction: TransactionShown | None
+
+
+class BatchCardShown(_Told):
+    """A card of a batch; its version is 1."""
+
+    card_id: str
+    type: CardType
+
+
+class BatchData(_Data):
+    """What became of a batch."""
+
+    batch_id: str
+    state: BatchState
+    requested: int
+    created: int
+    name: str | None
+    metadata: dict[str, Any] | None
+    cards: tuple[BatchCardShown, ...]
+    file: None = None
+
+
+class RejectionData(_Data):
+    """Why a command was refused. Nothing but this answer came of it."""
+
+    card_id: str | None = None
+    reason: Reason
+    message: str
+    problems: tuple[Problem, ...] | None = None
+
+
+class Envelope(_Told):
+    """CloudEvents 1.0. `sequence` is the card's version; what has no version has none."""
+
+    specversion: Literal["1.0"]
+    id: UUID
+    source: str
+    type: EventType
+    subject: str
+    time: Time
+    datacontenttype: Literal["application/json"]
+    partitionkey: str
+    sequence: str | None = None
+    correlationid: str
+    data: CardData | BatchData | RejectionData

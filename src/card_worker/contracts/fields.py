@@ -1,0 +1,172 @@
+"""The kinds of field that commands and events are made of, with their limits."""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeAlias
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    StrictStr,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+
+METADATA_BYTES_MAX = 16 * 1024
+METADATA_DEPTH_MAX = 8
+RESERVED_PREFIX = "dintero_"
+# The one reserved key that callers are told to write themselves.
+RESERVED_EXCEPT = "dintero_transaction_id"
+
+
+def storable(text: str) -> str:
+    """Return `text` if a database can hold it: no NUL, no half of a surrogate pair."""
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise PydanticCustomError("text", "must be valid Unicode")
+    if "\x00" in text:
+        raise PydanticCustomError("text", "must not contain NUL")
+    return text
+
+
+def _no_outer_spaces(text: str) -> str:
+    if text != text.strip():
+        raise PydanticCustomError("outer_space", "must not begin or end with a space")
+    return text
+
+
+Text = Annotated[StrictStr, AfterValidator(storable)]
+Text255 = Annotated[Text, Field(max_length=255)]
+Name = Annotated[
+    Text, Field(min_length=1, max_length=255), AfterValidator(_no_outer_spaces)
+]
+"""What a caller calls something: 1..255 characters, no space at either end."""
+
+AccountId = Annotated[StrictStr, Field(pattern=r"^[PT][0-9]{8}$")]
+"""The tenant: `P` production or `T` sandbox, and eight digits."""
+
+# Python producers may pass a UUID object; Celery's JSON brings it back as one.
+CommandId = Annotated[
+    Text,
+    Field(min_length=1, max_length=64),
+    BeforeValidator(lambda value: str(value) if isinstance(value, UUID) else value),
+]
+
+_RFC_3339 = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
+def read_time(value: object) -> datetime:
+    """Return an aware UTC time cut to milliseconds, from RFC 3339 text or an aware datetime."""
+    if isinstance(value, str) and _RFC_3339.fullmatch(value):
+        try:
+            value = datetime.fromisoformat(value.upper())
+        except ValueError:
+            raise PydanticCustomError("time", "must be a date and time that exists") from None
+    if not isinstance(value, datetime):
+        raise PydanticCustomError("time", "must be an RFC 3339 time such as 2026-11-22T10:00:00Z")
+    if value.tzinfo is None:
+        raise PydanticCustomError("time", "must carry a time zone")
+    try:
+        value = value.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("time", "must be within the years 1 to 9999") from None
+    return value.replace(microsecond=value.microsecond // 1000 * 1000)
+
+
+def write_time(time: datetime) -> str:
+    """Return RFC 3339 in UTC with milliseconds and `Z`: one spelling, and it sorts as text."""
+    return f"{time:%Y-%m-%dT%H:%M:%S}.{time.microsecond // 1000:03}Z".rjust(24, "0")
+
+
+Time = Annotated[
+    datetime,
+    BeforeValidator(read_time),
+    PlainSerializer(write_time, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+
+
+def _metadata(value: object) -> dict[str, Json]:
+    if not isinstance(value, Mapping):
+        raise PydanticCustomError("metadata", "must be an object")
+    return {str(key): _json(part, depth=2) for key, part in sorted(_items(value))}
+
+
+def _items(value: Mapping[Any, Any]) -> list[tuple[str, Any]]:
+    for key in value:
+        if not isinstance(key, str):
+            raise PydanticCustomError("metadata", "keys must be text")
+        storable(key)
+    return list(value.items())
+
+
+def _json(value: object, *, depth: int) -> Json:
+    """Return `value` with its keys sorted, so that equal metadata has equal bytes."""
+    match value:
+        case None | bool() | int():
+            return value
+        case float():
+            if value - value != 0:
+                raise PydanticCustomError("metadata", "numbers must be finite")
+            return value
+        case str():
+            return storable(value)
+    if depth > METADATA_DEPTH_MAX:
+        raise PydanticCustomError(
+            "metadata", "must not be nested deeper than {max}", {"max": METADATA_DEPTH_MAX}
+        )
+    match value:
+        case list() | tuple():
+            return [_json(part, depth=depth + 1) for part in value]
+        case Mapping():
+            return {key: _json(part, depth=depth + 1) for key, part in sorted(_items(value))}
+    raise PydanticCustomError("metadata", "must be JSON")
+
+
+def _unreserved(metadata: dict[str, Json]) -> dict[str, Json]:
+    for key in metadata:
+        if key.startswith(RESERVED_PREFIX) and key != RESERVED_EXCEPT:
+            raise PydanticCustomError(
+                "metadata",
+                "keys beginning with {prefix} are reserved",
+                {"prefix": RESERVED_PREFIX},
+            )
+    return metadata
+
+
+def _small(metadata: dict[str, Json]) -> dict[str, Json]:
+    try:
+        size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode())
+    except ValueError:  # a whole number of more digits than Python writes
+        raise PydanticCustomError("metadata", "numbers must be shorter") from None
+    if size > METADATA_BYTES_MAX:
+        raise PydanticCustomError(
+            "metadata", "must be at most {max} bytes", {"max": METADATA_BYTES_MAX}
+        )
+    return metadata
+
+
+Metadata = Annotated[
+    dict[str, Any],
+    BeforeValidator(_metadata),
+    AfterValidator(_unreserved),
+    AfterValidator(_small),
+]
+"""Free JSON: at most 16 KiB, at most 8 deep, keys sorted, the reserved keys refused."""
+
+
+def _not_offered(value: object) -> None:
+    if value is not None and value is not False:
+        raise PydanticCustomError("not_offered", "is not offered by this version")
+
+
+NotOffered = Annotated[None, BeforeValidator(_not_offered)]
+"""A field of the contract that this version refuses rather than half does."""

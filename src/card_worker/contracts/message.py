@@ -1,0 +1,223 @@
+"""From the bytes on a queue to commands: what is a message of ours, and what can't be read.
+
+    Unreadable            nobody can be answered: a dead letter, with its reason
+    └ not raised for a field that is wrong: that is an InvalidCommand, and its sender is answered
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from card_worker.contracts.commands import (
+    APPLY,
+    COMMANDS,
+    COMMANDS_PER_MESSAGE_MAX,
+    Command,
+    CreateBatch,
+    InvalidCommand,
+)
+from card_worker.contracts.events import PROBLEMS_MAX, Problem
+from card_worker.contracts.fields import storable
+
+MESSAGE_BYTES_MAX = 1024 * 1024
+COMMAND_BYTES_MAX = 64 * 1024
+ADDRESS_CHARS_MAX = 64
+# Headers by which a sender would command the worker instead of asking it something.
+FORBIDDEN_HEADERS = (
+    "chord",
+    "compression",
+    "eta",
+    "expires",
+    "group",
+    "retries",
+    "shadow",
+    "stamps",
+    "timelimit",
+)
+EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
+
+
+class Unreadable(Exception):
+    """A message, or a part of one, from which no sender can be told. `why` is one line."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A part of a list that can't be read: its place, from 0, and the part as it came."""
+
+    why: str
+    place: int
+    part: Any
+
+
+def vet(
+    headers: Mapping[str, Any] | None,
+    body: bytes | str,
+    *,
+    content_type: str | None,
+    content_encoding: str | None,
+    tasks: frozenset[str],
+) -> None:
+    """Return when the message may go on to its task, one of `tasks`.
+
+    Reads the body strictly: no NaN, no key twice, nothing larger than 1 MiB. Headers and embedded
+    signatures that would make the worker wait, drop or publish something are refused.
+
+    Raises Unreadable.
+    """
+    if not isinstance(headers, Mapping) or "task" not in headers:
+        raise Unreadable("not a task message of protocol 2")
+    if content_type != "application/json":
+        raise Unreadable(f"content type {content_type!r} instead of application/json")
+    if str(content_encoding).lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise Unreadable(f"content encoding {content_encoding!r} instead of utf-8")
+    if headers["task"] not in tasks:
+        raise Unreadable(f"unknown task {headers['task']!r:.200}")
+    message_id = headers.get("id")
+    if not isinstance(message_id, str) or not _is_address(message_id):
+        raise Unreadable("the header id must be text of 1 to 64 characters")
+    for name in FORBIDDEN_HEADERS:
+        if _says_something(headers.get(name)):
+            raise Unreadable(f"the header {name} is not accepted")
+    _vet_body(body)
+
+
+def _vet_body(body: bytes | str) -> None:
+    match read_json(body):
+        case [list(args), dict(), dict() | None as embed]:
+            if args:
+                raise Unreadable("positional arguments; commands take keyword arguments only")
+            for name in EMBEDDED:
+                if embed and _says_something(embed.get(name)):
+                    raise Unreadable(f"an embedded {name} is not accepted")
+        case _:
+            raise Unreadable("the body is not [args, kwargs, embed]")
+
+
+def _says_something(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return any(part is not None for part in value)
+    return bool(value)
+
+
+def read_json(raw: bytes | str) -> Any:
+    """Return what `raw` says, read strictly.
+
+    Raises Unreadable.
+    """
+    size = len(raw)
+    if size > MESSAGE_BYTES_MAX:
+        raise Unreadable(f"{size} bytes; a message has at most {MESSAGE_BYTES_MAX}")
+    try:
+        text = raw.decode() if isinstance(raw, bytes) else raw
+        return json.loads(text, object_pairs_hook=_once_each, parse_constant=_refuse_constant)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise Unreadable(f"not JSON: {error}") from None
+    except RecursionError:
+        raise Unreadable("not JSON: nested too deep") from None
+    except ValueError:  # a whole number of thousands of digits
+        raise Unreadable("not JSON: a number is too long") from None
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(pairs)
+    if len(read) != len(pairs):
+        raise Unreadable("not JSON: a key stands twice in an object")
+    return read
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise Unreadable(f"not JSON: {name}")
+
+
+def read_commands(
+    task: str, message_id: str, kwargs: Mapping[str, Any]
+) -> list[Command | Letter]:
+    """Return the commands that a task message carries, in order; a Letter for a part that isn't one.
+
+    A command without a `command_id` is known by `message_id`; one in a list must bring its own.
+
+    Raises Unreadable when nobody can be answered at all.
+    """
+    if task != APPLY:
+        return [_read(task, {"command_id": message_id, **kwargs}, fallback_id=message_id)]
+    commands = kwargs.get("commands")
+    if set(kwargs) != {"commands"} or not isinstance(commands, list | tuple):
+        raise Unreadable(f"{APPLY} takes one list, commands")
+    if not 1 <= len(commands) <= COMMANDS_PER_MESSAGE_MAX:
+        raise Unreadable(f"{APPLY} takes 1 to {COMMANDS_PER_MESSAGE_MAX} commands")
+    return list(_read_list(message_id, commands))
+
+
+def _read_list(message_id: str, commands: Sequence[Any]) -> Iterator[Command | Letter]:
+    for place, part in enumerate(commands):
+        try:
+            if not isinstance(part, Mapping):
+                raise Unreadable("not an object")
+            fields = {name: value for name, value in part.items() if name != "command"}
+            # Room for ":999" within the 64 characters of an id.
+            yield _read(part.get("command"), fields, fallback_id=f"{message_id[:60]}:{place}")
+        except Unreadable as problem:
+            yield Letter(problem.why, place, part)
+
+
+def _read(task: object, fields: Mapping[str, Any], *, fallback_id: str) -> Command:
+    kind = COMMANDS.get(task) if isinstance(task, str) else None
+    if kind is None:
+        raise Unreadable(f"unknown command {task!r:.200}")
+    problems = _too_large(kind, fields)
+    if "command" in fields:
+        problems += (Problem(field="command", message="Extra inputs are not permitted"),)
+    if not problems:
+        try:
+            return kind.model_validate(fields)
+        except ValidationError as error:
+            problems = tuple(_problems(error))
+    account_id, card_id = fields.get("account_id"), fields.get("card_id")
+    if not _is_address(account_id):
+        raise Unreadable("no account_id to answer to")
+    command_id = fields.get("command_id")
+    return InvalidCommand(
+        command=str(task),
+        account_id=str(account_id),
+        command_id=str(command_id) if _is_address(command_id) else fallback_id,
+        card_id=str(card_id) if _is_address(card_id) else None,
+        problems=problems[:PROBLEMS_MAX],
+        received=hashlib.sha256(_raw(fields).encode()).hexdigest(),
+    )
+
+
+def _too_large(kind: type, fields: Mapping[str, Any]) -> tuple[Problem, ...]:
+    # A listed batch is a list by nature; the size of its message bounds it.
+    if kind is CreateBatch or len(_raw(fields)) <= COMMAND_BYTES_MAX:
+        return ()
+    return (Problem(field="", message=f"a command has at most {COMMAND_BYTES_MAX} bytes"),)
+
+
+def _problems(error: ValidationError) -> Iterator[Problem]:
+    # The input stays out of it: an answer is read by more people than the command was.
+    for problem in error.errors(include_input=False, include_url=False):
+        yield Problem(field=".".join(str(part) for part in problem["loc"]), message=problem["msg"])
+
+
+def _is_address(value: object) -> bool:
+    """Say whether `value` can stand in an answer as who or what it is about."""
+    if not isinstance(value, str) or not 1 <= len(value) <= ADDRESS_CHARS_MAX:
+        return False
+    try:
+        storable(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _raw(value: object) -> str:
+    return json.dumps(value, sort_keys=True, default=str, ensure_ascii=True)

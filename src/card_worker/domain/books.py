@@ -1,0 +1,226 @@
+"""The books: the rows a group of commands needs, held in memory while the rules run over them."""
+
+from collections import ChainMap
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID, uuid5
+
+from card_worker.contracts.kinds import (
+    BatchState,
+    CardType,
+    Side,
+    Status,
+    TransactionType,
+)
+from card_worker.money import Currency
+
+CardKey = tuple[str, str]
+"""(account_id, card_id)."""
+BatchKey = tuple[str, str]
+"""(account_id, batch_id)."""
+
+
+class State(StrEnum):
+    """What is stored of a card's life; what it shows depends on the time as well."""
+
+    INACTIVE = "inactive"
+    ACTIVE = "active"
+    EXPIRED = "expired"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A card. Amounts in minor units; `version` is the number of events it has had."""
+
+    id: UUID
+    account_id: str
+    card_id: str
+    type: CardType
+    state: State
+    created_at: datetime
+    created_by: str | None = None
+    originated_by: str | None = None
+    batch_id: str | None = None
+    blocked: bool = False
+    currency: Currency | None = None
+    amount: int = 0
+    customer_id: str | None = None
+    name: str | None = None
+    metadata: dict[str, Any] | None = None
+    active_from: datetime | None = None
+    expires_at: datetime | None = None
+    version: int = 1
+    amount_funds: int = 0
+    amount_drawdown: int = 0
+    amount_balance: int = 0
+    amount_pending: int = 0
+    amount_reserved: int = 0
+
+    @property
+    def key(self) -> CardKey:
+        return self.account_id, self.card_id
+
+    @property
+    def amount_available(self) -> int:
+        return self.amount_balance - self.amount_reserved
+
+    def is_due(self, now: datetime) -> bool:
+        """Say whether the card's time has passed, noted or not."""
+        return self.expires_at is not None and self.expires_at <= now
+
+    def status(self, now: datetime) -> Status:
+        """Return what the card shows at `now`."""
+        if self.state is State.INACTIVE:
+            return Status.INACTIVE
+        if self.state is State.CLOSED:
+            return Status.CLOSED
+        if self.state is State.EXPIRED or self.is_due(now):
+            return Status.EXPIRED
+        if self.blocked:
+            return Status.BLOCKED
+        if self.amount_drawdown == 0:
+            return Status.UNUSED
+        return Status.USED if self.amount_balance == 0 else Status.PARTIALLY_USED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transaction:
+    """One movement of a card's money. It has two sides, so an unbalanced one can't be written."""
+
+    id: UUID
+    account_id: str
+    card: UUID
+    type: TransactionType
+    amount: int
+    currency: Currency
+    debit: Side
+    credit: Side
+    balance_before: int
+    balance_after: int
+    version: int
+    created_at: datetime
+    created_by: str | None = None
+    originated_by: str | None = None
+    ref_id: str | None = None
+    parent_id: UUID | None = None
+    metadata: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """An order of cards."""
+
+    account_id: str
+    batch_id: str
+    state: BatchState
+    type: CardType
+    requested: int
+    created: int
+    created_at: datetime
+    created_by: str | None = None
+    originated_by: str | None = None
+    name: str | None = None
+    metadata: dict[str, Any] | None = None
+
+    @property
+    def key(self) -> BatchKey:
+        return self.account_id, self.batch_id
+
+
+@dataclass(slots=True)
+class Books:
+    """Rows by what callers call them. Rows are values: a change puts another in the place."""
+
+    cards: MutableMapping[CardKey, Card] = field(default_factory=dict)
+    batches: MutableMapping[BatchKey, Batch] = field(default_factory=dict)
+    transactions: list[Transaction] = field(default_factory=list)
+
+    def put(self, card: Card) -> None:
+        self.cards[card.key] = card
+
+    def post(
+        self,
+        card: Card,
+        *,
+        type: TransactionType,
+        amount: int,
+        debit: Side,
+        credit: Side,
+        cause: UUID,
+        at: datetime,
+        created_by: str | None,
+        originated_by: str | None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Transaction:
+        """Move money and write it down. Nothing else changes a balance.
+
+        `card` is the card as its event leaves it, but for the money. `cause` is the id of the
+        event: the transaction's id derives from it.
+        """
+        assert amount > 0
+        assert card.currency is not None
+        match debit, credit:
+            case Side.ISSUER, Side.CARD:
+                after = replace(
+                    card,
+                    amount_funds=card.amount_funds + amount,
+                    amount_balance=card.amount_balance + amount,
+                )
+            case _:
+                raise AssertionError(f"no {type} goes from {debit} to {credit}")
+        transaction = Transaction(
+            id=uuid5(cause, "transaction"),
+            account_id=card.account_id,
+            card=card.id,
+            type=type,
+            amount=amount,
+            currency=card.currency,
+            debit=debit,
+            credit=credit,
+            balance_before=card.amount_balance,
+            balance_after=after.amount_balance,
+            version=card.version,
+            created_at=at,
+            created_by=created_by,
+            originated_by=originated_by,
+            metadata=metadata,
+        )
+        self.put(after)
+        self.transactions.append(transaction)
+        return transaction
+
+    def aside(self) -> "Books":
+        """Return books that start as these and leave these as they are: for a dry run."""
+        return Books(ChainMap({}, self.cards), ChainMap({}, self.batches))
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a database has to be told: how `books` differ from the rows they were opened with."""
+
+    new_cards: list[Card]
+    changed_cards: list[Card]
+    new_batches: list[Batch]
+    transactions: list[Transaction]
+
+
+def changes(opened: Books, books: Books) -> Changes:
+    """Compare by identity: a row that nobody touched is the very object that was loaded."""
+    return Changes(
+        new_cards=[card for key, card in books.cards.items() if key not in opened.cards],
+        changed_cards=list(_changed(opened, books)),
+        new_batches=[batch for key, batch in books.batches.items() if key not in opened.batches],
+        transactions=books.transactions,
+    )
+
+
+def _changed(opened: Books, books: Books) -> Iterator[Card]:
+    for key, before in opened.cards.items():
+        after = books.cards[key]
+        if after is not before:
+            assert after.version > before.version
+            yield after

@@ -1,0 +1,98 @@
+"""The one path every command takes: claim, load, decide and evolve each in its order, save."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import TypeAlias
+
+from sqlalchemy import Connection
+
+from card_worker.contracts.commands import Command, event_id
+from card_worker.contracts.kinds import Reason
+from card_worker.domain.answers import Answer, answer
+from card_worker.domain.books import Books, changes
+from card_worker.domain.events import CommandRejected, Event
+from card_worker.domain.evolve import evolve
+from card_worker.domain.rules import decide, needs
+from card_worker.storage.books import Key, claim, key_and_digest, load, save, stored_answers
+
+Digests: TypeAlias = dict[Key, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A command under the key that its answer has."""
+
+    command: Command
+    key: Key
+    conflicting: bool = False
+
+
+def handle(connection: Connection, commands: Sequence[Command], now: datetime) -> list[Answer]:
+    """Answer `commands`, in their order, within the commit that `connection` has open.
+
+    A command handled before gets the answer it got then, also when it stands twice in the list.
+    A key used again for other content is refused, and that refusal is stored like any other. The
+    number of SQL statements doesn't depend on how many commands there are.
+
+    Raises what is_transient knows when the whole may be tried again.
+    """
+    asked, fresh = _claim(connection, commands, now)
+    todo = [one for one in _once_each(asked) if one.key in fresh]
+    books = load(connection, [needs(one.command) for one in todo if not one.conflicting])
+    opened = Books(dict(books.cards), dict(books.batches))
+    answers = {event_id(*one.key): _answer(books, one, now) for one in todo}
+    save(connection, changes(opened, books), list(answers.values()))
+    repeated = {event_id(*one.key) for one in asked if one.key not in fresh}
+    answers |= stored_answers(connection, repeated)
+    return [answers[event_id(*one.key)] for one in asked]
+
+
+def _answer(books: Books, asked: _Asked, now: datetime) -> Answer:
+    event: Event
+    if asked.conflicting:
+        event = CommandRejected(
+            asked.command, now, Reason.IDEMPOTENCY_CONFLICT, key=asked.key[1]
+        )
+    else:
+        event = decide(books, asked.command, now)
+    if asked.command.dry_run:
+        books = books.aside()
+    transaction = evolve(books, event)
+    return answer(books, event, transaction)
+
+
+def _claim(
+    connection: Connection, commands: Sequence[Command], now: datetime
+) -> tuple[list[_Asked], frozenset[Key]]:
+    """Return each command under the key of its answer, and which of those keys are fresh."""
+    known = [(command, *key_and_digest(command)) for command in commands]
+    first: Digests = {}
+    for _, key, digest in known:
+        first.setdefault(key, digest)
+    claimed = claim(connection, first, now)
+    digests = first | claimed.digests
+    asked = [
+        _Asked(command, key)
+        if digests[key] == digest
+        else _Asked(command, _conflict_key(key, digest), conflicting=True)
+        for command, key, digest in known
+    ]
+    conflicts = {one.key: one.key[1] for one in asked if one.conflicting}
+    if not conflicts:
+        return asked, claimed.fresh
+    return asked, claimed.fresh | claim(connection, conflicts, now).fresh
+
+
+def _conflict_key(key: Key, digest: str) -> Key:
+    """Return the key of a refusal that can't have the command's own, which belongs to another."""
+    account_id, taken = key
+    return account_id, f"conflict/{sha256(f'{taken} {digest}'.encode()).hexdigest()}"
+
+
+def _once_each(asked: Sequence[_Asked]) -> list[_Asked]:
+    first: dict[Key, _Asked] = {}
+    for one in asked:
+        first.setdefault(one.key, one)
+    return list(first.values())

@@ -1,0 +1,31 @@
+"""Money: whole numbers of minor units, in one of the currencies a card may have."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, StrictInt
+
+AMOUNT_MAX = 2**53 - 1
+"""The largest amount, in minor units: the largest integer that every JSON reader keeps exact."""
+
+
+class Currency(StrEnum):
+    """ISO 4217 codes. All of them have two decimals."""
+
+    NOK = "NOK"
+    SEK = "SEK"
+    DKK = "DKK"
+    EUR = "EUR"
+    USD = "USD"
+
+
+Amount = Annotated[StrictInt, Field(ge=0, le=AMOUNT_MAX)]
+"""Minor units. `"5"`, `5.0`, `true` and NaN are not amounts."""
+
+
+def in_words(amount_minor: int, currency: Currency | None) -> str:
+    """Return what a shopkeeper reads: `500.00 NOK`; a card without a currency yet has `-`."""
+    if currency is None:
+        return "-"
+    units, cents = divmod(abs(amount_minor), 100)
+    return f"{'-' if amount_minor < 0 else ''}{units:,}.{cents:02} {currency}"

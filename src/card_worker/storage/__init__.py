@@ -1,0 +1,1 @@
+"""All the SQL. The same code and the same tests on PostgreSQL and on SQLite."""

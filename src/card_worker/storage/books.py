@@ -1,0 +1,189 @@
+"""Claim, load, save: how the books come out of the database and go back into it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from operator import attrgetter
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Select, Table, and_, select, tuple_
+
+from card_worker.contracts.commands import Command, digest_of, event_id, key_of
+from card_worker.domain.answers import Answer
+from card_worker.domain.books import Batch, Books, Card, Changes, State, Transaction
+from card_worker.domain.rules import Needs
+from card_worker.storage import outbox, tables
+from card_worker.storage.sets import (
+    given,
+    insert_absent,
+    insert_rows,
+    parameters,
+    update_rows,
+)
+from card_worker.storage.tables import batches, cards, keys, transactions
+
+Key = tuple[str, str]
+"""(account_id, idempotency key)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What became of the keys of a group of commands."""
+
+    fresh: frozenset[Key]
+    """Never handled before, and now ours to answer."""
+    digests: dict[Key, str]
+    """Handled before: the digest of what was asked then."""
+
+
+def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Claim:
+    """Record `asked`, digests by key, as handled; say which keys were never handled before.
+
+    Two workers given the same key meet here: the second waits for the first to commit, then finds
+    it handled. Raises OperationalError after LOCK_TIMEOUT_MS.
+    """
+    rows = [
+        {
+            "account_id": account_id,
+            "key": key,
+            "digest": asked[account_id, key],
+            "event_id": event_id(account_id, key),
+            "created_at": now,
+        }
+        for account_id, key in sorted(asked)
+    ]
+    fresh = frozenset(insert_absent(connection, keys, rows))
+    if len(fresh) == len(asked):
+        return Claim(fresh, {})
+    handled = [
+        {"account_id": account_id, "key": key}
+        for account_id, key in asked
+        if (account_id, key) not in fresh
+    ]
+    found = _select_given(connection, keys, ("account_id", "key"), handled)
+    return Claim(fresh, {(row.account_id, row.key): row.digest for row in found})
+
+
+def key_and_digest(command: Command) -> tuple[Key, str]:
+    """Return what a command is known by, and what it asks."""
+    return (command.account_id, key_of(command)), digest_of(command)
+
+
+def stored_answers(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Answer]:
+    """Return the answers given before, byte for byte."""
+    rows = _select_given(connection, tables.outbox, ("id",), [{"id": id} for id in ids])
+    return {
+        row.id: Answer(
+            id=row.id,
+            account_id=row.account_id,
+            type=row.type,
+            subject=row.subject,
+            partition_key=row.partition_key,
+            event=row.event,
+            created_at=row.created_at,
+        )
+        for row in rows
+    }
+
+
+def load(connection: Connection, needed: Iterable[Needs]) -> Books:
+    """Return books with the needed rows that exist, locked until the commit.
+
+    Rows are locked in id order, so that two groups sharing cards wait instead of deadlocking.
+    """
+    card_keys = {key for needs in needed for key in needs.cards}
+    batch_keys = {key for needs in needed for key in needs.batches}
+    loaded = _select_given(
+        connection,
+        cards,
+        ("account_id", "card_id"),
+        [{"account_id": account_id, "card_id": card_id} for account_id, card_id in card_keys],
+        lock=True,
+    )
+    ordered = _select_given(
+        connection,
+        batches,
+        ("account_id", "batch_id"),
+        [{"account_id": account_id, "batch_id": batch_id} for account_id, batch_id in batch_keys],
+        lock=True,
+    )
+    return Books(
+        cards={(row.account_id, row.card_id): _card(row) for row in loaded},
+        batches={(row.account_id, row.batch_id): Batch(**row._mapping) for row in ordered},
+    )
+
+
+def save(connection: Connection, changes: Changes, answers: Sequence[Answer]) -> None:
+    """Write what the group did: one statement a table."""
+    insert_rows(connection, batches, _rows(batches, changes.new_batches))
+    insert_rows(connection, cards, _rows(cards, changes.new_cards))
+    changed = update_rows(connection, cards, _rows(cards, changes.changed_cards), by="id")
+    assert changed == len(changes.changed_cards)
+    insert_rows(connection, transactions, _rows(transactions, changes.transactions))
+    outbox.add(connection, answers)
+
+
+def due_cards(
+    connection: Connection, now: datetime, cards_max: int, after: Card | None = None
+) -> list[Card]:
+    """Return up to `cards_max` active cards whose time has passed, the longest past first.
+
+    `after` is where the last slice ended. The cards are locked; those that another commit holds
+    are left for the next look.
+    """
+    statement = select(cards).where(cards.c.state == State.ACTIVE, cards.c.expires_at <= now)
+    if after is not None:
+        place = tuple_(cards.c.expires_at, cards.c.id)
+        statement = statement.where(place > tuple_(after.expires_at, after.id))
+    statement = statement.order_by(cards.c.expires_at, cards.c.id).limit(cards_max)
+    rows = connection.execute(statement.with_for_update(skip_locked=True))
+    return [_card(row) for row in rows]
+
+
+def find_card(connection: Connection, account_id: str, card_id: str) -> Card | None:
+    """Return a card as it is now, without locking it."""
+    found = _select_given(
+        connection, cards, ("account_id", "card_id"), [{"account_id": account_id, "card_id": card_id}]
+    )
+    return _card(found[0]) if found else None
+
+
+def _card(row: Any) -> Card:
+    return Card(**row._mapping)
+
+
+@cache
+def _reader(table: Table) -> Any:
+    return attrgetter(*(column.name for column in table.columns))
+
+
+def _rows(table: Table, values: Sequence[Card | Transaction | Batch]) -> list[dict[str, Any]]:
+    names, read = [column.name for column in table.columns], _reader(table)
+    return [dict(zip(names, read(value), strict=True)) for value in values]
+
+
+def _select_given(
+    connection: Connection,
+    table: Table,
+    names: tuple[str, ...],
+    rows: Sequence[dict[str, Any]],
+    *,
+    lock: bool = False,
+) -> Sequence[Any]:
+    """Return the rows of `table` whose columns `names` have one of the given values."""
+    if not rows:
+        return ()
+    columns = tuple(table.c[name] for name in names)
+    statement = _select(connection.dialect.name, table, names, lock)
+    return connection.execute(statement, parameters(connection.dialect, columns, rows)).all()
+
+
+@cache
+def _select(dialect: str, table: Table, names: tuple[str, ...], lock: bool) -> Select[Any]:
+    source = given(dialect, tuple(table.c[name] for name in names))
+    statement = select(table).join(source, and_(*(table.c[n] == source.c[n] for n in names)))
+    if lock:
+        statement = statement.order_by(*table.primary_key).with_for_update(of=table)
+    return statement

@@ -1,0 +1,114 @@
+"""Dead letters: what could not be read or done, as it came; and how often each was started."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy import Connection, delete, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from card_worker.storage.tables import dead_letters as table
+from card_worker.storage.tables import starts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A message nobody could be answered for. `body` is what lay on the queue, byte for byte."""
+
+    id: int = 0
+    received_at: datetime
+    queue: str | None
+    task: str | None
+    message_id: str | None
+    reason: str
+    detail: str | None = None
+    headers: dict[str, Any] | None = None
+    content_type: str | None = None
+    content_encoding: str | None = None
+    body: bytes
+    settled_at: datetime | None = None
+    settled_as: str | None = None
+
+
+def add(connection: Connection, letter: DeadLetter) -> None:
+    """Keep `letter`. The same message once more opens its letter again: it is never two."""
+    values = {
+        "received_at": letter.received_at,
+        "queue": _in_text(letter.queue),
+        "task": _in_text(letter.task),
+        "message_id": _in_text(letter.message_id),
+        "reason": _in_text(letter.reason),
+        "detail": _in_text(letter.detail),
+        "headers": letter.headers,
+        "content_type": _in_text(letter.content_type),
+        "content_encoding": _in_text(letter.content_encoding),
+        "body": letter.body,
+        "digest": sha256(letter.body).hexdigest(),
+        "settled_at": None,
+        "settled_as": None,
+    }
+    upsert = postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert
+    connection.execute(
+        upsert(table)
+        .values(values)
+        .on_conflict_do_update(index_elements=[table.c.message_id, table.c.digest], set_=values)
+    )
+
+
+def listed(connection: Connection, *, settled: bool, letters_max: int) -> list[DeadLetter]:
+    """Return the newest letters first: those that wait for an operator, or the settled ones."""
+    waiting = table.c.settled_at.is_not(None) if settled else table.c.settled_at.is_(None)
+    statement = select(table).where(waiting).order_by(table.c.id.desc()).limit(letters_max)
+    return [_letter(row._asdict()) for row in connection.execute(statement)]
+
+
+def find(connection: Connection, id: int) -> DeadLetter | None:
+    """Return one letter, settled or not."""
+    row = connection.execute(select(table).where(table.c.id == id)).first()
+    return None if row is None else _letter(row._asdict())
+
+
+def settle(connection: Connection, id: int, now: datetime, outcome: str) -> bool:
+    """Note what an operator did with a letter; say whether it was waiting. The row stays."""
+    waiting = (table.c.id == id) & table.c.settled_at.is_(None)
+    done = connection.execute(
+        update(table).where(waiting).values(settled_at=now, settled_as=outcome)
+    )
+    return done.rowcount == 1
+
+
+def count_start(connection: Connection, message_id: str, now: datetime) -> int:
+    """Note that a message is about to be started again; return how many starts that makes.
+
+    Committed before the start, so that a message that kills its process is counted too.
+    """
+    upsert = postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert
+    statement = (
+        upsert(starts)
+        .values(message_id=message_id, starts=1, started_at=now)
+        .on_conflict_do_update(
+            index_elements=[starts.c.message_id],
+            set_={"starts": starts.c.starts + 1, "started_at": now},
+        )
+        .returning(starts.c.starts)
+    )
+    return int(connection.execute(statement).scalar_one())
+
+
+def forget_starts(connection: Connection, message_id: str) -> None:
+    """Count from nothing again: the message is done, or an operator sends it once more."""
+    connection.execute(delete(starts).where(starts.c.message_id == message_id))
+
+
+def _letter(row: dict[str, Any]) -> DeadLetter:
+    del row["digest"]
+    return DeadLetter(**{**row, "body": bytes(row["body"])})
+
+
+def _in_text(text: str | None) -> str | None:
+    """Return `text` so that any database holds it: what isn't Unicode, and NUL, are escaped."""
+    if text is None:
+        return None
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")

@@ -1,0 +1,109 @@
+"""Opening a database, and a commit in it: `begin` is the only way to a connection that writes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from card_worker.contracts.fields import read_time
+
+LOCK_TIMEOUT_MS = 3_000
+"""How long a commit waits for rows that another one holds; then it is rolled back and tried again."""
+
+_NOW = {
+    # One statement for both, and no session state, so that a pooler in transaction mode works.
+    "postgresql": text(
+        f"SELECT date_trunc('milliseconds', clock_timestamp()),"
+        f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}ms', true)"
+    ),
+    "sqlite": text("SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"),
+}
+
+# What another commit got in before us does: the next try sees its row and answers accordingly.
+_RACES = ("uq_cards_", "pk_cards", "pk_batches", "cards.account_id", "batches.account_id")
+# deadlock, serialization failure, lock timeout, shutdown, too many connections, starting up
+_TRANSIENT_STATES = ("40P01", "40001", "55P03", "57P01", "57P02", "57P03", "53300")
+
+
+def open_engine(url: str) -> Engine:
+    """Return an engine for a `postgresql://` or `sqlite:///` URL. Nothing is connected yet."""
+    if url.startswith("sqlite"):
+        return _open_sqlite(url)
+    return create_engine(
+        url,
+        pool_pre_ping=True,
+        # An error's text goes into logs; what customers are called does not.
+        hide_parameters=True,
+        pool_size=2,
+        max_overflow=2,
+        connect_args={"connect_timeout": 5, "application_name": "card_worker"},
+    )
+
+
+def _open_sqlite(url: str) -> Engine:
+    engine = create_engine(url, hide_parameters=True)
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _: ConnectionPoolEntry) -> None:
+        # We say BEGIN ourselves: the driver's own begins too late to lock before the first read.
+        connection.isolation_level = None
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            f"busy_timeout = {LOCK_TIMEOUT_MS}",
+            "foreign_keys = ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        if options.get("isolation_level") != "AUTOCOMMIT":
+            reading = options.get("card_worker_reading", False)
+            connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+@contextmanager
+def begin(engine: Engine) -> Iterator[tuple[Connection, datetime]]:
+    """Open a commit; give its connection and its time, which is the database's clock, read once."""
+    with engine.begin() as connection:
+        now = connection.execute(_NOW[engine.dialect.name]).scalar_one()
+        yield connection, now.astimezone(UTC) if isinstance(now, datetime) else read_time(now)
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Open a look at the database that waits for nobody and changes nothing."""
+    with engine.connect() as connection:
+        yield connection.execution_options(card_worker_reading=True)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Say whether the same work may succeed when it is tried again.
+
+    True for lost connections, deadlocks, lock timeouts, and for a row that another commit made
+    first. Everything else is a defect.
+    """
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    if isinstance(error, IntegrityError):
+        return any(name in str(error.orig) for name in _RACES)
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return state in _TRANSIENT_STATES or state.startswith("08")
+    # Without a state: PostgreSQL can't be reached, or SQLite's file is locked by another writer.
+    return isinstance(error, OperationalError) and (
+        "locked" in str(error.orig) or "busy" in str(error.orig) or _is_connecting(error)
+    )
+
+
+def _is_connecting(error: OperationalError) -> bool:
+    return type(error.orig).__module__.startswith("psycopg")

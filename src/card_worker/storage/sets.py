@@ -1,0 +1,128 @@
+"""Many rows as one parameter: one statement, and one text of it, for 1 row and for 1,000.
+
+PostgreSQL takes an array per column and `unnest`s them; SQLite takes one JSON text and reads it
+with `json_each`. Either way the rows stand in the statement as a table called `given`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    Connection,
+    Dialect,
+    FromClause,
+    Insert,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    column,
+    func,
+    insert,
+    select,
+    true,
+    type_coerce,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+Row = Mapping[str, Any]
+Columns = tuple[Column[Any], ...]
+
+
+def given(dialect: str, columns: Columns) -> FromClause:
+    """Return the table `given` with these columns, to be filled by `parameters`."""
+    if dialect == "postgresql":
+        arrays = [bindparam(f"given_{c.name}", type_=ARRAY(c.type)) for c in columns]
+        named = [column(c.name, c.type) for c in columns]
+        return func.unnest(*arrays).table_valued(*named).render_derived("given")
+    each = func.json_each(bindparam("given")).table_valued("value")
+    values = [
+        type_coerce(func.json_extract(each.c.value, f"$[{place}]"), c.type).label(c.name)
+        for place, c in enumerate(columns)
+    ]
+    return select(*values).subquery("given")
+
+
+def parameters(dialect: Dialect, columns: Columns, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the parameters that put `rows` into `given`, in their order."""
+    if dialect.name == "postgresql":
+        return {f"given_{c.name}": [row[c.name] for row in rows] for c in columns}
+    writers = [(c.name, c.type.dialect_impl(dialect).bind_processor(dialect)) for c in columns]
+    return {
+        "given": json.dumps(
+            [[write(row[name]) if write else row[name] for name, write in writers] for row in rows]
+        )
+    }
+
+
+def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+    """Insert `rows`, each with the same columns."""
+    if rows:
+        columns = _columns(table, rows[0])
+        statement = _insert(connection.dialect.name, table, columns)
+        connection.execute(statement, parameters(connection.dialect, columns, rows))
+
+
+def insert_absent(connection: Connection, table: Table, rows: Sequence[Row]) -> set[Any]:
+    """Insert those of `rows` whose primary key isn't there; return the keys that were inserted.
+
+    Waits for another commit that is inserting the same key. Give the rows in the order of their
+    keys, so that two callers wait instead of deadlocking.
+    """
+    if not rows:
+        return set()
+    columns = _columns(table, rows[0])
+    statement = _insert_absent(connection.dialect.name, table, columns)
+    inserted = connection.execute(statement, parameters(connection.dialect, columns, rows))
+    return {tuple(row) for row in inserted}
+
+
+def update_rows(connection: Connection, table: Table, rows: Sequence[Row], *, by: str) -> int:
+    """Set all other columns of the rows whose column `by` is given; return how many there were."""
+    if not rows:
+        return 0
+    columns = _columns(table, rows[0])
+    statement = _update(connection.dialect.name, table, columns, by)
+    return connection.execute(statement, parameters(connection.dialect, columns, rows)).rowcount
+
+
+def _columns(table: Table, row: Row) -> Columns:
+    return tuple(c for c in table.columns if c.name in row)
+
+
+# The statements are built once per dialect and table; SQLAlchemy then finds their text compiled.
+
+
+@cache
+def _insert(dialect: str, table: Table, columns: Columns) -> Insert:
+    source = given(dialect, columns)
+    return insert(table).from_select([c.name for c in columns], select(source))
+
+
+@cache
+def _insert_absent(dialect: str, table: Table, columns: Columns) -> Any:
+    upsert = postgresql_insert if dialect == "postgresql" else sqlite_insert
+    # SQLite needs WHERE, or it takes ON CONFLICT for the condition of a join.
+    source = select(given(dialect, columns)).where(true())
+    return (
+        upsert(table)
+        .from_select([c.name for c in columns], source)
+        .on_conflict_do_nothing(index_elements=list(table.primary_key))
+        .returning(*table.primary_key)
+    )
+
+
+@cache
+def _update(dialect: str, table: Table, columns: Columns, by: str) -> Update:
+    source = given(dialect, columns)
+    return (
+        update(table)
+        .where(and_(table.c[by] == source.c[by]))
+        .values({c.name: source.c[c.name] for c in columns if c.name != by})
+    )

@@ -1,0 +1,226 @@
+"""The tables. Rules live in the domain; constraints here refuse what would be a bug there."""
+
+from typing import Any
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from card_worker.contracts.kinds import (
+    BatchState,
+    CardType,
+    EventType,
+    Side,
+    TransactionType,
+)
+from card_worker.domain.books import State
+from card_worker.money import AMOUNT_MAX, Currency
+from card_worker.storage.types import Flag, JsonText, OneOf, UtcTime, Uuid, WholeNumber
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+def _words(name: str, words: type[Any], *, nullable: bool = False) -> Column[Any]:
+    return Column(name, OneOf(words), nullable=nullable)
+
+
+def _amount(name: str) -> Column[Any]:
+    return Column(name, WholeNumber, nullable=False)
+
+
+def _optional(name: str) -> Column[Any]:
+    return Column(name, Text, nullable=True)
+
+
+cards = Table(
+    "cards",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("account_id", Text, nullable=False),
+    Column("card_id", Text, nullable=False),
+    _words("type", CardType),
+    _words("state", State),
+    Column("blocked", Flag, nullable=False),
+    _words("currency", Currency, nullable=True),
+    _amount("amount"),
+    _optional("customer_id"),
+    _optional("name"),
+    _optional("originated_by"),
+    Column("metadata", JsonText, nullable=True),
+    Column("active_from", UtcTime, nullable=True),
+    Column("expires_at", UtcTime, nullable=True),
+    _optional("batch_id"),
+    Column("created_at", UtcTime, nullable=False),
+    _optional("created_by"),
+    Column("version", WholeNumber, nullable=False),
+    _amount("amount_funds"),
+    _amount("amount_drawdown"),
+    _amount("amount_balance"),
+    _amount("amount_pending"),
+    _amount("amount_reserved"),
+    UniqueConstraint("account_id", "card_id"),
+    CheckConstraint("version >= 1", "version"),
+    CheckConstraint(f"amount BETWEEN 0 AND {AMOUNT_MAX}", "amount"),
+    CheckConstraint(f"amount_funds BETWEEN 0 AND {AMOUNT_MAX}", "funds"),
+    CheckConstraint("amount_drawdown >= 0", "drawdown"),
+    CheckConstraint("amount_pending >= 0", "pending"),
+    CheckConstraint("amount_reserved BETWEEN 0 AND amount_balance", "reserved"),
+    CheckConstraint("state <> 'inactive' OR (amount_funds = 0 AND currency IS NULL)", "inactive"),
+    CheckConstraint("state = 'inactive' OR currency IS NOT NULL OR state = 'closed'", "currency"),
+    # What the sweep looks for; its cost grows with what is due, not with the table.
+    Index(
+        "ix_cards_due",
+        "expires_at",
+        postgresql_where=text("state = 'active' AND expires_at IS NOT NULL"),
+        sqlite_where=text("state = 'active' AND expires_at IS NOT NULL"),
+    ),
+    sqlite_strict=True,
+)
+
+transactions = Table(
+    "transactions",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("account_id", Text, nullable=False),
+    Column("card", Uuid, ForeignKey("cards.id"), nullable=False),
+    _words("type", TransactionType),
+    _amount("amount"),
+    _words("currency", Currency),
+    _words("debit", Side),
+    _words("credit", Side),
+    _optional("ref_id"),
+    Column("parent_id", Uuid, nullable=True),
+    Column("metadata", JsonText, nullable=True),
+    _optional("originated_by"),
+    Column("created_at", UtcTime, nullable=False),
+    _optional("created_by"),
+    _amount("balance_before"),
+    _amount("balance_after"),
+    Column("version", WholeNumber, nullable=False),
+    UniqueConstraint("card", "version"),
+    UniqueConstraint("account_id", "card", "ref_id"),
+    CheckConstraint("amount > 0", "amount"),
+    CheckConstraint("debit <> credit", "sides"),
+    # Each row proves its neighbour: what came in or went out is the difference it left.
+    CheckConstraint(
+        "balance_before >= 0 AND balance_after >= 0 AND balance_after - balance_before ="
+        " CASE WHEN credit = 'card' THEN amount WHEN debit = 'card' THEN -amount ELSE 0 END",
+        "balance",
+    ),
+    sqlite_strict=True,
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("account_id", Text, nullable=False),
+    Column("batch_id", Text, nullable=False),
+    _words("state", BatchState),
+    _words("type", CardType),
+    Column("requested", WholeNumber, nullable=False),
+    Column("created", WholeNumber, nullable=False),
+    _optional("name"),
+    Column("metadata", JsonText, nullable=True),
+    _optional("originated_by"),
+    Column("created_at", UtcTime, nullable=False),
+    _optional("created_by"),
+    PrimaryKeyConstraint("account_id", "batch_id"),
+    CheckConstraint("created BETWEEN 0 AND requested", "created"),
+    sqlite_strict=True,
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("account_id", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    # The answer itself stands in the outbox, once.
+    Column("event_id", Uuid, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    PrimaryKeyConstraint("account_id", "key"),
+    sqlite_strict=True,
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    # Within a card positions rise with its versions: a position is drawn under the card's lock.
+    Column("position", WholeNumber, primary_key=True, autoincrement=True),
+    Column("id", Uuid, nullable=False),
+    Column("account_id", Text, nullable=False),
+    _words("type", EventType),
+    Column("subject", Text, nullable=False),
+    Column("partition_key", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("published_at", UtcTime, nullable=True),
+    UniqueConstraint("id"),
+    Index(
+        "ix_outbox_unpublished",
+        "position",
+        postgresql_where=text("published_at IS NULL"),
+        sqlite_where=text("published_at IS NULL"),
+    ),
+    sqlite_strict=True,
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", WholeNumber, primary_key=True, autoincrement=True),
+    Column("received_at", UtcTime, nullable=False),
+    Column("queue", Text, nullable=True),
+    Column("task", Text, nullable=True),
+    Column("message_id", Text, nullable=True),
+    Column("reason", Text, nullable=False),
+    # A defect's traceback.
+    Column("detail", Text, nullable=True),
+    Column("headers", JsonText, nullable=True),
+    Column("content_type", Text, nullable=True),
+    Column("content_encoding", Text, nullable=True),
+    Column("body", LargeBinary, nullable=False),
+    # Of the body: a message that comes twice is one letter.
+    Column("digest", Text, nullable=False),
+    # Set instead of deleting the row, so that nothing that arrived ever goes without a trace.
+    Column("settled_at", UtcTime, nullable=True),
+    Column("settled_as", Text, nullable=True),
+    UniqueConstraint("message_id", "digest"),
+    sqlite_strict=True,
+)
+
+starts = Table(
+    "starts",
+    metadata,
+    Column("message_id", Text, primary_key=True),
+    Column("starts", WholeNumber, nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    sqlite_strict=True,
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    sqlite_strict=True,
+)

@@ -1,0 +1,188 @@
+"""Celery's door: the app, one task per command, and what may pass it. The work is done elsewhere."""
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from functools import cache, partial
+from typing import Any
+
+import structlog
+from celery import Celery, Task, signals
+from celery.exceptions import Reject
+from celery.worker import state
+from celery.worker.consumer import Consumer as CeleryConsumer
+from celery.worker.control import Panel
+from kombu.message import Message as KombuMessage
+from sqlalchemy import Engine
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
+
+from card_worker.contracts.commands import APPLY, COMMANDS, SWEEP
+from card_worker.contracts.message import Unreadable, vet
+from card_worker.delivery import DeadLettered, Delivery, Interrupted, Message
+from card_worker.domain.answers import Answer
+from card_worker.settings import LogFormat, load_settings
+from card_worker.storage.dead_letters import DeadLetter
+from card_worker.storage.engine import is_transient, open_engine, reading
+from card_worker.storage.migrations import SchemaOutdated, check
+from card_worker.sweeps import expire_cards
+from card_worker.telemetry import configure_logs
+
+TASKS = frozenset([*COMMANDS, APPLY, SWEEP])
+"""What a message may name. Celery's own tasks (chains, chords, clean-ups) are not among them."""
+
+app = Celery("card_worker", set_as_current=False)
+app.config_from_object("celeryconfig")
+
+log = structlog.get_logger(__name__)
+
+
+@cache
+def _engine() -> Engine:
+    return open_engine(load_settings().database_url)
+
+
+@cache
+def _delivery() -> Delivery:
+    return Delivery(_engine(), stopping=lambda: state.should_stop is not None)
+
+
+def _make_task(name: str) -> None:
+    @app.task(name=name, bind=True)
+    def door(task: Task, /, **fields: Any) -> Any:
+        request = task.request
+        message = Message(
+            task=name,
+            id=request.id,
+            queue=request.delivery_info.get("routing_key"),
+            kwargs=fields,
+            redelivered=bool(request.delivery_info.get("redelivered")),
+        )
+        return _result(name, _deliver(message))
+
+
+def _deliver(message: Message) -> list[Answer]:
+    try:
+        return _delivery().deliver(message)
+    except DeadLettered:
+        raise
+    except Interrupted:
+        raise Reject("the worker stops", requeue=True) from None
+    except Exception as defect:
+        # A failed task is acknowledged, so nothing but a dead letter may fail.
+        log.exception("message goes back", message_id=message.id)
+        raise Reject(defect, requeue=True) from defect
+
+
+def _result(name: str, answers: list[Answer]) -> Any:
+    """Return what a producer that asked for a result is given: the event, or a list of them."""
+    if app.conf.result_backend is None:
+        return None
+    events = [json.loads(answer.event) for answer in answers]
+    return events if name == APPLY else events[0]
+
+
+for _name in (*COMMANDS, APPLY):
+    _make_task(_name)
+
+
+@app.task(name=SWEEP, ignore_result=True)
+def sweep() -> None:
+    """Write down what time has made due. When the database is away, the next sweep does it."""
+    try:
+        expire_cards(_engine())
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        log.warning("sweep put off", error=type(error).__name__)
+
+
+class Consumer(CeleryConsumer):  # type: ignore[misc]  # Celery has no types
+    """Celery's consumer, but a message that can't be read becomes a dead letter."""
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[KombuMessage], None]:
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def vet_and_handle(message: KombuMessage) -> None:
+            try:
+                vet(
+                    message.headers,
+                    message.body,
+                    content_type=message.content_type,
+                    content_encoding=message.content_encoding,
+                    tasks=TASKS,
+                )
+            except Unreadable as problem:
+                self._bury(message, problem.why)
+            else:
+                handle(message)
+
+        return vet_and_handle
+
+    def _bury(self, message: KombuMessage, why: str) -> None:
+        try:
+            _delivery().bury(partial(_letter, message, why))
+        except Interrupted:
+            message.requeue()
+        else:
+            message.ack_log_error(log, self.connection_errors)
+
+
+def _letter(message: KombuMessage, why: str, now: datetime) -> DeadLetter:
+    headers = message.headers if isinstance(message.headers, dict) else {}
+    body = message.body
+    return DeadLetter(
+        received_at=now,
+        queue=_text(message.delivery_info.get("routing_key")),
+        task=_text(headers.get("task")),
+        message_id=_text(headers.get("id")),
+        reason=why,
+        headers=json.loads(json.dumps(headers, default=str)),
+        content_type=_text(message.content_type),
+        content_encoding=_text(message.content_encoding),
+        body=body if isinstance(body, bytes) else str(body).encode(errors="surrogatepass"),
+    )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+@signals.setup_logging.connect
+def _on_setup_logging(loglevel: int, **_: Any) -> None:
+    configure_logs(as_json=load_settings().log_format is LogFormat.JSON, level=loglevel)
+
+
+@signals.worker_init.connect
+def _on_worker_init(**_: Any) -> None:
+    """Refuse to start on a database that isn't migrated; let nobody steer the worker remotely."""
+    # What reports stays; what shuts down, revokes, or changes pools and queues goes. Whoever may
+    # publish a command would else be able to stop all workers.
+    for name, about in Panel.meta.items():
+        if about.type == "control":
+            Panel.data.pop(name, None)
+    waiting = Retrying(
+        retry=retry_if_exception(is_transient),
+        wait=wait_random_exponential(multiplier=0.2, max=5),
+        before_sleep=_log_pause,
+    )
+    try:
+        waiting(_check_schema)
+    except SchemaOutdated as outdated:
+        raise SystemExit(f"card_worker: {outdated}") from None
+
+
+def _check_schema() -> None:
+    with reading(_engine()) as connection:
+        check(connection)
+
+
+def _log_pause(state: RetryCallState) -> None:
+    log.warning("database waits", tries=state.attempt_number)
+
+
+@signals.worker_process_init.connect
+def _on_worker_process_init(**_: Any) -> None:
+    """Forget the parent's connections: two processes on one would garble each other's answers."""
+    _engine().dispose(close=False)
+    _engine.cache_clear()
+    _delivery.cache_clear()
