@@ -3,18 +3,18 @@
 A `celeryconfig.py` in the folder that `celery` is started from takes the place of this one.
 """
 
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 
 from card_worker.contracts.commands import QUEUES, SWEEP
 from card_worker.settings import WrongSetting, load_settings
 
 try:
     _settings = load_settings()
+    broker_url = _settings.broker()
 except WrongSetting as wrong:
     raise SystemExit(f"card_worker: {wrong}") from None
 
-# --- Where messages are ---------------------------------------------------------------------------
-broker_url = _settings.broker_url
+# --- Where messages are --------------------------------------------------------------------------
 result_backend = _settings.result_backend_url  # None: the answer is the event
 
 broker_connection_retry_on_startup = True
@@ -33,19 +33,20 @@ redis_socket_timeout = 5  # seconds; the result backend's
 redis_socket_connect_timeout = 3
 redis_backend_health_check_interval = 5
 
-# --- Queues: a till never waits behind an order of cards -------------------------------------------
+# --- Queues: a till never waits behind an order of cards -----------------------------------------
 task_default_queue = "cards"
-task_queues = [Queue(name) for name in sorted(set(QUEUES.values()))]
+# An exchange and a key of its own each: as every Celery client makes them that is only told a name.
+task_queues = [Queue(name, Exchange(name), name) for name in sorted(set(QUEUES.values()))]
 task_routes = {task: {"queue": queue} for task, queue in QUEUES.items()}
 task_create_missing_queues = False  # a misspelt queue is an error, not a queue nobody reads
 
-# --- What a message may be -------------------------------------------------------------------------
+# --- What a message may be -----------------------------------------------------------------------
 accept_content = ["json"]
 task_serializer = "json"
 result_serializer = "json"
 result_accept_content = ["json"]
 
-# --- When a message is done ------------------------------------------------------------------------
+# --- When a message is done ----------------------------------------------------------------------
 task_acks_late = True  # after the commit, never before
 task_reject_on_worker_lost = True  # prefork: a killed child's message goes back
 task_acks_on_failure_or_timeout = True  # the only failure is a dead letter, which is kept
@@ -53,20 +54,21 @@ task_ignore_result = False  # a producer decides by ignore_result; without a bac
 worker_prefetch_multiplier = 4  # messages a process holds beside the one it works on
 worker_cancel_long_running_tasks_on_connection_loss = False  # stops workers that aren't prefork
 
-# --- How a worker runs -----------------------------------------------------------------------------
+# --- How a worker runs ---------------------------------------------------------------------------
 # One process, one message at a time, a warm shutdown that takes no time. More of them run side by
 # side, as processes or as containers.
 worker_pool = "solo"
+worker_concurrency = 1  # of prefork, when someone asks for it: --pool prefork --concurrency 4
 worker_consumer = "card_worker.tasks:Consumer"  # unreadable messages become dead letters
 worker_enable_remote_control = True  # inspection only: the worker drops what would steer it
 worker_hijack_root_logger = False
 worker_redirect_stdouts = False
 
-# --- What Flower sees --------------------------------------------------------------------------------
+# --- What Flower sees ----------------------------------------------------------------------------
 worker_send_task_events = True
 task_send_sent_event = False
 
-# --- What time makes due -----------------------------------------------------------------------------
+# --- What time makes due -------------------------------------------------------------------------
 timezone = "UTC"
 enable_utc = True
 # Keeps nothing on disk: after a restart a sweep is due at once, and a sweep too many does nothing.

@@ -1,9 +1,9 @@
 """One message from the queue to its commit, and what each kind of failure means for it.
 
-    refusal      an answer like any other; not a failure
-    unreadable   a dead letter, with what is wrong
-    transient    rolled back and tried again until it works; Interrupted when the worker stops
-    defect       rolled back and started again, at most 5 times; then a dead letter, DeadLettered
+refusal      an answer like any other; not a failure
+unreadable   a dead letter, with what is wrong
+transient    rolled back and tried again until it works; Interrupted when the worker stops
+defect       rolled back and started again, at most 5 times; then a dead letter, DeadLettered
 """
 
 import json
@@ -164,7 +164,9 @@ def _log_pause(state: RetryCallState) -> None:
 
 def _log_group(commands: Sequence[Command], answers: Sequence[Answer], *, ms: float) -> None:
     refused = [
-        (command, answer) for command, answer in zip(commands, answers, strict=True) if answer.reason
+        (command, answer)
+        for command, answer in zip(commands, answers, strict=True)
+        if answer.reason
     ]
     for command, answer in refused:
         log.info(

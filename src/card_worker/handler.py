@@ -52,9 +52,7 @@ def handle(connection: Connection, commands: Sequence[Command], now: datetime) -
 def _answer(books: Books, asked: _Asked, now: datetime) -> Answer:
     event: Event
     if asked.conflicting:
-        event = CommandRejected(
-            asked.command, now, Reason.IDEMPOTENCY_CONFLICT, key=asked.key[1]
-        )
+        event = CommandRejected(asked.command, now, Reason.IDEMPOTENCY_CONFLICT, key=asked.key[1])
     else:
         event = decide(books, asked.command, now)
     if asked.command.dry_run:

@@ -46,11 +46,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
-    database_url: Annotated[str, AfterValidator(_database_url)] = Field(
-        description="Where cards are kept: postgresql://user:password@host/name or sqlite:///file"
+    database_url: Annotated[str, AfterValidator(_database_url)] | None = Field(
+        None,
+        description="Where cards are kept: postgresql://user:password@host/name or sqlite:///file",
     )
-    broker_url: RedisUrl = Field(
-        description="Where commands wait: redis://:password@host:6379/0"
+    broker_url: RedisUrl | None = Field(
+        None, description="Where commands wait: redis://:password@host:6379/0"
     )
     events_url: RedisUrl | None = Field(
         None, description="Where the event stream is; absent: the broker"
@@ -69,24 +70,39 @@ class Settings(BaseSettings):
     )
     log_format: LogFormat = Field(LogFormat.CONSOLE, description="console or json")
 
-    @property
-    def stream_url(self) -> str:
-        """Return the URL of the Redis that holds the event stream."""
-        return self.events_url or self.broker_url
+    # A producer's host knows no database, a migration no broker: what a part doesn't use, it
+    # doesn't ask for.
+
+    def database(self) -> str:
+        """Return where cards are kept. Raises WrongSetting when nobody said."""
+        return _given("DATABASE_URL", self.database_url)
+
+    def broker(self) -> str:
+        """Return where commands wait. Raises WrongSetting when nobody said."""
+        return _given("BROKER_URL", self.broker_url)
+
+    def events(self) -> str:
+        """Return the Redis that holds the event stream: the broker's, when nobody said."""
+        return self.events_url or self.broker()
+
+
+def _given(name: str, value: str | None) -> str:
+    if value is None:
+        raise WrongSetting(f"{PREFIX}{name}: missing")
+    return value
 
 
 def load_settings() -> Settings:
     """Read the environment.
 
-    Raises WrongSetting, one line naming every setting that is missing or wrong. A value is never
-    repeated in it: a URL may hold a password.
+    Raises WrongSetting, one line naming every setting that is wrong. A value is never repeated in
+    it: a URL may hold a password.
     """
     try:
         return Settings()
     except ValidationError as error:
         problems = (
-            f"{PREFIX}{'_'.join(str(part) for part in problem['loc']).upper()}: "
-            f"{'missing' if problem['type'] == 'missing' else problem['msg']}"
+            f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
             for problem in error.errors(include_input=False, include_url=False)
         )
         raise WrongSetting("; ".join(problems)) from None

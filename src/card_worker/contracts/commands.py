@@ -157,6 +157,7 @@ QUEUES: dict[str, str] = dict.fromkeys(COMMANDS, Queue.CARDS) | {
 }
 """The queue each task waits in."""
 
+
 def key_of(command: Command) -> str:
     """Return the command's idempotency key, unique within its account.
 

@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 METADATA_BYTES_MAX = 16 * 1024
 METADATA_DEPTH_MAX = 8
@@ -43,9 +43,7 @@ def _no_outer_spaces(text: str) -> str:
 
 Text = Annotated[StrictStr, AfterValidator(storable)]
 Text255 = Annotated[Text, Field(max_length=255)]
-Name = Annotated[
-    Text, Field(min_length=1, max_length=255), AfterValidator(_no_outer_spaces)
-]
+Name = Annotated[Text, Field(min_length=1, max_length=255), AfterValidator(_no_outer_spaces)]
 """What a caller calls something: 1..255 characters, no space at either end."""
 
 AccountId = Annotated[StrictStr, Field(pattern=r"^[PT][0-9]{8}$")]

@@ -1,7 +1,7 @@
 """From the bytes on a queue to commands: what is a message of ours, and what can't be read.
 
-    Unreadable            nobody can be answered: a dead letter, with its reason
-    └ not raised for a field that is wrong: that is an InvalidCommand, and its sender is answered
+Unreadable            nobody can be answered: a dead letter, with its reason
+└ not raised for a field that is wrong: that is an InvalidCommand, and its sender is answered
 """
 
 import hashlib
@@ -138,10 +138,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise Unreadable(f"not JSON: {name}")
 
 
-def read_commands(
-    task: str, message_id: str, kwargs: Mapping[str, Any]
-) -> list[Command | Letter]:
-    """Return the commands that a task message carries, in order; a Letter for a part that isn't one.
+def read_commands(task: str, message_id: str, kwargs: Mapping[str, Any]) -> list[Command | Letter]:
+    """Return the commands that a message carries, in order; a Letter for a part that isn't one.
 
     A command without a `command_id` is known by `message_id`; one in a list must bring its own.
 
@@ -160,13 +158,17 @@ def read_commands(
 def _read_list(message_id: str, commands: Sequence[Any]) -> Iterator[Command | Letter]:
     for place, part in enumerate(commands):
         try:
-            if not isinstance(part, Mapping):
-                raise Unreadable("not an object")
-            fields = {name: value for name, value in part.items() if name != "command"}
             # Room for ":999" within the 64 characters of an id.
-            yield _read(part.get("command"), fields, fallback_id=f"{message_id[:60]}:{place}")
+            yield _read_part(part, fallback_id=f"{message_id[:60]}:{place}")
         except Unreadable as problem:
             yield Letter(problem.why, place, part)
+
+
+def _read_part(part: object, *, fallback_id: str) -> Command:
+    if not isinstance(part, Mapping):
+        raise Unreadable("not an object")
+    fields = {name: value for name, value in part.items() if name != "command"}
+    return _read(part.get("command"), fields, fallback_id=fallback_id)
 
 
 def _read(task: object, fields: Mapping[str, Any], *, fallback_id: str) -> Command:

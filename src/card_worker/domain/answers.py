@@ -213,5 +213,3 @@ def _sealed(
         created_at=event.at,
         reason=reason,
     )
-
-

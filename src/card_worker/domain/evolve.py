@@ -39,7 +39,7 @@ def evolve(books: Books, event: Event) -> Transaction | None:
 
 
 def card_uuid(account_id: str, card_id: str) -> UUID:
-    """Return the service's id of a card. A card_id is never used twice in an account, nor is this."""
+    """Return the service's id of a card: a card_id is never used twice, so neither is this."""
     return uuid5(NAMESPACE_OID, f"{account_id}/{card_id}")
 
 

@@ -145,9 +145,19 @@ def due_cards(
 def find_card(connection: Connection, account_id: str, card_id: str) -> Card | None:
     """Return a card as it is now, without locking it."""
     found = _select_given(
-        connection, cards, ("account_id", "card_id"), [{"account_id": account_id, "card_id": card_id}]
+        connection,
+        cards,
+        ("account_id", "card_id"),
+        [{"account_id": account_id, "card_id": card_id}],
     )
     return _card(found[0]) if found else None
+
+
+def find_transactions(connection: Connection, card: Card) -> list[Transaction]:
+    """Return what moved a card's money, in the order in which it did."""
+    statement = select(transactions).where(transactions.c.card == card.id)
+    rows = connection.execute(statement.order_by(transactions.c.version))
+    return [Transaction(**row._mapping) for row in rows]
 
 
 def _card(row: Any) -> Card:

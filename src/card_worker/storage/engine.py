@@ -12,7 +12,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from card_worker.contracts.fields import read_time
 
 LOCK_TIMEOUT_MS = 3_000
-"""How long a commit waits for rows that another one holds; then it is rolled back and tried again."""
+"""How long a commit waits for rows that another one holds, before it is tried again."""
 
 _NOW = {
     # One statement for both, and no session state, so that a pooler in transaction mode works.

@@ -35,5 +35,3 @@ def expires_at(connection: Connection, name: str) -> datetime | None:
     return connection.execute(
         select(leases.c.expires_at).where(leases.c.name == name)
     ).scalar_one_or_none()
-
-

@@ -93,7 +93,9 @@ def mark_published(connection: Connection, events: Sequence[Unpublished], now: d
 def oldest_unpublished(connection: Connection) -> datetime | None:
     """Return when the event that has waited longest was made; None when none waits."""
     waiting = select(table.c.created_at).where(table.c.published_at.is_(None))
-    oldest: datetime | None = connection.execute(waiting.order_by(table.c.position).limit(1)).scalar()
+    oldest: datetime | None = connection.execute(
+        waiting.order_by(table.c.position).limit(1)
+    ).scalar()
     return oldest
 
 

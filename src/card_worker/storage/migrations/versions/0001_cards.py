@@ -65,9 +65,7 @@ def _create_cards() -> None:
         sqlite_strict=True,
     )
     due = sa.text("state = 'active' AND expires_at IS NOT NULL")
-    op.create_index(
-        "ix_cards_due", "cards", ["expires_at"], postgresql_where=due, sqlite_where=due
-    )
+    op.create_index("ix_cards_due", "cards", ["expires_at"], postgresql_where=due, sqlite_where=due)
 
 
 def _create_transactions() -> None:

@@ -1,0 +1,55 @@
+"""The command line: `card-worker`. Exit 0 done, 1 refused or found wrong, 2 wrong usage."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from card_worker.cli import cards, dead_letters, events, parts, reconcile, send
+from card_worker.cli.demo import demo
+from card_worker.cli.dev import dev
+from card_worker.settings import WrongSetting
+
+app = typer.Typer(
+    name="card-worker",
+    help="Gift cards on Celery: commands in, one answer each, and books that add up.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo)
+app.command()(dev)
+app.command(context_settings=parts.PASSED_ON)(parts.worker)
+app.command()(parts.relay)
+app.command(context_settings=parts.PASSED_ON)(parts.beat)
+app.command()(parts.migrate)
+app.command()(send.send)
+app.add_typer(cards.app, name="card")
+app.add_typer(events.app, name="events")
+app.add_typer(dead_letters.app, name="dead-letters")
+app.command()(reconcile.reconcile)
+
+
+def main() -> None:
+    """Run the command line; what stops a start is one line, not a traceback."""
+    from kombu.exceptions import OperationalError as BrokerAway
+    from redis.exceptions import RedisError
+    from sqlalchemy.exc import DBAPIError
+
+    from card_worker.cli.embedded import NoServer
+
+    try:
+        app()
+    except WrongSetting as wrong:
+        _stop(str(wrong))
+    except NoServer as missing:
+        _stop(f"no embedded server: {missing}")
+    except (BrokerAway, RedisError) as away:
+        _stop(f"Redis: {away}")
+    except DBAPIError as error:
+        _stop(f"database: {str(error.orig).strip()}")
+
+
+def _stop(why: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"card-worker: {why}", markup=False)
+    sys.exit(1)

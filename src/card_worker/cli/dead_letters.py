@@ -1,0 +1,104 @@
+"""`card-worker dead-letters`: what could not be read or done, and what becomes of it."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from card_worker.cli.console import AsJson, database, looking, out, print_json, refuse, table
+from card_worker.settings import load_settings
+from card_worker.storage import dead_letters
+from card_worker.storage.dead_letters import DeadLetter
+from card_worker.storage.engine import begin
+
+app = typer.Typer(help="What could not be read or done.", no_args_is_help=True)
+
+LetterId = Annotated[int, typer.Argument(help="The letter's number, as list shows it.")]
+
+
+@app.command("list")
+def list_letters(
+    settled: Annotated[
+        bool, typer.Option("--settled", help="Those that were requeued or dropped.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List the letters that wait for an operator, without their bodies."""
+    with looking() as connection:
+        letters = dead_letters.listed(connection, settled=settled, letters_max=limit)
+    if as_json:
+        for letter in letters:
+            told = _told(letter)
+            del told["body"], told["headers"], told["detail"]
+            print_json(told)
+        return
+    rows = [
+        (letter.id, letter.received_at.isoformat(timespec="seconds"), letter.task, letter.reason)
+        for letter in letters
+    ]
+    out.print(table(f"{len(rows)} dead letters", "id>", "received", "task", "reason", rows=rows))
+
+
+@app.command()
+def show(letter: LetterId, as_json: AsJson = False) -> None:
+    """Show one letter with the message as it came."""
+    with looking() as connection:
+        found = dead_letters.find(connection, letter)
+    if found is None:
+        raise refuse(f"there is no dead letter {letter}")
+    if as_json:
+        print_json(_told(found))
+        return
+    out.print(table(f"Dead letter {letter}", "", "", rows=_told(found).items()), markup=False)
+
+
+@app.command()
+def requeue(letter: LetterId) -> None:
+    """Put the message on its queue once more. What was done of it before isn't done again."""
+    from card_worker.client import Client
+
+    settings = load_settings()
+    with database() as engine:
+        with begin(engine) as (connection, _):
+            found = _waiting(dead_letters.find(connection, letter), letter)
+            if found.message_id is not None:
+                dead_letters.forget_starts(connection, found.message_id)
+        # Published first: if we die in between it is sent twice, never lost.
+        with Client(settings.broker()) as client:
+            client.republish(
+                found.body,
+                queue=found.queue,
+                headers=_headers(found),
+                content_type=found.content_type,
+                content_encoding=found.content_encoding,
+            )
+        with begin(engine) as (connection, now):
+            dead_letters.settle(connection, letter, now, "requeued")
+    out.print(f"dead letter {letter} is on its queue again")
+
+
+@app.command()
+def drop(letter: LetterId) -> None:
+    """Set the letter aside for good. The row stays, with what was done and when."""
+    with database() as engine, begin(engine) as (connection, now):
+        if not dead_letters.settle(connection, letter, now, "dropped"):
+            raise refuse(f"no dead letter {letter} is waiting")
+    out.print(f"dead letter {letter} is dropped")
+
+
+def _waiting(found: DeadLetter | None, letter: int) -> DeadLetter:
+    if found is None or found.settled_at is not None:
+        raise refuse(f"no dead letter {letter} is waiting")
+    return found
+
+
+def _headers(letter: DeadLetter) -> dict[str, Any]:
+    if letter.headers is not None:
+        return letter.headers
+    # The message had been read, so these two say all that its headers did.
+    return {"lang": "py", "task": letter.task, "id": letter.message_id}
+
+
+def _told(letter: DeadLetter) -> dict[str, Any]:
+    return {**asdict(letter), "body": letter.body.decode(errors="backslashreplace")}

@@ -1,0 +1,2 @@
+def dev() -> None:
+    raise NotImplementedError

@@ -1,0 +1,167 @@
+"""For Python producers: typed commands out, answers back. Any other Celery client does as well.
+
+with Client("redis://localhost:6379/0") as client:
+    client.send(ActivateCard(account_id="P12345678", command_id="sale-4711",
+                             card_id="card-01", amount=50000, currency=Currency.NOK))
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+from celery import Celery
+from redis import Redis
+
+from card_worker.contracts.commands import (
+    APPLY,
+    COMMANDS_PER_MESSAGE_MAX,
+    QUEUES,
+    Asked,
+    Queue,
+)
+from card_worker.contracts.message import MESSAGE_BYTES_MAX
+from card_worker.sinks import connect
+
+STREAM = "card-events"
+# Room for what the envelope adds around the commands.
+SLICE_BYTES_MAX = MESSAGE_BYTES_MAX - 16 * 1024
+READ_EVENTS = 500
+
+Answer = dict[str, Any]
+"""An event as it stands on the stream: the CloudEvent's JSON, read."""
+
+
+class Client:
+    """Sends commands and reads their answers. Connections are made when first used."""
+
+    def __init__(
+        self, broker_url: str, *, events_url: str | None = None, stream: str = STREAM
+    ) -> None:
+        # An app of its own, so that a producer's Celery settings and ours never meet.
+        self._app = Celery(broker=broker_url, set_as_current=False)
+        self._app.conf.update(
+            broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 3},
+            # A broker that is away is an error here and now, not a caller that hangs.
+            broker_connection_max_retries=2,
+            task_publish_retry_policy={"max_retries": 2, "interval_start": 0.1},
+        )
+        self._redis: Redis = connect(events_url or broker_url)
+        self._stream = stream
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._redis.close()
+        self._app.close()
+
+    def send(self, command: Asked) -> None:
+        """Put `command` on its queue, as a message of its own.
+
+        Raises kombu.exceptions.OperationalError when the broker is away; sending the same command
+        again is harmless then and always.
+        """
+        self.publish(command.command, fields(command), message_id=command.command_id)
+
+    def send_list(self, commands: Iterable[Asked]) -> int:
+        """Put `commands` on the queue for lists, many in a message; return how many messages.
+
+        Commands in one message are handled in their order. Messages may overtake one another.
+        """
+        messages = 0
+        for part in sliced(commands):
+            self.publish(APPLY, {"commands": part})
+            messages += 1
+        return messages
+
+    def publish(self, task: str, kwargs: Answer, *, message_id: str | None = None) -> None:
+        """Put a message on its queue as it is, read or unreadable."""
+        self._app.send_task(task, kwargs=kwargs, queue=QUEUES[task], task_id=message_id)
+
+    def republish(
+        self,
+        body: bytes,
+        *,
+        queue: str | None,
+        headers: Answer,
+        content_type: str | None,
+        content_encoding: str | None,
+    ) -> None:
+        """Put a message on its queue again, byte for byte as it came."""
+        with self._app.producer_pool.acquire(block=True) as producer:
+            producer.publish(
+                body,
+                exchange="",
+                routing_key=queue or Queue.CARDS,
+                headers=headers,
+                content_type=content_type,
+                content_encoding=content_encoding,
+                retry=True,
+                retry_policy={"max_retries": 2},
+            )
+
+    def newest(self) -> str:
+        """Return the id of the newest entry on the stream: where to read on from."""
+        entries: Any = self._redis.xrevrange(self._stream, count=1)
+        return str(entries[0][0]) if entries else "0-0"
+
+    def events(self, after: str, *, timeout_s: float | None = None) -> Iterator[Answer]:
+        """Yield what is on the stream after entry `after`, then what comes.
+
+        Ends after `timeout_s`; None goes on for ever.
+        """
+        until = None if timeout_s is None else monotonic() + timeout_s
+        while until is None or monotonic() < until:
+            # Shorter than the time after which the connection counts as dead.
+            read: Any = self._redis.xread({self._stream: after}, count=READ_EVENTS, block=500)
+            for entry, values in read[0][1] if read else ():
+                after = entry
+                yield json.loads(values["event"])
+
+    def answers(
+        self, command_ids: Iterable[str], *, after: str, timeout_s: float
+    ) -> dict[str, Answer]:
+        """Return the answers to these commands by command_id, as far as they came in time.
+
+        `after` is what `newest` returned before the commands were sent.
+        """
+        wanted, found = set(command_ids), dict[str, Answer]()
+        for event in self.events(after, timeout_s=timeout_s):
+            command_id = event["correlationid"]
+            if command_id in wanted:
+                found.setdefault(command_id, event)
+                if len(found) == len(wanted):
+                    break
+        return found
+
+
+def fields(command: Asked) -> Answer:
+    """Return what a message carries of `command`: its fields that aren't left at their default."""
+    return command.model_dump(mode="json", exclude={"command"}, exclude_defaults=True)
+
+
+def sliced(commands: Iterable[Asked]) -> Iterator[Sequence[Answer]]:
+    """Yield `commands` as the lists that fit into one message each, in their order."""
+    part: list[Answer] = []
+    size = 0
+    for command in commands:
+        one = {"command": command.command, **fields(command)}
+        bytes_more = len(json.dumps(one)) + 1
+        if part and (len(part) == COMMANDS_PER_MESSAGE_MAX or size + bytes_more > SLICE_BYTES_MAX):
+            yield part
+            part, size = [], 0
+        part.append(one)
+        size += bytes_more
+    if part:
+        yield part
