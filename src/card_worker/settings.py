@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -101,8 +102,10 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        problems = (
-            f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors(include_input=False, include_url=False)
-        )
-        raise WrongSetting("; ".join(problems)) from None
+        problems = error.errors(include_input=False, include_url=False)
+        raise WrongSetting("; ".join(map(_in_words, problems))) from None
+
+
+def _in_words(problem: ErrorDetails) -> str:
+    name = str(problem["loc"][0]).upper()
+    return f"{PREFIX}{name}: {problem['msg'].removeprefix('Value error, ')}"

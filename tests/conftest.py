@@ -1,0 +1,119 @@
+"""Fixtures that any test may ask for: real databases and a real broker, started on first use."""
+
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from sqlalchemy import Engine, make_url
+
+from card_worker.cli.embedded import NoServer
+from card_worker.storage.engine import open_engine
+from card_worker.storage.migrations import upgrade
+from tests import servers
+from tests.servers import Given, Server
+
+
+def pytest_configure() -> None:
+    """End tests on SIGTERM as on Ctrl-C, with all that they have to clean up."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A PostgreSQL that all tests share: to be used, not stopped."""
+    with ExitStack() as running:
+        try:
+            server = running.enter_context(servers.database_server())
+        except NoServer as error:
+            servers.missing(error, servers.DATABASE_FROM)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: Server) -> Iterator[str]:
+    """The name of a database with the newest schema that nobody is connected to."""
+    with servers.database(postgres_server) as url:
+        upgrade(url)
+        name = make_url(url).database
+        assert name is not None
+        yield name
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Server, postgres_template: str) -> Iterator[str]:
+    """A PostgreSQL database of the test's own: newest schema, no rows."""
+    with servers.database(postgres_server, template=postgres_template) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed SQLite file with the newest schema."""
+    path = tmp_path_factory.mktemp("sqlite") / "cards.db"
+    upgrade(f"sqlite:///{path}")
+    assert [each.name for each in path.parent.iterdir()] == [path.name], "still open"
+    return path
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A SQLite database of the test's own: newest schema, no rows."""
+    path = tmp_path / "cards.db"
+    shutil.copyfile(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A database of the test's own; the test runs once on each kind."""
+    kind = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
+    url: str = request.getfixturevalue(kind)
+    return url
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An engine on `database_url`, as the worker opens it."""
+    engine = open_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Valkey that all tests share: to be used, not stopped."""
+    with ExitStack() as running:
+        try:
+            server = running.enter_context(servers.broker(tmp_path_factory.mktemp("broker")))
+        except NoServer as error:
+            servers.missing(error, servers.BROKER_FROM)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def broker_urls(valkey_server: Server) -> Iterator[str]:
+    """One URL after the other. A server that isn't ours has only the database it was given with."""
+    if isinstance(valkey_server, Given):
+        return cycle([valkey_server.url])
+    return cycle([f"{valkey_server.url.rpartition('/')[0]}/{number}" for number in range(1, 16)])
+
+
+@pytest.fixture
+def broker_url(broker_urls: Iterator[str]) -> str:
+    """An empty Redis database, as a URL for Celery and redis-py."""
+    url = next(broker_urls)
+    with Redis.from_url(url) as client:
+        client.flushdb()
+    return url
+
+
+@pytest.fixture
+def redis_client(broker_url: str) -> Iterator[Redis]:
+    """A client on `broker_url` that answers in `str`."""
+    with Redis.from_url(broker_url, decode_responses=True) as client:
+        yield client
