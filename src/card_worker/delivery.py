@@ -85,7 +85,8 @@ class Delivery:
                 except Interrupted:
                     raise
                 except Exception as defect:
-                    log.exception("defect", error=type(defect).__name__)
+                    # Not its text: a database's errors quote rows. The letter keeps all of it.
+                    log.error("defect", error=type(defect).__name__, at=_place(defect))  # noqa: TRY400
                     why = f"defect: {type(defect).__name__}"
                     self._count_start(message, why, _traceback(defect))
                     counted = True
@@ -121,7 +122,7 @@ class Delivery:
         """
         if self._persistently(partial(self._spend_start, message, why, detail)):
             log.warning("dead letter", reason=why)
-            raise DeadLettered(message.id, why)
+            raise DeadLettered(message.id, why) from None
 
     def _spend_start(self, message: Message, why: str, detail: str | None) -> bool:
         with begin(self._engine) as (connection, now):
@@ -207,6 +208,11 @@ def _part_letter(message: Message, part: Letter, now: datetime) -> DeadLetter:
 
 def _body(kwargs: Mapping[str, Any]) -> bytes:
     return json.dumps([[], kwargs, {}], default=str).encode()
+
+
+def _place(defect: Exception) -> str:
+    frame = traceback.extract_tb(defect.__traceback__)[-1]
+    return f"{frame.name}:{frame.lineno}"
 
 
 def _traceback(defect: Exception) -> str:

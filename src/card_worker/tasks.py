@@ -74,8 +74,9 @@ def _deliver(message: Message) -> list[Answer]:
         raise Reject("the worker stops", requeue=True) from None
     except Exception as defect:
         # A failed task is acknowledged, so nothing but a dead letter may fail.
-        log.exception("message goes back", message_id=message.id)
-        raise Reject(defect, requeue=True) from defect
+        error = type(defect).__name__
+        log.error("message goes back", message_id=message.id, error=error)  # noqa: TRY400
+        raise Reject(error, requeue=True) from None
 
 
 def _result(name: str, answers: list[Answer]) -> Any:
@@ -96,9 +97,9 @@ def sweep() -> None:
     try:
         expire_cards(_engine())
     except Exception as error:
+        log.warning("sweep put off", error=type(error).__name__)
         if not is_transient(error):
             raise
-        log.warning("sweep put off", error=type(error).__name__)
 
 
 class Consumer(CeleryConsumer):  # type: ignore[misc]  # Celery has no types

@@ -26,6 +26,7 @@ from card_worker.contracts.fields import storable
 MESSAGE_BYTES_MAX = 1024 * 1024
 COMMAND_BYTES_MAX = 64 * 1024
 ADDRESS_CHARS_MAX = 64
+CARD_ID_CHARS_MAX = 255
 # Headers by which a sender would command the worker instead of asking it something.
 FORBIDDEN_HEADERS = (
     "chord",
@@ -191,7 +192,9 @@ def _read(task: object, fields: Mapping[str, Any], *, fallback_id: str) -> Comma
         command=str(task),
         account_id=str(account_id),
         command_id=str(command_id) if _is_address(command_id) else fallback_id,
-        card_id=str(card_id) if _is_address(card_id) else None,
+        card_id=str(card_id) if _is_address(card_id, chars_max=CARD_ID_CHARS_MAX) else None,
+        # A dry run that is refused must not use up the key of the real one either.
+        dry_run=fields.get("dry_run") is True,
         problems=problems[:PROBLEMS_MAX],
         received=hashlib.sha256(_raw(fields).encode()).hexdigest(),
     )
@@ -210,9 +213,9 @@ def _problems(error: ValidationError) -> Iterator[Problem]:
         yield Problem(field=".".join(str(part) for part in problem["loc"]), message=problem["msg"])
 
 
-def _is_address(value: object) -> bool:
+def _is_address(value: object, *, chars_max: int = ADDRESS_CHARS_MAX) -> bool:
     """Say whether `value` can stand in an answer as who or what it is about."""
-    if not isinstance(value, str) or not 1 <= len(value) <= ADDRESS_CHARS_MAX:
+    if not isinstance(value, str) or not 1 <= len(value) <= chars_max:
         return False
     try:
         storable(value)
