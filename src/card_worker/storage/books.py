@@ -187,7 +187,7 @@ def _select_given(
         return ()
     columns = tuple(table.c[name] for name in names)
     statement = _select(connection.dialect.name, table, names, lock)
-    return connection.execute(statement, parameters(connection.dialect, columns, rows)).all()
+    return connection.execute(statement, parameters(columns, rows)).all()
 
 
 @cache

@@ -1,7 +1,7 @@
 """Many rows as one parameter: one statement, and one text of it, for 1 row and for 1,000.
 
-PostgreSQL takes an array per column and `unnest`s them; SQLite takes one JSON text and reads it
-with `json_each`. Either way the rows stand in the statement as a table called `given`.
+The rows travel as one JSON text, which the database reads itself: with `jsonb_to_recordset` on
+PostgreSQL, with `json_each` on SQLite. They stand in the statement as a table called `given`.
 """
 
 import json
@@ -10,16 +10,16 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     Column,
     Connection,
-    Dialect,
     FromClause,
     Insert,
     Table,
+    Text,
     Update,
     and_,
     bindparam,
+    cast,
     column,
     func,
     insert,
@@ -28,37 +28,40 @@ from sqlalchemy import (
     type_coerce,
     update,
 )
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 Row = Mapping[str, Any]
 Columns = tuple[Column[Any], ...]
 
+# SQLite's form of a value is text or a number, which JSON has; PostgreSQL reads it from there.
+_PLAIN = sqlite.dialect()
+
 
 def given(dialect: str, columns: Columns) -> FromClause:
     """Return the table `given` with these columns, to be filled by `parameters`."""
+    rows = bindparam("given", type_=Text())
     if dialect == "postgresql":
-        arrays = [bindparam(f"given_{c.name}", type_=ARRAY(c.type)) for c in columns]
         named = [column(c.name, c.type) for c in columns]
-        return func.unnest(*arrays).table_valued(*named).render_derived("given")
-    each = func.json_each(bindparam("given")).table_valued("value")
+        read = func.jsonb_to_recordset(cast(rows, JSONB)).table_valued(*named)
+        return read.render_derived("given", with_types=True)
+    each = func.json_each(rows).table_valued("value")
     values = [
-        type_coerce(func.json_extract(each.c.value, f"$[{place}]"), c.type).label(c.name)
-        for place, c in enumerate(columns)
+        type_coerce(func.json_extract(each.c.value, f"$.{c.name}"), c.type).label(c.name)
+        for c in columns
     ]
     return select(*values).subquery("given")
 
 
-def parameters(dialect: Dialect, columns: Columns, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the parameters that put `rows` into `given`, in their order."""
-    if dialect.name == "postgresql":
-        return {f"given_{c.name}": [row[c.name] for row in rows] for c in columns}
-    writers = [(c.name, c.type.dialect_impl(dialect).bind_processor(dialect)) for c in columns]
-    return {
-        "given": json.dumps(
-            [[write(row[name]) if write else row[name] for name, write in writers] for row in rows]
-        )
-    }
+def parameters(columns: Columns, rows: Sequence[Row]) -> dict[str, str]:
+    """Return the parameter that puts `rows` into `given`, in their order."""
+    writers = [(c.name, c.type.dialect_impl(_PLAIN).bind_processor(_PLAIN)) for c in columns]
+    plain = [
+        {name: write(row[name]) if write else row[name] for name, write in writers} for row in rows
+    ]
+    return {"given": json.dumps(plain)}
 
 
 def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
@@ -66,7 +69,7 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
     if rows:
         columns = _columns(table, rows[0])
         statement = _insert(connection.dialect.name, table, columns)
-        connection.execute(statement, parameters(connection.dialect, columns, rows))
+        connection.execute(statement, parameters(columns, rows))
 
 
 def insert_absent(connection: Connection, table: Table, rows: Sequence[Row]) -> set[Any]:
@@ -79,7 +82,7 @@ def insert_absent(connection: Connection, table: Table, rows: Sequence[Row]) -> 
         return set()
     columns = _columns(table, rows[0])
     statement = _insert_absent(connection.dialect.name, table, columns)
-    inserted = connection.execute(statement, parameters(connection.dialect, columns, rows))
+    inserted = connection.execute(statement, parameters(columns, rows))
     return {tuple(row) for row in inserted}
 
 
@@ -89,7 +92,7 @@ def update_rows(connection: Connection, table: Table, rows: Sequence[Row], *, by
         return 0
     columns = _columns(table, rows[0])
     statement = _update(connection.dialect.name, table, columns, by)
-    return connection.execute(statement, parameters(connection.dialect, columns, rows)).rowcount
+    return connection.execute(statement, parameters(columns, rows)).rowcount
 
 
 def _columns(table: Table, row: Row) -> Columns:
