@@ -1,0 +1,129 @@
+"""docker-compose.yml says only what the project can do, and opens nothing to the world."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+from celery.bin.celery import celery
+
+from card_worker.cli import app
+from card_worker.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE)["services"]
+PARTS = {name: service for name, service in SERVICES.items() if service["image"] == "card-worker"}
+EXAMPLE = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+
+COMMANDS = {"card-worker": typer.main.get_command(app), "celery": celery}
+
+
+def program_of(service: dict[str, Any]) -> list[str]:
+    return [*service.get("entrypoint", ["card-worker"]), *service["command"]]
+
+
+def checks_of(service: dict[str, Any]) -> list[str]:
+    """Return the health check as words; none where there is no check."""
+    kind, *words = [str(word) for word in service.get("healthcheck", {"test": ["NONE"]})["test"]]
+    return words[0].split() if kind == "CMD-SHELL" else words
+
+
+def assert_runs(words: list[str]) -> None:
+    """Follow a command line into the subcommands; every word and option of it must be known."""
+    # Any: typer brings a click of its own, so its commands and Celery's share no class.
+    command: Any = COMMANDS[words[0]]
+    rest = words[1:]
+    while subcommands := getattr(command, "commands", None):
+        if rest[:2] == ["-A", "card_worker"]:
+            rest = rest[2:]
+        assert rest, f"{words}: a subcommand is missing"
+        assert rest[0] in subcommands, f"{words}: no command {rest[0]}"
+        command, rest = subcommands[rest[0]], rest[1:]
+    # Our worker and beat hand what they don't know on to Celery's.
+    if command.context_settings.get("allow_extra_args"):
+        command = celery.commands[command.name]
+    # Flower hands its options on to tornado; no list of them can be had without running it.
+    if command.name != "flower":
+        known = {name for parameter in command.params for name in parameter.opts}
+        assert {word.partition("=")[0] for word in rest if word.startswith("-")} <= known, words
+
+
+def test_every_part_of_the_system_is_a_service() -> None:
+    assert set(SERVICES) == {
+        *("postgres", "redis"),
+        *("migrate", "worker", "relay", "beat", "flower"),
+    }
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_runs_a_command_that_exists(name: str) -> None:
+    assert_runs(program_of(PARTS[name]))
+
+
+@pytest.mark.parametrize("name", ["worker", "relay"])
+def test_every_health_check_is_a_command_that_exists(name: str) -> None:
+    assert_runs(checks_of(PARTS[name]))
+
+
+def test_everything_but_the_one_off_has_a_health_check() -> None:
+    assert {name for name in SERVICES if not checks_of(SERVICES[name])} == {"migrate"}
+
+
+def test_nothing_but_flower_publishes_a_port_and_flower_only_to_the_host_itself() -> None:
+    ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert ports == {"flower": ["127.0.0.1:5555:5555"]}
+    assert not any("network_mode" in service for service in SERVICES.values())
+
+
+def test_flower_is_read_only_and_asks_for_a_login() -> None:
+    assert "--read_only" in SERVICES["flower"]["command"]
+    assert "FLOWER_BASIC_AUTH" in SERVICES["flower"]["environment"]
+
+
+def test_the_worker_can_be_scaled() -> None:
+    assert not {"container_name", "ports", "hostname"} & set(SERVICES["worker"])
+
+
+def test_redis_keeps_what_waits() -> None:
+    words = SERVICES["redis"]["command"]
+    options = dict(zip(words[1::2], words[2::2], strict=True))
+    assert options["--appendonly"] == "yes"
+    assert options["--maxmemory-policy"] == "noeviction"
+    assert "--requirepass" in options
+
+
+@pytest.mark.parametrize("name", ["postgres", "redis"])
+def test_what_is_stored_outlives_its_container(name: str) -> None:
+    volume, _, _ = SERVICES[name]["volumes"][0].partition(":")
+    assert volume in yaml.safe_load(COMPOSE)["volumes"]
+
+
+@pytest.mark.parametrize("name", ["worker", "relay", "beat", "flower"])
+def test_every_part_waits_for_the_newest_schema(name: str) -> None:
+    assert PARTS[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_has_no_more_rights_than_it_needs(name: str) -> None:
+    part = PARTS[name]
+    assert part["read_only"] is True
+    assert part["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in part["security_opt"]
+
+
+def test_every_setting_is_one_that_the_project_reads() -> None:
+    named = set(re.findall(r"CARD_WORKER_(\w+)", COMPOSE + (ROOT / ".env.example").read_text()))
+    assert named <= {name.upper() for name in Settings.model_fields}
+
+
+def test_every_variable_must_be_set_and_stands_in_the_example() -> None:
+    used = re.findall(r"(?<!\$)\$\{?(\w+)(:\?)?", COMPOSE)
+    assert {name for name, _ in used} == set(EXAMPLE)
+    assert all(required for _, required in used)
+
+
+def test_no_password_has_a_default() -> None:
+    assert set(EXAMPLE.values()) == {""}
