@@ -12,7 +12,7 @@ from celery import Celery, Task, signals
 from celery.exceptions import Reject
 from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
-from celery.worker.control import Panel
+from celery.worker.control import Panel, nok
 from kombu.message import Message as KombuMessage
 from sqlalchemy import Engine
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
@@ -30,6 +30,9 @@ from card_worker.telemetry import configure_logs
 
 TASKS = frozenset([*COMMANDS, APPLY, SWEEP])
 """What a message may name. Celery's own tasks (chains, chords, clean-ups) are not among them."""
+
+HARMLESS_CONTROLS = frozenset(["enable_events", "heartbeat"])
+"""By these a monitor asks to be told more."""
 
 app = Celery("card_worker", set_as_current=False)
 app.config_from_object("celeryconfig")
@@ -161,11 +164,11 @@ def _on_setup_logging(loglevel: int, **_: Any) -> None:
 @signals.worker_init.connect
 def _on_worker_init(**_: Any) -> None:
     """Refuse to start on a database that isn't migrated; let nobody steer the worker remotely."""
-    # What reports stays; what shuts down, revokes, or changes pools and queues goes. Whoever may
-    # publish a command would else be able to stop all workers.
+    # What reports stays; what shuts down, revokes, or changes pools and queues is refused. Whoever
+    # may publish a command would else be able to stop all workers.
     for name, about in Panel.meta.items():
-        if about.type == "control":
-            Panel.data.pop(name, None)
+        if about.type == "control" and name not in HARMLESS_CONTROLS:
+            Panel.data[name] = _refuse_control
     waiting = Retrying(
         retry=retry_if_exception(is_transient),
         wait=wait_random_exponential(multiplier=0.2, max=5),
@@ -175,6 +178,11 @@ def _on_worker_init(**_: Any) -> None:
         waiting(_check_schema)
     except (SchemaOutdated, WrongSetting) as reason:
         raise SystemExit(f"card_worker: {reason}") from None
+
+
+def _refuse_control(_: object, **__: Any) -> dict[str, str]:
+    refusal: dict[str, str] = nok("this worker can be inspected, not steered")
+    return refusal
 
 
 def _check_schema() -> None:
