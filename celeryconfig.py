@@ -3,10 +3,17 @@
 A `celeryconfig.py` in the folder that `celery` is started from takes the place of this one.
 """
 
+import os
+
 from kombu.entity import Exchange, Queue
 
 from card_worker.contracts.commands import QUEUES, SWEEP
 from card_worker.settings import WrongSetting, load_settings
+
+# Celery obeys these before any setting; worker and relay could then look at different servers.
+for _name in ("BROKER_URL", "BROKER_READ_URL", "BROKER_WRITE_URL"):
+    if f"CELERY_{_name}" in os.environ:
+        raise SystemExit(f"card_worker: CELERY_{_name} is set; unset it, CARD_WORKER_* names them")
 
 try:
     _settings = load_settings()
@@ -71,7 +78,7 @@ task_send_sent_event = False
 # --- What time makes due -------------------------------------------------------------------------
 timezone = "UTC"
 enable_utc = True
-# Keeps nothing on disk: after a restart a sweep is due at once, and a sweep too many does nothing.
+# Keeps nothing on disk: after a restart the next sweep is one interval away, which harms nobody.
 beat_scheduler = "celery.beat:Scheduler"
 beat_schedule = {
     "expire cards": {"task": SWEEP, "schedule": _settings.sweep_interval_s},

@@ -12,6 +12,8 @@ from types import TracebackType
 from typing import Any
 
 from celery import Celery
+from kombu.connection import Connection
+from kombu.pools import producers
 from redis import Redis
 
 from card_worker.contracts.commands import (
@@ -28,6 +30,8 @@ STREAM = "card-events"
 # Room for what the envelope adds around the commands.
 SLICE_BYTES_MAX = MESSAGE_BYTES_MAX - 16 * 1024
 READ_EVENTS = 500
+# A broker that is away is an error here and now, not a caller that hangs.
+RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2}
 
 Answer = dict[str, Any]
 """An event as it stands on the stream: the CloudEvent's JSON, read."""
@@ -39,14 +43,11 @@ class Client:
     def __init__(
         self, broker_url: str, *, events_url: str | None = None, stream: str = STREAM
     ) -> None:
-        # An app of its own, so that a producer's Celery settings and ours never meet.
-        self._app = Celery(broker=broker_url, set_as_current=False)
-        self._app.conf.update(
-            broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 3},
-            # A broker that is away is an error here and now, not a caller that hangs.
-            broker_connection_max_retries=2,
-            task_publish_retry_policy={"max_retries": 2, "interval_start": 0.1},
-        )
+        # An app and a connection of its own: a producer's Celery settings, and CELERY_BROKER_URL,
+        # which Celery puts before them, never meet ours.
+        self._app = Celery(set_as_current=False)
+        options = {"socket_timeout": 5, "socket_connect_timeout": 3}
+        self._broker = Connection(broker_url, transport_options=options)
         self._redis: Redis = connect(events_url or broker_url)
         self._stream = stream
 
@@ -64,6 +65,7 @@ class Client:
     def close(self) -> None:
         """Let go of connections."""
         self._redis.close()
+        self._broker.release()
         self._app.close()
 
     def send(self, command: Asked) -> None:
@@ -87,7 +89,15 @@ class Client:
 
     def publish(self, task: str, kwargs: Answer, *, message_id: str | None = None) -> None:
         """Put a message on its queue as it is, read or unreadable."""
-        self._app.send_task(task, kwargs=kwargs, queue=QUEUES[task], task_id=message_id)
+        with self._producer() as producer:
+            self._app.send_task(
+                task,
+                kwargs=kwargs,
+                queue=QUEUES[task],
+                task_id=message_id,
+                producer=producer,
+                retry_policy=RETRY,
+            )
 
     def republish(
         self,
@@ -99,7 +109,7 @@ class Client:
         content_encoding: str | None,
     ) -> None:
         """Put a message on its queue again, byte for byte as it came."""
-        with self._app.producer_pool.acquire(block=True) as producer:
+        with self._producer() as producer:
             producer.publish(
                 body,
                 exchange="",
@@ -108,8 +118,11 @@ class Client:
                 content_type=content_type,
                 content_encoding=content_encoding,
                 retry=True,
-                retry_policy={"max_retries": 2},
+                retry_policy=RETRY,
             )
+
+    def _producer(self) -> Any:
+        return producers[self._broker].acquire(block=True)
 
     def newest(self) -> str:
         """Return the id of the newest entry on the stream: where to read on from."""

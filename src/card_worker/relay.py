@@ -2,8 +2,7 @@
 
 import os
 import socket
-from collections.abc import Sequence
-from threading import Event
+from collections.abc import Callable, Sequence
 from time import monotonic
 from uuid import uuid4
 
@@ -14,8 +13,6 @@ from tenacity import (
     RetryCallState,
     Retrying,
     retry_if_exception,
-    sleep_using_event,
-    stop_when_event_set,
     wait_random_exponential,
 )
 
@@ -49,23 +46,22 @@ class Relay:
         self._holder = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
         self._renew_at = 0.0
 
-    def run(self, stop: Event) -> None:
-        """Publish until `stop` is set. Redis or the database being away is waited out."""
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Publish until `stopping` says so. Redis or the database being away is waited out."""
         log.info("relay started", holder=self._holder)
         retrying = Retrying(
             retry=retry_if_exception(_is_away),
             wait=wait_random_exponential(multiplier=0.1, max=PAUSE_S_MAX),
-            sleep=sleep_using_event(stop),
-            stop=stop_when_event_set(stop),
+            stop=lambda _: stopping(),
             before_sleep=self._on_away,
             reraise=True,
         )
         try:
-            while not stop.is_set():
+            while not stopping():
                 # A new count of tries for each stretch that went well.
-                retrying.copy()(self._publish_until_away, stop)
+                retrying.copy()(self._publish_until_away, stopping)
         except Exception as error:
-            if not (stop.is_set() and _is_away(error)):
+            if not (stopping() and _is_away(error)):
                 raise
         self._release()
         log.info("relay stopped", holder=self._holder)
@@ -85,9 +81,9 @@ class Relay:
         log.debug("events published", events=len(events))
         return len(events)
 
-    def _publish_until_away(self, stop: Event) -> None:
+    def _publish_until_away(self, stopping: Callable[[], bool]) -> None:
         with outbox.watching(self._engine) as wait:
-            while not stop.is_set():
+            while not stopping():
                 if self.publish_slice() < SLICE_EVENTS:
                     wait(REST_S)
 

@@ -27,10 +27,19 @@ def print_json(value: Any) -> None:
 
 def table(title: str, *columns: str, rows: Iterable[Sequence[object]]) -> Table:
     """Return a table; a column whose name ends with `>` is set to the right."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        show_header=any(columns),
+    )
     for column in columns:
         made.add_column(
-            column.removesuffix(">"), justify="right" if column.endswith(">") else "left"
+            column.removesuffix(">"),
+            justify="right" if column.endswith(">") else "left",
+            # An id that is cut can't be copied.
+            overflow="fold",
         )
     for row in rows:
         made.add_row(*("-" if cell is None else str(cell) for cell in row))

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -72,6 +72,12 @@ class Valkey:
         assert self._process is not None, "not running"
         return self._process.pid
 
+    @property
+    def status(self) -> int | None:
+        """What the server ended with, by itself; None while it runs."""
+        assert self._process is not None, "not running"
+        return self._process.poll()
+
     def start(self) -> None:
         """Bring the server up with what the folder holds; return when it answers."""
         assert self._process is None, "running already"
@@ -106,8 +112,6 @@ class Valkey:
         options = f"--bind 127.0.0.1 --port {port} --appendonly yes --appendfsync everysec"
         command = [find_binary(), *options.split(), "--maxmemory-policy", "noeviction"]
         command += ["--save", "", "--dir", str(self.folder), "--logfile", str(self.log)]
-        if sys.platform == "linux":
-            command = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
         with (self.folder / "valkey.lock").open("wb") as lock, self.log.open("ab") as log:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,7 +120,7 @@ class Valkey:
             # The server inherits the lock and holds it for exactly as long as it lives. Its own
             # session keeps Ctrl-C at the terminal from it, so that its clients can finish first.
             self._process = subprocess.Popen(
-                command,
+                tied(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -137,6 +141,16 @@ class Valkey:
                 time.sleep(0.02)
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
         raise NoServer(f"the one in {self.folder} did not start; its log ends with\n{tail}")
+
+
+def tied(command: Sequence[str]) -> list[str]:
+    """Return `command` so that, on Linux, it gets SIGTERM when the thread that starts it ends.
+
+    Its program is named by its whole path.
+    """
+    if sys.platform != "linux":
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
 
 
 def find_binary() -> str:

@@ -3,7 +3,6 @@
 import signal
 import sys
 from datetime import timedelta
-from threading import Event
 from typing import Annotated, NoReturn
 
 import typer
@@ -50,13 +49,14 @@ def relay(
 
     settings = load_settings()
     configure_logs(as_json=settings.log_format is LogFormat.JSON)
-    stop = Event()
+    # A plain list: a threading.Event must not be set by a handler that may interrupt its wait.
+    told: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda given, _: told.append(given))
     sink = RedisStream(settings.events(), settings.event_stream)
     with database() as engine:
         try:
-            Relay(engine, [sink]).run(stop)
+            Relay(engine, [sink]).run(lambda: bool(told))
         finally:
             sink.close()
 

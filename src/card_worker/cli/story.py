@@ -1,0 +1,224 @@
+"""What the demo sends: the messages of a day in a shop, one after the other."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any, TypeAlias
+
+from card_worker.cli.stack import Stack
+from card_worker.client import Client
+from card_worker.contracts.commands import (
+    APPLY,
+    SWEEP,
+    ActivateCard,
+    BatchCard,
+    CreateBatch,
+    CreateCard,
+    Queue,
+)
+from card_worker.money import Currency, in_words
+from card_worker.storage import dead_letters
+from card_worker.storage.dead_letters import DeadLetter
+from card_worker.storage.engine import reading
+
+ACCOUNT = "T00000001"
+CARDS = 1_000
+LISTED = range(101, 201)
+EXPIRES_IN_S = 3
+ANSWER_MAX_S = 30.0
+QUIET_S = 0.5
+"""How long nothing more may come at the end."""
+
+ACTIVATE = "cards.activate"
+
+Event: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One message: what it asks for in plain words, and the events that came for it."""
+
+    number: int
+    task: str
+    about: str
+    asks: str
+    events: list[Event]
+
+
+@dataclass
+class Till:
+    """Sends one message after the other, and waits for what comes of each."""
+
+    stack: Stack
+    client: Client
+    sent: list[Sent] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def ask(
+        self, task: str, about: str, asks: str, send: Callable[[], object], *outcomes: str
+    ) -> None:
+        """Do `send`; return when as many events have come as there are `outcomes`."""
+        after, events = self.client.newest(), list[Event]()
+
+        def have_come() -> bool:
+            events[:] = islice(self.client.events(after, timeout_s=1), len(outcomes))
+            return len(events) == len(outcomes)
+
+        send()
+        if outcomes:
+            self.stack.wait_until(have_come, f"the answer to {task}", ANSWER_MAX_S)
+        self.sent.append(Sent(len(self.sent) + 1, task, about, asks, events))
+        if tuple(map(outcome, events)) != outcomes:
+            self.wrong.append(f"message {len(self.sent)} was not answered as it should be")
+
+    def activate(self, asks: str, sale: ActivateCard, *outcomes: str) -> None:
+        """Send one sale."""
+        asks = f"{sale.command_id}: {asks}"
+        self.ask(ACTIVATE, sale.card_id, asks, lambda: self.client.send(sale), *outcomes)
+
+    def activate_gbp(self, command_id: str, number: int, *outcomes: str) -> None:
+        """Send a sale in a currency that a typed command doesn't have."""
+        sale = {
+            "account_id": ACCOUNT,
+            "command_id": command_id,
+            "card_id": _card(number),
+            "amount": 20_000,
+            "currency": "GBP",
+        }
+        asks = f"{command_id}: 200.00 GBP"
+        self.ask(
+            ACTIVATE, _card(number), asks, lambda: self.client.publish(ACTIVATE, sale), *outcomes
+        )
+
+
+def tell(till: Till) -> tuple[list[Event], DeadLetter]:
+    """Send all of it; return what is on the stream, in its order, and the dead letter."""
+    _order(till)
+    expires_at = _sell(till)
+    _refuse(till)
+    letter = _spoil(till)
+    _expire(till, expires_at)
+    # To its end and a little longer: nothing more may come.
+    stream = list(till.client.events("0-0", timeout_s=QUIET_S))
+    answers = [event["id"] for sent in till.sent for event in sent.events]
+    if [event["id"] for event in stream] != answers:
+        till.wrong.append("the stream holds something else than one answer to each command")
+    return stream, letter
+
+
+def outcome(event: Event) -> str:
+    """Return what an answer says in one word: why not, or what happened."""
+    return str(event["data"].get("reason", event["type"]))
+
+
+def _order(till: Till) -> None:
+    cards = tuple(BatchCard(card_id=_card(number)) for number in range(1, CARDS + 1))
+    order = CreateBatch(account_id=ACCOUNT, command_id="order-1", cards=cards)
+    till.ask(
+        order.command,
+        f"{_card(1)} .. {CARDS}",
+        f"make {CARDS:,} empty cards",
+        lambda: till.client.send(order),
+        "batch.completed",
+    )
+
+
+def _sell(till: Till) -> datetime:
+    """Send what is accepted; return when the card that expires does."""
+    expires_at = datetime.now(UTC) + timedelta(seconds=EXPIRES_IN_S)
+    short = _sale("sale-1", 1, 5_000, Currency.EUR, expires_at=expires_at)
+    till.activate(f"{_of(short)}, for {EXPIRES_IN_S} s", short, "card.activated")
+    first = _sale("sale-2", 2, 50_000)
+    till.activate(_of(first), first, "card.activated")
+    listed = [_sale(f"web-{number}", number, 10_000) for number in LISTED]
+    till.ask(
+        APPLY,
+        f"{_card(LISTED[0])} .. {LISTED[-1]:04}",
+        f"{len(listed)} sales of {_of(listed[0])}",
+        lambda: till.client.send_list(listed),
+        *["card.activated"] * len(listed),
+    )
+    made = CreateCard(
+        account_id=ACCOUNT,
+        command_id="gift-1",
+        card_id="gift-card-1",
+        amount=7_500,
+        currency=Currency.SEK,
+    )
+    asks = f"a new card with {in_words(made.amount, made.currency)}"
+    till.ask(made.command, made.card_id, asks, lambda: till.client.send(made), "card.created")
+    return expires_at
+
+
+def _refuse(till: Till) -> None:
+    """Send what is refused, and what has its answer already."""
+    till.activate("that card once more", _sale("sale-3", 2, 50_000), "card_already_active")
+    till.activate("a card nobody made", _sale("sale-4", 9_999, 20_000), "card_not_found")
+    till.activate_gbp("sale-5", 3, "invalid")
+    till.activate("now 600.00 NOK", _sale("sale-2", 2, 60_000), "idempotency_conflict")
+    # What comes next waits in the same queue behind it: when that is done, so is this.
+    till.activate("exactly as before", _sale("sale-2", 2, 50_000))
+
+
+def _spoil(till: Till) -> DeadLetter:
+    """Send what nobody can read; return the dead letter that it becomes."""
+
+    def send() -> None:
+        till.client.republish(
+            b'<sale card="card-0004" amount="100,-"/>',
+            queue=Queue.CARDS,
+            headers={"task": ACTIVATE, "id": "old-till-1"},
+            content_type="application/xml",
+            content_encoding="utf-8",
+        )
+
+    found: list[DeadLetter] = []
+
+    def is_kept() -> bool:
+        with reading(till.stack.engine) as connection:
+            found[:] = dead_letters.listed(connection, settled=False, letters_max=1)
+        return bool(found)
+
+    till.ask(ACTIVATE, "?", "an old till that speaks XML", send)
+    till.stack.wait_until(is_kept, "the dead letter", ANSWER_MAX_S)
+    return found[0]
+
+
+def _expire(till: Till, expires_at: datetime) -> None:
+    till.stack.wait_until(
+        lambda: datetime.now(UTC) > expires_at, f"the end of {_card(1)}", ANSWER_MAX_S
+    )
+    till.ask(
+        SWEEP,
+        "all",
+        "expire what is past its time",
+        lambda: till.client.publish(SWEEP, {}),
+        "card.expired",
+    )
+
+
+def _sale(
+    command_id: str,
+    number: int,
+    amount: int,
+    currency: Currency = Currency.NOK,
+    *,
+    expires_at: datetime | None = None,
+) -> ActivateCard:
+    return ActivateCard(
+        account_id=ACCOUNT,
+        command_id=command_id,
+        card_id=_card(number),
+        amount=amount,
+        currency=currency,
+        expires_at=expires_at,
+    )
+
+
+def _of(sale: ActivateCard) -> str:
+    return in_words(sale.amount, sale.currency)
+
+
+def _card(number: int) -> str:
+    return f"card-{number:04}"

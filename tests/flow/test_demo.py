@@ -1,0 +1,95 @@
+"""`card-worker demo`, as someone runs it who has just installed it."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+
+from tests.processes import Run, program
+
+# What a user has set for other installations; the demo must not even look there.
+ELSEWHERE = {
+    "CARD_WORKER_BROKER_URL": "redis://127.0.0.1:1/0",
+    "CARD_WORKER_EVENTS_URL": "redis://127.0.0.1:1/0",
+    "CARD_WORKER_EVENT_STREAM": "elsewhere",
+    "CARD_WORKER_SWEEP_INTERVAL_S": "wrong",
+    "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",
+}
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The demo after its end."""
+    with program(tmp_path_factory.mktemp("demo"), "demo") as run:
+        run.process.wait(timeout=120)
+        yield run
+
+
+def test_it_ends_by_itself_and_says_at_last_that_the_books_add_up(shown: Run) -> None:
+    assert shown.process.returncode == 0, shown.output
+    assert shown.output.splitlines()[-1] == "The books add up."
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ("1", "1", "batch.completed", "order-1", "1,000 cards"),
+        ("3", "3", "card.activated", "card-0002", "500.00 NOK, unused"),
+        ("4-103", "4", "card.activated", "card-0101 .. 0200", "100.00 NOK each, unused"),
+        ("104", "5", "card.created", "gift-card-1", "75.00 SEK, unused"),
+        ("105", "6", "command.rejected", "card-0002", "card_already_active"),
+        ("106", "7", "command.rejected", "card-9999", "card_not_found"),
+        ("107", "8", "command.rejected", "card-0003", "invalid"),
+        ("108", "9", "command.rejected", "card-0002", "idempotency_conflict"),
+        ("109", "12", "card.expired", "card-0001", "50.00 EUR, expired"),
+        ("message", '<sale card="card-0004" amount="100,-"/>'),
+        ("NOK", "101", "10,500.00 NOK", "10,500.00 NOK", "yes"),
+    ],
+    ids=lambda row: row[-1],
+)
+def test_it_shows(row: tuple[str, ...], shown: Run) -> None:
+    cells = [
+        tuple(cell.strip() for cell in line.strip("│").split("│"))
+        for line in shown.output.splitlines()
+        if line.startswith("│")
+    ]
+    assert row in cells
+
+
+def test_it_fits_into_80_columns(shown: Run) -> None:
+    assert max(map(len, shown.output.splitlines())) <= 80
+    assert "…" not in shown.output
+
+
+def test_it_leaves_neither_process_nor_file(shown: Run) -> None:
+    assert shown.leftovers() == []
+    assert list(shown.folder.iterdir()) == []
+    assert list((shown.folder.parent / "tmp").iterdir()) == []
+
+
+def test_settings_for_elsewhere_do_not_matter(tmp_path: Path) -> None:
+    with program(tmp_path, "demo", "--keep", "kept", **ELSEWHERE, PYTHONIOENCODING="ascii") as run:
+        assert run.process.wait(timeout=120) == 0, run.output
+        assert run.output.splitlines()[-1] == "The books add up."
+        assert (run.folder / "kept" / "logs" / "worker.log").exists()
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+    with program(tmp_path, "demo", "--keep", str(Path(__file__).parent)) as run:
+        assert run.process.wait(timeout=60) == 2
+        assert "not an empty folder" in run.output
+
+
+@pytest.mark.parametrize("when", ["Starting", "They are ready"])
+def test_ctrl_c_leaves_neither_process_nor_file(when: str, tmp_path: Path) -> None:
+    with program(tmp_path, "demo") as run:
+        deadline = monotonic() + 60
+        while when not in run.output and monotonic() < deadline:
+            sleep(0.02)
+        run.process.send_signal(signal.SIGINT)
+        assert run.process.wait(timeout=60) == 1
+        assert run.output.splitlines()[-1] == "card-worker: interrupted; nothing is left running"
+        assert run.leftovers() == []
+        assert list((tmp_path / "tmp").iterdir()) == []

@@ -1,0 +1,173 @@
+"""`card-worker dev`, as someone uses it who has pasted nothing but what it prints."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection
+from pathlib import Path
+from time import monotonic, sleep
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+
+from card_worker.client import Client
+from card_worker.contracts.commands import CreateCard
+from card_worker.money import Currency
+from tests.processes import PROGRAM, Run, program
+
+READY = "card-worker --help"
+"""How the last line ends that is printed when all runs."""
+
+
+@contextmanager
+def _dev(folder: Path) -> Iterator[Run]:
+    # A name with a space, as on many a desktop.
+    folder = folder / "my shop"
+    folder.mkdir()
+    with program(folder, "dev") as run:
+        deadline = monotonic() + 90
+        while READY not in run.output and run.process.poll() is None and monotonic() < deadline:
+            sleep(0.05)
+        assert READY in run.output
+        yield run
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """The system while it runs."""
+    with _dev(tmp_path_factory.mktemp("dev")) as run:
+        yield run
+
+
+def test_the_printed_example_works_as_it_is(running: Run) -> None:
+    (example,) = re.findall(r"^CARD_WORKER_.*--wait$", running.output, re.MULTILINE)
+    done = _in_another_terminal(example)
+    assert done.returncode == 0, done.stderr
+    assert "card.created" in done.stdout
+
+
+def test_the_printed_exports_let_other_commands_look(running: Run) -> None:
+    exports = re.findall(r"^export .*$", running.output, re.MULTILINE)
+    (look,) = re.findall(r"^.* card show .*$", running.output, re.MULTILINE)
+    program = look.partition(" card show ")[0]
+    done = _in_another_terminal("\n".join([*exports, f"{program} reconcile --json"]))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["differences"] == []
+
+
+def test_flower_answers_on_this_machine_and_shows_the_worker(running: Run) -> None:
+    flower = urlsplit(_printed(running, "Flower"))
+    assert flower.hostname == "127.0.0.1"
+    workers = dict[str, object]()
+    deadline = monotonic() + 60
+    while not workers and monotonic() < deadline:
+        status, body = _http("GET", flower.netloc, "/api/workers?refresh=1")
+        workers = json.loads(body) if status == 200 else {}
+    assert len(workers) == 1
+
+
+def test_flower_only_looks(running: Run) -> None:
+    host = urlsplit(_printed(running, "Flower")).netloc
+    status, _ = _http("POST", host, "/api/task/send-task/cards.create")
+    assert status == 403
+
+
+def test_the_sweep_of_beat_expires_a_card(running: Run) -> None:
+    with Client(_printed(running, "broker")) as client:
+        after = client.newest()
+        client.send(
+            CreateCard(
+                account_id="T00000001",
+                command_id="short",
+                card_id="short",
+                amount=100,
+                currency=Currency.NOK,
+                expires_at=datetime.now(UTC) + timedelta(seconds=4),
+            )
+        )
+        about = (
+            event["type"]
+            for event in client.events(after, timeout_s=60)
+            if event["subject"] == "short"
+        )
+        assert [next(about, None), next(about, None)] == ["card.created", "card.expired"]
+
+
+def test_a_second_one_on_the_folder_is_refused_in_one_line(running: Run) -> None:
+    done = subprocess.run(
+        [PROGRAM, "dev"],
+        check=False,
+        cwd=running.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"card-worker: one is running already in .*\n", done.stderr)
+    assert running.process.poll() is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_in_order_when_it_is_asked_to(number: signal.Signals, tmp_path: Path) -> None:
+    with _dev(tmp_path) as run:
+        assert len(run.leftovers()) == 6  # itself, broker, worker, relay, beat, Flower
+        run.process.send_signal(number)
+        assert run.process.wait(timeout=60) == 0, run.output
+        assert run.leftovers() == []
+        assert [each.name for each in run.folder.iterdir()] == [".card-worker-dev"]
+
+
+@pytest.mark.parametrize("part", ["celery -A card_worker worker", "valkey-server"])
+def test_when_a_part_dies_it_says_so_and_ends_the_others(part: str, tmp_path: Path) -> None:
+    with _dev(tmp_path) as run:
+        parts = psutil.Process(run.process.pid).children()
+        (victim,) = (each for each in parts if part in " ".join(each.cmdline()))
+        victim.kill()
+        assert run.process.wait(timeout=60) == 1
+        assert re.search(r"^card-worker: .* ended by itself with status -9", run.output, re.M)
+        assert run.leftovers() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a process to its starter")
+def test_kill_9_leaves_nothing_running_either(tmp_path: Path) -> None:
+    with _dev(tmp_path) as run:
+        run.process.kill()
+        run.process.wait()
+        deadline = monotonic() + 60
+        while run.leftovers() and monotonic() < deadline:
+            sleep(0.1)
+        assert run.leftovers() == []
+
+
+def _printed(run: Run, name: str) -> str:
+    (value,) = re.findall(rf"^  {name} +(\S+)$", run.output, re.MULTILINE)
+    return str(value)
+
+
+def _in_another_terminal(line: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/bin/sh", "-c", line],
+        check=False,
+        env={"PATH": os.defpath},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def _http(method: str, host: str, path: str) -> tuple[int, bytes]:
+    connection = HTTPConnection(host, timeout=10)
+    try:
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
