@@ -24,12 +24,11 @@ except WrongSetting as wrong:
 # --- Where messages are --------------------------------------------------------------------------
 result_backend = _settings.result_backend_url  # None: the answer is the event
 
+broker_transport = "card_worker.transport:Transport"  # loses nothing, takes many at once
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None  # for ever: Redis comes back, and its messages with it
 broker_transport_options = {
-    # Seconds after which a message of a dead worker is given to another. A message takes
-    # milliseconds; one that runs twice all the same has the effect of one.
-    "visibility_timeout": 60,
+    "messages_max": _settings.group_max,
     # Seconds. Without them a half-open connection wedges a worker for minutes.
     "socket_timeout": 5,
     "socket_connect_timeout": 3,
@@ -58,7 +57,7 @@ task_acks_late = True  # after the commit, never before
 task_reject_on_worker_lost = True  # prefork: a killed child's message goes back
 task_acks_on_failure_or_timeout = True  # the only failure is a dead letter, which is kept
 task_ignore_result = False  # a producer decides by ignore_result; without a backend there is none
-worker_prefetch_multiplier = 4  # messages a process holds beside the one it works on
+worker_prefetch_multiplier = _settings.group_max  # messages a process may hold: one group
 worker_cancel_long_running_tasks_on_connection_loss = False  # stops workers that aren't prefork
 
 # --- How a worker runs ---------------------------------------------------------------------------

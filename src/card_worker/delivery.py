@@ -1,9 +1,10 @@
-"""One message from the queue to its commit, and what each kind of failure means for it.
+"""Messages from the queue to their commit, and what each kind of failure means for them.
 
 refusal      an answer like any other; not a failure
-unreadable   a dead letter, with what is wrong
-transient    rolled back and tried again until it works; Interrupted when the worker stops
-defect       rolled back and started again, at most 5 times; then a dead letter, DeadLettered
+unreadable   Buried: a dead letter, with what is wrong
+transient    rolled back and tried again until it works; Returned when the worker stops
+defect       rolled back; each message of the group is started again alone, at most 5 times in
+             all; then Buried
 """
 
 import json
@@ -28,6 +29,8 @@ from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import begin, is_transient
 
 STARTS_MAX = 5
+RETURNS_TOGETHER_MAX = 1
+"""A message that came back more often than this is started alone: it may be what kills."""
 PAUSE_S_MAX = 5.0
 IDS_SHOWN_MAX = 10
 
@@ -40,24 +43,51 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A task message that was found readable. `redelivered`: a worker has started it before."""
+    """A task message that was found readable. `returns`: how often it came back to its queue."""
 
     task: str
     id: str
     queue: str | None
     kwargs: Mapping[str, Any]
-    redelivered: bool = False
+    returns: int = 0
 
 
-class DeadLettered(Exception):
-    """The message is kept as a dead letter: it is done with, but not as its sender hoped."""
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Committed, with the answers to the message's commands."""
 
-    def __init__(self, message_id: str, why: str) -> None:
-        super().__init__(f"{message_id}: {why}")
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """Kept as a dead letter: done with, but not as its sender hoped."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """Untouched: the worker stops before the database would take it."""
+
+
+Fate: TypeAlias = Answered | Buried | Returned
 
 
 class Interrupted(Exception):
-    """The worker stops before the database would take the message: it goes back to its queue."""
+    """The worker has been told to stop while the database was away."""
+
+
+@dataclass(slots=True)
+class _Read:
+    """A message with what could be read of it."""
+
+    message: Message
+    parts: list[Command | Letter]
+
+    @property
+    def commands(self) -> list[Command]:
+        return [part for part in self.parts if not isinstance(part, Letter)]
 
 
 class Delivery:
@@ -67,75 +97,126 @@ class Delivery:
         self._engine = engine
         self._stopping = stopping
 
-    def deliver(self, message: Message) -> list[Answer]:
-        """Return the answers to the message's commands once they are committed.
+    def deliver(self, messages: Sequence[Message]) -> list[Fate]:
+        """Return the fate of each message, in their order.
 
-        Raises DeadLettered, Interrupted.
+        Those that are well are one group: handled together, in one commit.
         """
-        with structlog.contextvars.bound_contextvars(message_id=message.id, task=message.task):
-            counted = message.redelivered
-            if counted:
-                self._count_start(message, f"started {STARTS_MAX} times, never to an end")
-            while True:
-                try:
-                    return self._persistently(partial(self._commit, message, counted=counted))
-                except Unreadable as problem:
-                    self.bury(partial(_letter, message, problem.why))
-                    raise DeadLettered(message.id, problem.why) from None
-                except Interrupted:
-                    raise
-                except Exception as defect:
-                    # Not its text: a database's errors quote rows. The letter keeps all of it.
-                    log.error("defect", error=type(defect).__name__, at=_place(defect))  # noqa: TRY400
-                    why = f"defect: {type(defect).__name__}"
-                    self._count_start(message, why, _traceback(defect))
-                    counted = True
+        fates: dict[int, Fate] = {}
+        together: dict[int, _Read] = {}
+        for place, message in enumerate(messages):
+            try:
+                read = _Read(message, read_commands(message.task, message.id, message.kwargs))
+            except Unreadable as problem:
+                fates[place] = self._bury(message, problem.why)
+                continue
+            except Exception as defect:
+                # Reading depends on nothing but the message: another start would end the same.
+                _log_defect(defect, messages=1)
+                fates[place] = self._bury(message, f"defect: {type(defect).__name__}")
+                continue
+            if message.returns > RETURNS_TOGETHER_MAX:
+                fates[place] = self._deliver_alone(read)
+            else:
+                together[place] = read
+        fates |= self._deliver_together(together)
+        return [fates[place] for place in range(len(messages))]
 
-    def bury(self, letter: LetterAt) -> None:
-        """Keep a message as a dead letter. It may be acknowledged when this returns.
+    def bury(self, letters: Sequence[LetterAt]) -> None:
+        """Keep messages as dead letters, in one commit. They may be acknowledged afterwards.
 
         Raises Interrupted.
         """
-        kept = self._persistently(partial(self._keep, letter))
-        log.warning("dead letter", reason=kept.reason, dead_message_id=kept.message_id)
+        for kept in self._persistently(partial(self._keep, letters)):
+            log.warning("dead letter", reason=kept.reason, dead_message_id=kept.message_id)
 
-    def _commit(self, message: Message, *, counted: bool) -> list[Answer]:
-        started = perf_counter()
-        read = read_commands(message.task, message.id, message.kwargs)
-        commands = [part for part in read if not isinstance(part, Letter)]
-        with begin(self._engine) as (connection, now):
-            for part in read:
-                if isinstance(part, Letter):
-                    dead_letters.add(connection, _part_letter(message, part, now))
-            answers = handle(connection, commands, now)
-            if counted:
-                dead_letters.forget_starts(connection, message.id)
-        _log_group(commands, answers, ms=(perf_counter() - started) * 1000)
-        return answers
+    def _deliver_together(self, group: dict[int, _Read]) -> dict[int, Fate]:
+        if not group:
+            return {}
+        reads = list(group.values())
+        try:
+            returned = [read.message for read in reads if read.message.returns]
+            if returned:
+                self._persistently(partial(self._count_starts, returned))
+            fates = self._persistently(partial(self._commit, reads))
+        except Interrupted:
+            return dict.fromkeys(group, Returned())
+        except Exception as defect:
+            _log_defect(defect, messages=len(reads))
+            return {place: self._deliver_alone(read, defect) for place, read in group.items()}
+        return dict(zip(group, fates, strict=True))
 
-    def _count_start(self, message: Message, why: str, detail: str | None = None) -> None:
-        """Note, in a commit of its own, that the message is about to be started once more.
+    def _deliver_alone(self, read: _Read, defect: Exception | None = None) -> Fate:
+        """Start a message by itself until it comes to an end, STARTS_MAX times at most.
 
-        The first start needs no note, so an ordinary message costs none.
-
-        Raises DeadLettered when the message has had all its starts.
+        Each start but the first is noted before, in a commit of its own, so that one which kills
+        its process is counted too. The first needs no note, so an ordinary message costs none.
         """
-        if self._persistently(partial(self._spend_start, message, why, detail)):
-            log.warning("dead letter", reason=why)
-            raise DeadLettered(message.id, why) from None
+        message = read.message
+        with structlog.contextvars.bound_contextvars(message_id=message.id, task=message.task):
+            try:
+                while True:
+                    spent = self._persistently(partial(self._spend_start, message, defect))
+                    if spent is not None:
+                        return spent
+                    try:
+                        (fate,) = self._persistently(partial(self._commit, [read], counted=True))
+                    except Interrupted:
+                        raise
+                    except Exception as another:
+                        _log_defect(another, messages=1)
+                        defect = another
+                    else:
+                        return fate
+            except Interrupted:
+                return Returned()
 
-    def _spend_start(self, message: Message, why: str, detail: str | None) -> bool:
-        with begin(self._engine) as (connection, now):
-            spent = dead_letters.count_start(connection, message.id, now) >= STARTS_MAX
-            if spent:
-                dead_letters.add(connection, _letter(message, why, now, detail))
-                dead_letters.forget_starts(connection, message.id)
-        return spent
+    def _bury(self, message: Message, why: str) -> Fate:
+        try:
+            self.bury([partial(_letter, message, why)])
+        except Interrupted:
+            return Returned()
+        return Buried(why)
 
-    def _keep(self, letter: LetterAt) -> DeadLetter:
+    def _commit(self, reads: Sequence[_Read], *, counted: bool = False) -> list[Fate]:
+        started = perf_counter()
+        commands = [command for read in reads for command in read.commands]
         with begin(self._engine) as (connection, now):
-            kept = letter(now)
-            dead_letters.add(connection, kept)
+            for read in reads:
+                for part in read.parts:
+                    if isinstance(part, Letter):
+                        dead_letters.add(connection, _part_letter(read.message, part, now))
+            answers = handle(connection, commands, now)
+            ended = [one.message.id for one in reads if counted or one.message.returns]
+            dead_letters.forget_starts(connection, ended)
+        _log_group(commands, answers, messages=len(reads), ms=(perf_counter() - started) * 1000)
+        left = iter(answers)
+        return [Answered(tuple(next(left) for _ in read.commands)) for read in reads]
+
+    def _count_starts(self, messages: Sequence[Message]) -> None:
+        with begin(self._engine) as (connection, now):
+            dead_letters.count_starts(connection, [message.id for message in messages], now)
+
+    def _spend_start(self, message: Message, defect: Exception | None) -> Buried | None:
+        """Note one more start; return what became of the message if it has had all of them."""
+        with begin(self._engine) as (connection, now):
+            (starts,) = dead_letters.count_starts(connection, [message.id], now)
+            if starts < STARTS_MAX:
+                return None
+            if defect is None:
+                buried, detail = Buried(f"started {STARTS_MAX} times, never to an end"), None
+            else:
+                buried, detail = Buried(f"defect: {type(defect).__name__}"), _traceback(defect)
+            dead_letters.add(connection, _letter(message, buried.why, now, detail))
+            dead_letters.forget_starts(connection, [message.id])
+        log.warning("dead letter", reason=buried.why)
+        return buried
+
+    def _keep(self, letters: Sequence[LetterAt]) -> list[DeadLetter]:
+        with begin(self._engine) as (connection, now):
+            kept = [letter(now) for letter in letters]
+            for letter in kept:
+                dead_letters.add(connection, letter)
         return kept
 
     def _persistently(self, work: Callable[[], Done]) -> Done:
@@ -163,7 +244,16 @@ def _log_pause(state: RetryCallState) -> None:
     log.warning("database waits", error=type(error).__name__, tries=state.attempt_number)
 
 
-def _log_group(commands: Sequence[Command], answers: Sequence[Answer], *, ms: float) -> None:
+def _log_defect(defect: Exception, *, messages: int) -> None:
+    # Not its text: a database's errors quote rows. The letter keeps all of it.
+    frame = traceback.extract_tb(defect.__traceback__)[-1]
+    place = f"{frame.name}:{frame.lineno}"
+    log.error("defect", error=type(defect).__name__, at=place, messages=messages)
+
+
+def _log_group(
+    commands: Sequence[Command], answers: Sequence[Answer], *, messages: int, ms: float
+) -> None:
     refused = [
         (command, answer)
         for command, answer in zip(commands, answers, strict=True)
@@ -179,6 +269,7 @@ def _log_group(commands: Sequence[Command], answers: Sequence[Answer], *, ms: fl
         )
     log.info(
         "group committed",
+        messages=messages,
         commands=len(commands),
         refused=len(refused),
         ms=round(ms, 1),
@@ -208,11 +299,6 @@ def _part_letter(message: Message, part: Letter, now: datetime) -> DeadLetter:
 
 def _body(kwargs: Mapping[str, Any]) -> bytes:
     return json.dumps([[], kwargs, {}], default=str).encode()
-
-
-def _place(defect: Exception) -> str:
-    frame = traceback.extract_tb(defect.__traceback__)[-1]
-    return f"{frame.name}:{frame.lineno}"
 
 
 def _traceback(defect: Exception) -> str:

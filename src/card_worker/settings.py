@@ -66,6 +66,12 @@ class Settings(BaseSettings):
     result_backend_url: RedisUrl | None = Field(
         None, description="Where Celery results go; absent: nowhere, the answer is the event"
     )
+    group_max: int = Field(
+        500, ge=1, le=1000, description="Messages that are handled together at most"
+    )
+    group_wait_ms: int = Field(
+        0, ge=0, le=1000, description="Milliseconds a group waits for company"
+    )
     sweep_interval_s: float = Field(
         10.0, gt=0, le=86_400, description="Seconds between two looks for what time has made due"
     )

@@ -2,25 +2,33 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache, partial
 from typing import Any
+from uuid import uuid4
 
 import structlog
 from celery import Celery, Task, signals
 from celery.exceptions import Reject
 from celery.worker import state
-from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.control import Panel, nok
 from kombu.message import Message as KombuMessage
 from sqlalchemy import Engine
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
+from card_worker import grouping
 from card_worker.contracts.commands import APPLY, COMMANDS, SWEEP
-from card_worker.contracts.message import Unreadable, vet
-from card_worker.delivery import DeadLettered, Delivery, Interrupted, Message
-from card_worker.domain.answers import Answer
+from card_worker.delivery import (
+    Answered,
+    Buried,
+    Delivery,
+    Fate,
+    Interrupted,
+    Message,
+    Returned,
+)
+from card_worker.grouping import DeadLettered
 from card_worker.settings import LogFormat, WrongSetting, load_settings
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import is_transient, open_engine, reading
@@ -54,40 +62,32 @@ def _delivery() -> Delivery:
     return Delivery(_engine(), stopping=lambda: state.should_stop is not None)
 
 
+def deliver(messages: Sequence[Message]) -> list[Fate]:
+    """Bring a group of messages to its end, in the process that the pool chose for it."""
+    return _delivery().deliver(messages)
+
+
 def _make_task(name: str) -> None:
+    # Where groups are made (Consumer, below) a task is no more than its name; this is what it does
+    # when Celery runs it by itself.
     @app.task(name=name, bind=True)
     def door(task: Task, /, **fields: Any) -> Any:
-        request = task.request
-        message = Message(
-            task=name,
-            id=request.id,
-            queue=request.delivery_info.get("routing_key"),
-            kwargs=fields,
-            redelivered=bool(request.delivery_info.get("redelivered")),
-        )
-        return _result(name, _deliver(message))
+        about = task.request
+        message = Message(task=name, id=about.id or str(uuid4()), queue=None, kwargs=fields)
+        (fate,) = deliver([message])
+        match fate:
+            case Answered():
+                return _result(message, fate)
+            case Buried():
+                raise DeadLettered(fate.why)
+            case Returned():
+                raise Reject("the worker stops", requeue=True)
 
 
-def _deliver(message: Message) -> list[Answer]:
-    try:
-        return _delivery().deliver(message)
-    except DeadLettered:
-        raise
-    except Interrupted:
-        raise Reject("the worker stops", requeue=True) from None
-    except Exception as defect:
-        # A failed task is acknowledged, so nothing but a dead letter may fail.
-        error = type(defect).__name__
-        log.error("message goes back", message_id=message.id, error=error)  # noqa: TRY400
-        raise Reject(error, requeue=True) from None
-
-
-def _result(name: str, answers: list[Answer]) -> Any:
+def _result(message: Message, fate: Answered) -> Any:
     """Return what a producer that asked for a result is given: the event, or a list of them."""
-    if app.conf.result_backend is None:
-        return None
-    events = [json.loads(answer.event) for answer in answers]
-    return events if name == APPLY else events[0]
+    events = [json.loads(answer.event) for answer in fate.answers]
+    return events if message.task == APPLY else events[0]
 
 
 for _name in (*COMMANDS, APPLY):
@@ -105,35 +105,27 @@ def sweep() -> None:
             raise
 
 
-class Consumer(CeleryConsumer):  # type: ignore[misc]  # Celery has no types
-    """Celery's consumer, but a message that can't be read becomes a dead letter."""
+class Consumer(grouping.Consumer):
+    """What takes messages from the queues: groups of commands, and sweeps."""
 
-    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[KombuMessage], None]:
-        handle = super().create_task_handler(*args, **kwargs)
+    tasks = TASKS
+    ungrouped = frozenset([SWEEP])
+    deliver = staticmethod(deliver)
 
-        def vet_and_handle(message: KombuMessage) -> None:
-            try:
-                vet(
-                    message.headers,
-                    message.body,
-                    content_type=message.content_type,
-                    content_encoding=message.content_encoding,
-                    tasks=TASKS,
-                )
-            except Unreadable as problem:
-                self._bury(message, problem.why)
-            else:
-                handle(message)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        settings = load_settings()
+        self.group_max, self.group_wait_s = settings.group_max, settings.group_wait_ms / 1000
 
-        return vet_and_handle
-
-    def _bury(self, message: KombuMessage, why: str) -> None:
+    def bury(self, unreadable: Sequence[tuple[KombuMessage, str]]) -> bool:
         try:
-            _delivery().bury(partial(_letter, message, why))
+            _delivery().bury([partial(_letter, raw, why) for raw, why in unreadable])
         except Interrupted:
-            message.requeue()
-        else:
-            message.ack_log_error(log, self.connection_errors)
+            return False
+        return True
+
+    def result(self, message: Message, fate: Answered) -> Any:
+        return _result(message, fate)
 
 
 def _letter(message: KombuMessage, why: str, now: datetime) -> DeadLetter:

@@ -63,7 +63,7 @@ def requeue(letter: LetterId) -> None:
         with begin(engine) as (connection, _):
             found = _waiting(dead_letters.find(connection, letter), letter)
             if found.message_id is not None:
-                dead_letters.forget_starts(connection, found.message_id)
+                dead_letters.forget_starts(connection, [found.message_id])
         # Published first: if we die in between it is sent twice, never lost.
         with Client(settings.broker()) as client:
             client.republish(

@@ -66,8 +66,8 @@ def vet(
     content_type: str | None,
     content_encoding: str | None,
     tasks: frozenset[str],
-) -> None:
-    """Return when the message may go on to its task, one of `tasks`.
+) -> dict[str, Any]:
+    """Return the keyword arguments of a message that may go on to its task, one of `tasks`.
 
     Reads the body strictly: no NaN, no key twice, nothing larger than 1 MiB. Headers and embedded
     signatures that would make the worker wait, drop or publish something are refused.
@@ -88,17 +88,18 @@ def vet(
     for name in FORBIDDEN_HEADERS:
         if _says_something(headers.get(name)):
             raise Unreadable(f"the header {name} is not accepted")
-    _vet_body(body)
+    return _read_body(body)
 
 
-def _vet_body(body: bytes | str) -> None:
+def _read_body(body: bytes | str) -> dict[str, Any]:
     match read_json(body):
-        case [list(args), dict(), dict() | None as embed]:
+        case [list(args), dict(kwargs), dict() | None as embed]:
             if args:
                 raise Unreadable("positional arguments; commands take keyword arguments only")
             for name in EMBEDDED:
                 if embed and _says_something(embed.get(name)):
                     raise Unreadable(f"an embedded {name} is not accepted")
+            return kwargs
         case _:
             raise Unreadable("the body is not [args, kwargs, embed]")
 

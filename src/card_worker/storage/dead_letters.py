@@ -1,5 +1,6 @@
 """Dead letters: what could not be read or done, as it came; and how often each was started."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -9,6 +10,7 @@ from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from card_worker.storage.sets import insert_or_add
 from card_worker.storage.tables import dead_letters as table
 from card_worker.storage.tables import starts
 
@@ -79,27 +81,20 @@ def settle(connection: Connection, id: int, now: datetime, outcome: str) -> bool
     return done.rowcount == 1
 
 
-def count_start(connection: Connection, message_id: str, now: datetime) -> int:
-    """Note that a message is about to be started again; return how many starts that makes.
+def count_starts(connection: Connection, message_ids: Sequence[str], now: datetime) -> list[int]:
+    """Note that messages are about to be started again; return how many starts each has had.
 
-    Committed before the start, so that a message that kills its process is counted too.
+    Committed before the starts, so that a message that kills its process is counted too.
     """
-    upsert = postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert
-    statement = (
-        upsert(starts)
-        .values(message_id=message_id, starts=1, started_at=now)
-        .on_conflict_do_update(
-            index_elements=[starts.c.message_id],
-            set_={"starts": starts.c.starts + 1, "started_at": now},
-        )
-        .returning(starts.c.starts)
-    )
-    return int(connection.execute(statement).scalar_one())
+    rows = [{"message_id": id, "starts": 1, "started_at": now} for id in sorted(set(message_ids))]
+    counts = dict(insert_or_add(connection, starts, rows, adding="starts"))
+    return [counts[id] for id in message_ids]
 
 
-def forget_starts(connection: Connection, message_id: str) -> None:
-    """Count from nothing again: the message is done, or an operator sends it once more."""
-    connection.execute(delete(starts).where(starts.c.message_id == message_id))
+def forget_starts(connection: Connection, message_ids: Sequence[str]) -> None:
+    """Count from nothing again: the messages are done, or an operator sends them once more."""
+    if message_ids:
+        connection.execute(delete(starts).where(starts.c.message_id.in_(message_ids)))
 
 
 def _letter(row: dict[str, Any]) -> DeadLetter:

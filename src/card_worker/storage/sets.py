@@ -86,6 +86,18 @@ def insert_absent(connection: Connection, table: Table, rows: Sequence[Row]) -> 
     return {tuple(row) for row in inserted}
 
 
+def insert_or_add(
+    connection: Connection, table: Table, rows: Sequence[Row], *, adding: str
+) -> list[tuple[Any, Any]]:
+    """Insert `rows`; where the primary key is there, add to the column `adding` instead.
+
+    Returns (key, sum) for each. Other columns take the new value.
+    """
+    columns = _columns(table, rows[0])
+    statement = _insert_or_add(connection.dialect.name, table, columns, adding)
+    return [tuple(row) for row in connection.execute(statement, parameters(columns, rows))]
+
+
 def update_rows(connection: Connection, table: Table, rows: Sequence[Row], *, by: str) -> int:
     """Set all other columns of the rows whose column `by` is given; return how many there were."""
     if not rows:
@@ -118,6 +130,19 @@ def _insert_absent(dialect: str, table: Table, columns: Columns) -> Any:
         .from_select([c.name for c in columns], source)
         .on_conflict_do_nothing(index_elements=list(table.primary_key))
         .returning(*table.primary_key)
+    )
+
+
+@cache
+def _insert_or_add(dialect: str, table: Table, columns: Columns, adding: str) -> Any:
+    upsert = postgresql_insert if dialect == "postgresql" else sqlite_insert
+    source = select(given(dialect, columns)).where(true())
+    row = upsert(table).from_select([c.name for c in columns], source)
+    key = list(table.primary_key)
+    changed: dict[str, Any] = {c.name: row.excluded[c.name] for c in columns if c not in key}
+    changed[adding] = table.c[adding] + row.excluded[adding]
+    return row.on_conflict_do_update(index_elements=key, set_=changed).returning(
+        *key, table.c[adding]
     )
 
 

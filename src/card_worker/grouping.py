@@ -1,0 +1,230 @@
+"""Waiting messages as one group: taken together, committed together, acknowledged together.
+
+Each stays a message of its own for everybody else: its own Celery events, its own result, its own
+fate when another one of the group fails.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import structlog
+from celery.app.task import Context
+from celery.worker import state
+from celery.worker.consumer import Consumer as CeleryConsumer
+from kombu.message import Message as KombuMessage
+
+from card_worker.contracts.message import Unreadable, vet
+from card_worker.delivery import Answered, Buried, Fate, Message, Returned
+
+EVENTS_BUFFERED_MAX = 4_096
+"""Celery's events of a group leave in one publication, not in one for every two dozen."""
+
+SHOWN = ("account_id", "card_id", "batch_id", "command_id")
+SHOWN_CHARS_MAX = 400
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message as kombu gave it, with what was read of it."""
+
+    raw: KombuMessage
+    message: Message
+
+
+class Consumer(CeleryConsumer):  # type: ignore[misc]
+    """Celery's consumer, but what is taken together is handled together.
+
+    A subclass says what to do with a group.
+    """
+
+    tasks: frozenset[str]
+    """The tasks a message may name."""
+    ungrouped: frozenset[str]
+    """Those among them that Celery runs by itself, one by one."""
+    group_max: int
+    group_wait_s: float
+    """How long a group waits for company; a lone message with it."""
+
+    @staticmethod
+    def deliver(messages: Sequence[Message]) -> list[Fate]:
+        """Bring a group to its end. Called in the pool, so it must be importable by name."""
+        raise NotImplementedError
+
+    def bury(self, unreadable: Sequence[tuple[KombuMessage, str]]) -> bool:
+        """Keep messages as dead letters; false when the worker stops before that was possible."""
+        raise NotImplementedError
+
+    def result(self, message: Message, fate: Answered) -> Any:
+        """Return what a producer that asked for a result is given."""
+        raise NotImplementedError
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[KombuMessage], None]:
+        self._run_by_celery = super().create_task_handler(*args, **kwargs)
+        self._waiting: list[Received] = []
+        self._unreadable: list[tuple[KombuMessage, str]] = []
+        self._is_due = False
+        if self.event_dispatcher:
+            self.event_dispatcher.buffer_limit = EVENTS_BUFFERED_MAX
+        # A transport that takes many says when it has delivered them all.
+        transport = self.connection.transport
+        self._says_when = hasattr(transport, "on_taken")
+        if self._says_when:
+            transport.on_taken = self._on_taken
+        return self._on_message
+
+    def _on_message(self, raw: KombuMessage) -> None:
+        try:
+            kwargs = vet(
+                raw.headers,
+                raw.body,
+                content_type=raw.content_type,
+                content_encoding=raw.content_encoding,
+                tasks=self.tasks,
+            )
+        except Unreadable as problem:
+            self._unreadable.append((raw, problem.why))
+        else:
+            if raw.headers["task"] in self.ungrouped:
+                self._run_by_celery(raw)
+            else:
+                self._waiting.append(Received(raw, _message(raw, kwargs)))
+        if not self._says_when:
+            self._on_taken()
+
+    def _on_taken(self) -> None:
+        if self._unreadable:
+            self._bury()
+        if not self._waiting or self._is_due:
+            return
+        if self.group_wait_s == 0 or len(self._waiting) >= self.group_max:
+            self._flush()
+        else:
+            self._is_due = True
+            self.timer.call_after(self.group_wait_s, self._flush)
+
+    def _bury(self) -> None:
+        unreadable, self._unreadable = self._unreadable, []
+        kept = self.bury(unreadable)
+        self._settle([raw for raw, _ in unreadable], requeue=not kept)
+
+    def _flush(self) -> None:
+        self._is_due = False
+        waiting, self._waiting = self._waiting, []
+        for start in range(0, len(waiting), self.group_max):
+            self._start(waiting[start : start + self.group_max])
+
+    def _start(self, group: list[Received]) -> None:
+        names = Counter(one.message.task for one in group)
+        state.total_count.update(names)
+        state.all_total_count[0] += len(group)
+        self._tell("task-received", [(one, _introduction(one)) for one in group])
+        started = monotonic()
+        self._tell("task-started", [(one, {}) for one in group])
+        self.pool.apply_async(
+            self.deliver,
+            ([one.message for one in group],),
+            callback=lambda fates: self._finish(group, fates, seconds=monotonic() - started),
+            # The process that had the group is gone; who comes next tells by the returns.
+            error_callback=lambda _: self._finish(group, [Returned()] * len(group), seconds=0),
+        )
+
+    def _finish(self, group: list[Received], fates: Sequence[Fate], *, seconds: float) -> None:
+        ends = list(zip(group, fates, strict=True))
+        back = [one.raw for one, fate in ends if isinstance(fate, Returned)]
+        self._settle(back, requeue=True)
+        for one, fate in ends:
+            self._store_result(one, fate)
+        self._tell(
+            "task-succeeded",
+            [
+                (one, {"result": _types(fate), "runtime": seconds})
+                for one, fate in ends
+                if isinstance(fate, Answered)
+            ],
+        )
+        self._tell(
+            "task-failed",
+            [
+                (one, {"exception": fate.why, "traceback": ""})
+                for one, fate in ends
+                if isinstance(fate, Buried)
+            ],
+        )
+        self._settle([one.raw for one, fate in ends if not isinstance(fate, Returned)])
+
+    def _settle(self, raws: Sequence[KombuMessage], *, requeue: bool = False) -> None:
+        """Acknowledge messages, in one step where the transport can, or give them back."""
+        try:
+            if requeue:
+                for raw in raws:
+                    raw.requeue()
+            elif raws and hasattr(raws[0].channel.qos, "ack_all"):
+                raws[0].channel.qos.ack_all([raw.delivery_tag for raw in raws])
+            else:
+                for raw in raws:
+                    raw.ack()
+        except self.connection_errors as error:
+            # They come again, and their keys are known.
+            log.warning("not acknowledged", messages=len(raws), error=type(error).__name__)
+
+    def _tell(self, kind: str, about: Sequence[tuple[Received, Mapping[str, Any]]]) -> None:
+        events = self.event_dispatcher
+        if events and events.enabled:
+            for one, fields in about:
+                events.send(kind, uuid=one.message.id, **fields)
+
+    def _store_result(self, one: Received, fate: Fate) -> None:
+        if self.app.conf.result_backend is None or one.raw.headers.get("ignore_result"):
+            return
+        request = Context(id=one.message.id, task=one.message.task, ignore_result=False)
+        match fate:
+            case Answered():
+                result = self.result(one.message, fate)
+                self.app.backend.mark_as_done(one.message.id, result, request=request)
+            case Buried():
+                failure = DeadLettered(fate.why)
+                self.app.backend.mark_as_failure(one.message.id, failure, request=request)
+
+
+class DeadLettered(Exception):
+    """What a producer that asked for a result is given for a message that is a dead letter."""
+
+
+def _message(raw: KombuMessage, kwargs: Mapping[str, Any]) -> Message:
+    about = raw.delivery_info
+    return Message(
+        task=raw.headers["task"],
+        id=raw.headers["id"],
+        queue=about.get("routing_key"),
+        kwargs=kwargs,
+        returns=about.get("returns", int(bool(about.get("redelivered")))),
+    )
+
+
+def _introduction(one: Received) -> dict[str, Any]:
+    """Return how a message is shown to monitors: what it is about, never all that it says."""
+    kwargs = one.message.kwargs
+    shown = {name: kwargs[name] for name in SHOWN if name in kwargs}
+    headers = one.raw.headers
+    return {
+        "name": one.message.task,
+        "args": "()",
+        "kwargs": repr(shown)[:SHOWN_CHARS_MAX],
+        "root_id": headers.get("root_id"),
+        "parent_id": headers.get("parent_id"),
+        "retries": 0,
+        "eta": None,
+        "expires": None,
+    }
+
+
+def _types(fate: Answered) -> str:
+    return ", ".join(
+        f"{kind} × {times}" if times > 1 else kind
+        for kind, times in Counter(answer.type.value for answer in fate.answers).items()
+    )
