@@ -384,7 +384,7 @@ def payload(raw: bytes, delivery_tag: str, queue: str) -> dict[str, Any]:
     """Return what kombu makes a message of. Bytes that are no message become the body of one."""
     try:
         read = _well_formed(json.loads(raw))
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         read = {
             "body": base64.b64encode(raw).decode(),
             "headers": {},

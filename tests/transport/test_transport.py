@@ -1,0 +1,367 @@
+"""What the transport promises, on a real Valkey: nothing lost, nothing twice, many at once."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from hypothesis import example, given
+from hypothesis import strategies as st
+from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
+from kombu.message import Message
+from kombu.messaging import Consumer
+from redis import Redis
+from redis.exceptions import OutOfMemoryError
+
+from card_worker import transport
+from card_worker.cli.embedded import valkey
+from card_worker.transport import InFlight, payload
+
+TRANSPORT = "card_worker.transport:Transport"
+LONG_AGO = 1_000_000_000
+
+
+def send(url: str, *names: str, queue: str = "cards", **options: Any) -> None:
+    with Celery(broker=url, set_as_current=False) as celery:
+        for name in names:
+            celery.send_task("any.task", task_id=name, queue=queue, **options)
+
+
+def in_flight(redis: Redis, prefix: str = "") -> InFlight:
+    return InFlight(redis, prefix)
+
+
+def take(of: InFlight, *lists: str, messages: int = 500, size: int = 10**9) -> list[Any]:
+    command = of.take_command(lists, messages_max=messages, bytes_max=size)
+    reply: Any = of._redis.execute_command(*command)  # type: ignore[no-untyped-call]
+    return of.read_taken(reply)
+
+
+class Reader:
+    """A consumer that keeps what it is given until it is told to acknowledge."""
+
+    def __init__(self, url: str, *queues: str, room: int = 1000, no_ack: bool = False) -> None:
+        self.got: list[Message] = []
+        self._connection = Connection(url, transport=TRANSPORT)
+        self.channel = self._connection.channel()
+        consumer = Consumer(
+            self.channel,
+            [Queue(name, Exchange(name), name) for name in queues or ("cards",)],
+            on_message=self.got.append,
+            no_ack=no_ack,
+        )
+        consumer.qos(prefetch_count=room)
+        consumer.consume()
+
+    @property
+    def names(self) -> list[str]:
+        return [str(one.headers.get("id")) for one in self.got]
+
+    def read(self, messages: int, *, tries: int = 200) -> None:
+        """Read until so many messages have come; a connection that breaks is made anew."""
+        for _ in range(tries):
+            if len(self.got) >= messages:
+                return
+            try:
+                self._connection.drain_events(timeout=0.2)
+            except TimeoutError:
+                continue
+            except self._connection.connection_errors:
+                continue
+        raise AssertionError(f"{len(self.got)} of {messages} messages came")
+
+    def ack(self) -> None:
+        self.channel.qos.ack_all([one.delivery_tag for one in self.got])
+
+    def close(self) -> None:
+        self._connection.release()
+
+
+@pytest.fixture
+def bytes_client(broker_url: str) -> Iterator[Redis]:
+    with Redis.from_url(broker_url) as client:
+        yield client
+
+
+def test_what_waits_is_taken_at_once_in_its_order(broker_url: str, bytes_client: Redis) -> None:
+    send(broker_url, "a", "b", "c")
+    reader = Reader(broker_url)
+    reader.read(3)
+    assert reader.names == ["a", "b", "c"]
+    assert bytes_client.llen("cards") == 0
+    assert bytes_client.hlen(reader.channel.in_flight.key) == 3
+    reader.ack()
+    assert bytes_client.hlen(reader.channel.in_flight.key) == 0
+    reader.close()
+    assert not bytes_client.exists("inflight.consumers")
+
+
+def test_no_more_is_taken_than_there_is_room_for(broker_url: str, bytes_client: Redis) -> None:
+    send(broker_url, "a", "b", "c")
+    reader = Reader(broker_url, room=2)
+    reader.read(2)
+    assert (reader.names, bytes_client.llen("cards")) == (["a", "b"], 1)
+    reader.ack()
+    reader.read(3)
+    reader.ack()
+    reader.close()
+
+
+def test_a_take_ends_where_its_bytes_end_but_brings_one(bytes_client: Redis) -> None:
+    bytes_client.lpush("cards", *(b"x" * 100 for _ in range(5)))
+    consumer = in_flight(bytes_client)
+    assert len(take(consumer, "cards", size=250)) == 3
+    assert len(take(consumer, "cards", size=1)) == 1
+
+
+def test_priorities_and_queues_are_those_of_kombu(broker_url: str) -> None:
+    send(broker_url, "low", priority=9)
+    send(broker_url, "high", priority=0)
+    send(broker_url, "bulk", queue="cards.bulk", priority=0)
+    reader = Reader(broker_url, "cards", "cards.bulk")
+    reader.read(3)
+    assert set(reader.names[:2]) == {"high", "bulk"}
+    assert reader.names[2] == "low"
+    reader.ack()
+    reader.close()
+
+
+def test_a_waiting_consumer_is_told_and_does_not_ask(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch, bytes_client: Redis
+) -> None:
+    monkeypatch.setattr(transport, "LOOK_S", 3600.0)
+    reader = Reader(broker_url)
+    with pytest.raises(TimeoutError):
+        reader._connection.drain_events(timeout=0.5)
+    before = _calls(bytes_client, "exists")
+    with pytest.raises(TimeoutError):
+        reader._connection.drain_events(timeout=0.5)
+    assert _calls(bytes_client, "exists") == before
+    send(broker_url, "a", priority=6)
+    reader.read(1)
+    reader.ack()
+    reader.close()
+
+
+def _calls(redis: Redis, command: str) -> int:
+    stats: Any = redis.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+def test_the_dead_are_returned_to_the_head_oldest_first(bytes_client: Redis) -> None:
+    bytes_client.lpush("cards", b"1", b"2", b"3", b"4")
+    dead, living = in_flight(bytes_client), in_flight(bytes_client)
+    assert [raw for _, raw in take(dead, "cards", messages=3)] == [b"1", b"2", b"3"]
+    bytes_client.zadd("inflight.consumers", {dead.consumer: LONG_AGO})
+    assert living.beat(dead_after_s=15) == [dead.consumer.encode()]
+    assert [raw for _, raw in take(living, "cards")] == [b"1 ", b"2 ", b"3 ", b"4"]
+    assert bytes_client.hlen(dead.key) == 0
+
+
+def test_the_living_are_left_alone_however_long_they_take(bytes_client: Redis) -> None:
+    bytes_client.lpush("cards", b"1")
+    slow, other = in_flight(bytes_client), in_flight(bytes_client)
+    take(slow, "cards")
+    bytes_client.zadd("inflight.consumers", {slow.consumer: LONG_AGO})
+    slow.beat(dead_after_s=0)
+    assert other.beat(dead_after_s=15) == []
+    assert take(other, "cards") == []
+
+
+def test_after_an_outage_nobody_is_taken_for_dead(bytes_client: Redis) -> None:
+    # Everybody's last beat is old then; who has not beaten for long itself doesn't look.
+    bytes_client.lpush("cards", b"1")
+    one, other = in_flight(bytes_client), in_flight(bytes_client)
+    take(one, "cards")
+    bytes_client.zadd("inflight.consumers", {one.consumer: LONG_AGO, other.consumer: LONG_AGO})
+    assert other.beat(dead_after_s=0) == []
+    assert bytes_client.hlen(one.key) == 1
+
+
+def test_many_living_return_a_message_once(bytes_client: Redis) -> None:
+    names = [str(number).encode() for number in range(200)]
+    bytes_client.lpush("cards", *names)
+    dead = in_flight(bytes_client)
+    take(dead, "cards")
+    bytes_client.zadd("inflight.consumers", {dead.consumer: LONG_AGO})
+    start = threading.Barrier(8)
+
+    def beat() -> None:
+        living = in_flight(bytes_client)
+        start.wait()
+        living.beat(dead_after_s=15)
+
+    threads = [threading.Thread(target=beat) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [raw.strip() for _, raw in take(in_flight(bytes_client), "cards")] == names
+
+
+def test_one_that_was_only_paused_finds_nothing_of_its_own(bytes_client: Redis) -> None:
+    bytes_client.lpush("cards", b"1")
+    paused, living = in_flight(bytes_client), in_flight(bytes_client)
+    ((place, _),) = take(paused, "cards")
+    bytes_client.zadd("inflight.consumers", {paused.consumer: LONG_AGO})
+    living.beat(dead_after_s=15)
+    ((again, _),) = take(living, "cards")
+    assert paused.acknowledge([place]) == 0
+    assert living.acknowledge([again]) == 1
+
+
+def test_a_consumer_that_leaves_gives_back_what_it_has(broker_url: str) -> None:
+    send(broker_url, "a", "b", "c")
+    first = Reader(broker_url)
+    first.read(3)
+    first.got[0].ack()
+    first.close()
+    second = Reader(broker_url)
+    second.read(2)
+    assert second.names == ["b", "c"]
+    assert [one.delivery_info["redelivered"] for one in second.got] == [True, True]
+    assert [one.delivery_info["returns"] for one in second.got] == [1, 1]
+    second.ack()
+    second.close()
+
+
+def test_a_rejected_message_comes_again_first(broker_url: str) -> None:
+    send(broker_url, "a", "b")
+    reader = Reader(broker_url, room=1)
+    reader.read(1)
+    reader.got[0].requeue()
+    reader.read(2)
+    assert reader.names == ["a", "a"]
+    reader.got[1].reject()
+    reader.read(3)
+    assert reader.names == ["a", "a", "b"]
+    reader.ack()
+    reader.close()
+
+
+def test_a_stock_worker_can_take_over_and_back(broker_url: str) -> None:
+    send(broker_url, "a")
+    ours = Reader(broker_url)
+    ours.read(1)
+    ours.close()
+    with Connection(broker_url) as stock:
+        queue = stock.SimpleQueue("cards")
+        message = queue.get(timeout=5)
+        assert message.headers["id"] == "a"
+        message.requeue()
+        queue.close()
+    again = Reader(broker_url)
+    again.read(1)
+    assert again.names == ["a"]
+    again.ack()
+    again.close()
+
+
+def test_a_consumer_that_never_acknowledges_leaves_nothing_behind(
+    broker_url: str, bytes_client: Redis
+) -> None:
+    send(broker_url, "a")
+    reader = Reader(broker_url, no_ack=True)
+    reader.read(1)
+    assert bytes_client.hlen(reader.channel.in_flight.key) == 0
+    reader.close()
+    assert not bytes_client.exists("inflight.consumers")
+
+
+def test_one_message_can_be_got_by_asking(broker_url: str) -> None:
+    send(broker_url, "a")
+    with Connection(broker_url, transport=TRANSPORT) as connection:
+        queue = connection.SimpleQueue("cards")
+        message = queue.get(timeout=5)
+        assert message.headers["id"] == "a"
+        message.ack()
+        queue.close()
+
+
+def test_a_full_server_can_still_be_emptied(tmp_path: Path) -> None:
+    with valkey(tmp_path) as server, Redis.from_url(server.url) as redis:
+        redis.lpush("cards", *(b"x" * 1000 for _ in range(100)))
+        dead, living = in_flight(redis), in_flight(redis)
+        take(dead, "cards", messages=10)
+        redis.zadd("inflight.consumers", {dead.consumer: LONG_AGO})
+        redis.config_set("maxmemory", 1)
+        with pytest.raises(OutOfMemoryError):
+            redis.lpush("cards", b"x")
+        living.beat(dead_after_s=15)
+        taken = take(living, "cards", messages=100)
+        assert len(taken) == 100
+        assert living.acknowledge([place for place, _ in taken]) == 100
+        assert redis.llen("cards") == 0
+
+
+def test_a_lost_connection_and_a_lost_server_are_found_again(tmp_path: Path) -> None:
+    with valkey(tmp_path) as server:
+        send(server.url, "a")
+        reader = Reader(server.url)
+        reader.read(1)
+        with Redis.from_url(server.url) as redis:
+            redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        send(server.url, "b")
+        reader.read(2)
+        server.kill()
+        server.start()
+        send(server.url, "c")
+        reader.read(3)
+        assert reader.names == ["a", "b", "c"]
+        reader.ack()
+        with Redis.from_url(server.url) as redis:
+            assert redis.hlen(reader.channel.in_flight.key) == 0
+        reader.close()
+
+
+ENVELOPE = {
+    "body": "W1tdLHt9LHt9XQ==",
+    "headers": {"id": "a", "task": "x"},
+    "content-type": "application/json",
+    "content-encoding": "utf-8",
+    "properties": {"body_encoding": "base64", "delivery_info": {"exchange": "", "routing_key": ""}},
+}
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def _changed(part: str, value: object) -> bytes:
+    place, _, name = part.rpartition(".")
+    changed: dict[str, Any] = json.loads(json.dumps(ENVELOPE))
+    (changed[place] if place else changed)[name] = value
+    return json.dumps(changed).encode()
+
+
+PARTS = ["body", "headers", "properties", "content-type", "content-encoding"]
+DEEPER = ["headers.compression", "properties.body_encoding", "properties.delivery_info"]
+
+
+@given(
+    st.binary()
+    | VALUES.map(lambda value: json.dumps(value).encode())
+    | st.builds(_changed, st.sampled_from(PARTS + DEEPER), VALUES)
+)
+@example(b"")
+@example(b"[" * 100_000)
+@example(b"1" * 5_000)
+@example(_changed("headers.compression", "zlib"))
+@example(_changed("properties.body_encoding", "rot13"))
+@example(_changed("body", "not base64"))
+def test_of_any_bytes_kombu_can_make_a_message(raw: bytes) -> None:
+    class NoChannel:
+        decode_body = transport.Channel.decode_body
+        codecs = transport.Channel.codecs
+
+    read = payload(raw, "tag", "cards")
+    message = transport.Channel.Message(read, channel=NoChannel())
+    assert not message.errors
+    assert message.delivery_tag == "tag"
+    if read["content-type"] == "application/octet-stream":
+        assert message.body == raw
