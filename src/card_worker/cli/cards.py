@@ -7,6 +7,7 @@ import typer
 from sqlalchemy import Connection
 
 from card_worker.cli.console import AsJson, database, looking, money, out, print_json, refuse, table
+from card_worker.contracts.events import write
 from card_worker.domain.answers import shown, shown_transaction
 from card_worker.domain.books import Card
 from card_worker.storage import books
@@ -23,7 +24,7 @@ def show(card_id: CardId, account: AccountId, as_json: AsJson = False) -> None:
     """Show a card as it is now."""
     with database() as engine, begin(engine) as (connection, now):
         card = _find(connection, account, card_id)
-    told = json.loads(shown(card, now).model_dump_json())
+    told = json.loads(write(shown(card, now)))
     if as_json:
         print_json(told)
         return
@@ -40,7 +41,7 @@ def history(card_id: CardId, account: AccountId, as_json: AsJson = False) -> Non
     with looking() as connection:
         card = _find(connection, account, card_id)
         moved = books.find_transactions(connection, card)
-    told = [json.loads(shown_transaction(row, card_id).model_dump_json()) for row in moved]
+    told = [json.loads(write(shown_transaction(row, card_id))) for row in moved]
     if as_json:
         for row in told:
             print_json(row)

@@ -1,6 +1,7 @@
 """Commands: what a producer may ask for. Each is one Celery task; unknown fields are refused."""
 
 import hashlib
+from functools import lru_cache
 from typing import ClassVar, Literal, TypeAlias
 from uuid import UUID, uuid5
 
@@ -175,6 +176,8 @@ def digest_of(command: Command) -> str:
     return hashlib.sha256(f"{command.command} {asked}".encode()).hexdigest()
 
 
+# A group asks for each of its ids several times.
+@lru_cache(maxsize=4 * COMMANDS_PER_MESSAGE_MAX)
 def event_id(account_id: str, key: str) -> UUID:
     """Return the id of the event that answers the command with this key."""
     return uuid5(_EVENT_IDS, f"{account_id}/{key}")

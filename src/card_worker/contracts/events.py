@@ -1,11 +1,18 @@
-"""Events: what comes back. One command has one answer, a CloudEvent; a refusal is an answer too."""
+"""Events: what comes back. One command has one answer, a CloudEvent; a refusal is an answer too.
 
-from typing import Any, Literal
+They are typed dictionaries: the core fills them in, and `write` turns them into the bytes that the
+world sees.
+"""
+
+import json
+from datetime import datetime
+from typing import Any, Literal, NotRequired
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
+from typing_extensions import TypedDict  # typing's own isn't enough for pydantic before 3.12
 
-from card_worker.contracts.fields import Time
+from card_worker.contracts.fields import Time, write_time
 from card_worker.contracts.kinds import (
     BatchState,
     CardType,
@@ -21,18 +28,16 @@ PROBLEMS_MAX = 20
 """How many wrong fields, or cards of a batch, a refusal names."""
 
 
-class _Told(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Problem(_Told):
+class Problem(BaseModel):
     """One field that can't be used, and why. Never its value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     field: str
     message: str
 
 
-class CardShown(_Told):
+class CardShown(TypedDict):
     """A card as its events show it. Amounts in minor units."""
 
     account_id: str
@@ -57,11 +62,11 @@ class CardShown(_Told):
     amount_pending: Amount
     amount_reserved: Amount
     amount_available: Amount
-    tokens: tuple[()] = ()
-    pin: None = None
+    tokens: tuple[()]
+    pin: None
 
 
-class TransactionShown(_Told):
+class TransactionShown(TypedDict):
     """One movement of a card's money, in minor units."""
 
     id: UUID
@@ -83,14 +88,16 @@ class TransactionShown(_Told):
     version: int
 
 
-class _Data(_Told):
+class Said(TypedDict):
+    """What every answer repeats of its command."""
+
     command: str
     command_id: str
     account_id: str
-    dry_run: Literal[True] | None = None
+    dry_run: NotRequired[Literal[True]]
 
 
-class CardData(_Data):
+class CardData(Said):
     """What happened to a card: the card after it, and the transaction it made."""
 
     card_id: str
@@ -99,14 +106,14 @@ class CardData(_Data):
     transaction: TransactionShown | None
 
 
-class BatchCardShown(_Told):
+class BatchCardShown(TypedDict):
     """A card of a batch; its version is 1."""
 
     card_id: str
     type: CardType
 
 
-class BatchData(_Data):
+class BatchData(Said):
     """What became of a batch."""
 
     batch_id: str
@@ -116,19 +123,19 @@ class BatchData(_Data):
     name: str | None
     metadata: dict[str, Any] | None
     cards: tuple[BatchCardShown, ...]
-    file: None = None
+    file: None
 
 
-class RejectionData(_Data):
+class RejectionData(Said):
     """Why a command was refused. Nothing but this answer came of it."""
 
-    card_id: str | None = None
+    card_id: NotRequired[str]
     reason: Reason
     message: str
-    problems: tuple[Problem, ...] | None = None
+    problems: NotRequired[tuple[Problem, ...]]
 
 
-class Envelope(_Told):
+class Envelope(TypedDict):
     """CloudEvents 1.0. `sequence` is the card's version; what has no version has none."""
 
     specversion: Literal["1.0"]
@@ -139,6 +146,25 @@ class Envelope(_Told):
     time: Time
     datacontenttype: Literal["application/json"]
     partitionkey: str
-    sequence: str | None = None
+    sequence: NotRequired[str]
     correlationid: str
     data: CardData | BatchData | RejectionData
+
+
+def write(told: Envelope | CardShown | TransactionShown) -> str:
+    """Return JSON as it stands on the stream, in the order in which the fields were given."""
+    return _JSON.encode(told)
+
+
+def _plain(value: object) -> Any:
+    match value:
+        case datetime():
+            return write_time(value)
+        case UUID():
+            return str(value)
+        case BaseModel():
+            return value.model_dump()
+    raise TypeError(f"{type(value).__name__} is not part of an event")
+
+
+_JSON = json.JSONEncoder(default=_plain, ensure_ascii=False, separators=(",", ":"))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, assert_never
+from typing import assert_never
 from uuid import UUID
 
 from card_worker.contracts.commands import CreateBatch
@@ -13,7 +13,9 @@ from card_worker.contracts.events import (
     CardShown,
     Envelope,
     RejectionData,
+    Said,
     TransactionShown,
+    write,
 )
 from card_worker.contracts.kinds import MESSAGES, EventType, Reason
 from card_worker.domain.books import Books, Card, Transaction
@@ -154,12 +156,19 @@ def _about_batch(books: Books, event: BatchCompleted) -> Answer:
 def _refusal(event: CommandRejected) -> Answer:
     command = event.command
     card_id = None if isinstance(command, CreateBatch) else command.card_id
-    named: dict[str, Any] = {} if card_id is None else {"card_id": card_id}
-    if event.problems:
-        named["problems"] = event.problems
     data = RejectionData(
-        **_said(event), reason=event.reason, message=MESSAGES[event.reason], **named
+        command=command.command,
+        command_id=command.command_id,
+        account_id=command.account_id,
+        reason=event.reason,
+        message=MESSAGES[event.reason],
     )
+    if command.dry_run:
+        data["dry_run"] = True
+    if card_id is not None:
+        data["card_id"] = card_id
+    if event.problems:
+        data["problems"] = event.problems
     if isinstance(command, CreateBatch):
         subject = batch_id(command)
     else:
@@ -167,15 +176,14 @@ def _refusal(event: CommandRejected) -> Answer:
     return _sealed(event, EventType.COMMAND_REJECTED, subject, data, reason=event.reason)
 
 
-def _said(event: Event) -> dict[str, Any]:
+def _said(event: Event) -> Said:
     command = event.command
-    said = {
-        "command": command.command,
-        "command_id": command.command_id,
-        "account_id": command.account_id,
-    }
-    # Absent rather than false: the bytes of an ordinary answer don't speak of dry runs.
-    return said | {"dry_run": True} if command.dry_run else said
+    said = Said(
+        command=command.command, command_id=command.command_id, account_id=command.account_id
+    )
+    if command.dry_run:
+        said["dry_run"] = True
+    return said
 
 
 def _sealed(
@@ -188,8 +196,6 @@ def _sealed(
     reason: Reason | None = None,
 ) -> Answer:
     command = event.command
-    # A dry run took no place in the card's sequence, so it must not claim one.
-    placed = version is not None and not command.dry_run
     envelope = Envelope(
         specversion="1.0",
         id=id_of(event),
@@ -199,17 +205,19 @@ def _sealed(
         time=event.at,
         datacontenttype="application/json",
         partitionkey=f"{command.account_id}/{subject}",
-        **({"sequence": f"{version:0{SEQUENCE_DIGITS}}"} if placed else {}),
         correlationid=command.command_id,
         data=data,
     )
+    # A dry run took no place in the card's sequence, so it must not claim one.
+    if version is not None and not command.dry_run:
+        envelope["sequence"] = f"{version:0{SEQUENCE_DIGITS}}"
     return Answer(
-        id=envelope.id,
+        id=envelope["id"],
         account_id=command.account_id,
         type=type,
         subject=subject,
-        partition_key=envelope.partitionkey,
-        event=envelope.model_dump_json(exclude_unset=True),
+        partition_key=envelope["partitionkey"],
+        event=write(envelope),
         created_at=event.at,
         reason=reason,
     )

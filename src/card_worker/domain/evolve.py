@@ -55,19 +55,23 @@ def _create(books: Books, event: CardCreated) -> Transaction | None:
         created_by=command.created_by,
         originated_by=command.originated_by,
     )
-    return _load(books, blank, event)
+    return _load(books, blank, event, version=1)
 
 
 def _activate(books: Books, event: CardActivated) -> Transaction | None:
     card = books.cards[event.command.account_id, event.command.card_id]
-    return _load(books, replace(card, state=State.ACTIVE, version=card.version + 1), event)
+    return _load(books, card, event, version=card.version + 1)
 
 
-def _load(books: Books, card: Card, event: CardCreated | CardActivated) -> Transaction | None:
-    """Give a card its currency, dates and owner, and its first money."""
+def _load(
+    books: Books, card: Card, event: CardCreated | CardActivated, *, version: int
+) -> Transaction | None:
+    """Make a card active: give it its currency, dates and owner, and its first money."""
     command: CreateCard | ActivateCard = event.command
     card = replace(
         card,
+        state=State.ACTIVE,
+        version=version,
         currency=command.currency,
         amount=command.amount,
         customer_id=command.customer_id,
