@@ -54,8 +54,15 @@ def _delivery() -> Delivery:
     return Delivery(_engine(), stopping=lambda: state.should_stop is not None)
 
 
+class AnyField(Task):  # type: ignore[misc]  # Celery has no types
+    """A task whose fields may have any name; Celery's would fail on one called `self`."""
+
+    def __call__(self, /, **fields: Any) -> Any:
+        return self.run(**fields)
+
+
 def _make_task(name: str) -> None:
-    @app.task(name=name, bind=True)
+    @app.task(name=name, bind=True, base=AnyField)
     def door(task: Task, /, **fields: Any) -> Any:
         request = task.request
         message = Message(
@@ -127,6 +134,10 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # Celery has no types
 
         return vet_and_handle
 
+    def on_decode_error(self, message: KombuMessage, exc: Exception) -> None:
+        """Keep what kombu can't unpack. Celery would log its body and drop it."""
+        self._bury(message, f"can't be unpacked: {type(exc).__name__}")
+
     def _bury(self, message: KombuMessage, why: str) -> None:
         try:
             _delivery().bury(partial(_letter, message, why))
@@ -143,7 +154,8 @@ def _letter(message: KombuMessage, why: str, now: datetime) -> DeadLetter:
         received_at=now,
         queue=_text(message.delivery_info.get("routing_key")),
         task=_text(headers.get("task")),
-        message_id=_text(headers.get("id")),
+        # Delivered again, a message without an id still has its tag.
+        message_id=_text(headers.get("id") or message.delivery_tag),
         reason=why,
         headers=json.loads(json.dumps(headers, default=str)),
         content_type=_text(message.content_type),
