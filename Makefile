@@ -34,6 +34,10 @@ dev: $(VENV)/ready  ## Keep the same running, with beat and Flower, until Ctrl-C
 test: $(VENV)/ready  ## Run the tests; select some with ARGS="-k expiry"
 	@$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: chaos
+chaos: $(VENV)/ready  ## Kill workers under load and prove the books; ARGS="--seed 2"
+	@$(BIN)/python -m tests.chaos.kills $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/ready  ## Check style, types and who imports whom
 	@$(BIN)/ruff check

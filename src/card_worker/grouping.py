@@ -96,6 +96,12 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         if not self._says_when:
             self._on_taken()
 
+    def on_decode_error(self, message: KombuMessage, exc: Exception) -> None:
+        """Bury what kombu can't unpack. Celery would log its body and drop it."""
+        self._unreadable.append((message, f"can't be unpacked: {type(exc).__name__}"))
+        if not self._says_when:
+            self._on_taken()
+
     def _on_taken(self) -> None:
         if self._unreadable:
             self._bury()

@@ -67,10 +67,17 @@ def deliver(messages: Sequence[Message]) -> list[Fate]:
     return _delivery().deliver(messages)
 
 
+class AnyField(Task):  # type: ignore[misc]  # Celery has no types
+    """A task whose fields may have any name; Celery's would fail on one called `self`."""
+
+    def __call__(self, /, **fields: Any) -> Any:
+        return self.run(**fields)
+
+
 def _make_task(name: str) -> None:
     # Where groups are made (Consumer, below) a task is no more than its name; this is what it does
     # when Celery runs it by itself.
-    @app.task(name=name, bind=True)
+    @app.task(name=name, bind=True, base=AnyField)
     def door(task: Task, /, **fields: Any) -> Any:
         about = task.request
         message = Message(task=name, id=about.id or str(uuid4()), queue=None, kwargs=fields)

@@ -10,6 +10,7 @@ QUIET = {
     # Celery's own lines repeat what ours say, and would show results and messages.
     "celery.app.trace": logging.CRITICAL,
     "celery.worker.strategy": logging.WARNING,
+    "celery.pool": logging.INFO,
     "celery.redirected": logging.WARNING,
     "alembic": logging.WARNING,
     "tornado.access": logging.WARNING,

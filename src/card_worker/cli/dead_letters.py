@@ -74,7 +74,10 @@ def requeue(letter: LetterId) -> None:
                 content_encoding=found.content_encoding,
             )
         with begin(engine) as (connection, now):
-            dead_letters.settle(connection, letter, now, "requeued")
+            # The worker may have found it wanting again already; then it waits again.
+            dead_letters.settle(
+                connection, letter, now, "requeued", as_received_at=found.received_at
+            )
     out.print(f"dead letter {letter} is on its queue again")
 
 

@@ -80,8 +80,9 @@ def vet(
         raise Unreadable(f"content type {content_type!r} instead of application/json")
     if str(content_encoding).lower() not in ("utf-8", "utf8", "us-ascii"):
         raise Unreadable(f"content encoding {content_encoding!r} instead of utf-8")
-    if headers["task"] not in tasks:
-        raise Unreadable(f"unknown task {headers['task']!r:.200}")
+    task = headers["task"]
+    if not isinstance(task, str) or task not in tasks:
+        raise Unreadable(f"unknown task {task!r:.200}")
     message_id = headers.get("id")
     if not isinstance(message_id, str) or not _is_address(message_id):
         raise Unreadable("the header id must be text of 1 to 64 characters")
@@ -115,12 +116,14 @@ def read_json(raw: bytes | str) -> Any:
 
     Raises Unreadable.
     """
+    raw = raw.encode(errors="surrogatepass") if isinstance(raw, str) else raw
     size = len(raw)
     if size > MESSAGE_BYTES_MAX:
         raise Unreadable(f"{size} bytes; a message has at most {MESSAGE_BYTES_MAX}")
     try:
-        text = raw.decode() if isinstance(raw, bytes) else raw
-        return json.loads(text, object_pairs_hook=_once_each, parse_constant=_refuse_constant)
+        return json.loads(
+            raw.decode(), object_pairs_hook=_once_each, parse_constant=_refuse_constant
+        )
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise Unreadable(f"not JSON: {error}") from None
     except RecursionError:
@@ -197,7 +200,7 @@ def _read(task: object, fields: Mapping[str, Any], *, fallback_id: str) -> Comma
         # A dry run that is refused must not use up the key of the real one either.
         dry_run=fields.get("dry_run") is True,
         problems=problems[:PROBLEMS_MAX],
-        received=hashlib.sha256(_raw(fields).encode()).hexdigest(),
+        received=hashlib.sha256(f"{task} {_raw(fields)}".encode()).hexdigest(),
     )
 
 
@@ -210,8 +213,13 @@ def _too_large(kind: type, fields: Mapping[str, Any]) -> tuple[Problem, ...]:
 
 def _problems(error: ValidationError) -> Iterator[Problem]:
     # The input stays out of it: an answer is read by more people than the command was.
-    for problem in error.errors(include_input=False, include_url=False):
-        yield Problem(field=".".join(str(part) for part in problem["loc"]), message=problem["msg"])
+    found = error.errors(include_input=False, include_url=False)
+    inside = {problem["loc"][:depth] for problem in found for depth in range(len(problem["loc"]))}
+    for problem in found:
+        # A list whose parts are all wrong is also called empty.
+        if problem["loc"] not in inside:
+            field = ".".join(str(part) for part in problem["loc"])
+            yield Problem(field=field, message=problem["msg"])
 
 
 def _is_address(value: object, *, chars_max: int = ADDRESS_CHARS_MAX) -> bool:

@@ -72,9 +72,21 @@ def find(connection: Connection, id: int) -> DeadLetter | None:
     return None if row is None else _letter(row._asdict())
 
 
-def settle(connection: Connection, id: int, now: datetime, outcome: str) -> bool:
-    """Note what an operator did with a letter; say whether it was waiting. The row stays."""
+def settle(
+    connection: Connection,
+    id: int,
+    now: datetime,
+    outcome: str,
+    *,
+    as_received_at: datetime | None = None,
+) -> bool:
+    """Note what an operator did with a letter; say whether it was waiting. The row stays.
+
+    With `as_received_at`, a letter whose message has come once more since then goes on waiting.
+    """
     waiting = (table.c.id == id) & table.c.settled_at.is_(None)
+    if as_received_at is not None:
+        waiting &= table.c.received_at == as_received_at
     done = connection.execute(
         update(table).where(waiting).values(settled_at=now, settled_as=outcome)
     )

@@ -18,7 +18,9 @@ _NOW = {
     # One statement for both, and no session state, so that a pooler in transaction mode works.
     "postgresql": text(
         f"SELECT date_trunc('milliseconds', clock_timestamp()),"
-        f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}ms', true)"
+        f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}ms', true),"
+        # The first and the last hours there are have no name in some zones' years 1 to 9999.
+        f" set_config('timezone', 'UTC', true)"
     ),
     "sqlite": text("SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"),
 }
@@ -56,6 +58,8 @@ def _open_sqlite(url: str) -> Engine:
             "synchronous = FULL",
             f"busy_timeout = {LOCK_TIMEOUT_MS}",
             "foreign_keys = ON",
+            # REPLACE deletes, too, and history is append-only.
+            "recursive_triggers = ON",
         ):
             connection.execute(f"PRAGMA {pragma}").close()
 

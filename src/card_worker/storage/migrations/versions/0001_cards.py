@@ -50,17 +50,21 @@ def _create_cards() -> None:
         sa.Column("amount_reserved", WholeNumber, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_cards"),
         sa.UniqueConstraint("account_id", "card_id", name="uq_cards_account_id_card_id"),
-        sa.CheckConstraint("version >= 1", "ck_cards_version"),
-        sa.CheckConstraint(f"amount BETWEEN 0 AND {AMOUNT_MAX}", "ck_cards_amount"),
-        sa.CheckConstraint(f"amount_funds BETWEEN 0 AND {AMOUNT_MAX}", "ck_cards_funds"),
-        sa.CheckConstraint("amount_drawdown >= 0", "ck_cards_drawdown"),
-        sa.CheckConstraint("amount_pending >= 0", "ck_cards_pending"),
-        sa.CheckConstraint("amount_reserved BETWEEN 0 AND amount_balance", "ck_cards_reserved"),
+        sa.CheckConstraint("version >= 1", op.f("ck_cards_version")),
+        sa.CheckConstraint(f"amount BETWEEN 0 AND {AMOUNT_MAX}", op.f("ck_cards_amount")),
+        sa.CheckConstraint(f"amount_funds BETWEEN 0 AND {AMOUNT_MAX}", op.f("ck_cards_funds")),
+        sa.CheckConstraint("amount_drawdown >= 0", op.f("ck_cards_drawdown")),
+        sa.CheckConstraint("amount_pending >= 0", op.f("ck_cards_pending")),
         sa.CheckConstraint(
-            "state <> 'inactive' OR (amount_funds = 0 AND currency IS NULL)", "ck_cards_inactive"
+            "amount_reserved BETWEEN 0 AND amount_balance", op.f("ck_cards_reserved")
         ),
         sa.CheckConstraint(
-            "state = 'inactive' OR currency IS NOT NULL OR state = 'closed'", "ck_cards_currency"
+            "state <> 'inactive' OR (amount_funds = 0 AND currency IS NULL)",
+            op.f("ck_cards_inactive"),
+        ),
+        sa.CheckConstraint(
+            "state = 'inactive' OR currency IS NOT NULL OR state = 'closed'",
+            op.f("ck_cards_currency"),
         ),
         sqlite_strict=True,
     )
@@ -94,12 +98,12 @@ def _create_transactions() -> None:
         sa.UniqueConstraint(
             "account_id", "card", "ref_id", name="uq_transactions_account_id_card_ref_id"
         ),
-        sa.CheckConstraint("amount > 0", "ck_transactions_amount"),
-        sa.CheckConstraint("debit <> credit", "ck_transactions_sides"),
+        sa.CheckConstraint("amount > 0", op.f("ck_transactions_amount")),
+        sa.CheckConstraint("debit <> credit", op.f("ck_transactions_sides")),
         sa.CheckConstraint(
             "balance_before >= 0 AND balance_after >= 0 AND balance_after - balance_before ="
             " CASE WHEN credit = 'card' THEN amount WHEN debit = 'card' THEN -amount ELSE 0 END",
-            "ck_transactions_balance",
+            op.f("ck_transactions_balance"),
         ),
         sqlite_strict=True,
     )
@@ -140,7 +144,7 @@ def _create_batches() -> None:
         sa.Column("created_at", UtcTime, nullable=False),
         sa.Column("created_by", sa.Text, nullable=True),
         sa.PrimaryKeyConstraint("account_id", "batch_id", name="pk_batches"),
-        sa.CheckConstraint("created BETWEEN 0 AND requested", "ck_batches_created"),
+        sa.CheckConstraint("created BETWEEN 0 AND requested", op.f("ck_batches_created")),
         sqlite_strict=True,
     )
 

@@ -1,0 +1,95 @@
+"""What a stock Celery client really sends: accepted, unless it would steer the worker."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+from kombu.connection import Connection
+from kombu.message import Message
+
+from card_worker.contracts.commands import COMMANDS, ActivateCard
+from card_worker.contracts.message import Unreadable, read_commands, vet
+
+GOOD = {"account_id": "T00000001", "card_id": "card-01", "amount": 500, "currency": "NOK"}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Celery]:
+    """A Celery client that knows nothing but a broker in this process's memory."""
+    with Celery(broker="memory://", set_as_current=False) as app:
+        yield app
+
+
+def sent(client: Celery, **options: Any) -> Message:
+    """Return a message as its receiver gets it."""
+    queue = uuid4().hex
+    client.send_task("cards.activate", queue=queue, **options)
+    with Connection("memory://") as connection:
+        message: Message | None = connection.default_channel.basic_get(queue, no_ack=True)
+    assert message is not None
+    return message
+
+
+def read(**fields: Any) -> ActivateCard:
+    (command,) = read_commands("cards.activate", "message-1", fields)
+    assert isinstance(command, ActivateCard)
+    return command
+
+
+def vet_sent(message: Message) -> None:
+    vet(
+        message.headers,
+        message.body,
+        content_type=message.content_type,
+        content_encoding=message.content_encoding,
+        tasks=frozenset(COMMANDS),
+    )
+
+
+@pytest.mark.parametrize("ignore_result", [True, False])
+@pytest.mark.parametrize("serializer", [None, "json"])
+def test_what_a_stock_client_sends_passes(
+    client: Celery, ignore_result: bool, serializer: str | None
+) -> None:
+    message = sent(client, kwargs=GOOD, ignore_result=ignore_result, serializer=serializer)
+    vet_sent(message)
+    assert message.headers["ignore_result"] is ignore_result
+    _, kwargs, _ = message.payload
+    assert read(**kwargs) == read(**GOOD)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"countdown": 1},
+        {"expires": 1},
+        {"time_limit": 1},
+        {"soft_time_limit": 1},
+        {"shadow": "x"},
+        {"retries": 1},
+        {"group_id": "x"},
+        {"chord": {"task": "x"}},
+        {"link": {"task": "x"}},
+        {"args": (1,)},
+        {"serializer": "pickle"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_a_stock_client_adds_to_steer_the_worker_does_not_pass(
+    client: Celery, options: dict[str, Any]
+) -> None:
+    with pytest.raises(Unreadable):
+        vet_sent(sent(client, kwargs=GOOD, **options))
+
+
+def test_python_producers_may_pass_times_and_uuids(client: Celery) -> None:
+    end, key = datetime(2030, 1, 1, tzinfo=UTC), uuid4()
+    message = sent(client, kwargs={**GOOD, "expires_at": end, "command_id": key})
+    vet_sent(message)
+    command = read(**message.payload[1])
+    assert (command.expires_at, command.command_id) == (end, str(key))
+    written = {"expires_at": "2030-01-01T00:00:00Z", "command_id": str(key)}
+    assert command == read(**GOOD, **written)

@@ -1,0 +1,280 @@
+"""From a message to commands: what may pass, and who can be answered."""
+
+import json
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from card_worker.contracts.commands import (
+    APPLY,
+    COMMANDS,
+    ActivateCard,
+    Command,
+    CreateBatch,
+    ExpireCard,
+    InvalidCommand,
+)
+from card_worker.contracts.events import PROBLEMS_MAX
+from card_worker.contracts.message import (
+    COMMAND_BYTES_MAX,
+    EMBEDDED,
+    FORBIDDEN_HEADERS,
+    MESSAGE_BYTES_MAX,
+    Letter,
+    Unreadable,
+    read_commands,
+    vet,
+)
+
+ACCOUNT = "T00000001"
+GOOD = {"account_id": ACCOUNT, "card_id": "card-01", "amount": 500, "currency": "NOK"}
+HEADERS = {"task": "cards.activate", "id": "message-1"}
+TASKS = frozenset([*COMMANDS, APPLY])
+
+
+def vet_body(body: bytes | str) -> None:
+    pass_through(HEADERS, body)
+
+
+def pass_through(headers: Any, body: bytes | str = b"[[], {}, {}]", **changed: Any) -> None:
+    content = {"content_type": "application/json", "content_encoding": "utf-8", **changed}
+    vet(headers, body, **content, tasks=TASKS)
+
+
+def one(task: str = "cards.activate", message_id: str = "message-1", /, **fields: Any) -> Command:
+    (command,) = read_commands(task, message_id, {**GOOD, **fields})
+    assert not isinstance(command, Letter)
+    return command
+
+
+def invalid(task: str = "cards.activate", /, **fields: Any) -> InvalidCommand:
+    command = one(task, **fields)
+    assert isinstance(command, InvalidCommand)
+    return command
+
+
+# --- what may pass ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORBIDDEN_HEADERS)
+@pytest.mark.parametrize("value", [1, "x", {"a": None}, ["x"], [None, 0]], ids=repr)
+def test_a_header_that_would_steer_the_worker_does_not_pass(name: str, value: object) -> None:
+    with pytest.raises(Unreadable, match=f"^the header {name} is not accepted$"):
+        pass_through({**HEADERS, name: value})
+
+
+@pytest.mark.parametrize("name", FORBIDDEN_HEADERS)
+@pytest.mark.parametrize("value", [None, 0, "", {}, [], [None, None], False], ids=repr)
+def test_a_header_that_says_nothing_passes(name: str, value: object) -> None:
+    pass_through({**HEADERS, name: value})
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_a_signature_in_the_body_does_not_pass(name: str) -> None:
+    with pytest.raises(Unreadable, match=f"^an embedded {name} is not accepted$"):
+        vet_body(json.dumps([[], GOOD, {name: [{"task": "cards.create"}]}]))
+    vet_body(json.dumps([[], GOOD, {name: None}]))
+    vet_body(json.dumps([[], GOOD, {name: []}]))
+
+
+@pytest.mark.parametrize(
+    "task", ["celery.chord", "", None, 5, [], {}, ["cards.activate"]], ids=repr
+)
+def test_a_task_that_is_not_ours_does_not_pass(task: object) -> None:
+    with pytest.raises(Unreadable, match=r"^unknown task"):
+        pass_through({**HEADERS, "task": task})
+
+
+@pytest.mark.parametrize("message_id", ["", "x" * 65, None, 5, [], {}, "a\x00", "\ud800"], ids=repr)
+def test_a_message_must_have_an_id_to_be_known_by(message_id: object) -> None:
+    with pytest.raises(Unreadable, match=r"^the header id must be text of 1 to 64 characters$"):
+        pass_through({**HEADERS, "id": message_id})
+
+
+@pytest.mark.parametrize("headers", [None, {}, [], "x", {"id": "message-1"}], ids=repr)
+def test_what_is_not_protocol_2_does_not_pass(headers: object) -> None:
+    with pytest.raises(Unreadable, match=r"^not a task message of protocol 2$"):
+        pass_through(headers)
+
+
+@pytest.mark.parametrize("kind", [None, "", "text/plain", "application/x-python-serialize", 5, []])
+def test_a_body_must_say_that_it_is_json(kind: object) -> None:
+    with pytest.raises(Unreadable, match=r"^content type"):
+        pass_through(HEADERS, content_type=kind)
+
+
+def test_a_body_must_say_that_it_is_utf_8() -> None:
+    for encoding in ("utf-8", "UTF-8", "utf8", "us-ascii"):
+        pass_through(HEADERS, content_encoding=encoding)
+    others: list[Any] = [None, "", "binary", "utf-16", "latin-1", 5, []]
+    for other in others:
+        with pytest.raises(Unreadable, match=r"^content encoding"):
+            pass_through(HEADERS, content_encoding=other)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"", "not JSON: Expecting value"),
+        (b"\xef\xbb\xbf[[], {}, {}]", "not JSON: Unexpected UTF-8 BOM"),
+        (b'[[], {"a": "\xff"}, {}]', "not JSON: 'utf-8' codec"),
+        (b'[[], {"a": "\xed\xa0\x80"}, {}]', "not JSON: 'utf-8' codec"),
+        (b"[[], {}, {}] x", "not JSON: Extra data"),
+        (b"[[], {'a': 1}, {}]", "not JSON: Expecting property name"),
+        (b'[[], {"a": "\x00"}, {}]', "not JSON: Invalid control character"),
+        *(
+            (f'[[], {{"a": {n}}}, {{}}]', f"not JSON: {n}")
+            for n in ("NaN", "Infinity", "-Infinity")
+        ),
+        ('[[], {"a": {"b": 1, "b": 1}}, {}]', "not JSON: a key stands twice"),
+        ('[[], {"a": 1, "\\u0061": 1}, {}]', "not JSON: a key stands twice"),
+        ("[" * 100_000 + "]" * 100_000, "not JSON: nested too deep"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "not JSON: nested too deep"),
+        ('[[], {"a": ' + "9" * 5_000 + "}, {}]", "not JSON: a number is too long"),
+        *((body, "the body is not") for body in ("5", "null", '"x"', "{}", "[]", "[[], {}]")),
+        *((body, "the body is not") for body in ("[{}, {}, {}]", "[[], [], {}]", "[[], {}, []]")),
+        ("[[], {}, {}, {}]", "the body is not"),
+        ("[[1], {}, {}]", "positional arguments"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_body_that_is_no_message_does_not_pass(body: bytes | str, why: str) -> None:
+    with pytest.raises(Unreadable) as raised:
+        vet_body(body)
+    assert raised.value.why.startswith(why)
+    assert "\n" not in raised.value.why
+
+
+def test_a_message_has_at_most_1_mib() -> None:
+    empty = len('[[], {"a": ""}, {}]')
+    vet_body(json.dumps([[], {"a": "x" * (MESSAGE_BYTES_MAX - empty)}, {}]))
+    for letters in ("x" * (MESSAGE_BYTES_MAX - empty + 1), "ø" * (MESSAGE_BYTES_MAX // 2)):
+        body = json.dumps([[], {"a": letters}, {}], ensure_ascii=False)
+        with pytest.raises(Unreadable, match="bytes; a message has at most"):
+            vet_body(body.encode())
+        with pytest.raises(Unreadable, match="bytes; a message has at most"):
+            vet_body(body)
+
+
+# --- who can be answered ----------------------------------------------------------------------
+
+
+def test_a_command_is_known_by_its_message_unless_it_says_otherwise() -> None:
+    assert one("cards.activate", "m").command_id == "m"
+    assert one("cards.activate", "m", command_id="c").command_id == "c"
+
+
+@pytest.mark.parametrize("command_id", ["", "x" * 65, None, 5, "a\x00", "\ud800"], ids=repr)
+def test_who_names_no_usable_key_is_answered_under_the_messages(command_id: object) -> None:
+    command = invalid(command_id=command_id)
+    assert command.command_id == "message-1"
+    assert [problem.field for problem in command.problems] == ["command_id"]
+
+
+def test_the_answer_to_a_wrong_command_names_what_can_be_named() -> None:
+    command = invalid(amount="5", dry_run=True)
+    assert (command.account_id, command.card_id, command.dry_run) == (ACCOUNT, "card-01", True)
+    assert invalid(card_id="x" * 256).card_id is None
+    assert invalid(account_id="nobody").account_id == "nobody"
+
+
+def test_at_most_20_problems_are_named() -> None:
+    assert len(invalid(**{f"x{n}": 1 for n in range(50)}).problems) == PROBLEMS_MAX
+
+
+def test_a_batch_of_which_no_card_is_right_has_only_their_problems() -> None:
+    asked = {"account_id": ACCOUNT, "cards": [{"card_id": ""}, {}]}
+    (command,) = read_commands("cards.batch_create", "m", asked)
+    assert isinstance(command, InvalidCommand)
+    named = [problem.field for problem in command.problems]
+    assert named == ["cards.0.card_id", "cards.1.card_id"]
+
+
+@pytest.mark.parametrize("task", ["cards.create", "cards.activate"])
+def test_no_problem_repeats_a_value(task: str) -> None:
+    marker = "4711-0815"
+    fields: dict[str, Any] = dict.fromkeys(
+        ("amount", "currency", "type", "expires_at", "dry_run", "metadata", "pin", "card_token"),
+        marker,
+    )
+    problems = invalid(task, **fields, seal_to=[marker]).problems
+    assert {problem.field for problem in problems} >= {"pin", "card_token", "seal_to", "amount"}
+    assert all(marker not in problem.message for problem in problems)
+
+
+def test_a_command_has_at_most_64_kib() -> None:
+    def padded(size: int) -> Any:
+        fields = {**GOOD, "command_id": "c", "name": ""}
+        room = size - len(json.dumps(fields))
+        return one(command_id="c", name="x" * room).problems  # type: ignore[union-attr]
+
+    assert [problem.field for problem in padded(COMMAND_BYTES_MAX)] == ["name"]
+    assert [problem.message for problem in padded(COMMAND_BYTES_MAX + 1)] == [
+        f"a command has at most {COMMAND_BYTES_MAX} bytes"
+    ]
+
+
+# --- lists ------------------------------------------------------------------------------------
+
+
+def listed(*parts: Any, message_id: str = "m") -> list[Command | Letter]:
+    return read_commands(APPLY, message_id, {"commands": list(parts)})
+
+
+def test_a_list_may_mix_commands_and_keeps_their_order() -> None:
+    about = {"account_id": ACCOUNT, "card_id": "card-01"}
+    read = listed(
+        {"command": "cards.batch_create", "command_id": "a", "account_id": ACCOUNT, "cards": [{}]},
+        {"command": "cards.expire", "command_id": "b", **about},
+        {"command": "cards.activate", "command_id": "c", **GOOD},
+        {
+            "command": "cards.batch_create",
+            "command_id": "d",
+            "account_id": "P00000001",
+            "cards": [{"card_id": "card-01"}],
+        },
+    )
+    assert [type(part) for part in read] == [InvalidCommand, ExpireCard, ActivateCard, CreateBatch]
+    assert [part.command_id for part in read if not isinstance(part, Letter)] == list("abcd")
+
+
+def test_a_command_in_a_list_brings_its_own_key() -> None:
+    (command,) = listed({"command": "cards.activate", **GOOD}, message_id="x" * 64)
+    assert isinstance(command, InvalidCommand)
+    assert [problem.field for problem in command.problems] == ["command_id"]
+    # An id to answer under: the message's and the place, within the 64 characters of an id.
+    assert command.command_id == "x" * 60 + ":0"
+
+
+UNKNOWN: list[Any] = [5, [], {}, "cards.explode", APPLY]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *(None, 5, "x", [], {}, {"command": "cards.activate"}, {"command": None, **GOOD}),
+        *({"command": command, **GOOD} for command in UNKNOWN),
+    ],
+    ids=repr,
+)
+def test_a_part_nobody_can_be_answered_for_is_a_letter(part: Any) -> None:
+    neighbour = {"command": "cards.activate", "command_id": "c", **GOOD}
+    first, letter, last = listed(neighbour, part, neighbour)
+    assert isinstance(letter, Letter)
+    assert (letter.place, letter.part) == (1, part)
+    assert first == last
+    assert isinstance(first, ActivateCard)
+
+
+def test_a_list_of_a_thousand_is_read_and_one_more_is_not() -> None:
+    part = {"command": "cards.activate", "command_id": "c", **GOOD}
+    assert len(listed(*[part] * 1000)) == 1000
+    with pytest.raises(Unreadable, match=r"^commands\.apply takes 1 to 1000 commands$"):
+        listed(*[part] * 1001)
+
+
+@pytest.mark.parametrize("task", [*COMMANDS])
+def test_without_an_account_even_a_wrong_command_is_unreadable(task: str) -> None:
+    with pytest.raises(Unreadable, match=r"^no account_id to answer to$"):
+        read_commands(task, "m", {"unknown": UUID(int=1)})

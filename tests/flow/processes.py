@@ -1,0 +1,145 @@
+"""The parts of the system as processes of their own: started, watched, stopped, killed.
+
+Each leads a session of its own, so that all of it can be killed at once; has nothing in its
+environment but what it is given; and writes to a log whose end a failing test shows.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import monotonic, sleep
+
+from card_worker.cli.embedded import tied
+
+WAIT_S = 60.0
+"""How long a test waits for what has to come. Nothing takes as long; a machine may be busy."""
+LOOK_S = 0.02
+TAIL_LINES = 40
+
+CELERY = ("-m", "celery", "-A", "card_worker")
+# There is no other worker to ask what it knows, so it doesn't spend a second on asking.
+ALONE = ("--without-mingle", "--without-gossip")
+PARTS = {
+    "worker": (*CELERY, "worker", "--loglevel=INFO", *ALONE),
+    "relay": ("-m", "card_worker.cli", "relay"),
+    "beat": ("-m", "card_worker.cli", "beat"),
+}
+"""The parts by name; arguments of this Python."""
+
+
+def until(is_so: Callable[[], object], what: str, *, within_s: float = WAIT_S) -> None:
+    """Return when `is_so`; fail, saying what did not come, when it isn't in time."""
+    deadline = monotonic() + within_s
+    while not is_so():
+        assert monotonic() < deadline, f"{what} did not come within {within_s:g} s"
+        sleep(LOOK_S)
+
+
+class Part:
+    """One process, and what it has written."""
+
+    def __init__(
+        self, log: Path, command: tuple[str, ...], environment: dict[str, str], cwd: Path
+    ) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            # On Linux it also ends when the tests are killed.
+            self._process = subprocess.Popen(
+                tied([sys.executable, *command]),
+                env=environment,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    @property
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def said(self) -> str:
+        """All that it has written."""
+        return self.log.read_text(errors="replace")
+
+    @property
+    def tail(self) -> str:
+        return "\n".join(self.said.splitlines()[-TAIL_LINES:])
+
+    def says(self, words: str) -> None:
+        """Return when `words` stand in its log."""
+        until(lambda: words in self.said or not self.runs, f"{words!r} in {self.log.name}")
+        assert words in self.said, f"it ended:\n{self.tail}"
+
+    def stop(self) -> int:
+        """End it in order; return what it ended with."""
+        self._process.terminate()
+        return self.ended()
+
+    def ended(self) -> int:
+        """Return what it ended with by itself."""
+        return self._process.wait(WAIT_S)
+
+    def kill9(self) -> None:
+        """End it and all it has started, as a crash of the machine would."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+class Parts:
+    """Parts that share a folder and settings."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.folder = folder
+        self.settings = {f"CARD_WORKER_{name}": value for name, value in settings.items()}
+        self.all: list[Part] = []
+
+    def start(self, part: str, *options: str, **settings: str) -> Part:
+        """Start a part by its name; `settings` are for it alone."""
+        return self.run(*PARTS[part], *options, name=part, **settings)
+
+    def run(self, *arguments: str, name: str = "run", **settings: str) -> Part:
+        """Start this Python with `arguments`."""
+        own = {f"CARD_WORKER_{setting}": value for setting, value in settings.items()}
+        # Celery looks for a celeryconfig.py where it is started: in this folder there is none.
+        cwd = self.folder / "cwd"
+        cwd.mkdir(exist_ok=True)
+        log = self.folder / f"{len(self.all)}-{name}.log"
+        started = Part(log, arguments, self.environment() | own, cwd)
+        self.all.append(started)
+        return started
+
+    def environment(self) -> dict[str, str]:
+        """Return all that a part finds in its environment."""
+        return {"PATH": os.defpath, "HOME": str(self.folder), **self.settings}
+
+    def tails(self) -> Iterator[tuple[str, str]]:
+        """Yield what each has written last, with the name of its log."""
+        for part in self.all:
+            yield part.log.name, part.tail
+
+    def end(self) -> None:
+        """Leave nothing running."""
+        for part in self.all:
+            part.kill9()
+
+
+@contextmanager
+def parts(folder: Path, **settings: str) -> Iterator[Parts]:
+    """Give parts that can be started in `folder`; leave none running."""
+    folder.mkdir(exist_ok=True)
+    all_parts = Parts(folder, **settings)
+    try:
+        yield all_parts
+    finally:
+        all_parts.end()

@@ -1,0 +1,222 @@
+"""A whole system for a test: broker, database and the parts it starts, with words to ask it by."""
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from kombu.connection import Connection
+from redis import Redis
+from sqlalchemy import func, select, text
+from typer.testing import CliRunner, Result
+
+from card_worker.cli import app
+from card_worker.client import Client
+from card_worker.storage import dead_letters
+from card_worker.storage.dead_letters import DeadLetter
+from card_worker.storage.engine import open_engine, reading
+from card_worker.storage.tables import cards, keys, outbox, transactions
+from tests.flow.processes import Part, Parts, parts, until
+
+ACCOUNT = "T00000001"
+STREAM = "card-events"
+QUEUES = ("cards", "cards.bulk", "cards.system")
+# What kombu keeps of messages that a worker has taken and not acknowledged.
+UNACKED = "unacked"
+
+Event = dict[str, Any]
+
+
+class System:
+    """Where everything is, what has been started, and what came of it."""
+
+    def __init__(self, all_parts: Parts, *, database_url: str, broker_url: str) -> None:
+        self.parts = all_parts
+        self.database_url = database_url
+        self.broker_url = broker_url
+        self.engine = open_engine(database_url)
+        self.redis: Redis = Redis.from_url(broker_url, decode_responses=True)
+        self.client = Client(broker_url)
+        self._last = "0-0"
+        self._found: dict[str, Event] = {}
+
+    def start(self, part: str, *options: str, **settings: str) -> Part:
+        return self.parts.start(part, *options, **settings)
+
+    # --- in -----------------------------------------------------------------------------------
+
+    def send(self, task: str, command_id: str, **fields: Any) -> None:
+        """Publish a command of ACCOUNT as any Celery client does."""
+        fields = {"account_id": ACCOUNT, "command_id": command_id, **fields}
+        self.client.publish(task, fields, message_id=command_id)
+
+    def create(self, *card_ids: str, **fields: Any) -> None:
+        """Ask for a card of 5.00 NOK each; the card's id is the command's too."""
+        for card_id in card_ids:
+            self.send("cards.create", card_id, **card(card_id, **fields))
+
+    def push(self, message: bytes | str | Mapping[str, Any], queue: str = "cards") -> None:
+        """Put something onto a queue's list with nothing between."""
+        raw = message if isinstance(message, bytes | str) else json.dumps(message)
+        self.redis.lpush(queue, raw)
+
+    # --- out ----------------------------------------------------------------------------------
+
+    def stream(self) -> list[dict[str, str]]:
+        """Return all entries of the stream, as any Redis client reads them."""
+        entries: Any = self.redis.xrange(STREAM)
+        return [fields for _, fields in entries]
+
+    def events(self) -> list[Event]:
+        return [json.loads(entry["event"]) for entry in self.stream()]
+
+    def events_of(self, type: str) -> list[Event]:
+        return [event for event in self.events() if event["type"] == type]
+
+    def publishes(self, events: int) -> None:
+        """Return when at least so many events are on the stream."""
+        until(lambda: self.redis.xlen(STREAM) >= events, f"{events} events")
+
+    def answers(self, *command_ids: str) -> dict[str, Event]:
+        """Return the answers on the stream by command_id, once all of these are there."""
+        wanted = set(command_ids)
+        until(lambda: wanted <= self._answered().keys(), "the answers")
+        return {command_id: self._found[command_id] for command_id in command_ids}
+
+    def _answered(self) -> dict[str, Event]:
+        """Return all answers so far; of those that are there more than once, the first."""
+        entries: Any = self.redis.xrange(STREAM, min=f"({self._last}")
+        for entry_id, fields in entries:
+            self._last = entry_id
+            event = json.loads(fields["event"])
+            self._found.setdefault(event["correlationid"], event)
+        return self._found
+
+    def types(self, *command_ids: str) -> list[str]:
+        """Return what the answers to these commands are, with the reason of a refusal."""
+        return [
+            event["data"].get("reason", event["type"])
+            for event in self.answers(*command_ids).values()
+        ]
+
+    def catches_up(self, queue: str = "cards") -> None:
+        """Return when the only worker has handled all that lay on the queue before this call."""
+        fence = f"fence-{uuid4().hex}"
+        # Of another account, so that it counts nowhere.
+        self.push(
+            envelope("cards.expire", fence, {"account_id": "T99999999", "card_id": "-"}), queue
+        )
+        self.answers(fence)
+
+    # --- in the database ----------------------------------------------------------------------
+
+    def letters(self, *, settled: bool = False) -> list[DeadLetter]:
+        """Return the dead letters that wait for an operator, or the settled ones."""
+        with reading(self.engine) as connection:
+            return dead_letters.listed(connection, settled=settled, letters_max=1000)
+
+    def letter(self, message_id: str) -> DeadLetter:
+        """Return the only letter of a message, once it is there."""
+
+        def found() -> list[DeadLetter]:
+            return [letter for letter in self.letters() if letter.message_id == message_id]
+
+        until(found, f"the dead letter of {message_id}")
+        (letter,) = found()
+        return letter
+
+    def rows(self, account_id: str = ACCOUNT) -> dict[str, int]:
+        """Return how many rows the account has."""
+        with reading(self.engine) as connection:
+            return {
+                table.name: connection.execute(
+                    select(func.count()).where(table.c.account_id == account_id)
+                ).scalar_one()
+                for table in (cards, transactions, keys, outbox)
+            }
+
+    def waiting(self) -> int:
+        """Return how many messages lie on the queues or with a worker."""
+        lying = sum(int(str(self.redis.llen(queue))) for queue in QUEUES)
+        return lying + int(str(self.redis.hlen(UNACKED)))
+
+    def give_back(self) -> int:
+        """Return what dead workers held, as the living do in time; say how much it was."""
+        tags: Any = self.redis.hkeys(UNACKED)
+        with Connection(self.broker_url) as connection:
+            for tag in tags:
+                connection.default_channel.qos.restore_by_tag(tag)
+        return len(tags)
+
+    def sql(self, statement: str, **parameters: Any) -> None:
+        """Change the database behind the system's back."""
+        with self.engine.begin() as connection:
+            connection.execute(text(statement), parameters)
+
+    # --- the operator -------------------------------------------------------------------------
+
+    def cli(self, *arguments: str, **settings: str) -> Result:
+        """Run `card-worker` in this process with the system's settings."""
+        own = {f"CARD_WORKER_{name}": value for name, value in settings.items()}
+        return CliRunner().invoke(app, arguments, env={**self.parts.settings, **own})
+
+    def cli_json(self, *arguments: str) -> list[Any]:
+        """Return what `card-worker … --json` prints, line by line."""
+        done = self.cli(*arguments, "--json")
+        assert done.exit_code == 0, done.output
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def close(self) -> None:
+        self.client.close()
+        self.redis.close()
+        self.engine.dispose()
+
+
+def card(card_id: str, **fields: Any) -> dict[str, Any]:
+    """Return what asks for a card of 5.00 NOK; a field set to None is left out."""
+    asked = {"account_id": ACCOUNT, "card_id": card_id, "amount": 500, "currency": "NOK"}
+    return {name: value for name, value in (asked | fields).items() if value is not None}
+
+
+def envelope(
+    task: str,
+    message_id: str,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    body: bytes | None = None,
+    headers: Mapping[str, Any] | None = None,
+    queue: str = "cards",
+    redelivered: bool = False,
+    **more: Any,
+) -> dict[str, Any]:
+    """Return a message as it lies on a Redis list, written by hand."""
+    raw = body if body is not None else json.dumps([[], kwargs or {}, {}]).encode()
+    return {
+        "body": base64.b64encode(raw).decode(),
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": {"task": task, "id": message_id, **(headers or {})},
+        "properties": {
+            "body_encoding": "base64",
+            "delivery_mode": 2,
+            "delivery_tag": uuid4().hex,
+            "delivery_info": {"exchange": "", "routing_key": queue, "redelivered": redelivered},
+            "priority": 0,
+        },
+        **more,
+    }
+
+
+@contextmanager
+def system(folder: Path, *, database_url: str, broker_url: str) -> Iterator[System]:
+    """Give a system on this database and broker, of which no part runs yet."""
+    addresses = {"DATABASE_URL": database_url, "BROKER_URL": broker_url}
+    with parts(folder / "parts", **addresses) as all_parts:
+        made = System(all_parts, database_url=database_url, broker_url=broker_url)
+        try:
+            yield made
+        finally:
+            made.close()

@@ -1,0 +1,163 @@
+"""The command line on a running system: what it prints, and how it ends."""
+
+import json
+
+import pytest
+
+from tests.flow.processes import PARTS
+from tests.flow.system import ACCOUNT, System
+
+FIELDS = (f"account_id={ACCOUNT}", "amount=500", "currency=NOK")
+
+
+@pytest.fixture(scope="module")
+def running(shared: System) -> System:
+    shared.start("worker")
+    shared.start("relay")
+    shared.create("card-1")
+    shared.answers("card-1")
+    return shared
+
+
+def test_card_show_shows_the_card(running: System) -> None:
+    (card,) = running.cli_json("card", "show", "card-1", "--account", ACCOUNT)
+    assert (card["card_id"], card["amount_available"], card["status"]) == ("card-1", 500, "unused")
+    assert "5.00 NOK" in running.cli("card", "show", "card-1", "-a", ACCOUNT).output
+
+
+def test_card_history_shows_what_moved_money(running: System) -> None:
+    (row,) = running.cli_json("card", "history", "card-1", "--account", ACCOUNT)
+    assert (row["type"], row["amount"], row["balance_after"]) == ("fund", 500, 500)
+    assert "issuer → card" in running.cli("card", "history", "card-1", "-a", ACCOUNT).output
+
+
+@pytest.mark.parametrize("look", ["show", "history"])
+def test_a_card_that_is_not_there_is_refused(look: str, running: System) -> None:
+    done = running.cli("card", look, "card-1", "--account", "T00000002")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "there is no card card-1 in T00000002" in done.stderr
+
+
+def test_events_tail_prints_the_events(running: System) -> None:
+    first, *_ = running.cli_json("events", "tail", "--from-start", "--count", "1")
+    assert first == running.events()[0]
+    done = running.cli("events", "tail", "--from-start", "--count", "1")
+    assert "card.created" in done.output
+    assert done.exit_code == 0
+
+
+def test_send_and_wait_shows_the_answer(running: System) -> None:
+    done = running.cli("send", "cards.create", *FIELDS, "card_id=sent", "--wait", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["type"] == "card.created"
+    table = running.cli("send", "cards.create", *FIELDS, "card_id=sent-2", "--wait")
+    assert (table.exit_code, "card.created" in table.output) == (0, True)
+
+
+def test_send_and_wait_ends_with_1_for_a_refusal(running: System) -> None:
+    done = running.cli("send", "cards.create", *FIELDS, "card_id=card-1", "--wait", "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["data"]["reason"] == "card_exists"
+
+
+def test_send_and_wait_ends_with_1_when_no_answer_comes(running: System) -> None:
+    command = "command_id=card-1"  # handled before, with other content elsewhere
+    again = (f"account_id={ACCOUNT}", "card_id=card-1", "amount=500", "currency=NOK", command)
+    done = running.cli("send", "cards.create", *again, "--wait", "--timeout", "1")
+    assert done.exit_code == 1
+    assert "did not come within 1 s" in done.stderr
+
+
+def test_send_without_waiting_says_what_it_sent(running: System) -> None:
+    done = running.cli("send", "cards.create", *FIELDS, "card_id=later", "--json")
+    assert done.exit_code == 0
+    (command_id,) = json.loads(done.stdout)["command_ids"]
+    assert running.types(command_id) == ["card.created"]
+
+
+def test_send_takes_a_list(running: System) -> None:
+    listed = [
+        {
+            "command": "cards.create",
+            "command_id": f"l-{n}",
+            "account_id": ACCOUNT,
+            "card_id": f"l-{n}",
+            "amount": 1,
+            "currency": "NOK",
+        }
+        for n in range(2)
+    ]
+    done = running.cli(
+        "send", "commands.apply", f"commands={json.dumps(listed)}", "--wait", "--json"
+    )
+    assert done.exit_code == 0, done.output
+    assert [json.loads(line)["subject"] for line in done.stdout.splitlines()] == ["l-0", "l-1"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("send", "cards.explode", f"account_id={ACCOUNT}"),
+        ("send", "cards.create", "card_id=x"),
+        ("send", "cards.create", "card_id"),
+        ("send",),
+        ("card", "show"),
+        ("card", "show", "card-1"),
+        ("explode",),
+        ("events", "tail", "--count", "0"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_2(wrong: tuple[str, ...], running: System) -> None:
+    assert running.cli(*wrong).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *((part,) for part in PARTS),
+        ("demo",),
+        ("dev",),
+        ("migrate",),
+        ("send",),
+        ("reconcile",),
+        ("card", "show"),
+        ("card", "history"),
+        ("events", "tail"),
+        *(("dead-letters", how) for how in ("list", "show", "requeue", "drop")),
+    ],
+    ids=" ".join,
+)
+def test_every_command_has_help(command: tuple[str, ...], running: System) -> None:
+    done = running.cli(*command, "--help")
+    assert done.exit_code == 0
+    assert "Usage: card-worker" in done.output.replace("\x1b[1m", "") or "Usage" in done.output
+
+
+def test_migrating_what_is_migrated_is_harmless(running: System) -> None:
+    assert running.cli("migrate").exit_code == 0
+    assert running.types("card-1") == ["card.created"]
+
+
+def test_reconcile_proves_the_books_and_names_a_card_that_is_off(running: System) -> None:
+    running.create("corrupt")
+    running.answers("corrupt")
+    assert running.cli("reconcile").exit_code == 0
+    (proof,) = running.cli_json("reconcile")
+    assert proof["differences"] == []
+    # Consistent in itself, so that no constraint stands in the way.
+    change = "UPDATE cards SET amount_funds = {0}, amount_balance = {0} WHERE card_id = 'corrupt'"
+    running.sql(change.format(501))
+    try:
+        done = running.cli("reconcile", "--json")
+        assert done.exit_code == 1
+        found = json.loads(done.stdout)["differences"]
+        assert {(one["subject"], one["what"], one["stands"], one["proven"]) for one in found} == {
+            ("corrupt", "amount_balance", "501", "500"),
+            ("corrupt", "amount_funds", "501", "500"),
+        }
+        shown = running.cli("reconcile")
+        assert (shown.exit_code, "corrupt" in shown.output) == (1, True)
+    finally:
+        running.sql(change.format(500))
+    assert running.cli("reconcile").exit_code == 0

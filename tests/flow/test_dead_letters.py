@@ -1,0 +1,112 @@
+"""What an operator does with dead letters, by the command line."""
+
+import json
+
+import pytest
+
+from tests.flow import defects
+from tests.flow.system import ACCOUNT, System, card, envelope
+
+
+@pytest.fixture(scope="module")
+def running(shared: System) -> System:
+    shared.start("worker")
+    shared.start("relay")
+    return shared
+
+
+def _id(running: System, message_id: str) -> str:
+    return str(running.letter(message_id).id)
+
+
+def test_a_letter_is_listed_without_its_body_and_shown_with_it(running: System) -> None:
+    message = envelope("cards.create", "look", card("look", account_id=None, name="Kari"))
+    running.push(message)
+    letter = running.letter("look")
+    (listed,) = [one for one in running.cli_json("dead-letters", "list") if one["id"] == letter.id]
+    assert listed["reason"] == "no account_id to answer to"
+    assert "body" not in listed
+    assert "Kari" not in running.cli("dead-letters", "list").output
+    (shown,) = running.cli_json("dead-letters", "show", str(letter.id))
+    assert json.loads(shown["body"])[1]["name"] == "Kari"
+    assert "Kari" in running.cli("dead-letters", "show", str(letter.id)).output
+
+
+def test_what_is_still_unreadable_when_requeued_is_the_same_letter_again(running: System) -> None:
+    running.push(envelope("cards.explode", "again"))
+    letter = running.letter("again")
+    for _ in range(2):
+        assert running.cli("dead-letters", "requeue", str(letter.id)).exit_code == 0
+        assert running.letter("again").id == letter.id
+    assert running.letter("again").body == letter.body
+
+
+def test_what_is_requeued_after_its_defect_is_gone_is_answered(running: System) -> None:
+    defects.plant(running.engine)
+    running.create("defect-mended")
+    letter = _id(running, "defect-mended")
+    defects.remove(running.engine)
+    assert running.cli("dead-letters", "requeue", letter).exit_code == 0
+    assert running.types("defect-mended") == ["card.created"]
+    settled = {one.message_id: one for one in running.letters(settled=True)}
+    assert settled["defect-mended"].settled_as == "requeued"
+
+
+def test_a_requeued_part_of_a_list_is_done_alone(running: System) -> None:
+    def part(name: str) -> dict[str, object]:
+        return {"command": "cards.create", "command_id": name, **card(name)}
+
+    defects.plant(running.engine)
+    listed = {"commands": [part("list-1"), part("defect-listed"), part("list-2")]}
+    running.push(envelope("commands.apply", "defect-list", listed))
+    letter = _id(running, "defect-list")
+    assert running.rows()["cards"] == len(running.events_of("card.created"))
+    defects.remove(running.engine)
+    assert running.cli("dead-letters", "requeue", letter).exit_code == 0
+    assert set(running.types("list-1", "defect-listed", "list-2")) == {"card.created"}
+
+
+def test_what_is_requeued_though_it_was_done_is_not_done_again(running: System) -> None:
+    running.create("done")
+    running.answers("done")
+    part = {"command": "cards.create", "command_id": "done", **card("done")}
+    running.push(envelope("commands.apply", "half", {"commands": ["?", part]}))
+    letter = _id(running, "half:0")
+    before = running.rows()
+    assert running.cli("dead-letters", "requeue", letter).exit_code == 0
+    running.catches_up("cards.bulk")
+    running.catches_up()
+    assert running.rows() == before
+
+
+def test_a_letter_is_settled_once(running: System) -> None:
+    running.push(envelope("cards.explode", "settled"))
+    letter = _id(running, "settled")
+    assert running.cli("dead-letters", "drop", letter).exit_code == 0
+    for how in ("drop", "requeue"):
+        again = running.cli("dead-letters", how, letter)
+        assert again.exit_code == 1
+        assert f"no dead letter {letter} is waiting" in again.stderr
+    listed = {one["id"]: one for one in running.cli_json("dead-letters", "list", "--settled")}
+    assert listed[int(letter)]["settled_as"] == "dropped"
+    assert int(letter) not in [one["id"] for one in running.cli_json("dead-letters", "list")]
+    assert running.cli("dead-letters", "show", letter).exit_code == 0
+
+
+def test_a_letter_that_is_not_there_is_refused(running: System) -> None:
+    for how in ("show", "drop", "requeue"):
+        assert running.cli("dead-letters", how, "987654").exit_code == 1
+        assert running.cli("dead-letters", how, "x").exit_code == 2
+
+
+def test_what_comes_again_after_it_was_dropped_waits_again(running: System) -> None:
+    message = envelope("cards.explode", "dropped")
+    running.push(message)
+    letter = _id(running, "dropped")
+    assert running.cli("dead-letters", "drop", letter).exit_code == 0
+    running.push(message)
+    assert _id(running, "dropped") == letter
+
+
+def test_nothing_but_its_answer_comes_of_a_letter(running: System) -> None:
+    assert {event["data"]["account_id"] for event in running.events()} <= {ACCOUNT, "T99999999"}

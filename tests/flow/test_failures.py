@@ -1,0 +1,204 @@
+"""What fails on the way: servers that go and come back, locks, defects, workers that stop."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from card_worker.cli.embedded import NoServer, Valkey
+from card_worker.storage.engine import open_engine
+from card_worker.storage.migrations import upgrade
+from tests import servers
+from tests.flow import defects
+from tests.flow.processes import until
+from tests.flow.system import STREAM, UNACKED, System, envelope, system
+
+# The database hasn't missed a dead worker's session yet, which holds locks.
+END_HUNG = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event = 'PgSleep'
+"""
+BUSY = [f"busy-{number}" for number in range(200)]
+
+
+@pytest.fixture
+def running(own: System) -> System:
+    own.start("worker")
+    own.start("relay")
+    return own
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[servers.Postgres]:
+    """A PostgreSQL of the test's own, to be stopped and crashed."""
+    try:
+        with servers.postgres() as server:
+            upgrade(server.url)
+            yield server
+    except NoServer as error:
+        servers.missing(error, "PATH")
+
+
+def assert_done_once(done: System, card_ids: list[str]) -> None:
+    """Each card was made once, is told once, and an event that is there twice is the same."""
+    assert set(done.types(*card_ids)) == {"card.created"}
+    rows = done.rows()
+    assert (rows["cards"], rows["transactions"], rows["outbox"]) == (len(card_ids),) * 3
+    by_id = {entry["id"]: entry for entry in done.stream()}
+    assert len([one for one in by_id.values() if one["subject"] in set(card_ids)]) == len(card_ids)
+    assert all(entry == by_id[entry["id"]] for entry in done.stream())
+    assert done.cli("reconcile").exit_code == 0
+
+
+def test_sessions_that_the_database_ends_cost_nothing(running: System) -> None:
+    running.create(*BUSY)
+    kill = text(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND application_name = 'card_worker'"
+    )
+    watcher = open_engine(running.database_url)
+    ended = 0
+    with watcher.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while running.waiting():
+            ended += int(connection.execute(kill).scalar_one())
+            # So that each time something is done in between.
+            running.publishes(int(str(running.redis.xlen(STREAM))) + bool(running.waiting()))
+    watcher.dispose()
+    assert ended > 10
+    assert_done_once(running, BUSY)
+    assert all(part.runs for part in running.parts.all)
+
+
+def test_a_database_that_crashes_and_recovers_costs_nothing(
+    tmp_path: Path, own_postgres: servers.Postgres, own_broker: Valkey
+) -> None:
+    with system(tmp_path, database_url=own_postgres.url, broker_url=own_broker.url) as running:
+        worker, relay = running.start("worker"), running.start("relay")
+        running.create(*BUSY)
+        running.answers(BUSY[0])
+        own_postgres.crash()
+        worker.says("database waits")
+        relay.says("relay waits")
+        own_postgres.start()
+        assert_done_once(running, BUSY)
+        assert (worker.stop(), relay.stop()) == (0, 0)
+
+
+def test_a_message_goes_back_when_the_worker_stops_while_the_database_is_away(
+    tmp_path: Path, own_postgres: servers.Postgres, own_broker: Valkey
+) -> None:
+    with system(tmp_path, database_url=own_postgres.url, broker_url=own_broker.url) as running:
+        worker = running.start("worker")
+        worker.says("ready.")
+        own_postgres.stop()
+        running.create("waits", "waits too")
+        running.push(envelope("cards.explode", "unreadable"))
+        worker.says("database waits")
+        assert worker.stop() == 0
+        assert (running.redis.llen("cards"), running.redis.hlen(UNACKED)) == (3, 0)
+        # One that is started while the database is away waits for it.
+        second = running.start("worker")
+        relay = running.start("relay")
+        second.says("database waits")
+        own_postgres.start()
+        assert running.types("waits", "waits too") == ["card.created", "card.created"]
+        assert running.letter("unreadable").reason == "unknown task 'cards.explode'"
+        assert (second.stop(), relay.stop()) == (0, 0)
+
+
+def test_a_command_waits_for_a_lock_however_long_it_is_held(running: System) -> None:
+    running.create("locked")
+    running.answers("locked")
+    held = text("SELECT * FROM cards WHERE card_id = 'locked' FOR UPDATE")
+    with running.engine.begin() as connection:
+        connection.execute(held)
+        running.send("cards.activate", "waits", card_id="locked", amount=1, currency="NOK")
+        running.parts.all[0].says("database waits")
+        assert running.rows()["outbox"] == 1
+    assert running.types("waits") == ["card_already_active"]
+    assert running.letters() == []
+
+
+def test_what_redis_has_when_it_is_killed_is_answered(running: System, own_broker: Valkey) -> None:
+    worker, relay = running.parts.all
+    running.create(*BUSY)
+    running.answers(BUSY[0])
+    own_broker.kill()
+    worker.says("Trying again in")
+    own_broker.start()
+    # What the worker had taken before lies aside until it counts as lost.
+    running.catches_up()
+    running.give_back()
+    until(lambda: running.waiting() == 0, "the end of the queue")
+    # What the transport itself held between its two steps is the only thing that may be gone.
+    assert running.rows()["cards"] >= len(BUSY) - 1
+    running.create(*BUSY)
+    assert_done_once(running, BUSY)
+    assert (worker.runs, relay.runs) == (True, True)
+
+
+def test_a_defect_is_started_five_times_and_then_kept_with_its_traceback(
+    running: System,
+) -> None:
+    defects.plant(running.engine)
+    running.create("before", "defect", "after")
+    letter = running.letter("defect")
+    assert letter.reason.startswith("defect: ")
+    assert letter.detail is not None
+    assert "Traceback" in letter.detail
+    assert "planted" in letter.detail
+    assert defects.starts(running.engine) == 5
+    assert running.types("before", "after") == ["card.created", "card.created"]
+    assert running.parts.all[0].runs
+    with running.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM starts")).scalar_one() == 0
+
+
+def test_starts_that_killed_the_worker_count(own: System) -> None:
+    defects.plant(own.engine)
+    own.start("relay")
+    own.create("defect-hangs")
+    for killed in (1, 2):
+        worker = own.start("worker")
+        defects.await_starts(own.engine, killed)
+        worker.kill9()
+        own.sql(END_HUNG)
+        assert own.give_back() == 1
+    # From now on it fails instead of hanging: three starts are left.
+    defects.hang_no_longer(own.engine)
+    own.start("worker")
+    assert own.letter("defect-hangs").reason.startswith("defect: ")
+    assert defects.starts(own.engine) == 5
+
+
+def test_a_message_that_has_had_its_starts_is_not_started_again(running: System) -> None:
+    defects.plant(running.engine)
+    running.sql("INSERT INTO starts VALUES ('spent', 4, now())")
+    asked = {"account_id": "T00000001", "card_id": "defect", "amount": 1, "currency": "NOK"}
+    running.push(envelope("cards.create", "spent", asked, redelivered=True))
+    assert running.letter("spent").reason == "started 5 times, never to an end"
+    assert defects.starts(running.engine) == 0
+
+
+def test_a_message_delivered_again_and_done_is_not_counted_any_more(running: System) -> None:
+    asked = {"account_id": "T00000001", "card_id": "fine", "amount": 1, "currency": "NOK"}
+    for _ in range(7):
+        running.push(envelope("cards.create", "fine", asked, redelivered=True))
+    running.catches_up()
+    assert running.types("fine") == ["card.created"]
+    assert running.letters() == []
+
+
+def test_a_worker_that_is_stopped_under_load_loses_nothing(own: System) -> None:
+    own.start("relay")
+    own.create(*BUSY)
+    for answered in (1, 70):
+        worker = own.start("worker")
+        own.publishes(answered)
+        assert worker.stop() == 0
+        assert own.redis.hlen(UNACKED) == 0
+        assert own.rows()["outbox"] + int(str(own.redis.llen("cards"))) == len(BUSY)
+    own.start("worker")
+    assert_done_once(own, BUSY)

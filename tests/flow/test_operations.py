@@ -1,0 +1,153 @@
+"""Running it: what may look at a worker, what may not steer it, and what a start needs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from tests import servers
+from tests.flow.processes import CELERY, Part, Parts, parts
+from tests.flow.system import System
+
+STARTS = {
+    "worker": ("-m", "card_worker.cli", "worker"),
+    "relay": ("-m", "card_worker.cli", "relay"),
+    "beat": ("-m", "card_worker.cli", "beat"),
+    "migrate": ("-m", "card_worker.cli", "migrate"),
+    "celery worker": (*CELERY, "worker"),
+    "celery beat": (*CELERY, "beat"),
+}
+NAME = "tested@here"
+# With a name, who asks stops waiting when that one has answered.
+TO_IT = (f"--destination={NAME}", "--timeout=60")
+DATABASE = {"DATABASE_URL": "postgresql://nobody:secret@127.0.0.1:1/none"}
+BROKER = {"BROKER_URL": "redis://:secret@127.0.0.1:1/0"}
+
+
+WRONG: list[tuple[str, dict[str, str], str]] = [
+    ("worker", DATABASE, "BROKER_URL: missing"),
+    ("worker", BROKER, "DATABASE_URL: missing"),
+    (
+        "worker",
+        {**BROKER, "DATABASE_URL": "mysql://u:secret@h/d"},
+        "DATABASE_URL: mysql is not",
+    ),
+    ("celery worker", DATABASE, "BROKER_URL: missing"),
+    ("celery worker", BROKER, "DATABASE_URL: missing"),
+    ("celery worker", {**DATABASE, "BROKER_URL": "amqp://secret"}, "BROKER_URL: use redis://"),
+    ("relay", DATABASE, "BROKER_URL: missing"),
+    ("relay", BROKER, "DATABASE_URL: missing"),
+    ("relay", {**BROKER, **DATABASE, "LOG_FORMAT": "secret"}, "LOG_FORMAT: "),
+    ("migrate", {}, "DATABASE_URL: missing"),
+    ("migrate", {"DATABASE_URL": "secret"}, "DATABASE_URL: not a database URL"),
+    ("beat", {}, "BROKER_URL: missing"),
+    ("beat", {**BROKER, "SWEEP_INTERVAL_S": "-1"}, "SWEEP_INTERVAL_S: "),
+    ("celery beat", {}, "BROKER_URL: missing"),
+]
+"""What is started, with which settings, and what its one line says."""
+
+
+@pytest.fixture(scope="module")
+def running(shared: System) -> System:
+    # As operators start it, with all that Celery does by default.
+    shared.parts.run(*STARTS["worker"], f"--hostname={NAME}", name="worker").says("ready.")
+    shared.start("relay")
+    return shared
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Iterator[Parts]:
+    with parts(tmp_path) as all_parts:
+        yield all_parts
+
+
+def _lines(part: Part) -> list[str]:
+    """What is said about us, without Celery's warning against root."""
+    return [line for line in part.said.splitlines() if "card_worker:" in line or "card-wo" in line]
+
+
+@pytest.mark.parametrize("question", ["ping", "registered", "stats", "active_queues"])
+def test_celery_inspect_is_answered(question: str, running: System) -> None:
+    asked = running.parts.run(*CELERY, "inspect", question, *TO_IT, name=question)
+    assert asked.ended() == 0, asked.said
+    assert "1 node online" in asked.said
+    if question == "registered":
+        for task in ("cards.activate", "cards.batch_create", "commands.apply"):
+            assert task in asked.said
+
+
+@pytest.mark.parametrize(
+    ("control", "arguments"),
+    [
+        ("shutdown", {}),
+        ("pool_shrink", {"n": 1}),
+        ("pool_grow", {"n": 1}),
+        ("pool_restart", {}),
+        ("revoke", {"task_id": "revoked", "terminate": True}),
+        ("rate_limit", {"task_name": "cards.create", "rate_limit": "1/h"}),
+        ("time_limit", {"task_name": "cards.create", "hard": 0.001}),
+        ("cancel_consumer", {"queue": "cards"}),
+        ("add_consumer", {"queue": "others"}),
+    ],
+)
+def test_who_may_publish_may_not_steer_the_worker(
+    control: str, arguments: dict[str, Any], running: System, stranger: Celery
+) -> None:
+    (answer,) = stranger.control.broadcast(
+        control, arguments=arguments, reply=True, limit=1, timeout=60
+    )
+    ((_, said),) = answer.items()
+    assert said == {"error": "this worker can be inspected, not steered"}
+    running.create(f"after {control}")
+    assert running.types(f"after {control}") == ["card.created"]
+    assert running.parts.all[0].runs
+
+
+def test_a_revoked_command_is_answered(running: System) -> None:
+    running.create("revoked")
+    assert running.types("revoked") == ["card.created"]
+
+
+@pytest.mark.parametrize("start", ["worker", "celery worker"])
+def test_a_worker_on_a_database_that_is_not_migrated_says_what_to_do(
+    start: str, bare: Parts, postgres_server: servers.Server, shared_broker_url: str
+) -> None:
+    with servers.database(postgres_server) as empty:
+        worker = bare.run(*STARTS[start], DATABASE_URL=empty, BROKER_URL=shared_broker_url)
+        assert worker.ended() == 1
+        (line,) = _lines(worker)
+        assert line.endswith("run card-worker migrate")
+        assert "Traceback" not in worker.said
+        migration = bare.run(*STARTS["migrate"], DATABASE_URL=empty)
+        assert migration.ended() == 0
+        again = bare.start("worker", DATABASE_URL=empty, BROKER_URL=shared_broker_url)
+        again.says("ready.")
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Part]]:
+    """All of them, started together."""
+    with parts(tmp_path_factory.mktemp("refused")) as all_parts:
+        yield [all_parts.run(*STARTS[start], **settings) for start, settings, _ in WRONG]
+
+
+@pytest.mark.parametrize("case", range(len(WRONG)), ids=lambda case: f"{WRONG[case][0]}-{case}")
+def test_a_wrong_or_missing_setting_stops_the_start_with_one_line(
+    case: int, refused: list[Part]
+) -> None:
+    part, (_, _, named) = refused[case], WRONG[case]
+    assert part.ended() == 1, part.said
+    (line,) = [line for line in part.said.splitlines() if "CARD_WORKER_" in line]
+    assert f"CARD_WORKER_{named}" in line
+    assert "Traceback" not in part.said
+    assert "secret" not in part.said
+
+
+def test_a_setting_that_celery_would_obey_before_ours_stops_the_start(tmp_path: Path) -> None:
+    with parts(tmp_path, **BROKER, **DATABASE) as foreign:
+        foreign.settings["CELERY_BROKER_URL"] = "redis://127.0.0.1:2/0"
+        worker = foreign.run(*STARTS["worker"])
+        assert worker.ended() == 1
+        assert "CELERY_BROKER_URL is set" in worker.said

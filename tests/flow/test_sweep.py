@@ -1,0 +1,190 @@
+"""The sweep: what time has made due is written down, once, in bounded slices."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from threading import Barrier
+
+import pytest
+from sqlalchemy import Engine, func, select, update
+from sqlalchemy.exc import OperationalError
+
+from card_worker.contracts.commands import Command
+from card_worker.contracts.kinds import EventType
+from card_worker.contracts.message import Letter, read_commands
+from card_worker.domain.books import State
+from card_worker.handler import handle
+from card_worker.storage.engine import begin, open_engine
+from card_worker.storage.reconcile import differences
+from card_worker.storage.tables import cards, leases, outbox
+from card_worker.sweeps import SLICES_MAX, expire_cards
+from tests.flow.processes import until
+from tests.flow.system import ACCOUNT, System
+
+THEN = datetime(2026, 1, 1, tzinfo=UTC)
+PAST = THEN + timedelta(days=1)
+FAR = datetime(2999, 1, 1, tzinfo=UTC)
+
+
+def make(engine: Engine, *card_ids: str, expires_at: datetime | None = PAST) -> None:
+    """Make cards as long ago as THEN."""
+    commands: list[Command] = []
+    for card_id in card_ids:
+        asked = {"account_id": ACCOUNT, "card_id": card_id, "amount": 100, "currency": "NOK"}
+        if expires_at is not None:
+            asked["expires_at"] = expires_at.isoformat()
+        (command,) = read_commands("cards.create", card_id, asked)
+        assert not isinstance(command, Letter)
+        commands.append(command)
+    with begin(engine) as (connection, _):
+        handle(connection, commands, THEN)
+
+
+def names(number: int) -> list[str]:
+    return [f"card-{number}" for number in range(number)]
+
+
+def expired(engine: Engine) -> Sequence[str]:
+    with engine.connect() as connection:
+        asked = select(cards.c.card_id).where(cards.c.state == State.EXPIRED)
+        return connection.execute(asked.order_by(cards.c.card_id)).scalars().all()
+
+
+def told(engine: Engine) -> int:
+    with engine.connect() as connection:
+        asked = select(func.count()).where(outbox.c.type == EventType.CARD_EXPIRED)
+        return int(connection.execute(asked.select_from(outbox)).scalar_one())
+
+
+def nobody_sweeps(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        return connection.execute(select(leases.c.name)).first() is None
+
+
+def test_what_is_due_is_expired_and_nothing_else(engine: Engine) -> None:
+    make(engine, "due", "due too")
+    make(engine, "later", expires_at=FAR)
+    make(engine, "never", expires_at=None)
+    assert expire_cards(engine) == 2
+    assert expired(engine) == ["due", "due too"]
+    with engine.connect() as connection:
+        assert list(differences(connection)) == []
+
+
+def test_a_sweep_run_twice_adds_nothing(engine: Engine) -> None:
+    make(engine, *names(5))
+    assert [expire_cards(engine), expire_cards(engine)] == [5, 0]
+    assert told(engine) == 5
+
+
+@pytest.mark.parametrize("sweeps", [2, 4])
+def test_sweeps_at_once_expire_each_card_once(
+    sweeps: int, engine: Engine, database_url: str
+) -> None:
+    make(engine, *names(100))
+    start = Barrier(sweeps)
+
+    def sweep(_: int) -> int:
+        own = open_engine(database_url)
+        try:
+            start.wait()
+            return expire_cards(own, slice_cards=10)
+        finally:
+            own.dispose()
+
+    with ThreadPoolExecutor(sweeps) as threads:
+        swept = list(threads.map(sweep, range(sweeps)))
+    assert sum(swept) + expire_cards(engine) == 100
+    assert told(engine) == len(expired(engine)) == 100
+    assert nobody_sweeps(engine)
+
+
+def test_a_sweep_is_bounded_and_the_next_goes_on(engine: Engine) -> None:
+    make(engine, *names(SLICES_MAX + 5))
+    assert expire_cards(engine, slice_cards=1) == SLICES_MAX
+    assert nobody_sweeps(engine)
+    assert expire_cards(engine, slice_cards=1) == 5
+
+
+def test_slices_end_neatly_when_the_last_one_is_full(engine: Engine) -> None:
+    make(engine, *names(20))
+    assert expire_cards(engine, slice_cards=10) == 20
+    assert nobody_sweeps(engine)
+
+
+def test_the_longest_past_comes_first(engine: Engine) -> None:
+    make(engine, "newer", expires_at=PAST + timedelta(days=1))
+    make(engine, "older", expires_at=PAST)
+    expire_cards(engine)
+    with engine.connect() as connection:
+        order = select(outbox.c.subject).where(outbox.c.type == EventType.CARD_EXPIRED)
+        subjects = connection.execute(order.order_by(outbox.c.position)).scalars().all()
+    assert subjects == ["older", "newer"]
+
+
+def test_a_card_in_other_hands_is_left_for_the_next_sweep(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    make(engine, "free", "held")
+    with begin(engine) as (connection, _):
+        connection.execute(select(cards).where(cards.c.card_id == "held").with_for_update())
+        assert expire_cards(engine) == 1
+        assert expired(engine) == ["free"]
+    assert expire_cards(engine) == 1
+    engine.dispose()
+
+
+def test_a_sweep_that_finds_the_file_taken_is_put_off(sqlite_url: str) -> None:
+    engine = open_engine(sqlite_url)
+    make(engine, "due")
+    with begin(engine), pytest.raises(OperationalError, match="locked"):
+        expire_cards(engine)
+    assert expire_cards(engine) == 1
+    engine.dispose()
+
+
+def test_what_was_changed_meanwhile_is_not_expired(engine: Engine) -> None:
+    make(engine, "prolonged", "due")
+    with engine.begin() as connection:
+        prolonged = update(cards).where(cards.c.card_id == "prolonged")
+        connection.execute(prolonged.values(expires_at=FAR))
+    assert expire_cards(engine) == 1
+    assert expired(engine) == ["due"]
+
+
+def test_a_blocked_card_expires_too(engine: Engine) -> None:
+    make(engine, "blocked")
+    with engine.begin() as connection:
+        connection.execute(update(cards).values(blocked=True))
+    assert expire_cards(engine) == 1
+
+
+def test_a_sweep_that_died_holds_the_next_one_up_for_its_lease_only(engine: Engine) -> None:
+    make(engine, "due")
+    with begin(engine) as (connection, now):
+        lease = {"name": "sweep", "holder": "dead", "expires_at": now + timedelta(minutes=1)}
+        connection.execute(leases.insert().values(lease))
+    assert expire_cards(engine) == 0
+    with begin(engine) as (connection, now):
+        connection.execute(leases.update().values(expires_at=now))
+    assert expire_cards(engine) == 1
+
+
+def test_beat_and_a_worker_expire_a_card_when_its_time_comes(own: System) -> None:
+    beats = [own.start("beat", SWEEP_INTERVAL_S="0.5") for _ in range(2)]
+    worker, relay = own.start("worker"), own.start("relay")
+    own.create("short", "long", expires_at=FAR.isoformat())
+    assert own.types("short", "long") == ["card.created"] * 2
+    with own.engine.begin() as connection:
+        short = update(cards).where(cards.c.card_id == "short")
+        connection.execute(short.values(expires_at=datetime.now(UTC)))
+    until(lambda: own.events_of("card.expired"), "the expiry")
+    # One more round of both beats changes nothing.
+    swept = worker.said.count("cards expired")
+    until(lambda: all(beat.said.count("Sending due task") > 5 for beat in beats), "more sweeps")
+    own.catches_up("cards.system")
+    (event,) = own.events_of("card.expired")
+    assert event["subject"] == "short"
+    assert event["data"]["card"]["status"] == "expired"
+    assert event["sequence"] == "00000000000000000002"
+    assert worker.said.count("cards expired") == swept == 1
+    assert [part.stop() for part in (*beats, worker, relay)] == [0, 0, 0, 0]

@@ -1,0 +1,218 @@
+"""What can't be read is kept as it came, and nothing else suffers from it."""
+
+import base64
+import json
+import pickle
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from celery import Celery, signature
+
+from tests.flow.system import System, card, envelope
+
+OK = json.dumps([[], card("ok"), {}]).encode()
+
+
+def _body(name: str, raw: bytes) -> dict[str, Any]:
+    return envelope("cards.create", name, body=raw)
+
+
+def _headers(name: str, **headers: Any) -> dict[str, Any]:
+    return envelope("cards.create", name, body=OK, headers=headers)
+
+
+def _content(name: str, kind: str, raw: bytes, encoding: str = "binary") -> dict[str, Any]:
+    kinds = {"content-type": kind, "content-encoding": encoding}
+    return {**envelope("cards.create", name, body=raw), **kinds}
+
+
+def _protocol_1() -> dict[str, Any]:
+    raw = {"task": "cards.create", "id": "protocol 1", "args": [], "kwargs": card("old")}
+    message = envelope("", "", body=json.dumps(raw).encode())
+    return message | {"headers": {}}
+
+
+class Bomb:
+    """Whoever unpickles it raises."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("raise SystemExit('unpickled')",))
+
+
+CASES: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown task": (envelope("cards.explode", "unknown task", {}), "unknown task 'cards.explode'"),
+    "celery's task": (envelope("celery.chord", "celery's task", {}), "unknown task 'celery.chord'"),
+    "not JSON": (_body("not JSON", b"<sale/>"), "not JSON: Expecting value"),
+    "half": (_body("half", OK[:-9]), "not JSON: "),
+    "not UTF-8": (_body("not UTF-8", b'[[], {"name": "\xff"}, {}]'), "not JSON: 'utf-8' codec"),
+    "NaN": (_body("NaN", b'[[], {"amount": NaN}, {}]'), "not JSON: NaN"),
+    "infinite": (_body("infinite", b'[[], {"amount": -Infinity}, {}]'), "not JSON: -Infinity"),
+    "twice": (_body("twice", b'[[], {"amount": 1, "amount": 2}, {}]'), "not JSON: a key stands"),
+    "deep": (_body("deep", b"[" * 100_000 + b"]" * 100_000), "not JSON: nested too deep"),
+    "digits": (_body("digits", b"[" + b"9" * 5_000 + b"]"), "not JSON: a number is too long"),
+    "large": (_body("large", OK + b" " * 2**20), "1048"),
+    "scalar": (_body("scalar", b"5"), "the body is not [args, kwargs, embed]"),
+    "positional": (_body("positional", b'[["card-1"], {}, {}]'), "positional arguments"),
+    "eta": (_headers("eta", eta="2030-01-01T00:00:00+00:00"), "the header eta is not accepted"),
+    "expires": (_headers("expires", expires="2020-01-01T00:00:00"), "the header expires is not"),
+    "time limit": (_headers("time limit", timelimit=[1, None]), "the header timelimit is not"),
+    "retries": (_headers("retries", retries=3), "the header retries is not accepted"),
+    "compression": (_headers("compression", compression="zlib"), "can't be unpacked: error"),
+    "id": (_headers("id", id=5), "the header id must be text"),
+    "long id": (_headers("long id", id="x" * 65), "the header id must be text"),
+    "chain": (
+        _body("chain", json.dumps([[], {}, {"chain": [{"task": "cards.create"}]}]).encode()),
+        "an embedded chain is not accepted",
+    ),
+    "pickle": (
+        _content("pickle", "application/x-python-serialize", pickle.dumps(Bomb())),
+        "content type 'application/x-python-serialize' instead of application/json",
+    ),
+    "yaml": (_content("yaml", "application/x-yaml", b"- []\n", "utf-8"), "content type"),
+    "utf-16": (_content("utf-16", "application/json", OK, "utf-16"), "content encoding 'utf-16'"),
+    "protocol 1": (_protocol_1(), "not a task message of protocol 2"),
+    "no account": (
+        envelope("cards.create", "no account", card("no account", account_id=None)),
+        "no account_id to answer to",
+    ),
+    "apply": (envelope("commands.apply", "apply", {"commands": []}), "commands.apply takes 1 to"),
+    "no list": (envelope("commands.apply", "no list", {"commands": 5}), "commands.apply takes one"),
+}
+"""Messages by what is wrong with them, and how the reason begins."""
+
+
+@pytest.fixture(scope="module")
+def running(shared: System) -> System:
+    shared.start("worker")
+    shared.start("relay")
+    return shared
+
+
+@pytest.fixture(scope="module")
+def after_all(running: System) -> System:
+    """The system after all the cases, each twice, each with neighbours that are in order."""
+    for name, (message, _) in CASES.items():
+        running.create(f"before {name}")
+        for _again in range(2):
+            running.push(message)
+    running.create("the last one")
+    running.catches_up()
+    return running
+
+
+def _raw(message: dict[str, Any]) -> bytes:
+    return base64.b64decode(message["body"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_cannot_be_read_is_kept_as_it_came(case: str, after_all: System) -> None:
+    message, reason = CASES[case]
+    (letter,) = [
+        one
+        for one in after_all.letters()
+        if one.body == _raw(message) and one.headers in (None, message["headers"])
+    ]
+    assert letter.reason.startswith(reason)
+    assert letter.queue == "cards"
+    assert letter.content_type == message["content-type"]
+    assert timedelta() < datetime.now(UTC) - letter.received_at < timedelta(minutes=10)
+
+
+def test_neighbours_of_what_cannot_be_read_are_answered(after_all: System) -> None:
+    neighbours = [*(f"before {name}" for name in CASES), "the last one"]
+    assert set(after_all.types(*neighbours)) == {"card.created"}
+
+
+def test_what_comes_twice_is_kept_once(after_all: System) -> None:
+    assert len(after_all.letters()) == len(CASES)
+
+
+def test_nothing_of_it_was_done(after_all: System) -> None:
+    told = {event["subject"] for event in after_all.events()}
+    assert told.isdisjoint({"ok", "old", "no account"})
+
+
+def test_no_message_stopped_the_worker(after_all: System) -> None:
+    assert all(part.runs for part in after_all.parts.all)
+    assert after_all.parts.all[0].said.count("ready.") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"countdown": 3600}, "the header eta is not accepted"),
+        ({"expires": 3600}, "the header expires is not accepted"),
+        ({"time_limit": 1}, "the header timelimit is not accepted"),
+        ({"shadow": "cards.activate"}, "the header shadow is not accepted"),
+        ({"compression": "zlib"}, "the header compression is not accepted"),
+        ({"link": signature("cards.create")}, "an embedded callbacks is not accepted"),
+        ({"link_error": signature("cards.create")}, "an embedded errbacks is not accepted"),
+        ({"chain": [signature("cards.create")]}, "an embedded chain is not accepted"),
+        ({"chord": signature("cards.create")}, "an embedded chord is not accepted"),
+        ({"group_id": "group"}, "the header group is not accepted"),
+        ({"args": ["card-1"]}, "positional arguments"),
+        ({"serializer": "pickle"}, "content type 'application/x-python-serialize'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_a_celery_client_may_ask_but_not_command(
+    options: dict[str, Any], reason: str, running: System, stranger: Celery
+) -> None:
+    message_id = f"option {' '.join(options)}"
+    asked = card(message_id)
+    stranger.send_task("cards.create", kwargs=asked, queue="cards", task_id=message_id, **options)
+    assert running.letter(message_id).reason.startswith(reason)
+
+
+def test_what_celery_adds_by_itself_is_accepted(running: System, stranger: Celery) -> None:
+    for serializer in ("json", None):
+        stranger.send_task(
+            "cards.create",
+            kwargs=card(f"plain {serializer}"),
+            queue="cards",
+            task_id=f"plain {serializer}",
+            serializer=serializer,
+            priority=3,
+            reply_to="somewhere",
+            headers={"mine": "and only mine"},
+        )
+    assert set(running.types("plain json", "plain None")) == {"card.created"}
+
+
+@pytest.mark.parametrize("name", ["self", "task", "args", "kwargs", "request", "message"])
+def test_a_field_of_any_name_is_a_problem_of_its_sender_only(name: str, running: System) -> None:
+    asked = {**card("odd"), name: 1}
+    running.push(envelope("cards.create", f"field {name}", asked))
+    answer = running.answers(f"field {name}")[f"field {name}"]
+    assert answer["data"]["reason"] == "invalid"
+    assert [problem["field"] for problem in answer["data"]["problems"]] == [name]
+
+
+def test_a_part_of_a_list_that_cannot_be_read_is_a_letter_and_the_others_are_answered(
+    running: System,
+) -> None:
+    def part(command_id: str, **fields: Any) -> dict[str, Any]:
+        return {"command": "cards.create", "command_id": command_id, **card(command_id, **fields)}
+
+    unreadable = ["?", {"command": "cards.explode"}, part("nobody", account_id=None)]
+    listed = [part("first"), *unreadable, part("bad", amount="5"), part("last")]
+    for _ in range(2):
+        running.push(envelope("commands.apply", "listed", {"commands": listed}))
+    assert running.types("first", "bad", "last") == ["card.created", "invalid", "card.created"]
+    letters = [running.letter(f"listed:{place}") for place in (1, 2, 3)]
+    assert [letter.reason for letter in letters] == [
+        "not an object",
+        "unknown command 'cards.explode'",
+        "no account_id to answer to",
+    ]
+    assert [json.loads(letter.body)[1]["commands"] for letter in letters] == [
+        [part] for part in unreadable
+    ]
+
+
+def test_a_list_of_which_nothing_can_be_read_holds_nobody_up(running: System) -> None:
+    running.push(envelope("commands.apply", "hopeless", {"commands": [None, 5, []]}))
+    running.create("after hopeless")
+    assert running.types("after hopeless") == ["card.created"]
+    assert len([one for one in running.letters() if "hopeless:" in str(one.message_id)]) == 3

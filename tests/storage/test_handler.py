@@ -1,0 +1,314 @@
+"""What handle does to the database: hostile content, conflicts in a group, times at the edges."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, Engine, event, make_url, select, text
+
+from card_worker.contracts.commands import COMMANDS, Command
+from card_worker.contracts.message import Letter, read_commands
+from card_worker.domain.answers import Answer
+from card_worker.domain.books import Card
+from card_worker.handler import handle
+from card_worker.storage.books import find_card, find_transactions
+from card_worker.storage.engine import begin, reading
+from card_worker.storage.reconcile import differences
+from card_worker.storage.tables import cards, keys, metadata, outbox
+
+NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
+ACCOUNT = "T00000001"
+LOAD = {"amount": 500, "currency": "NOK"}
+
+
+def command(task: str, command_id: str, /, **fields: Any) -> Command:
+    (read,) = read_commands(task, command_id, {"account_id": ACCOUNT, **fields})
+    assert not isinstance(read, Letter)
+    return read
+
+
+def batch(*card_ids: str, command_id: str = "batch", **fields: Any) -> Command:
+    asked = [{"card_id": card_id} for card_id in card_ids]
+    return command("cards.batch_create", command_id, cards=asked, **fields)
+
+
+def activate(card_id: str, command_id: str | None = None, /, **fields: Any) -> Command:
+    named = command_id or f"activate-{card_id}"
+    return command("cards.activate", named, **{"card_id": card_id, **LOAD, **fields})
+
+
+def create(card_id: str, command_id: str | None = None, /, **fields: Any) -> Command:
+    named = command_id or f"create-{card_id}"
+    return command("cards.create", named, **{"card_id": card_id, **LOAD, **fields})
+
+
+def ask(engine: Engine, *commands: Command, now: datetime = NOW) -> list[Answer]:
+    with begin(engine) as (connection, _):
+        return handle(connection, commands, now)
+
+
+def told(answers: Sequence[Answer]) -> list[str]:
+    data = [json.loads(answer.event) for answer in answers]
+    return [one["data"].get("reason", one["type"]) for one in data]
+
+
+def everything(connection: Connection) -> dict[str, list[tuple[Any, ...]]]:
+    """Return all rows of all tables, but for the order in which they were written."""
+    return {
+        table.name: sorted(
+            map(tuple, connection.execute(select(*(c for c in table.c if c.name != "position")))),
+            key=repr,
+        )
+        for table in metadata.sorted_tables
+    }
+
+
+def test_no_command_at_all_is_answered_with_nothing(engine: Engine) -> None:
+    assert ask(engine) == []
+
+
+def test_the_order_in_a_group_is_the_order_in_which_it_happens(engine: Engine) -> None:
+    made = ask(engine, activate("A1", "early"), batch("A1"), activate("A1", "late"))
+    assert told(made) == ["card_not_found", "batch.completed", "card.activated"]
+
+
+def test_of_two_contents_in_a_group_the_first_has_the_key(engine: Engine) -> None:
+    first, second, third = activate("A1", "k"), activate("A1", "k", amount=1), activate("A2", "k")
+    group = [batch("A1", "A2"), first, second, third, second, first]
+    made = ask(engine, *group)
+    conflict = "idempotency_conflict"
+    assert told(made)[1:] == ["card.activated", conflict, conflict, conflict, "card.activated"]
+    assert made[2] == made[4] != made[3]
+    assert made[1] == made[5]
+    assert [one.event for one in ask(engine, *group)] == [one.event for one in made]
+
+
+def test_a_conflict_says_nothing_of_the_first_command(engine: Engine) -> None:
+    ask(engine, batch("A1"), activate("A1", "k", amount=77_777, name="For Kari"))
+    (refused,) = ask(engine, activate("A1", "k", currency="SEK"))
+    data = json.loads(refused.event)["data"]
+    assert data.keys() == {"command", "command_id", "account_id", "card_id", "reason", "message"}
+    assert "77777" not in refused.event
+    assert "Kari" not in refused.event
+
+
+def test_a_key_belongs_to_its_account(engine: Engine) -> None:
+    mine, yours = create("A1", "k"), create("A1", "k", account_id="P00000001")
+    assert told(ask(engine, mine, yours)) == ["card.created", "card.created"]
+
+
+def test_a_wrong_command_uses_up_its_key_as_any_other(engine: Engine) -> None:
+    (refused,) = ask(engine, create("A1", "k", amount="5"))
+    assert ask(engine, create("A1", "k", amount="5"))[0].event == refused.event
+    assert told(ask(engine, create("A1", "k"))) == ["idempotency_conflict"]
+    assert told(ask(engine, activate("A1", "k", amount="5"))) == ["idempotency_conflict"]
+
+
+def test_a_dry_run_does_not_use_up_the_key(engine: Engine) -> None:
+    dry, real = create("A1", "k", dry_run=True), create("A1", "k")
+    assert told(ask(engine, dry, real, dry)) == ["card.created"] * 3
+    assert told(ask(engine, create("A1", "k", dry_run=True, amount=1))) == ["idempotency_conflict"]
+
+
+def test_refusals_stand_beside_what_is_done(engine: Engine) -> None:
+    made = ask(
+        engine,
+        batch("A1", "A2"),
+        batch("A2", "A3", command_id="again"),
+        activate("A9"),
+        activate("A1"),
+        create("A2"),
+        create("A4", amount=True),
+        create("A5", not_after="2026-11-22T09:59:59.999Z"),
+        create("A6", expires_at="2026-11-22T10:00:00.000Z"),
+        create("A7"),
+    )
+    done = [answer.type.startswith(("card.", "batch.")) for answer in made]
+    assert done == [True, False, False, True, False, False, False, False, True]
+    with reading(engine) as connection:
+        found = connection.execute(select(cards.c.card_id).order_by(cards.c.card_id)).scalars()
+        assert list(found) == ["A1", "A2", "A7"]
+        assert list(differences(connection)) == []
+
+
+def test_a_dry_run_in_a_group_is_not_seen_by_its_neighbours(engine: Engine) -> None:
+    made = ask(engine, create("A1", dry_run=True), activate("A1"), batch("A1"), create("A1"))
+    assert told(made) == ["card.created", "card_not_found", "batch.completed", "card_exists"]
+
+
+STRANGE = {
+    "a field with half a surrogate pair": {"\ud800": 1},
+    "a field with NUL": {"a\x00": 1},
+    "a field with a very long name": {"x" * 60_000: 1},
+    "a value with half a surrogate pair": {"name": "\ud800"},
+    "an account that is none": {"account_id": "a b/ö"},
+    "a whole number that is huge": {"metadata": {"a": 10**4000, "b": 2**70}},
+    "fractions": {"metadata": {"a": 1e300, "b": 1e-7, "c": 0.1, "d": -0.0}},
+    "text that looks like JSON": {"card_id": 'a"\\u0000\\', "name": "'; -- {}[]%s:x ?"},
+    "any letters": {"name": "😀 \u202e\u2028 \x01 \t", "metadata": {"😀\n": "\x7f"}},
+}
+
+
+@pytest.mark.parametrize("fields", STRANGE.values(), ids=STRANGE.keys())
+def test_whatever_stands_in_a_command_comes_back_as_it_went_in(
+    engine: Engine, fields: dict[str, Any]
+) -> None:
+    asked = create("A1", "strange", **fields)
+    (first,) = ask(engine, asked)
+    (again,) = ask(engine, asked)
+    assert again.event == first.event
+    shown = json.loads(first.event)["data"].get("card")
+    if shown is None:
+        assert told([first]) == ["invalid"]
+    else:
+        wanted = {"card_id": "A1", **fields}
+        assert {name: shown[name] for name in wanted} == wanted
+        assert stored(engine, shown["card_id"]).metadata == fields.get("metadata")
+
+
+def stored(engine: Engine, card_id: str) -> Card:
+    with begin(engine) as (connection, _):
+        card = find_card(connection, ACCOUNT, card_id)
+    assert card is not None
+    return card
+
+
+EDGES = {"active_from": "0001-01-01T00:00:00.000Z", "expires_at": "9999-12-31T23:59:59.999Z"}
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "America/New_York"])
+def test_times_are_kept_to_the_edges_of_the_calendar(engine: Engine, zone: str) -> None:
+    if engine.dialect.name == "postgresql":
+        name = make_url(str(engine.url)).database
+        with engine.begin() as connection:
+            connection.execute(text(f"ALTER DATABASE \"{name}\" SET timezone = '{zone}'"))
+        engine.dispose()  # so that it is the zone of the next connection
+    ask(engine, create("A1", **EDGES))
+    (refused,) = ask(engine, command("cards.expire", "expire", card_id="A1"))
+    assert told([refused]) == ["not_due"]
+    card = stored(engine, "A1")
+    assert card.active_from == datetime.min.replace(tzinfo=UTC)
+    assert card.expires_at == datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
+
+
+def test_what_is_stored_is_what_the_event_says(engine: Engine) -> None:
+    (answer,) = ask(engine, create("A1", **EDGES, metadata={"b": [1], "a": None}, name="Kari"))
+    said = json.loads(answer.event)["data"]
+    card = stored(engine, "A1")
+    with begin(engine) as (connection, _):
+        (row,) = find_transactions(connection, card)
+    assert (said["card"]["id"], said["transaction"]["id"]) == (str(card.id), str(row.id))
+    assert said["card"]["metadata"] == card.metadata
+    assert said["card"]["amount_balance"] == card.amount_balance == row.balance_after == 500
+    assert (card.created_at, row.created_at, answer.created_at) == (NOW, NOW, NOW)
+
+
+def test_every_key_has_one_answer_and_every_answer_a_key(engine: Engine) -> None:
+    ask(engine, batch("A1"), activate("A1"), activate("A1"), activate("A1", amount=1), create("A1"))
+    with reading(engine) as connection:
+        ids = [
+            list(connection.execute(select(c)).scalars()) for c in (keys.c.event_id, outbox.c.id)
+        ]
+    assert Counter(ids[0]) == Counter(ids[1])
+    assert len(ids[0]) == 4
+
+
+def test_what_is_rolled_back_was_never_asked(engine: Engine) -> None:
+    with begin(engine) as (connection, _):
+        before = everything(connection)
+    with engine.connect() as connection, connection.begin() as commit:
+        first = handle(connection, [batch("A1"), activate("A1")], NOW)
+        commit.rollback()
+    with begin(engine) as (connection, _):
+        assert everything(connection) == before
+    assert ask(engine, batch("A1"), activate("A1")) == first
+
+
+@pytest.mark.parametrize("repeated", [False, True], ids=["fresh", "repeated"])
+def test_statements_do_not_grow_with_any_kind_of_command(engine: Engine, repeated: bool) -> None:
+    def group(size: int) -> list[Command]:
+        some = range(size)
+        return [
+            batch(*(f"{size}-B{n}" for n in some), command_id=f"{size}"),
+            *(create(f"{size}-C{n}", expires_at="2026-11-22T10:00:01Z") for n in some),
+            *(activate(f"{size}-B{n}") for n in some),
+            *(activate(f"{size}-B{n}", amount=1) for n in some),
+            *(activate(f"{size}-X{n}") for n in some),
+            *(create(f"{size}-D{n}", dry_run=True) for n in some),
+        ]
+
+    said: list[str] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        said.append(statement)
+
+    counts = []
+    for size in (1, 100):
+        if repeated:
+            ask(engine, *group(size))
+        said.clear()
+        event.listen(engine, "before_cursor_execute", note)
+        ask(engine, *group(size))
+        event.remove(engine, "before_cursor_execute", note)
+        counts.append(len(said))
+    assert counts[0] == counts[1] < 16
+
+
+# --- at once, one by one, in any groups -------------------------------------------------------
+
+CARD_IDS = st.sampled_from(["A1", "A2", "A3"])
+LOADED: dict[str, st.SearchStrategy[Any]] = {
+    "card_id": CARD_IDS,
+    "amount": st.sampled_from([0, 1, 500, -1]),
+    "currency": st.sampled_from(["NOK", "EUR"]),
+    "expires_at": st.sampled_from([None, "2026-11-22T10:00:02Z"]),
+}
+FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "cards.create": LOADED,
+    "cards.activate": LOADED,
+    "cards.expire": {"card_id": CARD_IDS},
+    "cards.batch_create": {
+        "cards": st.lists(st.fixed_dictionaries({"card_id": CARD_IDS}), min_size=1, max_size=3),
+        "batch_id": st.sampled_from(["B1", "B2"]),
+    },
+}
+# Few keys, so that some are used twice, for the same content or for other.
+ALWAYS = {"command_id": st.sampled_from("abcdefgh"), "dry_run": st.booleans()}
+ASKED = st.sampled_from(sorted(FIELDS)).flatmap(
+    lambda task: st.builds(
+        lambda fields: command(task, "m", **fields), st.fixed_dictionaries(ALWAYS | FIELDS[task])
+    )
+)
+# Groups of commands; a second passes between two groups.
+GROUPS = st.lists(st.lists(ASKED, max_size=6), max_size=4)
+
+
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(GROUPS)
+def test_a_group_is_its_commands_one_by_one(engine: Engine, groups: list[list[Command]]) -> None:
+    seen = []
+    for alone in (False, True):
+        with engine.connect() as connection, connection.begin() as commit:
+            answers = [
+                answer.event
+                for place, group in enumerate(groups)
+                for part in ([[one] for one in group] if alone else [group])
+                for answer in handle(connection, part, NOW + timedelta(seconds=place))
+            ]
+            assert list(differences(connection)) == []
+            seen.append((answers, everything(connection)))
+            commit.rollback()
+    assert seen[0] == seen[1]
+    assert len(seen[0][0]) == len(list(chain.from_iterable(groups)))
+
+
+def test_every_command_there_is_is_drawn() -> None:
+    assert set(FIELDS) == set(COMMANDS)
