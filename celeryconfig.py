@@ -29,6 +29,7 @@ broker_connection_retry_on_startup = True
 broker_connection_max_retries = None  # for ever: Redis comes back, and its messages with it
 broker_transport_options = {
     "messages_max": _settings.group_max,
+    "decompress": False,  # a small message could be a large one; it is refused as it came
     # Seconds. Without them a half-open connection wedges a worker for minutes.
     "socket_timeout": 5,
     "socket_connect_timeout": 3,

@@ -101,9 +101,9 @@ log = logging.getLogger(__name__)
 class InFlight:
     """What one consumer has taken and not acknowledged, as Redis knows it. Usable by any thread."""
 
-    def __init__(self, redis: "Redis", prefix: str) -> None:
+    def __init__(self, redis: "Redis", prefix: str, consumer: str | None = None) -> None:
         self._redis = redis
-        self.consumer = uuid4().hex
+        self.consumer = consumer or uuid4().hex
         self.consumers_key = f"{prefix}inflight.consumers"
         self.hashes = f"{prefix}inflight.of."
         self.key = f"{self.hashes}{self.consumer}"
@@ -209,13 +209,31 @@ class QoS(virtual.QoS):
         """Do nothing: no message is given to another because it takes long."""
 
 
+class Message(stock.Channel.Message):
+    """Kombu's message, which decompresses its body when it is made; ours only if the user likes."""
+
+    def __init__(self, payload: dict[str, Any], channel: "Channel", **kwargs: Any) -> None:
+        headers = payload["headers"]
+        compression = None if channel.decompress else headers.pop("compression", None)
+        super().__init__(payload, channel=channel, **kwargs)
+        if compression is not None:
+            self.headers["compression"] = compression
+
+
 class Channel(stock.Channel):
     """Takes, waits and delivers. Where it names BRPOP, that is kombu's name for taking."""
 
     QoS = QoS
-    from_transport_options = (*stock.Channel.from_transport_options, "messages_max", "bytes_max")
+    Message = Message
+    from_transport_options = (
+        *stock.Channel.from_transport_options,
+        "messages_max",
+        "bytes_max",
+        "decompress",
+    )
     messages_max = 500
     bytes_max = 1024 * 1024
+    decompress = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -400,10 +418,8 @@ def payload(raw: bytes, delivery_tag: str, queue: str) -> dict[str, Any]:
 
 
 def _well_formed(read: Any) -> dict[str, Any]:
-    """Return `read` if kombu can make a message of it without failing, or unpacking anything."""
+    """Return `read` if kombu can make a message of it without failing."""
     headers, properties = dict(read.get("headers") or {}), read["properties"]
-    if headers.get("compression"):
-        raise ValueError("compressed")
     match properties:
         case {"delivery_info": dict(), "body_encoding": "base64"}:
             base64.b64decode(read["body"], validate=True)

@@ -9,10 +9,10 @@ from uuid import UUID
 import pytest
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
 from card_worker.contracts.commands import event_id
-from card_worker.contracts.events import Envelope
+from card_worker.contracts.events import Envelope, write
 from card_worker.contracts.fields import read_time, write_time
 from card_worker.contracts.kinds import MESSAGES, EventType, Reason
 from tests.domain.story import ACCOUNT, Story
@@ -29,6 +29,7 @@ STORY = """
     expire    A1                           -> card.expired
     """
 TOLD = [one.answer for one in Story().run(STORY).told]
+ENVELOPE = TypeAdapter(Envelope)
 EVENTS = [one.event for one in TOLD]
 IDS = [f"{number} {one.type}" for number, one in enumerate(TOLD)]
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -61,8 +62,8 @@ def test_an_event_is_a_cloud_event(event: str) -> None:
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=IDS)
-def test_an_event_read_and_written_is_the_same_to_the_byte(event: str) -> None:
-    assert Envelope.model_validate_json(event).model_dump_json(exclude_unset=True) == event
+def test_an_event_read_and_written_says_the_same(event: str) -> None:
+    assert json.loads(write(ENVELOPE.validate_json(event))) == json.loads(event)
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=IDS)
@@ -91,12 +92,6 @@ def test_only_what_took_a_place_in_a_cards_life_has_a_sequence(event: str) -> No
     assert ("sequence" in said) is placed
     if placed:
         assert said["sequence"] == f"{said['data']['version']:020}"
-
-
-@pytest.mark.parametrize("event", EVENTS, ids=IDS)
-def test_an_event_with_anything_more_is_none_of_ours(event: str) -> None:
-    with pytest.raises(ValidationError):
-        Envelope.model_validate({**json.loads(event), "more": 1})
 
 
 def test_the_id_of_an_event_is_the_one_of_its_key() -> None:

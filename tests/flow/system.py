@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from kombu.connection import Connection
 from redis import Redis
 from sqlalchemy import func, select, text
 from typer.testing import CliRunner, Result
@@ -19,13 +18,14 @@ from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.tables import cards, keys, outbox, transactions
+from card_worker.transport import InFlight
 from tests.flow.processes import Part, Parts, parts, until
 
 ACCOUNT = "T00000001"
 STREAM = "card-events"
 QUEUES = ("cards", "cards.bulk", "cards.system")
-# What kombu keeps of messages that a worker has taken and not acknowledged.
-UNACKED = "unacked"
+IN_FLIGHT = "inflight.of.*"
+"""The keys of what workers have taken and not acknowledged."""
 
 Event = dict[str, Any]
 
@@ -58,10 +58,13 @@ class System:
         for card_id in card_ids:
             self.send("cards.create", card_id, **card(card_id, **fields))
 
-    def push(self, message: bytes | str | Mapping[str, Any], queue: str = "cards") -> None:
-        """Put something onto a queue's list with nothing between."""
+    def push(
+        self, message: bytes | str | Mapping[str, Any], queue: str = "cards", *, returns: int = 0
+    ) -> None:
+        """Put something onto a queue's list with nothing between, as if returned so often."""
         raw = message if isinstance(message, bytes | str) else json.dumps(message)
-        self.redis.lpush(queue, raw)
+        raw = raw if isinstance(raw, bytes) else raw.encode()
+        self.redis.lpush(queue, raw + b" " * returns)
 
     # --- out ----------------------------------------------------------------------------------
 
@@ -141,15 +144,19 @@ class System:
     def waiting(self) -> int:
         """Return how many messages lie on the queues or with a worker."""
         lying = sum(int(str(self.redis.llen(queue))) for queue in QUEUES)
-        return lying + int(str(self.redis.hlen(UNACKED)))
+        return lying + self.held()
+
+    def held(self) -> int:
+        """Return how many messages are with a worker, alive or dead."""
+        return sum(int(str(self.redis.hlen(key))) for key in self.redis.scan_iter(IN_FLIGHT))
 
     def give_back(self) -> int:
         """Return what dead workers held, as the living do in time; say how much it was."""
-        tags: Any = self.redis.hkeys(UNACKED)
-        with Connection(self.broker_url) as connection:
-            for tag in tags:
-                connection.default_channel.qos.restore_by_tag(tag)
-        return len(tags)
+        held = self.held()
+        for key in self.redis.scan_iter(IN_FLIGHT):
+            consumer = str(key).rpartition(".")[2]
+            InFlight(self.redis, "", consumer).leave()
+        return held
 
     def sql(self, statement: str, **parameters: Any) -> None:
         """Change the database behind the system's back."""
@@ -189,7 +196,6 @@ def envelope(
     body: bytes | None = None,
     headers: Mapping[str, Any] | None = None,
     queue: str = "cards",
-    redelivered: bool = False,
     **more: Any,
 ) -> dict[str, Any]:
     """Return a message as it lies on a Redis list, written by hand."""
@@ -203,7 +209,7 @@ def envelope(
             "body_encoding": "base64",
             "delivery_mode": 2,
             "delivery_tag": uuid4().hex,
-            "delivery_info": {"exchange": "", "routing_key": queue, "redelivered": redelivered},
+            "delivery_info": {"exchange": "", "routing_key": queue, "redelivered": False},
             "priority": 0,
         },
         **more,

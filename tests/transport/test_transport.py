@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from celery import Celery
@@ -358,9 +358,10 @@ def test_of_any_bytes_kombu_can_make_a_message(raw: bytes) -> None:
     class NoChannel:
         decode_body = transport.Channel.decode_body
         codecs = transport.Channel.codecs
+        decompress = False
 
     read = payload(raw, "tag", "cards")
-    message = transport.Channel.Message(read, channel=NoChannel())
+    message = transport.Message(read, channel=cast(transport.Channel, NoChannel()))
     assert not message.errors
     assert message.delivery_tag == "tag"
     if read["content-type"] == "application/octet-stream":
