@@ -4,15 +4,13 @@ They are typed dictionaries: the core fills them in, and `write` turns them into
 world sees.
 """
 
-import json
-from datetime import datetime
 from typing import Any, Literal, NotRequired
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypedDict  # typing's own isn't enough for pydantic before 3.12
 
-from card_worker.contracts.fields import Time, write_time
+from card_worker.contracts.fields import Time, write_json
 from card_worker.contracts.kinds import (
     BatchState,
     CardType,
@@ -153,18 +151,4 @@ class Envelope(TypedDict):
 
 def write(told: Envelope | CardShown | TransactionShown) -> str:
     """Return JSON as it stands on the stream, in the order in which the fields were given."""
-    return _JSON.encode(told)
-
-
-def _plain(value: object) -> Any:
-    match value:
-        case datetime():
-            return write_time(value)
-        case UUID():
-            return str(value)
-        case BaseModel():
-            return value.model_dump()
-    raise TypeError(f"{type(value).__name__} is not part of an event")
-
-
-_JSON = json.JSONEncoder(default=_plain, ensure_ascii=False, separators=(",", ":"))
+    return write_json(told)

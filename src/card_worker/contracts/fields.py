@@ -8,8 +8,10 @@ from functools import lru_cache
 from typing import Annotated, Any, TypeAlias
 from uuid import UUID
 
+import orjson
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
     Field,
     PlainSerializer,
@@ -85,6 +87,26 @@ def read_time(value: object) -> datetime:
 def write_time(time: datetime) -> str:
     """Return a UTC time as RFC 3339 with milliseconds and `Z`: one spelling, sorting as text."""
     return f"{time.isoformat(timespec='milliseconds')[:23]}Z"
+
+
+def write_json(value: object) -> str:
+    """Return `value` as compact JSON, fields in their order; times as `write_time` has them."""
+    try:
+        return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME).decode()
+    except orjson.JSONEncodeError:
+        # It knows no whole number beyond 64 bits and no half of a surrogate pair. Both may come.
+        return json.dumps(value, default=_plain, separators=(",", ":"))
+
+
+def _plain(value: object) -> Any:
+    match value:
+        case datetime():
+            return write_time(value)
+        case UUID():
+            return str(value)
+        case BaseModel():
+            return value.model_dump()
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
 Time = Annotated[

@@ -2,10 +2,10 @@
 
 from collections import ChainMap
 from collections.abc import Iterator, MutableMapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 from card_worker.contracts.kinds import (
@@ -32,8 +32,7 @@ class State(StrEnum):
     CLOSED = "closed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
+class Card(NamedTuple):
     """A card. Amounts in minor units; `version` is the number of events it has had."""
 
     id: UUID
@@ -87,8 +86,7 @@ class Card:
         return Status.USED if self.amount_balance == 0 else Status.PARTIALLY_USED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transaction:
+class Transaction(NamedTuple):
     """One movement of a card's money. It has two sides, so an unbalanced one can't be written."""
 
     id: UUID
@@ -110,8 +108,7 @@ class Transaction:
     metadata: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(NamedTuple):
     """An order of cards."""
 
     account_id: str
@@ -165,8 +162,7 @@ class Books:
         assert card.currency is not None
         match debit, credit:
             case Side.ISSUER, Side.CARD:
-                after = replace(
-                    card,
+                after = card._replace(
                     amount_funds=card.amount_funds + amount,
                     amount_balance=card.amount_balance + amount,
                 )

@@ -1,6 +1,5 @@
 """What each event does to the books. It may not say no: the rules have had their say."""
 
-from dataclasses import replace
 from typing import assert_never
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -28,7 +27,7 @@ def evolve(books: Books, event: Event) -> Transaction | None:
             return _activate(books, event)
         case CardExpired():
             card = books.cards[event.command.account_id, event.command.card_id]
-            books.put(replace(card, state=State.EXPIRED, version=card.version + 1))
+            books.put(card._replace(state=State.EXPIRED, version=card.version + 1))
             return None
         case BatchCompleted():
             _complete_batch(books, event)
@@ -68,8 +67,7 @@ def _load(
 ) -> Transaction | None:
     """Make a card active: give it its currency, dates and owner, and its first money."""
     command: CreateCard | ActivateCard = event.command
-    card = replace(
-        card,
+    card = card._replace(
         state=State.ACTIVE,
         version=version,
         currency=command.currency,

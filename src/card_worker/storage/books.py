@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +15,7 @@ from card_worker.domain.books import Batch, Books, Card, Changes, State, Transac
 from card_worker.domain.rules import Needs
 from card_worker.storage import outbox, tables
 from card_worker.storage.sets import (
+    Columns,
     given,
     insert_absent,
     insert_rows,
@@ -62,7 +62,7 @@ def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Claim
         for account_id, key in asked
         if (account_id, key) not in fresh
     ]
-    found = _select_given(connection, keys, ("account_id", "key"), handled)
+    found = _find(connection, keys, ("account_id", "key", "digest"), handled)
     return Claim(fresh, {(row.account_id, row.key): row.digest for row in found})
 
 
@@ -73,19 +73,9 @@ def key_and_digest(command: Command) -> tuple[Key, str]:
 
 def stored_answers(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Answer]:
     """Return the answers given before, byte for byte."""
-    rows = _select_given(connection, tables.outbox, ("id",), [{"id": id} for id in ids])
-    return {
-        row.id: Answer(
-            id=row.id,
-            account_id=row.account_id,
-            type=row.type,
-            subject=row.subject,
-            partition_key=row.partition_key,
-            event=row.event,
-            created_at=row.created_at,
-        )
-        for row in rows
-    }
+    names = ("id", "account_id", "type", "subject", "partition_key", "event", "created_at")
+    rows = _find(connection, tables.outbox, names, [{"id": id} for id in ids])
+    return {row.id: Answer(**row._mapping) for row in rows}
 
 
 def load(connection: Connection, needed: Iterable[Needs]) -> Books:
@@ -95,33 +85,33 @@ def load(connection: Connection, needed: Iterable[Needs]) -> Books:
     """
     card_keys = {key for needs in needed for key in needs.cards}
     batch_keys = {key for needs in needed for key in needs.batches}
-    loaded = _select_given(
+    loaded = _find(
         connection,
         cards,
-        ("account_id", "card_id"),
+        Card._fields,
         [{"account_id": account_id, "card_id": card_id} for account_id, card_id in card_keys],
         lock=True,
     )
-    ordered = _select_given(
+    ordered = _find(
         connection,
         batches,
-        ("account_id", "batch_id"),
+        Batch._fields,
         [{"account_id": account_id, "batch_id": batch_id} for account_id, batch_id in batch_keys],
         lock=True,
     )
     return Books(
-        cards={(row.account_id, row.card_id): _card(row) for row in loaded},
-        batches={(row.account_id, row.batch_id): Batch(**row._mapping) for row in ordered},
+        cards={card.key: card for card in map(Card._make, loaded)},
+        batches={batch.key: batch for batch in map(Batch._make, ordered)},
     )
 
 
 def save(connection: Connection, changes: Changes, answers: Sequence[Answer]) -> None:
     """Write what the group did: one statement a table."""
-    insert_rows(connection, batches, _rows(batches, changes.new_batches))
-    insert_rows(connection, cards, _rows(cards, changes.new_cards))
-    changed = update_rows(connection, cards, _rows(cards, changes.changed_cards), by="id")
+    insert_rows(connection, batches, _rows(changes.new_batches))
+    insert_rows(connection, cards, _rows(changes.new_cards))
+    changed = update_rows(connection, cards, _rows(changes.changed_cards), by="id")
     assert changed == len(changes.changed_cards)
-    insert_rows(connection, transactions, _rows(transactions, changes.transactions))
+    insert_rows(connection, transactions, _rows(changes.transactions))
     outbox.add(connection, answers)
 
 
@@ -133,67 +123,62 @@ def due_cards(
     `after` is where the last slice ended. The cards are locked; those that another commit holds
     are left for the next look.
     """
-    statement = select(cards).where(cards.c.state == State.ACTIVE, cards.c.expires_at <= now)
+    statement = select(*_columns(cards, Card._fields))
+    statement = statement.where(cards.c.state == State.ACTIVE, cards.c.expires_at <= now)
     if after is not None:
         place = tuple_(cards.c.expires_at, cards.c.id)
         statement = statement.where(place > tuple_(after.expires_at, after.id))
     statement = statement.order_by(cards.c.expires_at, cards.c.id).limit(cards_max)
     rows = connection.execute(statement.with_for_update(skip_locked=True))
-    return [_card(row) for row in rows]
+    return [Card._make(row) for row in rows]
 
 
 def find_card(connection: Connection, account_id: str, card_id: str) -> Card | None:
     """Return a card as it is now, without locking it."""
-    found = _select_given(
-        connection,
-        cards,
-        ("account_id", "card_id"),
-        [{"account_id": account_id, "card_id": card_id}],
-    )
-    return _card(found[0]) if found else None
+    wanted = [{"account_id": account_id, "card_id": card_id}]
+    found = _find(connection, cards, Card._fields, wanted)
+    return Card._make(found[0]) if found else None
 
 
 def find_transactions(connection: Connection, card: Card) -> list[Transaction]:
     """Return what moved a card's money, in the order in which it did."""
-    statement = select(transactions).where(transactions.c.card == card.id)
+    statement = select(*_columns(transactions, Transaction._fields))
+    statement = statement.where(transactions.c.card == card.id)
     rows = connection.execute(statement.order_by(transactions.c.version))
-    return [Transaction(**row._mapping) for row in rows]
+    return [Transaction._make(row) for row in rows]
 
 
-def _card(row: Any) -> Card:
-    return Card(**row._mapping)
+def _rows(values: Sequence[Card | Transaction | Batch]) -> list[dict[str, Any]]:
+    return [value._asdict() for value in values]
 
 
-@cache
-def _reader(table: Table) -> Any:
-    return attrgetter(*(column.name for column in table.columns))
+def _columns(table: Table, names: tuple[str, ...]) -> Columns:
+    return tuple(table.c[name] for name in names)
 
 
-def _rows(table: Table, values: Sequence[Card | Transaction | Batch]) -> list[dict[str, Any]]:
-    names, read = [column.name for column in table.columns], _reader(table)
-    return [dict(zip(names, read(value), strict=True)) for value in values]
-
-
-def _select_given(
+def _find(
     connection: Connection,
     table: Table,
     names: tuple[str, ...],
-    rows: Sequence[dict[str, Any]],
+    wanted: Sequence[dict[str, Any]],
     *,
     lock: bool = False,
 ) -> Sequence[Any]:
-    """Return the rows of `table` whose columns `names` have one of the given values."""
-    if not rows:
+    """Return the columns `names` of the rows that have the values of one of `wanted`."""
+    if not wanted:
         return ()
-    columns = tuple(table.c[name] for name in names)
-    statement = _select(connection.dialect.name, table, names, lock)
-    return connection.execute(statement, parameters(columns, rows)).all()
+    by = tuple(wanted[0])
+    statement = _select(connection.dialect.name, table, names, by, lock)
+    return connection.execute(statement, parameters(_columns(table, by), wanted)).all()
 
 
 @cache
-def _select(dialect: str, table: Table, names: tuple[str, ...], lock: bool) -> Select[Any]:
-    source = given(dialect, tuple(table.c[name] for name in names))
-    statement = select(table).join(source, and_(*(table.c[n] == source.c[n] for n in names)))
+def _select(
+    dialect: str, table: Table, names: tuple[str, ...], by: tuple[str, ...], lock: bool
+) -> Select[Any]:
+    source = given(dialect, _columns(table, by))
+    statement = select(*_columns(table, names))
+    statement = statement.join(source, and_(*(table.c[name] == source.c[name] for name in by)))
     if lock:
         statement = statement.order_by(*table.primary_key).with_for_update(of=table)
     return statement

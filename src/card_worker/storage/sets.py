@@ -4,8 +4,7 @@ The rows travel as one JSON text, which the database reads itself: with `jsonb_t
 PostgreSQL, with `json_each` on SQLite. They stand in the statement as a table called `given`.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -28,16 +27,15 @@ from sqlalchemy import (
     type_coerce,
     update,
 )
-from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-Row = Mapping[str, Any]
-Columns = tuple[Column[Any], ...]
+from card_worker.contracts.fields import write_json
+from card_worker.storage.types import JsonText
 
-# SQLite's form of a value is text or a number, which JSON has; PostgreSQL reads it from there.
-_PLAIN = sqlite.dialect()
+Row = dict[str, Any]
+Columns = tuple[Column[Any], ...]
 
 
 def given(dialect: str, columns: Columns) -> FromClause:
@@ -57,11 +55,11 @@ def given(dialect: str, columns: Columns) -> FromClause:
 
 def parameters(columns: Columns, rows: Sequence[Row]) -> dict[str, str]:
     """Return the parameter that puts `rows` into `given`, in their order."""
-    writers = [(c.name, c.type.dialect_impl(_PLAIN).bind_processor(_PLAIN)) for c in columns]
-    plain = [
-        {name: write(row[name]) if write else row[name] for name, write in writers} for row in rows
-    ]
-    return {"given": json.dumps(plain)}
+    for name in (c.name for c in columns if isinstance(c.type, JsonText)):
+        rows = [
+            row | {name: write_json(row[name])} if row[name] is not None else row for row in rows
+        ]
+    return {"given": write_json(rows)}
 
 
 def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
-from card_worker.contracts.fields import read_time, write_time
+from card_worker.contracts.fields import read_time, write_json, write_time
 
 WholeNumber = BigInteger().with_variant(Integer(), "sqlite")
 """64 bits on both."""
@@ -80,7 +80,7 @@ class JsonText(TypeDecorator[Any]):
         return dialect.type_descriptor(Text())
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else json.dumps(value, separators=(",", ":"))
+        return None if value is None else write_json(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         return None if value is None else json.loads(value)
