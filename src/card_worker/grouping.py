@@ -12,20 +12,27 @@ from typing import Any
 
 import structlog
 from celery.app.task import Context
+from celery.utils.time import utcoffset
 from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
+from kombu import serialization
 from kombu.message import Message as KombuMessage
 
+from card_worker.contracts.fields import write_json
 from card_worker.contracts.message import Unreadable, vet
 from card_worker.delivery import Answered, Buried, Fate, Message, Returned
 
 EVENTS_BUFFERED_MAX = 4_096
 """Celery's events of a group leave in one publication, not in one for every two dozen."""
+EVENTS_AS = "card_worker.json"
+"""A serializer for those events: JSON as kombu's own, written in a tenth of its time."""
 
 SHOWN = ("account_id", "card_id", "batch_id", "command_id")
 SHOWN_CHARS_MAX = 400
 
 log = structlog.get_logger(__name__)
+
+serialization.register(EVENTS_AS, write_json, None, "application/json", "utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self._is_due = False
         if self.event_dispatcher:
             self.event_dispatcher.buffer_limit = EVENTS_BUFFERED_MAX
+            self.event_dispatcher.serializer = EVENTS_AS
         # A transport that takes many says when it has delivered them all.
         transport = self.connection.transport
         self._says_when = hasattr(transport, "on_taken")
@@ -179,10 +187,10 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             log.warning("not acknowledged", messages=len(raws), error=type(error).__name__)
 
     def _tell(self, kind: str, about: Sequence[tuple[Received, Mapping[str, Any]]]) -> None:
-        events = self.event_dispatcher
+        events, offset = self.event_dispatcher, utcoffset()
         if events and events.enabled:
             for one, fields in about:
-                events.send(kind, uuid=one.message.id, **fields)
+                events.send(kind, uuid=one.message.id, utcoffset=lambda: offset, **fields)
 
     def _store_result(self, one: Received, fate: Fate) -> None:
         if self.app.conf.result_backend is None or one.raw.headers.get("ignore_result"):
