@@ -151,8 +151,9 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         ends = list(zip(group, fates, strict=True))
         back = [one.raw for one, fate in ends if isinstance(fate, Returned)]
         self._settle(back, requeue=True)
-        for one, fate in ends:
-            self._store_result(one, fate)
+        if self.app.conf.result_backend is not None:
+            for one, fate in ends:
+                self._store_result(one, fate)
         self._tell(
             "task-succeeded",
             [
@@ -193,7 +194,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
                 events.send(kind, uuid=one.message.id, utcoffset=lambda: offset, **fields)
 
     def _store_result(self, one: Received, fate: Fate) -> None:
-        if self.app.conf.result_backend is None or one.raw.headers.get("ignore_result"):
+        if one.raw.headers.get("ignore_result"):
             return
         request = Context(id=one.message.id, task=one.message.task, ignore_result=False)
         match fate:
