@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
 from celery import Celery
 from kombu.connection import Connection
 from kombu.pools import producers
+from pydantic import BaseModel
 from redis import Redis
 
 from card_worker.contracts.commands import (
@@ -29,6 +31,7 @@ from card_worker.sinks import connect
 STREAM = "card-events"
 # Room for what the envelope adds around the commands.
 SLICE_BYTES_MAX = MESSAGE_BYTES_MAX - 16 * 1024
+SENT_TOGETHER = 1_000
 READ_EVENTS = 500
 # A broker that is away is an error here and now, not a caller that hangs.
 RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2}
@@ -68,13 +71,21 @@ class Client:
         self._broker.release()
         self._app.close()
 
-    def send(self, command: Asked) -> None:
-        """Put `command` on its queue, as a message of its own.
+    def send(self, commands: Asked | Iterable[Asked]) -> None:
+        """Put each command on its queue, as a message of its own; of many, a thousand at a time.
 
-        Raises kombu.exceptions.OperationalError when the broker is away; sending the same command
-        again is harmless then and always.
+        The broker has them all when this returns. Raises kombu.exceptions.KombuError when it is
+        away or full, and may then have some of them; sending the same commands again is harmless
+        then and always.
         """
-        self.publish(command.command, fields(command), message_id=command.command_id)
+        if isinstance(commands, BaseModel):
+            self.publish(commands.command, fields(commands), message_id=commands.command_id)
+            return
+        with self._producer() as producer:
+            producer.connection.ensure_connection(**RETRY)
+            with producer.batch(SENT_TOGETHER):
+                for one in commands:
+                    self._put(producer, one.command, fields(one), one.command_id)
 
     def send_list(self, commands: Iterable[Asked]) -> int:
         """Put `commands` on the queue for lists, many in a message; return how many messages.
@@ -90,14 +101,8 @@ class Client:
     def publish(self, task: str, kwargs: Answer, *, message_id: str | None = None) -> None:
         """Put a message on its queue as it is, read or unreadable."""
         with self._producer() as producer:
-            self._app.send_task(
-                task,
-                kwargs=kwargs,
-                queue=QUEUES[task],
-                task_id=message_id,
-                producer=producer,
-                retry_policy=RETRY,
-            )
+            message_id = message_id or str(uuid4())
+            self._put(producer, task, kwargs, message_id, retry=True, retry_policy=RETRY)
 
     def republish(
         self,
@@ -120,6 +125,23 @@ class Client:
                 retry=True,
                 retry_policy=RETRY,
             )
+
+    def _put(
+        self, producer: Any, task: str, kwargs: Answer, message_id: str, **options: Any
+    ) -> None:
+        # No repr of the fields beside them: headers are read by more programs than bodies are.
+        message = self._app.amqp.as_task_v2(
+            message_id, task, kwargs=kwargs, argsrepr="()", kwargsrepr="{}"
+        )
+        producer.publish(
+            message.body,
+            exchange="",
+            routing_key=QUEUES[task],
+            headers=message.headers,
+            serializer="json",
+            **message.properties,
+            **options,
+        )
 
     def _producer(self) -> Any:
         return producers[self._broker].acquire(block=True)
