@@ -29,7 +29,7 @@ broker_connection_retry_on_startup = True
 broker_connection_max_retries = None  # for ever: Redis comes back, and its messages with it
 broker_transport_options = {
     "messages_max": _settings.group_max,
-    "decompress": False,  # a small message could be a large one; it is refused as it came
+    "strict": True,  # what isn't exactly a message becomes a dead letter, as it came
     # Seconds. Without them a half-open connection wedges a worker for minutes.
     "socket_timeout": 5,
     "socket_connect_timeout": 3,
@@ -65,7 +65,9 @@ worker_cancel_long_running_tasks_on_connection_loss = False  # stops workers tha
 # One process, one message at a time, a warm shutdown that takes no time. More of them run side by
 # side, as processes or as containers.
 worker_pool = "solo"
-worker_concurrency = 1  # of prefork, when someone asks for it: --pool prefork --concurrency 4
+# For children of one parent: --pool processes --concurrency 4. Celery takes `--pool prefork` for
+# its own default, and this setting goes before that.
+worker_concurrency = 1
 worker_consumer = "card_worker.tasks:Consumer"  # unreadable messages become dead letters
 worker_enable_remote_control = True  # inspection only: the worker drops what would steer it
 worker_hijack_root_logger = False

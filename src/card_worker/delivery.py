@@ -43,12 +43,17 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A task message that was found readable. `returns`: how often it came back to its queue."""
+    """A task message that was found readable; `headers` and `body` are it as it came.
+
+    `returns` says how often it has come back to its queue.
+    """
 
     task: str
     id: str
     queue: str | None
     kwargs: Mapping[str, Any]
+    body: bytes
+    headers: Mapping[str, Any] | None = None
     returns: int = 0
 
 
@@ -213,11 +218,29 @@ class Delivery:
         return buried
 
     def _keep(self, letters: Sequence[LetterAt]) -> list[DeadLetter]:
-        with begin(self._engine) as (connection, now):
-            kept = [letter(now) for letter in letters]
-            for letter in kept:
-                dead_letters.add(connection, letter)
+        try:
+            with begin(self._engine) as (connection, now):
+                kept = [letter(now) for letter in letters]
+                for letter in kept:
+                    dead_letters.add(connection, letter)
+        except Exception as defect:
+            if is_transient(defect):
+                raise
+            _log_defect(defect, messages=len(letters))
+            if len(letters) > 1:
+                return [kept for letter in letters for kept in self._keep([letter])]
+            return [self._keep_bare(letters[0])]
         return kept
+
+    def _keep_bare(self, letter: LetterAt) -> DeadLetter:
+        """Keep no more of a letter than any table takes: better than to stop at it for ever."""
+        with begin(self._engine) as (connection, now):
+            full = letter(now)
+            bare = DeadLetter(
+                received_at=now, queue=full.queue, body=full.body, reason="can't be kept in full"
+            )
+            dead_letters.add(connection, bare)
+        return bare
 
     def _persistently(self, work: Callable[[], Done]) -> Done:
         """Do `work`, again and again while the database can't; there is no last try.
@@ -285,19 +308,23 @@ def _letter(message: Message, why: str, now: datetime, detail: str | None = None
         message_id=message.id,
         reason=why,
         detail=detail,
+        headers=message.headers,
         content_type="application/json",
         content_encoding="utf-8",
-        body=_body(message.kwargs),
+        body=message.body,
     )
 
 
 def _part_letter(message: Message, part: Letter, now: datetime) -> DeadLetter:
     """Return the letter for one part of a list: a list of its own, so that it can be sent again."""
-    alone = replace(message, id=f"{message.id}:{part.place}", kwargs={"commands": [part.part]})
+    id, kwargs = f"{message.id[:60]}:{part.place}", {"commands": [part.part]}
+    headers = None if message.headers is None else {**message.headers, "id": id}
+    alone = replace(message, id=id, kwargs=kwargs, headers=headers, body=body_of(kwargs))
     return _letter(alone, part.why, now)
 
 
-def _body(kwargs: Mapping[str, Any]) -> bytes:
+def body_of(kwargs: Mapping[str, Any]) -> bytes:
+    """Return the body of a message with these fields."""
     return json.dumps([[], kwargs, {}], default=str).encode()
 
 

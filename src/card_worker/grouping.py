@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 from celery.app.task import Context
+from celery.exceptions import WorkerLostError
 from celery.utils.time import utcoffset
 from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
@@ -52,7 +53,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     tasks: frozenset[str]
     """The tasks a message may name."""
     ungrouped: frozenset[str]
-    """Those among them that Celery runs by itself, one by one."""
+    """Those among them that Celery runs by itself, one by one. They take no arguments."""
     group_max: int
     group_wait_s: float
     """How long a group waits for company; a lone message with it."""
@@ -87,22 +88,32 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
 
     def _on_message(self, raw: KombuMessage) -> None:
         try:
-            kwargs = vet(
-                raw.headers,
-                raw.body,
-                content_type=raw.content_type,
-                content_encoding=raw.content_encoding,
-                tasks=self.tasks,
-            )
+            kwargs = self._vet(raw)
         except Unreadable as problem:
             self._unreadable.append((raw, problem.why))
         else:
             if raw.headers["task"] in self.ungrouped:
+                # Celery believes headers, and would do for a sender what they say.
+                raw.headers = {name: raw.headers[name] for name in ("task", "id")}
                 self._run_by_celery(raw)
             else:
                 self._waiting.append(Received(raw, _message(raw, kwargs)))
         if not self._says_when:
             self._on_taken()
+
+    def _vet(self, raw: KombuMessage) -> dict[str, Any]:
+        if malformed := raw.delivery_info.get("malformed"):
+            raise Unreadable(f"malformed: {malformed!s:.200}")
+        kwargs = vet(
+            raw.headers,
+            raw.body,
+            content_type=raw.content_type,
+            content_encoding=raw.content_encoding,
+            tasks=self.tasks,
+        )
+        if kwargs and raw.headers["task"] in self.ungrouped:
+            raise Unreadable(f"{raw.headers['task']} takes no arguments")
+        return kwargs
 
     def on_decode_error(self, message: KombuMessage, exc: Exception) -> None:
         """Bury what kombu can't unpack. Celery would log its body and drop it."""
@@ -139,13 +150,33 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self._tell("task-received", [(one, _introduction(one)) for one in group])
         started = monotonic()
         self._tell("task-started", [(one, {}) for one in group])
-        self.pool.apply_async(
-            self.deliver,
-            ([one.message for one in group],),
-            callback=lambda fates: self._finish(group, fates, seconds=monotonic() - started),
-            # The process that had the group is gone; who comes next tells by the returns.
-            error_callback=lambda _: self._finish(group, [Returned()] * len(group), seconds=0),
-        )
+        self._run(group, started)
+
+    def _run(self, group: list[Received], started: float) -> None:
+        try:
+            self.pool.apply_async(
+                self.deliver,
+                ([one.message for one in group],),
+                callback=lambda fates: self._finish(group, fates, seconds=monotonic() - started),
+                error_callback=lambda error: self._on_error(group, started, error.exception),
+            )
+        except Exception as error:  # from the solo pool
+            self._on_error(group, started, error)
+
+    def _on_error(self, group: list[Received], started: float, error: BaseException) -> None:
+        """Deal with a group that `deliver` has no fates for."""
+        if not isinstance(error, Exception) or isinstance(error, WorkerLostError):
+            # The process that had it is gone; who comes next tells by the returns.
+            self._finish(group, [Returned()] * len(group), seconds=0)
+            return
+        log.error("defect", error=type(error).__name__, messages=len(group))
+        if len(group) > 1:
+            for one in group:
+                self._run([one], started)
+            return
+        (one,), why = group, f"defect: {type(error).__name__}"
+        kept = self.bury([(one.raw, why)])
+        self._finish(group, [Buried(why) if kept else Returned()], seconds=monotonic() - started)
 
     def _finish(self, group: list[Received], fates: Sequence[Fate], *, seconds: float) -> None:
         ends = list(zip(group, fates, strict=True))
@@ -215,10 +246,19 @@ def _message(raw: KombuMessage, kwargs: Mapping[str, Any]) -> Message:
     return Message(
         task=raw.headers["task"],
         id=raw.headers["id"],
-        queue=about.get("routing_key"),
+        queue=queue_of(raw),
         kwargs=kwargs,
+        body=raw.body,
+        headers=raw.headers,
         returns=about.get("returns", int(bool(about.get("redelivered")))),
     )
+
+
+def queue_of(raw: KombuMessage) -> str | None:
+    """Return the queue that a message lay on; of another transport's, what it says of itself."""
+    about = raw.delivery_info
+    queue = about.get("queue", about.get("routing_key"))
+    return queue if isinstance(queue, str) else None
 
 
 def _introduction(one: Received) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_e
 
 from card_worker import grouping
 from card_worker.contracts.commands import APPLY, COMMANDS, SWEEP
+from card_worker.contracts.message import is_address
 from card_worker.delivery import (
     Answered,
     Buried,
@@ -28,8 +29,9 @@ from card_worker.delivery import (
     Interrupted,
     Message,
     Returned,
+    body_of,
 )
-from card_worker.grouping import DeadLettered
+from card_worker.grouping import DeadLettered, queue_of
 from card_worker.settings import LogFormat, WrongSetting, load_settings
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import is_transient, open_engine, reading
@@ -84,7 +86,9 @@ def _make_task(name: str) -> None:
     @app.task(name=name, bind=True, base=AnyField)
     def door(task: Task, /, **fields: Any) -> Any:
         about = task.request
-        message = Message(task=name, id=about.id or str(uuid4()), queue=None, kwargs=fields)
+        message = Message(
+            task=name, id=about.id or str(uuid4()), queue=None, kwargs=fields, body=body_of(fields)
+        )
         (fate,) = deliver([message])
         match fate:
             case Answered():
@@ -140,19 +144,23 @@ class Consumer(grouping.Consumer):
 
 
 def _letter(message: KombuMessage, why: str, now: datetime) -> DeadLetter:
-    headers = message.headers if isinstance(message.headers, dict) else {}
-    body = message.body
+    headers, body = message.headers, message.body
     return DeadLetter(
         received_at=now,
-        queue=_text(message.delivery_info.get("routing_key")),
-        task=_text(headers.get("task")),
-        message_id=_text(headers.get("id")),
+        queue=queue_of(message),
+        task=_address(headers.get("task")),
+        message_id=_address(headers.get("id")),
         reason=why,
-        headers=json.loads(json.dumps(headers, default=str)),
+        headers=headers,
         content_type=_text(message.content_type),
         content_encoding=_text(message.content_encoding),
         body=body if isinstance(body, bytes) else str(body).encode(errors="surrogatepass"),
     )
+
+
+def _address(value: object) -> str | None:
+    # What else there may be stands in the headers.
+    return str(value) if is_address(value) else None
 
 
 def _text(value: object) -> str | None:

@@ -33,13 +33,18 @@ from redis import ConnectionPool, Redis
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import RedisError, ResponseError
 
+from card_worker.contracts.strict_json import NotJson, read_json
+
 BEAT_S = 3.0
 DEAD_S = 15.0
 """A consumer that hasn't beaten for so long is dead; within a beat its messages are returned."""
 LOOK_S = 5.0
 """A consumer that waits looks for itself so often, lest a word of the server was lost."""
-REPLY_S = 10.0
-"""A server that doesn't answer a take for so long is gone."""
+REPLY_S = 5.0
+"""A server that doesn't answer for so long is gone."""
+STRICT_BYTES_MAX = 3 * 512 * 1024
+"""A body of 1 MiB in base64, and room for what is around it."""
+STRICT_LEVELS_MAX = 8
 
 # In each script the first write is one that a server at `maxmemory` still accepts; having begun to
 # write, a script may go on. So a full broker can be emptied, which is just what it needs.
@@ -210,11 +215,10 @@ class QoS(virtual.QoS):
 
 
 class Message(stock.Channel.Message):
-    """Kombu's message, which decompresses its body when it is made; ours only if the user likes."""
+    """Kombu's message; but a strict channel leaves the body as it came, also when compressed."""
 
     def __init__(self, payload: dict[str, Any], channel: "Channel", **kwargs: Any) -> None:
-        headers = payload["headers"]
-        compression = None if channel.decompress else headers.pop("compression", None)
+        compression = payload["headers"].pop("compression", None) if channel.strict else None
         super().__init__(payload, channel=channel, **kwargs)
         if compression is not None:
             self.headers["compression"] = compression
@@ -229,11 +233,15 @@ class Channel(stock.Channel):
         *stock.Channel.from_transport_options,
         "messages_max",
         "bytes_max",
-        "decompress",
+        "strict",
     )
     messages_max = 500
     bytes_max = 1024 * 1024
-    decompress = True
+    strict = False
+    # Kombu's own wait for ever, also on a connection that nobody holds the other end of.
+    socket_timeout = REPLY_S
+    socket_connect_timeout = REPLY_S
+    socket_keepalive = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -289,8 +297,7 @@ class Channel(stock.Channel):
         try:
             taken = self._read_taken()
         except (RedisError, OSError) as error:
-            self._look_again()
-            self.client.connection.disconnect()
+            self._hang_up()
             if isinstance(error, ResponseError):
                 # Such as READONLY after a failover: as good as a lost connection.
                 raise Disconnected(str(error)) from error
@@ -332,15 +339,21 @@ class Channel(stock.Channel):
         if self._waiting_since is not None and now - self._waiting_since > LOOK_S:
             self._look_again()
         elif self._replies_due and now - (self._brpop_sent_at or now) > REPLY_S:
-            log.warning("Redis doesn't answer; connecting anew")
-            self.client.connection.disconnect()
+            self._hang_up()
+            # Celery's loop doesn't ask a transport any more whose connection went without an error.
+            raise Disconnected(f"Redis hasn't answered for {REPLY_S:g} s")
 
     def read_idle(self) -> None:
         """Read what is told to a channel that has no room for messages."""
         try:
             self._read_told()
         except (RedisError, OSError):
-            self.client.connection.disconnect()
+            self._hang_up()
+            raise
+
+    def _hang_up(self) -> None:
+        self._look_again()
+        self.client.connection.disconnect()
 
     def _deliver(self, taken: Sequence[tuple[str, bytes]]) -> None:
         done = []
@@ -349,7 +362,7 @@ class Channel(stock.Channel):
             self._queue_cycle.rotate(queue)
             if queue in self._queues_without_ack:
                 done.append(place)
-            self.connection._deliver(payload(raw, place, queue), queue)
+            self.connection._deliver(payload(raw, place, queue, strict=self.strict), queue)
         self.in_flight.acknowledge(done)
         if self.connection.on_taken is not None:
             self.connection.on_taken()
@@ -358,7 +371,7 @@ class Channel(stock.Channel):
         taken = self.in_flight.take_one(self._lists([queue]))
         if taken is None:
             raise Empty
-        return payload(taken[1], taken[0], queue)
+        return payload(taken[1], taken[0], queue, strict=self.strict)
 
     def _lists(self, queues: Iterable[str]) -> list[str]:
         names = list(queues)
@@ -398,35 +411,55 @@ class Channel(stock.Channel):
             client.connection_pool.disconnect()
 
 
-def payload(raw: bytes, delivery_tag: str, queue: str) -> dict[str, Any]:
-    """Return what kombu makes a message of. Bytes that are no message become the body of one."""
+def payload(raw: bytes, delivery_tag: str, queue: str, *, strict: bool = False) -> dict[str, Any]:
+    """Return what kombu makes a message of. Bytes that are no message become the body of one.
+
+    `delivery_info` says why they aren't (`malformed`), and of any message, on which `queue` it lay
+    and how often it had come back to it (`returns`).
+    """
     try:
-        read = _well_formed(json.loads(raw))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        read = _well_formed(_read_strictly(raw) if strict else json.loads(raw))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        why = str(error) if isinstance(error, NotJson) else "the parts of a message are missing"
         read = {
-            "body": base64.b64encode(raw).decode(),
+            "body": raw,
             "headers": {},
             "content-type": "application/octet-stream",
             "content-encoding": "binary",
-            "properties": {"body_encoding": "base64", "delivery_info": {}},
+            "properties": {"delivery_info": {"malformed": why}},
         }
-        read["properties"]["delivery_info"] = {"exchange": "", "routing_key": queue}
-    read["properties"]["delivery_tag"] = delivery_tag
-    returns = len(raw) - len(raw.rstrip(b" "))
-    read["properties"]["delivery_info"] |= {"returns": returns, "redelivered": returns > 0}
+    properties, returns = read["properties"], len(raw) - len(raw.rstrip(b" "))
+    properties["delivery_tag"] = delivery_tag
+    about = properties["delivery_info"]
+    about |= {"queue": queue, "returns": returns, "redelivered": returns > 0}
+    for name, instead in (("exchange", ""), ("routing_key", queue)):
+        if not isinstance(about.get(name), str):
+            about[name] = instead
+    return read
+
+
+def _read_strictly(raw: bytes) -> Any:
+    read = read_json(raw, bytes_max=STRICT_BYTES_MAX, levels_max=STRICT_LEVELS_MAX)
+    if b"\\u" in raw:
+        # Half a surrogate pair is no text, though JSON can spell it. UnicodeEncodeError says so.
+        json.dumps(read, ensure_ascii=False).encode()
     return read
 
 
 def _well_formed(read: Any) -> dict[str, Any]:
     """Return `read` if kombu can make a message of it without failing."""
-    headers, properties = dict(read.get("headers") or {}), read["properties"]
-    match properties:
-        case {"delivery_info": dict(), "body_encoding": "base64"}:
+    match read:
+        case {"properties": {"delivery_info": dict(), "body_encoding": "base64"}}:
             base64.b64decode(read["body"], validate=True)
-        case {"delivery_info": dict()} if not properties.get("body_encoding"):
+        case {"properties": {"delivery_info": dict(), **properties}}:
+            if properties.get("body_encoding"):
+                raise ValueError("an encoding that kombu doesn't know")
             read["body"].encode()
         case _:
-            raise ValueError("no properties")
+            raise ValueError("not a message")
+    headers = read.get("headers") or {}
+    if not isinstance(headers, dict):
+        raise TypeError("headers without names")
     return {**read, "headers": headers}
 
 

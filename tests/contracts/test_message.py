@@ -151,9 +151,9 @@ def test_a_message_has_at_most_1_mib() -> None:
     vet_body(json.dumps([[], {"a": "x" * (MESSAGE_BYTES_MAX - empty)}, {}]))
     for letters in ("x" * (MESSAGE_BYTES_MAX - empty + 1), "ø" * (MESSAGE_BYTES_MAX // 2)):
         body = json.dumps([[], {"a": letters}, {}], ensure_ascii=False)
-        with pytest.raises(Unreadable, match="bytes; a message has at most"):
+        with pytest.raises(Unreadable, match="bytes; at most"):
             vet_body(body.encode())
-        with pytest.raises(Unreadable, match="bytes; a message has at most"):
+        with pytest.raises(Unreadable, match="bytes; at most"):
             vet_body(body)
 
 

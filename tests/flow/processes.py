@@ -82,8 +82,18 @@ class Part:
 
     def stop(self) -> int:
         """End it in order; return what it ended with."""
-        self._process.terminate()
+        self.ask_to_stop()
         return self.ended()
+
+    def ask_to_stop(self) -> None:
+        self._process.terminate()
+
+    def pause(self) -> None:
+        """Stop it where it is, with all it has started, as a machine that is suspended does."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.killpg(self._process.pid, signal.SIGCONT)
 
     def ended(self) -> int:
         """Return what it ended with by itself."""

@@ -7,12 +7,12 @@ import pytest
 from sqlalchemy import text
 
 from card_worker.cli.embedded import NoServer, Valkey
-from card_worker.storage.engine import open_engine
+from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.migrations import upgrade
 from tests import servers
 from tests.flow import defects
 from tests.flow.processes import until
-from tests.flow.system import System, envelope, system
+from tests.flow.system import System, card, envelope, system
 
 # The database hasn't missed a dead worker's session yet, which holds locks.
 END_HUNG = """
@@ -199,3 +199,48 @@ def test_a_worker_that_is_stopped_under_load_loses_nothing(own: System) -> None:
         assert own.rows()["outbox"] + int(str(own.redis.llen("cards"))) == len(BUSY)
     own.start("worker")
     assert_done_once(own, BUSY)
+
+
+def test_a_worker_that_is_paused_and_taken_for_dead_does_no_harm(running: System) -> None:
+    running.create("before")
+    running.answers("before")
+    (paused,) = [part for part in running.parts.all if part.log.name.endswith("worker.log")]
+    with running.engine.begin() as connection:
+        connection.execute(text("SELECT FROM cards WHERE card_id = 'before' FOR UPDATE"))
+        running.push(envelope("cards.activate", "asked", card("before")))
+        until(lambda: _waits_for_a_lock(running), "the worker at the locked card")
+        # In the midst of its commit, which has claimed the key already.
+        paused.pause()
+    assert running.give_back() == 1
+    other = running.start("worker", "--hostname=other@%h")
+    assert running.types("asked") == ["card_already_active"]
+    paused.resume()
+    running.create("after-1", "after-2")
+    running.answers("after-1", "after-2")
+    until(lambda: running.waiting() == 0, "the end")
+    assert [event["correlationid"] for event in running.events()].count("asked") == 1
+    assert paused.runs
+    assert other.runs
+
+
+def _waits_for_a_lock(running: System) -> bool:
+    asked = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = 'card_worker' AND wait_event_type = 'Lock'"
+    )
+    with reading(running.engine) as connection:
+        return bool(connection.execute(asked).scalar_one())
+
+
+def test_a_letter_that_the_table_refuses_is_kept_with_less(running: System) -> None:
+    running.sql("ALTER TABLE dead_letters ADD CONSTRAINT planted CHECK (message_id IS NULL)")
+    running.push(envelope("cards.explode", "refused by the table"))
+    running.push(b"nonsense")
+    running.create("after")
+    running.answers("after")
+    until(lambda: len(running.letters()) == 2, "the letters")
+    kept = {letter.reason: letter for letter in running.letters()}
+    bare = kept.pop("can't be kept in full")
+    assert (bare.body, bare.queue, bare.headers) == (b"[[], {}, {}]", "cards", None)
+    (other,) = kept.values()
+    assert other.body == b"nonsense"

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
+from kombu.exceptions import KombuError
+from redis import Redis
 
+from card_worker.cli.embedded import valkey
 from card_worker.client import Client
 from card_worker.contracts.commands import ActivateCard, BatchCard, CreateBatch
 from card_worker.money import Currency
@@ -135,6 +138,53 @@ def test_what_the_client_sends_twice_is_answered_once(running: System) -> None:
         client.send(activation)
     running.catches_up()
     assert [event["correlationid"] for event in running.events()].count("twice") == 1
+
+
+def test_many_commands_go_out_together_each_as_a_message_of_its_own(
+    running: System, broker_url: str
+) -> None:
+    asked = [
+        ActivateCard(
+            account_id=ACCOUNT, command_id=f"many-{n}", card_id="x", amount=1, currency=Currency.NOK
+        )
+        for n in range(2500)
+    ]
+    with Client(broker_url) as client, Redis.from_url(broker_url) as redis:
+        before = redis.info("stats")["total_reads_processed"]
+        client.send(iter(asked))
+        # One by one they are one each.
+        assert redis.info("stats")["total_reads_processed"] - before < len(asked) / 2
+        waiting = [json.loads(raw) for raw in redis.lrange("cards", 0, -1)]
+    assert [one["headers"]["id"] for one in reversed(waiting)] == [one.command_id for one in asked]
+    assert {one["headers"]["kwargsrepr"] for one in waiting} == {"{}"}
+    with Client(running.broker_url) as client:
+        client.send(asked[:3])
+    answered = running.types(*(one.command_id for one in asked[:3]))
+    assert answered == ["card_not_found"] * 3
+
+
+def test_a_broker_that_is_away_or_full_is_an_error(tmp_path: Path) -> None:
+    asked = [
+        ActivateCard(
+            account_id=ACCOUNT, command_id=f"full-{n}", card_id="x", amount=1, currency=Currency.NOK
+        )
+        for n in range(10)
+    ]
+    with valkey(tmp_path) as server:
+        with Client(server.url) as client, Redis.from_url(server.url) as redis:
+            redis.config_set("maxmemory", 1)
+            with pytest.raises(KombuError):
+                client.send(asked)
+            with pytest.raises(KombuError):
+                client.send(asked[0])
+            redis.config_set("maxmemory", 0)
+            client.send(asked)
+            assert redis.llen("cards") == 10
+        url = server.url
+    with Client(url) as client:
+        for what in (asked, asked[0]):
+            with pytest.raises(KombuError):
+                client.send(what)
 
 
 def test_an_answer_is_the_result_of_whoever_asks_for_one(running: System, stranger: Celery) -> None:

@@ -358,9 +358,9 @@ def test_of_any_bytes_kombu_can_make_a_message(raw: bytes) -> None:
     class NoChannel:
         decode_body = transport.Channel.decode_body
         codecs = transport.Channel.codecs
-        decompress = False
+        strict = True
 
-    read = payload(raw, "tag", "cards")
+    read = payload(raw, "tag", "cards", strict=True)
     message = transport.Message(read, channel=cast(transport.Channel, NoChannel()))
     assert not message.errors
     assert message.delivery_tag == "tag"

@@ -98,8 +98,8 @@ def _waiting(found: DeadLetter | None, letter: int) -> DeadLetter:
 
 def _headers(letter: DeadLetter) -> dict[str, Any]:
     if letter.headers is not None:
-        return letter.headers
-    # The message had been read, so these two say all that its headers did.
+        return dict(letter.headers)
+    # Celery ran it by itself, so these two say all that its headers did.
     return {"lang": "py", "task": letter.task, "id": letter.message_id}
 
 

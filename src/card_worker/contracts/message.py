@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,25 +21,29 @@ from card_worker.contracts.commands import (
     InvalidCommand,
 )
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
-from card_worker.contracts.fields import storable
+from card_worker.contracts.fields import METADATA_DEPTH_MAX, storable
+from card_worker.contracts.strict_json import NotJson, read_json
 
 MESSAGE_BYTES_MAX = 1024 * 1024
+LEVELS_MAX = METADATA_DEPTH_MAX + 4
+"""How deep a body may go: a message, its fields, a list, a command, and that one's metadata."""
 COMMAND_BYTES_MAX = 64 * 1024
 ADDRESS_CHARS_MAX = 64
 CARD_ID_CHARS_MAX = 255
 # Headers by which a sender would command the worker instead of asking it something.
+EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 FORBIDDEN_HEADERS = (
-    "chord",
+    *EMBEDDED,
     "compression",
     "eta",
     "expires",
     "group",
     "retries",
     "shadow",
+    "stamped_headers",
     "stamps",
     "timelimit",
 )
-EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 
 
 class Unreadable(Exception):
@@ -69,22 +73,23 @@ def vet(
 ) -> dict[str, Any]:
     """Return the keyword arguments of a message that may go on to its task, one of `tasks`.
 
-    Reads the body strictly: no NaN, no key twice, nothing larger than 1 MiB. Headers and embedded
-    signatures that would make the worker wait, drop or publish something are refused.
+    Reads the body strictly: no NaN, no key twice, nothing larger than 1 MiB or deeper than a
+    command can be. Headers and embedded signatures that would make the worker wait, drop or publish
+    something are refused.
 
     Raises Unreadable.
     """
     if not isinstance(headers, Mapping) or "task" not in headers:
         raise Unreadable("not a task message of protocol 2")
     if content_type != "application/json":
-        raise Unreadable(f"content type {content_type!r} instead of application/json")
+        raise Unreadable(f"content type {content_type!r:.200} instead of application/json")
     if str(content_encoding).lower() not in ("utf-8", "utf8", "us-ascii"):
-        raise Unreadable(f"content encoding {content_encoding!r} instead of utf-8")
+        raise Unreadable(f"content encoding {content_encoding!r:.200} instead of utf-8")
     task = headers["task"]
     if not isinstance(task, str) or task not in tasks:
         raise Unreadable(f"unknown task {task!r:.200}")
     message_id = headers.get("id")
-    if not isinstance(message_id, str) or not _is_address(message_id):
+    if not is_address(message_id):
         raise Unreadable("the header id must be text of 1 to 64 characters")
     for name in FORBIDDEN_HEADERS:
         if _says_something(headers.get(name)):
@@ -93,7 +98,12 @@ def vet(
 
 
 def _read_body(body: bytes | str) -> dict[str, Any]:
-    match read_json(body):
+    raw = body if isinstance(body, bytes) else body.encode(errors="surrogatepass")
+    try:
+        read = read_json(raw, bytes_max=MESSAGE_BYTES_MAX, levels_max=LEVELS_MAX)
+    except NotJson as problem:
+        raise Unreadable(str(problem)) from None
+    match read:
         case [list(args), dict(kwargs), dict() | None as embed]:
             if args:
                 raise Unreadable("positional arguments; commands take keyword arguments only")
@@ -109,38 +119,6 @@ def _says_something(value: object) -> bool:
     if isinstance(value, list | tuple):
         return any(part is not None for part in value)
     return bool(value)
-
-
-def read_json(raw: bytes | str) -> Any:
-    """Return what `raw` says, read strictly.
-
-    Raises Unreadable.
-    """
-    raw = raw.encode(errors="surrogatepass") if isinstance(raw, str) else raw
-    size = len(raw)
-    if size > MESSAGE_BYTES_MAX:
-        raise Unreadable(f"{size} bytes; a message has at most {MESSAGE_BYTES_MAX}")
-    try:
-        return json.loads(
-            raw.decode(), object_pairs_hook=_once_each, parse_constant=_refuse_constant
-        )
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise Unreadable(f"not JSON: {error}") from None
-    except RecursionError:
-        raise Unreadable("not JSON: nested too deep") from None
-    except ValueError:  # a whole number of thousands of digits
-        raise Unreadable("not JSON: a number is too long") from None
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    read = dict(pairs)
-    if len(read) != len(pairs):
-        raise Unreadable("not JSON: a key stands twice in an object")
-    return read
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise Unreadable(f"not JSON: {name}")
 
 
 def read_commands(task: str, message_id: str, kwargs: Mapping[str, Any]) -> list[Command | Letter]:
@@ -189,14 +167,14 @@ def _read(task: object, fields: Mapping[str, Any], *, fallback_id: str) -> Comma
         except ValidationError as error:
             problems = tuple(_problems(error))
     account_id, card_id = fields.get("account_id"), fields.get("card_id")
-    if not _is_address(account_id):
+    if not is_address(account_id):
         raise Unreadable("no account_id to answer to")
     command_id = fields.get("command_id")
     return InvalidCommand(
         command=str(task),
         account_id=str(account_id),
-        command_id=str(command_id) if _is_address(command_id) else fallback_id,
-        card_id=str(card_id) if _is_address(card_id, chars_max=CARD_ID_CHARS_MAX) else None,
+        command_id=str(command_id) if is_address(command_id) else fallback_id,
+        card_id=str(card_id) if is_address(card_id, chars_max=CARD_ID_CHARS_MAX) else None,
         # A dry run that is refused must not use up the key of the real one either.
         dry_run=fields.get("dry_run") is True,
         problems=problems[:PROBLEMS_MAX],
@@ -222,8 +200,8 @@ def _problems(error: ValidationError) -> Iterator[Problem]:
             yield Problem(field=field, message=problem["msg"])
 
 
-def _is_address(value: object, *, chars_max: int = ADDRESS_CHARS_MAX) -> bool:
-    """Say whether `value` can stand in an answer as who or what it is about."""
+def is_address(value: object, *, chars_max: int = ADDRESS_CHARS_MAX) -> bool:
+    """Say whether `value` can stand in an answer, or a letter, as who or what it is about."""
     if not isinstance(value, str) or not 1 <= len(value) <= chars_max:
         return False
     try:

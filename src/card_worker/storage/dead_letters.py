@@ -1,6 +1,6 @@
 """Dead letters: what could not be read or done, as it came; and how often each was started."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -10,6 +10,7 @@ from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from card_worker.contracts.fields import write_json
 from card_worker.storage.sets import insert_or_add
 from card_worker.storage.tables import dead_letters as table
 from card_worker.storage.tables import starts
@@ -22,11 +23,11 @@ class DeadLetter:
     id: int = 0
     received_at: datetime
     queue: str | None
-    task: str | None
-    message_id: str | None
+    task: str | None = None
+    message_id: str | None = None
     reason: str
     detail: str | None = None
-    headers: dict[str, Any] | None = None
+    headers: Mapping[str, Any] | None = None
     content_type: str | None = None
     content_encoding: str | None = None
     body: bytes
@@ -47,7 +48,7 @@ def add(connection: Connection, letter: DeadLetter) -> None:
         "content_type": _in_text(letter.content_type),
         "content_encoding": _in_text(letter.content_encoding),
         "body": letter.body,
-        "digest": sha256(letter.body).hexdigest(),
+        "digest": _digest(letter),
         "settled_at": None,
         "settled_as": None,
     }
@@ -107,6 +108,12 @@ def forget_starts(connection: Connection, message_ids: Sequence[str]) -> None:
     """Count from nothing again: the messages are done, or an operator sends them once more."""
     if message_ids:
         connection.execute(delete(starts).where(starts.c.message_id.in_(message_ids)))
+
+
+def _digest(letter: DeadLetter) -> str:
+    """Return what tells the same message, come once more, from another one with its id."""
+    around = write_json([letter.headers, letter.content_type, letter.content_encoding])
+    return sha256(around.encode() + letter.body).hexdigest()
 
 
 def _letter(row: dict[str, Any]) -> DeadLetter:

@@ -13,12 +13,16 @@ from card_worker.contracts.fields import read_time
 
 LOCK_TIMEOUT_MS = 3_000
 """How long a commit waits for rows that another one holds, before it is tried again."""
+IDLE_MAX_S = 15
+"""How long a commit may do nothing before it is rolled back, so that a worker that is paused, or
+cut off, keeps what it has locked no longer than its messages."""
 
 _NOW = {
     # One statement for both, and no session state, so that a pooler in transaction mode works.
     "postgresql": text(
         f"SELECT date_trunc('milliseconds', clock_timestamp()),"
         f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}ms', true),"
+        f" set_config('idle_in_transaction_session_timeout', '{IDLE_MAX_S}s', true),"
         # The first and the last hours there are have no name in some zones' years 1 to 9999.
         f" set_config('timezone', 'UTC', true)"
     ),
@@ -27,8 +31,12 @@ _NOW = {
 
 # What another commit got in before us does: the next try sees its row and answers accordingly.
 _RACES = ("uq_cards_", "pk_cards", "pk_batches", "cards.account_id", "batches.account_id")
-# deadlock, serialization failure, lock timeout, shutdown, too many connections, starting up
-_TRANSIENT_STATES = ("40P01", "40001", "55P03", "57P01", "57P02", "57P03", "53300")
+# Of SQLSTATE, the class or all of it. 08 connection, 40 deadlock and serialization, 53 no disk,
+# memory or connection left, 57 shutdown and cancelled, 58 the machine, 55P03 lock timeout, 25P03
+# idle too long, 25006 a primary that has become a replica.
+_TRANSIENT_STATES = ("08", "40", "53", "57", "58", "55P03", "25P03", "25006")
+# The same of SQLite, which has but a text.
+_TRANSIENT_TEXTS = ("locked", "busy", "disk is full", "disk I/O error")
 
 
 def open_engine(url: str) -> Engine:
@@ -91,8 +99,8 @@ def reading(engine: Engine) -> Iterator[Connection]:
 def is_transient(error: BaseException) -> bool:
     """Say whether the same work may succeed when it is tried again.
 
-    True for lost connections, deadlocks, lock timeouts, and for a row that another commit made
-    first. Everything else is a defect.
+    True for lost connections, deadlocks, lock timeouts, a full disk, and for a row that another
+    commit made first. Everything else is a defect.
     """
     if not isinstance(error, DBAPIError):
         return False
@@ -102,10 +110,10 @@ def is_transient(error: BaseException) -> bool:
         return any(name in str(error.orig) for name in _RACES)
     state = getattr(error.orig, "sqlstate", None)
     if state is not None:
-        return state in _TRANSIENT_STATES or state.startswith("08")
-    # Without a state: PostgreSQL can't be reached, or SQLite's file is locked by another writer.
+        return bool(state.startswith(_TRANSIENT_STATES))
+    # Without a state: PostgreSQL can't be reached, or it is SQLite.
     return isinstance(error, OperationalError) and (
-        "locked" in str(error.orig) or "busy" in str(error.orig) or _is_connecting(error)
+        any(words in str(error.orig) for words in _TRANSIENT_TEXTS) or _is_connecting(error)
     )
 
 

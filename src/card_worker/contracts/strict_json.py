@@ -1,0 +1,69 @@
+"""JSON as a stranger may send it: read strictly, within bounds, or not at all."""
+
+import json
+import math
+from typing import Any, NoReturn
+
+
+class NotJson(ValueError):
+    """What came isn't JSON that everybody reads alike. The text says why, in a line."""
+
+
+def read_json(raw: bytes, *, bytes_max: int, levels_max: int) -> Any:
+    """Return what `raw` says: UTF-8, no key twice, no NaN, no number that is too long or too large.
+
+    `levels_max` bounds how deep lists and objects lie in one another. Raises NotJson.
+    """
+    if len(raw) > bytes_max:
+        raise NotJson(f"{len(raw)} bytes; at most {bytes_max} are read")
+    try:
+        read = json.loads(
+            raw.decode(),
+            object_pairs_hook=_once_each,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
+    except NotJson:
+        raise
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise NotJson(f"not JSON: {error}") from None
+    except RecursionError:
+        raise NotJson("not JSON: nested too deep") from None
+    except ValueError:  # a whole number of thousands of digits
+        raise NotJson("not JSON: a number is too long") from None
+    # What has no more openings than that can't be deeper.
+    if raw.count(b"[") + raw.count(b"{") > levels_max and _is_deeper(read, levels_max):
+        raise NotJson(f"nested too deep: more than {levels_max} levels")
+    return read
+
+
+def _is_deeper(read: Any, levels_max: int) -> bool:
+    level = [read]
+    for _ in range(levels_max):
+        level = [
+            part
+            for one in level
+            for part in (one.values() if isinstance(one, dict) else one)
+            if isinstance(part, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(pairs)
+    if len(read) != len(pairs):
+        raise NotJson("not JSON: a key stands twice in an object")
+    return read
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise NotJson(f"not JSON: {name}")
+
+
+def _finite(digits: str) -> float:
+    read = float(digits)
+    if math.isinf(read):
+        raise NotJson("not JSON: a number is too large")
+    return read

@@ -1,0 +1,56 @@
+"""A Celery app whose messages are handled in groups, and which fails at some of them."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from celery import Celery
+from kombu.message import Message as KombuMessage
+from redis import Redis
+
+from card_worker import grouping
+from card_worker.delivery import Answered, Fate, Message
+
+URL = os.environ["PLAIN_URL"]
+
+app = Celery("grouped", broker=URL, set_as_current=False)
+app.conf.update(
+    broker_transport="card_worker.transport:Transport",
+    broker_transport_options={"strict": True},
+    worker_consumer="tests.transport.grouped:Consumer",
+    worker_prefetch_multiplier=100,
+    task_acks_late=True,
+)
+redis = Redis.from_url(URL, decode_responses=True)
+
+
+@app.task  # type: ignore[untyped-decorator]
+def note(word: str) -> None:
+    """Write down a word: by itself, never; see `deliver`."""
+    raise AssertionError
+
+
+def deliver(messages: Sequence[Message]) -> list[Fate]:
+    """Write down a group's words as one entry; fail as a whole at one that is bad."""
+    words = [message.kwargs["word"] for message in messages]
+    if "bad" in words:
+        raise ValueError("bad")
+    redis.rpush("noted", " ".join(words))
+    return [Answered(()) for _ in messages]
+
+
+class Consumer(grouping.Consumer):
+    """Keeps what can't be done in a list."""
+
+    tasks = frozenset([note.name])
+    ungrouped = frozenset()
+    group_max = 50
+    group_wait_s = 0.0
+    deliver = staticmethod(deliver)
+
+    def bury(self, unreadable: Sequence[tuple[KombuMessage, str]]) -> bool:
+        redis.rpush("buried", *(f"{raw.headers.get('id')}: {why}" for raw, why in unreadable))
+        return True
+
+    def result(self, message: Message, fate: Answered) -> Any:
+        """There is none."""
