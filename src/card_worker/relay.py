@@ -18,7 +18,7 @@ from tenacity import (
 
 from card_worker.sinks import Sink
 from card_worker.storage import leases, outbox
-from card_worker.storage.engine import begin, is_transient, reading
+from card_worker.storage.engine import begin, is_transient
 
 LEASE = "relay"
 LEASE_S = 10.0
@@ -66,26 +66,24 @@ class Relay:
         self._release()
         log.info("relay stopped", holder=self._holder)
 
-    def publish_slice(self) -> int:
+    def _publish_slice(self, watch: outbox.Watch) -> int:
         """Publish the next events, at most SLICE_EVENTS; return how many there were."""
         if not self._has_lease():
             return 0
-        with reading(self._engine) as connection:
-            events = outbox.unpublished(connection, SLICE_EVENTS)
+        events = outbox.first_unpublished(watch.connection, SLICE_EVENTS)
         if not events:
             return 0
         for sink in self._sinks:
             sink.publish(events)
-        with begin(self._engine) as (connection, now):
-            outbox.mark_published(connection, events, now)
+        outbox.mark_published(watch.connection, events)
         log.debug("events published", events=len(events))
         return len(events)
 
     def _publish_until_away(self, stopping: Callable[[], bool]) -> None:
-        with outbox.watching(self._engine) as wait:
+        with outbox.watching(self._engine) as watch:
             while not stopping():
-                if self.publish_slice() < SLICE_EVENTS:
-                    wait(REST_S)
+                if self._publish_slice(watch) < SLICE_EVENTS:
+                    watch.wait(REST_S)
 
     def _has_lease(self) -> bool:
         asked_at = monotonic()

@@ -51,7 +51,7 @@ class RedisStream:
         values = [
             value
             for event in events
-            for value in (event.id, event.type, event.account_id, event.subject, event.event)
+            for value in (str(event.id), event.type, event.account_id, event.subject, event.event)
         ]
         self._redis.eval(_ADD_ALL, 1, self._stream, len(FIELDS), *FIELDS, *values)
 

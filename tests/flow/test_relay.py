@@ -72,7 +72,7 @@ def relays(database_url: str, broker_url: str, *, number: int = 1) -> Iterator[N
 
 def unpublished(engine: Engine) -> int:
     with engine.connect() as connection:
-        return len(outbox.unpublished(connection, 10_000))
+        return len(outbox.first_unpublished(connection, 10_000))
 
 
 def on_stream(redis: Redis) -> list[dict[str, str]]:
@@ -139,8 +139,8 @@ def test_several_writers_are_published_in_order_per_card(
 @pytest.mark.parametrize("kind", ["sqlite_url", "postgres_url"])
 def test_a_commit_wakes_who_waits_for_events(kind: str, request: pytest.FixtureRequest) -> None:
     engine = open_engine(request.getfixturevalue(kind))
-    with outbox.watching(engine) as wait, ThreadPoolExecutor() as threads:
-        waiting = threads.submit(wait, 10 * WAIT_S)
+    with outbox.watching(engine) as watch, ThreadPoolExecutor() as threads:
+        waiting = threads.submit(watch.wait, 10 * WAIT_S)
         write(engine, "card")
         waiting.result(WAIT_S)
     engine.dispose()
@@ -201,7 +201,8 @@ def test_when_the_active_relay_is_killed_the_other_takes_over(own: System) -> No
     write(own.engine, "after")
     # It had the lease, so nobody else publishes until that has run out.
     entries = assert_complete(own.engine, own.redis)
-    assert len(entries) == 6
+    # The one it was at when it was killed may be there twice.
+    assert len({entry["id"] for entry in entries}) == 6
     assert other.runs
 
 
@@ -213,7 +214,10 @@ def test_a_relay_that_is_killed_at_work_leaves_no_gap(own: System) -> None:
         own.publishes(int(str(own.redis.xlen(STREAM))) + 1)
         relay.kill9()
         own.sql("DELETE FROM leases")  # as if its time had passed
-        own.sql("UPDATE outbox SET published_at = NULL WHERE position > 150")
+        own.sql(
+            "INSERT INTO unpublished SELECT position FROM outbox WHERE position > 150"
+            " ON CONFLICT DO NOTHING"
+        )
     own.start("relay")
     assert len(assert_complete(own.engine, own.redis)) >= 300
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from celery import Celery, chord
+from kombu import pools
 from kombu.utils.url import parse_url
 from redis import Redis
 
@@ -38,7 +39,7 @@ def producer(broker_url: str) -> Iterator[Celery]:
         gc.collect()
         celery.backend.result_consumer.stop()
         celery.backend.client.connection_pool.disconnect()
-        celery.pool.force_close_all()
+        pools.reset()
 
 
 @pytest.fixture

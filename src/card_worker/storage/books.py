@@ -16,11 +16,12 @@ from card_worker.domain.rules import Needs
 from card_worker.storage import outbox, tables
 from card_worker.storage.sets import (
     Columns,
+    Insert,
+    Update,
     given,
     insert_absent,
-    insert_rows,
     parameters,
-    update_rows,
+    write,
 )
 from card_worker.storage.tables import batches, cards, keys, transactions
 
@@ -106,13 +107,18 @@ def load(connection: Connection, needed: Iterable[Needs]) -> Books:
 
 
 def save(connection: Connection, changes: Changes, answers: Sequence[Answer]) -> None:
-    """Write what the group did: one statement a table."""
-    insert_rows(connection, batches, _rows(changes.new_batches))
-    insert_rows(connection, cards, _rows(changes.new_cards))
-    changed = update_rows(connection, cards, _rows(changes.changed_cards), by="id")
+    """Write what the group did."""
+    changed = write(
+        connection,
+        [
+            Insert(batches, _rows(changes.new_batches)),
+            Insert(cards, _rows(changes.new_cards)),
+            Update(cards, _rows(changes.changed_cards), by="id"),
+            Insert(transactions, _rows(changes.transactions)),
+            outbox.rows(answers),
+        ],
+    )
     assert changed == len(changes.changed_cards)
-    insert_rows(connection, transactions, _rows(changes.transactions))
-    outbox.add(connection, answers)
 
 
 def due_cards(

@@ -45,7 +45,6 @@ def open_engine(url: str) -> Engine:
         return _open_sqlite(url)
     return create_engine(
         url,
-        pool_pre_ping=True,
         # An error's text goes into logs; what customers are called does not.
         hide_parameters=True,
         pool_size=2,

@@ -1,141 +1,115 @@
 """The outbox: every event, frozen in the commit that made it, and whether it has been published."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic, sleep
+from typing import NamedTuple, Protocol
+from uuid import UUID
 
 from sqlalchemy import Connection, Engine, select, text
 
 from card_worker.contracts.kinds import EventType
 from card_worker.domain.answers import Answer
-from card_worker.storage.sets import insert_rows, update_rows
-from card_worker.storage.tables import outbox as table
+from card_worker.storage.sets import Insert, delete_rows
+from card_worker.storage.tables import outbox, unpublished
 
 CHANNEL = "card_worker_outbox"
 SQLITE_LOOK_S = 0.02
 
-_NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', '')")
 _DATA_VERSION = text("PRAGMA data_version")
 
-Wait = Callable[[float], None]
-"""Returns when a commit may have added events, or after so many seconds."""
 
-
-@dataclass(frozen=True, slots=True)
-class Unpublished:
+class Unpublished(NamedTuple):
     """An event that waits to be published."""
 
     position: int
-    id: str
+    id: UUID
     account_id: str
     type: EventType
     subject: str
     event: str
 
 
-def add(connection: Connection, answers: Sequence[Answer]) -> None:
-    """Write down `answers` to be published, in their order, and wake the relay at the commit."""
-    if not answers:
-        return
-    insert_rows(
-        connection,
-        table,
-        [
-            {
-                "id": answer.id,
-                "account_id": answer.account_id,
-                "type": answer.type,
-                "subject": answer.subject,
-                "partition_key": answer.partition_key,
-                "event": answer.event,
-                "created_at": answer.created_at,
-            }
-            for answer in answers
-        ],
-    )
-    if connection.dialect.name == "postgresql":
-        connection.execute(_NOTIFY)
+def rows(answers: Sequence[Answer]) -> Insert:
+    """Return what adds `answers`, to be published in their order; the commit wakes the relay."""
+    names = ("id", "account_id", "type", "subject", "partition_key", "event", "created_at")
+    return Insert(outbox, [{name: getattr(answer, name) for name in names} for answer in answers])
 
 
-def unpublished(connection: Connection, events_max: int) -> list[Unpublished]:
+def first_unpublished(connection: Connection, events_max: int) -> list[Unpublished]:
     """Return the first events that aren't published, in their order.
 
     Positions become visible out of order between cards, so what is missing is asked for each
     time; nobody remembers how far he was.
     """
-    statement = (
-        select(
-            table.c.position,
-            table.c.id,
-            table.c.account_id,
-            table.c.type,
-            table.c.subject,
-            table.c.event,
-        )
-        .where(table.c.published_at.is_(None))
-        .order_by(table.c.position)
-        .limit(events_max)
-    )
-    return [
-        Unpublished(row.position, str(row.id), row.account_id, row.type, row.subject, row.event)
-        for row in connection.execute(statement)
-    ]
+    columns = (outbox.c[name] for name in Unpublished._fields)
+    statement = select(*columns).join(unpublished, outbox.c.position == unpublished.c.position)
+    statement = statement.order_by(unpublished.c.position).limit(events_max)
+    return [Unpublished._make(row) for row in connection.execute(statement)]
 
 
-def mark_published(connection: Connection, events: Sequence[Unpublished], now: datetime) -> None:
+def mark_published(connection: Connection, events: Sequence[Unpublished]) -> None:
     """Note that `events` are out in the world."""
-    rows = [{"position": event.position, "published_at": now} for event in events]
-    update_rows(connection, table, rows, by="position")
+    delete_rows(connection, unpublished, [{"position": event.position} for event in events])
 
 
 def oldest_unpublished(connection: Connection) -> datetime | None:
     """Return when the event that has waited longest was made; None when none waits."""
-    waiting = select(table.c.created_at).where(table.c.published_at.is_(None))
+    waiting = select(outbox.c.created_at).join(
+        unpublished, outbox.c.position == unpublished.c.position
+    )
     oldest: datetime | None = connection.execute(
-        waiting.order_by(table.c.position).limit(1)
+        waiting.order_by(unpublished.c.position).limit(1)
     ).scalar()
     return oldest
 
 
-@contextmanager
-def watching(engine: Engine) -> Iterator[Wait]:
-    """Give a function that waits for the next commit that may have added events.
+class Watch(Protocol):
+    """A connection without a transaction, on which the next commit that adds events is noticed.
 
-    It holds a connection of its own: PostgreSQL's notifications and SQLite's data version both
-    belong to a connection.
+    PostgreSQL's notifications and SQLite's data version both belong to a connection.
     """
+
+    connection: Connection
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when a commit may have added events, or after so many seconds."""
+
+
+@contextmanager
+def watching(engine: Engine) -> Iterator[Watch]:
+    """Give a watch that begins with the next commit."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if engine.dialect.name == "postgresql":
-            yield _listen(connection)
+            yield _Notified(connection)
         else:
-            yield _look(connection)
+            yield _Looking(connection)
 
 
-def _listen(connection: Connection) -> Wait:
-    connection.execute(text(f"LISTEN {CHANNEL}"))
-    driver = connection.connection.driver_connection
-    assert driver is not None
+class _Notified:
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        connection.execute(text(f"LISTEN {CHANNEL}"))
 
-    def wait(timeout_s: float) -> None:
+    def wait(self, timeout_s: float) -> None:
+        driver = self.connection.connection.driver_connection
+        assert driver is not None
+        # What came in while the connection was busy is there at once.
         for _ in driver.notifies(timeout=timeout_s, stop_after=1):
             pass
 
-    return wait
 
+class _Looking:
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._seen = self._version()
 
-def _look(connection: Connection) -> Wait:
-    seen = connection.execute(_DATA_VERSION).scalar_one()
-
-    def wait(timeout_s: float) -> None:
-        nonlocal seen
+    def wait(self, timeout_s: float) -> None:
         until = monotonic() + timeout_s
-        while monotonic() < until:
-            version = connection.execute(_DATA_VERSION).scalar_one()
-            if version != seen:
-                seen = version
-                return
+        while (version := self._version()) == self._seen and monotonic() < until:
             sleep(SQLITE_LOOK_S)
+        self._seen = version
 
-    return wait
+    def _version(self) -> int:
+        return int(self.connection.execute(_DATA_VERSION).scalar_one())

@@ -4,29 +4,35 @@ The rows travel as one JSON text, which the database reads itself: with `jsonb_t
 PostgreSQL, with `json_each` on SQLite. They stand in the statement as a table called `given`.
 """
 
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Column,
     Connection,
+    Delete,
     FromClause,
-    Insert,
+    Select,
     Table,
     Text,
-    Update,
-    and_,
     bindparam,
     cast,
     column,
+    delete,
     func,
     insert,
+    literal,
     select,
     true,
+    tuple_,
     type_coerce,
     update,
 )
+from sqlalchemy import Insert as Insert_
+from sqlalchemy import Update as Update_
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -38,36 +44,67 @@ Row = dict[str, Any]
 Columns = tuple[Column[Any], ...]
 
 
-def given(dialect: str, columns: Columns) -> FromClause:
+def given(dialect: str, columns: Columns, name: str = "given") -> FromClause:
     """Return the table `given` with these columns, to be filled by `parameters`."""
-    rows = bindparam("given", type_=Text())
+    rows = bindparam(name, type_=Text())
     if dialect == "postgresql":
         named = [column(c.name, c.type) for c in columns]
         read = func.jsonb_to_recordset(cast(rows, JSONB)).table_valued(*named)
-        return read.render_derived("given", with_types=True)
+        return read.render_derived(name, with_types=True)
     each = func.json_each(rows).table_valued("value")
     values = [
         type_coerce(func.json_extract(each.c.value, f"$.{c.name}"), c.type).label(c.name)
         for c in columns
     ]
-    return select(*values).subquery("given")
+    return select(*values).subquery(name)
 
 
-def parameters(columns: Columns, rows: Sequence[Row]) -> dict[str, str]:
+def parameters(columns: Columns, rows: Sequence[Row], name: str = "given") -> dict[str, str]:
     """Return the parameter that puts `rows` into `given`, in their order."""
-    for name in (c.name for c in columns if isinstance(c.type, JsonText)):
+    for text in (c.name for c in columns if isinstance(c.type, JsonText)):
         rows = [
-            row | {name: write_json(row[name])} if row[name] is not None else row for row in rows
+            row | {text: write_json(row[text])} if row[text] is not None else row for row in rows
         ]
-    return {"given": write_json(rows)}
+    return {name: write_json(rows)}
 
 
-def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
-    """Insert `rows`, each with the same columns."""
-    if rows:
-        columns = _columns(table, rows[0])
-        statement = _insert(connection.dialect.name, table, columns)
-        connection.execute(statement, parameters(columns, rows))
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """Rows to be inserted, each with the same columns."""
+
+    table: Table
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Rows whose column `by` is there already, and whose other columns are to be set."""
+
+    table: Table
+    rows: Sequence[Row]
+    by: str
+
+
+def write(connection: Connection, changes: Iterable[Insert | Update]) -> int:
+    """Make `changes`, on PostgreSQL in one statement; return how many rows were updated."""
+    asked = [change for change in changes if change.rows]
+    if connection.dialect.name != "postgresql":
+        return sum(_write_one(connection, change) for change in asked)
+    if not asked:
+        return 0
+    shapes = tuple(_shape(change) for change in asked)
+    values = [
+        parameters(shape.columns, change.rows, name)
+        for (name, shape), change in zip(_named(shapes), asked, strict=True)
+    ]
+    return int(connection.execute(_write_all(shapes), dict(ChainMap(*values))).scalar_one())
+
+
+def _write_one(connection: Connection, change: Insert | Update) -> int:
+    shape = _shape(change)
+    statement = _change(connection.dialect.name, shape, "given")
+    done = connection.execute(statement, parameters(shape.columns, change.rows))
+    return done.rowcount if isinstance(change, Update) else 0
 
 
 def insert_absent(connection: Connection, table: Table, rows: Sequence[Row]) -> set[Any]:
@@ -96,13 +133,12 @@ def insert_or_add(
     return [tuple(row) for row in connection.execute(statement, parameters(columns, rows))]
 
 
-def update_rows(connection: Connection, table: Table, rows: Sequence[Row], *, by: str) -> int:
-    """Set all other columns of the rows whose column `by` is given; return how many there were."""
-    if not rows:
-        return 0
-    columns = _columns(table, rows[0])
-    statement = _update(connection.dialect.name, table, columns, by)
-    return connection.execute(statement, parameters(columns, rows)).rowcount
+def delete_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+    """Delete the rows that have the values of one of `rows`."""
+    if rows:
+        columns = _columns(table, rows[0])
+        statement = _delete(connection.dialect.name, table, columns)
+        connection.execute(statement, parameters(columns, rows))
 
 
 def _columns(table: Table, row: Row) -> Columns:
@@ -112,10 +148,55 @@ def _columns(table: Table, row: Row) -> Columns:
 # The statements are built once per dialect and table; SQLAlchemy then finds their text compiled.
 
 
+class _Shape(NamedTuple):
+    """A change without its rows: what its statement depends on."""
+
+    table: Table
+    columns: Columns
+    by: str | None
+
+
+def _shape(change: Insert | Update) -> _Shape:
+    by = change.by if isinstance(change, Update) else None
+    return _Shape(change.table, _columns(change.table, change.rows[0]), by)
+
+
+def _named(shapes: Sequence[_Shape]) -> Iterator[tuple[str, _Shape]]:
+    """Yield each shape with what its rows are called in a statement that has several."""
+    for number, shape in enumerate(shapes):
+        yield f"given_{number}", shape
+
+
 @cache
-def _insert(dialect: str, table: Table, columns: Columns) -> Insert:
-    source = given(dialect, columns)
-    return insert(table).from_select([c.name for c in columns], select(source))
+def _write_all(shapes: tuple[_Shape, ...]) -> Select[Any]:
+    updated, others = [], []
+    for name, shape in _named(shapes):
+        change = _change("postgresql", shape, name)
+        if isinstance(change, Update_):
+            made = change.returning(*shape.table.primary_key).cte(f"made_{name}")
+            updated.append(select(func.count()).select_from(made).scalar_subquery())
+        else:
+            others.append(change.cte(f"made_{name}"))
+    return select(sum(updated, literal(0))).add_cte(*others)
+
+
+@cache
+def _change(dialect: str, shape: _Shape, name: str) -> Insert_ | Update_:
+    table, columns, by = shape
+    source = given(dialect, columns, name)
+    if by is None:
+        return insert(table).from_select([c.name for c in columns], select(source))
+    return (
+        update(table)
+        .where(table.c[by] == source.c[by])
+        .values({c.name: source.c[c.name] for c in columns if c.name != by})
+    )
+
+
+@cache
+def _delete(dialect: str, table: Table, columns: Columns) -> Delete:
+    source = select(given(dialect, columns))
+    return delete(table).where(tuple_(*columns).in_(source))
 
 
 @cache
@@ -141,14 +222,4 @@ def _insert_or_add(dialect: str, table: Table, columns: Columns, adding: str) ->
     changed[adding] = table.c[adding] + row.excluded[adding]
     return row.on_conflict_do_update(index_elements=key, set_=changed).returning(
         *key, table.c[adding]
-    )
-
-
-@cache
-def _update(dialect: str, table: Table, columns: Columns, by: str) -> Update:
-    source = given(dialect, columns)
-    return (
-        update(table)
-        .where(and_(table.c[by] == source.c[by]))
-        .values({c.name: source.c[c.name] for c in columns if c.name != by})
     )

@@ -172,14 +172,17 @@ outbox = Table(
     Column("partition_key", Text, nullable=False),
     Column("event", Text, nullable=False),
     Column("created_at", UtcTime, nullable=False),
-    Column("published_at", UtcTime, nullable=True),
     UniqueConstraint("id"),
-    Index(
-        "ix_outbox_unpublished",
-        "position",
-        postgresql_where=text("published_at IS NULL"),
-        sqlite_where=text("published_at IS NULL"),
-    ),
+    sqlite_strict=True,
+)
+
+# A row for each event that waits to be published. A trigger on the outbox adds it, so no event can
+# be forgotten; the relay deletes it. Beside the events and not on them, because to change a row is
+# to write all of it once more.
+unpublished = Table(
+    "unpublished",
+    metadata,
+    Column("position", WholeNumber, primary_key=True, autoincrement=False),
     sqlite_strict=True,
 )
 

@@ -170,19 +170,37 @@ def _create_keys_and_outbox() -> None:
         sa.Column("partition_key", sa.Text, nullable=False),
         sa.Column("event", sa.Text, nullable=False),
         sa.Column("created_at", UtcTime, nullable=False),
-        sa.Column("published_at", UtcTime, nullable=True),
         sa.PrimaryKeyConstraint("position", name="pk_outbox"),
         sa.UniqueConstraint("id", name="uq_outbox_id"),
         sqlite_strict=True,
     )
-    waiting = sa.text("published_at IS NULL")
-    op.create_index(
-        "ix_outbox_unpublished",
-        "outbox",
-        ["position"],
-        postgresql_where=waiting,
-        sqlite_where=waiting,
+    op.create_table(
+        "unpublished",
+        sa.Column("position", WholeNumber, autoincrement=False, nullable=False),
+        sa.PrimaryKeyConstraint("position", name="pk_unpublished"),
+        sqlite_strict=True,
     )
+    _let_events_wait()
+
+
+def _let_events_wait() -> None:
+    """Whatever is added to the outbox waits to be published; on PostgreSQL the relay is told."""
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(
+            "CREATE FUNCTION outbox_waits() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " INSERT INTO unpublished SELECT position FROM added;"
+            " PERFORM pg_notify('card_worker_outbox', '');"
+            " RETURN NULL; END $$"
+        )
+        op.execute(
+            "CREATE TRIGGER outbox_waits AFTER INSERT ON outbox REFERENCING NEW TABLE AS added"
+            " FOR EACH STATEMENT EXECUTE FUNCTION outbox_waits()"
+        )
+    else:
+        op.execute(
+            "CREATE TRIGGER outbox_waits AFTER INSERT ON outbox"
+            " BEGIN INSERT INTO unpublished VALUES (new.position); END"
+        )
 
 
 def _create_dead_letters() -> None:
@@ -232,6 +250,7 @@ def downgrade() -> None:
         "leases",
         "starts",
         "dead_letters",
+        "unpublished",
         "outbox",
         "keys",
         "batches",
@@ -240,4 +259,4 @@ def downgrade() -> None:
     ):
         op.drop_table(table)
     if op.get_bind().dialect.name == "postgresql":
-        op.execute("DROP FUNCTION transactions_append_only()")
+        op.execute("DROP FUNCTION transactions_append_only(), outbox_waits()")
