@@ -74,7 +74,8 @@ worker_hijack_root_logger = False
 worker_redirect_stdouts = False
 
 # --- What Flower sees ----------------------------------------------------------------------------
-worker_send_task_events = True
+# Flower asks for them when it starts, and every few seconds; until then nobody would listen.
+worker_send_task_events = False
 task_send_sent_event = False
 
 # --- What time makes due -------------------------------------------------------------------------

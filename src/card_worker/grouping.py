@@ -5,7 +5,7 @@ fate when another one of the group fails.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -147,10 +147,9 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         names = Counter(one.message.task for one in group)
         state.total_count.update(names)
         state.all_total_count[0] += len(group)
-        self._tell("task-received", [(one, _introduction(one)) for one in group])
-        started = monotonic()
-        self._tell("task-started", [(one, {}) for one in group])
-        self._run(group, started)
+        self._tell("task-received", ((one, _introduction(one)) for one in group))
+        self._tell("task-started", ((one, {}) for one in group))
+        self._run(group, started=monotonic())
 
     def _run(self, group: list[Received], started: float) -> None:
         try:
@@ -187,19 +186,19 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
                 self._store_result(one, fate)
         self._tell(
             "task-succeeded",
-            [
+            (
                 (one, {"result": _types(fate), "runtime": seconds})
                 for one, fate in ends
                 if isinstance(fate, Answered)
-            ],
+            ),
         )
         self._tell(
             "task-failed",
-            [
+            (
                 (one, {"exception": fate.why, "traceback": ""})
                 for one, fate in ends
                 if isinstance(fate, Buried)
-            ],
+            ),
         )
         self._settle([one.raw for one, fate in ends if not isinstance(fate, Returned)])
 
@@ -218,7 +217,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             # They come again, and their keys are known.
             log.warning("not acknowledged", messages=len(raws), error=type(error).__name__)
 
-    def _tell(self, kind: str, about: Sequence[tuple[Received, Mapping[str, Any]]]) -> None:
+    def _tell(self, kind: str, about: Iterable[tuple[Received, Mapping[str, Any]]]) -> None:
         events, offset = self.event_dispatcher, utcoffset()
         if events and events.enabled:
             for one, fields in about:

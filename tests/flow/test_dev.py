@@ -1,5 +1,6 @@
 """`card-worker dev`, as someone uses it who has pasted nothing but what it prints."""
 
+import itertools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -20,6 +22,7 @@ import pytest
 from card_worker.client import Client
 from card_worker.contracts.commands import CreateCard
 from card_worker.money import Currency
+from tests.flow.processes import until
 from tests.processes import PROGRAM, Run, program
 
 READY = "card-worker --help"
@@ -71,6 +74,36 @@ def test_flower_answers_on_this_machine_and_shows_the_worker(running: Run) -> No
         status, body = _http("GET", flower.netloc, "/api/workers?refresh=1")
         workers = json.loads(body) if status == 200 else {}
     assert len(workers) == 1
+
+
+def test_flower_shows_each_message_by_its_name_with_state_and_runtime(running: Run) -> None:
+    flower = urlsplit(_printed(running, "Flower"))
+    number = itertools.count()
+
+    def shown() -> list[dict[str, Any]]:
+        # Workers tell nothing until Flower has asked them, so one more each time.
+        with Client(_printed(running, "broker")) as client:
+            client.send(_small_card(f"shown-{next(number)}"))
+        status, body = _http("GET", flower.netloc, "/api/tasks?taskname=cards.create")
+        tasks = json.loads(body).values() if status == 200 else []
+        return [task for task in tasks if task["state"] == "SUCCESS"]
+
+    until(shown, "a task in Flower")
+    task = shown()[0]
+    assert task["name"] == "cards.create"
+    assert task["result"] == "card.created"
+    assert task["runtime"] > 0
+    assert "account_id" in task["kwargs"]
+
+
+def _small_card(card_id: str) -> CreateCard:
+    return CreateCard(
+        account_id="T00000001",
+        command_id=card_id,
+        card_id=card_id,
+        amount=100,
+        currency=Currency.NOK,
+    )
 
 
 def test_flower_only_looks(running: Run) -> None:

@@ -47,7 +47,7 @@ COMMANDS = {
     "worker": (*CELERY, "worker", "--loglevel=INFO", "--without-mingle", "--without-gossip"),
     "beat": (*CELERY, "beat", "--loglevel=INFO"),
     # Workers send events by themselves; Flower needn't tell them to, and they wouldn't be told.
-    "flower": (*CELERY, "flower", "--address=127.0.0.1", "--read_only", "--enable_events=False"),
+    "flower": (*CELERY, "flower", "--address=127.0.0.1", "--read_only"),
 }
 """What runs besides the broker, by name; arguments of this Python."""
 

@@ -21,7 +21,7 @@ from card_worker.contracts.commands import (
     InvalidCommand,
 )
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
-from card_worker.contracts.fields import METADATA_DEPTH_MAX, storable
+from card_worker.contracts.fields import METADATA_DEPTH_MAX, storable, write_json
 from card_worker.contracts.strict_json import NotJson, read_json
 
 MESSAGE_BYTES_MAX = 1024 * 1024
@@ -184,7 +184,13 @@ def _read(task: object, fields: Mapping[str, Any], *, fallback_id: str) -> Comma
 
 def _too_large(kind: type, fields: Mapping[str, Any]) -> tuple[Problem, ...]:
     # A listed batch is a list by nature; the size of its message bounds it.
-    if kind is CreateBatch or len(_raw(fields)) <= COMMAND_BYTES_MAX:
+    if kind is CreateBatch:
+        return ()
+    try:
+        size = len(write_json(fields))
+    except TypeError:  # a type that only a caller in this process can have given
+        size = len(_raw(fields))
+    if size <= COMMAND_BYTES_MAX:
         return ()
     return (Problem(field="", message=f"a command has at most {COMMAND_BYTES_MAX} bytes"),)
 

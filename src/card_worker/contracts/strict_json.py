@@ -17,12 +17,7 @@ def read_json(raw: bytes, *, bytes_max: int, levels_max: int) -> Any:
     if len(raw) > bytes_max:
         raise NotJson(f"{len(raw)} bytes; at most {bytes_max} are read")
     try:
-        read = json.loads(
-            raw.decode(),
-            object_pairs_hook=_once_each,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-        )
+        read = _decoder.decode(raw.decode())
     except NotJson:
         raise
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -67,3 +62,8 @@ def _finite(digits: str) -> float:
     if math.isinf(read):
         raise NotJson("not JSON: a number is too large")
     return read
+
+
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_once_each, parse_constant=_refuse_constant, parse_float=_finite
+)

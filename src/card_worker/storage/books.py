@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -113,7 +114,7 @@ def save(connection: Connection, changes: Changes, answers: Sequence[Answer]) ->
         [
             Insert(batches, _rows(changes.new_batches)),
             Insert(cards, _rows(changes.new_cards)),
-            Update(cards, _rows(changes.changed_cards), by="id"),
+            Update(cards, [_changing(card) for card in changes.changed_cards], by="id"),
             Insert(transactions, _rows(changes.transactions)),
             outbox.rows(answers),
         ],
@@ -156,6 +157,16 @@ def find_transactions(connection: Connection, card: Card) -> list[Transaction]:
 
 def _rows(values: Sequence[Card | Transaction | Batch]) -> list[dict[str, Any]]:
     return [value._asdict() for value in values]
+
+
+# What a card is made with and keeps.
+_KEPT = {"account_id", "card_id", "batch_id", "created_at", "created_by"}
+_CHANGING = tuple(name for name in Card._fields if name not in _KEPT)
+_read_changing = attrgetter(*_CHANGING)
+
+
+def _changing(card: Card) -> dict[str, Any]:
+    return dict(zip(_CHANGING, _read_changing(card), strict=True))
 
 
 def _columns(table: Table, names: tuple[str, ...]) -> Columns:

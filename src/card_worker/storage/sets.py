@@ -1,6 +1,6 @@
 """Many rows as one parameter: one statement, and one text of it, for 1 row and for 1,000.
 
-The rows travel as one JSON text, which the database reads itself: with `jsonb_to_recordset` on
+The rows travel as one JSON text, which the database reads itself: with `json_to_recordset` on
 PostgreSQL, with `json_each` on SQLite. They stand in the statement as a table called `given`.
 """
 
@@ -33,7 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import Insert as Insert_
 from sqlalchemy import Update as Update_
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -49,7 +49,7 @@ def given(dialect: str, columns: Columns, name: str = "given") -> FromClause:
     rows = bindparam(name, type_=Text())
     if dialect == "postgresql":
         named = [column(c.name, c.type) for c in columns]
-        read = func.jsonb_to_recordset(cast(rows, JSONB)).table_valued(*named)
+        read = func.json_to_recordset(cast(rows, JSON)).table_valued(*named)
         return read.render_derived(name, with_types=True)
     each = func.json_each(rows).table_valued("value")
     values = [
