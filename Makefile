@@ -38,6 +38,19 @@ test: $(VENV)/ready  ## Run the tests; select some with ARGS="-k expiry"
 chaos: $(VENV)/ready  ## Kill workers under load and prove the books; ARGS="--seed 2"
 	@$(BIN)/python -m tests.chaos.kills $(ARGS)
 
+# The peers' libraries stay out of the project's own environment.
+BENCH := benchmarks/.venv
+
+.PHONY: bench
+bench: $(VENV)/ready $(BENCH)/locked  ## Measure beside others, some 15 minutes; a little of it with ARGS=--quick
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+$(BENCH)/locked: benchmarks/requirements.lock | python
+	@$(PYTHON) -m venv --clear $(BENCH)
+	@$(BENCH)/bin/python -m pip --disable-pip-version-check --no-input -qq install \
+		--require-hashes --requirement benchmarks/requirements.lock
+	@touch $@
+
 .PHONY: lint
 lint: $(VENV)/ready  ## Check style, types and who imports whom
 	@$(BIN)/ruff check
@@ -50,20 +63,21 @@ wheel: $(VENV)/ready  ## Build the wheel into dist/
 	@$(BIN)/python -m hatchling build --target wheel --directory dist
 
 # Its own environment, because the lock file may not exist yet or may not install.
-LOCK := .venv-lock/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+LOCK := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
 	--no-build --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" $(ARGS)
 
 .PHONY: lock
 lock: python  ## Pin what pyproject.toml asks for; raise what is pinned with ARGS=--upgrade
 	@test -x .venv-lock/bin/uv || $(PYTHON) -m venv .venv-lock
 	@.venv-lock/bin/python -m pip --disable-pip-version-check -qq install 'uv>=0.13,<0.14'
-	@$(LOCK) --all-extras --group dev --output-file requirements.lock
+	@$(LOCK) pyproject.toml --all-extras --group dev --output-file requirements.lock
 	@# What production runs is a part of what was tested, never another version.
-	@$(LOCK) --extra flower --constraint requirements.lock --output-file requirements-runtime.lock
+	@$(LOCK) pyproject.toml --extra flower --constraint requirements.lock --output-file requirements-runtime.lock
+	@$(LOCK) benchmarks/requirements.in --constraint requirements.lock --output-file benchmarks/requirements.lock
 
 .PHONY: clean
 clean:  ## Remove everything that was made here
-	@rm -rf $(VENV) .venv-lock build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) $(BENCH) .venv-lock build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: python

@@ -117,7 +117,7 @@ def test_a_body_must_say_that_it_is_utf_8() -> None:
     ("body", "why"),
     [
         (b"", "not JSON: Expecting value"),
-        (b"\xef\xbb\xbf[[], {}, {}]", "not JSON: Unexpected UTF-8 BOM"),
+        (b"\xef\xbb\xbf[[], {}, {}]", "not JSON: Expecting value"),
         (b'[[], {"a": "\xff"}, {}]', "not JSON: 'utf-8' codec"),
         (b'[[], {"a": "\xed\xa0\x80"}, {}]', "not JSON: 'utf-8' codec"),
         (b"[[], {}, {}] x", "not JSON: Extra data"),
@@ -206,7 +206,7 @@ def test_no_problem_repeats_a_value(task: str) -> None:
 def test_a_command_has_at_most_64_kib() -> None:
     def padded(size: int) -> Any:
         fields = {**GOOD, "command_id": "c", "name": ""}
-        room = size - len(json.dumps(fields))
+        room = size - len(json.dumps(fields, separators=(",", ":")))
         return one(command_id="c", name="x" * room).problems  # type: ignore[union-attr]
 
     assert [problem.field for problem in padded(COMMAND_BYTES_MAX)] == ["name"]

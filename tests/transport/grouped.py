@@ -24,7 +24,7 @@ app.conf.update(
 redis = Redis.from_url(URL, decode_responses=True)
 
 
-@app.task  # type: ignore[untyped-decorator]
+@app.task
 def note(word: str) -> None:
     """Write down a word: by itself, never; see `deliver`."""
     raise AssertionError

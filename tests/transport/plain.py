@@ -20,21 +20,21 @@ app.conf.update(
 redis = Redis.from_url(os.environ["PLAIN_NOTES"], decode_responses=True)
 
 
-@app.task  # type: ignore[untyped-decorator]  # Celery has no types
+@app.task
 def note(word: str) -> str:
     """Write down a word."""
     redis.rpush(NOTED, word)
     return word
 
 
-@app.task  # type: ignore[untyped-decorator]
+@app.task
 def join(words: list[str]) -> str:
     """Write down many words as one."""
     redis.rpush(NOTED, "+".join(sorted(words)))
     return "joined"
 
 
-@app.task(bind=True)  # type: ignore[untyped-decorator]
+@app.task(bind=True)
 def insist(self: Task, word: str) -> None:
     """Write down a word, at the third try."""
     if self.request.retries < 2:
@@ -42,7 +42,7 @@ def insist(self: Task, word: str) -> None:
     redis.rpush(NOTED, word)
 
 
-@app.task  # type: ignore[untyped-decorator]
+@app.task
 def wait(word: str) -> None:
     """Write down a word once there is something in the list GO."""
     redis.rpush("begun", word)

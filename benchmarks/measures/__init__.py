@@ -1,0 +1,1 @@
+"""What is measured: one module a measure, each with `run`, which returns its results."""
