@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from typing import TypeAlias
+from uuid import UUID
 
 from sqlalchemy import Connection
 
@@ -15,7 +16,8 @@ from card_worker.domain.books import Books, changes
 from card_worker.domain.events import CommandRejected, Event
 from card_worker.domain.evolve import evolve
 from card_worker.domain.rules import decide, needs
-from card_worker.storage.books import Key, claim, key_and_digest, load, save, stored_answers
+from card_worker.storage.books import Key, claim, key_and_digest, load, stored_answers, to_rows
+from card_worker.storage.writing import writing
 
 Digests: TypeAlias = dict[Key, str]
 
@@ -33,17 +35,21 @@ def handle(connection: Connection, commands: Sequence[Command], now: datetime) -
     """Answer `commands`, in their order, within the commit that `connection` has open.
 
     A command handled before gets the answer it got then, also when it stands twice in the list.
-    A key used again for other content is refused, and that refusal is stored like any other. The
-    number of SQL statements doesn't depend on how many commands there are.
+    A key used again for other content is refused, and that refusal is stored like any other. There
+    is a handful of SQL statements, and one for each slice of the group.
 
     Raises what is_transient knows when the whole may be tried again.
     """
     asked, fresh = _claim(connection, commands, now)
     todo = [one for one in _once_each(asked) if one.key in fresh]
     books = load(connection, [needs(one.command) for one in todo if not one.conflicting])
-    opened = Books(dict(books.cards), dict(books.batches))
-    answers = {event_id(*one.key): _answer(books, one, now) for one in todo}
-    save(connection, changes(opened, books), list(answers.values()))
+    answers: dict[UUID, Answer] = {}
+    with writing(connection) as writer:
+        for part in writer.slices(todo):
+            opened = books.snapshot()
+            given = {event_id(*one.key): _answer(books, one, now) for one in part}
+            writer.write(to_rows(changes(opened, books), list(given.values())))
+            answers |= given
     repeated = {event_id(*one.key) for one in asked if one.key not in fresh}
     answers |= stored_answers(connection, repeated)
     return [answers[event_id(*one.key)] for one in asked]

@@ -189,6 +189,10 @@ class Books:
         self.transactions.append(transaction)
         return transaction
 
+    def snapshot(self) -> "Books":
+        """Return the books as they are now, to compare with what they become."""
+        return Books(dict(self.cards), dict(self.batches), list(self.transactions))
+
     def aside(self) -> "Books":
         """Return books that start as these and leave these as they are: for a dry run."""
         return Books(ChainMap({}, self.cards), ChainMap({}, self.batches))
@@ -210,7 +214,7 @@ def changes(opened: Books, books: Books) -> Changes:
         new_cards=[card for key, card in books.cards.items() if key not in opened.cards],
         changed_cards=list(_changed(opened, books)),
         new_batches=[batch for key, batch in books.batches.items() if key not in opened.batches],
-        transactions=books.transactions,
+        transactions=books.transactions[len(opened.transactions) :],
     )
 
 

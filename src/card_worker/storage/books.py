@@ -1,4 +1,4 @@
-"""Claim, load, save: how the books come out of the database and go back into it."""
+"""Claim, load, rows to save: how the books come out of the database and go back into it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,12 @@ from card_worker.domain.rules import Needs
 from card_worker.storage import outbox, tables
 from card_worker.storage.sets import (
     Columns,
-    Insert,
-    Update,
     given,
     insert_absent,
     parameters,
-    write,
 )
 from card_worker.storage.tables import batches, cards, keys, transactions
+from card_worker.storage.writing import Changed, New
 
 Key = tuple[str, str]
 """(account_id, idempotency key)."""
@@ -107,19 +105,15 @@ def load(connection: Connection, needed: Iterable[Needs]) -> Books:
     )
 
 
-def save(connection: Connection, changes: Changes, answers: Sequence[Answer]) -> None:
-    """Write what the group did."""
-    changed = write(
-        connection,
-        [
-            Insert(batches, _rows(changes.new_batches)),
-            Insert(cards, _rows(changes.new_cards)),
-            Update(cards, [_changing(card) for card in changes.changed_cards], by="id"),
-            Insert(transactions, _rows(changes.transactions)),
-            outbox.rows(answers),
-        ],
-    )
-    assert changed == len(changes.changed_cards)
+def to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]:
+    """Return what the database has to be told of what a group did."""
+    return [
+        New(batches, _rows(changes.new_batches)),
+        New(cards, _rows(changes.new_cards)),
+        Changed(cards, [_changing(card) for card in changes.changed_cards]),
+        New(transactions, _rows(changes.transactions)),
+        outbox.new(answers),
+    ]
 
 
 def due_cards(

@@ -11,8 +11,9 @@ from sqlalchemy import Connection, Engine, select, text
 
 from card_worker.contracts.kinds import EventType
 from card_worker.domain.answers import Answer
-from card_worker.storage.sets import Insert, delete_rows
+from card_worker.storage.sets import delete_rows
 from card_worker.storage.tables import outbox, unpublished
+from card_worker.storage.writing import New
 
 CHANNEL = "card_worker_outbox"
 SQLITE_LOOK_S = 0.02
@@ -31,10 +32,10 @@ class Unpublished(NamedTuple):
     event: str
 
 
-def rows(answers: Sequence[Answer]) -> Insert:
+def new(answers: Sequence[Answer]) -> New:
     """Return what adds `answers`, to be published in their order; the commit wakes the relay."""
     names = ("id", "account_id", "type", "subject", "partition_key", "event", "created_at")
-    return Insert(outbox, [{name: getattr(answer, name) for name in names} for answer in answers])
+    return New(outbox, [{name: getattr(answer, name) for name in names} for answer in answers])
 
 
 def first_unpublished(connection: Connection, events_max: int) -> list[Unpublished]:
