@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -157,9 +157,6 @@ def _procrastinate(task: str, commands: int) -> Contestant:
 
 PLAIN_ORM = _plain_celery("plain ORM", "activate_orm", 1_500)
 PLAIN_CORE = _plain_celery("plain Core", "activate_core", 1_500)
-# A relay woken by each of a peer's commits publishes one event at a time, which costs CPU time that
-# counts as the peer's. So it is woken only where the lone message is measured.
-PLAIN_ORM_PROMPT = replace(PLAIN_ORM, environment={"BENCH_WAKES_RELAY": "yes"})
 OTHER_PEERS = (
     # 1, 2, 4, 8 and 16 threads that prefetch twice as many; 2 and 8 that prefetch 200.
     _dramatiq("activate", 2_000, threads=2, prefetch=200),

@@ -38,7 +38,8 @@ SELECT (SELECT count(*) FROM transactions JOIN cards ON cards.id = transactions.
             AND cards.amount_balance = balance_after AND transactions.amount = balance_after),
     (SELECT count(*) FROM transactions),
     (SELECT count(*) FROM keys),
-    (SELECT count(*) FROM outbox WHERE type = 'card.activated' AND published_at IS NOT NULL),
+    (SELECT count(*) FROM outbox WHERE type = 'card.activated'
+        AND NOT EXISTS (SELECT FROM unpublished WHERE unpublished.position = outbox.position)),
     (SELECT count(*) FROM outbox)
 """
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 from celery import Celery
 
 from benchmarks.commands import command
-from benchmarks.contestants import OURS, PLAIN_ORM_PROMPT, Contestant
+from benchmarks.contestants import OURS, PLAIN_ORM, Contestant
 from benchmarks.results import Result, compare
 from benchmarks.rounds import Size, interleaved
 from benchmarks.stage import STREAM, Place, Stage
@@ -26,7 +26,7 @@ READ_BLOCK_MS = 200
 # Both speak Celery's protocol: task and queue.
 ADDRESSES = {
     OURS.name: ("cards.activate", Queue.CARDS),
-    PLAIN_ORM_PROMPT.name: ("benchmarks.peers.plain_celery.activate_orm", "celery"),
+    PLAIN_ORM.name: ("benchmarks.peers.plain_celery.activate_orm", "celery"),
 }
 
 
@@ -48,9 +48,9 @@ class Latencies(list[float]):
 def run(stage: Stage, size: Size) -> list[Result]:
     """Compare the medians of rounds, and the 99th percentiles of all messages together."""
     messages = size.of(MESSAGES)
-    play = {one.name: partial(_turn, stage, one, messages) for one in (OURS, PLAIN_ORM_PROMPT)}
+    play = {one.name: partial(_turn, stage, one, messages) for one in (OURS, PLAIN_ORM)}
     turns = interleaved(play, size.rounds)
-    ours, plain = turns[OURS.name], turns[PLAIN_ORM_PROMPT.name]
+    ours, plain = turns[OURS.name], turns[PLAIN_ORM.name]
     return [
         compare(
             "lone message, p50 / plain ORM",

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, Table, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from benchmarks.peers import models
-from benchmarks.peers.events import NEVER_SET, WAKE_RELAY, WAKES_RELAY, activated, digest_of
+from benchmarks.peers.events import NEVER_SET, activated, digest_of
 
 cards = cast(Table, models.Card.__table__)
 transactions = cast(Table, models.Transaction.__table__)
@@ -79,5 +79,3 @@ def activate(engine: Engine, command: dict[str, Any]) -> None:
             )
             .inline()
         )
-        if WAKES_RELAY:
-            connection.execute(WAKE_RELAY)

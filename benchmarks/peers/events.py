@@ -2,17 +2,10 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
-
-from sqlalchemy import func, select
-
-WAKE_RELAY = select(func.pg_notify("card_worker_outbox", ""))
-WAKES_RELAY = "BENCH_WAKES_RELAY" in os.environ
-"""Whether the relay is told of each commit, or looks by itself."""
 
 NEVER_SET = dict.fromkeys(["ref_id", "parent_id", "metadata", "originated_by", "created_by"])
 """What a transaction has that nothing here ever fills in."""

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from benchmarks.peers.events import NEVER_SET, WAKE_RELAY, WAKES_RELAY, activated, digest_of
+from benchmarks.peers.events import NEVER_SET, activated, digest_of
 from benchmarks.peers.models import Card, Key, Outbox, Transaction
 
 SHOWN = [column.key for column in Card.__table__.columns if column.key not in ("state", "batch_id")]
@@ -78,5 +78,3 @@ def _activate(session: Session, command: dict[str, Any]) -> None:
             created_at=now,
         )
     )
-    if WAKES_RELAY:
-        session.execute(WAKE_RELAY)

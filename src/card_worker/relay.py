@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Callable, Sequence
-from time import monotonic
+from time import monotonic, sleep
 from uuid import uuid4
 
 import structlog
@@ -27,6 +27,8 @@ RENEW_S = 3.0
 SLICE_EVENTS = 500
 REST_S = 0.4
 """At rest: how long until a look is taken although nobody said that there is something."""
+GATHER_S = 0.005
+"""Between two publications: many small commits are not as many publications."""
 PAUSE_S_MAX = 2.0
 
 log = structlog.get_logger(__name__)
@@ -82,8 +84,10 @@ class Relay:
     def _publish_until_away(self, stopping: Callable[[], bool]) -> None:
         with outbox.watching(self._engine) as watch:
             while not stopping():
+                rested_at = monotonic() + GATHER_S
                 if self._publish_slice(watch) < SLICE_EVENTS:
                     watch.wait(REST_S)
+                    sleep(max(0.0, rested_at - monotonic()))
 
     def _has_lease(self) -> bool:
         asked_at = monotonic()

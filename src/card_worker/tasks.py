@@ -1,6 +1,5 @@
 """Celery's door: the app, one task per command, and what may pass. The work is elsewhere."""
 
-import gc
 import json
 import os
 from collections.abc import Sequence
@@ -41,9 +40,6 @@ from card_worker.telemetry import configure_logs
 
 TASKS = frozenset([*COMMANDS, APPLY, SWEEP])
 """What a message may name. Celery's own tasks (chains, chords, clean-ups) are not among them."""
-
-OBJECTS_PER_GROUP = 100_000
-"""About as many as a large group makes; it drops them all, and has none in a cycle."""
 
 HARMLESS_CONTROLS = frozenset(["enable_events", "heartbeat"])
 """By these a monitor asks to be told more."""
@@ -175,9 +171,7 @@ def _on_setup_logging(loglevel: int, **_: Any) -> None:
 @signals.worker_init.connect
 def _on_worker_init(**_: Any) -> None:
     """Refuse to start on a database that isn't migrated; let nobody steer the worker remotely."""
-    # Else Python looks for cycles a hundred times a group, through all that Celery has loaded.
-    gc.freeze()
-    gc.set_threshold(OBJECTS_PER_GROUP)
+    grouping.spare_cycle_search()
     # What reports stays; what shuts down, revokes, or changes pools and queues is refused. Whoever
     # may publish a command would else be able to stop all workers.
     for name, about in Panel.meta.items():
