@@ -60,7 +60,7 @@ class Report:
     kills: int
     seed: int
     held_at_kills: int = 0
-    """How many messages were in flight when a worker was killed, over all kills."""
+    """How many messages were in flight when a worker was killed, summed over the kills."""
     lost: list[str] = field(default_factory=list)
     """Neither answered nor kept as a dead letter."""
     letters: int = 0
@@ -76,7 +76,7 @@ class Report:
         answered = self.messages - len(self.lost)
         lines = [
             f"{self.transport}: {self.messages} messages, {self.kills} kills, seed {self.seed}",
-            f"  in flight at a kill, over all kills   {self.held_at_kills}",
+            f"  in flight at a kill, on average       {self.held_at_kills / self.kills:.0f}",
             f"  answered                              {answered}",
             f"  lost                                  {len(self.lost)}",
             f"  dead letters on the way               {self.letters}",

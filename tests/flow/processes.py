@@ -46,6 +46,7 @@ class Part:
         self, log: Path, command: tuple[str, ...], environment: dict[str, str], cwd: Path
     ) -> None:
         self.log = log
+        self._killed = False
         with log.open("ab") as out:
             # On Linux it also ends when the tests are killed.
             self._process = subprocess.Popen(
@@ -101,9 +102,12 @@ class Part:
 
     def kill9(self) -> None:
         """End it and all it has started, as a crash of the machine would."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        # Once only: what has been waited for has no number any more, and another may have got it.
+        if not self._killed:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._killed = True
 
 
 class Parts:
