@@ -27,7 +27,7 @@ from card_worker.delivery import Answered, Buried, Fate, Message, Returned
 EVENTS_BUFFERED_MAX = 4_096
 """Celery's events of a group leave in one publication, not in one for every two dozen."""
 EVENTS_AS = "card_worker.json"
-"""A serializer for those events: JSON as kombu's own, written in a tenth of its time."""
+"""A serializer for those events: the same JSON as kombu's own, written faster."""
 OBJECTS_PER_GROUP = 100_000
 
 SHOWN = ("account_id", "card_id", "batch_id", "command_id")
@@ -154,14 +154,24 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self._run(group, started=monotonic())
 
     def _run(self, group: list[Received], started: float) -> None:
+        delivered = False
+
+        def on_fates(fates: Sequence[Fate]) -> None:
+            nonlocal delivered
+            delivered = True
+            self._finish(group, fates, seconds=monotonic() - started)
+
         try:
             self.pool.apply_async(
                 self.deliver,
                 ([one.message for one in group],),
-                callback=lambda fates: self._finish(group, fates, seconds=monotonic() - started),
+                callback=on_fates,
                 error_callback=lambda error: self._on_error(group, started, error.exception),
             )
-        except Exception as error:  # from the solo pool
+        except Exception as error:
+            # The solo pool lets through what `deliver` raises, and what comes after it as well.
+            if delivered:
+                raise
             self._on_error(group, started, error)
 
     def _on_error(self, group: list[Received], started: float, error: BaseException) -> None:
@@ -184,8 +194,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         back = [one.raw for one, fate in ends if isinstance(fate, Returned)]
         self._settle(back, requeue=True)
         if self.app.conf.result_backend is not None:
-            for one, fate in ends:
-                self._store_result(one, fate)
+            self._store_results(ends)
         self._tell(
             "task-succeeded",
             (
@@ -224,6 +233,14 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         if events and events.enabled:
             for one, fields in about:
                 events.send(kind, uuid=one.message.id, utcoffset=lambda: offset, **fields)
+
+    def _store_results(self, ends: Sequence[tuple[Received, Fate]]) -> None:
+        try:
+            for one, fate in ends:
+                self._store_result(one, fate)
+        except Exception as error:
+            # What was done stays done, and its answer is on the stream.
+            log.warning("results not stored", error=type(error).__name__)
 
     def _store_result(self, one: Received, fate: Fate) -> None:
         if one.raw.headers.get("ignore_result"):

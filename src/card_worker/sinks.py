@@ -24,8 +24,8 @@ class Sink(Protocol):
         """Let go of connections."""
 
 
-# KEYS: the stream. ARGV: the fields' names, how many there are, then the values of each entry. A
-# server that is out of memory refuses the first XADD, and having let it pass the others too.
+# KEYS: the stream. ARGV: how many fields an entry has, their names, then the values of each entry.
+# A server that is out of memory refuses the first XADD; having let that pass, the others too.
 _ADD_ALL = """
 local names = tonumber(ARGV[1])
 for first = 2 + names, #ARGV, names do

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from card_worker.cli.embedded import NoServer, Valkey
+from card_worker.cli.embedded import NoServer, Valkey, valkey
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.migrations import upgrade
 from tests import servers
@@ -221,6 +221,21 @@ def test_a_worker_that_is_paused_and_taken_for_dead_does_no_harm(running: System
     assert [event["correlationid"] for event in running.events()].count("asked") == 1
     assert paused.runs
     assert other.runs
+
+
+def test_a_result_backend_that_is_away_costs_nobody_an_answer(own: System, tmp_path: Path) -> None:
+    with valkey(tmp_path / "results") as results:
+        url = results.url
+    worker = own.start("worker", RESULT_BACKEND_URL=url)
+    own.start("relay")
+    own.create("first", "second")
+    own.answers("first", "second")
+    worker.says("results not stored")
+    until(lambda: own.waiting() == 0, "the acknowledgement")
+    own.create("third")
+    own.answers("third")
+    assert own.letters() == []
+    assert worker.runs
 
 
 def _waits_for_a_lock(running: System) -> bool:
