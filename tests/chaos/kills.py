@@ -3,9 +3,9 @@
 python -m tests.chaos.kills --messages 50000 --kills 300 --seed 1
 
 A bare Celery client activates cards. Workers take them, and one after the other is killed with
-SIGKILL, it and all it has started: as soon as messages are in flight, or a few milliseconds after
-a commit. Each is replaced. Then the living return what the dead held, and all is done. What must
-hold:
+SIGKILL, it and all it has started: in the midst of a transaction, or a few milliseconds after a
+commit; now and then all of them at once, as a machine's crash does. Each is replaced. Then the
+living return what the dead held, and all is done. What must hold:
 
 - every message that was published is answered, or is a dead letter after five starts, and answered
   when an operator sends that once more
@@ -29,12 +29,12 @@ from time import sleep
 from celery import Celery
 from kombu import pools
 from redis import Redis
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from card_worker.cli.embedded import Valkey, valkey
 from card_worker.storage.engine import reading
 from card_worker.storage.migrations import upgrade
-from card_worker.storage.tables import outbox, transactions
+from card_worker.storage.tables import cards, outbox, transactions
 from tests import servers
 from tests.chaos.transports import Ours, Stock, Transport
 from tests.flow.processes import Part, until
@@ -47,6 +47,8 @@ VICTIMS = 3
 GROUP_MAX = "50"
 """So that what waits for one kill is several commits, and a kill holds few of the messages."""
 AFTER_COMMIT_MS_MAX = 40.0
+KILLS_PER_CRASH = 10
+"""One in so many kills, the first among them, is of all workers at once."""
 DONE_S = 600.0
 """A system that answers nothing for so long is stuck."""
 
@@ -136,8 +138,8 @@ class Run:
             ]
             for start in range(0, len(self._names), CARDS_PER_BATCH)
         }
-        for command_id, cards in batches.items():
-            self._system.send("cards.batch_create", command_id, cards=cards)
+        for command_id, listed in batches.items():
+            self._system.send("cards.batch_create", command_id, cards=listed)
         until(lambda: self._events() >= len(batches), "the cards", within_s=DONE_S)
 
     def _activate(self, producer: Celery, names: Sequence[str]) -> None:
@@ -153,14 +155,29 @@ class Run:
             self._start_victim()
         kills = self._report.kills
         for number in range(kills):
-            share = slice(*(len(self._names) * at // kills for at in (number, number + 1)))
-            self._activate(producer, self._names[share])
-            before = self._events()
-            until(lambda: self._transport.held(self._system), "work", within_s=DONE_S)
-            if self._chance.random() < 0.75:
-                self._await_commit_after(before)
-                sleep(self._chance.uniform(0, AFTER_COMMIT_MS_MAX) / 1000)
-            self._kill_one()
+            start, end = (len(self._names) * at // kills for at in (number, number + 1))
+            share = self._names[start:end]
+            # Whoever takes these waits for the lock: there is work in flight, however fast it is.
+            with self._locked(share):
+                self._activate(producer, share)
+                until(lambda: self._transport.held(self._system), "work", within_s=DONE_S)
+                before = self._events()
+                if is_crash := number % KILLS_PER_CRASH == 0:
+                    self._kill(*self._victims)
+            if not is_crash:
+                if self._chance.random() < 0.75:
+                    self._await_commit_after(before)
+                    sleep(self._chance.uniform(0, AFTER_COMMIT_MS_MAX) / 1000)
+                ready = [victim for victim in self._victims if "ready." in victim.said]
+                self._kill(self._chance.choice(ready or self._victims))
+
+    @contextmanager
+    def _locked(self, names: Sequence[str]) -> Iterator[None]:
+        with self._system.engine.begin() as connection:
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            locked = select(cards.c.id).where(cards.c.card_id.in_(names)).with_for_update()
+            assert len(connection.execute(locked).all()) == len(names)
+            yield
 
     def _await_commit_after(self, events: int) -> None:
         until(lambda: self._events() > events or not self._waiting(), "a commit", within_s=DONE_S)
@@ -171,13 +188,12 @@ class Run:
         options = (name, "--queues=cards")
         self._victims.append(self._system.start("worker", *options, GROUP_MAX=GROUP_MAX))
 
-    def _kill_one(self) -> None:
-        ready = [victim for victim in self._victims if "ready." in victim.said]
-        victim = self._chance.choice(ready or self._victims)
+    def _kill(self, *victims: Part) -> None:
         self._report.held_at_kills += self._transport.held(self._system)
-        victim.kill9()
-        self._victims.remove(victim)
-        self._start_victim()
+        for victim in victims:
+            victim.kill9()
+            self._victims.remove(victim)
+            self._start_victim()
 
     def _finish(self) -> None:
         """Let the dead's messages come back, and all be done; send dead letters once more."""
