@@ -191,9 +191,9 @@ class Delivery:
                 for part in read.parts:
                     if isinstance(part, Letter):
                         dead_letters.add(connection, _part_letter(read.message, part, now))
-            answers = handle(connection, commands, now)
             ended = [one.message.id for one in reads if counted or one.message.returns]
             dead_letters.forget_starts(connection, ended)
+            answers = handle(connection, commands, now)
         _log_group(commands, answers, messages=len(reads), ms=(perf_counter() - started) * 1000)
         left = iter(answers)
         return [Answered(tuple(next(left) for _ in read.commands)) for read in reads]

@@ -1,29 +1,26 @@
 """The one path every command takes: claim, load, decide and evolve each in its order, save."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import TypeAlias
-from uuid import UUID
+from typing import NamedTuple, TypeAlias
 
 from sqlalchemy import Connection
 
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.kinds import Reason
 from card_worker.domain.answers import Answer, answer
-from card_worker.domain.books import Books, changes
+from card_worker.domain.books import Books
 from card_worker.domain.events import CommandRejected, Event
 from card_worker.domain.evolve import evolve
 from card_worker.domain.rules import decide, needs
 from card_worker.storage.books import Key, claim, key_and_digest, load, stored_answers, to_rows
-from card_worker.storage.writing import writing
+from card_worker.storage.writing import slices, write
 
 Digests: TypeAlias = dict[Key, str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(NamedTuple):
     """A command under the key that its answer has."""
 
     command: Command
@@ -40,18 +37,20 @@ def handle(connection: Connection, commands: Sequence[Command], now: datetime) -
 
     Raises what is_transient knows when the whole may be tried again.
     """
+    needed = [needs(command) for command in commands]
+    loading = load(connection, needed)
     asked, fresh = _claim(connection, commands, now)
+    books = loading()
+    known = {event_id(*one.key) for one in asked if one.key not in fresh}
+    answers = stored_answers(connection, known)
+    if known:
+        # Whoever handled these may have made, meanwhile, what wasn't there to be loaded.
+        books = load(connection, needed)()
     todo = [one for one in _once_each(asked) if one.key in fresh]
-    books = load(connection, [needs(one.command) for one in todo if not one.conflicting])
-    answers: dict[UUID, Answer] = {}
-    with writing(connection) as writer:
-        for part in writer.slices(todo):
-            opened = books.snapshot()
-            given = {event_id(*one.key): _answer(books, one, now) for one in part}
-            writer.write(to_rows(changes(opened, books), list(given.values())))
-            answers |= given
-    repeated = {event_id(*one.key) for one in asked if one.key not in fresh}
-    answers |= stored_answers(connection, repeated)
+    for part in slices(connection, todo):
+        given = {event_id(*one.key): _answer(books, one, now) for one in part}
+        write(connection, to_rows(books.take_changes(), list(given.values())))
+        answers |= given
     return [answers[event_id(*one.key)] for one in asked]
 
 

@@ -1,19 +1,22 @@
 """What a large group writes ahead, and how it is told what went wrong with it."""
 
 import sqlite3
+from uuid import UUID
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, literal, select, text
 from sqlalchemy.exc import DBAPIError
 
 from card_worker.contracts.commands import Command
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.handler import handle
 from card_worker.storage.engine import begin, is_transient, open_engine, reading
+from card_worker.storage.pipeline import send
 from card_worker.storage.tables import cards, unpublished
-from card_worker.storage.writing import SLICE, New, writing
+from card_worker.storage.writing import SLICE, Changed, New, write
 from tests.flow import defects
+from tests.flow.processes import until
 
 CARDS = 4 * SLICE + 1
 
@@ -60,13 +63,49 @@ def test_a_session_that_ends_meanwhile_is_only_an_interruption(postgres_url: str
 
 
 def _write_while_sessions_end(engine: Engine, url: str) -> None:
-    with begin(engine) as (connection, _), writing(connection) as writer:
+    with begin(engine) as (connection, _):
         with psycopg.connect(url, autocommit=True) as other:
             other.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-        writer.write([New(unpublished, [{"position": 1}])])
+        write(connection, [New(unpublished, [{"position": 1}])])
+
+
+def test_a_row_that_is_not_there_to_be_changed_stops_the_commit(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    gone = {"id": UUID(int=1), "version": 2}
+    with pytest.raises(DBAPIError) as raised, begin(engine) as (connection, _):
+        write(connection, [New(unpublished, [{"position": 1}]), Changed(cards, [gone])])
+    assert not is_transient(raised.value)
+    with reading(engine) as connection:
+        assert connection.execute(select(func.count()).select_from(unpublished)).scalar() == 0
+    engine.dispose()
+
+
+ONE = select(literal(1))
+
+
+@pytest.mark.parametrize("is_waiting", [True, False], ids=["after an answer", "before it"])
+def test_who_is_paused_in_mid_commit_is_timed_out(is_waiting: bool, postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    with pytest.raises(DBAPIError) as raised:
+        _be_idle_in_mid_commit(engine, is_waiting)
+    assert is_transient(raised.value)
+    engine.dispose()
+
+
+def _be_idle_in_mid_commit(engine: Engine, is_waiting: bool) -> None:
+    session = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+    with begin(engine) as (connection, _):
+        pid = connection.execute(select(func.pg_backend_pid())).scalar_one()
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 50"))
+        first, second = send(connection, ONE, {}), send(connection, ONE, {})
+        if is_waiting:
+            assert first() == second() == [(1,)]
+        with reading(engine) as other:
+            other.execution_options(isolation_level="AUTOCOMMIT")
+            until(lambda: other.execute(session, {"pid": pid}).scalar_one() == 0, "the timeout")
 
 
 @pytest.mark.parametrize(

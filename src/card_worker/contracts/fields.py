@@ -99,13 +99,12 @@ def write_json(value: object) -> str:
 
 
 def _plain(value: object) -> Any:
-    match value:
-        case datetime():
-            return write_time(value)
-        case UUID():
-            return str(value)
-        case BaseModel():
-            return value.model_dump()
+    if isinstance(value, datetime):  # first, because there are most of them
+        return write_time(value)
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump()
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 

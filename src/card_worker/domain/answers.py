@@ -1,8 +1,7 @@
 """The answer to a command: its event in the public language, frozen to bytes."""
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import assert_never
+from typing import NamedTuple, assert_never
 from uuid import UUID
 
 from card_worker.contracts.commands import CreateBatch
@@ -33,8 +32,7 @@ from card_worker.domain.rules import batch_id
 SEQUENCE_DIGITS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """An event as it is stored and published: `event` is its JSON, and never changes again."""
 
     id: UUID

@@ -1,12 +1,12 @@
 """The books: the rows a group of commands needs, held in memory while the rules run over them."""
 
 from collections import ChainMap
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from card_worker.contracts.kinds import (
     BatchState,
@@ -135,9 +135,20 @@ class Books:
     cards: MutableMapping[CardKey, Card] = field(default_factory=dict)
     batches: MutableMapping[BatchKey, Batch] = field(default_factory=dict)
     transactions: list[Transaction] = field(default_factory=list)
+    _before: dict[CardKey, Card | None] = field(default_factory=dict)
+    _new_batches: list[Batch] = field(default_factory=list)
+    _told: int = 0
 
     def put(self, card: Card) -> None:
-        self.cards[card.key] = card
+        """Let a card be as given: one that changes, or one that is new."""
+        key = card.key
+        self._before.setdefault(key, self.cards.get(key))
+        self.cards[key] = card
+
+    def add(self, batch: Batch) -> None:
+        """Let a new batch be as given."""
+        self.batches[batch.key] = batch
+        self._new_batches.append(batch)
 
     def post(
         self,
@@ -156,7 +167,7 @@ class Books:
         """Move money and write it down. Nothing else changes a balance.
 
         `card` is the card as its event leaves it, but for the money. `cause` is the id of the
-        event: the transaction's id derives from it.
+        event, and the transaction's own: an event moves money once, or not at all.
         """
         assert amount > 0
         assert card.currency is not None
@@ -169,7 +180,7 @@ class Books:
             case _:
                 raise AssertionError(f"no {type} goes from {debit} to {credit}")
         transaction = Transaction(
-            id=uuid5(cause, "transaction"),
+            id=cause,
             account_id=card.account_id,
             card=card.id,
             type=type,
@@ -189,38 +200,31 @@ class Books:
         self.transactions.append(transaction)
         return transaction
 
-    def snapshot(self) -> "Books":
-        """Return the books as they are now, to compare with what they become."""
-        return Books(dict(self.cards), dict(self.batches), list(self.transactions))
-
     def aside(self) -> "Books":
         """Return books that start as these and leave these as they are: for a dry run."""
         return Books(ChainMap({}, self.cards), ChainMap({}, self.batches))
 
+    def take_changes(self) -> "Changes":
+        """Return how the rows differ from those at the last call, or from those loaded."""
+        touched, self._before = self._before, {}
+        new_batches, self._new_batches = self._new_batches, []
+        told, self._told = self._told, len(self.transactions)
+        after = [(before, self.cards[key]) for key, before in touched.items()]
+        assert all(before is None or card.version > before.version for before, card in after)
+        return Changes(
+            new_cards=[card for before, card in after if before is None],
+            changed_cards=[(before, card) for before, card in after if before is not None],
+            new_batches=new_batches,
+            transactions=self.transactions[told:],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a database has to be told: how `books` differ from the rows they were opened with."""
+    """What a database has to be told."""
 
     new_cards: list[Card]
-    changed_cards: list[Card]
+    changed_cards: list[tuple[Card, Card]]
+    """Each as it was, and as it is."""
     new_batches: list[Batch]
     transactions: list[Transaction]
-
-
-def changes(opened: Books, books: Books) -> Changes:
-    """Compare by identity: a row that nobody touched is the very object that was loaded."""
-    return Changes(
-        new_cards=[card for key, card in books.cards.items() if key not in opened.cards],
-        changed_cards=list(_changed(opened, books)),
-        new_batches=[batch for key, batch in books.batches.items() if key not in opened.batches],
-        transactions=books.transactions[len(opened.transactions) :],
-    )
-
-
-def _changed(opened: Books, books: Books) -> Iterator[Card]:
-    for key, before in opened.cards.items():
-        after = books.cards[key]
-        if after is not before:
-            assert after.version > before.version
-            yield after

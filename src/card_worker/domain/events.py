@@ -1,8 +1,7 @@
 """What a rule decides: one event a command. Each carries the command, the time, and its choice."""
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from card_worker.contracts.commands import (
@@ -18,32 +17,27 @@ from card_worker.contracts.events import Problem
 from card_worker.contracts.kinds import Reason
 
 
-@dataclass(frozen=True, slots=True)
-class CardCreated:
+class CardCreated(NamedTuple):
     command: CreateCard
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class CardActivated:
+class CardActivated(NamedTuple):
     command: ActivateCard
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class CardExpired:
+class CardExpired(NamedTuple):
     command: ExpireCard
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class BatchCompleted:
+class BatchCompleted(NamedTuple):
     command: CreateBatch
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class CommandRejected:
+class CommandRejected(NamedTuple):
     command: Command
     at: datetime
     reason: Reason

@@ -109,7 +109,7 @@ def _complete_batch(books: Books, event: BatchCompleted) -> None:
         name=command.name,
         metadata=command.metadata,
     )
-    books.batches[batch.key] = batch
+    books.add(batch)
     for asked in command.cards:
         books.put(
             Card(

@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias, assert_never
+from typing import NamedTuple, TypeAlias, assert_never
 
 from card_worker.contracts.commands import (
     CARDS_PER_BATCH_MAX,
@@ -56,8 +55,7 @@ ALLOWED: Mapping[type[CardCommand], Mapping[Status | None, Reason | None]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(NamedTuple):
     """The rows that must be in the books before a command is decided."""
 
     cards: tuple[CardKey, ...] = ()

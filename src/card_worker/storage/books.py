@@ -1,10 +1,9 @@
 """Claim, load, rows to save: how the books come out of the database and go back into it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -15,8 +14,10 @@ from card_worker.domain.answers import Answer
 from card_worker.domain.books import Batch, Books, Card, Changes, State, Transaction
 from card_worker.domain.rules import Needs
 from card_worker.storage import outbox, tables
+from card_worker.storage.pipeline import Rows, send
 from card_worker.storage.sets import (
     Columns,
+    Row,
     given,
     insert_absent,
     parameters,
@@ -62,8 +63,8 @@ def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Claim
         for account_id, key in asked
         if (account_id, key) not in fresh
     ]
-    found = _find(connection, keys, ("account_id", "key", "digest"), handled)
-    return Claim(fresh, {(row.account_id, row.key): row.digest for row in found})
+    found = _find(connection, keys, ("account_id", "key", "digest"), handled)()
+    return Claim(fresh, {(account_id, key): digest for account_id, key, digest in found})
 
 
 def key_and_digest(command: Command) -> tuple[Key, str]:
@@ -74,15 +75,16 @@ def key_and_digest(command: Command) -> tuple[Key, str]:
 def stored_answers(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Answer]:
     """Return the answers given before, byte for byte."""
     names = ("id", "account_id", "type", "subject", "partition_key", "event", "created_at")
-    rows = _find(connection, tables.outbox, names, [{"id": id} for id in ids])
-    return {row.id: Answer(**row._mapping) for row in rows}
+    rows = _find(connection, tables.outbox, names, [{"id": id} for id in ids])()
+    return {row[0]: Answer(*row) for row in rows}
 
 
-def load(connection: Connection, needed: Iterable[Needs]) -> Books:
-    """Return books with the needed rows that exist, locked until the commit.
+def load(connection: Connection, needed: Iterable[Needs]) -> Callable[[], Books]:
+    """Ask for the needed rows that exist, locked until the commit; return what waits for them.
 
     Rows are locked in id order, so that two groups sharing cards wait instead of deadlocking.
     """
+    needed = list(needed)
     card_keys = {key for needs in needed for key in needs.cards}
     batch_keys = {key for needs in needed for key in needs.batches}
     loaded = _find(
@@ -99,9 +101,9 @@ def load(connection: Connection, needed: Iterable[Needs]) -> Books:
         [{"account_id": account_id, "batch_id": batch_id} for account_id, batch_id in batch_keys],
         lock=True,
     )
-    return Books(
-        cards={card.key: card for card in map(Card._make, loaded)},
-        batches={batch.key: batch for batch in map(Batch._make, ordered)},
+    return lambda: Books(
+        cards={card.key: card for card in map(Card._make, loaded())},
+        batches={batch.key: batch for batch in map(Batch._make, ordered())},
     )
 
 
@@ -110,7 +112,7 @@ def to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]:
     return [
         New(batches, _rows(changes.new_batches)),
         New(cards, _rows(changes.new_cards)),
-        Changed(cards, [_changing(card) for card in changes.changed_cards]),
+        Changed(cards, _changing(changes.changed_cards)),
         New(transactions, _rows(changes.transactions)),
         outbox.new(answers),
     ]
@@ -137,7 +139,7 @@ def due_cards(
 def find_card(connection: Connection, account_id: str, card_id: str) -> Card | None:
     """Return a card as it is now, without locking it."""
     wanted = [{"account_id": account_id, "card_id": card_id}]
-    found = _find(connection, cards, Card._fields, wanted)
+    found = _find(connection, cards, Card._fields, wanted)()
     return Card._make(found[0]) if found else None
 
 
@@ -149,18 +151,29 @@ def find_transactions(connection: Connection, card: Card) -> list[Transaction]:
     return [Transaction._make(row) for row in rows]
 
 
-def _rows(values: Sequence[Card | Transaction | Batch]) -> list[dict[str, Any]]:
-    return [value._asdict() for value in values]
+def _rows(values: Sequence[Card | Transaction | Batch]) -> list[Row]:
+    """Return the rows of new values, without the columns that are empty in all of them."""
+    if not values:
+        return []
+    columns = zip(values[0]._fields, zip(*values, strict=True), strict=True)
+    return _transposed({name: column for name, column in columns if any(map(_is_there, column))})
 
 
-# What a card is made with and keeps.
-_KEPT = {"account_id", "card_id", "batch_id", "created_at", "created_by"}
-_CHANGING = tuple(name for name in Card._fields if name not in _KEPT)
-_read_changing = attrgetter(*_CHANGING)
+def _changing(cards: Sequence[tuple[Card, Card]]) -> list[Row]:
+    """Return the cards' ids with the columns in which any of them is not as it was."""
+    if not cards:
+        return []
+    before, after = (zip(*side, strict=True) for side in zip(*cards, strict=True))
+    columns = zip(Card._fields, before, after, strict=True)
+    return _transposed({name: now for name, was, now in columns if name == "id" or now != was})
 
 
-def _changing(card: Card) -> dict[str, Any]:
-    return dict(zip(_CHANGING, _read_changing(card), strict=True))
+def _transposed(columns: dict[str, tuple[Any, ...]]) -> list[Row]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _is_there(value: object) -> bool:
+    return value is not None
 
 
 def _columns(table: Table, names: tuple[str, ...]) -> Columns:
@@ -174,13 +187,15 @@ def _find(
     wanted: Sequence[dict[str, Any]],
     *,
     lock: bool = False,
-) -> Sequence[Any]:
-    """Return the columns `names` of the rows that have the values of one of `wanted`."""
+) -> Callable[[], Rows]:
+    """Ask for the columns `names` of the rows that have the values of one of `wanted`."""
     if not wanted:
-        return ()
+        return list
     by = tuple(wanted[0])
     statement = _select(connection.dialect.name, table, names, by, lock)
-    return connection.execute(statement, parameters(_columns(table, by), wanted)).all()
+    return send(
+        connection, statement, parameters(connection.dialect.name, _columns(table, by), wanted)
+    )
 
 
 @cache

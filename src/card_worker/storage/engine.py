@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, func, select, true
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from card_worker.contracts.fields import read_time
+from card_worker.storage.pipeline import finish, keep_order, send
 
 LOCK_TIMEOUT_MS = 3_000
 """How long a commit waits for rows that another one holds, before it is tried again."""
@@ -19,14 +20,14 @@ cut off, keeps what it has locked no longer than its messages."""
 
 _NOW = {
     # One statement for both, and no session state, so that a pooler in transaction mode works.
-    "postgresql": text(
-        f"SELECT date_trunc('milliseconds', clock_timestamp()),"
-        f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}ms', true),"
-        f" set_config('idle_in_transaction_session_timeout', '{IDLE_MAX_S}s', true),"
+    "postgresql": select(
+        func.date_trunc("milliseconds", func.clock_timestamp()),
+        func.set_config("lock_timeout", f"{LOCK_TIMEOUT_MS}ms", true()),
+        func.set_config("idle_in_transaction_session_timeout", f"{IDLE_MAX_S}s", true()),
         # The first and the last hours there are have no name in some zones' years 1 to 9999.
-        f" set_config('timezone', 'UTC', true)"
+        func.set_config("timezone", "UTC", true()),
     ),
-    "sqlite": text("SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"),
+    "sqlite": select(func.strftime("%Y-%m-%dT%H:%M:%fZ", "now")),
 }
 
 # What another commit got in before us does: the next try sees its row and answers accordingly.
@@ -43,7 +44,7 @@ def open_engine(url: str) -> Engine:
     """Return an engine for a `postgresql://` or `sqlite:///` URL. Nothing is connected yet."""
     if url.startswith("sqlite"):
         return _open_sqlite(url)
-    return create_engine(
+    engine = create_engine(
         url,
         # An error's text goes into logs; what customers are called does not.
         hide_parameters=True,
@@ -51,6 +52,8 @@ def open_engine(url: str) -> Engine:
         max_overflow=2,
         connect_args={"connect_timeout": 5, "application_name": "card_worker"},
     )
+    keep_order(engine)
+    return engine
 
 
 def _open_sqlite(url: str) -> Engine:
@@ -84,8 +87,9 @@ def _open_sqlite(url: str) -> Engine:
 def begin(engine: Engine) -> Iterator[tuple[Connection, datetime]]:
     """Open a commit; give its connection and its time, which is the database's clock, read once."""
     with engine.begin() as connection:
-        now = connection.execute(_NOW[engine.dialect.name]).scalar_one()
+        ((now, *_),) = send(connection, _NOW[engine.dialect.name], {})()
         yield connection, now.astimezone(UTC) if isinstance(now, datetime) else read_time(now)
+        finish(connection)
 
 
 @contextmanager

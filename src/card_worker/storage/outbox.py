@@ -7,7 +7,7 @@ from time import monotonic, sleep
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy import Connection, Engine, bindparam, func, select, text
 
 from card_worker.contracts.kinds import EventType
 from card_worker.domain.answers import Answer
@@ -32,6 +32,20 @@ class Unpublished(NamedTuple):
     event: str
 
 
+# Positions first: a join may be done by reading on in the outbox from its very beginning.
+_FIRST_UNPUBLISHED = (
+    select(*(outbox.c[name] for name in Unpublished._fields))
+    .where(
+        outbox.c.position.in_(
+            select(unpublished.c.position)
+            .order_by(unpublished.c.position)
+            .limit(bindparam("events_max"))
+        )
+    )
+    .order_by(outbox.c.position)
+)
+
+
 def new(answers: Sequence[Answer]) -> New:
     """Return what adds `answers`, to be published in their order; the commit wakes the relay."""
     names = ("id", "account_id", "type", "subject", "partition_key", "event", "created_at")
@@ -44,10 +58,8 @@ def first_unpublished(connection: Connection, events_max: int) -> list[Unpublish
     Positions become visible out of order between cards, so what is missing is asked for each
     time; nobody remembers how far he was.
     """
-    columns = (outbox.c[name] for name in Unpublished._fields)
-    statement = select(*columns).join(unpublished, outbox.c.position == unpublished.c.position)
-    statement = statement.order_by(unpublished.c.position).limit(events_max)
-    return [Unpublished._make(row) for row in connection.execute(statement)]
+    rows = connection.execute(_FIRST_UNPUBLISHED, {"events_max": events_max})
+    return [Unpublished._make(row) for row in rows]
 
 
 def mark_published(connection: Connection, events: Sequence[Unpublished]) -> None:
@@ -57,11 +69,9 @@ def mark_published(connection: Connection, events: Sequence[Unpublished]) -> Non
 
 def oldest_unpublished(connection: Connection) -> datetime | None:
     """Return when the event that has waited longest was made; None when none waits."""
-    waiting = select(outbox.c.created_at).join(
-        unpublished, outbox.c.position == unpublished.c.position
-    )
+    first = select(func.min(unpublished.c.position)).scalar_subquery()
     oldest: datetime | None = connection.execute(
-        waiting.order_by(unpublished.c.position).limit(1)
+        select(outbox.c.created_at).where(outbox.c.position == first)
     ).scalar()
     return oldest
 

@@ -16,21 +16,26 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
-    cast,
     column,
     delete,
     func,
     select,
+    text,
     true,
     tuple_,
     type_coerce,
 )
-from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from card_worker.contracts.fields import write_json
-from card_worker.storage.types import JsonText
+from card_worker.storage.pipeline import send
+from card_worker.storage.types import JsonLine, JsonText
+
+BETWEEN_LINES = "\x1e"
+"""ASCII's own separator of records."""
+_POSTGRESQL: Any = PGDialect()  # type: ignore[no-untyped-call]
 
 Row = dict[str, Any]
 Columns = tuple[Column[Any], ...]
@@ -38,12 +43,9 @@ Columns = tuple[Column[Any], ...]
 
 def given(dialect: str, columns: Columns, name: str = "given") -> FromClause:
     """Return the table `given` with these columns, to be filled by `parameters`."""
-    rows = bindparam(name, type_=Text())
     if dialect == "postgresql":
-        named = [column(c.name, c.type) for c in columns]
-        read = func.json_to_recordset(cast(rows, JSON)).table_valued(*named)
-        return read.render_derived(name, with_types=True)
-    each = func.json_each(rows).table_valued("value")
+        return _given_postgresql(columns, name)
+    each = func.json_each(bindparam(name, type_=Text())).table_valued("value")
     values = [
         type_coerce(func.json_extract(each.c.value, f"$.{c.name}"), c.type).label(c.name)
         for c in columns
@@ -51,13 +53,36 @@ def given(dialect: str, columns: Columns, name: str = "given") -> FromClause:
     return select(*values).subquery(name)
 
 
-def parameters(columns: Columns, rows: Sequence[Row], name: str = "given") -> dict[str, str]:
-    """Return the parameter that puts `rows` into `given`, in their order."""
-    for text in (c.name for c in columns if isinstance(c.type, JsonText)):
-        rows = [
-            row | {text: write_json(row[text])} if row[text] is not None else row for row in rows
-        ]
-    return {name: write_json(rows)}
+def _given_postgresql(columns: Columns, name: str) -> FromClause:
+    """Return `given` from JSON; but lines of JSON, which as text within JSON are slow to read, from
+    one text, cut where a separator stands."""
+    inside = [c for c in columns if not isinstance(c.type, JsonLine)]
+    lines = [c for c in columns if isinstance(c.type, JsonLine)]
+    named = ", ".join(f"{c.name} {c.type.compile(_POSTGRESQL)}" for c in inside)
+    read = [f"json_to_recordset(CAST(:{name} AS JSON)) AS ({named})"]
+    read += [f"string_to_table(:{name}_{c.name}, '{BETWEEN_LINES}')" for c in lines]
+    read_as = ", ".join(c.name for c in (*inside, *lines))
+    asked = ", ".join(c.name for c in columns)
+    source = f"ROWS FROM ({', '.join(read)}) AS {name} ({read_as})"
+    rows = text(f"SELECT {asked} FROM {source}")  # noqa: S608  # names of columns
+    return rows.columns(*(column(c.name, c.type) for c in columns)).subquery(name)
+
+
+def parameters(
+    dialect: str, columns: Columns, rows: Sequence[Row], name: str = "given"
+) -> dict[str, str]:
+    """Return the parameters that put `rows` into `given`, in their order."""
+    apart: dict[str, str] = {}
+    for c in columns:
+        if isinstance(c.type, JsonText):
+            rows = [
+                row if row[c.name] is None else row | {c.name: write_json(row[c.name])}
+                for row in rows
+            ]
+        elif isinstance(c.type, JsonLine) and dialect == "postgresql":
+            apart[f"{name}_{c.name}"] = BETWEEN_LINES.join(row[c.name] for row in rows)
+            rows = [{n: value for n, value in row.items() if n != c.name} for row in rows]
+    return {name: write_json(rows), **apart}
 
 
 def insert_absent(connection: Connection, table: Table, rows: Sequence[Row]) -> set[Any]:
@@ -70,8 +95,7 @@ def insert_absent(connection: Connection, table: Table, rows: Sequence[Row]) -> 
         return set()
     columns = columns_of(table, rows[0])
     statement = _insert_absent(connection.dialect.name, table, columns)
-    inserted = connection.execute(statement, parameters(columns, rows))
-    return {tuple(row) for row in inserted}
+    return set(send(connection, statement, parameters(connection.dialect.name, columns, rows))())
 
 
 def insert_or_add(
@@ -83,7 +107,10 @@ def insert_or_add(
     """
     columns = columns_of(table, rows[0])
     statement = _insert_or_add(connection.dialect.name, table, columns, adding)
-    return [tuple(row) for row in connection.execute(statement, parameters(columns, rows))]
+    return [
+        tuple(row)
+        for row in connection.execute(statement, parameters(connection.dialect.name, columns, rows))
+    ]
 
 
 def delete_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
@@ -91,7 +118,7 @@ def delete_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
     if rows:
         columns = columns_of(table, rows[0])
         statement = _delete(connection.dialect.name, table, columns)
-        connection.execute(statement, parameters(columns, rows))
+        connection.execute(statement, parameters(connection.dialect.name, columns, rows))
 
 
 def columns_of(table: Table, row: Row) -> Columns:

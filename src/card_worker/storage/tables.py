@@ -25,7 +25,7 @@ from card_worker.contracts.kinds import (
 )
 from card_worker.domain.books import State
 from card_worker.money import AMOUNT_MAX, Currency
-from card_worker.storage.types import Flag, JsonText, OneOf, UtcTime, Uuid, WholeNumber
+from card_worker.storage.types import Flag, JsonLine, JsonText, OneOf, UtcTime, Uuid, WholeNumber
 
 metadata = MetaData(
     naming_convention={
@@ -170,7 +170,7 @@ outbox = Table(
     _words("type", EventType),
     Column("subject", Text, nullable=False),
     Column("partition_key", Text, nullable=False),
-    Column("event", Text, nullable=False),
+    Column("event", JsonLine, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     UniqueConstraint("id"),
     sqlite_strict=True,

@@ -86,6 +86,13 @@ class JsonText(TypeDecorator[Any]):
         return None if value is None else json.loads(value)
 
 
+class JsonLine(TypeDecorator[str]):
+    """JSON that is text already: without control characters, so that one can stand between two."""
+
+    impl = Text
+    cache_ok = True
+
+
 Word = TypeVar("Word", bound=StrEnum)
 
 

@@ -4,29 +4,28 @@ There a slice of a group is one statement for all its tables. It is sent and lef
 is at it while the caller is at the next slice.
 """
 
-from collections import ChainMap
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import psycopg
 from sqlalchemy import (
     Connection,
     Insert,
+    Integer,
     Select,
     Table,
     Update,
+    bindparam,
+    case,
     func,
     insert,
     literal_column,
     select,
     update,
 )
-from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import DBAPIError
 
+from card_worker.storage.pipeline import send
 from card_worker.storage.sets import Columns, Row, columns_of, given, parameters
 
 SLICE = 125
@@ -51,85 +50,40 @@ class Changed:
     rows: Sequence[Row]
 
 
-class Writer(Protocol):
-    """Makes changes in the order in which it is given them."""
-
-    def slices(self, group: Sequence[One]) -> Iterator[Sequence[One]]:
-        """Yield `group` in the slices in which it is best worked on and written."""
-
-    def write(self, changes: Iterable[New | Changed]) -> None:
-        """Make `changes`. What goes wrong may be raised later, at the latest where writing ends."""
+def slices(connection: Connection, group: Sequence[One]) -> Iterator[Sequence[One]]:
+    """Yield `group` in the slices in which it is best worked on and written."""
+    size = SLICE if connection.dialect.name == "postgresql" else max(1, len(group))
+    for start in range(0, len(group), size):
+        yield group[start : start + size]
 
 
-@contextmanager
-def writing(connection: Connection) -> Iterator[Writer]:
-    """Give a writer whose changes are all made when the block ends."""
+def write(connection: Connection, changes: Iterable[New | Changed]) -> None:
+    """Make `changes`, in their order. What goes wrong may be raised later, before the commit."""
+    asked = [change for change in changes if change.rows]
     if connection.dialect.name != "postgresql":
-        yield _Waiting(connection)
-        return
-    driver: Any = connection.connection.driver_connection
-    try:
-        with driver.pipeline():
-            writer = _Ahead(driver, connection.dialect)
-            yield writer
-        writer.check()
-    except psycopg.Error as error:
-        if driver.closed:
-            connection.invalidate(error)
-        raise DBAPIError.instance(
-            "writing",
-            None,
-            error,
-            psycopg.Error,
-            hide_parameters=True,
-            connection_invalidated=driver.closed,
-            dialect=connection.dialect,
-        ) from error
+        for change in asked:
+            _write_one(connection, change)
+    elif asked:
+        _send_all(connection, asked)
 
 
-class _Waiting:
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def slices(self, group: Sequence[One]) -> Iterator[Sequence[One]]:
-        yield group
-
-    def write(self, changes: Iterable[New | Changed]) -> None:
-        for change in changes:
-            if change.rows:
-                shape = _shape(change)
-                statement = _statement(self._connection.dialect.name, shape, "given")
-                values = parameters(shape.columns, change.rows)
-                done = self._connection.execute(statement, values)
-                assert not shape.changed or done.rowcount == len(change.rows)
+def _write_one(connection: Connection, change: New | Changed) -> None:
+    shape = _shape(change)
+    statement = _statement(connection.dialect.name, shape, "given")
+    done = connection.execute(
+        statement, parameters(connection.dialect.name, shape.columns, change.rows)
+    )
+    assert not shape.changed or done.rowcount == len(change.rows)
 
 
-class _Ahead:
-    def __init__(self, driver: Any, dialect: Dialect) -> None:
-        self._driver, self._dialect = driver, dialect
-        self._written: list[tuple[psycopg.Cursor[tuple[int]], int]] = []
-
-    def slices(self, group: Sequence[One]) -> Iterator[Sequence[One]]:
-        for start in range(0, len(group), SLICE):
-            yield group[start : start + SLICE]
-
-    def write(self, changes: Iterable[New | Changed]) -> None:
-        asked = [change for change in changes if change.rows]
-        if not asked:
-            return
-        shapes = tuple(_shape(change) for change in asked)
-        values = [
-            parameters(shape.columns, change.rows, name)
-            for (name, shape), change in zip(_named(shapes), asked, strict=True)
-        ]
-        cursor = self._driver.execute(_text(self._dialect, shapes), dict(ChainMap(*values)))
-        changed = sum(len(change.rows) for change in asked if isinstance(change, Changed))
-        self._written.append((cursor, changed))
-
-    def check(self) -> None:
-        """Look whether all rows were there that were to be changed."""
-        for cursor, changed in self._written:
-            assert cursor.fetchone() == (changed,)
+def _send_all(connection: Connection, asked: Sequence[New | Changed]) -> None:
+    shapes = tuple(_shape(change) for change in asked)
+    values: dict[str, Any] = {
+        "changed": sum(len(change.rows) for change in asked if isinstance(change, Changed))
+    }
+    for (name, shape), change in zip(_named(shapes), asked, strict=True):
+        values |= parameters("postgresql", shape.columns, change.rows, name)
+    send(connection, _all_in_one(shapes), values)
 
 
 class _Shape(NamedTuple):
@@ -152,12 +106,8 @@ def _named(shapes: Sequence[_Shape]) -> Iterator[tuple[str, _Shape]]:
 
 
 @cache
-def _text(dialect: Dialect, shapes: tuple[_Shape, ...]) -> str:
-    return str(_all_in_one(shapes).compile(dialect=dialect))
-
-
-def _all_in_one(shapes: Sequence[_Shape]) -> Select[Any]:
-    """Return the statement that makes all changes, and says how many rows were changed."""
+def _all_in_one(shapes: tuple[_Shape, ...]) -> Select[Any]:
+    """Return the statement that makes all changes, or fails unless it finds all rows to change."""
     counts, inserts = [], []
     for name, shape in _named(shapes):
         change = _statement("postgresql", shape, name)
@@ -166,7 +116,10 @@ def _all_in_one(shapes: Sequence[_Shape]) -> Select[Any]:
             counts.append(select(func.count()).select_from(made).scalar_subquery())
         else:
             inserts.append(change.cte(f"made_{name}"))
-    return select(sum(counts, literal_column("0"))).add_cte(*inserts)
+    found = sum(counts, literal_column("0")) == bindparam("changed", type_=Integer())
+    # Nobody looks at the answer before the commit is on its way, so the server itself has to stop:
+    # where rows are missing, it divides by zero.
+    return select(literal_column("1") / case((found, 1), else_=0)).add_cte(*inserts)
 
 
 @cache

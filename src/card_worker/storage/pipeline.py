@@ -1,0 +1,167 @@
+"""Statements that don't wait for each other: sent to PostgreSQL in one pipeline, answered later.
+
+The server is at one while the caller prepares the next, and a round trip carries as many as there
+are. Whatever else is done on the connection waits for them first. On SQLite, which is nowhere else,
+each is simply executed.
+
+A server holds a session for busy until it is told to look up (PostgreSQL's Sync). It is told so
+after each statement, for only to who is idle does a limit on idling apply, and a worker that is
+paused would keep for ever what it has locked.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
+
+import psycopg
+from sqlalchemy import Connection, Engine, Select, UpdateBase, event
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
+
+Statement: TypeAlias = Select[Any] | UpdateBase
+Rows: TypeAlias = Sequence[tuple[Any, ...]]
+
+COMPILED_MAX = 256
+_OPEN = "card_worker.pipeline"
+
+
+def send(
+    connection: Connection, statement: Statement, values: Mapping[str, Any]
+) -> Callable[[], Rows]:
+    """Send `statement`; return what waits for its rows.
+
+    What goes wrong is raised there, or at the latest by `finish`. A statement's text is kept by its
+    identity: make it once and use it again.
+    """
+    if connection.dialect.name != "postgresql":
+        done = connection.execute(statement, values)
+        rows = [tuple(row) for row in done] if done.returns_rows else []
+        return lambda: rows
+    known = _compiled(connection.dialect, statement)
+    with _told(connection):
+        cursor = _sent(connection, known.text, {**known.constants, **values})
+
+    def wait() -> Rows:
+        with _told(connection):
+            if cursor.pgresult is None:
+                connection.info[_OPEN].wait()
+            return _converted(cursor.fetchall(), known.converters)
+
+    return wait
+
+
+def finish(connection: Connection) -> None:
+    """Commit. The order to do so travels with what was sent last."""
+    if _OPEN in connection.info:
+        with _told(connection):
+            _driver(connection).commit()
+
+
+def keep_order(engine: Engine) -> None:
+    """Let whatever else is done on a connection of `engine` wait for what was sent on it."""
+
+    def close(connection: Connection, *_: object) -> None:
+        if (pipeline := connection.info.pop(_OPEN, None)) is not None:
+            with _told(connection):
+                pipeline.close()
+
+    def abandon(connection: Connection) -> None:
+        if not connection.invalidated:
+            _abandon(connection)
+
+    event.listen(engine, "before_cursor_execute", close)
+    event.listen(engine, "commit", close)
+    event.listen(engine, "rollback", abandon)
+
+
+def _sent(connection: Connection, statement: str, values: Mapping[str, Any]) -> Any:
+    driver = _driver(connection)
+    if _OPEN not in connection.info:
+        connection.info[_OPEN] = _Open(driver)
+    cursor = driver.execute(statement, values)
+    connection.info[_OPEN].sync()
+    return cursor
+
+
+class _Open(ExitStack):
+    """A pipeline that is open on a connection of the driver."""
+
+    def __init__(self, driver: Any) -> None:
+        super().__init__()
+        self._driver = driver
+        self._pipeline = self.enter_context(driver.pipeline())
+
+    def sync(self) -> None:
+        """Send a Sync. The driver has this only together with a wait for the answer."""
+        self._pipeline._enqueue_sync()
+        self._driver.wait(self._pipeline._communicate_gen())
+
+    def wait(self) -> None:
+        """Return when all that was sent is answered.
+
+        It ends with a Sync. The driver's fetch would end with a Flush, and that lets PostgreSQL
+        forget how long a session has been idle.
+        """
+        self._pipeline.sync()
+
+
+def _abandon(connection: Connection) -> None:
+    pipeline = connection.info.pop(_OPEN, None)
+    if pipeline is not None:
+        with suppress(psycopg.Error):
+            pipeline.close()
+
+
+def _driver(connection: Connection) -> Any:
+    return connection.connection.driver_connection
+
+
+@contextmanager
+def _told(connection: Connection) -> Iterator[None]:
+    """Raise what the driver raises as SQLAlchemy would."""
+    driver = _driver(connection)
+    try:
+        yield
+    except psycopg.Error as error:
+        lost = driver.closed
+        if lost:
+            _abandon(connection)
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            "pipeline",
+            None,
+            error,
+            psycopg.Error,
+            hide_parameters=True,
+            connection_invalidated=lost,
+            dialect=connection.dialect,
+        ) from error
+
+
+class _Compiled(NamedTuple):
+    text: str
+    constants: Mapping[str, Any]
+    converters: Sequence[tuple[int, Callable[[Any], Any]]]
+    """By the place of their column."""
+
+
+@lru_cache(maxsize=COMPILED_MAX)
+def _compiled(dialect: Dialect, statement: Statement) -> _Compiled:
+    compiled = statement.compile(dialect=dialect)
+    given = compiled.params
+    converters = (c.type.result_processor(dialect, None) for c in statement.exported_columns)
+    return _Compiled(
+        str(compiled),
+        {name: value for name, value in given.items() if value is not None},
+        [(place, convert) for place, convert in enumerate(converters) if convert is not None],
+    )
+
+
+def _converted(rows: Rows, converters: Sequence[tuple[int, Callable[[Any], Any]]]) -> Rows:
+    if not rows or not converters:
+        return rows
+    columns: list[Any] = list(zip(*rows, strict=True))
+    for place, convert in converters:
+        columns[place] = map(convert, columns[place])
+    return list(zip(*columns, strict=True))
