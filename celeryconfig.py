@@ -7,7 +7,7 @@ import os
 
 from kombu.entity import Exchange, Queue
 
-from card_worker.contracts.commands import QUEUES, SWEEP
+from card_worker.contracts.commands import QUEUES, SWEEPS
 from card_worker.settings import WrongSetting, load_settings
 
 # Celery obeys these before any setting; worker and relay could then look at different servers.
@@ -84,6 +84,6 @@ enable_utc = True
 # Keeps nothing on disk: after a restart the next sweep is one interval away, which harms nobody.
 beat_scheduler = "celery.beat:Scheduler"
 beat_schedule = {
-    "expire cards": {"task": SWEEP, "schedule": _settings.sweep_interval_s},
+    sweep: {"task": sweep, "schedule": _settings.sweep_interval_s} for sweep in SWEEPS
 }
 beat_max_loop_interval = 5  # seconds

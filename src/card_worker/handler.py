@@ -11,10 +11,12 @@ from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.kinds import Reason
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
-from card_worker.domain.events import CommandRejected, Event
+from card_worker.domain.events import CommandRejected, Decision
 from card_worker.domain.evolve import evolve
-from card_worker.domain.rules import decide, needs
-from card_worker.storage.books import Key, claim, key_and_digest, load, stored_answers, to_rows
+from card_worker.domain.needs import needs
+from card_worker.domain.rules import decide
+from card_worker.storage.books import load, to_rows
+from card_worker.storage.claims import Key, claim, key_and_digest, stored_answers
 from card_worker.storage.writing import slices, write
 
 Digests: TypeAlias = dict[Key, str]
@@ -38,32 +40,34 @@ def handle(connection: Connection, commands: Sequence[Command], now: datetime) -
     Raises what is_transient knows when the whole may be tried again.
     """
     needed = [needs(command) for command in commands]
-    loading = load(connection, needed)
+    loading = load(connection, needed, now)
     asked, fresh = _claim(connection, commands, now)
     books = loading()
     known = {event_id(*one.key) for one in asked if one.key not in fresh}
     answers = stored_answers(connection, known)
     if known:
         # Whoever handled these may have made, meanwhile, what wasn't there to be loaded.
-        books = load(connection, needed)()
+        books = load(connection, needed, now)()
     todo = [one for one in _once_each(asked) if one.key in fresh]
     for part in slices(connection, todo):
-        given = {event_id(*one.key): _answer(books, one, now) for one in part}
-        write(connection, to_rows(books.take_changes(), list(given.values())))
-        answers |= given
+        told = [answer for one in part for answer in _tell(books, one, now)]
+        write(connection, to_rows(books.take_changes(), told))
+        answers |= {answer.id: answer for answer in told}
     return [answers[event_id(*one.key)] for one in asked]
 
 
-def _answer(books: Books, asked: _Asked, now: datetime) -> Answer:
-    event: Event
+def _tell(books: Books, asked: _Asked, now: datetime) -> list[Answer]:
+    """Do what a command leads to; return what is told of it, the answer among it."""
+    command = asked.command
     if asked.conflicting:
-        event = CommandRejected(asked.command, now, Reason.IDEMPOTENCY_CONFLICT, key=asked.key[1])
+        reason = Reason.IDEMPOTENCY_CONFLICT
+        decided = Decision(CommandRejected(command, now, reason, key=asked.key[1]))
     else:
-        event = decide(books, asked.command, now)
-    if asked.command.dry_run:
+        decided = decide(books, command, now)
+    if command.dry_run:
         books = books.aside()
-    transaction = evolve(books, event)
-    return answer(books, event, transaction)
+    told = [answer(books, event, evolve(event, books)) for event in decided.events]
+    return [told[len(decided.before)]] if command.dry_run else told
 
 
 def _claim(

@@ -3,7 +3,8 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, StrictInt
+from pydantic import AfterValidator, Field, StrictInt
+from pydantic_core import PydanticCustomError
 
 AMOUNT_MAX = 2**53 - 1
 """The largest amount, in minor units: the largest integer that every JSON reader keeps exact."""
@@ -21,6 +22,19 @@ class Currency(StrEnum):
 
 Amount = Annotated[StrictInt, Field(ge=0, le=AMOUNT_MAX)]
 """Minor units. `"5"`, `5.0`, `true` and NaN are not amounts."""
+
+Positive = Annotated[StrictInt, Field(gt=0, le=AMOUNT_MAX)]
+"""Minor units of what is moved: never nothing."""
+
+
+def _not_zero(amount: int) -> int:
+    if amount == 0:
+        raise PydanticCustomError("zero", "must not be 0")
+    return amount
+
+
+Signed = Annotated[StrictInt, Field(ge=-AMOUNT_MAX, le=AMOUNT_MAX), AfterValidator(_not_zero)]
+"""Minor units, up or down, but not nothing."""
 
 
 def in_words(amount_minor: int, currency: Currency | None) -> str:

@@ -1,59 +1,90 @@
 """What time has made due, done by ordinary commands. Twice at once has the effect of once."""
 
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TypeVar
 from uuid import uuid4
 
 import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
-from card_worker.contracts.commands import ExpireCard
-from card_worker.domain.books import Card
+from card_worker.contracts.commands import Command, ExpireCard, ExpireHold
+from card_worker.domain.rows import Card, Hold
 from card_worker.handler import handle
 from card_worker.storage import leases
-from card_worker.storage.books import due_cards
 from card_worker.storage.engine import begin
+from card_worker.storage.looks import due_cards, due_holds
 
-LEASE = "sweep"
 LEASE_S = 60.0
-SLICE_CARDS = 500
+SLICE_ROWS = 500
 SLICES_MAX = 40
 """A sweep ends after so many slices; what is left is the next one's."""
+
+Row = TypeVar("Row", Card, Hold)
 
 log = structlog.get_logger(__name__)
 
 
-def expire_cards(engine: Engine, *, slice_cards: int = SLICE_CARDS) -> int:
-    """Write down the expiry of cards whose time has passed; return how many.
+def expire_cards(engine: Engine, *, slice_rows: int = SLICE_ROWS) -> int:
+    """Write down the expiry of cards whose time has passed; return how many."""
+    return _sweep(engine, "sweep", due_cards, _expire_card, slice_rows)
+
+
+def expire_holds(engine: Engine, *, slice_rows: int = SLICE_ROWS) -> int:
+    """Release what holds lock whose time has passed; return how many."""
+    return _sweep(engine, "sweep holds", due_holds, _expire_hold, slice_rows)
+
+
+def _sweep(
+    engine: Engine,
+    lease: str,
+    due: Callable[[Connection, datetime, int, Row | None], Sequence[Row]],
+    ask: Callable[[Row], Command],
+    slice_rows: int,
+) -> int:
+    """Do what is due, slice by slice; return how many there were.
 
     One slice is one commit, so nobody waits for more than a slice. The rules don't wait for the
-    sweep: a card is expired when its time has passed, swept or not.
+    sweep: what is over is over when its time has passed, swept or not.
     """
     holder, swept = uuid4().hex, 0
-    last: Card | None = None
+    last: Row | None = None
     for _ in range(SLICES_MAX):
         with begin(engine) as (connection, now):
-            if not leases.take(connection, LEASE, holder, now, LEASE_S):
+            if not leases.take(connection, lease, holder, now, LEASE_S):
                 break
-            due = due_cards(connection, now, slice_cards, after=last)
-            handle(connection, [_expire(card) for card in due], now)
-            if len(due) < slice_cards:
-                leases.release(connection, LEASE, holder)
-        swept += len(due)
-        if len(due) < slice_cards:
+            rows = due(connection, now, slice_rows, last)
+            handle(connection, [ask(row) for row in rows], now)
+            if len(rows) < slice_rows:
+                leases.release(connection, lease, holder)
+        swept += len(rows)
+        if len(rows) < slice_rows:
             break
-        last = due[-1]
+        last = rows[-1]
     else:
         with begin(engine) as (connection, _):
-            leases.release(connection, LEASE, holder)
+            leases.release(connection, lease, holder)
     if swept:
-        log.info("cards expired", cards=swept)
+        log.info("swept", what=lease, rows=swept)
     return swept
 
 
-def _expire(card: Card) -> ExpireCard:
-    # The same card at the same version gives the same key: a second sweep repeats, it doesn't ask.
+# The same row gives the same key: a second sweep repeats, it doesn't ask.
+
+
+def _expire_card(card: Card) -> ExpireCard:
     return ExpireCard(
         account_id=card.account_id,
         card_id=card.card_id,
         command_id=f"expire-{card.id}-{card.version}",
+        originated_by="sweep",
+    )
+
+
+def _expire_hold(hold: Hold) -> ExpireHold:
+    return ExpireHold(
+        account_id=hold.account_id,
+        transaction_id=hold.id,
+        command_id=f"expire-{hold.id}",
         originated_by="sweep",
     )

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache, partial
 from typing import Any
@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from card_worker import grouping
-from card_worker.contracts.commands import APPLY, COMMANDS, SWEEP
+from card_worker.contracts.commands import APPLY, COMMANDS, SWEEP_CARDS, SWEEP_HOLDS, SWEEPS
 from card_worker.contracts.message import is_address
 from card_worker.delivery import (
     Answered,
@@ -35,10 +35,10 @@ from card_worker.settings import LogFormat, WrongSetting, load_settings
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import is_transient, open_engine, reading
 from card_worker.storage.migrations import SchemaOutdated, check
-from card_worker.sweeps import expire_cards
+from card_worker.sweeps import expire_cards, expire_holds
 from card_worker.telemetry import configure_logs
 
-TASKS = frozenset([*COMMANDS, APPLY, SWEEP])
+TASKS = frozenset([*COMMANDS, APPLY, *SWEEPS])
 """What a message may name. Celery's own tasks (chains, chords, clean-ups) are not among them."""
 
 HARMLESS_CONTROLS = frozenset(["enable_events", "heartbeat"])
@@ -105,22 +105,27 @@ for _name in (*COMMANDS, APPLY):
     _make_task(_name)
 
 
-@app.task(name=SWEEP, ignore_result=True)
-def sweep() -> None:
-    """Write down what time has made due. When the database is away, the next sweep does it."""
-    try:
-        expire_cards(_engine())
-    except Exception as error:
-        log.warning("sweep put off", error=type(error).__name__)
-        if not is_transient(error):
-            raise
+def _make_sweep(name: str, sweep: Callable[[Engine], int]) -> None:
+    @app.task(name=name, ignore_result=True)
+    def run() -> None:
+        """Do what time has made due. When the database is away, the next sweep does it."""
+        try:
+            sweep(_engine())
+        except Exception as error:
+            log.warning("sweep put off", error=type(error).__name__)
+            if not is_transient(error):
+                raise
+
+
+_make_sweep(SWEEP_CARDS, expire_cards)
+_make_sweep(SWEEP_HOLDS, expire_holds)
 
 
 class Consumer(grouping.Consumer):
     """What takes messages from the queues: groups of commands, and sweeps."""
 
     tasks = TASKS
-    ungrouped = frozenset([SWEEP])
+    ungrouped = frozenset(SWEEPS)
     deliver = staticmethod(deliver)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -12,7 +12,7 @@ from card_worker.contracts.commands import (
     APPLY,
     COMMANDS,
     QUEUES,
-    SWEEP,
+    SWEEPS,
     Asked,
     CreateBatch,
     CreateCard,
@@ -61,7 +61,7 @@ def refused(task: str, **changed: Any) -> list[str]:
 
 def test_every_command_is_a_task_that_waits_in_a_queue() -> None:
     assert all(kind.model_fields["command"].default == name for name, kind in COMMANDS.items())
-    assert set(QUEUES) == {*COMMANDS, APPLY, SWEEP}
+    assert set(QUEUES) == {*COMMANDS, APPLY, *SWEEPS}
     assert QUEUES["cards.activate"] == QUEUES["cards.create"] == Queue.CARDS
     assert QUEUES["cards.batch_create"] == QUEUES[APPLY] == Queue.BULK
     assert QUEUES["cards.expire"] == Queue.SYSTEM

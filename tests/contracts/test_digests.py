@@ -11,7 +11,6 @@ from card_worker.contracts.commands import (
     InvalidCommand,
     digest_of,
     event_id,
-    key_of,
 )
 from card_worker.contracts.message import Letter, read_commands
 
@@ -22,6 +21,23 @@ GOOD: dict[str, dict[str, Any]] = {
     "cards.activate": LOAD,
     "cards.expire": {"card_id": "card-01"},
     "cards.batch_create": {"cards": [{"card_id": "card-01"}, {"card_id": "card-02"}]},
+}
+REF = {"ref_id": "ref-1"}
+BY_TRANSACTION = {"transaction_id": "8d1b8c4c-7f0f-5f57-9d5b-0d4f6c1f5a5e"}
+GOOD |= {
+    "cards.reverse_activation": {"card_id": "card-01"},
+    "cards.update": {"card_id": "card-01", "name": "For Ola"},
+    "cards.block": {"card_id": "card-01", "reason": "lost"},
+    "cards.unblock": {"card_id": "card-01", "reason": "found"},
+    "cards.close": {"card_id": "card-01", "reason": "paid out"},
+    "cards.replace": {"card_id": "card-01", "new_card_id": "card-03", "reason": "worn"},
+    "cards.transfer": {"card_id": "card-01", "to_card_id": "card-03", **REF},
+    "cards.adjust": {**LOAD, **REF, "reason": "mistake"},
+    "transactions.create": {**LOAD, **REF, "pending": True},
+    "transactions.capture": BY_TRANSACTION | REF,
+    "transactions.void": BY_TRANSACTION | REF,
+    "transactions.refund": BY_TRANSACTION | REF,
+    "holds.expire": BY_TRANSACTION,
 }
 ALL = list(GOOD)
 # A value of each field other than the one it has in GOOD, or than its default.
@@ -42,7 +58,22 @@ OTHER: dict[str, Any] = {
     "metadata": {"a": 1},
     "cards": [{"card_id": "card-02"}, {"card_id": "card-01"}],
     "batch_id": "batch",
+    "reason": "stolen",
+    "ref_id": "ref-2",
+    "new_card_id": "card-04",
+    "to_card_id": "card-04",
+    "pending": False,
+    "hold_expires_in": 60,
+    "transaction_id": "00000000-7f0f-5f57-9d5b-0d4f6c1f5a5e",
 }
+
+
+def other(task: str) -> dict[str, Any]:
+    """Return another value for each field of a command."""
+    values = {name: value for name, value in OTHER.items() if name in COMMANDS[task].model_fields}
+    if task == "transactions.create":
+        del values["type"]  # what is pending has but one
+    return values
 
 
 def read(task: str, **changed: Any) -> Asked | InvalidCommand:
@@ -61,13 +92,14 @@ def accepted(task: str, **changed: Any) -> Asked:
 @pytest.mark.parametrize("task", ALL)
 def test_every_field_but_the_key_counts_as_content(task: str) -> None:
     first = digest_of(accepted(task))
-    fields = set(COMMANDS[task].model_fields) & set(OTHER)
-    digests = {field: digest_of(accepted(task, **{field: OTHER[field]})) for field in fields}
-    assert len({first, *digests.values()}) == len(fields) + 1
+    digests = {
+        field: digest_of(accepted(task, **{field: value})) for field, value in other(task).items()
+    }
+    assert len({first, *digests.values()}) == len(digests) + 1
     assert digest_of(accepted(task, command_id="other")) == first
 
 
-@pytest.mark.parametrize("task", ALL)
+@pytest.mark.parametrize("task", [task for task in ALL if task != "cards.update"])
 def test_a_default_that_is_said_is_the_same_as_one_that_is_not(task: str) -> None:
     kind = COMMANDS[task]
     said = {
@@ -76,6 +108,29 @@ def test_a_default_that_is_said_is_the_same_as_one_that_is_not(task: str) -> Non
         if not field.is_required() and name != "command"
     }
     assert digest_of(accepted(task, **said)) == digest_of(accepted(task))
+
+
+def test_every_command_is_looked_at() -> None:
+    assert set(ALL) == set(COMMANDS)
+
+
+def test_null_in_an_update_says_something() -> None:
+    some = {"customer_id": "c"}
+    assert digest_of(accepted("cards.update", **some)) != digest_of(
+        accepted("cards.update", **some, metadata=None)
+    )
+
+
+def test_a_reference_is_the_key_whatever_the_command_id() -> None:
+    create, capture = accepted("transactions.create"), accepted("transactions.capture")
+    assert create.key == "ref/7/card-01/ref-1"
+    assert capture.key == "ref/8d1b8c4c-7f0f-5f57-9d5b-0d4f6c1f5a5e/ref-1"
+    assert accepted("transactions.create", command_id="x").key == create.key
+    assert accepted("transactions.create", dry_run=True).key == f"dry/{create.key}"
+    assert (
+        accepted("transactions.create", card_id="c", ref_id="1/c/1").key
+        != accepted("transactions.create", card_id="c/1/c", ref_id="1").key
+    )
 
 
 def test_the_same_card_asked_for_by_two_commands_is_not_the_same() -> None:
@@ -88,23 +143,32 @@ GOLDEN = {
     "cards.activate": "208fc223b3d889098b104e0a4da433a693c5ad7e5792717c11b919c32de9f9ec",
     "cards.expire": "81cf12b7b8ef69d1eed7c313b2903dc09c4901d6e94086e0f959d2a83f83926b",
     "cards.batch_create": "2b3a4c947ff06ed637c0e642cfb9bce77113a7b3b2246aefbca427165f10b2c7",
+    "cards.reverse_activation": "4424ed56d4f0945be23ae7bda4d062dbbd14ec6256a69268e7b47f7087a3c83b",
+    "cards.update": "9898ee8076dc666a456e55fc492a659587f923e20712121e56271a595c3e9e3f",
+    "cards.block": "1ab463be43c347b331b0d3f4421892436472533fe367c0764521c1fb1ca5d6a1",
+    "cards.unblock": "7faeb60d223f235a88716ae1e94c3c53cbe35f9561cdfdb493094ea76972301d",
+    "cards.close": "245a6a5dca62ac6d2c3a6052753374f88458859d6e16d98412fe84fe78a6b774",
+    "cards.replace": "ed0be8a8cbdda26aeb9ebbea6522a9d967490f51a548adb3cf18699b9b521365",
+    "cards.transfer": "a7de8b7de4a20837f8a9bdaa7984ac97f115dc66e30e92a5a5e43134c3659c2f",
+    "cards.adjust": "fe15225b26af99fd491355140ae089f5acc3eda2f45ae02671e6eb22d0271c36",
+    "transactions.create": "e0c6a4dd75af0d66ebbcc637a96d22fda8c2623834eff27cc9f2e3bcd80c276e",
+    "transactions.capture": "3490bb1fae9e5119399fcca9b88a5282ed726f9b5718a4156fdc223d8306368b",
+    "transactions.void": "e30f2ad641f1c1b16741007431be8f87cbedbdfd97b9812a46e584632922c2e2",
+    "transactions.refund": "982f01dad05def0c637a1934bf593ad025e058e6ca6efbfb331faa4f25677f41",
+    "holds.expire": "3816673666db5e6dd2971bb34d17b1094629c226edb74110845136c60a496bd9",
 }
 
 
 @pytest.mark.parametrize("task", ALL)
 def test_digests_stay_what_they_are(task: str) -> None:
-    fields = {
-        name: value
-        for name, value in OTHER.items()
-        if name in COMMANDS[task].model_fields and name not in GOOD[task]
-    }
+    fields = {name: value for name, value in other(task).items() if name not in GOOD[task]}
     assert digest_of(accepted(task, **fields)) == GOLDEN[task]
 
 
 def test_keys_and_ids_stay_what_they_are() -> None:
     real, dry = accepted("cards.expire"), accepted("cards.expire", dry_run=True)
     invalid = read("cards.expire", card_id=5)
-    assert [key_of(command) for command in (real, dry, invalid)] == ["id/c", "dry/c", "id/c"]
+    assert [command.key for command in (real, dry, invalid)] == ["id/c", "dry/c", "id/c"]
     assert event_id(ACCOUNT, "id/c") == UUID("ef1e3e86-0b9a-5570-84eb-cf58def18bde")
 
 

@@ -15,6 +15,7 @@ from card_worker.contracts.commands import event_id
 from card_worker.contracts.events import Envelope, write
 from card_worker.contracts.fields import read_time, write_time
 from card_worker.contracts.kinds import MESSAGES, EventType, Reason
+from tests.domain.stories_of_money import STORIES as MONEY
 from tests.domain.story import ACCOUNT, Story
 
 STORY = """
@@ -28,7 +29,8 @@ STORY = """
     wait      1h
     expire    A1                           -> card.expired
     """
-TOLD = [one.answer for one in Story().run(STORY).told]
+ANSWERS = [one.answer for one in Story().run(STORY).told]
+TOLD = [*ANSWERS, *(event for story in MONEY.values() for event in Story().run(story).events)]
 ENVELOPE = TypeAdapter(Envelope)
 EVENTS = [one.event for one in TOLD]
 IDS = [f"{number} {one.type}" for number, one in enumerate(TOLD)]
@@ -37,7 +39,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 def about(subject: str, type: str) -> Any:
     """Return the last event of this type that is about `subject`."""
-    said = [json.loads(event) for event in EVENTS]
+    said = [json.loads(answer.event) for answer in ANSWERS]
     return [one for one in said if (one["subject"], one["type"]) == (subject, type)][-1]
 
 
@@ -88,14 +90,14 @@ def test_every_time_in_an_event_is_utc_with_milliseconds(event: str) -> None:
 @pytest.mark.parametrize("event", EVENTS, ids=IDS)
 def test_only_what_took_a_place_in_a_cards_life_has_a_sequence(event: str) -> None:
     said = json.loads(event)
-    placed = said["type"].startswith("card.") and "dry_run" not in said["data"]
+    placed = said["type"].startswith(("card.", "hold.")) and "dry_run" not in said["data"]
     assert ("sequence" in said) is placed
     if placed:
         assert said["sequence"] == f"{said['data']['version']:020}"
 
 
 def test_the_id_of_an_event_is_the_one_of_its_key() -> None:
-    said = [json.loads(event) for event in EVENTS]
+    said = [json.loads(answer.event) for answer in ANSWERS]
     keys = [
         f"{'dry' if 'dry_run' in one['data'] else 'id'}/{one['data']['command_id']}" for one in said
     ]

@@ -3,12 +3,17 @@
     batch     B1: A1 A2                -> batch.completed
     activate  A1 500 NOK expires=+1d   -> card.activated      # A1: 500 unused
     activate  A1 500 NOK               -> command.rejected card_already_active
+    hold      A1 200 NOK h1 lasts=+1h  -> hold.placed         # A1: 500 unused, 300 free
+    capture   @h1 50                   -> hold.captured       # A1: 450 partially_used, 300 free
     wait      2d
 
-Left of `->` stands the command, its card or batch, and its fields; right of it the answer's type
-and, for a refusal, its reason. Behind `#` may stand what the card shows afterwards: its balance,
-in whole units, and its status. `given A1 closed` puts a card into the books that no command can
-make yet. `dry` before a command makes it a dry run; `id=x` gives it a command_id of its own.
+Left of `->` stands the command, its card, batch or transaction, and its fields; right of it the
+types of the events that come of it and, for a refusal, its reason. Behind `#` may stand what the
+card shows afterwards: its balance, in whole units, its status, and what may be spent of it. A
+lone word is the `ref_id` of a movement, by which `@` names its transaction. `given A1 closed` puts
+a card into the books that no command can make, `turn A1 closed` lets one show that but keeps its
+money. `account` sets the tenant's own rules. `dry` before
+a command makes it a dry run; `id=x` gives it a command_id of its own.
 """
 
 import re
@@ -16,26 +21,50 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from card_worker.contracts.commands import Command
 from card_worker.contracts.fields import write_time
-from card_worker.contracts.kinds import CardType, Reason, Status
+from card_worker.contracts.kinds import CardType, Expiry, Reason, Status
 from card_worker.contracts.message import Letter, read_commands
+from card_worker.domain.allowed import ByTransaction
 from card_worker.domain.answers import Answer, answer
-from card_worker.domain.books import Books, Card, State
+from card_worker.domain.books import Books
 from card_worker.domain.events import CommandRejected, Event
 from card_worker.domain.evolve import card_uuid, evolve
+from card_worker.domain.rows import Account, Card, State
 from card_worker.domain.rules import decide
 from card_worker.money import Currency
 
 ACCOUNT = "T00000001"
 START = datetime(2026, 11, 22, 10, tzinfo=UTC)
+CURRENCIES = {*Currency, "GBP"}
 UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 TASKS = {
     "activate": "cards.activate",
+    "adjust": "cards.adjust",
     "batch": "cards.batch_create",
+    "block": "cards.block",
+    "capture": "transactions.capture",
+    "close": "cards.close",
     "create": "cards.create",
+    "draw": "transactions.create",
     "expire": "cards.expire",
+    "fund": "transactions.create",
+    "hold": "transactions.create",
+    "refund": "transactions.refund",
+    "release": "holds.expire",
+    "replace": "cards.replace",
+    "reverse": "cards.reverse_activation",
+    "transfer": "cards.transfer",
+    "unblock": "cards.unblock",
+    "update": "cards.update",
+    "void": "transactions.void",
+}
+ALWAYS: dict[str, dict[str, Any]] = {
+    "fund": {"type": "fund"},
+    "hold": {"pending": True},
+    **{word: {"reason": "because"} for word in ("block", "unblock", "close", "replace", "adjust")},
 }
 # A stored state, and what else makes a card show a status.
 GIVEN: dict[str, dict[str, Any]] = {
@@ -49,15 +78,15 @@ GIVEN: dict[str, dict[str, Any]] = {
     "used": {
         "state": State.ACTIVE,
         "currency": Currency.NOK,
-        "amount_funds": 5,
-        "amount_drawdown": 5,
+        "amount_funds": 500,
+        "amount_drawdown": 500,
     },
     "partially_used": {
         "state": State.ACTIVE,
         "currency": Currency.NOK,
-        "amount_funds": 5,
-        "amount_drawdown": 3,
-        "amount_balance": 2,
+        "amount_funds": 500,
+        "amount_drawdown": 300,
+        "amount_balance": 200,
     },
 }
 
@@ -80,6 +109,8 @@ class Story:
     books: Books = field(default_factory=Books)
     now: datetime = START
     told: list[Told] = field(default_factory=list)
+    events: list[Answer] = field(default_factory=list)
+    """All that came of it, the answers among them."""
 
     def run(self, text: str) -> "Story":
         """Run every line; an AssertionError names the one that came out otherwise."""
@@ -99,11 +130,33 @@ class Story:
             self.now += _duration(words[0])
         elif word == "given":
             self._put(words[0], words[1])
+        elif word == "turn":
+            self._turn(words[0], words[1])
+        elif word == "account":
+            self._set_up(words)
         else:
             assert arrow, f"no answer is expected: {line}"
             self._ask(line, asked, expected)
         if check:
             self._check(line, check)
+
+    def _turn(self, card_id: str, kind: str) -> None:
+        shown = {"state", "blocked", "expires_at"}
+        given = {"blocked": False, "expires_at": None, **GIVEN[kind]}
+        changed = {name: value for name, value in given.items() if name in shown}
+        self.books.put(self.card(card_id)._replace(**changed))
+
+    def _set_up(self, words: list[str]) -> None:
+        rules: dict[str, Any] = dict(one.split("=") for one in words)
+        for name in rules.keys() & {"load_max", "balance_max"}:
+            rules[name] = int(rules[name]) * 100
+        if "window" in rules:
+            rules["reversal_window_s"] = int(_duration(rules.pop("window")).total_seconds())
+        if "expiry" in rules:
+            rules["expiry"] = Expiry(rules["expiry"])
+        if "currencies" in rules:
+            rules["currencies"] = tuple(map(Currency, rules["currencies"].split(",")))
+        self.books.accounts[ACCOUNT] = Account(ACCOUNT, **rules)
 
     def _put(self, card_id: str, kind: str) -> None:
         self.books.put(
@@ -118,51 +171,95 @@ class Story:
         )
 
     def _ask(self, line: str, asked: str, expected: str) -> None:
-        command = _command(asked, number=len(self.told), now=self.now)
-        card = self.books.cards.get((ACCOUNT, getattr(command, "card_id", None) or ""))
+        command = self._command(asked)
+        card = self._card_of(command)
         before = card.status(self.now) if card else None
-        event = decide(self.books, command, self.now)
+        note_due_holds(self.books, self.now)
+        decided = decide(self.books, command, self.now)
         books = self.books.aside() if command.dry_run else self.books
-        given = answer(books, event, evolve(books, event))
-        reason = f" {event.reason}" if isinstance(event, CommandRejected) else ""
-        assert f"{given.type}{reason}" == expected, f"{given.type}{reason}: {line}"
-        self.told.append(Told(line, event, given, before))
+        given = [answer(books, event, evolve(event, books)) for event in decided.events]
+        refusal = decided.answer if isinstance(decided.answer, CommandRejected) else None
+        told = " + ".join(one.type for one in given) + (f" {refusal.reason}" if refusal else "")
+        assert told == expected, f"{told}: {line}"
+        self.events += given
+        mine = given[len(decided.before)]
+        self.told.append(Told(line, decided.answer, mine, before))
+
+    def _card_of(self, command: Command) -> Card | None:
+        if isinstance(command, ByTransaction):
+            named = self.books.named.get(command.transaction_id)
+            return self.books.cards[self.books.ids[named.card]] if named else None
+        return self.books.cards.get((ACCOUNT, getattr(command, "card_id", None) or ""))
 
     def _check(self, line: str, check: str) -> None:
         card_id, _, shows = check.strip().partition(":")
         card = self.card(card_id)
         found = f"{card.amount_balance // 100} {card.status(self.now)}"
+        if "," in shows:
+            found += f", {card.amount_available // 100} free"
         assert found == shows.strip(), f"{card_id} shows {found}: {line}"
 
+    def _command(self, asked: str) -> Command:
+        dry = asked.startswith("dry ")
+        word, about, *words = asked.removeprefix("dry ").split()
+        fields: dict[str, Any] = {"account_id": ACCOUNT, "command_id": f"c{len(self.told)}"}
+        fields |= ALWAYS.get(word, {})
+        if dry:
+            fields["dry_run"] = True
+        if word == "batch":
+            cards = [one for one in words if "=" not in one]
+            fields |= {"batch_id": about.rstrip(":"), "cards": [{"card_id": one} for one in cards]}
+        elif about.startswith("@"):
+            fields["transaction_id"] = self.transaction(about)
+        else:
+            fields["card_id"] = about
+        fields |= dict(_fields(word, words, self.now))
+        if TASKS[word].startswith("transactions.") or word in ("adjust", "transfer"):
+            fields.setdefault("ref_id", f"r{len(self.told)}")
+        (command,) = read_commands(TASKS[word], str(fields["command_id"]), fields)
+        assert not isinstance(command, Letter)
+        return command
 
-def _command(asked: str, *, number: int, now: datetime) -> Command:
-    dry = asked.startswith("dry ")
-    word, about, *words = asked.removeprefix("dry ").split()
-    fields: dict[str, Any] = {"account_id": ACCOUNT, "command_id": f"c{number}"}
-    if dry:
-        fields["dry_run"] = True
-    if word == "batch":
-        cards = [one for one in words if "=" not in one]
-        fields |= {"batch_id": about.rstrip(":"), "cards": [{"card_id": one} for one in cards]}
-    else:
-        fields["card_id"] = about
-    fields |= dict(_fields(word, words, now))
-    (command,) = read_commands(TASKS[word], str(fields["command_id"]), fields)
-    assert not isinstance(command, Letter)
-    return command
+    def transaction(self, name: str) -> str:
+        """Return the id of the transaction that is called `@` and its reference."""
+        found = (row.id for row in self.books.transactions if row.ref_id == name.lstrip("@"))
+        return str(next(found, UUID(int=0)))
+
+
+def note_due_holds(books: Books, now: datetime) -> None:
+    """Do what loading does: say which holds' time is up."""
+    books.due.clear()
+    for hold in books.holds.values():
+        if hold.is_due(now):
+            books.due.setdefault(hold.card, []).append(hold.id)
 
 
 def _fields(word: str, words: list[str], now: datetime) -> Iterator[tuple[str, Any]]:
-    names = {"id": "command_id", "expires": "expires_at", "from": "active_from"}
+    names = {
+        "id": "command_id",
+        "expires": "expires_at",
+        "from": "active_from",
+        "to": "new_card_id" if word == "replace" else "to_card_id",
+        "ref": "ref_id",
+        "lasts": "hold_expires_in",
+    }
     for one in words:
         name, equals, value = one.partition("=")
         if equals:
-            timed = re.fullmatch(r"[+-]\d+[dhms]", value)
-            yield names.get(name, name), write_time(now + _duration(value)) if timed else value
+            yield names.get(name, name), _value(names.get(name, name), value, now)
         elif one.lstrip("-").isdecimal():
             yield "amount", int(one) * 100
-        elif word != "batch":
+        elif one in CURRENCIES:
             yield "currency", one
+        elif word != "batch":
+            yield "ref_id", one
+
+
+def _value(name: str, value: str, now: datetime) -> Any:
+    if not re.fullmatch(r"[+-]\d+[dhms]", value):
+        return None if value == "null" else value
+    lasts = _duration(value)
+    return int(lasts.total_seconds()) if name == "hold_expires_in" else write_time(now + lasts)
 
 
 def _duration(text: str) -> timedelta:

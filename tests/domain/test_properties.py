@@ -15,10 +15,12 @@ from card_worker.contracts.fields import write_time
 from card_worker.contracts.kinds import Side
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.answers import Answer, answer
-from card_worker.domain.books import Books, Card
+from card_worker.domain.books import Books
 from card_worker.domain.events import CommandRejected, Event
 from card_worker.domain.evolve import evolve
-from card_worker.domain.rules import decide, needs
+from card_worker.domain.needs import needs
+from card_worker.domain.rows import Card
+from card_worker.domain.rules import decide
 from card_worker.money import AMOUNT_MAX
 from tests.domain.story import START
 
@@ -64,9 +66,9 @@ def commands(journey: Sequence[Asked]) -> Iterator[tuple[Command, datetime]]:
 
 
 def step(books: Books, command: Command, now: datetime) -> tuple[Event, Answer]:
-    event = decide(books, command, now)
+    (event,) = decide(books, command, now).events
     books = books.aside() if command.dry_run else books
-    return event, answer(books, event, evolve(books, event))
+    return event, answer(books, event, evolve(event, books))
 
 
 def amounts(card: Card) -> list[int]:

@@ -27,8 +27,8 @@ def order(*cards: dict[str, Any], command_id: str = "order-1", **fields: Any) ->
 
 
 def ask(story: Story, command: Command) -> Answer:
-    event = decide(story.books, command, story.now)
-    return answer(story.books, event, evolve(story.books, event))
+    event = decide(story.books, command, story.now).answer
+    return answer(story.books, event, evolve(event, story.books))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from card_worker.domain.books import State
+from card_worker.domain.rows import State
 from tests.domain.story import Story
 
 STORIES = {

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from card_worker.contracts.commands import Command
 from card_worker.contracts.kinds import EventType
 from card_worker.contracts.message import Letter, read_commands
-from card_worker.domain.books import State
+from card_worker.domain.rows import State
 from card_worker.handler import handle
 from card_worker.storage.engine import begin, open_engine
 from card_worker.storage.reconcile import differences
@@ -88,7 +88,7 @@ def test_sweeps_at_once_expire_each_card_once(
         own = open_engine(database_url)
         try:
             start.wait()
-            return expire_cards(own, slice_cards=10)
+            return expire_cards(own, slice_rows=10)
         finally:
             own.dispose()
 
@@ -101,14 +101,14 @@ def test_sweeps_at_once_expire_each_card_once(
 
 def test_a_sweep_is_bounded_and_the_next_goes_on(engine: Engine) -> None:
     make(engine, *names(SLICES_MAX + 5))
-    assert expire_cards(engine, slice_cards=1) == SLICES_MAX
+    assert expire_cards(engine, slice_rows=1) == SLICES_MAX
     assert nobody_sweeps(engine)
-    assert expire_cards(engine, slice_cards=1) == 5
+    assert expire_cards(engine, slice_rows=1) == 5
 
 
 def test_slices_end_neatly_when_the_last_one_is_full(engine: Engine) -> None:
     make(engine, *names(20))
-    assert expire_cards(engine, slice_cards=10) == 20
+    assert expire_cards(engine, slice_rows=10) == 20
     assert nobody_sweeps(engine)
 
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from card_worker.contracts.kinds import BatchState, CardType, EventType, Side, TransactionType
-from card_worker.domain.books import State
+from card_worker.domain.rows import State
 from card_worker.money import AMOUNT_MAX, Currency
 from card_worker.storage import migrations
 from card_worker.storage.engine import begin, is_transient, open_engine
@@ -208,7 +208,7 @@ def test_what_could_only_be_a_bug_is_not_tried_again(engine: Engine) -> None:
         update(transactions).values(amount=1, balance_after=1),
         update(transactions).values(created_by="someone"),
         delete(transactions),
-        text("TRUNCATE transactions"),
+        text("TRUNCATE transactions CASCADE"),
         text("TRUNCATE cards CASCADE"),
         text("INSERT OR REPLACE INTO transactions SELECT * FROM transactions"),
     ],

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Connection, Engine, Table, literal, make_url, select, text
 
-from card_worker.contracts.commands import COMMANDS, Command
+from card_worker.contracts.commands import COMMANDS, Command, event_id
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.answers import Answer
-from card_worker.domain.books import Card
+from card_worker.domain.rows import Card
 from card_worker.handler import handle
-from card_worker.storage.books import find_card, find_transactions
 from card_worker.storage.engine import begin, reading
+from card_worker.storage.looks import find_card, find_transactions
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, keys, metadata, outbox
 from tests.storage.statements import counting, slices_of
@@ -273,24 +273,66 @@ LOADED: dict[str, st.SearchStrategy[Any]] = {
     "currency": st.sampled_from(["NOK", "EUR"]),
     "expires_at": st.sampled_from([None, "2026-11-22T10:00:02Z"]),
 }
+CARD, NOK = {"card_id": CARD_IDS}, {"currency": st.just("NOK")}
+WHY = {"reason": st.just("because")}
+REFS = ("r1", "r2", "r3")
+REF = {"ref_id": st.sampled_from(REFS)}
+PARTS = st.sampled_from([None, 1, 3])
+# What the transactions of the first two cards will be called, and those that capture them.
+MADE = [str(event_id(ACCOUNT, f"ref/2/{card}/{ref}")) for card in ("A1", "A2") for ref in REFS]
+MADE += [str(event_id(ACCOUNT, f"ref/{made}/r1")) for made in MADE[:2]]
+BY_TRANSACTION = {"transaction_id": st.sampled_from(MADE), **REF}
 FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "cards.create": LOADED,
     "cards.activate": LOADED,
     "cards.expire": {"card_id": CARD_IDS},
+    "cards.reverse_activation": {"card_id": CARD_IDS},
+    "cards.update": {
+        "card_id": CARD_IDS,
+        "name": st.sampled_from([None, "x"]),
+        "expires_at": st.sampled_from([None, "2026-11-22T10:00:05Z"]),
+    },
+    **{task: {**CARD, **WHY} for task in ("cards.block", "cards.unblock", "cards.close")},
+    "cards.replace": {**CARD, **WHY, "new_card_id": st.sampled_from(["A2", "A4"])},
+    "cards.transfer": {**CARD, **REF, "to_card_id": CARD_IDS, "amount": PARTS},
+    "cards.adjust": {**CARD, **REF, **WHY, "amount": st.sampled_from([7, -7]), **NOK},
+    "transactions.create": {
+        **CARD,
+        **REF,
+        **NOK,
+        "amount": st.sampled_from([1, 3, 100, 600]),
+        "type": st.sampled_from([None, "fund"]),
+    },
+    "transactions.capture": {**BY_TRANSACTION, "amount": PARTS},
+    "transactions.void": BY_TRANSACTION,
+    "transactions.refund": {**BY_TRANSACTION, "amount": PARTS},
+    "holds.expire": {"transaction_id": BY_TRANSACTION["transaction_id"]},
     "cards.batch_create": {
         "cards": st.lists(st.fixed_dictionaries({"card_id": CARD_IDS}), min_size=1, max_size=3),
         "batch_id": st.sampled_from(["B1", "B2"]),
     },
 }
+HOLD = FIELDS["transactions.create"] | {
+    "type": st.none(),
+    "pending": st.just(True),
+    "hold_expires_in": st.sampled_from([None, 1]),
+}
 # Few keys, so that some are used twice, for the same content or for other.
 ALWAYS = {"command_id": st.sampled_from("abcdefgh"), "dry_run": st.booleans()}
-ASKED = st.sampled_from(sorted(FIELDS)).flatmap(
-    lambda task: st.builds(
-        lambda fields: command(task, "m", **fields), st.fixed_dictionaries(ALWAYS | FIELDS[task])
+ASKED = st.sampled_from([*FIELDS.items(), ("transactions.create", HOLD)]).flatmap(
+    lambda one: st.builds(
+        lambda fields: command(
+            one[0], "m", **{name: value for name, value in fields.items() if value is not None}
+        ),
+        st.fixed_dictionaries(ALWAYS | one[1]),
     )
 )
 # Groups of commands; a second passes between two groups.
-GROUPS = st.lists(st.lists(ASKED, max_size=6), max_size=4)
+GROUPS = st.lists(st.lists(ASKED, max_size=8), max_size=4)
+BEGINNING = [
+    command("cards.create", f"make-{card}", card_id=card, amount=500, currency="NOK")
+    for card in ("A1", "A2")
+]
 
 
 @settings(
@@ -303,7 +345,7 @@ def test_a_group_is_its_commands_one_by_one(engine: Engine, groups: list[list[Co
         with engine.connect() as connection, connection.begin() as commit:
             answers = [
                 answer.event
-                for place, group in enumerate(groups)
+                for place, group in enumerate([BEGINNING, *groups])
                 for part in ([[one] for one in group] if alone else [group])
                 for answer in handle(connection, part, NOW + timedelta(seconds=place))
             ]
@@ -311,7 +353,7 @@ def test_a_group_is_its_commands_one_by_one(engine: Engine, groups: list[list[Co
             seen.append((answers, everything(connection)))
             commit.rollback()
     assert seen[0] == seen[1]
-    assert len(seen[0][0]) == len(list(chain.from_iterable(groups)))
+    assert len(seen[0][0]) == len(BEGINNING) + len(list(chain.from_iterable(groups)))
 
 
 def test_every_command_there_is_is_drawn() -> None:

@@ -10,13 +10,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from card_worker import transport
-from card_worker.contracts.commands import APPLY, COMMANDS, SWEEP
+from card_worker.contracts.commands import APPLY, COMMANDS, SWEEPS
 from card_worker.contracts.message import Unreadable, read_commands, vet
 from card_worker.transport import payload
 from tests.transport.corpus import CORPUS, LEGAL
 from tests.transport.entries import fields, listed, message, nested, part
 
-TASKS = frozenset([*COMMANDS, APPLY, SWEEP])
+TASKS = frozenset([*COMMANDS, APPLY, *SWEEPS])
 EXAMPLES = 1_000
 
 Place: TypeAlias = tuple[Any, Any]
@@ -44,7 +44,7 @@ def read(raw: bytes) -> dict[str, Any]:
         tasks=TASKS,
     )
     task, message_id = came.headers["task"], came.headers["id"]
-    if task != SWEEP:
+    if task not in SWEEPS:
         assert read_commands(task, message_id, kwargs)
     return kwargs
 
@@ -141,7 +141,7 @@ GOOD = {
         json.dumps([[], {**fields("a batch"), "cards": [{"card_id": "x"}]}, {}]).encode(),
         task="cards.batch_create",
     ),
-    "a sweep": message("a sweep", b"[[], {}, {}]", task=SWEEP),
+    "a sweep": message("a sweep", b"[[], {}, {}]", task=SWEEPS[0]),
 }
 
 

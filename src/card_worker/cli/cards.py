@@ -9,8 +9,8 @@ from sqlalchemy import Connection
 from card_worker.cli.console import AsJson, database, looking, money, out, print_json, refuse, table
 from card_worker.contracts.events import write
 from card_worker.domain.answers import shown, shown_transaction
-from card_worker.domain.books import Card
-from card_worker.storage import books
+from card_worker.domain.rows import Card
+from card_worker.storage import looks
 from card_worker.storage.engine import begin
 
 app = typer.Typer(help="Look at a card.", no_args_is_help=True)
@@ -40,7 +40,7 @@ def history(card_id: CardId, account: AccountId, as_json: AsJson = False) -> Non
     """Show every movement of a card's money, the first one first."""
     with looking() as connection:
         card = _find(connection, account, card_id)
-        moved = books.find_transactions(connection, card)
+        moved = looks.find_transactions(connection, card)
     told = [json.loads(write(shown_transaction(row, card_id))) for row in moved]
     if as_json:
         for row in told:
@@ -63,7 +63,7 @@ def history(card_id: CardId, account: AccountId, as_json: AsJson = False) -> Non
 
 
 def _find(connection: Connection, account: str, card_id: str) -> Card:
-    card = books.find_card(connection, account, card_id)
+    card = looks.find_card(connection, account, card_id)
     if card is None:
         raise refuse(f"there is no card {card_id} in {account}")
     return card

@@ -28,18 +28,19 @@ def reconcile(as_json: AsJson = False) -> None:
 
 
 def totals_table(sums: list[CurrencyTotals]) -> object:
-    """Return a table of what was issued and what the cards hold, by currency."""
+    """Return a table of where money came from and where it is, by currency."""
     rows = [
         (
             one.currency,
             one.cards,
-            in_words(one.issued, one.currency),
+            *(in_words(sum, one.currency) for sum in (one.issued, one.spent, one.ended)),
             in_words(one.on_cards, one.currency),
             "yes" if one.adds_up else "NO",
         )
         for one in sums
     ]
-    return table("The books", "currency", "cards>", "issued>", "on cards>", "adds up", rows=rows)
+    columns = ("currency", "cards>", "issued>", "spent>", "ended>", "on cards>", "adds up")
+    return table("The books", *columns, rows=rows)
 
 
 def _differences_table(wrong: list[Difference]) -> object:

@@ -10,7 +10,7 @@ from card_worker.cli.stack import Stack
 from card_worker.client import Client
 from card_worker.contracts.commands import (
     APPLY,
-    SWEEP,
+    SWEEP_CARDS,
     ActivateCard,
     BatchCard,
     CreateBatch,
@@ -190,10 +190,10 @@ def _expire(till: Till, expires_at: datetime) -> None:
         lambda: datetime.now(UTC) > expires_at, f"the end of {_card(1)}", ANSWER_MAX_S
     )
     till.ask(
-        SWEEP,
+        SWEEP_CARDS,
         "all",
         "expire what is past its time",
-        lambda: till.client.publish(SWEEP, {}),
+        lambda: till.client.publish(SWEEP_CARDS, {}),
         "card.expired",
     )
 

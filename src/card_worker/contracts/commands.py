@@ -5,7 +5,16 @@ from functools import lru_cache
 from typing import ClassVar, Literal, TypeAlias
 from uuid import UUID, uuid5
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from card_worker.contracts.events import Problem
 from card_worker.contracts.fields import (
@@ -14,11 +23,15 @@ from card_worker.contracts.fields import (
     Metadata,
     Name,
     NotOffered,
+    RefId,
+    Seconds,
     Text255,
     Time,
+    TransactionId,
+    Why,
 )
-from card_worker.contracts.kinds import CardType
-from card_worker.money import Amount, Currency
+from card_worker.contracts.kinds import CardType, TransactionType
+from card_worker.money import Amount, Currency, Positive, Signed
 
 CARDS_PER_BATCH_MAX = 1_000
 COMMANDS_PER_MESSAGE_MAX = 1_000
@@ -34,7 +47,7 @@ class Queue:
     SYSTEM: ClassVar = "cards.system"
 
 
-class _Asked(BaseModel):
+class _Any(BaseModel):
     """The fields that every command takes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,12 +63,51 @@ class _Asked(BaseModel):
         False, description="Same rules, same answer; nothing but the answer is stored"
     )
 
+    @property
+    def key(self) -> str:
+        """Return the idempotency key, unique within the account."""
+        return self._unless_dry(f"id/{self.command_id}")
 
-class CreateCard(_Asked):
+    def _unless_dry(self, key: str) -> str:
+        # To ask what would happen must not use up the real one.
+        return f"dry/{key.removeprefix('id/')}" if self.dry_run else key
+
+
+class _AboutCard(_Any):
+    """A command that names a card."""
+
+    card_id: Name
+
+
+class Moves(_Any):
+    """A command that happens once on its card for each `ref_id`, whoever asks."""
+
+    ref_id: RefId = Field(description="The idempotency key, unique on the card")
+
+
+class _MovesOnCard(Moves, _AboutCard):
+    @property
+    def key(self) -> str:
+        # With its length, so that no two cards and references spell the same key.
+        return self._unless_dry(f"ref/{len(self.card_id)}/{self.card_id}/{self.ref_id}")
+
+
+class _AboutTransaction(_Any):
+    """A command that names a transaction, and by it a card."""
+
+    transaction_id: TransactionId
+
+
+class _MovesByTransaction(Moves, _AboutTransaction):
+    @property
+    def key(self) -> str:
+        return self._unless_dry(f"ref/{self.transaction_id}/{self.ref_id}")
+
+
+class CreateCard(_AboutCard):
     """Make one card and load it: active at once."""
 
     command: Literal["cards.create"] = "cards.create"
-    card_id: Name
     amount: Amount
     currency: Currency
     type: CardType = CardType.GIFT_CARD
@@ -78,7 +130,7 @@ class BatchCard(BaseModel):
     type: CardType | None = Field(None, description="Absent: the batch's type")
 
 
-class CreateBatch(_Asked):
+class CreateBatch(_Any):
     """Make a list of cards, inactive and without money: all of them or none."""
 
     command: Literal["cards.batch_create"] = "cards.batch_create"
@@ -96,11 +148,10 @@ class CreateBatch(_Asked):
     needs_approval: NotOffered = None
 
 
-class ActivateCard(_Asked):
+class ActivateCard(_AboutCard):
     """Give an inactive card its currency, its money and its dates."""
 
     command: Literal["cards.activate"] = "cards.activate"
-    card_id: Name
     amount: Amount
     currency: Currency
     customer_id: Name | None = None
@@ -111,11 +162,155 @@ class ActivateCard(_Asked):
     expires_at: Time | None = None
 
 
-class ExpireCard(_Asked):
+class ReverseActivation(_AboutCard):
+    """Take the load back out of a card that nothing has happened to, and make it inactive again."""
+
+    command: Literal["cards.reverse_activation"] = "cards.reverse_activation"
+    reason: Why | None = None
+
+
+class UpdateCard(_AboutCard):
+    """Change what a card is called, whose it is, or put its end off. `null` clears a field."""
+
+    command: Literal["cards.update"] = "cards.update"
+    name: Text255 | None = None
+    customer_id: Name | None = None
+    metadata: Metadata | None = None
+    expires_at: Time | None = Field(None, description="Later than now, and than it is")
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> "UpdateCard":
+        if not self.model_fields_set & UPDATABLE:
+            raise PydanticCustomError("nothing", f"give one of {', '.join(sorted(UPDATABLE))}")
+        return self
+
+
+UPDATABLE = frozenset(["name", "customer_id", "metadata", "expires_at"])
+
+
+class BlockCard(_AboutCard):
+    """Freeze a card: nothing can be spent until it is unblocked."""
+
+    command: Literal["cards.block"] = "cards.block"
+    reason: Why
+
+
+class UnblockCard(_AboutCard):
+    """Thaw a card."""
+
+    command: Literal["cards.unblock"] = "cards.unblock"
+    reason: Why
+
+
+class CloseCard(_AboutCard):
+    """End a card for good; what is left on it is paid out."""
+
+    command: Literal["cards.close"] = "cards.close"
+    reason: Why
+
+
+class ReplaceCard(_AboutCard):
+    """Let another card take over balance, owner and dates; the old one is closed."""
+
+    command: Literal["cards.replace"] = "cards.replace"
+    new_card_id: Name = Field(description="A card that is inactive, or not made yet")
+    reason: Why
+
+    @field_validator("new_card_id")
+    @classmethod
+    def _another(cls, new_card_id: str, info: ValidationInfo) -> str:
+        return _other_than_card(new_card_id, info)
+
+
+class TransferBalance(_MovesOnCard):
+    """Move balance to another card of the account."""
+
+    command: Literal["cards.transfer"] = "cards.transfer"
+    to_card_id: Name
+    amount: Positive | None = Field(None, description="Absent: all that is available")
+
+    @field_validator("to_card_id")
+    @classmethod
+    def _another(cls, to_card_id: str, info: ValidationInfo) -> str:
+        return _other_than_card(to_card_id, info)
+
+
+def _other_than_card(card_id: str, info: ValidationInfo) -> str:
+    if card_id == info.data.get("card_id"):
+        raise PydanticCustomError("same_card", "must be another card than card_id")
+    return card_id
+
+
+class AdjustBalance(_MovesOnCard):
+    """Correct a balance, up or down."""
+
+    command: Literal["cards.adjust"] = "cards.adjust"
+    amount: Signed
+    currency: Currency
+    reason: Why
+
+
+class CreateTransaction(_MovesOnCard):
+    """Draw a card down, put money on it, or lock some for a while."""
+
+    command: Literal["transactions.create"] = "transactions.create"
+    amount: Positive
+    currency: Currency
+    type: Literal[TransactionType.DRAWDOWN, TransactionType.FUND] = TransactionType.DRAWDOWN
+    pending: StrictBool = Field(False, description="Lock the amount; capture or void it later")
+    hold_expires_in: Seconds | None = Field(None, description="How long the lock lasts at most")
+    metadata: Metadata | None = None
+    token: NotOffered = None
+    pin: NotOffered = None
+
+    @field_validator("pending")
+    @classmethod
+    def _is_drawn(cls, pending: bool, info: ValidationInfo) -> bool:
+        if pending and info.data.get("type") is TransactionType.FUND:
+            raise PydanticCustomError("pending", "only a drawdown can be pending")
+        return pending
+
+    @field_validator("hold_expires_in")
+    @classmethod
+    def _is_pending(cls, seconds: int | None, info: ValidationInfo) -> int | None:
+        if seconds is not None and not info.data.get("pending"):
+            raise PydanticCustomError("hold", "only what is pending can have an end")
+        return seconds
+
+
+class CaptureTransaction(_MovesByTransaction):
+    """Take all or a part of what a pending transaction locks; the rest stays locked."""
+
+    command: Literal["transactions.capture"] = "transactions.capture"
+    amount: Positive | None = Field(None, description="Absent: all that is still locked")
+    metadata: Metadata | None = None
+
+
+class VoidTransaction(_MovesByTransaction):
+    """Release what a pending transaction still locks."""
+
+    command: Literal["transactions.void"] = "transactions.void"
+    metadata: Metadata | None = None
+
+
+class RefundTransaction(_MovesByTransaction):
+    """Put back all or a part of what was drawn down."""
+
+    command: Literal["transactions.refund"] = "transactions.refund"
+    amount: Positive | None = Field(None, description="Absent: all that isn't refunded yet")
+    metadata: Metadata | None = None
+
+
+class ExpireCard(_AboutCard):
     """Write down that a card's time has passed. What the sweep sends; anyone may."""
 
     command: Literal["cards.expire"] = "cards.expire"
-    card_id: Name
+
+
+class ExpireHold(_AboutTransaction):
+    """Release what a pending transaction locks, its time being up. What the sweep sends."""
+
+    command: Literal["holds.expire"] = "holds.expire"
 
 
 class InvalidCommand(BaseModel):
@@ -129,42 +324,76 @@ class InvalidCommand(BaseModel):
     card_id: str | None = None
     dry_run: bool = False
     not_after: None = None
+    created_by: None = None
+    originated_by: None = None
     problems: tuple[Problem, ...]
     received: str = Field(description="SHA-256 of the fields as they came")
 
+    @property
+    def key(self) -> str:
+        return f"{'dry' if self.dry_run else 'id'}/{self.command_id}"
 
-Asked: TypeAlias = CreateCard | CreateBatch | ActivateCard | ExpireCard
+
+Asked: TypeAlias = (
+    CreateCard
+    | CreateBatch
+    | ActivateCard
+    | ReverseActivation
+    | UpdateCard
+    | BlockCard
+    | UnblockCard
+    | CloseCard
+    | ReplaceCard
+    | ExpireCard
+    | ExpireHold
+    | TransferBalance
+    | AdjustBalance
+    | CreateTransaction
+    | CaptureTransaction
+    | VoidTransaction
+    | RefundTransaction
+)
 Command: TypeAlias = Asked | InvalidCommand
 
 COMMANDS: dict[str, type[Asked]] = {
-    "cards.create": CreateCard,
-    "cards.batch_create": CreateBatch,
-    "cards.activate": ActivateCard,
-    "cards.expire": ExpireCard,
+    kind.model_fields["command"].default: kind
+    for kind in (
+        CreateCard,
+        CreateBatch,
+        ActivateCard,
+        ReverseActivation,
+        UpdateCard,
+        BlockCard,
+        UnblockCard,
+        CloseCard,
+        ReplaceCard,
+        TransferBalance,
+        AdjustBalance,
+        CreateTransaction,
+        CaptureTransaction,
+        VoidTransaction,
+        RefundTransaction,
+        ExpireCard,
+        ExpireHold,
+    )
 }
 """The commands by the name of their task."""
 
 APPLY = "commands.apply"
 """The task that carries a list of commands."""
 
-SWEEP = "sweeps.expire_cards"
-"""The task by which beat asks for what time has made due. It takes no arguments."""
+SWEEP_CARDS, SWEEP_HOLDS = "sweeps.expire_cards", "sweeps.expire_holds"
+SWEEPS = (SWEEP_CARDS, SWEEP_HOLDS)
+"""The tasks by which beat asks for what time has made due. They take no arguments."""
 
 QUEUES: dict[str, str] = dict.fromkeys(COMMANDS, Queue.CARDS) | {
     "cards.batch_create": Queue.BULK,
     "cards.expire": Queue.SYSTEM,
+    "holds.expire": Queue.SYSTEM,
     APPLY: Queue.BULK,
-    SWEEP: Queue.SYSTEM,
+    **dict.fromkeys(SWEEPS, Queue.SYSTEM),
 }
 """The queue each task waits in."""
-
-
-def key_of(command: Command) -> str:
-    """Return the command's idempotency key, unique within its account.
-
-    A dry run has a key of its own: asking what would happen must not use up the real one.
-    """
-    return f"{'dry' if command.dry_run else 'id'}/{command.command_id}"
 
 
 def digest_of(command: Command) -> str:
@@ -172,7 +401,10 @@ def digest_of(command: Command) -> str:
     if isinstance(command, InvalidCommand):
         return command.received
     # Without defaults, so that a field that a later version adds doesn't change what was asked.
-    asked = command.model_dump_json(exclude={"command_id"}, exclude_defaults=True)
+    if isinstance(command, UpdateCard):  # here null says something
+        asked = command.model_dump_json(exclude={"command_id"}, exclude_unset=True)
+    else:
+        asked = command.model_dump_json(exclude={"command_id"}, exclude_defaults=True)
     return hashlib.sha256(f"{command.command} {asked}".encode()).hexdigest()
 
 

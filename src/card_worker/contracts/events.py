@@ -95,6 +95,17 @@ class Said(TypedDict):
     dry_run: NotRequired[Literal[True]]
 
 
+class HoldShown(TypedDict):
+    """What a pending transaction locks, and what became of it, in minor units."""
+
+    id: UUID
+    amount: Amount
+    amount_captured: Amount
+    amount_released: Amount
+    amount_open: Amount
+    expires_at: Time | None
+
+
 class CardData(Said):
     """What happened to a card: the card after it, and the transaction it made."""
 
@@ -102,6 +113,11 @@ class CardData(Said):
     version: int
     card: CardShown
     transaction: TransactionShown | None
+    hold: NotRequired[HoldShown]
+    other_card_id: NotRequired[str]
+    """Where the money went, or came from."""
+    reason: NotRequired[str]
+    """What the sender gave as the reason."""
 
 
 class BatchCardShown(TypedDict):

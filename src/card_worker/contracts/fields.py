@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainSerializer,
+    StrictInt,
     StrictStr,
     WithJsonSchema,
 )
@@ -48,6 +49,29 @@ Text = Annotated[StrictStr, AfterValidator(storable)]
 Text255 = Annotated[Text, Field(max_length=255)]
 Name = Annotated[Text, Field(min_length=1, max_length=255), AfterValidator(_no_outer_spaces)]
 """What a caller calls something: 1..255 characters, no space at either end."""
+
+RefId = Annotated[Text, Field(min_length=1, max_length=255)]
+"""What a caller calls a movement of money."""
+
+Why = Annotated[Text, Field(min_length=1, max_length=255)]
+"""Why something was done, for people."""
+
+SECONDS_MAX = 10 * 366 * 24 * 3600
+Seconds = Annotated[StrictInt, Field(gt=0, le=SECONDS_MAX)]
+"""A length of time, at most some ten years."""
+
+
+def _read_uuid(value: object) -> UUID:
+    if isinstance(value, UUID):
+        return value
+    if isinstance(value, str) and _UUID.fullmatch(value):
+        return UUID(value)
+    raise PydanticCustomError("uuid", "must be a UUID such as an event's data.transaction.id")
+
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
+TransactionId = Annotated[UUID, BeforeValidator(_read_uuid)]
+"""The `id` of a transaction, from the event that told of it."""
 
 AccountId = Annotated[StrictStr, Field(pattern=r"^[PT][0-9]{8}$")]
 """The tenant: `P` production or `T` sandbox, and eight digits."""

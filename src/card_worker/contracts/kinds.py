@@ -28,10 +28,25 @@ class BatchState(StrEnum):
     COMPLETED = "completed"
 
 
+class Expiry(StrEnum):
+    """What becomes of the money on a card that expires."""
+
+    KEEP = "keep"
+    BREAKAGE = "breakage"
+
+
 class TransactionType(StrEnum):
     """What moved a card's money."""
 
     FUND = "fund"
+    DRAWDOWN = "drawdown"
+    PENDING_CAPTURE = "pending_capture"
+    VOIDED = "voided"
+    REVERSAL = "reversal"
+    ADJUSTMENT = "adjustment"
+    TRANSFER = "transfer"
+    CASH_OUT = "cash_out"
+    BREAKAGE = "breakage"
 
 
 class Side(StrEnum):
@@ -39,6 +54,13 @@ class Side(StrEnum):
 
     ISSUER = "issuer"
     CARD = "card"
+    MERCHANT = "merchant"
+    OTHER_CARD = "other_card"
+    CUSTOMER = "customer"
+    BREAKAGE = "breakage"
+    # Both on the card: what may be spent, and what is locked.
+    AVAILABLE = "available"
+    RESERVED = "reserved"
 
 
 class Reason(StrEnum):
@@ -54,6 +76,16 @@ class Reason(StrEnum):
     CARD_CLOSED = "card_closed"
     CARD_EXPIRED = "card_expired"
     CARD_BLOCKED = "card_blocked"
+    CARD_NOT_STARTED = "card_not_started"
+    CURRENCY_MISMATCH = "currency_mismatch"
+    EXCEEDS_AVAILABLE = "exceeds_available"
+    LIMIT_EXCEEDED = "limit_exceeded"
+    HOLD_NOT_FOUND = "hold_not_found"
+    HOLD_CLOSED = "hold_closed"
+    EXCEEDS_HOLD = "exceeds_hold"
+    TRANSACTION_NOT_FOUND = "transaction_not_found"
+    EXCEEDS_DRAWDOWN = "exceeds_drawdown"
+    NOT_REVERSIBLE = "not_reversible"
     BATCH_STATE = "batch_state"
     BATCH_TOO_LARGE = "batch_too_large"
     DUPLICATE_IN_BATCH = "duplicate_in_batch"
@@ -71,10 +103,20 @@ MESSAGES: dict[Reason, str] = {
     Reason.CARD_CLOSED: "The card is closed.",
     Reason.CARD_EXPIRED: "The card has expired.",
     Reason.CARD_BLOCKED: "The card is blocked.",
+    Reason.CARD_NOT_STARTED: "The card's active_from has not come.",
+    Reason.CURRENCY_MISMATCH: "The currency is not the card's, or not one of the account's.",
+    Reason.EXCEEDS_AVAILABLE: "Less is available on the card than that.",
+    Reason.LIMIT_EXCEEDED: "The card would hold, or be loaded with, more than the account allows.",
+    Reason.HOLD_NOT_FOUND: "There is no pending transaction with this id.",
+    Reason.HOLD_CLOSED: "Nothing of the pending transaction is locked any more.",
+    Reason.EXCEEDS_HOLD: "Less is still locked than that.",
+    Reason.TRANSACTION_NOT_FOUND: "There is no drawdown with this id.",
+    Reason.EXCEEDS_DRAWDOWN: "Less of the drawdown is left to be refunded than that.",
+    Reason.NOT_REVERSIBLE: "There is nothing to be undone, or no longer.",
     Reason.BATCH_STATE: "A batch with this batch_id exists.",
     Reason.BATCH_TOO_LARGE: "A listed batch has at most 1,000 cards.",
     Reason.DUPLICATE_IN_BATCH: "A card_id stands twice in the batch; see problems.",
-    Reason.NOT_DUE: "The card's time has not passed.",
+    Reason.NOT_DUE: "Its time has not passed.",
 }
 """What each reason says to a person."""
 
@@ -84,6 +126,22 @@ class EventType(StrEnum):
 
     CARD_CREATED = "card.created"
     CARD_ACTIVATED = "card.activated"
+    CARD_ACTIVATION_REVERSED = "card.activation_reversed"
+    CARD_UPDATED = "card.updated"
+    CARD_FUNDED = "card.funded"
+    CARD_DRAWN_DOWN = "card.drawn_down"
+    CARD_REFUNDED = "card.refunded"
+    CARD_ADJUSTED = "card.adjusted"
+    CARD_TRANSFERRED_OUT = "card.transferred_out"
+    CARD_TRANSFERRED_IN = "card.transferred_in"
+    CARD_BLOCKED = "card.blocked"
+    CARD_UNBLOCKED = "card.unblocked"
+    CARD_REPLACED = "card.replaced"
+    CARD_CLOSED = "card.closed"
     CARD_EXPIRED = "card.expired"
+    HOLD_PLACED = "hold.placed"
+    HOLD_CAPTURED = "hold.captured"
+    HOLD_VOIDED = "hold.voided"
+    HOLD_EXPIRED = "hold.expired"
     BATCH_COMPLETED = "batch.completed"
     COMMAND_REJECTED = "command.rejected"

@@ -1,33 +1,60 @@
 """The answer to a command: its event in the public language, frozen to bytes."""
 
 from datetime import datetime
-from typing import NamedTuple, assert_never
+from typing import NamedTuple
 from uuid import UUID
 
-from card_worker.contracts.commands import CreateBatch
+from card_worker.contracts.commands import (
+    CaptureTransaction,
+    Command,
+    CreateBatch,
+    ExpireHold,
+    RefundTransaction,
+    VoidTransaction,
+)
 from card_worker.contracts.events import (
     BatchCardShown,
     BatchData,
     CardData,
     CardShown,
     Envelope,
+    HoldShown,
     RejectionData,
     Said,
     TransactionShown,
     write,
 )
 from card_worker.contracts.kinds import MESSAGES, EventType, Reason
-from card_worker.domain.books import Books, Card, Transaction
+from card_worker.domain.books import Books
 from card_worker.domain.events import (
+    ActivationReversed,
     BatchCompleted,
     CardActivated,
+    CardAdjusted,
+    CardBlocked,
+    CardClosed,
     CardCreated,
+    CardDrawnDown,
+    CardEvent,
     CardExpired,
+    CardFunded,
+    CardRefunded,
+    CardReplaced,
+    CardTookOver,
+    CardUnblocked,
+    CardUpdated,
     CommandRejected,
     Event,
+    HoldCaptured,
+    HoldExpired,
+    HoldPlaced,
+    HoldVoided,
+    TransferredIn,
+    TransferredOut,
     id_of,
 )
-from card_worker.domain.rules import batch_id
+from card_worker.domain.needs import batch_id
+from card_worker.domain.rows import Card, Hold, Transaction
 
 SEQUENCE_DIGITS = 20
 
@@ -45,20 +72,38 @@ class Answer(NamedTuple):
     reason: Reason | None = None
 
 
+TYPES: dict[type[CardEvent], EventType] = {
+    CardCreated: EventType.CARD_CREATED,
+    CardActivated: EventType.CARD_ACTIVATED,
+    ActivationReversed: EventType.CARD_ACTIVATION_REVERSED,
+    CardUpdated: EventType.CARD_UPDATED,
+    CardBlocked: EventType.CARD_BLOCKED,
+    CardUnblocked: EventType.CARD_UNBLOCKED,
+    CardClosed: EventType.CARD_CLOSED,
+    CardReplaced: EventType.CARD_REPLACED,
+    CardFunded: EventType.CARD_FUNDED,
+    CardDrawnDown: EventType.CARD_DRAWN_DOWN,
+    CardRefunded: EventType.CARD_REFUNDED,
+    CardAdjusted: EventType.CARD_ADJUSTED,
+    TransferredOut: EventType.CARD_TRANSFERRED_OUT,
+    TransferredIn: EventType.CARD_TRANSFERRED_IN,
+    CardExpired: EventType.CARD_EXPIRED,
+    HoldPlaced: EventType.HOLD_PLACED,
+    HoldCaptured: EventType.HOLD_CAPTURED,
+    HoldVoided: EventType.HOLD_VOIDED,
+    HoldExpired: EventType.HOLD_EXPIRED,
+}
+"""What each event is called in public. The one that isn't here has two names."""
+
+
 def answer(books: Books, event: Event, transaction: Transaction | None) -> Answer:
     """Return the answer that tells of `event`, after which the books are as they are."""
     match event:
-        case CardCreated():
-            return _about_card(EventType.CARD_CREATED, books, event, transaction)
-        case CardActivated():
-            return _about_card(EventType.CARD_ACTIVATED, books, event, transaction)
-        case CardExpired():
-            return _about_card(EventType.CARD_EXPIRED, books, event, transaction)
+        case CommandRejected():
+            return _refusal(books, event)
         case BatchCompleted():
             return _about_batch(books, event)
-        case CommandRejected():
-            return _refusal(event)
-    assert_never(event)
+    return _about_card(books, event, transaction)
 
 
 def shown(card: Card, now: datetime) -> CardShown:
@@ -114,21 +159,64 @@ def shown_transaction(transaction: Transaction, card_id: str) -> TransactionShow
     )
 
 
-def _about_card(
-    type: EventType,
-    books: Books,
-    event: CardCreated | CardActivated | CardExpired,
-    transaction: Transaction | None,
-) -> Answer:
-    card = books.cards[event.command.account_id, event.command.card_id]
+def shown_hold(hold: Hold) -> HoldShown:
+    """Return the hold as the public sees it."""
+    return HoldShown(
+        id=hold.id,
+        amount=hold.amount,
+        amount_captured=hold.captured,
+        amount_released=hold.released,
+        amount_open=hold.amount_open,
+        expires_at=hold.expires_at,
+    )
+
+
+def _about_card(books: Books, event: CardEvent, transaction: Transaction | None) -> Answer:
+    card = books.cards[event.card]
     data = CardData(
-        **_said(event),
+        command=event.command.command,
+        command_id=event.command.command_id,
+        account_id=event.command.account_id,
         card_id=card.card_id,
         version=card.version,
         card=shown(card, event.at),
         transaction=shown_transaction(transaction, card.card_id) if transaction else None,
     )
-    return _sealed(event, type, card.card_id, data, version=card.version)
+    if event.command.dry_run:
+        data["dry_run"] = True
+    _add_details(books, event, transaction, data)
+    return _sealed(event, _type_of(event, card), card.card_id, data, version=card.version)
+
+
+def _type_of(event: CardEvent, card: Card) -> EventType:
+    if isinstance(event, CardTookOver):
+        return EventType.CARD_CREATED if card.version == 1 else EventType.CARD_ACTIVATED
+    return TYPES[type(event)]
+
+
+def _add_details(
+    books: Books, event: CardEvent, transaction: Transaction | None, data: CardData
+) -> None:
+    match event:
+        case HoldPlaced() | HoldCaptured() | HoldVoided() | HoldExpired():
+            assert transaction is not None
+            hold_id = transaction.parent_id or transaction.id
+            data["hold"] = shown_hold(books.holds[hold_id])
+        case TransferredOut(command):
+            data["other_card_id"] = command.to_card_id
+        case TransferredIn(command) | CardTookOver(command):
+            data["other_card_id"] = command.card_id
+        case CardReplaced(command):
+            data["other_card_id"] = command.new_card_id
+            data["reason"] = command.reason
+        case CardBlocked(command) | CardUnblocked(command) | CardClosed(command):
+            data["reason"] = command.reason
+        case CardAdjusted(command):
+            data["reason"] = command.reason
+        case ActivationReversed(command) if command.reason is not None:
+            data["reason"] = command.reason
+        case _:
+            pass
 
 
 def _about_batch(books: Books, event: BatchCompleted) -> Answer:
@@ -151,9 +239,9 @@ def _about_batch(books: Books, event: BatchCompleted) -> Answer:
     return _sealed(event, EventType.BATCH_COMPLETED, batch.batch_id, data)
 
 
-def _refusal(event: CommandRejected) -> Answer:
+def _refusal(books: Books, event: CommandRejected) -> Answer:
     command = event.command
-    card_id = None if isinstance(command, CreateBatch) else command.card_id
+    card_id = _card_id(books, command)
     data = RejectionData(
         command=command.command,
         command_id=command.command_id,
@@ -172,6 +260,19 @@ def _refusal(event: CommandRejected) -> Answer:
     else:
         subject = card_id if card_id is not None else command.command_id
     return _sealed(event, EventType.COMMAND_REJECTED, subject, data, reason=event.reason)
+
+
+def _card_id(books: Books, command: Command) -> str | None:
+    """Return which card a command names, itself or by a transaction of its account."""
+    match command:
+        case CreateBatch():
+            return None
+        case CaptureTransaction() | VoidTransaction() | RefundTransaction() | ExpireHold():
+            named = books.named.get(command.transaction_id)
+            if named is None or named.account_id != command.account_id:
+                return None
+            return books.ids[named.card][1]
+    return command.card_id
 
 
 def _said(event: Event) -> Said:

@@ -4,128 +4,53 @@ from collections import ChainMap
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from card_worker.contracts.kinds import (
-    BatchState,
-    CardType,
-    Side,
-    Status,
-    TransactionType,
+from card_worker.contracts.kinds import Side, TransactionType
+from card_worker.domain.rows import (
+    Account,
+    Batch,
+    BatchKey,
+    Card,
+    CardKey,
+    Hold,
+    Transaction,
 )
-from card_worker.money import Currency
-
-CardKey = tuple[str, str]
-"""(account_id, card_id)."""
-BatchKey = tuple[str, str]
-"""(account_id, batch_id)."""
 
 
-class State(StrEnum):
-    """What is stored of a card's life; what it shows depends on the time as well."""
+class Movement(NamedTuple):
+    """Money on its way from one side to another, in minor units of the card's currency."""
 
-    INACTIVE = "inactive"
-    ACTIVE = "active"
-    EXPIRED = "expired"
-    CLOSED = "closed"
-
-
-class Card(NamedTuple):
-    """A card. Amounts in minor units; `version` is the number of events it has had."""
-
-    id: UUID
-    account_id: str
-    card_id: str
-    type: CardType
-    state: State
-    created_at: datetime
-    created_by: str | None = None
-    originated_by: str | None = None
-    batch_id: str | None = None
-    blocked: bool = False
-    currency: Currency | None = None
-    amount: int = 0
-    customer_id: str | None = None
-    name: str | None = None
-    metadata: dict[str, Any] | None = None
-    active_from: datetime | None = None
-    expires_at: datetime | None = None
-    version: int = 1
-    amount_funds: int = 0
-    amount_drawdown: int = 0
-    amount_balance: int = 0
-    amount_pending: int = 0
-    amount_reserved: int = 0
-
-    @property
-    def key(self) -> CardKey:
-        return self.account_id, self.card_id
-
-    @property
-    def amount_available(self) -> int:
-        return self.amount_balance - self.amount_reserved
-
-    def is_due(self, now: datetime) -> bool:
-        """Say whether the card's time has passed, noted or not."""
-        return self.expires_at is not None and self.expires_at <= now
-
-    def status(self, now: datetime) -> Status:
-        """Return what the card shows at `now`."""
-        if self.state is State.INACTIVE:
-            return Status.INACTIVE
-        if self.state is State.CLOSED:
-            return Status.CLOSED
-        if self.state is State.EXPIRED or self.is_due(now):
-            return Status.EXPIRED
-        if self.blocked:
-            return Status.BLOCKED
-        if self.amount_drawdown == 0:
-            return Status.UNUSED
-        return Status.USED if self.amount_balance == 0 else Status.PARTIALLY_USED
-
-
-class Transaction(NamedTuple):
-    """One movement of a card's money. It has two sides, so an unbalanced one can't be written."""
-
-    id: UUID
-    account_id: str
-    card: UUID
     type: TransactionType
     amount: int
-    currency: Currency
     debit: Side
     credit: Side
-    balance_before: int
-    balance_after: int
-    version: int
-    created_at: datetime
-    created_by: str | None = None
-    originated_by: str | None = None
     ref_id: str | None = None
     parent_id: UUID | None = None
     metadata: dict[str, Any] | None = None
+    captures: bool = False
+    """Whether it was locked before."""
 
 
-class Batch(NamedTuple):
-    """An order of cards."""
+class Cause(NamedTuple):
+    """The event that moves money. It does so once or not at all, so the transaction has its id."""
 
-    account_id: str
-    batch_id: str
-    state: BatchState
-    type: CardType
-    requested: int
-    created: int
-    created_at: datetime
-    created_by: str | None = None
-    originated_by: str | None = None
-    name: str | None = None
-    metadata: dict[str, Any] | None = None
+    id: UUID
+    at: datetime
+    created_by: str | None
+    originated_by: str | None
 
-    @property
-    def key(self) -> BatchKey:
-        return self.account_id, self.batch_id
+
+class Changes(NamedTuple):
+    """What a database has to be told. What changed comes as it was, and as it is."""
+
+    new_cards: list[Card]
+    changed_cards: list[tuple[Card, Card]]
+    new_holds: list[Hold]
+    changed_holds: list[tuple[Hold, Hold]]
+    new_batches: list[Batch]
+    transactions: list[Transaction]
 
 
 @dataclass(slots=True)
@@ -134,97 +59,142 @@ class Books:
 
     cards: MutableMapping[CardKey, Card] = field(default_factory=dict)
     batches: MutableMapping[BatchKey, Batch] = field(default_factory=dict)
+    ids: MutableMapping[UUID, CardKey] = field(default_factory=dict)
+    """What the card with the service's own id is called."""
+    holds: MutableMapping[UUID, Hold] = field(default_factory=dict)
+    """By the id of their pending transaction: those that are named, and those that are due."""
+    due: dict[UUID, list[UUID]] = field(default_factory=dict)
+    """The holds whose time is up, by card, as they were loaded."""
+    named: MutableMapping[UUID, Transaction] = field(default_factory=dict)
+    """Transactions by their id: those that are named, and those made here."""
+    refunded: MutableMapping[UUID, int] = field(default_factory=dict)
+    """How much of a drawdown has been refunded, in minor units."""
+    refs: MutableMapping[tuple[UUID, str], UUID] = field(default_factory=dict)
+    """(card, ref_id) of those that are asked for and taken; the transaction's id."""
+    accounts: MutableMapping[str, Account] = field(default_factory=dict)
+    """Those that were set up."""
     transactions: list[Transaction] = field(default_factory=list)
-    _before: dict[CardKey, Card | None] = field(default_factory=dict)
+    """What was moved here, in order."""
+    _cards_before: dict[CardKey, Card | None] = field(default_factory=dict)
+    _holds_before: dict[UUID, Hold | None] = field(default_factory=dict)
     _new_batches: list[Batch] = field(default_factory=list)
     _told: int = 0
+
+    def account(self, account_id: str) -> Account:
+        return self.accounts.get(account_id) or Account(account_id)
+
+    def due_holds(self, card: Card, now: datetime) -> list[Hold]:
+        """Return the card's holds that still lock something although their time is up."""
+        holds = (self.holds[id] for id in self.due.get(card.id, ()))
+        return [hold for hold in holds if hold.amount_open and hold.is_due(now)]
 
     def put(self, card: Card) -> None:
         """Let a card be as given: one that changes, or one that is new."""
         key = card.key
-        self._before.setdefault(key, self.cards.get(key))
+        self._cards_before.setdefault(key, self.cards.get(key))
         self.cards[key] = card
+        self.ids[card.id] = key
+
+    def put_hold(self, hold: Hold) -> None:
+        """Let a hold be as given."""
+        self._holds_before.setdefault(hold.id, self.holds.get(hold.id))
+        self.holds[hold.id] = hold
 
     def add(self, batch: Batch) -> None:
         """Let a new batch be as given."""
         self.batches[batch.key] = batch
         self._new_batches.append(batch)
 
-    def post(
-        self,
-        card: Card,
-        *,
-        type: TransactionType,
-        amount: int,
-        debit: Side,
-        credit: Side,
-        cause: UUID,
-        at: datetime,
-        created_by: str | None,
-        originated_by: str | None,
-        metadata: dict[str, Any] | None = None,
-    ) -> Transaction:
-        """Move money and write it down. Nothing else changes a balance.
+    def post(self, card: Card, moved: Movement, cause: Cause) -> Transaction:
+        """Move money and write it down. Nothing else changes an amount.
 
-        `card` is the card as its event leaves it, but for the money. `cause` is the id of the
-        event, and the transaction's own: an event moves money once, or not at all.
+        `card` is the card as its event leaves it, but for the money.
         """
-        assert amount > 0
+        assert moved.amount > 0
         assert card.currency is not None
-        match debit, credit:
-            case Side.ISSUER, Side.CARD:
-                after = card._replace(
-                    amount_funds=card.amount_funds + amount,
-                    amount_balance=card.amount_balance + amount,
-                )
-            case _:
-                raise AssertionError(f"no {type} goes from {debit} to {credit}")
+        after = _apply(card, moved)
         transaction = Transaction(
-            id=cause,
+            id=cause.id,
             account_id=card.account_id,
             card=card.id,
-            type=type,
-            amount=amount,
+            type=moved.type,
+            amount=moved.amount,
             currency=card.currency,
-            debit=debit,
-            credit=credit,
+            debit=moved.debit,
+            credit=moved.credit,
             balance_before=card.amount_balance,
             balance_after=after.amount_balance,
             version=card.version,
-            created_at=at,
-            created_by=created_by,
-            originated_by=originated_by,
-            metadata=metadata,
+            created_at=cause.at,
+            created_by=cause.created_by,
+            originated_by=cause.originated_by,
+            ref_id=moved.ref_id,
+            parent_id=moved.parent_id,
+            metadata=moved.metadata,
         )
         self.put(after)
         self.transactions.append(transaction)
+        self.named[transaction.id] = transaction
+        if moved.ref_id is not None:
+            self.refs[card.id, moved.ref_id] = transaction.id
         return transaction
 
     def aside(self) -> "Books":
         """Return books that start as these and leave these as they are: for a dry run."""
-        return Books(ChainMap({}, self.cards), ChainMap({}, self.batches))
-
-    def take_changes(self) -> "Changes":
-        """Return how the rows differ from those at the last call, or from those loaded."""
-        touched, self._before = self._before, {}
-        new_batches, self._new_batches = self._new_batches, []
-        told, self._told = self._told, len(self.transactions)
-        after = [(before, self.cards[key]) for key, before in touched.items()]
-        assert all(before is None or card.version > before.version for before, card in after)
-        return Changes(
-            new_cards=[card for before, card in after if before is None],
-            changed_cards=[(before, card) for before, card in after if before is not None],
-            new_batches=new_batches,
-            transactions=self.transactions[told:],
+        return Books(
+            ChainMap({}, self.cards),
+            ChainMap({}, self.batches),
+            ChainMap({}, self.ids),
+            ChainMap({}, self.holds),
+            self.due,
+            ChainMap({}, self.named),
+            ChainMap({}, self.refunded),
+            ChainMap({}, self.refs),
+            self.accounts,
         )
 
+    def take_changes(self) -> Changes:
+        """Return how the rows differ from those at the last call, or from those loaded."""
+        cards = [(was, self.cards[key]) for key, was in self._cards_before.items()]
+        assert all(was is None or now.version > was.version for was, now in cards)
+        holds = [(was, self.holds[id]) for id, was in self._holds_before.items()]
+        changes = Changes(
+            new_cards=[now for was, now in cards if was is None],
+            changed_cards=[(was, now) for was, now in cards if was is not None],
+            new_holds=[now for was, now in holds if was is None],
+            changed_holds=[(was, now) for was, now in holds if was is not None],
+            new_batches=self._new_batches,
+            transactions=self.transactions[self._told :],
+        )
+        self._cards_before, self._holds_before, self._new_batches = {}, {}, []
+        self._told = len(self.transactions)
+        return changes
 
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What a database has to be told."""
 
-    new_cards: list[Card]
-    changed_cards: list[tuple[Card, Card]]
-    """Each as it was, and as it is."""
-    new_batches: list[Batch]
-    transactions: list[Transaction]
+def _apply(card: Card, moved: Movement) -> Card:
+    """Return the card with the amounts that a movement leaves it with."""
+    amount = moved.amount
+    match moved.debit, moved.credit:
+        case _, Side.CARD:
+            card = card._replace(amount_balance=card.amount_balance + amount)
+        case Side.CARD, _:
+            card = card._replace(amount_balance=card.amount_balance - amount)
+        case Side.AVAILABLE, Side.RESERVED:
+            card = card._replace(amount_reserved=card.amount_reserved + amount)
+        case Side.RESERVED, Side.AVAILABLE:
+            card = card._replace(amount_reserved=card.amount_reserved - amount)
+        case _:
+            raise AssertionError(f"no {moved.type} goes from {moved.debit} to {moved.credit}")
+    if moved.captures:
+        card = card._replace(amount_reserved=card.amount_reserved - amount)
+    # Three amounts are sums of one type each; a reversal takes a fund back.
+    match moved.type:
+        case TransactionType.FUND:
+            card = card._replace(amount_funds=card.amount_funds + amount)
+        case TransactionType.REVERSAL:
+            card = card._replace(amount_funds=card.amount_funds - amount)
+        case TransactionType.DRAWDOWN:
+            card = card._replace(amount_drawdown=card.amount_drawdown + amount)
+        case TransactionType.PENDING_CAPTURE:
+            card = card._replace(amount_pending=card.amount_pending + amount)
+    return card

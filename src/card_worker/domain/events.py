@@ -1,4 +1,8 @@
-"""What a rule decides: one event a command. Each carries the command, the time, and its choice."""
+"""What a rule decides: an event carries the command that caused it, the time, and what was chosen.
+
+Most have the id of their command: they are its answer. One that a command brings about besides has
+a key of its own.
+"""
 
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
@@ -6,35 +10,187 @@ from uuid import UUID
 
 from card_worker.contracts.commands import (
     ActivateCard,
+    AdjustBalance,
+    BlockCard,
+    CaptureTransaction,
+    CloseCard,
     Command,
     CreateBatch,
     CreateCard,
-    ExpireCard,
+    CreateTransaction,
+    RefundTransaction,
+    ReplaceCard,
+    ReverseActivation,
+    TransferBalance,
+    UnblockCard,
+    UpdateCard,
+    VoidTransaction,
     event_id,
-    key_of,
 )
 from card_worker.contracts.events import Problem
 from card_worker.contracts.kinds import Reason
+from card_worker.domain.rows import CardKey
 
 
 class CardCreated(NamedTuple):
     command: CreateCard
     at: datetime
+    card: CardKey
+    key: None = None
 
 
 class CardActivated(NamedTuple):
     command: ActivateCard
     at: datetime
+    card: CardKey
+    key: None = None
+
+
+class ActivationReversed(NamedTuple):
+    command: ReverseActivation
+    at: datetime
+    card: CardKey
+    key: None = None
+
+
+class CardUpdated(NamedTuple):
+    command: UpdateCard
+    at: datetime
+    card: CardKey
+    key: None = None
+
+
+class CardBlocked(NamedTuple):
+    command: BlockCard
+    at: datetime
+    card: CardKey
+    key: None = None
+
+
+class CardUnblocked(NamedTuple):
+    command: UnblockCard
+    at: datetime
+    card: CardKey
+    key: None = None
+
+
+class CardClosed(NamedTuple):
+    command: CloseCard
+    at: datetime
+    card: CardKey
+    key: None = None
+
+
+class CardReplaced(NamedTuple):
+    """The old card's end. What it held goes to the other one."""
+
+    command: ReplaceCard
+    at: datetime
+    card: CardKey
+    key: None = None
+
+
+class CardTookOver(NamedTuple):
+    """The new card's beginning, with what the old one was and had."""
+
+    command: ReplaceCard
+    at: datetime
+    card: CardKey
+    amount: int
+    key: str
+
+
+class CardFunded(NamedTuple):
+    command: CreateTransaction
+    at: datetime
+    card: CardKey
+    key: None = None
+
+
+class CardDrawnDown(NamedTuple):
+    command: CreateTransaction
+    at: datetime
+    card: CardKey
+    key: None = None
+
+
+class CardRefunded(NamedTuple):
+    command: RefundTransaction
+    at: datetime
+    card: CardKey
+    amount: int
+    key: None = None
+
+
+class CardAdjusted(NamedTuple):
+    command: AdjustBalance
+    at: datetime
+    card: CardKey
+    key: None = None
+
+
+class TransferredOut(NamedTuple):
+    command: TransferBalance
+    at: datetime
+    card: CardKey
+    amount: int
+    key: None = None
+
+
+class TransferredIn(NamedTuple):
+    command: TransferBalance
+    at: datetime
+    card: CardKey
+    amount: int
+    key: str
 
 
 class CardExpired(NamedTuple):
-    command: ExpireCard
+    """`takes_rest` says whether what is available becomes breakage."""
+
+    command: Command
     at: datetime
+    card: CardKey
+    takes_rest: bool
+    key: str | None = None
+
+
+class HoldPlaced(NamedTuple):
+    command: CreateTransaction
+    at: datetime
+    card: CardKey
+    expires_at: datetime | None
+    key: None = None
+
+
+class HoldCaptured(NamedTuple):
+    command: CaptureTransaction
+    at: datetime
+    card: CardKey
+    amount: int
+    key: None = None
+
+
+class HoldVoided(NamedTuple):
+    command: VoidTransaction
+    at: datetime
+    card: CardKey
+    hold: UUID
+    key: None = None
+
+
+class HoldExpired(NamedTuple):
+    command: Command
+    at: datetime
+    card: CardKey
+    hold: UUID
+    key: str | None = None
 
 
 class BatchCompleted(NamedTuple):
     command: CreateBatch
     at: datetime
+    key: None = None
 
 
 class CommandRejected(NamedTuple):
@@ -46,11 +202,44 @@ class CommandRejected(NamedTuple):
     key: str | None = None
 
 
-Event: TypeAlias = CardCreated | CardActivated | CardExpired | BatchCompleted | CommandRejected
+CardEvent: TypeAlias = (
+    CardCreated
+    | CardActivated
+    | ActivationReversed
+    | CardUpdated
+    | CardBlocked
+    | CardUnblocked
+    | CardClosed
+    | CardReplaced
+    | CardTookOver
+    | CardFunded
+    | CardDrawnDown
+    | CardRefunded
+    | CardAdjusted
+    | TransferredOut
+    | TransferredIn
+    | CardExpired
+    | HoldPlaced
+    | HoldCaptured
+    | HoldVoided
+    | HoldExpired
+)
+Event: TypeAlias = CardEvent | BatchCompleted | CommandRejected
+
+
+class Decision(NamedTuple):
+    """What a command leads to: its answer, and what else has to happen before and after that."""
+
+    answer: Event
+    before: tuple[CardEvent, ...] = ()
+    after: tuple[CardEvent, ...] = ()
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        return *self.before, self.answer, *self.after
 
 
 def id_of(event: Event) -> UUID:
     """Return the event's id: the same however often its command is delivered."""
-    if isinstance(event, CommandRejected) and event.key is not None:
-        return event_id(event.command.account_id, event.key)
-    return event_id(event.command.account_id, key_of(event.command))
+    key = event.command.key if event.key is None else event.key
+    return event_id(event.command.account_id, key)

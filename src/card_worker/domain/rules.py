@@ -1,146 +1,152 @@
-"""The rules: what each command needs, when it is allowed, and why it is refused. Pure functions."""
+"""The rules: what happens when a command meets its card, or why nothing does. Pure functions."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from datetime import datetime
-from typing import NamedTuple, TypeAlias, assert_never
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from functools import singledispatch
 
 from card_worker.contracts.commands import (
     CARDS_PER_BATCH_MAX,
     ActivateCard,
+    AdjustBalance,
+    BlockCard,
+    CaptureTransaction,
+    CloseCard,
     Command,
     CreateBatch,
     CreateCard,
+    CreateTransaction,
     ExpireCard,
+    ExpireHold,
     InvalidCommand,
+    RefundTransaction,
+    ReplaceCard,
+    ReverseActivation,
+    TransferBalance,
+    UnblockCard,
+    UpdateCard,
+    VoidTransaction,
 )
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
-from card_worker.contracts.kinds import MESSAGES, Reason, Status
-from card_worker.domain.books import BatchKey, Books, CardKey, State
+from card_worker.contracts.kinds import MESSAGES, Reason, TransactionType
+from card_worker.domain.allowed import ByTransaction, Fund, OnCard, reason_against
+from card_worker.domain.books import Books
+from card_worker.domain.case import Case, Refused
 from card_worker.domain.events import (
+    ActivationReversed,
     BatchCompleted,
     CardActivated,
+    CardAdjusted,
+    CardBlocked,
+    CardClosed,
     CardCreated,
+    CardDrawnDown,
+    CardEvent,
     CardExpired,
+    CardFunded,
+    CardRefunded,
+    CardReplaced,
+    CardTookOver,
+    CardUnblocked,
+    CardUpdated,
     CommandRejected,
-    Event,
+    Decision,
+    HoldCaptured,
+    HoldExpired,
+    HoldPlaced,
+    HoldVoided,
+    TransferredIn,
+    TransferredOut,
+    id_of,
 )
+from card_worker.domain.needs import batch_id
+from card_worker.domain.rows import State
+from card_worker.money import AMOUNT_MAX
 
-CardCommand: TypeAlias = CreateCard | ActivateCard | ExpireCard
-
-# For each command that names a card: what it is told when the card shows this; None: it may go on.
-# The first column, None, is a card that doesn't exist.
-ALLOWED: Mapping[type[CardCommand], Mapping[Status | None, Reason | None]] = {
-    CreateCard: dict.fromkeys(Status, Reason.CARD_EXISTS) | {None: None},
-    ActivateCard: {
-        None: Reason.CARD_NOT_FOUND,
-        Status.INACTIVE: None,
-        Status.CLOSED: Reason.CARD_CLOSED,
-        Status.EXPIRED: Reason.CARD_EXPIRED,
-        Status.BLOCKED: Reason.CARD_ALREADY_ACTIVE,
-        Status.UNUSED: Reason.CARD_ALREADY_ACTIVE,
-        Status.USED: Reason.CARD_ALREADY_ACTIVE,
-        Status.PARTIALLY_USED: Reason.CARD_ALREADY_ACTIVE,
-    },
-    ExpireCard: {
-        None: Reason.CARD_NOT_FOUND,
-        Status.INACTIVE: Reason.CARD_INACTIVE,
-        Status.CLOSED: Reason.CARD_CLOSED,
-        Status.EXPIRED: None,
-        Status.BLOCKED: Reason.NOT_DUE,
-        Status.UNUSED: Reason.NOT_DUE,
-        Status.USED: Reason.NOT_DUE,
-        Status.PARTIALLY_USED: Reason.NOT_DUE,
-    },
-}
+Events = tuple[CardEvent, ...]
 
 
-class Needs(NamedTuple):
-    """The rows that must be in the books before a command is decided."""
-
-    cards: tuple[CardKey, ...] = ()
-    batches: tuple[BatchKey, ...] = ()
-
-
-def needs(command: Command) -> Needs:
-    """Return the rows that `decide` and `evolve` will look at, whether they exist or not."""
-    match command:
-        case CreateCard() | ActivateCard() | ExpireCard():
-            return Needs(cards=((command.account_id, command.card_id),))
-        case CreateBatch():
-            return Needs(
-                cards=tuple((command.account_id, card.card_id) for card in command.cards),
-                batches=((command.account_id, batch_id(command)),),
-            )
-        case InvalidCommand():
-            return Needs()
-    assert_never(command)
+def decide(books: Books, command: Command, now: datetime) -> Decision:
+    """Say what happens: the events that `command` leads to at `now`. Changes nothing."""
+    try:
+        return _decide(books, command, now)
+    except Refused as refusal:
+        return Decision(CommandRejected(command, now, refusal.reason, refusal.problems))
 
 
-def batch_id(command: CreateBatch) -> str:
-    """Return what the batch is called: what its order says, else the id of the order."""
-    return command.batch_id if command.batch_id is not None else command.command_id
-
-
-def decide(books: Books, command: Command, now: datetime) -> Event:
-    """Say what happens: the event that `command` leads to at `now`. Changes nothing."""
+def _decide(books: Books, command: Command, now: datetime) -> Decision:
     if isinstance(command, InvalidCommand):
-        return CommandRejected(command, now, Reason.INVALID, command.problems)
-    if isinstance(command, CreateCard | ActivateCard) and (problems := _dates(command, now)):
-        return CommandRejected(command, now, Reason.INVALID, problems)
+        raise Refused(Reason.INVALID, *command.problems)
+    if isinstance(command, CreateCard | ActivateCard):
+        _check_dates(command, now)
     if command.not_after is not None and command.not_after < now:
-        return CommandRejected(command, now, Reason.STALE_COMMAND)
+        raise Refused(Reason.STALE_COMMAND)
     match command:
-        case CreateBatch():
-            return _decide_batch(books, command, now)
-        case CreateCard() | ActivateCard() | ExpireCard():
-            return _decide_card(books, command, now)
-    assert_never(command)
-
-
-def _decide_card(books: Books, command: CardCommand, now: datetime) -> Event:
-    card = books.cards.get((command.account_id, command.card_id))
-    reason = ALLOWED[type(command)][card.status(now) if card else None]
-    if reason is not None:
-        return CommandRejected(command, now, reason)
-    match command:
-        case CreateCard():
-            return CardCreated(command, now)
         case ActivateCard():
-            if card is not None and card.blocked:
-                return CommandRejected(command, now, Reason.CARD_BLOCKED)
-            return CardActivated(command, now)
-        case ExpireCard():
-            if card is not None and card.state is State.EXPIRED:
-                return CommandRejected(command, now, Reason.CARD_EXPIRED)
-            return CardExpired(command, now)
-    assert_never(command)
+            return Decision(_activate(books, command, now))
+        case CreateCard():
+            return Decision(_create(books, command, now))
+        case CreateBatch():
+            return Decision(_create_batch(books, command, now))
+    return _with_tidying(Case.of(books, command, now), command)
 
 
-def _dates(command: CreateCard | ActivateCard, now: datetime) -> tuple[Problem, ...]:
+# --- a card's beginning -----------------------------------------------------------------------
+
+
+def _create(books: Books, command: CreateCard, now: datetime) -> CardCreated:
+    key = command.account_id, command.card_id
+    if key in books.cards:
+        raise Refused(Reason.CARD_EXISTS)
+    _check_load(books, command)
+    return CardCreated(command, now, key)
+
+
+def _activate(books: Books, command: ActivateCard, now: datetime) -> CardActivated:
+    key = command.account_id, command.card_id
+    card = books.cards.get(key)
+    reason = reason_against(ActivateCard, card.status(now) if card else None)
+    if reason is not None:
+        raise Refused(reason)
+    if card is not None and card.blocked:
+        raise Refused(Reason.CARD_BLOCKED)
+    _check_load(books, command)
+    return CardActivated(command, now, key)
+
+
+def _check_load(books: Books, command: CreateCard | ActivateCard) -> None:
+    account = books.account(command.account_id)
+    if account.currencies is not None and command.currency not in account.currencies:
+        raise Refused(Reason.CURRENCY_MISMATCH)
+    for limit in (account.load_max, account.balance_max):
+        if limit is not None and command.amount > limit:
+            raise Refused(Reason.LIMIT_EXCEEDED)
+
+
+def _check_dates(command: CreateCard | ActivateCard, now: datetime) -> None:
     if command.expires_at is None:
-        return ()
+        return
     if command.expires_at <= now:
-        return (Problem(field="expires_at", message="must be in the future"),)
+        raise Refused(Reason.INVALID, Problem(field="expires_at", message="must be in the future"))
     if command.active_from is not None and command.expires_at <= command.active_from:
-        return (Problem(field="expires_at", message="must be after active_from"),)
-    return ()
+        raise Refused(
+            Reason.INVALID, Problem(field="expires_at", message="must be after active_from")
+        )
 
 
-def _decide_batch(books: Books, command: CreateBatch, now: datetime) -> Event:
+def _create_batch(books: Books, command: CreateBatch, now: datetime) -> BatchCompleted:
     account_id, asked = command.account_id, [card.card_id for card in command.cards]
     taken = [card_id for card_id in asked if (account_id, card_id) in books.cards]
     if taken:
-        problems = _naming(Reason.CARD_EXISTS, asked, taken)
-        return CommandRejected(command, now, Reason.CARD_EXISTS, problems)
+        raise Refused(Reason.CARD_EXISTS, *_naming(Reason.CARD_EXISTS, asked, taken))
     if (account_id, batch_id(command)) in books.batches:
-        return CommandRejected(command, now, Reason.BATCH_STATE)
+        raise Refused(Reason.BATCH_STATE)
     if len(asked) > CARDS_PER_BATCH_MAX:
-        return CommandRejected(command, now, Reason.BATCH_TOO_LARGE)
+        raise Refused(Reason.BATCH_TOO_LARGE)
     twice = [card_id for card_id, times in Counter(asked).items() if times > 1]
     if twice:
         problems = _naming(Reason.DUPLICATE_IN_BATCH, asked, twice)
-        return CommandRejected(command, now, Reason.DUPLICATE_IN_BATCH, problems)
+        raise Refused(Reason.DUPLICATE_IN_BATCH, *problems)
     return BatchCompleted(command, now)
 
 
@@ -152,3 +158,187 @@ def _naming(reason: Reason, asked: list[str], wrong: Iterable[str]) -> tuple[Pro
         Problem(field=f"cards.{places[card_id]}.card_id", message=f"{card_id}: {message}")
         for card_id in list(dict.fromkeys(wrong))[:PROBLEMS_MAX]
     )
+
+
+# --- what time has done to a card's holds -----------------------------------------------------
+
+
+def _with_tidying(case: Case, command: OnCard | ByTransaction) -> Decision:
+    """Decide about a card, its due holds released before anything else happens to it."""
+    answer, *after = _rule(command, case)
+    released = _release_due(case, command, [answer, *after])
+    unlocks = bool(released) or isinstance(answer, HoldVoided | HoldExpired)
+    if unlocks and _leaves_breakage(case, answer):
+        key = f"breakage/{id_of(answer)}"
+        after.append(CardExpired(command, case.now, case.key, takes_rest=True, key=key))
+    return Decision(answer, released, tuple(after))
+
+
+def _release_due(
+    case: Case, command: OnCard | ByTransaction, events: Sequence[CardEvent]
+) -> tuple[HoldExpired, ...]:
+    books, now, told = case.books, case.now, events[0]
+    return tuple(
+        HoldExpired(command, now, key, hold.id, key=f"hold/{hold.id}")
+        for key in dict.fromkeys(event.card for event in events)
+        if key in books.cards
+        for hold in books.due_holds(books.cards[key], now)
+        if not (isinstance(told, HoldExpired) and told.hold == hold.id)
+    )
+
+
+def _leaves_breakage(case: Case, answer: CardEvent) -> bool:
+    """Say whether what is unlocked on the card isn't the customer's any more."""
+    revives = isinstance(answer, CardUpdated) and answer.command.expires_at is not None
+    return case.card.state is State.EXPIRED and case.takes_rest and not revives
+
+
+# --- one rule for each command: its answer first, and what follows from that ------------------
+
+
+@singledispatch
+def _rule(command: OnCard | ByTransaction, case: Case) -> Events:
+    raise AssertionError(f"no rule for {command.command}")
+
+
+@_rule.register
+def _(command: CreateTransaction, case: Case) -> Events:
+    card, now = case.card, case.now
+    if command.type is TransactionType.FUND:
+        case.check_currency(command.currency)
+        case.check_room(command.amount, funds=command.amount)
+        return (CardFunded(command, now, case.key),)
+    if card.active_from is not None and card.active_from > now:
+        raise Refused(Reason.CARD_NOT_STARTED)
+    case.check_currency(command.currency)
+    case.check_available(command.amount)
+    if not command.pending:
+        return (CardDrawnDown(command, now, case.key),)
+    if card.amount_pending + command.amount > AMOUNT_MAX:
+        raise Refused(Reason.LIMIT_EXCEEDED)
+    lasts_s = command.hold_expires_in
+    until = None if lasts_s is None else now + timedelta(seconds=lasts_s)
+    return (HoldPlaced(command, now, case.key, until),)
+
+
+@_rule.register
+def _(command: CaptureTransaction, case: Case) -> Events:
+    locked = case.open_hold.amount_open
+    amount = locked if command.amount is None else command.amount
+    if amount > locked:
+        raise Refused(Reason.EXCEEDS_HOLD)
+    return (HoldCaptured(command, case.now, case.key, amount),)
+
+
+@_rule.register
+def _(command: VoidTransaction, case: Case) -> Events:
+    return (HoldVoided(command, case.now, case.key, case.open_hold.id),)
+
+
+@_rule.register
+def _(command: RefundTransaction, case: Case) -> Events:
+    assert case.parent is not None
+    left = case.parent.amount - case.books.refunded.get(case.parent.id, 0)
+    amount = left if command.amount is None else command.amount
+    if amount > left or left == 0:
+        raise Refused(Reason.EXCEEDS_DRAWDOWN)
+    case.check_room(amount, funds=amount)
+    return (CardRefunded(command, case.now, case.key, amount),)
+
+
+@_rule.register
+def _(command: AdjustBalance, case: Case) -> Events:
+    case.check_currency(command.currency)
+    if command.amount < 0:
+        case.check_available(-command.amount)
+    else:
+        case.check_room(command.amount)
+    return (CardAdjusted(command, case.now, case.key),)
+
+
+@_rule.register
+def _(command: TransferBalance, case: Case) -> Events:
+    to = case.books.cards.get((command.account_id, command.to_card_id))
+    reason = reason_against(Fund, to.status(case.now) if to else None)
+    if reason is not None:
+        raise Refused(reason)
+    assert to is not None
+    case.check_currency(to.currency)
+    amount = case.available if command.amount is None else command.amount
+    case.check_available(max(amount, 1))  # all of nothing isn't available either
+    case.check_room(amount, on=to)
+    out = TransferredOut(command, case.now, case.key, amount)
+    return out, TransferredIn(command, case.now, to.key, amount, key=f"in/{id_of(out)}")
+
+
+@_rule.register
+def _(command: ReplaceCard, case: Case) -> Events:
+    new_key = command.account_id, command.new_card_id
+    new = case.books.cards.get(new_key)
+    if new is not None:
+        reason = reason_against(ActivateCard, new.status(case.now))
+        if reason is not None or new.blocked:
+            raise Refused(reason or Reason.CARD_BLOCKED)
+    case.check_nothing_locked()
+    out, amount = CardReplaced(command, case.now, case.key), case.card.amount_balance
+    return out, CardTookOver(command, case.now, new_key, amount, key=f"in/{id_of(out)}")
+
+
+@_rule.register
+def _(command: ReverseActivation, case: Case) -> Events:
+    card = case.card
+    is_touched = card.amount_pending or card.amount_drawdown
+    if is_touched or not card.amount == card.amount_funds == card.amount_balance:
+        raise Refused(Reason.NOT_REVERSIBLE)
+    assert card.activated_at is not None
+    if case.now > card.activated_at + timedelta(seconds=case.account.reversal_window_s):
+        raise Refused(Reason.NOT_REVERSIBLE)
+    return (ActivationReversed(command, case.now, case.key),)
+
+
+@_rule.register
+def _(command: UpdateCard, case: Case) -> Events:
+    if "expires_at" in command.model_fields_set:
+        wanted, stands = command.expires_at, case.card.expires_at
+        if wanted is None or wanted <= case.now or stands is None or wanted <= stands:
+            problem = Problem(field="expires_at", message="must be later than now, and than it is")
+            raise Refused(Reason.INVALID, problem)
+    return (CardUpdated(command, case.now, case.key),)
+
+
+@_rule.register
+def _(command: BlockCard, case: Case) -> Events:
+    if case.card.blocked:
+        raise Refused(Reason.CARD_BLOCKED)
+    return (CardBlocked(command, case.now, case.key),)
+
+
+@_rule.register
+def _(command: UnblockCard, case: Case) -> Events:
+    if not case.card.blocked:
+        raise Refused(Reason.NOT_REVERSIBLE)
+    return (CardUnblocked(command, case.now, case.key),)
+
+
+@_rule.register
+def _(command: CloseCard, case: Case) -> Events:
+    case.check_nothing_locked()
+    return (CardClosed(command, case.now, case.key),)
+
+
+@_rule.register
+def _(command: ExpireCard, case: Case) -> Events:
+    if case.card.state is State.EXPIRED:
+        raise Refused(Reason.CARD_EXPIRED)
+    return (CardExpired(command, case.now, case.key, case.takes_rest),)
+
+
+@_rule.register
+def _(command: ExpireHold, case: Case) -> Events:
+    assert case.parent is not None
+    hold = case.books.holds[case.parent.id]
+    if not hold.amount_open:
+        raise Refused(Reason.HOLD_CLOSED)
+    if not hold.is_due(case.now):
+        raise Refused(Reason.NOT_DUE)
+    return (HoldExpired(command, case.now, case.key, hold.id),)

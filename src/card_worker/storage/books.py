@@ -1,110 +1,103 @@
-"""Claim, load, rows to save: how the books come out of the database and go back into it."""
+"""How the books come out of the database, and what of them goes back into it."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import cache
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Select, Table, and_, select, tuple_
+from sqlalchemy import Connection, Select, bindparam, func, select, union
 
-from card_worker.contracts.commands import Command, digest_of, event_id, key_of
+from card_worker.contracts.kinds import TransactionType
 from card_worker.domain.answers import Answer
-from card_worker.domain.books import Batch, Books, Card, Changes, State, Transaction
-from card_worker.domain.rules import Needs
-from card_worker.storage import outbox, tables
+from card_worker.domain.books import Books, Changes
+from card_worker.domain.needs import Needs, TransactionKey
+from card_worker.domain.rows import Account, Batch, Card, CardKey, Hold, Transaction
+from card_worker.money import Currency
+from card_worker.storage import outbox
+from card_worker.storage.finding import columns_named, find, matching
 from card_worker.storage.pipeline import Rows, send
-from card_worker.storage.sets import (
-    Columns,
-    Row,
-    given,
-    insert_absent,
-    parameters,
-)
-from card_worker.storage.tables import batches, cards, keys, transactions
+from card_worker.storage.sets import Row, given, parameters
+from card_worker.storage.tables import accounts, batches, cards, holds, is_open, transactions
+from card_worker.storage.types import UtcTime
 from card_worker.storage.writing import Changed, New
 
-Key = tuple[str, str]
-"""(account_id, idempotency key)."""
+_CARD, _TRANSACTION = ("account_id", "card_id"), ("account_id", "id")
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What became of the keys of a group of commands."""
-
-    fresh: frozenset[Key]
-    """Never handled before, and now ours to answer."""
-    digests: dict[Key, str]
-    """Handled before: the digest of what was asked then."""
-
-
-def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Claim:
-    """Record `asked`, digests by key, as handled; say which keys were never handled before.
-
-    Two workers given the same key meet here: the second waits for the first to commit, then finds
-    it handled. Raises OperationalError after LOCK_TIMEOUT_MS.
-    """
-    rows = [
-        {
-            "account_id": account_id,
-            "key": key,
-            "digest": asked[account_id, key],
-            "event_id": event_id(account_id, key),
-            "created_at": now,
-        }
-        for account_id, key in sorted(asked)
-    ]
-    fresh = frozenset(insert_absent(connection, keys, rows))
-    if len(fresh) == len(asked):
-        return Claim(fresh, {})
-    handled = [
-        {"account_id": account_id, "key": key}
-        for account_id, key in asked
-        if (account_id, key) not in fresh
-    ]
-    found = _find(connection, keys, ("account_id", "key", "digest"), handled)()
-    return Claim(fresh, {(account_id, key): digest for account_id, key, digest in found})
-
-
-def key_and_digest(command: Command) -> tuple[Key, str]:
-    """Return what a command is known by, and what it asks."""
-    return (command.account_id, key_of(command)), digest_of(command)
-
-
-def stored_answers(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Answer]:
-    """Return the answers given before, byte for byte."""
-    names = ("id", "account_id", "type", "subject", "partition_key", "event", "created_at")
-    rows = _find(connection, tables.outbox, names, [{"id": id} for id in ids])()
-    return {row[0]: Answer(*row) for row in rows}
-
-
-def load(connection: Connection, needed: Iterable[Needs]) -> Callable[[], Books]:
+def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Callable[[], Books]:
     """Ask for the needed rows that exist, locked until the commit; return what waits for them.
 
-    Rows are locked in id order, so that two groups sharing cards wait instead of deadlocking.
+    Cards are locked in id order, so that two groups sharing cards wait instead of deadlocking.
+    What hangs on a card changes only under its lock, and is read after that.
     """
-    needed = list(needed)
     card_keys = {key for needs in needed for key in needs.cards}
     batch_keys = {key for needs in needed for key in needs.batches}
-    loaded = _find(
-        connection,
-        cards,
-        Card._fields,
-        [{"account_id": account_id, "card_id": card_id} for account_id, card_id in card_keys],
-        lock=True,
-    )
-    ordered = _find(
-        connection,
-        batches,
-        Batch._fields,
-        [{"account_id": account_id, "batch_id": batch_id} for account_id, batch_id in batch_keys],
-        lock=True,
-    )
-    return lambda: Books(
-        cards={card.key: card for card in map(Card._make, loaded())},
-        batches={batch.key: batch for batch in map(Batch._make, ordered())},
-    )
+    named_keys = {key for needs in needed for key in needs.transactions}
+    locked = _lock_cards(connection, card_keys, named_keys)
+    ordered = find(connection, batches, Batch._fields, _by(("account_id", "batch_id"), batch_keys))
+    named_rows = _by(_TRANSACTION, named_keys)
+    named = find(connection, transactions, Transaction._fields, named_rows)
+    tenants = {account_id for account_id, _ in chain(card_keys, named_keys)}
+    set_up = find(connection, accounts, Account._fields, [{"account_id": id} for id in tenants])
+
+    def wait() -> Books:
+        rows = [Card._make(row) for row in locked()]
+        books = Books(
+            cards={card.key: card for card in rows},
+            ids={card.id: card.key for card in rows},
+            batches={batch.key: batch for batch in map(Batch._make, ordered())},
+            named={row.id: row for row in map(Transaction._make, named())},
+            accounts={row.account_id: row for row in map(_account, set_up())},
+        )
+        _load_what_hangs_on_cards(connection, books, needed, now)
+        return books
+
+    return wait
+
+
+def _load_what_hangs_on_cards(
+    connection: Connection, books: Books, needed: Sequence[Needs], now: datetime
+) -> None:
+    held, refs = set[UUID](), set[tuple[UUID, str]]()
+    for needs, ids in _card_ids(books, needed):
+        if needs.holds:
+            held.update(ids)
+        if needs.ref_id is not None and ids:
+            refs.add((ids[0], needs.ref_id))
+    due = _due_holds(connection, held, now)
+    named = find(connection, holds, Hold._fields, [{"id": id} for id in books.named])
+    refunded = _refunded(connection, books.named)
+    taken = find(connection, transactions, ("card", "ref_id", "id"), _by(("card", "ref_id"), refs))
+    for hold in map(Hold._make, due()):
+        books.holds[hold.id] = hold
+        books.due.setdefault(hold.card, []).append(hold.id)
+    books.holds.update((hold.id, hold) for hold in map(Hold._make, named()))
+    books.refunded = {parent_id: int(amount) for parent_id, amount in refunded()}
+    books.refs = {(card, ref_id): id for card, ref_id, id in taken()}
+
+
+def _card_ids(books: Books, needed: Sequence[Needs]) -> Iterator[tuple[Needs, Sequence[UUID]]]:
+    """Yield each need with the ids of its cards that exist."""
+    made = dict[UUID, UUID]()
+    for needs in needed:
+        ids = [books.cards[key].id for key in needs.cards if key in books.cards]
+        for _, id in needs.transactions:
+            if id in books.named:
+                ids.append(books.named[id].card)
+            elif id in made:
+                ids.append(made[id])
+        if needs.makes is not None and ids:
+            made[needs.makes] = ids[0]
+        yield needs, ids
+
+
+def _account(row: tuple[Any, ...]) -> Account:
+    account = Account._make(row)
+    if account.currencies is None:
+        return account
+    return account._replace(currencies=tuple(Currency(code) for code in account.currencies))
 
 
 def to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]:
@@ -114,44 +107,13 @@ def to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]:
         New(cards, _rows(changes.new_cards)),
         Changed(cards, _changing(changes.changed_cards)),
         New(transactions, _rows(changes.transactions)),
+        New(holds, _rows(changes.new_holds)),
+        Changed(holds, _changing(changes.changed_holds)),
         outbox.new(answers),
     ]
 
 
-def due_cards(
-    connection: Connection, now: datetime, cards_max: int, after: Card | None = None
-) -> list[Card]:
-    """Return up to `cards_max` active cards whose time has passed, the longest past first.
-
-    `after` is where the last slice ended. The cards are locked; those that another commit holds
-    are left for the next look.
-    """
-    statement = select(*_columns(cards, Card._fields))
-    statement = statement.where(cards.c.state == State.ACTIVE, cards.c.expires_at <= now)
-    if after is not None:
-        place = tuple_(cards.c.expires_at, cards.c.id)
-        statement = statement.where(place > tuple_(after.expires_at, after.id))
-    statement = statement.order_by(cards.c.expires_at, cards.c.id).limit(cards_max)
-    rows = connection.execute(statement.with_for_update(skip_locked=True))
-    return [Card._make(row) for row in rows]
-
-
-def find_card(connection: Connection, account_id: str, card_id: str) -> Card | None:
-    """Return a card as it is now, without locking it."""
-    wanted = [{"account_id": account_id, "card_id": card_id}]
-    found = _find(connection, cards, Card._fields, wanted)()
-    return Card._make(found[0]) if found else None
-
-
-def find_transactions(connection: Connection, card: Card) -> list[Transaction]:
-    """Return what moved a card's money, in the order in which it did."""
-    statement = select(*_columns(transactions, Transaction._fields))
-    statement = statement.where(transactions.c.card == card.id)
-    rows = connection.execute(statement.order_by(transactions.c.version))
-    return [Transaction._make(row) for row in rows]
-
-
-def _rows(values: Sequence[Card | Transaction | Batch]) -> list[Row]:
+def _rows(values: Sequence[Card | Transaction | Batch | Hold]) -> list[Row]:
     """Return the rows of new values, without the columns that are empty in all of them."""
     if not values:
         return []
@@ -159,12 +121,12 @@ def _rows(values: Sequence[Card | Transaction | Batch]) -> list[Row]:
     return _transposed({name: column for name, column in columns if any(map(_is_there, column))})
 
 
-def _changing(cards: Sequence[tuple[Card, Card]]) -> list[Row]:
-    """Return the cards' ids with the columns in which any of them is not as it was."""
-    if not cards:
+def _changing(values: Sequence[tuple[Card, Card]] | Sequence[tuple[Hold, Hold]]) -> list[Row]:
+    """Return the ids with the columns in which any of the values is not as it was."""
+    if not values:
         return []
-    before, after = (zip(*side, strict=True) for side in zip(*cards, strict=True))
-    columns = zip(Card._fields, before, after, strict=True)
+    before, after = (zip(*side, strict=True) for side in zip(*values, strict=True))
+    columns = zip(values[0][0]._fields, before, after, strict=True)
     return _transposed({name: now for name, was, now in columns if name == "id" or now != was})
 
 
@@ -176,35 +138,65 @@ def _is_there(value: object) -> bool:
     return value is not None
 
 
-def _columns(table: Table, names: tuple[str, ...]) -> Columns:
-    return tuple(table.c[name] for name in names)
+def _by(names: tuple[str, ...], keys: Iterable[tuple[Any, ...]]) -> list[Row]:
+    return [dict(zip(names, key, strict=True)) for key in keys]
 
 
-def _find(
-    connection: Connection,
-    table: Table,
-    names: tuple[str, ...],
-    wanted: Sequence[dict[str, Any]],
-    *,
-    lock: bool = False,
+def _lock_cards(
+    connection: Connection, keys: Collection[CardKey], named: Collection[TransactionKey]
 ) -> Callable[[], Rows]:
-    """Ask for the columns `names` of the rows that have the values of one of `wanted`."""
-    if not wanted:
-        return list
-    by = tuple(wanted[0])
-    statement = _select(connection.dialect.name, table, names, by, lock)
-    return send(
-        connection, statement, parameters(connection.dialect.name, _columns(table, by), wanted)
-    )
+    """Ask for cards, those of the named transactions as well, locked in id order."""
+    dialect, rows = connection.dialect.name, _by(_CARD, keys)
+    if not named:
+        return find(connection, cards, Card._fields, rows, lock=True)
+    values = parameters(dialect, columns_named(cards, _CARD), rows)
+    named_rows = _by(_TRANSACTION, named)
+    values |= parameters(dialect, columns_named(transactions, _TRANSACTION), named_rows, "named")
+    return send(connection, _select_cards(dialect), values)
 
 
 @cache
-def _select(
-    dialect: str, table: Table, names: tuple[str, ...], by: tuple[str, ...], lock: bool
-) -> Select[Any]:
-    source = given(dialect, _columns(table, by))
-    statement = select(*_columns(table, names))
-    statement = statement.join(source, and_(*(table.c[name] == source.c[name] for name in by)))
-    if lock:
-        statement = statement.order_by(*table.primary_key).with_for_update(of=table)
-    return statement
+def _select_cards(dialect: str) -> Select[Any]:
+    by_card = given(dialect, columns_named(cards, _CARD))
+    by_transaction = given(dialect, columns_named(transactions, _TRANSACTION), "named")
+    wanted = union(
+        select(cards.c.id).join(by_card, matching(cards, by_card)),
+        select(transactions.c.card).join(by_transaction, matching(transactions, by_transaction)),
+    )
+    statement = select(*columns_named(cards, Card._fields)).where(cards.c.id.in_(wanted))
+    return statement.order_by(cards.c.id).with_for_update(of=cards)
+
+
+def _due_holds(
+    connection: Connection, card_ids: Collection[UUID], now: datetime
+) -> Callable[[], Rows]:
+    if not card_ids:
+        return list
+    dialect, columns = connection.dialect.name, columns_named(holds, ("card",))
+    values = parameters(dialect, columns, [{"card": id} for id in card_ids])
+    return send(connection, _select_due_holds(dialect), {**values, "now": now})
+
+
+@cache
+def _select_due_holds(dialect: str) -> Select[Any]:
+    source = given(dialect, columns_named(holds, ("card",)))
+    due = holds.c.expires_at <= bindparam("now", type_=UtcTime())
+    statement = select(*columns_named(holds, Hold._fields)).join(source, matching(holds, source))
+    return statement.where(is_open, due).order_by(holds.c.expires_at, holds.c.id)
+
+
+def _refunded(connection: Connection, parents: Collection[UUID]) -> Callable[[], Rows]:
+    if not parents:
+        return list
+    dialect, columns = connection.dialect.name, columns_named(transactions, ("parent_id",))
+    values = parameters(dialect, columns, [{"parent_id": id} for id in parents])
+    return send(connection, _select_refunded(dialect), values)
+
+
+@cache
+def _select_refunded(dialect: str) -> Select[Any]:
+    source = given(dialect, columns_named(transactions, ("parent_id",)))
+    statement = select(transactions.c.parent_id, func.sum(transactions.c.amount))
+    statement = statement.join(source, matching(transactions, source))
+    statement = statement.where(transactions.c.type == TransactionType.FUND)
+    return statement.group_by(transactions.c.parent_id)

@@ -1,13 +1,13 @@
 """Proving the books: every balance against the rows that made it. Reads, changes nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, case, func, or_, select, union
 
 from card_worker.contracts.kinds import Side, TransactionType
 from card_worker.money import Currency
-from card_worker.storage.tables import cards, keys, outbox, transactions
+from card_worker.storage.tables import cards, holds, keys, outbox, transactions
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,41 +23,80 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class CurrencyTotals:
-    """One currency over all accounts, in minor units. What was issued is what the cards hold."""
+    """One currency over all accounts, in minor units: where money came from and where it is."""
 
     currency: Currency
     cards: int
     issued: int
+    """By the issuer, corrections and reversals included."""
+    spent: int
+    """With merchants."""
+    ended: int
+    """Paid out when a card was closed, or kept when one expired."""
+    between: int
+    """On its way from one card to another: nothing, unless a transfer has but one end."""
     on_cards: int
 
     @property
     def adds_up(self) -> bool:
-        return self.issued == self.on_cards
+        return self.between == 0 and self.issued == self.spent + self.ended + self.on_cards
 
 
-_to_card = func.sum(
-    case(
-        (transactions.c.credit == Side.CARD, transactions.c.amount),
-        (transactions.c.debit == Side.CARD, -transactions.c.amount),
-        else_=0,
+def _received(*sides: Side) -> ColumnElement[int]:
+    """Return what arrived at `sides` less what left them."""
+    return _sum(
+        (transactions.c.credit.in_(sides), transactions.c.amount),
+        (transactions.c.debit.in_(sides), -transactions.c.amount),
     )
-)
-_funds = func.sum(
-    case((transactions.c.type == TransactionType.FUND, transactions.c.amount), else_=0)
-)
+
+
+def _sum(*cases: tuple[ColumnElement[bool], ColumnElement[int]]) -> ColumnElement[int]:
+    return func.sum(case(*cases, else_=0))
+
+
+def _is(*types: TransactionType) -> ColumnElement[bool]:
+    return transactions.c.type.in_(types)
+
+
+# What each of a card's amounts is the sum of.
+_PROOFS: Mapping[str, ColumnElement[int]] = {
+    "amount_balance": _received(Side.CARD),
+    "amount_funds": _sum(
+        (_is(TransactionType.FUND), transactions.c.amount),
+        (_is(TransactionType.REVERSAL), -transactions.c.amount),
+    ),
+    "amount_drawdown": _sum((_is(TransactionType.DRAWDOWN), transactions.c.amount)),
+    "amount_pending": _sum((_is(TransactionType.PENDING_CAPTURE), transactions.c.amount)),
+    "amount_reserved": _sum(
+        (transactions.c.credit == Side.RESERVED, transactions.c.amount),
+        (transactions.c.debit == Side.RESERVED, -transactions.c.amount),
+        # A drawdown that has a parent takes what was locked.
+        (
+            _is(TransactionType.DRAWDOWN) & transactions.c.parent_id.is_not(None),
+            -transactions.c.amount,
+        ),
+    ),
+}
 
 
 def differences(connection: Connection) -> Iterator[Difference]:
     """Yield every card, transaction and key that contradicts its neighbours."""
     yield from _wrong_balances(connection)
     yield from _broken_chains(connection)
+    yield from _wrong_holds(connection)
     yield from _unanswered_keys(connection)
 
 
 def totals(connection: Connection) -> list[CurrencyTotals]:
-    """Return what was issued and what the cards hold, by currency."""
+    """Return where money came from and where it is, by currency."""
     moved = (
-        select(transactions.c.currency, _to_card.label("issued"))
+        select(
+            transactions.c.currency,
+            (-_received(Side.ISSUER)).label("issued"),
+            _received(Side.MERCHANT).label("spent"),
+            _received(Side.CUSTOMER, Side.BREAKAGE).label("ended"),
+            _received(Side.OTHER_CARD).label("between"),
+        )
         .group_by(transactions.c.currency)
         .subquery()
     )
@@ -71,49 +110,85 @@ def totals(connection: Connection) -> list[CurrencyTotals]:
         .group_by(cards.c.currency)
         .subquery()
     )
+    flows = [func.coalesce(moved.c[name], 0) for name in ("issued", "spent", "ended", "between")]
+    # A currency may be on no card any more, and yet have been issued.
+    both = union(select(held.c.currency), select(moved.c.currency)).subquery()
     statement = select(
-        held.c.currency, held.c.cards, func.coalesce(moved.c.issued, 0), held.c.on_cards
-    ).select_from(held.outerjoin(moved, held.c.currency == moved.c.currency))
-    return [
-        CurrencyTotals(currency, count, int(issued), int(on_cards))
-        for currency, count, issued, on_cards in connection.execute(
-            statement.order_by(held.c.currency)
+        both.c.currency,
+        func.coalesce(held.c.cards, 0),
+        *flows,
+        func.coalesce(held.c.on_cards, 0),
+    ).select_from(
+        both.outerjoin(held, both.c.currency == held.c.currency).outerjoin(
+            moved, both.c.currency == moved.c.currency
         )
+    )
+    return [
+        CurrencyTotals(currency, *map(int, sums))
+        for currency, *sums in connection.execute(statement.order_by(both.c.currency))
     ]
 
 
 def _wrong_balances(connection: Connection) -> Iterator[Difference]:
-    rows = (
-        select(
-            transactions.c.card,
-            _to_card.label("balance"),
-            _funds.label("funds"),
-            func.max(transactions.c.version).label("version"),
-        )
-        .group_by(transactions.c.card)
-        .subquery()
-    )
-    balance, funds = func.coalesce(rows.c.balance, 0), func.coalesce(rows.c.funds, 0)
+    proofs = [proof.label(name) for name, proof in _PROOFS.items()]
+    rows = select(transactions.c.card, *proofs).group_by(transactions.c.card).subquery()
+    proven = {name: func.coalesce(rows.c[name], 0) for name in _PROOFS}
     statement = (
         select(
             cards.c.account_id,
             cards.c.card_id,
-            cards.c.amount_balance,
-            balance.label("proven_balance"),
-            cards.c.amount_funds,
-            funds.label("proven_funds"),
+            *(cards.c[name] for name in _PROOFS),
+            *(proof.label(f"proven_{name}") for name, proof in proven.items()),
         )
         .select_from(cards.outerjoin(rows, cards.c.id == rows.c.card))
-        .where(or_(cards.c.amount_balance != balance, cards.c.amount_funds != funds))
+        .where(or_(*(cards.c[name] != proof for name, proof in proven.items())))
         .order_by(cards.c.account_id, cards.c.card_id)
     )
-    for row in connection.execute(statement):
-        for what, stands, proven in (
-            ("amount_balance", row.amount_balance, row.proven_balance),
-            ("amount_funds", row.amount_funds, row.proven_funds),
-        ):
-            if stands != proven:
-                yield Difference(row.account_id, row.card_id, what, str(stands), str(proven))
+    for row in connection.execute(statement).mappings():
+        for name in _PROOFS:
+            stands, is_so = str(row[name]), str(row[f"proven_{name}"])
+            if stands != is_so:
+                yield Difference(row["account_id"], row["card_id"], name, stands, is_so)
+
+
+def _wrong_holds(connection: Connection) -> Iterator[Difference]:
+    """Look at each hold beside its transaction, and what was captured and released of that."""
+    moved = (
+        select(
+            transactions.c.parent_id,
+            _sum((_is(TransactionType.DRAWDOWN), transactions.c.amount)).label("captured"),
+            _sum((_is(TransactionType.VOIDED), transactions.c.amount)).label("released"),
+        )
+        .where(transactions.c.parent_id.is_not(None))
+        .group_by(transactions.c.parent_id)
+        .subquery()
+    )
+    pending = transactions.alias()
+    proven = {
+        "amount": func.coalesce(pending.c.amount, 0),
+        "captured": func.coalesce(moved.c.captured, 0),
+        "released": func.coalesce(moved.c.released, 0),
+    }
+    placed = (pending.c.id == holds.c.id) & (pending.c.type == TransactionType.PENDING_CAPTURE)
+    statement = (
+        select(
+            holds.c.account_id,
+            holds.c.id,
+            *(holds.c[name] for name in proven),
+            *(proof.label(f"proven_{name}") for name, proof in proven.items()),
+        )
+        .select_from(
+            holds.outerjoin(pending, placed).outerjoin(moved, moved.c.parent_id == holds.c.id)
+        )
+        .where(or_(*(holds.c[name] != proof for name, proof in proven.items())))
+        .order_by(holds.c.id)
+    )
+    for row in connection.execute(statement).mappings():
+        for name in proven:
+            stands, is_so = str(row[name]), str(row[f"proven_{name}"])
+            if stands != is_so:
+                what = f"hold {row['id']}: {name}"
+                yield Difference(row["account_id"], str(row["id"]), what, stands, is_so)
 
 
 def _broken_chains(connection: Connection) -> Iterator[Difference]:

@@ -20,10 +20,11 @@ from card_worker.contracts.kinds import (
     BatchState,
     CardType,
     EventType,
+    Expiry,
     Side,
     TransactionType,
 )
-from card_worker.domain.books import State
+from card_worker.domain.rows import State
 from card_worker.money import AMOUNT_MAX, Currency
 from card_worker.storage.types import Flag, JsonLine, JsonText, OneOf, UtcTime, Uuid, WholeNumber
 
@@ -50,6 +51,13 @@ def _optional(name: str) -> Column[Any]:
     return Column(name, Text, nullable=True)
 
 
+def _where(condition: str) -> dict[str, Any]:
+    """Return what makes an index hold only the rows for which `condition` is true."""
+    return {"postgresql_where": text(condition), "sqlite_where": text(condition)}
+
+
+HOLD_IS_OPEN = "captured + released < amount"
+
 cards = Table(
     "cards",
     metadata,
@@ -66,6 +74,7 @@ cards = Table(
     _optional("originated_by"),
     Column("metadata", JsonText, nullable=True),
     Column("active_from", UtcTime, nullable=True),
+    Column("activated_at", UtcTime, nullable=True),
     Column("expires_at", UtcTime, nullable=True),
     _optional("batch_id"),
     Column("created_at", UtcTime, nullable=False),
@@ -86,12 +95,7 @@ cards = Table(
     CheckConstraint("state <> 'inactive' OR (amount_funds = 0 AND currency IS NULL)", "inactive"),
     CheckConstraint("state = 'inactive' OR currency IS NOT NULL OR state = 'closed'", "currency"),
     # What the sweep looks for; its cost grows with what is due, not with the table.
-    Index(
-        "ix_cards_due",
-        "expires_at",
-        postgresql_where=text("state = 'active' AND expires_at IS NOT NULL"),
-        sqlite_where=text("state = 'active' AND expires_at IS NOT NULL"),
-    ),
+    Index("ix_cards_due", "expires_at", **_where("state = 'active' AND expires_at IS NOT NULL")),
     sqlite_strict=True,
 )
 
@@ -117,6 +121,8 @@ transactions = Table(
     Column("version", WholeNumber, nullable=False),
     UniqueConstraint("card", "version"),
     UniqueConstraint("account_id", "card", "ref_id"),
+    # What was captured, voided or refunded of a transaction.
+    Index("ix_transactions_parent_id", "parent_id", **_where("parent_id IS NOT NULL")),
     CheckConstraint("amount > 0", "amount"),
     CheckConstraint("debit <> credit", "sides"),
     # Each row proves its neighbour: what came in or went out is the difference it left.
@@ -125,6 +131,43 @@ transactions = Table(
         " CASE WHEN credit = 'card' THEN amount WHEN debit = 'card' THEN -amount ELSE 0 END",
         "balance",
     ),
+    sqlite_strict=True,
+)
+
+# What pending transactions lock; each row has the id of its transaction.
+holds = Table(
+    "holds",
+    metadata,
+    Column("id", Uuid, ForeignKey("transactions.id"), primary_key=True),
+    Column("account_id", Text, nullable=False),
+    Column("card", Uuid, ForeignKey("cards.id"), nullable=False),
+    _amount("amount"),
+    _amount("captured"),
+    _amount("released"),
+    Column("created_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime, nullable=True),
+    CheckConstraint("captured >= 0 AND released >= 0", "parts"),
+    CheckConstraint("captured + released <= amount", "amount"),
+    Index("ix_holds_card", "card", **_where(HOLD_IS_OPEN)),
+    Index("ix_holds_due", "expires_at", **_where(f"expires_at IS NOT NULL AND {HOLD_IS_OPEN}")),
+    sqlite_strict=True,
+)
+
+is_open = holds.c.captured + holds.c.released < holds.c.amount
+
+# Tenants that have rules of their own. Others need no row.
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("account_id", Text, primary_key=True),
+    Column("currencies", JsonText, nullable=True),
+    Column("load_max", WholeNumber, nullable=True),
+    Column("balance_max", WholeNumber, nullable=True),
+    _words("expiry", Expiry),
+    Column("reversal_window_s", WholeNumber, nullable=False),
+    CheckConstraint(f"load_max BETWEEN 0 AND {AMOUNT_MAX}", "load_max"),
+    CheckConstraint(f"balance_max BETWEEN 0 AND {AMOUNT_MAX}", "balance_max"),
+    CheckConstraint("reversal_window_s >= 0", "reversal_window_s"),
     sqlite_strict=True,
 )
 

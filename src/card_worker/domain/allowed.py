@@ -1,0 +1,117 @@
+"""Which command may go on when its card shows what, and what it is told otherwise: one table."""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from card_worker.contracts.commands import (
+    ActivateCard,
+    AdjustBalance,
+    BlockCard,
+    CaptureTransaction,
+    CloseCard,
+    CreateCard,
+    CreateTransaction,
+    ExpireCard,
+    ExpireHold,
+    RefundTransaction,
+    ReplaceCard,
+    ReverseActivation,
+    TransferBalance,
+    UnblockCard,
+    UpdateCard,
+    VoidTransaction,
+)
+from card_worker.contracts.kinds import Reason, Status, TransactionType
+
+ByTransaction: TypeAlias = CaptureTransaction | VoidTransaction | RefundTransaction | ExpireHold
+"""What names its card by a transaction."""
+OnCard: TypeAlias = (
+    CreateCard
+    | ActivateCard
+    | ReverseActivation
+    | UpdateCard
+    | BlockCard
+    | UnblockCard
+    | CloseCard
+    | ReplaceCard
+    | TransferBalance
+    | AdjustBalance
+    | CreateTransaction
+    | ExpireCard
+)
+"""What names its card itself."""
+
+
+class Fund(CreateTransaction):
+    """A row of its own in ALLOWED: money onto a card. Nobody sends it under this name."""
+
+
+Column: TypeAlias = Mapping[Status | None, Reason | None]
+
+_ABSENT: Column = {None: Reason.CARD_NOT_FOUND}
+_LIVE: Column = dict.fromkeys((Status.UNUSED, Status.USED, Status.PARTIALLY_USED))
+_NOT_LIVE: Column = {
+    **_ABSENT,
+    Status.INACTIVE: Reason.CARD_INACTIVE,
+    Status.CLOSED: Reason.CARD_CLOSED,
+    Status.EXPIRED: Reason.CARD_EXPIRED,
+    Status.BLOCKED: Reason.CARD_BLOCKED,
+}
+_UNLESS_CLOSED: Column = {
+    **_ABSENT,
+    **dict.fromkeys(Status),
+    Status.CLOSED: Reason.CARD_CLOSED,
+}
+
+# For each command: what it is told when its card shows this; None: it may go on. The first column,
+# None, is a card that doesn't exist.
+ALLOWED: Mapping[type[OnCard | ByTransaction], Column] = {
+    CreateCard: dict.fromkeys(Status, Reason.CARD_EXISTS) | {None: None},
+    ActivateCard: {
+        **_ABSENT,
+        **dict.fromkeys(Status, Reason.CARD_ALREADY_ACTIVE),
+        Status.INACTIVE: None,
+        Status.CLOSED: Reason.CARD_CLOSED,
+        Status.EXPIRED: Reason.CARD_EXPIRED,
+    },
+    ReverseActivation: {
+        **_NOT_LIVE,
+        Status.UNUSED: None,
+        Status.USED: Reason.NOT_REVERSIBLE,
+        Status.PARTIALLY_USED: Reason.NOT_REVERSIBLE,
+    },
+    UpdateCard: _UNLESS_CLOSED,
+    BlockCard: {**_UNLESS_CLOSED, Status.BLOCKED: Reason.CARD_BLOCKED},
+    UnblockCard: {
+        **_UNLESS_CLOSED,
+        **dict.fromkeys(_LIVE, Reason.NOT_REVERSIBLE),
+    },
+    CloseCard: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None},
+    ReplaceCard: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None},
+    TransferBalance: {**_NOT_LIVE, **_LIVE},
+    AdjustBalance: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None},
+    CreateTransaction: {**_NOT_LIVE, **_LIVE},
+    Fund: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None},
+    CaptureTransaction: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None, Status.EXPIRED: None},
+    VoidTransaction: dict.fromkeys([None, *Status]),
+    RefundTransaction: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None},
+    ExpireCard: {
+        **_ABSENT,
+        **dict.fromkeys(Status, Reason.NOT_DUE),
+        Status.INACTIVE: Reason.CARD_INACTIVE,
+        Status.CLOSED: Reason.CARD_CLOSED,
+        Status.EXPIRED: None,
+    },
+    ExpireHold: dict.fromkeys([None, *Status]),
+}
+
+
+def reason_against(
+    command: type[OnCard | ByTransaction] | OnCard | ByTransaction, status: Status | None
+) -> Reason | None:
+    """Return why a command is refused whose card shows `status`; None: it isn't."""
+    if isinstance(command, type):
+        return ALLOWED[command][status]
+    if isinstance(command, CreateTransaction) and command.type is TransactionType.FUND:
+        return ALLOWED[Fund][status]
+    return ALLOWED[type(command)][status]

@@ -1,0 +1,105 @@
+"""A command beside the card it is about, and what the rules ask of the two."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from card_worker.contracts.commands import Moves, RefundTransaction
+from card_worker.contracts.events import Problem
+from card_worker.contracts.kinds import Expiry, Reason, TransactionType
+from card_worker.domain.allowed import ByTransaction, OnCard, reason_against
+from card_worker.domain.books import Books
+from card_worker.domain.rows import Account, Card, CardKey, Hold, Transaction
+from card_worker.money import AMOUNT_MAX, Currency
+
+
+class Refused(Exception):
+    """A rule says no."""
+
+    def __init__(self, reason: Reason, *problems: Problem) -> None:
+        super().__init__(reason)
+        self.reason, self.problems = reason, problems
+
+
+class Case(NamedTuple):
+    """A card that exists and shows what it may show for its command."""
+
+    books: Books
+    now: datetime
+    card: Card
+    parent: Transaction | None = None
+    """The transaction that the command names."""
+
+    @classmethod
+    def of(cls, books: Books, command: OnCard | ByTransaction, now: datetime) -> "Case":
+        """Find what `command` is about. Raises Refused."""
+        if isinstance(command, ByTransaction):
+            parent = _parent(books, command)
+            card: Card | None = books.cards[books.ids[parent.card]]
+        else:
+            parent = None
+            card = books.cards.get((command.account_id, command.card_id))
+        reason = reason_against(command, card.status(now) if card else None)
+        if reason is not None:
+            raise Refused(reason)
+        assert card is not None
+        case = cls(books, now, card, parent)
+        # The same command once more is known by its key, and doesn't come here.
+        if isinstance(command, Moves) and (card.id, command.ref_id) in books.refs:
+            raise Refused(Reason.IDEMPOTENCY_CONFLICT)
+        return case
+
+    @property
+    def key(self) -> CardKey:
+        return self.card.key
+
+    @property
+    def account(self) -> Account:
+        return self.books.account(self.card.account_id)
+
+    @property
+    def takes_rest(self) -> bool:
+        """Say whether what is left on the card when it expires is the account's."""
+        return self.account.expiry is Expiry.BREAKAGE
+
+    @property
+    def available(self) -> int:
+        """Return what may be spent: a hold whose time is up locks nothing, noted or not."""
+        due = self.books.due_holds(self.card, self.now)
+        return self.card.amount_available + sum(hold.amount_open for hold in due)
+
+    @property
+    def open_hold(self) -> Hold:
+        """Return the hold that the command names. Raises Refused when nothing is locked by it."""
+        assert self.parent is not None
+        hold = self.books.holds[self.parent.id]
+        if not hold.amount_open or hold.is_due(self.now):
+            raise Refused(Reason.HOLD_CLOSED)
+        return hold
+
+    def check_currency(self, currency: Currency | None) -> None:
+        if currency is not self.card.currency:
+            raise Refused(Reason.CURRENCY_MISMATCH)
+
+    def check_available(self, amount: int) -> None:
+        if amount > self.available:
+            raise Refused(Reason.EXCEEDS_AVAILABLE)
+
+    def check_nothing_locked(self) -> None:
+        # All of it has to go, so all of it has to be available.
+        self.check_available(self.card.amount_balance)
+
+    def check_room(self, amount: int, *, on: Card | None = None, funds: int = 0) -> None:
+        """Look whether `amount` more, of which `funds` as funds, have room on a card."""
+        card, limit = on or self.card, self.account.balance_max
+        balance_max = AMOUNT_MAX if limit is None else limit
+        if card.amount_balance + amount > balance_max or card.amount_funds + funds > AMOUNT_MAX:
+            raise Refused(Reason.LIMIT_EXCEEDED)
+
+
+def _parent(books: Books, command: ByTransaction) -> Transaction:
+    is_refund = isinstance(command, RefundTransaction)
+    wanted = TransactionType.DRAWDOWN if is_refund else TransactionType.PENDING_CAPTURE
+    parent = books.named.get(command.transaction_id)
+    if parent is None or (parent.account_id, parent.type) != (command.account_id, wanted):
+        raise Refused(Reason.TRANSACTION_NOT_FOUND if is_refund else Reason.HOLD_NOT_FOUND)
+    return parent

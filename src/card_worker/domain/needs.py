@@ -1,0 +1,76 @@
+"""What has to be loaded before a command can be decided."""
+
+from typing import NamedTuple, TypeAlias
+from uuid import UUID
+
+from card_worker.contracts.commands import (
+    ActivateCard,
+    AdjustBalance,
+    CaptureTransaction,
+    Command,
+    CreateBatch,
+    CreateCard,
+    CreateTransaction,
+    ExpireHold,
+    InvalidCommand,
+    RefundTransaction,
+    ReplaceCard,
+    TransferBalance,
+    VoidTransaction,
+    event_id,
+)
+from card_worker.domain.rows import BatchKey, CardKey
+
+TransactionKey: TypeAlias = tuple[str, UUID]
+"""(account_id, the transaction's id)."""
+
+
+class Needs(NamedTuple):
+    """The rows that must be in the books before a command is decided."""
+
+    cards: tuple[CardKey, ...] = ()
+    batches: tuple[BatchKey, ...] = ()
+    transactions: tuple[TransactionKey, ...] = ()
+    """With their cards, their holds and what was refunded of them."""
+    ref_id: str | None = None
+    """Whether the first of the cards, or the transaction's, has a transaction of this name."""
+    holds: bool = False
+    """Whether the cards' holds that are due have to be there."""
+    makes: UUID | None = None
+    """The transaction that may come of it, by which a later command may name the card."""
+
+
+def needs(command: Command) -> Needs:
+    """Return the rows that `decide` and `evolve` will look at, whether they exist or not."""
+    account_id = command.account_id
+    match command:
+        case CreateCard() | ActivateCard():
+            return Needs(cards=((account_id, command.card_id),))
+        case TransferBalance():
+            keys = (account_id, command.card_id), (account_id, command.to_card_id)
+            return Needs(cards=keys, ref_id=command.ref_id, holds=True)
+        case ReplaceCard():
+            keys = (account_id, command.card_id), (account_id, command.new_card_id)
+            return Needs(cards=keys, holds=True)
+        case AdjustBalance() | CreateTransaction():
+            key, makes = (account_id, command.card_id), event_id(account_id, command.key)
+            return Needs(cards=(key,), ref_id=command.ref_id, holds=True, makes=makes)
+        case CaptureTransaction() | VoidTransaction() | RefundTransaction():
+            named, makes = (account_id, command.transaction_id), event_id(account_id, command.key)
+            return Needs(transactions=(named,), ref_id=command.ref_id, holds=True, makes=makes)
+        case ExpireHold():
+            return Needs(transactions=((account_id, command.transaction_id),), holds=True)
+        case CreateBatch():
+            return Needs(
+                cards=tuple((account_id, card.card_id) for card in command.cards),
+                batches=((account_id, batch_id(command)),),
+            )
+        case InvalidCommand():
+            return Needs()
+        case _:
+            return Needs(cards=((account_id, command.card_id),), holds=True)
+
+
+def batch_id(command: CreateBatch) -> str:
+    """Return what the batch is called: what its order says, else the id of the order."""
+    return command.batch_id if command.batch_id is not None else command.command_id

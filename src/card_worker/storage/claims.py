@@ -1,0 +1,67 @@
+"""Whether a command has been handled before, and what it was answered then."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from card_worker.contracts.commands import Command, digest_of, event_id
+from card_worker.domain.answers import Answer
+from card_worker.storage.finding import find
+from card_worker.storage.sets import insert_absent
+from card_worker.storage.tables import keys, outbox
+
+Key = tuple[str, str]
+"""(account_id, idempotency key)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What became of the keys of a group of commands."""
+
+    fresh: frozenset[Key]
+    """Never handled before, and now ours to answer."""
+    digests: dict[Key, str]
+    """Handled before: the digest of what was asked then."""
+
+
+def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Claim:
+    """Record `asked`, digests by key, as handled; say which keys were never handled before.
+
+    Two workers given the same key meet here: the second waits for the first to commit, then finds
+    it handled. Raises OperationalError after LOCK_TIMEOUT_MS.
+    """
+    rows = [
+        {
+            "account_id": account_id,
+            "key": key,
+            "digest": asked[account_id, key],
+            "event_id": event_id(account_id, key),
+            "created_at": now,
+        }
+        for account_id, key in sorted(asked)
+    ]
+    fresh = frozenset(insert_absent(connection, keys, rows))
+    if len(fresh) == len(asked):
+        return Claim(fresh, {})
+    handled = [
+        {"account_id": account_id, "key": key}
+        for account_id, key in asked
+        if (account_id, key) not in fresh
+    ]
+    found = find(connection, keys, ("account_id", "key", "digest"), handled)()
+    return Claim(fresh, {(account_id, key): digest for account_id, key, digest in found})
+
+
+def key_and_digest(command: Command) -> tuple[Key, str]:
+    """Return what a command is known by, and what it asks."""
+    return (command.account_id, command.key), digest_of(command)
+
+
+def stored_answers(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Answer]:
+    """Return the answers given before, byte for byte."""
+    names = ("id", "account_id", "type", "subject", "partition_key", "event", "created_at")
+    rows = find(connection, outbox, names, [{"id": id} for id in ids])()
+    return {row[0]: Answer(*row) for row in rows}
