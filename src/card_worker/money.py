@@ -39,7 +39,10 @@ Signed = Annotated[StrictInt, Field(ge=-AMOUNT_MAX, le=AMOUNT_MAX), AfterValidat
 
 def in_words(amount_minor: int, currency: Currency | None) -> str:
     """Return what a shopkeeper reads: `500.00 NOK`; a card without a currency yet has `-`."""
-    if currency is None:
-        return "-"
+    return "-" if currency is None else f"{in_units(amount_minor)} {currency}"
+
+
+def in_units(amount_minor: int) -> str:
+    """Return an amount without its currency: `1,500.00`."""
     units, cents = divmod(abs(amount_minor), 100)
-    return f"{'-' if amount_minor < 0 else ''}{units:,}.{cents:02} {currency}"
+    return f"{'-' if amount_minor < 0 else ''}{units:,}.{cents:02}"

@@ -179,12 +179,12 @@ def test_beat_and_a_worker_expire_a_card_when_its_time_comes(own: System) -> Non
         connection.execute(short.values(expires_at=datetime.now(UTC)))
     until(lambda: own.events_of("card.expired"), "the expiry")
     # One more round of both beats changes nothing.
-    swept = worker.said.count("cards expired")
+    swept = worker.said.count("swept")
     until(lambda: all(beat.said.count("Sending due task") > 5 for beat in beats), "more sweeps")
     own.catches_up("cards.system")
     (event,) = own.events_of("card.expired")
     assert event["subject"] == "short"
     assert event["data"]["card"]["status"] == "expired"
     assert event["sequence"] == "00000000000000000002"
-    assert worker.said.count("cards expired") == swept == 1
+    assert worker.said.count("swept") == swept == 1
     assert [part.stop() for part in (*beats, worker, relay)] == [0, 0, 0, 0]

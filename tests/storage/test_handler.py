@@ -356,5 +356,15 @@ def test_a_group_is_its_commands_one_by_one(engine: Engine, groups: list[list[Co
     assert len(seen[0][0]) == len(BEGINNING) + len(list(chain.from_iterable(groups)))
 
 
+def test_a_card_may_begin_again_in_another_currency(engine: Engine) -> None:
+    reversal = command("cards.reverse_activation", "reverse", card_id="A1")
+    ask(engine, batch("A1"), activate("A1"), reversal)
+    with reading(engine) as connection:
+        assert list(differences(connection)) == []
+    ask(engine, activate("A1", command_id="again", currency="EUR"))
+    with reading(engine) as connection:
+        assert list(differences(connection)) == []
+
+
 def test_every_command_there_is_is_drawn() -> None:
     assert set(FIELDS) == set(COMMANDS)

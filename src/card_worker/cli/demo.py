@@ -7,12 +7,14 @@ from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from card_worker.cli.console import money, out, refuse, table
 from card_worker.cli.reconcile import totals_table
+from card_worker.contracts.kinds import Side
+from card_worker.money import in_units
 from card_worker.storage.engine import reading
 from card_worker.storage.reconcile import differences, totals
 
@@ -108,7 +110,8 @@ def _says(events: "list[Event]") -> str:
     card = data.get("card")
     if card:
         each = " each" if len(events) > 1 else ""
-        return f"{money(card['amount_balance'], card['currency'])}{each}, {card['status']}"
+        locked = f", {in_units(card['amount_reserved'])} locked" if card["amount_reserved"] else ""
+        return f"{money(card['amount_balance'], card['currency'])}{each}{locked}, {card['status']}"
     return f"{data['created']:,} cards" if "created" in data else outcome(events[0])
 
 
@@ -133,6 +136,12 @@ def _print_letter(letter: "DeadLetter") -> None:
     )
 
 
+def _issued(moved: dict[str, Any]) -> int:
+    """Return what a transaction brought into the world, or took out of it."""
+    sides = {moved["debit"]: moved["amount"], moved["credit"]: -moved["amount"]}
+    return int(sides.get(Side.ISSUER, 0))
+
+
 def _prove(stack: "Stack", stream: "list[Event]") -> list[str]:
     """Print the books; return what contradicts them, or what the stream told of them."""
     with reading(stack.engine) as connection:
@@ -141,7 +150,7 @@ def _prove(stack: "Stack", stream: "list[Event]") -> list[str]:
     told = Counter[str]()
     for event in stream:
         if moved := event["data"].get("transaction"):
-            told[moved["currency"]] += moved["amount"]
+            told[moved["currency"]] += _issued(moved)
     problems = [f"{one.subject}: {one.what} is {one.stands}, not {one.proven}" for one in wrong]
     if not all(one.adds_up for one in sums):
         problems.append("what was issued is not what the cards hold")

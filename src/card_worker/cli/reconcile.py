@@ -5,7 +5,7 @@ from dataclasses import asdict
 import typer
 
 from card_worker.cli.console import AsJson, err, looking, out, print_json, table
-from card_worker.money import in_words
+from card_worker.money import in_units
 from card_worker.storage.reconcile import CurrencyTotals, Difference, differences, totals
 
 
@@ -33,8 +33,7 @@ def totals_table(sums: list[CurrencyTotals]) -> object:
         (
             one.currency,
             one.cards,
-            *(in_words(sum, one.currency) for sum in (one.issued, one.spent, one.ended)),
-            in_words(one.on_cards, one.currency),
+            *map(in_units, (one.issued, one.spent, one.ended, one.on_cards)),
             "yes" if one.adds_up else "NO",
         )
         for one in sums

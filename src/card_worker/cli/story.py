@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, TypeAlias
+from uuid import UUID
 
 from card_worker.cli.stack import Stack
 from card_worker.client import Client
@@ -12,10 +13,18 @@ from card_worker.contracts.commands import (
     APPLY,
     SWEEP_CARDS,
     ActivateCard,
+    Asked,
     BatchCard,
+    BlockCard,
+    CaptureTransaction,
+    CloseCard,
     CreateBatch,
     CreateCard,
+    CreateTransaction,
     Queue,
+    RefundTransaction,
+    ReplaceCard,
+    VoidTransaction,
 )
 from card_worker.money import Currency, in_words
 from card_worker.storage import dead_letters
@@ -77,6 +86,12 @@ class Till:
         asks = f"{sale.command_id}: {asks}"
         self.ask(ACTIVATE, sale.card_id, asks, lambda: self.client.send(sale), *outcomes)
 
+    def do(self, command: Asked, asks: str, *outcomes: str) -> list[Event]:
+        """Send one command; return what came of it."""
+        about = getattr(command, "card_id", None) or self.sent[-1].about
+        self.ask(command.command, about, asks, lambda: self.client.send(command), *outcomes)
+        return self.sent[-1].events
+
     def activate_gbp(self, command_id: str, number: int, *outcomes: str) -> None:
         """Send a sale in a currency that a typed command doesn't have."""
         sale = {
@@ -97,6 +112,7 @@ def tell(till: Till) -> tuple[list[Event], DeadLetter]:
     _order(till)
     expires_at = _sell(till)
     _refuse(till)
+    _spend(till)
     letter = _spoil(till)
     _expire(till, expires_at)
     # To its end and a little longer: nothing more may come.
@@ -159,6 +175,48 @@ def _refuse(till: Till) -> None:
     till.activate("now 600.00 NOK", _sale("sale-2", 2, 60_000), "idempotency_conflict")
     # What comes next waits in the same queue behind it: when that is done, so is this.
     till.activate("exactly as before", _sale("sale-2", 2, 50_000))
+
+
+def _spend(till: Till) -> None:
+    """Let one card live: spend from it, lock, give back, freeze, move what is left, and close."""
+    card, new = _card(2), "gift-card-2"
+    bought = _id(till.do(_purchase("buy-1", 12_000), "buy for 120.00", "card.drawn_down"))
+    booked = _id(till.do(_purchase("book-1", 20_000, pending=True), "lock 200.00", "hold.placed"))
+    of_booking = {**_known_as("pay-1"), "transaction_id": booked}
+    pay = CaptureTransaction(**of_booking, amount=15_000)
+    till.do(pay, "take 150.00 of it", "hold.captured")
+    void = VoidTransaction(**of_booking | _known_as("off-1"))
+    till.do(void, "unlock the rest", "hold.voided")
+    give_back = RefundTransaction(**_known_as("back-1"), transaction_id=bought, amount=2_000)
+    till.do(give_back, "give back 20.00 of 120.00", "card.refunded")
+    freeze = BlockCard(account_id=ACCOUNT, command_id="lost-1", card_id=card, reason="lost")
+    till.do(freeze, "it is lost: freeze it", "card.blocked")
+    till.do(_purchase("buy-2", 100), "buy for 1.00", "card_blocked")
+    replace = ReplaceCard(
+        account_id=ACCOUNT, command_id="new-1", card_id=card, new_card_id=new, reason="lost"
+    )
+    till.do(replace, f"put {new} in its place", "card.replaced", "card.created")
+    close = CloseCard(account_id=ACCOUNT, command_id="end-1", card_id=new, reason="paid out")
+    till.do(close, "pay out what is left", "card.closed")
+
+
+def _purchase(ref_id: str, amount: int, *, pending: bool = False) -> CreateTransaction:
+    return CreateTransaction(
+        **_known_as(ref_id),
+        card_id=_card(2),
+        amount=amount,
+        currency=Currency.NOK,
+        pending=pending,
+    )
+
+
+def _known_as(ref_id: str) -> dict[str, Any]:
+    return {"account_id": ACCOUNT, "command_id": ref_id, "ref_id": ref_id}
+
+
+def _id(events: list[Event]) -> UUID:
+    """Return the id of the transaction that was told of."""
+    return UUID(events[0]["data"]["transaction"]["id"])
 
 
 def _spoil(till: Till) -> DeadLetter:

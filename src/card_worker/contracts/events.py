@@ -116,7 +116,7 @@ class CardData(Said):
     hold: NotRequired[HoldShown]
     other_card_id: NotRequired[str]
     """Where the money went, or came from."""
-    reason: NotRequired[str]
+    reason_text: NotRequired[str]
     """What the sender gave as the reason."""
 
 

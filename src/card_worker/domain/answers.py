@@ -208,13 +208,13 @@ def _add_details(
             data["other_card_id"] = command.card_id
         case CardReplaced(command):
             data["other_card_id"] = command.new_card_id
-            data["reason"] = command.reason
+            data["reason_text"] = command.reason
         case CardBlocked(command) | CardUnblocked(command) | CardClosed(command):
-            data["reason"] = command.reason
+            data["reason_text"] = command.reason
         case CardAdjusted(command):
-            data["reason"] = command.reason
+            data["reason_text"] = command.reason
         case ActivationReversed(command) if command.reason is not None:
-            data["reason"] = command.reason
+            data["reason_text"] = command.reason
         case _:
             pass
 

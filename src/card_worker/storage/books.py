@@ -13,13 +13,13 @@ from card_worker.contracts.kinds import TransactionType
 from card_worker.domain.answers import Answer
 from card_worker.domain.books import Books, Changes
 from card_worker.domain.needs import Needs, TransactionKey
-from card_worker.domain.rows import Account, Batch, Card, CardKey, Hold, Transaction
-from card_worker.money import Currency
+from card_worker.domain.rows import Batch, Card, CardKey, Hold, Transaction
 from card_worker.storage import outbox
+from card_worker.storage.accounts import find_accounts
 from card_worker.storage.finding import columns_named, find, matching
 from card_worker.storage.pipeline import Rows, send
 from card_worker.storage.sets import Row, given, parameters
-from card_worker.storage.tables import accounts, batches, cards, holds, is_open, transactions
+from card_worker.storage.tables import batches, cards, holds, is_open, transactions
 from card_worker.storage.types import UtcTime
 from card_worker.storage.writing import Changed, New
 
@@ -40,7 +40,7 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Call
     named_rows = _by(_TRANSACTION, named_keys)
     named = find(connection, transactions, Transaction._fields, named_rows)
     tenants = {account_id for account_id, _ in chain(card_keys, named_keys)}
-    set_up = find(connection, accounts, Account._fields, [{"account_id": id} for id in tenants])
+    set_up = find_accounts(connection, tenants)
 
     def wait() -> Books:
         rows = [Card._make(row) for row in locked()]
@@ -49,7 +49,7 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Call
             ids={card.id: card.key for card in rows},
             batches={batch.key: batch for batch in map(Batch._make, ordered())},
             named={row.id: row for row in map(Transaction._make, named())},
-            accounts={row.account_id: row for row in map(_account, set_up())},
+            accounts=set_up(),
         )
         _load_what_hangs_on_cards(connection, books, needed, now)
         return books
@@ -91,13 +91,6 @@ def _card_ids(books: Books, needed: Sequence[Needs]) -> Iterator[tuple[Needs, Se
         if needs.makes is not None and ids:
             made[needs.makes] = ids[0]
         yield needs, ids
-
-
-def _account(row: tuple[Any, ...]) -> Account:
-    account = Account._make(row)
-    if account.currencies is None:
-        return account
-    return account._replace(currencies=tuple(Currency(code) for code in account.currencies))
 
 
 def to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, case, func, or_, select, union
+from sqlalchemy import ColumnElement, Connection, FunctionElement, case, func, or_, select, union
 
 from card_worker.contracts.kinds import Side, TransactionType
 from card_worker.money import Currency
@@ -192,19 +193,25 @@ def _wrong_holds(connection: Connection) -> Iterator[Difference]:
 
 
 def _broken_chains(connection: Connection) -> Iterator[Difference]:
-    before = func.lag(transactions.c.balance_after).over(
-        partition_by=transactions.c.card, order_by=transactions.c.version
-    )
+    """Look at each transaction beside the one before it, and at the last beside its card."""
+    before = _in_order(func.lag(transactions.c.balance_after))
     chained = select(
         transactions.c.card,
         transactions.c.version,
+        transactions.c.type,
         transactions.c.currency,
         transactions.c.balance_before,
         func.coalesce(before, 0).label("proven"),
+        _in_order(func.lag(transactions.c.currency)).label("currency_before"),
+        _in_order(func.lead(transactions.c.version)).label("next"),
     ).subquery()
+    # Only a card whose activation was reversed can begin again in another currency.
+    changes = chained.c.currency_before != chained.c.currency
+    is_last = chained.c.next.is_(None) & (chained.c.type != TransactionType.REVERSAL)
     wrong = or_(
         chained.c.balance_before != chained.c.proven,
-        chained.c.currency != cards.c.currency,
+        changes & (chained.c.balance_before != 0),
+        is_last & (chained.c.currency != cards.c.currency),
         chained.c.version > cards.c.version,
     )
     statement = (
@@ -218,6 +225,11 @@ def _broken_chains(connection: Connection) -> Iterator[Difference]:
         yield Difference(
             row.account_id, row.card_id, what, str(row.balance_before), str(row.proven)
         )
+
+
+def _in_order(value: FunctionElement[Any]) -> ColumnElement[Any]:
+    """Return a value of the transaction before, or after, on the same card."""
+    return value.over(partition_by=transactions.c.card, order_by=transactions.c.version)
 
 
 def _unanswered_keys(connection: Connection) -> Iterator[Difference]:

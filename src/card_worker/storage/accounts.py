@@ -1,0 +1,40 @@
+"""Tenants that have rules of their own. Others need no row."""
+
+from collections.abc import Callable, Collection
+
+from sqlalchemy import Connection, Engine, delete, insert
+
+from card_worker.contracts.kinds import Expiry
+from card_worker.domain.rows import Account
+from card_worker.money import Currency
+from card_worker.storage.engine import begin
+from card_worker.storage.finding import find
+from card_worker.storage.tables import accounts
+
+
+def find_accounts(
+    connection: Connection, account_ids: Collection[str]
+) -> Callable[[], dict[str, Account]]:
+    """Ask for those of the accounts that were set up; return what waits for them."""
+    wanted = [{"account_id": account_id} for account_id in account_ids]
+    rows = find(connection, accounts, Account._fields, wanted)
+    return lambda: {row[0]: _read(Account._make(row)) for row in rows()}
+
+
+def change_account(
+    engine: Engine, account_id: str, change: Callable[[Account], Account]
+) -> Account:
+    """Set an account up, or change its rules; return what they are now."""
+    with begin(engine) as (connection, _):
+        known = find_accounts(connection, [account_id])().get(account_id, Account(account_id))
+        changed = change(known)
+        assert changed.account_id == account_id
+        connection.execute(delete(accounts).where(accounts.c.account_id == account_id))
+        connection.execute(insert(accounts).values(changed._asdict()))
+    return changed
+
+
+def _read(account: Account) -> Account:
+    codes = account.currencies
+    currencies = None if codes is None else tuple(Currency(code) for code in codes)
+    return account._replace(currencies=currencies, expiry=Expiry(account.expiry))

@@ -1,0 +1,71 @@
+"""A tenant's own rules: set by the command line, held by the worker."""
+
+import pytest
+
+from tests.flow.system import ACCOUNT, System
+
+OTHER = "P00000009"
+RULES = {
+    "account_id": ACCOUNT,
+    "currencies": None,
+    "load_max": None,
+    "balance_max": None,
+    "expiry": "keep",
+    "reversal_window_s": 86_400,
+}
+
+
+@pytest.fixture(scope="module")
+def running(shared: System) -> System:
+    shared.start("worker")
+    shared.start("relay")
+    return shared
+
+
+def test_an_account_needs_no_set_up(running: System) -> None:
+    (rules,) = running.cli_json("account", "show", OTHER)
+    assert rules == RULES | {"account_id": OTHER}
+
+
+def test_what_is_set_is_held_and_the_rest_stays(running: System) -> None:
+    (rules,) = running.cli_json("account", "set", ACCOUNT, "--load-max", "500")
+    assert rules == RULES | {"load_max": 500}
+    (rules,) = running.cli_json(
+        "account", "set", ACCOUNT, "--currencies", "NOK,SEK", "--expiry", "breakage"
+    )
+    expected = RULES | {"load_max": 500, "currencies": ["NOK", "SEK"], "expiry": "breakage"}
+    assert rules == expected
+    assert running.cli_json("account", "show", ACCOUNT) == [expected]
+    running.send("cards.create", "too-much", card_id="c1", amount=501, currency="NOK")
+    running.send("cards.create", "other-money", card_id="c1", amount=500, currency="EUR")
+    running.send("cards.create", "well", card_id="c1", amount=500, currency="SEK")
+    assert running.types("too-much", "other-money", "well") == [
+        "limit_exceeded",
+        "currency_mismatch",
+        "card.created",
+    ]
+    (rules,) = running.cli_json(
+        "account", "set", ACCOUNT, "--load-max", "none", "--currencies", "none"
+    )
+    assert rules == RULES | {"expiry": "breakage"}
+    assert "no limit" in running.cli("account", "show", ACCOUNT).output
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (("T1", "--load-max", "5"), "T1"),
+        ((ACCOUNT,), "--help"),
+        ((ACCOUNT, "--load-max", "-1"), "--load-max"),
+        ((ACCOUNT, "--balance-max", "5.5"), "--balance-max"),
+        ((ACCOUNT, "--currencies", "NOK,GBP"), "--currencies"),
+        ((ACCOUNT, "--expiry", "burn"), "--expiry"),
+        ((ACCOUNT, "--reversal-window-s", "-1"), "--reversal-window-s"),
+    ],
+)
+def test_what_cannot_be_set_is_named(given: tuple[str, ...], named: str, running: System) -> None:
+    before = running.cli("account", "show", ACCOUNT).output
+    done = running.cli("account", "set", *given)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert named in done.stderr
+    assert running.cli("account", "show", ACCOUNT).output == before
