@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 
 from card_worker.cli import accounts, cards, dead_letters, events, parts, reconcile, send
+from card_worker.cli.contract import contract
 from card_worker.cli.demo import demo
 from card_worker.cli.dev import dev
 from card_worker.settings import WrongSetting
@@ -29,6 +30,7 @@ app.add_typer(accounts.app, name="account")
 app.add_typer(events.app, name="events")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(reconcile.reconcile)
+app.command()(contract)
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ class _Any(BaseModel):
 class _AboutCard(_Any):
     """A command that names a card."""
 
-    card_id: Name
+    card_id: Name = Field(description="What the caller calls the card, for ever")
 
 
 class Moves(_Any):
@@ -95,7 +95,7 @@ class _MovesOnCard(Moves, _AboutCard):
 class _AboutTransaction(_Any):
     """A command that names a transaction, and by it a card."""
 
-    transaction_id: TransactionId
+    transaction_id: TransactionId = Field(description="The id that its event told")
 
 
 class _MovesByTransaction(Moves, _AboutTransaction):
@@ -108,14 +108,14 @@ class CreateCard(_AboutCard):
     """Make one card and load it: active at once."""
 
     command: Literal["cards.create"] = "cards.create"
-    amount: Amount
-    currency: Currency
-    type: CardType = CardType.GIFT_CARD
-    customer_id: Name | None = None
-    name: Text255 | None = None
-    active_from: Time | None = None
-    expires_at: Time | None = None
-    metadata: Metadata | None = None
+    amount: Amount = Field(description="The first load, in minor units")
+    currency: Currency = Field(description="ISO 4217")
+    type: CardType = Field(CardType.GIFT_CARD, description="What it is")
+    customer_id: Name | None = Field(None, description="Whose it is")
+    name: Text255 | None = Field(None, description="What people call it")
+    active_from: Time | None = Field(None, description="Nothing is spent before; absent: now")
+    expires_at: Time | None = Field(None, description="From then on nothing is possible")
+    metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
     card_token: NotOffered = None
     pin: NotOffered = None
     seal_to: NotOffered = None
@@ -126,7 +126,7 @@ class BatchCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    card_id: Name
+    card_id: Name = Field(description="What the caller calls the card, for ever")
     type: CardType | None = Field(None, description="Absent: the batch's type")
 
 
@@ -135,12 +135,12 @@ class CreateBatch(_Any):
 
     command: Literal["cards.batch_create"] = "cards.batch_create"
     cards: tuple[BatchCard, ...] = Field(
-        min_length=1, json_schema_extra={"maxItems": CARDS_PER_BATCH_MAX}
+        description="One by one", min_length=1, json_schema_extra={"maxItems": CARDS_PER_BATCH_MAX}
     )
     batch_id: Name | None = Field(None, description="Absent: the command_id")
-    type: CardType = CardType.GIFT_CARD
-    name: Text255 | None = None
-    metadata: Metadata | None = None
+    type: CardType = Field(CardType.GIFT_CARD, description="What it is")
+    name: Text255 | None = Field(None, description="What people call it")
+    metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
     count: NotOffered = None
     card_id_pattern: NotOffered = None
     options: NotOffered = None
@@ -152,30 +152,30 @@ class ActivateCard(_AboutCard):
     """Give an inactive card its currency, its money and its dates."""
 
     command: Literal["cards.activate"] = "cards.activate"
-    amount: Amount
-    currency: Currency
-    customer_id: Name | None = None
-    name: Text255 | None = None
+    amount: Amount = Field(description="The first load, in minor units")
+    currency: Currency = Field(description="ISO 4217")
+    customer_id: Name | None = Field(None, description="Whose it is")
+    name: Text255 | None = Field(None, description="What people call it")
     card_token: NotOffered = None
-    metadata: Metadata | None = None
-    active_from: Time | None = None
-    expires_at: Time | None = None
+    metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
+    active_from: Time | None = Field(None, description="Nothing is spent before; absent: now")
+    expires_at: Time | None = Field(None, description="From then on nothing is possible")
 
 
 class ReverseActivation(_AboutCard):
     """Take the load back out of a card that nothing has happened to, and make it inactive again."""
 
     command: Literal["cards.reverse_activation"] = "cards.reverse_activation"
-    reason: Why | None = None
+    reason: Why | None = Field(None, description="For people")
 
 
 class UpdateCard(_AboutCard):
     """Change what a card is called, whose it is, or put its end off. `null` clears a field."""
 
     command: Literal["cards.update"] = "cards.update"
-    name: Text255 | None = None
-    customer_id: Name | None = None
-    metadata: Metadata | None = None
+    name: Text255 | None = Field(None, description="What people call it")
+    customer_id: Name | None = Field(None, description="Whose it is")
+    metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
     expires_at: Time | None = Field(None, description="Later than now, and than it is")
 
     @model_validator(mode="after")
@@ -192,21 +192,21 @@ class BlockCard(_AboutCard):
     """Freeze a card: nothing can be spent until it is unblocked."""
 
     command: Literal["cards.block"] = "cards.block"
-    reason: Why
+    reason: Why = Field(description="For people")
 
 
 class UnblockCard(_AboutCard):
     """Thaw a card."""
 
     command: Literal["cards.unblock"] = "cards.unblock"
-    reason: Why
+    reason: Why = Field(description="For people")
 
 
 class CloseCard(_AboutCard):
     """End a card for good; what is left on it is paid out."""
 
     command: Literal["cards.close"] = "cards.close"
-    reason: Why
+    reason: Why = Field(description="For people")
 
 
 class ReplaceCard(_AboutCard):
@@ -214,7 +214,7 @@ class ReplaceCard(_AboutCard):
 
     command: Literal["cards.replace"] = "cards.replace"
     new_card_id: Name = Field(description="A card that is inactive, or not made yet")
-    reason: Why
+    reason: Why = Field(description="For people")
 
     @field_validator("new_card_id")
     @classmethod
@@ -226,7 +226,7 @@ class TransferBalance(_MovesOnCard):
     """Move balance to another card of the account."""
 
     command: Literal["cards.transfer"] = "cards.transfer"
-    to_card_id: Name
+    to_card_id: Name = Field(description="Active, in the same currency")
     amount: Positive | None = Field(None, description="Absent: all that is available")
 
     @field_validator("to_card_id")
@@ -245,21 +245,23 @@ class AdjustBalance(_MovesOnCard):
     """Correct a balance, up or down."""
 
     command: Literal["cards.adjust"] = "cards.adjust"
-    amount: Signed
-    currency: Currency
-    reason: Why
+    amount: Signed = Field(description="In minor units, up or down")
+    currency: Currency = Field(description="ISO 4217")
+    reason: Why = Field(description="For people")
 
 
 class CreateTransaction(_MovesOnCard):
     """Draw a card down, put money on it, or lock some for a while."""
 
     command: Literal["transactions.create"] = "transactions.create"
-    amount: Positive
-    currency: Currency
-    type: Literal[TransactionType.DRAWDOWN, TransactionType.FUND] = TransactionType.DRAWDOWN
+    amount: Positive = Field(description="In minor units")
+    currency: Currency = Field(description="ISO 4217")
+    type: Literal[TransactionType.DRAWDOWN, TransactionType.FUND] = Field(
+        TransactionType.DRAWDOWN, description="Which way the money goes"
+    )
     pending: StrictBool = Field(False, description="Lock the amount; capture or void it later")
     hold_expires_in: Seconds | None = Field(None, description="How long the lock lasts at most")
-    metadata: Metadata | None = None
+    metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
     token: NotOffered = None
     pin: NotOffered = None
 
@@ -283,14 +285,14 @@ class CaptureTransaction(_MovesByTransaction):
 
     command: Literal["transactions.capture"] = "transactions.capture"
     amount: Positive | None = Field(None, description="Absent: all that is still locked")
-    metadata: Metadata | None = None
+    metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
 
 
 class VoidTransaction(_MovesByTransaction):
     """Release what a pending transaction still locks."""
 
     command: Literal["transactions.void"] = "transactions.void"
-    metadata: Metadata | None = None
+    metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
 
 
 class RefundTransaction(_MovesByTransaction):
@@ -298,7 +300,7 @@ class RefundTransaction(_MovesByTransaction):
 
     command: Literal["transactions.refund"] = "transactions.refund"
     amount: Positive | None = Field(None, description="Absent: all that isn't refunded yet")
-    metadata: Metadata | None = None
+    metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
 
 
 class ExpireCard(_AboutCard):

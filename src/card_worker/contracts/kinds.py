@@ -145,3 +145,29 @@ class EventType(StrEnum):
     HOLD_EXPIRED = "hold.expired"
     BATCH_COMPLETED = "batch.completed"
     COMMAND_REJECTED = "command.rejected"
+
+
+HAPPENED: dict[EventType, str] = {
+    EventType.CARD_CREATED: "A card was made, active at once.",
+    EventType.CARD_ACTIVATED: "An inactive card got its currency, its money and its dates.",
+    EventType.CARD_ACTIVATION_REVERSED: "A load was taken back; the card is inactive again.",
+    EventType.CARD_UPDATED: "Its name, owner or metadata changed, or its end was put off.",
+    EventType.CARD_FUNDED: "Money came onto the card.",
+    EventType.CARD_DRAWN_DOWN: "Money was spent.",
+    EventType.CARD_REFUNDED: "Money that had been spent came back.",
+    EventType.CARD_ADJUSTED: "The balance was corrected.",
+    EventType.CARD_TRANSFERRED_OUT: "Money went to another card.",
+    EventType.CARD_TRANSFERRED_IN: "Money came from another card.",
+    EventType.CARD_BLOCKED: "The card was frozen.",
+    EventType.CARD_UNBLOCKED: "The card was thawed.",
+    EventType.CARD_REPLACED: "Another card took its place; this one is closed.",
+    EventType.CARD_CLOSED: "The card was ended, and what was left on it paid out.",
+    EventType.CARD_EXPIRED: "Its time has passed. With breakage: what was left is the account's.",
+    EventType.HOLD_PLACED: "Some of the balance was locked by a pending transaction.",
+    EventType.HOLD_CAPTURED: "All or a part of what was locked was spent.",
+    EventType.HOLD_VOIDED: "What was still locked was released.",
+    EventType.HOLD_EXPIRED: "What was still locked was released, its time being up.",
+    EventType.BATCH_COMPLETED: "All cards of a batch were made.",
+    EventType.COMMAND_REJECTED: "A command was refused, and nothing else came of it.",
+}
+"""What each event tells, in a sentence."""

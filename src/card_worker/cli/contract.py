@@ -1,0 +1,56 @@
+"""`card-worker contract`: write down what the models and the rules say."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from card_worker.cli.console import out
+from card_worker.contracts.commands import COMMANDS
+from card_worker.contracts.kinds import EventType
+from card_worker.reference.asyncapi import asyncapi
+from card_worker.reference.contract import contract_page
+from card_worker.reference.schemas import command_schema, event_schema
+from card_worker.reference.states import states_page
+from card_worker.settings import PREFIX, Settings
+
+
+def contract(
+    folder: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("docs"),
+) -> None:
+    """Write the contract's pages, the JSON Schemas and the AsyncAPI document into a folder."""
+    files = papers()
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    out.print(f"{len(files)} files are in {folder}", markup=False, soft_wrap=True)
+
+
+def papers() -> dict[str, str]:
+    """Return all of it: texts by the names of their files."""
+    schemas = {f"schemas/commands/{task}.json": command_schema(task) for task in COMMANDS}
+    schemas |= {f"schemas/events/{type}.json": event_schema(type) for type in EventType}
+    return {
+        "contract.md": contract_page(_settings()),
+        "states.md": states_page(),
+        "asyncapi.json": _json(asyncapi(version("card-worker"))),
+        **{name: _json(schema) for name, schema in schemas.items()},
+    }
+
+
+def _settings() -> list[tuple[str, str, str]]:
+    return [
+        (
+            f"`{PREFIX}{name.upper()}`",
+            "none" if field.default is None else f"`{field.default}`",
+            field.description or "",
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _json(value: dict[str, Any]) -> str:
+    return f"{json.dumps(value, indent=2, ensure_ascii=False)}\n"

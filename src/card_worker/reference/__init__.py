@@ -1,0 +1,1 @@
+"""What can be read of the models and the rules: schemas, an AsyncAPI document, two pages."""

@@ -1,0 +1,120 @@
+"""The page `contract.md`: every command, event, reason and setting, from the models themselves."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from card_worker.contracts.commands import COMMANDS, QUEUES
+from card_worker.contracts.kinds import HAPPENED, MESSAGES, EventType, Reason
+from card_worker.reference.schemas import command_schema
+
+_COMMON = ("account_id", "command_id", "not_after", "created_by", "originated_by", "dry_run")
+
+
+def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
+    """Return the page; `settings` are their names, defaults and meanings."""
+    tasks = [line for task in COMMANDS for line in _command(task)]
+    common = command_schema("cards.expire")
+    return "\n".join(
+        [
+            "# Contract",
+            "",
+            "Written by `card-worker contract` from the models. JSON Schemas are in"
+            " [schemas](schemas), an AsyncAPI 3 document is [asyncapi.json](asyncapi.json), what"
+            " each command does to a card in each state is in [states.md](states.md).",
+            "",
+            "## Commands",
+            "",
+            "Each is a Celery task, protocol 2, JSON, with keyword arguments only. Unknown fields"
+            " are refused. All take these:",
+            "",
+            *_fields(common, [name for name in common["properties"] if name in _COMMON]),
+            "",
+            *tasks,
+            "## Events",
+            "",
+            *_table(("type", "tells"), [(f"`{type}`", HAPPENED[type]) for type in EventType]),
+            "",
+            "## Reasons for a refusal",
+            "",
+            *_table(("reason", "says"), [(f"`{reason}`", MESSAGES[reason]) for reason in Reason]),
+            "",
+            "## Settings",
+            "",
+            *_table(("environment variable", "default", "meaning"), settings),
+            "",
+        ]
+    )
+
+
+def _command(task: str) -> list[str]:
+    schema = command_schema(task)
+    own = [name for name in schema["properties"] if name not in _COMMON]
+    return [
+        f"### `{task}`",
+        "",
+        f"{' '.join(schema['description'].split())} Queue: `{QUEUES[task]}`.",
+        "",
+        *_fields(schema, own),
+        "",
+    ]
+
+
+def _fields(schema: dict[str, Any], names: Iterable[str]) -> list[str]:
+    rows = []
+    for name in names:
+        field = schema["properties"][name]
+        is_required = "required" if name in schema["required"] else _default(field)
+        rows.append((f"`{name}`", _type(field, schema), is_required, field.get("description", "")))
+    return _table(("field", "type", "default", "meaning"), rows)
+
+
+def _default(field: dict[str, Any]) -> str:
+    default = field.get("default")
+    return (
+        "none"
+        if default is None
+        else f"`{default}`".replace("True", "true").replace("False", "false")
+    )
+
+
+def _type(field: dict[str, Any], schema: dict[str, Any]) -> str:
+    match field:
+        case {"anyOf": [*kinds]}:
+            return (
+                " or ".join(
+                    dict.fromkeys(_type(kind, schema) for kind in kinds if kind != {"type": "null"})
+                )
+                or "not offered"
+            )
+        case {"$ref": str(reference)}:
+            return _type(schema["$defs"][reference.rpartition("/")[2]], schema)
+        case {"enum": [*words]}:
+            return ", ".join(f"`{word}`" for word in words)
+        case {"const": word}:
+            return f"`{word}`"
+        case {"format": "date-time"}:
+            return "time"
+        case {"format": "uuid"}:
+            return "UUID"
+        case {"type": "integer"}:
+            least = field.get("minimum", field.get("exclusiveMinimum"))
+            sign = "≥" if "minimum" in field else ">"
+            return f"integer {sign} {least}, ≤ {field['maximum']}"
+        case {"type": "string", "pattern": str(pattern)}:
+            return f"text `{pattern}`"
+        case {"type": "string", "maxLength": int(most)}:
+            return f"text {field.get('minLength', 0)}..{most}"
+        case {"type": "array", "items": items}:
+            return f"list of ({_type(items, schema)}), {field['minItems']}..{field['maxItems']}"
+        case {"type": "object", "properties": dict(parts)}:
+            return ", ".join(f"`{name}`: {_type(part, schema)}" for name, part in parts.items())
+        case {"type": str(kind)}:
+            return {"boolean": "true or false", "null": "not offered"}.get(kind, kind)
+    return "any"
+
+
+def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    return lines + [
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows
+    ]

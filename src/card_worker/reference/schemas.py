@@ -1,0 +1,65 @@
+"""JSON Schemas of every command and every event, from the models that read and write them."""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from card_worker.contracts.commands import COMMANDS
+from card_worker.contracts.events import BatchData, CardData, Envelope, RejectionData
+from card_worker.contracts.kinds import HAPPENED, EventType
+
+Schema = dict[str, Any]
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+_DATA: dict[EventType, type] = dict.fromkeys(EventType, CardData) | {
+    EventType.BATCH_COMPLETED: BatchData,
+    EventType.COMMAND_REJECTED: RejectionData,
+}
+
+
+def command_schema(task: str) -> Schema:
+    """Return the schema of a command's fields: the keyword arguments of its task."""
+    kind = COMMANDS[task]
+    schema = kind.model_json_schema()
+    # Which command it is, the task says.
+    del schema["properties"]["command"]
+    for fields in schema["properties"].values():
+        fields.pop("title", None)
+    required = [name for name in schema["required"] if name != "command_id"]
+    return {"$schema": DIALECT, **schema, "title": task, "required": required}
+
+
+def event_schema(type: EventType) -> Schema:
+    """Return the schema of an event as it stands on the stream."""
+    schema = TypeAdapter(Envelope).json_schema(mode="serialization")
+    data = _DATA[type]
+    properties = schema["properties"] | {
+        "type": {"const": type.value},
+        "data": {"$ref": f"#/$defs/{data.__name__}"},
+    }
+    schema |= {"title": type.value, "description": HAPPENED[type], "properties": properties}
+    schema["$defs"] = _used(schema)
+    return {"$schema": DIALECT, **schema}
+
+
+def _used(schema: Schema) -> Schema:
+    """Return the definitions that a schema refers to, directly or by another one."""
+    definitions, names = schema["$defs"], set[str]()
+    rest = _references({name: part for name, part in schema.items() if name != "$defs"})
+    while rest:
+        name = rest.pop()
+        if name not in names:
+            names.add(name)
+            rest |= _references(definitions[name])
+    return {name: definitions[name] for name in sorted(names)}
+
+
+def _references(part: Any) -> set[str]:
+    match part:
+        case {"$ref": str(reference)}:
+            return {reference.rpartition("/")[2]}
+        case dict():
+            return {name for one in part.values() for name in _references(one)}
+        case list():
+            return {name for one in part for name in _references(one)}
+    return set()

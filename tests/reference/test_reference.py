@@ -1,0 +1,87 @@
+"""The reference is what the models say, today, and says something about everything."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from card_worker.cli import app
+from card_worker.cli.contract import papers
+from card_worker.contracts.commands import COMMANDS
+from card_worker.contracts.kinds import HAPPENED, MESSAGES, EventType, Reason
+from card_worker.reference.schemas import command_schema, event_schema
+from card_worker.settings import Settings
+from tests.contracts.test_events import TOLD
+
+PAPERS = papers()
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_what_is_written_is_what_the_models_say() -> None:
+    stale = [
+        name
+        for name, text in PAPERS.items()
+        if not (DOCS / name).exists() or (DOCS / name).read_text(encoding="utf-8") != text
+    ]
+    assert stale == [], "run card-worker contract docs"
+    schemas = {str(path.relative_to(DOCS)) for path in DOCS.glob("schemas/**/*.json")}
+    assert schemas == {name for name in PAPERS if name.startswith("schemas/")}
+
+
+def test_the_command_writes_all_of_it(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["contract", str(tmp_path / "new" / "folder")])
+    assert done.exit_code == 0, done.output
+    written = tmp_path / "new" / "folder"
+    assert {str(path.relative_to(written)) for path in written.glob("**/*.*")} == set(PAPERS)
+
+
+@pytest.mark.parametrize("task", COMMANDS)
+def test_a_command_and_all_its_fields_have_a_text(task: str) -> None:
+    schema = command_schema(task)
+    assert schema["description"].endswith(".")
+    offered = {
+        name: field
+        for name, field in schema["properties"].items()
+        if field.get("anyOf") or field.get("type") != "null"
+    }
+    assert [name for name, field in offered.items() if not field.get("description")] == []
+
+
+def test_every_event_reason_and_setting_has_a_text() -> None:
+    assert set(HAPPENED) == set(EventType)
+    assert set(MESSAGES) == set(Reason)
+    assert all(text.endswith(".") for text in (*HAPPENED.values(), *MESSAGES.values()))
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def _references(part: Any) -> list[str]:
+    match part:
+        case {"$ref": str(reference)}:
+            return [reference]
+        case dict():
+            return [one for inner in part.values() for one in _references(inner)]
+        case list():
+            return [one for inner in part for one in _references(inner)]
+    return []
+
+
+@pytest.mark.parametrize("name", [name for name in PAPERS if name.endswith(".json")])
+def test_every_reference_within_a_document_leads_somewhere(name: str) -> None:
+    document = json.loads(PAPERS[name])
+    for reference in _references(document):
+        found = document
+        for step in reference.removeprefix("#/").split("/"):
+            found = found[step]
+        assert isinstance(found, dict)
+
+
+def test_what_a_story_tells_is_what_its_schema_names() -> None:
+    schemas = {type: event_schema(type) for type in EventType}
+    for answer in TOLD:
+        event, schema = json.loads(answer.event), schemas[answer.type]
+        data = schema["$defs"][schema["properties"]["data"]["$ref"].rpartition("/")[2]]
+        for said, described in ((event, schema), (event["data"], data)):
+            assert set(described["required"]) <= set(said) <= set(described["properties"])
+        assert event["type"] == schema["properties"]["type"]["const"]
