@@ -83,7 +83,5 @@ timezone = "UTC"
 enable_utc = True
 # Keeps nothing on disk: after a restart the next sweep is one interval away, which harms nobody.
 beat_scheduler = "celery.beat:Scheduler"
-beat_schedule = {
-    sweep: {"task": sweep, "schedule": _settings.sweep_interval_s} for sweep in SWEEPS
-}
+beat_schedule = {sweep: {"task": sweep, "schedule": _settings.sweep_interval_s} for sweep in SWEEPS}
 beat_max_loop_interval = 5  # seconds
