@@ -8,6 +8,7 @@ import os
 from kombu.entity import Exchange, Queue
 
 from card_worker.contracts.commands import QUEUES, SWEEPS
+from card_worker.contracts.queries import QUERY_QUEUES
 from card_worker.settings import WrongSetting, load_settings
 
 # Celery obeys these before any setting; worker and relay could then look at different servers.
@@ -44,7 +45,7 @@ redis_backend_health_check_interval = 5
 task_default_queue = "cards"
 # An exchange and a key of its own each: as every Celery client makes them that is only told a name.
 task_queues = [Queue(name, Exchange(name), name) for name in sorted(set(QUEUES.values()))]
-task_routes = {task: {"queue": queue} for task, queue in QUEUES.items()}
+task_routes = {task: {"queue": queue} for task, queue in (QUEUES | QUERY_QUEUES).items()}
 task_create_missing_queues = False  # a misspelt queue is an error, not a queue nobody reads
 
 # --- What a message may be -----------------------------------------------------------------------

@@ -12,7 +12,7 @@ from kombu.message import Message as KombuMessage
 
 from benchmarks.peers.counting import count
 from card_worker import grouping
-from card_worker.delivery import Answered, Fate, Message
+from card_worker.delivery import Answered, Fate, Message, Shown
 
 TASK = QUEUE = "nothing"
 GROUP_MAX = 500  # as card_worker's own
@@ -52,5 +52,5 @@ class Consumer(grouping.Consumer):
     def bury(self, unreadable: Sequence[tuple[KombuMessage, str]]) -> bool:
         raise ValueError(unreadable[0][1])
 
-    def result(self, message: Message, fate: Answered) -> Any:
+    def result(self, message: Message, fate: Answered | Shown) -> Any:
         return None

@@ -26,9 +26,11 @@ from card_worker.contracts.commands import (
     Queue,
 )
 from card_worker.contracts.message import MESSAGE_BYTES_MAX
+from card_worker.contracts.queries import QUERY_QUEUES
 from card_worker.sinks import connect
 
 STREAM = "card-events"
+_QUEUES = QUEUES | QUERY_QUEUES
 # Room for what the envelope adds around the commands.
 SLICE_BYTES_MAX = MESSAGE_BYTES_MAX - 16 * 1024
 SENT_TOGETHER = 1_000
@@ -136,7 +138,7 @@ class Client:
         producer.publish(
             message.body,
             exchange="",
-            routing_key=QUEUES[task],
+            routing_key=_QUEUES[task],
             headers=message.headers,
             serializer="json",
             **message.properties,

@@ -20,13 +20,15 @@ import structlog
 from sqlalchemy import Engine
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from card_worker.contracts.commands import Command
-from card_worker.contracts.message import Letter, Unreadable, read_commands
+from card_worker.contracts.commands import Command, InvalidCommand
+from card_worker.contracts.message import Letter, Unreadable, read_commands, read_query
+from card_worker.contracts.queries import QUERIES, Query
 from card_worker.domain.answers import Answer
 from card_worker.handler import handle
+from card_worker.reader import Seen, look
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
-from card_worker.storage.engine import begin, is_transient
+from card_worker.storage.engine import begin, is_transient, reading
 
 STARTS_MAX = 5
 RETURNS_TOGETHER_MAX = 1
@@ -65,6 +67,13 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """A query, with what it asked to see."""
+
+    seen: Seen
+
+
+@dataclass(frozen=True, slots=True)
 class Buried:
     """Kept as a dead letter: done with, but not as its sender hoped."""
 
@@ -76,7 +85,7 @@ class Returned:
     """Untouched: the worker stops before the database would take it."""
 
 
-Fate: TypeAlias = Answered | Buried | Returned
+Fate: TypeAlias = Answered | Shown | Buried | Returned
 
 
 class Interrupted(Exception):
@@ -109,7 +118,11 @@ class Delivery:
         """
         fates: dict[int, Fate] = {}
         together: dict[int, _Read] = {}
+        queries: dict[int, Message] = {}
         for place, message in enumerate(messages):
+            if message.task in QUERIES:
+                queries[place] = message
+                continue
             try:
                 read = _Read(message, read_commands(message.task, message.id, message.kwargs))
             except Unreadable as problem:
@@ -125,6 +138,8 @@ class Delivery:
             else:
                 together[place] = read
         fates |= self._deliver_together(together)
+        # After the commit, so that they see what was sent before them.
+        fates |= {place: self._show(message) for place, message in queries.items()}
         return [fates[place] for place in range(len(messages))]
 
     def bury(self, letters: Sequence[LetterAt]) -> None:
@@ -175,6 +190,23 @@ class Delivery:
                         return fate
             except Interrupted:
                 return Returned()
+
+    def _show(self, message: Message) -> Fate:
+        try:
+            query = read_query(message.task, message.id, message.kwargs)
+            return Shown(self._persistently(partial(self._look, query)))
+        except Interrupted:
+            return Returned()
+        except Unreadable as problem:
+            return self._bury(message, problem.why)
+        except Exception as defect:
+            # It has changed nothing, and would find the same again.
+            _log_defect(defect, messages=1)
+            return self._bury(message, f"defect: {type(defect).__name__}")
+
+    def _look(self, query: Query | InvalidCommand) -> Seen:
+        with reading(self._engine) as connection:
+            return look(connection, query)
 
     def _bury(self, message: Message, why: str) -> Fate:
         try:

@@ -22,7 +22,7 @@ from kombu.message import Message as KombuMessage
 
 from card_worker.contracts.fields import write_json
 from card_worker.contracts.message import Unreadable, vet
-from card_worker.delivery import Answered, Buried, Fate, Message, Returned
+from card_worker.delivery import Answered, Buried, Fate, Message, Returned, Shown
 
 EVENTS_BUFFERED_MAX = 4_096
 """Celery's events of a group leave in one publication, not in one for every two dozen."""
@@ -69,7 +69,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         """Keep messages as dead letters; false when the worker stops before that was possible."""
         raise NotImplementedError
 
-    def result(self, message: Message, fate: Answered) -> Any:
+    def result(self, message: Message, fate: Answered | Shown) -> Any:
         """Return what a producer that asked for a result is given."""
         raise NotImplementedError
 
@@ -200,7 +200,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             (
                 (one, {"result": _types(fate), "runtime": seconds})
                 for one, fate in ends
-                if isinstance(fate, Answered)
+                if isinstance(fate, Answered | Shown)
             ),
         )
         self._tell(
@@ -247,7 +247,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             return
         request = Context(id=one.message.id, task=one.message.task, ignore_result=False)
         match fate:
-            case Answered():
+            case Answered() | Shown():
                 result = self.result(one.message, fate)
                 self.app.backend.mark_as_done(one.message.id, result, request=request)
             case Buried():
@@ -305,7 +305,9 @@ def _introduction(one: Received) -> dict[str, Any]:
     }
 
 
-def _types(fate: Answered) -> str:
+def _types(fate: Answered | Shown) -> str:
+    if isinstance(fate, Shown):
+        return "shown"
     return ", ".join(
         f"{kind} × {times}" if times > 1 else kind
         for kind, times in Counter(answer.type.value for answer in fate.answers).items()

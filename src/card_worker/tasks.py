@@ -20,6 +20,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_e
 from card_worker import grouping
 from card_worker.contracts.commands import APPLY, COMMANDS, SWEEP_CARDS, SWEEP_HOLDS, SWEEPS
 from card_worker.contracts.message import is_address
+from card_worker.contracts.queries import QUERIES
 from card_worker.delivery import (
     Answered,
     Buried,
@@ -28,6 +29,7 @@ from card_worker.delivery import (
     Interrupted,
     Message,
     Returned,
+    Shown,
     body_of,
 )
 from card_worker.grouping import DeadLettered, queue_of
@@ -38,7 +40,7 @@ from card_worker.storage.migrations import SchemaOutdated, check
 from card_worker.sweeps import expire_cards, expire_holds
 from card_worker.telemetry import configure_logs
 
-TASKS = frozenset([*COMMANDS, APPLY, *SWEEPS])
+TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, *SWEEPS])
 """What a message may name. Celery's own tasks (chains, chords, clean-ups) are not among them."""
 
 HARMLESS_CONTROLS = frozenset(["enable_events", "heartbeat"])
@@ -87,7 +89,7 @@ def _make_task(name: str) -> None:
         )
         (fate,) = deliver([message])
         match fate:
-            case Answered():
+            case Answered() | Shown():
                 return _result(message, fate)
             case Buried():
                 raise DeadLettered(fate.why)
@@ -95,13 +97,15 @@ def _make_task(name: str) -> None:
                 raise Reject("the worker stops", requeue=True)
 
 
-def _result(message: Message, fate: Answered) -> Any:
+def _result(message: Message, fate: Answered | Shown) -> Any:
     """Return what a producer that asked for a result is given: the event, or a list of them."""
+    if isinstance(fate, Shown):
+        return fate.seen
     events = [json.loads(answer.event) for answer in fate.answers]
     return events if message.task == APPLY else events[0]
 
 
-for _name in (*COMMANDS, APPLY):
+for _name in (*COMMANDS, *QUERIES, APPLY):
     _make_task(_name)
 
 
@@ -140,7 +144,7 @@ class Consumer(grouping.Consumer):
             return False
         return True
 
-    def result(self, message: Message, fate: Answered) -> Any:
+    def result(self, message: Message, fate: Answered | Shown) -> Any:
         return _result(message, fate)
 
 

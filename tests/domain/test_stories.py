@@ -5,7 +5,7 @@ import json
 import pytest
 
 from card_worker.contracts.commands import Command, CreateTransaction, RefundTransaction
-from card_worker.contracts.kinds import Reason, Status
+from card_worker.contracts.kinds import Reason, Status, TransactionType
 from card_worker.domain.allowed import ALLOWED, Fund
 from card_worker.domain.events import CommandRejected
 from tests.domain import stories_of_money
@@ -118,7 +118,7 @@ TOO_MANY = "batch B1: " + " ".join(f"A{n}" for n in range(1001))
 
 def row_of(command: Command) -> type:
     """Return which row of the table a command belongs to."""
-    is_fund = isinstance(command, CreateTransaction) and command.type == "fund"
+    is_fund = isinstance(command, CreateTransaction) and command.type is TransactionType.FUND
     return Fund if is_fund else type(command)
 
 

@@ -11,6 +11,7 @@ from card_worker.cli import app
 from card_worker.cli.contract import papers
 from card_worker.contracts.commands import COMMANDS
 from card_worker.contracts.kinds import HAPPENED, MESSAGES, EventType, Reason
+from card_worker.contracts.queries import QUERIES
 from card_worker.reference.schemas import command_schema, event_schema
 from card_worker.settings import Settings
 from tests.contracts.test_events import TOLD
@@ -37,7 +38,7 @@ def test_the_command_writes_all_of_it(tmp_path: Path) -> None:
     assert {str(path.relative_to(written)) for path in written.glob("**/*.*")} == set(PAPERS)
 
 
-@pytest.mark.parametrize("task", COMMANDS)
+@pytest.mark.parametrize("task", [*COMMANDS, *QUERIES])
 def test_a_command_and_all_its_fields_have_a_text(task: str) -> None:
     schema = command_schema(task)
     assert schema["description"].endswith(".")

@@ -9,7 +9,7 @@ from kombu.message import Message as KombuMessage
 from redis import Redis
 
 from card_worker import grouping
-from card_worker.delivery import Answered, Fate, Message
+from card_worker.delivery import Answered, Fate, Message, Shown
 
 URL = os.environ["PLAIN_URL"]
 
@@ -52,5 +52,5 @@ class Consumer(grouping.Consumer):
         redis.rpush("buried", *(f"{raw.headers.get('id')}: {why}" for raw, why in unreadable))
         return True
 
-    def result(self, message: Message, fate: Answered) -> Any:
+    def result(self, message: Message, fate: Answered | Shown) -> Any:
         """There is none."""

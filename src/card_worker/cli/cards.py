@@ -23,7 +23,7 @@ AccountId = Annotated[str, typer.Option("--account", "-a", help="The tenant, suc
 def show(card_id: CardId, account: AccountId, as_json: AsJson = False) -> None:
     """Show a card as it is now."""
     with database() as engine, begin(engine) as (connection, now):
-        card = _find(connection, account, card_id)
+        card = looks.card_at(connection, _find(connection, account, card_id), now)
     told = json.loads(write(shown(card, now)))
     if as_json:
         print_json(told)

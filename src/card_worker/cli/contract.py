@@ -10,6 +10,7 @@ import typer
 from card_worker.cli.console import out
 from card_worker.contracts.commands import COMMANDS
 from card_worker.contracts.kinds import EventType
+from card_worker.contracts.queries import QUERIES
 from card_worker.reference.asyncapi import asyncapi
 from card_worker.reference.contract import contract_page
 from card_worker.reference.schemas import command_schema, event_schema
@@ -32,6 +33,7 @@ def contract(
 def papers() -> dict[str, str]:
     """Return all of it: texts by the names of their files."""
     schemas = {f"schemas/commands/{task}.json": command_schema(task) for task in COMMANDS}
+    schemas |= {f"schemas/queries/{task}.json": command_schema(task) for task in QUERIES}
     schemas |= {f"schemas/events/{type}.json": event_schema(type) for type in EventType}
     return {
         "contract.md": contract_page(_settings()),

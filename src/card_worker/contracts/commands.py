@@ -47,8 +47,8 @@ class Queue:
     SYSTEM: ClassVar = "cards.system"
 
 
-class _Any(BaseModel):
-    """The fields that every command takes."""
+class AboutAccount(BaseModel):
+    """The fields that every command takes, and every query."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,13 +73,13 @@ class _Any(BaseModel):
         return f"dry/{key.removeprefix('id/')}" if self.dry_run else key
 
 
-class _AboutCard(_Any):
+class _AboutCard(AboutAccount):
     """A command that names a card."""
 
     card_id: Name = Field(description="What the caller calls the card, for ever")
 
 
-class Moves(_Any):
+class Moves(AboutAccount):
     """A command that happens once on its card for each `ref_id`, whoever asks."""
 
     ref_id: RefId = Field(description="The idempotency key, unique on the card")
@@ -92,7 +92,7 @@ class _MovesOnCard(Moves, _AboutCard):
         return self._unless_dry(f"ref/{len(self.card_id)}/{self.card_id}/{self.ref_id}")
 
 
-class _AboutTransaction(_Any):
+class _AboutTransaction(AboutAccount):
     """A command that names a transaction, and by it a card."""
 
     transaction_id: TransactionId = Field(description="The id that its event told")
@@ -130,7 +130,7 @@ class BatchCard(BaseModel):
     type: CardType | None = Field(None, description="Absent: the batch's type")
 
 
-class CreateBatch(_Any):
+class CreateBatch(AboutAccount):
     """Make a list of cards, inactive and without money: all of them or none."""
 
     command: Literal["cards.batch_create"] = "cards.batch_create"

@@ -140,6 +140,22 @@ class BatchData(Said):
     file: None
 
 
+class BatchShown(TypedDict):
+    """An order of cards as a query shows it."""
+
+    account_id: str
+    batch_id: str
+    state: BatchState
+    type: CardType
+    requested: int
+    created: int
+    name: str | None
+    metadata: dict[str, Any] | None
+    originated_by: str | None
+    created_at: Time
+    created_by: str | None
+
+
 class RejectionData(Said):
     """Why a command was refused. Nothing but this answer came of it."""
 
@@ -165,6 +181,6 @@ class Envelope(TypedDict):
     data: CardData | BatchData | RejectionData
 
 
-def write(told: Envelope | CardShown | TransactionShown) -> str:
+def write(told: Envelope | CardShown | TransactionShown | BatchShown) -> str:
     """Return JSON as it stands on the stream, in the order in which the fields were given."""
     return write_json(told)

@@ -86,6 +86,7 @@ class Reason(StrEnum):
     TRANSACTION_NOT_FOUND = "transaction_not_found"
     EXCEEDS_DRAWDOWN = "exceeds_drawdown"
     NOT_REVERSIBLE = "not_reversible"
+    BATCH_NOT_FOUND = "batch_not_found"
     BATCH_STATE = "batch_state"
     BATCH_TOO_LARGE = "batch_too_large"
     DUPLICATE_IN_BATCH = "duplicate_in_batch"
@@ -113,6 +114,7 @@ MESSAGES: dict[Reason, str] = {
     Reason.TRANSACTION_NOT_FOUND: "There is no drawdown with this id.",
     Reason.EXCEEDS_DRAWDOWN: "Less of the drawdown is left to be refunded than that.",
     Reason.NOT_REVERSIBLE: "There is nothing to be undone, or no longer.",
+    Reason.BATCH_NOT_FOUND: "There is no batch with this batch_id.",
     Reason.BATCH_STATE: "A batch with this batch_id exists.",
     Reason.BATCH_TOO_LARGE: "A listed batch has at most 1,000 cards.",
     Reason.DUPLICATE_IN_BATCH: "A card_id stands twice in the batch; see problems.",

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,12 +16,14 @@ from card_worker.contracts.commands import (
     APPLY,
     COMMANDS,
     COMMANDS_PER_MESSAGE_MAX,
+    AboutAccount,
     Command,
     CreateBatch,
     InvalidCommand,
 )
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
 from card_worker.contracts.fields import METADATA_DEPTH_MAX, storable, write_json
+from card_worker.contracts.queries import QUERIES, Query
 from card_worker.contracts.strict_json import NotJson, read_json
 
 MESSAGE_BYTES_MAX = 1024 * 1024
@@ -44,6 +46,9 @@ FORBIDDEN_HEADERS = (
     "stamps",
     "timelimit",
 )
+
+
+Kind = TypeVar("Kind", bound=AboutAccount)
 
 
 class Unreadable(Exception):
@@ -138,6 +143,12 @@ def read_commands(task: str, message_id: str, kwargs: Mapping[str, Any]) -> list
     return list(_read_list(message_id, commands))
 
 
+def read_query(task: str, message_id: str, kwargs: Mapping[str, Any]) -> Query | InvalidCommand:
+    """Return the query that a message carries. Raises Unreadable when nobody can be answered."""
+    fields = {"command_id": message_id, **kwargs}
+    return _read_as(QUERIES[task], task, fields, fallback_id=message_id)
+
+
 def _read_list(message_id: str, commands: Sequence[Any]) -> Iterator[Command | Letter]:
     for place, part in enumerate(commands):
         try:
@@ -158,6 +169,12 @@ def _read(task: object, fields: Mapping[str, Any], *, fallback_id: str) -> Comma
     kind = COMMANDS.get(task) if isinstance(task, str) else None
     if kind is None:
         raise Unreadable(f"unknown command {task!r:.200}")
+    return _read_as(kind, str(task), fields, fallback_id=fallback_id)
+
+
+def _read_as(
+    kind: type[Kind], task: str, fields: Mapping[str, Any], *, fallback_id: str
+) -> Kind | InvalidCommand:
     problems = _too_large(kind, fields)
     if "command" in fields:
         problems += (Problem(field="command", message="Extra inputs are not permitted"),)
@@ -171,7 +188,7 @@ def _read(task: object, fields: Mapping[str, Any], *, fallback_id: str) -> Comma
         raise Unreadable("no account_id to answer to")
     command_id = fields.get("command_id")
     return InvalidCommand(
-        command=str(task),
+        command=task,
         account_id=str(account_id),
         command_id=str(command_id) if is_address(command_id) else fallback_id,
         card_id=str(card_id) if is_address(card_id, chars_max=CARD_ID_CHARS_MAX) else None,

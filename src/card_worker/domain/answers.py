@@ -15,6 +15,7 @@ from card_worker.contracts.commands import (
 from card_worker.contracts.events import (
     BatchCardShown,
     BatchData,
+    BatchShown,
     CardData,
     CardShown,
     Envelope,
@@ -54,7 +55,7 @@ from card_worker.domain.events import (
     id_of,
 )
 from card_worker.domain.needs import batch_id
-from card_worker.domain.rows import Card, Hold, Transaction
+from card_worker.domain.rows import Batch, Card, Hold, Transaction
 
 SEQUENCE_DIGITS = 20
 
@@ -156,6 +157,23 @@ def shown_transaction(transaction: Transaction, card_id: str) -> TransactionShow
         balance_before=transaction.balance_before,
         balance_after=transaction.balance_after,
         version=transaction.version,
+    )
+
+
+def shown_batch(batch: Batch) -> BatchShown:
+    """Return the batch as a query sees it."""
+    return BatchShown(
+        account_id=batch.account_id,
+        batch_id=batch.batch_id,
+        state=batch.state,
+        type=batch.type,
+        requested=batch.requested,
+        created=batch.created,
+        name=batch.name,
+        metadata=batch.metadata,
+        originated_by=batch.originated_by,
+        created_at=batch.created_at,
+        created_by=batch.created_by,
     )
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from card_worker.contracts.commands import COMMANDS, QUEUES
 from card_worker.contracts.kinds import HAPPENED, EventType
+from card_worker.contracts.queries import QUERY_QUEUES
 from card_worker.reference.schemas import command_schema, event_schema
 
 STREAM = "card-events"
@@ -11,10 +12,10 @@ STREAM = "card-events"
 
 def asyncapi(version: str) -> dict[str, Any]:
     """Return the document, for this version of the package."""
-    tasks = {task: QUEUES[task] for task in COMMANDS}
+    tasks = {task: QUEUES[task] for task in COMMANDS} | QUERY_QUEUES
     queues = {queue: [task for task in tasks if tasks[task] == queue] for queue in tasks.values()}
     schemas = dict[str, Any]()
-    messages = {task: _command(task, schemas) for task in COMMANDS}
+    messages = {task: _command(task, schemas) for task in tasks}
     messages |= {type.value: _event(type, schemas) for type in EventType}
     return {
         "asyncapi": "3.0.0",
@@ -51,12 +52,13 @@ def asyncapi(version: str) -> dict[str, Any]:
 
 
 def _command(task: str, schemas: dict[str, Any]) -> dict[str, Any]:
+    schema = command_schema(task)
     return {
         "name": task,
         "title": task,
-        "summary": " ".join((COMMANDS[task].__doc__ or "").split()),
+        "summary": " ".join(schema["description"].split()),
         "contentType": "application/json",
-        "payload": _apart(command_schema(task), schemas),
+        "payload": _apart(schema, schemas),
     }
 
 

@@ -5,14 +5,17 @@ from typing import Any
 
 from card_worker.contracts.commands import COMMANDS, QUEUES
 from card_worker.contracts.kinds import HAPPENED, MESSAGES, EventType, Reason
+from card_worker.contracts.queries import QUERIES, QUERY_QUEUES
 from card_worker.reference.schemas import command_schema
 
+_QUEUES = QUEUES | QUERY_QUEUES
 _COMMON = ("account_id", "command_id", "not_after", "created_by", "originated_by", "dry_run")
 
 
 def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
     """Return the page; `settings` are their names, defaults and meanings."""
     tasks = [line for task in COMMANDS for line in _command(task)]
+    queries = [line for task in QUERIES for line in _command(task)]
     common = command_schema("cards.expire")
     return "\n".join(
         [
@@ -30,6 +33,13 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             *_fields(common, [name for name in common["properties"] if name in _COMMON]),
             "",
             *tasks,
+            "## Queries",
+            "",
+            "Celery tasks as well, but what they show comes as the task's result alone: to"
+            " producers that publish with `ignore_result=False`, where `RESULT_BACKEND_URL` is set."
+            " `{reason, message}` says why there is nothing to show.",
+            "",
+            *queries,
             "## Events",
             "",
             *_table(("type", "tells"), [(f"`{type}`", HAPPENED[type]) for type in EventType]),
@@ -52,7 +62,7 @@ def _command(task: str) -> list[str]:
     return [
         f"### `{task}`",
         "",
-        f"{' '.join(schema['description'].split())} Queue: `{QUEUES[task]}`.",
+        f"{' '.join(schema['description'].split())} Queue: `{_QUEUES[task]}`.",
         "",
         *_fields(schema, own),
         "",

@@ -7,6 +7,7 @@ from pydantic import TypeAdapter
 from card_worker.contracts.commands import COMMANDS
 from card_worker.contracts.events import BatchData, CardData, Envelope, RejectionData
 from card_worker.contracts.kinds import HAPPENED, EventType
+from card_worker.contracts.queries import QUERIES
 
 Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -18,8 +19,8 @@ _DATA: dict[EventType, type] = dict.fromkeys(EventType, CardData) | {
 
 
 def command_schema(task: str) -> Schema:
-    """Return the schema of a command's fields: the keyword arguments of its task."""
-    kind = COMMANDS[task]
+    """Return the schema of a command's, or a query's, fields: the keyword arguments of its task."""
+    kind = COMMANDS[task] if task in COMMANDS else QUERIES[task]
     schema = kind.model_json_schema()
     # Which command it is, the task says.
     del schema["properties"]["command"]

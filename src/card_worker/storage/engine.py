@@ -87,9 +87,14 @@ def _open_sqlite(url: str) -> Engine:
 def begin(engine: Engine) -> Iterator[tuple[Connection, datetime]]:
     """Open a commit; give its connection and its time, which is the database's clock, read once."""
     with engine.begin() as connection:
-        ((now, *_),) = send(connection, _NOW[engine.dialect.name], {})()
-        yield connection, now.astimezone(UTC) if isinstance(now, datetime) else read_time(now)
+        yield connection, clock(connection)
         finish(connection)
+
+
+def clock(connection: Connection) -> datetime:
+    """Return the database's time, and set the limits that a transaction has from now on."""
+    ((now, *_),) = send(connection, _NOW[connection.dialect.name], {})()
+    return now.astimezone(UTC) if isinstance(now, datetime) else read_time(now)
 
 
 @contextmanager

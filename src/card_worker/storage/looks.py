@@ -2,11 +2,11 @@
 
 from datetime import datetime
 
-from sqlalchemy import Connection, select, tuple_
+from sqlalchemy import Connection, func, select, tuple_
 
-from card_worker.domain.rows import Card, Hold, State, Transaction
+from card_worker.domain.rows import Batch, Card, Hold, State, Transaction
 from card_worker.storage.finding import columns_named, find
-from card_worker.storage.tables import cards, holds, is_open, transactions
+from card_worker.storage.tables import batches, cards, holds, is_open, transactions
 
 
 def find_card(connection: Connection, account_id: str, card_id: str) -> Card | None:
@@ -16,12 +16,33 @@ def find_card(connection: Connection, account_id: str, card_id: str) -> Card | N
     return Card._make(found[0]) if found else None
 
 
-def find_transactions(connection: Connection, card: Card) -> list[Transaction]:
+def card_at(connection: Connection, card: Card, now: datetime) -> Card:
+    """Return a card as it is at `now`: holds whose time is up lock nothing, noted or not."""
+    if card.amount_reserved == 0:
+        return card
+    left = func.sum(holds.c.amount - holds.c.captured - holds.c.released)
+    due = select(left).where(holds.c.card == card.id, is_open, holds.c.expires_at <= now)
+    locked = card.amount_reserved - int(connection.execute(due).scalar() or 0)
+    return card._replace(amount_reserved=locked)
+
+
+def find_transactions(
+    connection: Connection, card: Card, *, after_version: int = 0, rows_max: int | None = None
+) -> list[Transaction]:
     """Return what moved a card's money, in the order in which it did."""
     statement = select(*columns_named(transactions, Transaction._fields))
-    statement = statement.where(transactions.c.card == card.id)
-    rows = connection.execute(statement.order_by(transactions.c.version))
+    statement = statement.where(
+        transactions.c.card == card.id, transactions.c.version > after_version
+    )
+    rows = connection.execute(statement.order_by(transactions.c.version).limit(rows_max))
     return [Transaction._make(row) for row in rows]
+
+
+def find_batch(connection: Connection, account_id: str, batch_id: str) -> Batch | None:
+    """Return a batch as it is now."""
+    wanted = [{"account_id": account_id, "batch_id": batch_id}]
+    found = find(connection, batches, Batch._fields, wanted)()
+    return Batch._make(found[0]) if found else None
 
 
 def due_cards(

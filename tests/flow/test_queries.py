@@ -1,0 +1,107 @@
+"""Queries: a look at cards, their history and batches, as a Celery result and nowhere else."""
+
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from tests.flow.system import ACCOUNT, System, envelope
+
+WAIT_S = 30
+
+
+@pytest.fixture(scope="module")
+def running(shared: System) -> System:
+    shared.start("worker", RESULT_BACKEND_URL=shared.broker_url)
+    shared.start("relay")
+    shared.send("cards.batch_create", "batch-1", cards=[{"card_id": "c1"}], name="July")
+    shared.send("cards.create", "make", card_id="c2", amount=500, currency="NOK")
+    shared.answers("batch-1", "make")
+    move(shared, "draw", amount=100)
+    move(shared, "hold", amount=50, pending=True)
+    move(shared, "gone", amount=30, pending=True, hold_expires_in=1)
+    shared.answers("draw", "hold", "gone")
+    return shared
+
+
+def move(system: System, ref_id: str, **fields: Any) -> None:
+    asked = {"card_id": "c2", "ref_id": ref_id, "currency": "NOK", **fields}
+    system.send("transactions.create", ref_id, **asked)
+
+
+def look(stranger: Celery, task: str, **fields: Any) -> Any:
+    asked = {"account_id": ACCOUNT, **fields}
+    sent = stranger.send_task(task, queue="cards", kwargs=asked, ignore_result=False)
+    seen = sent.get(timeout=WAIT_S)
+    sent.forget()
+    return seen
+
+
+def test_a_card_is_shown_as_it_is_now(running: System, stranger: Celery) -> None:
+    card = look(stranger, "cards.get", card_id="c2")["card"]
+    assert (card["amount_balance"], card["status"]) == (400, "partially_used")
+    assert card["amount_available"] == 400 - card["amount_reserved"]
+    assert look(stranger, "cards.get", card_id="c1")["card"]["status"] == "inactive"
+    (same,) = running.cli_json("card", "show", "c1", "--account", ACCOUNT)
+    assert same == look(stranger, "cards.get", card_id="c1")["card"]
+
+
+def test_what_is_sent_before_is_seen(running: System, stranger: Celery) -> None:
+    running.send("cards.update", "call-it", card_id="c1", name="Kari")
+    assert look(stranger, "cards.get", card_id="c1")["card"]["name"] == "Kari"
+
+
+def test_a_history_is_shown_page_by_page(stranger: Celery) -> None:
+    whole = look(stranger, "transactions.list", card_id="c2")
+    assert [row["ref_id"] for row in whole["transactions"]][:3] == [None, "draw", "hold"]
+    assert whole["next_cursor"] is None
+    rows, cursor = [], None
+    while True:
+        asked = {"limit": 1} if cursor is None else {"limit": 1, "cursor": cursor}
+        page = look(stranger, "transactions.list", card_id="c2", **asked)
+        rows += page["transactions"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert rows == whole["transactions"]
+
+
+def test_a_batch_is_shown(stranger: Celery) -> None:
+    batch = look(stranger, "batches.get", batch_id="batch-1")["batch"]
+    assert (batch["state"], batch["requested"], batch["name"]) == ("completed", 1, "July")
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "reason"),
+    [
+        ("cards.get", {"card_id": "nobody"}, "card_not_found"),
+        ("cards.get", {"card_id": "c1", "account_id": "T00000002"}, "card_not_found"),
+        ("transactions.list", {"card_id": "nobody"}, "card_not_found"),
+        ("batches.get", {"batch_id": "nobody"}, "batch_not_found"),
+        ("cards.get", {}, "invalid"),
+        ("cards.get", {"card_id": "c1", "colour": "red"}, "invalid"),
+        ("transactions.list", {"card_id": "c1", "cursor": "x"}, "invalid"),
+        ("transactions.list", {"card_id": "c1", "limit": 501}, "invalid"),
+    ],
+)
+def test_why_there_is_nothing_to_show(
+    task: str, fields: dict[str, Any], reason: str, stranger: Celery
+) -> None:
+    seen = look(stranger, task, **fields)
+    assert seen["reason"] == reason
+    assert seen["message"]
+    if reason == "invalid":
+        assert seen["problems"][0]["field"]
+
+
+def test_a_query_leaves_no_event_and_no_key(running: System, stranger: Celery) -> None:
+    before, events = running.rows(), len(running.events())
+    look(stranger, "cards.get", card_id="c2")
+    # One that nobody waits for, and one that nobody can be answered: only that is kept.
+    running.send("cards.get", "for-nobody", card_id="c2")
+    running.push(envelope("cards.get", "from-nobody", {"card_id": "c2"}))
+    assert running.letter("from-nobody").reason == "no account_id to answer to"
+    running.catches_up()
+    assert running.rows() == before
+    ours = [event for event in running.events() if event["data"]["account_id"] == ACCOUNT]
+    assert len(ours) == events
