@@ -34,6 +34,10 @@ dev: $(VENV)/ready  ## Keep the same running, with beat and Flower, until Ctrl-C
 test: $(VENV)/ready  ## Run the tests; select some with ARGS="-k expiry"
 	@$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: test-model
+test-model: $(VENV)/ready  ## Compare 1,000 long runs with a plain model, on both databases
+	@MODEL_EXAMPLES=1000 MODEL_STEPS=50 $(BIN)/python -m pytest tests/model $(ARGS)
+
 .PHONY: chaos
 chaos: $(VENV)/ready  ## Kill workers under load and prove the books; ARGS="--seed 2"
 	@$(BIN)/python -m tests.chaos.kills $(ARGS)

@@ -1,0 +1,344 @@
+"""The same bookkeeping once more, the plain way: one dictionary a card, one function a command.
+
+It knows nothing of the code it is compared with, and none of what makes that fast.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+Fields = dict[str, Any]
+WINDOW = timedelta(hours=24)
+
+
+@dataclass
+class Card:
+    state: str
+    currency: str | None = None
+    load: int = 0
+    funds: int = 0
+    spent: int = 0
+    balance: int = 0
+    pending: int = 0
+    blocked: bool = False
+    starts: datetime | None = None
+    ends: datetime | None = None
+    since: datetime | None = None
+    version: int = 1
+
+    def shows(self, now: datetime) -> str:
+        if self.state in ("inactive", "closed"):
+            return self.state
+        if self.state == "expired" or (self.ends is not None and self.ends <= now):
+            return "expired"
+        if self.blocked:
+            return "blocked"
+        if self.spent == 0:
+            return "unused"
+        return "partially_used" if self.balance else "used"
+
+
+@dataclass
+class Hold:
+    card: str
+    left: int
+    ends: datetime | None
+
+
+class No(Exception):
+    """The model refuses, too."""
+
+
+@dataclass
+class Model:
+    """What an account's cards have, and what came of each command."""
+
+    cards: dict[str, Card] = field(default_factory=dict)
+    holds: dict[str, Hold] = field(default_factory=dict)
+    drawn: dict[str, list[Any]] = field(default_factory=dict)
+    """[card, what is left to refund], by the drawdown's id."""
+    refs: set[tuple[str, str]] = field(default_factory=set)
+
+    def do(self, task: str, asked: Fields, id: str, now: datetime) -> str:
+        """Do a command whose event has this id; return what its answer is."""
+        try:
+            told: str = getattr(self, "_" + task.replace(".", "_"))(asked, id, now)
+        except No as no:
+            return str(no)
+        return told
+
+    def locked(self, card_id: str, now: datetime) -> int:
+        return sum(
+            hold.left
+            for hold in self.holds.values()
+            if hold.card == card_id and not (hold.ends is not None and hold.ends <= now)
+        )
+
+    def locked_by_rows(self, card_id: str) -> int:
+        return sum(hold.left for hold in self.holds.values() if hold.card == card_id)
+
+    # --- what all have in common ----------------------------------------------------------------
+
+    def _card(self, name: str, now: datetime, *, refuses: str) -> Card:
+        card = self.cards.get(name)
+        if card is None:
+            raise No("card_not_found")
+        shows = card.shows(now)
+        if shows in refuses.split():
+            raise No(f"card_{shows}")
+        return card
+
+    def _once(self, name: str, asked: Fields) -> None:
+        if (name, asked["ref_id"]) in self.refs:
+            raise No("idempotency_conflict")
+
+    def _tidy(self, name: str, now: datetime) -> Card:
+        """Release what is due, an event each."""
+        card = self.cards[name]
+        for hold in self.holds.values():
+            if hold.card == name and hold.left and hold.ends is not None and hold.ends <= now:
+                hold.left = 0
+                card.version += 1
+        return card
+
+    def _accept(self, name: str, asked: Fields, now: datetime) -> Card:
+        card = self._tidy(name, now)
+        card.version += 1
+        if "ref_id" in asked:
+            self.refs.add((name, asked["ref_id"]))
+        return card
+
+    def _free(self, name: str, now: datetime) -> int:
+        return self.cards[name].balance - self.locked(name, now)
+
+    # --- beginnings -----------------------------------------------------------------------------
+
+    def _begin(self, card: Card, asked: Fields, now: datetime) -> None:
+        card.state, card.currency, card.starts, card.since = "active", asked["currency"], now, now
+        card.load = card.funds = card.balance = asked["amount"]
+        card.ends = asked.get("expires_at")
+
+    def _ends_well(self, asked: Fields, now: datetime) -> None:
+        if asked.get("expires_at") is not None and asked["expires_at"] <= now:
+            raise No("invalid")
+
+    def _cards_create(self, asked: Fields, _id: str, now: datetime) -> str:
+        self._ends_well(asked, now)
+        if asked["card_id"] in self.cards:
+            raise No("card_exists")
+        card = self.cards[asked["card_id"]] = Card("active")
+        self._begin(card, asked, now)
+        return "card.created"
+
+    def _cards_batch_create(self, asked: Fields, _id: str, _now: datetime) -> str:
+        names = [card["card_id"] for card in asked["cards"]]
+        if any(name in self.cards for name in names):
+            raise No("card_exists")
+        if len(set(names)) < len(names):
+            raise No("duplicate_in_batch")
+        self.cards |= {name: Card("inactive") for name in names}
+        return "batch.completed"
+
+    def _cards_activate(self, asked: Fields, _id: str, now: datetime) -> str:
+        self._ends_well(asked, now)
+        card = self._card(asked["card_id"], now, refuses="closed expired")
+        if card.state != "inactive":
+            raise No("card_already_active")
+        if card.blocked:
+            raise No("card_blocked")
+        self._begin(card, asked, now)
+        card.version += 1
+        return "card.activated"
+
+    def _cards_reverse_activation(self, asked: Fields, _id: str, now: datetime) -> str:
+        card = self._card(asked["card_id"], now, refuses="inactive closed expired blocked")
+        if card.spent or card.pending or not card.load == card.funds == card.balance:
+            raise No("not_reversible")
+        if card.since is not None and now - card.since > WINDOW:
+            raise No("not_reversible")
+        self.cards[asked["card_id"]] = Card("inactive", version=card.version + 1)
+        return "card.activation_reversed"
+
+    # --- days and ends --------------------------------------------------------------------------
+
+    def _cards_update(self, asked: Fields, _id: str, now: datetime) -> str:
+        card = self._card(asked["card_id"], now, refuses="closed")
+        ends = asked.get("expires_at")
+        if ends is not None and (card.ends is None or ends <= card.ends or ends <= now):
+            raise No("invalid")
+        self._accept(asked["card_id"], asked, now)
+        if ends is not None:
+            card.ends = ends
+            card.state = "active" if card.state == "expired" else card.state
+        return "card.updated"
+
+    def _cards_block(self, asked: Fields, _id: str, now: datetime) -> str:
+        card = self._card(asked["card_id"], now, refuses="closed")
+        if card.blocked:
+            raise No("card_blocked")
+        self._accept(asked["card_id"], asked, now).blocked = True
+        return "card.blocked"
+
+    def _cards_unblock(self, asked: Fields, _id: str, now: datetime) -> str:
+        card = self._card(asked["card_id"], now, refuses="closed")
+        if not card.blocked:
+            raise No("not_reversible")
+        self._accept(asked["card_id"], asked, now).blocked = False
+        return "card.unblocked"
+
+    def _cards_close(self, asked: Fields, _id: str, now: datetime) -> str:
+        self._card(asked["card_id"], now, refuses="inactive closed expired")
+        if self.locked(asked["card_id"], now):
+            raise No("exceeds_available")
+        card = self._accept(asked["card_id"], asked, now)
+        card.state, card.balance = "closed", 0
+        return "card.closed"
+
+    def _cards_replace(self, asked: Fields, _id: str, now: datetime) -> str:
+        self._card(asked["card_id"], now, refuses="inactive closed expired")
+        if asked["new_card_id"] in self.cards:
+            new = self._card(asked["new_card_id"], now, refuses="closed expired")
+            if new.state != "inactive":
+                raise No("card_already_active")
+            if new.blocked:
+                raise No("card_blocked")
+        if self.locked(asked["card_id"], now):
+            raise No("exceeds_available")
+        old = self._accept(asked["card_id"], asked, now)
+        new = self.cards.get(asked["new_card_id"], Card("active", version=0))
+        self.cards[asked["new_card_id"]] = Card(
+            "active",
+            old.currency,
+            load=old.balance,
+            balance=old.balance,
+            starts=old.starts,
+            ends=old.ends,
+            since=now,
+            version=new.version + 1,
+        )
+        old.state, old.balance = "closed", 0
+        return "card.replaced"
+
+    def _cards_expire(self, asked: Fields, _id: str, now: datetime) -> str:
+        card = self._card(asked["card_id"], now, refuses="inactive closed")
+        if card.state == "expired":
+            raise No("card_expired")
+        if card.shows(now) != "expired":
+            raise No("not_due")
+        self._accept(asked["card_id"], asked, now).state = "expired"
+        return "card.expired"
+
+    # --- money ----------------------------------------------------------------------------------
+
+    def _transactions_create(self, asked: Fields, id: str, now: datetime) -> str:
+        name, amount = asked["card_id"], asked["amount"]
+        funds = asked.get("type") == "fund"
+        card = self._card(
+            name, now, refuses="inactive closed expired" + ("" if funds else " blocked")
+        )
+        self._once(name, asked)
+        if not funds and card.starts is not None and card.starts > now:
+            raise No("card_not_started")
+        if asked["currency"] != card.currency:
+            raise No("currency_mismatch")
+        if not funds and amount > self._free(name, now):
+            raise No("exceeds_available")
+        self._accept(name, asked, now)
+        if funds:
+            card.funds += amount
+            card.balance += amount
+            return "card.funded"
+        if asked.get("pending"):
+            lasts = asked.get("hold_expires_in")
+            ends = None if lasts is None else now + timedelta(seconds=lasts)
+            self.holds[id] = Hold(name, amount, ends)
+            card.pending += amount
+            return "hold.placed"
+        self._spend(card, name, amount, id)
+        return "card.drawn_down"
+
+    def _spend(self, card: Card, name: str, amount: int, id: str) -> None:
+        card.spent += amount
+        card.balance -= amount
+        self.drawn[id] = [name, amount]
+
+    def _hold(self, asked: Fields) -> Hold:
+        hold = self.holds.get(asked["transaction_id"])
+        if hold is None:
+            raise No("hold_not_found")
+        return hold
+
+    def _transactions_capture(self, asked: Fields, id: str, now: datetime) -> str:
+        hold = self._hold(asked)
+        self._card(hold.card, now, refuses="inactive closed")
+        self._once(hold.card, asked)
+        if not hold.left or (hold.ends is not None and hold.ends <= now):
+            raise No("hold_closed")
+        amount = asked.get("amount") or hold.left
+        if amount > hold.left:
+            raise No("exceeds_hold")
+        card = self._accept(hold.card, asked, now)
+        hold.left -= amount
+        self._spend(card, hold.card, amount, id)
+        return "hold.captured"
+
+    def _transactions_void(self, asked: Fields, _id: str, now: datetime) -> str:
+        hold = self._hold(asked)
+        self._once(hold.card, asked)
+        if not hold.left or (hold.ends is not None and hold.ends <= now):
+            raise No("hold_closed")
+        self._accept(hold.card, asked, now)
+        hold.left = 0
+        return "hold.voided"
+
+    def _holds_expire(self, asked: Fields, _id: str, now: datetime) -> str:
+        hold = self._hold(asked)
+        if not hold.left:
+            raise No("hold_closed")
+        if hold.ends is None or hold.ends > now:
+            raise No("not_due")
+        # Its own release is the answer; those of others come besides.
+        self._tidy(hold.card, now)
+        return "hold.expired"
+
+    def _transactions_refund(self, asked: Fields, _id: str, now: datetime) -> str:
+        if asked["transaction_id"] not in self.drawn:
+            raise No("transaction_not_found")
+        drawn = self.drawn[asked["transaction_id"]]
+        name, left = drawn
+        self._card(name, now, refuses="inactive closed expired")
+        self._once(name, asked)
+        amount = asked.get("amount") or left
+        if amount > left or left == 0:
+            raise No("exceeds_drawdown")
+        card = self._accept(name, asked, now)
+        drawn[1] -= amount
+        card.funds += amount
+        card.balance += amount
+        return "card.refunded"
+
+    def _cards_adjust(self, asked: Fields, _id: str, now: datetime) -> str:
+        name, amount = asked["card_id"], asked["amount"]
+        card = self._card(name, now, refuses="inactive closed expired")
+        self._once(name, asked)
+        if asked["currency"] != card.currency:
+            raise No("currency_mismatch")
+        if -amount > self._free(name, now):
+            raise No("exceeds_available")
+        self._accept(name, asked, now).balance += amount
+        return "card.adjusted"
+
+    def _cards_transfer(self, asked: Fields, _id: str, now: datetime) -> str:
+        name, to = asked["card_id"], asked["to_card_id"]
+        card = self._card(name, now, refuses="inactive closed expired blocked")
+        self._once(name, asked)
+        other = self._card(to, now, refuses="inactive closed expired")
+        if other.currency != card.currency:
+            raise No("currency_mismatch")
+        amount = asked.get("amount") or self._free(name, now)
+        if amount == 0 or amount > self._free(name, now):
+            raise No("exceeds_available")
+        self._accept(name, asked, now).balance -= amount
+        # The reference is the first card's.
+        self._accept(to, {}, now).balance += amount
+        return "card.transferred_out"
