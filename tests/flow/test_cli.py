@@ -31,6 +31,26 @@ def test_card_history_shows_what_moved_money(running: System) -> None:
     assert "issuer → card" in running.cli("card", "history", "card-1", "-a", ACCOUNT).output
 
 
+def test_card_list_lists_what_is_wanted(running: System) -> None:
+    names = ["list-1", "list-2", "list-3"]
+    running.create(*names)
+    running.answers(*names)
+    wanted = ("--account", ACCOUNT, "--status", "unused", "--after", "list", "--available-min", "1")
+    listed = running.cli_json("card", "list", *wanted, "--limit", "3")
+    assert [card["card_id"] for card in listed] == names
+    shown = running.cli("card", "list", *wanted, "--limit", "2").output
+    assert "list-2" in shown
+    assert "list-3" not in shown
+    assert "--after list-2" in shown
+    assert running.cli_json("card", "list", "--account", ACCOUNT, "--type", "credit_note") == []
+
+
+def test_card_list_names_what_is_no_time(running: System) -> None:
+    done = running.cli("card", "list", "--account", ACCOUNT, "--created-from", "yesterday")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--created-from: yesterday" in done.stderr
+
+
 @pytest.mark.parametrize("look", ["show", "history"])
 def test_a_card_that_is_not_there_is_refused(look: str, running: System) -> None:
     done = running.cli("card", look, "card-1", "--account", "T00000002")

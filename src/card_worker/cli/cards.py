@@ -1,17 +1,22 @@
 """`card-worker card`: look at a card and at its history."""
 
 import json
+from datetime import datetime
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection
 
 from card_worker.cli.console import AsJson, database, looking, money, out, print_json, refuse, table
 from card_worker.contracts.events import write
+from card_worker.contracts.fields import Time
+from card_worker.contracts.kinds import CardType, Status
 from card_worker.domain.answers import shown, shown_transaction
 from card_worker.domain.rows import Card
 from card_worker.storage import looks
 from card_worker.storage.engine import begin
+from card_worker.storage.looks import CardFilter
 
 app = typer.Typer(help="Look at a card.", no_args_is_help=True)
 
@@ -60,6 +65,69 @@ def history(card_id: CardId, account: AccountId, as_json: AsJson = False) -> Non
     ]
     columns = ("time", "version>", "type", "from → to", "amount>", "balance>", "by")
     out.print(table(f"History of {card_id}", *columns, rows=rows))
+
+
+@app.command("list")
+def list_(
+    account: AccountId,
+    *,
+    status: Annotated[Status | None, typer.Option(help="What they show.")] = None,
+    card_type: Annotated[CardType | None, typer.Option("--type", help="What they are.")] = None,
+    customer: Annotated[str | None, typer.Option(help="Whose they are.")] = None,
+    batch: Annotated[str | None, typer.Option(help="The batch that made them.")] = None,
+    available_min: Annotated[
+        int | None, typer.Option(help="At least so much can be spent, in minor units.")
+    ] = None,
+    available_max: Annotated[int | None, typer.Option(help="At most so much.")] = None,
+    created_from: Annotated[str | None, typer.Option(help="A time: 2026-11-22T10:00:00Z.")] = None,
+    created_before: Annotated[str | None, typer.Option(help="A time.")] = None,
+    expires_before: Annotated[str | None, typer.Option(help="A time.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 100,
+    after: Annotated[str | None, typer.Option(help="Those behind this card_id.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List an account's cards by card_id."""
+    wanted = CardFilter(
+        status=status,
+        type=card_type,
+        customer_id=customer,
+        batch_id=batch,
+        available_min=available_min,
+        available_max=available_max,
+        created_from=_time("--created-from", created_from),
+        created_before=_time("--created-before", created_before),
+        expires_before=_time("--expires-before", expires_before),
+    )
+    with database() as engine, begin(engine) as (connection, now):
+        found = looks.list_cards(connection, account, wanted, now, cards_max=limit + 1, after=after)
+    told = [json.loads(write(shown(card, now))) for card in found[:limit]]
+    if as_json:
+        for card in told:
+            print_json(card)
+        return
+    rows = [
+        (
+            card["card_id"],
+            card["type"],
+            card["status"],
+            money(card["amount_balance"], card["currency"]),
+            money(card["amount_available"], card["currency"]),
+            card["customer_id"],
+            card["expires_at"],
+        )
+        for card in told
+    ]
+    columns = ("card", "type", "status", "balance>", "available>", "customer", "expires")
+    out.print(table(f"Cards of {account}", *columns, rows=rows))
+    if len(found) > limit:
+        out.print(f"There are more: --after {told[-1]['card_id']}", markup=False, soft_wrap=True)
+
+
+def _time(option: str, given: str | None) -> datetime | None:
+    try:
+        return None if given is None else TypeAdapter[datetime](Time).validate_python(given)
+    except ValidationError:
+        raise refuse(f"{option}: {given} is no time such as 2026-11-22T10:00:00Z", code=2) from None
 
 
 def _find(connection: Connection, account: str, card_id: str) -> Card:

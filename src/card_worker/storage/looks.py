@@ -1,9 +1,13 @@
 """What is looked at without being changed: a card, its history, and what time has made due."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, assert_never
 
-from sqlalchemy import Connection, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, func, not_, select, tuple_
 
+from card_worker.contracts.kinds import CardType, Status
 from card_worker.domain.rows import Batch, Card, Hold, State, Transaction
 from card_worker.storage.finding import columns_named, find
 from card_worker.storage.tables import batches, cards, holds, is_open, transactions
@@ -24,6 +28,76 @@ def card_at(connection: Connection, card: Card, now: datetime) -> Card:
     due = select(left).where(holds.c.card == card.id, is_open, holds.c.expires_at <= now)
     locked = card.amount_reserved - int(connection.execute(due).scalar() or 0)
     return card._replace(amount_reserved=locked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardFilter:
+    """Which of an account's cards; what is None doesn't matter. Amounts in minor units."""
+
+    status: Status | None = None
+    type: CardType | None = None
+    customer_id: str | None = None
+    batch_id: str | None = None
+    available_min: int | None = None
+    available_max: int | None = None
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+    expires_before: datetime | None = None
+
+
+def list_cards(
+    connection: Connection,
+    account_id: str,
+    wanted: CardFilter,
+    now: datetime,
+    *,
+    cards_max: int,
+    after: str | None = None,
+) -> list[Card]:
+    """Return an account's cards as they are at `now`, by card_id; `after` is the last one seen."""
+    available = cards.c.amount_balance - cards.c.amount_reserved
+    conditions: dict[str, Callable[[Any], ColumnElement[bool]]] = {
+        "status": lambda status: _shows(status, now),
+        "type": lambda kind: cards.c.type == kind,
+        "customer_id": lambda id: cards.c.customer_id == id,
+        "batch_id": lambda id: cards.c.batch_id == id,
+        "available_min": lambda amount: available >= amount,
+        "available_max": lambda amount: available <= amount,
+        "created_from": lambda time: cards.c.created_at >= time,
+        "created_before": lambda time: cards.c.created_at < time,
+        "expires_before": lambda time: cards.c.expires_at < time,
+    }
+    statement = select(*columns_named(cards, Card._fields)).where(cards.c.account_id == account_id)
+    for name, condition in conditions.items():
+        if (value := getattr(wanted, name)) is not None:
+            statement = statement.where(condition(value))
+    if after is not None:
+        statement = statement.where(cards.c.card_id > after)
+    rows = connection.execute(statement.order_by(cards.c.card_id).limit(cards_max))
+    return [card_at(connection, Card._make(row), now) for row in rows.all()]
+
+
+def _shows(status: Status, now: datetime) -> ColumnElement[bool]:
+    """Return the condition that a card shows `status`: the same as Card.status, in SQL."""
+    is_active = cards.c.state == State.ACTIVE
+    is_due = cards.c.expires_at.is_not(None) & (cards.c.expires_at <= now)
+    live = is_active & not_(is_due) & not_(cards.c.blocked)
+    match status:
+        case Status.INACTIVE:
+            return cards.c.state == State.INACTIVE
+        case Status.CLOSED:
+            return cards.c.state == State.CLOSED
+        case Status.EXPIRED:
+            return (cards.c.state == State.EXPIRED) | (is_active & is_due)
+        case Status.BLOCKED:
+            return is_active & not_(is_due) & cards.c.blocked
+        case Status.UNUSED:
+            return live & (cards.c.amount_drawdown == 0)
+        case Status.USED:
+            return live & (cards.c.amount_drawdown > 0) & (cards.c.amount_balance == 0)
+        case Status.PARTIALLY_USED:
+            return live & (cards.c.amount_drawdown > 0) & (cards.c.amount_balance > 0)
+    assert_never(status)
 
 
 def find_transactions(

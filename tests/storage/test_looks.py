@@ -1,0 +1,99 @@
+"""Lists of cards: each status in SQL is the status that the rules see."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, insert
+
+from card_worker.contracts.kinds import CardType, Status
+from card_worker.domain.evolve import card_uuid
+from card_worker.domain.rows import Card, State
+from card_worker.storage.engine import begin, reading
+from card_worker.storage.looks import CardFilter, list_cards
+from card_worker.storage.tables import cards
+from tests.domain.story import GIVEN, START
+from tests.storage.test_handler import ACCOUNT
+
+LATER = START + timedelta(days=1)
+
+
+@pytest.fixture
+def known(engine: Engine) -> list[Card]:
+    """A card of every kind, blocked and not, due and not."""
+    made = []
+    for number, (kind, fields) in enumerate(GIVEN.items()):
+        for blocked in (False, True):
+            for due in (False, True):
+                shown: dict[str, Any] = fields | {"blocked": blocked or "blocked" in kind}
+                if fields["state"] is not State.INACTIVE:
+                    shown |= {"expires_at": START if due else LATER}
+                name = f"{kind}-{blocked:d}{due:d}"
+                made.append(_card(number, name, shown))
+    with begin(engine) as (connection, _):
+        connection.execute(insert(cards), [card._asdict() for card in made])
+    return made
+
+
+def _card(number: int, name: str, fields: dict[str, Any]) -> Card:
+    return Card(
+        id=card_uuid(ACCOUNT, name),
+        account_id=ACCOUNT,
+        card_id=name,
+        type=CardType.GIFT_CARD if number % 2 else CardType.CREDIT_NOTE,
+        created_at=START + timedelta(hours=number),
+        customer_id=f"customer-{number % 3}",
+        **fields,
+    )
+
+
+def listed(engine: Engine, now: datetime = START, **wanted: Any) -> list[str]:
+    with reading(engine) as connection:
+        found = list_cards(connection, ACCOUNT, CardFilter(**wanted), now, cards_max=1000)
+    return [card.card_id for card in found]
+
+
+def names(some: list[Card]) -> list[str]:
+    return sorted(card.card_id for card in some)
+
+
+@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize("now", [START - timedelta(seconds=1), START, LATER])
+def test_a_status_is_found_as_it_is_shown(
+    status: Status, now: datetime, engine: Engine, known: list[Card]
+) -> None:
+    shown = names([card for card in known if card.status(now) is status])
+    assert listed(engine, now, status=status) == shown
+    assert shown or now != START
+
+
+def test_each_filter_leaves_what_it_says(engine: Engine, known: list[Card]) -> None:
+    at = START + timedelta(hours=4)
+    for wanted, is_wanted in (
+        ({"type": CardType.GIFT_CARD}, lambda card: card.type is CardType.GIFT_CARD),
+        ({"customer_id": "customer-1"}, lambda card: card.customer_id == "customer-1"),
+        ({"available_min": 1}, lambda card: card.amount_available >= 1),
+        ({"available_max": 0}, lambda card: card.amount_available <= 0),
+        ({"created_from": at}, lambda card: card.created_at >= at),
+        ({"created_before": at}, lambda card: card.created_at < at),
+        ({"expires_before": LATER}, lambda card: card.is_due(START)),
+        ({"batch_id": "none"}, lambda card: False),
+    ):
+        expected = names([card for card in known if is_wanted(card)])
+        assert listed(engine, **wanted) == expected
+        assert len(expected) < len(known)
+
+
+def test_a_list_goes_on_where_it_ended(engine: Engine, known: list[Card]) -> None:
+    seen: list[str] = []
+    with reading(engine) as connection:
+        while page := list_cards(
+            connection,
+            ACCOUNT,
+            CardFilter(),
+            START,
+            cards_max=7,
+            after=seen[-1] if seen else None,
+        ):
+            seen += [card.card_id for card in page]
+    assert seen == names(known)
