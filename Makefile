@@ -36,7 +36,7 @@ test: $(VENV)/ready  ## Run the tests; select some with ARGS="-k expiry"
 
 .PHONY: test-model
 test-model: $(VENV)/ready  ## Compare 1,000 long runs with a plain model, on both databases
-	@MODEL_EXAMPLES=1000 MODEL_STEPS=50 $(BIN)/python -m pytest tests/model $(ARGS)
+	@MODEL_EXAMPLES=1000 MODEL_STEPS=50 STREAM_COMMANDS=10000 $(BIN)/python -m pytest tests/model $(ARGS)
 
 .PHONY: chaos
 chaos: $(VENV)/ready  ## Kill workers under load and prove the books; ARGS="--seed 2"
