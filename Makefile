@@ -35,8 +35,9 @@ test: $(VENV)/ready  ## Run the tests; select some with ARGS="-k expiry"
 	@$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: test-model
-test-model: $(VENV)/ready  ## Compare 1,000 long runs with a plain model, on both databases
-	@MODEL_EXAMPLES=1000 MODEL_STEPS=50 STREAM_COMMANDS=10000 $(BIN)/python -m pytest tests/model $(ARGS)
+test-model: $(VENV)/ready  ## Prove the rules at length: a plain model, a long stream, races
+	@MODEL_EXAMPLES=1000 MODEL_STEPS=50 STREAM_COMMANDS=10000 RACES=2000 \
+		$(BIN)/python -m pytest tests/model tests/storage/test_races.py $(ARGS)
 
 .PHONY: chaos
 chaos: $(VENV)/ready  ## Kill workers under load and prove the books; ARGS="--seed 2"

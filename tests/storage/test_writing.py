@@ -1,6 +1,7 @@
 """What a large group writes ahead, and how it is told what went wrong with it."""
 
 import sqlite3
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -92,6 +93,18 @@ def test_who_is_paused_in_mid_commit_is_timed_out(is_waiting: bool, postgres_url
     with pytest.raises(DBAPIError) as raised:
         _be_idle_in_mid_commit(engine, is_waiting)
     assert is_transient(raised.value)
+    engine.dispose()
+
+
+def test_who_looks_leaves_nothing_open_behind(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    with reading(engine) as connection:
+        driver: Any = connection.connection.driver_connection
+        send(connection, ONE, {})
+    with reading(engine) as connection:
+        assert connection.connection.driver_connection is driver
+        assert (driver.pgconn.pipeline_status, driver.info.transaction_status) == (0, 0)
+        assert send(connection, ONE, {})() == [(1,)]
     engine.dispose()
 
 

@@ -18,6 +18,7 @@ import psycopg
 from sqlalchemy import Connection, Engine, Select, UpdateBase, event
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 Statement: TypeAlias = Select[Any] | UpdateBase
 Rows: TypeAlias = Sequence[tuple[Any, ...]]
@@ -70,6 +71,13 @@ def keep_order(engine: Engine) -> None:
         if not connection.invalidated:
             _abandon(connection)
 
+    def give_back(_driver: object, record: ConnectionPoolEntry, _state: object) -> None:
+        pipeline = record.info.pop(_OPEN, None)
+        if pipeline is not None:
+            with suppress(psycopg.Error):
+                pipeline.close()
+
+    event.listen(engine, "reset", give_back)
     event.listen(engine, "before_cursor_execute", close)
     event.listen(engine, "commit", close)
     event.listen(engine, "rollback", abandon)
