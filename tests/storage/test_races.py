@@ -113,7 +113,7 @@ def test_what_is_on_a_card_is_spent_once(spenders: int, postgres_url: str) -> No
         commands = [spend(first + number) for number in range(ROUNDS)]
         return lambda own: [answer for one in commands for answer in do(own, [one])]
 
-    ended = at_once(postgres_url, *(all_of_it(1_000 * n) for n in range(spenders)))
+    ended = at_once(postgres_url, *(all_of_it(ROUNDS * n) for n in range(spenders)))
     told = Counter(str(answer.reason or answer.type) for answers in ended for answer in answers)
     assert told == {
         "card.drawn_down": ROUNDS,

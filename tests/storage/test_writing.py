@@ -102,8 +102,9 @@ def test_who_looks_leaves_nothing_open_behind(postgres_url: str) -> None:
         driver: Any = connection.connection.driver_connection
         send(connection, ONE, {})
     with reading(engine) as connection:
-        assert connection.connection.driver_connection is driver
-        assert (driver.pgconn.pipeline_status, driver.info.transaction_status) == (0, 0)
+        again: Any = connection.connection.driver_connection
+        assert again is driver
+        assert (again.pgconn.pipeline_status, again.info.transaction_status) == (0, 0)
         assert send(connection, ONE, {})() == [(1,)]
     engine.dispose()
 
