@@ -95,14 +95,18 @@ def _(event: CardCreated, books: Books) -> Moved:
 
 @evolve.register
 def _(event: CardActivated, books: Books) -> Moved:
-    return _load(books, _next(books, event), event)
+    card = books.cards[event.card]
+    return _load(books, card, event, version=card.version + 1)
 
 
-def _load(books: Books, card: Card, event: CardCreated | CardActivated) -> Moved:
+def _load(
+    books: Books, card: Card, event: CardCreated | CardActivated, *, version: int = 1
+) -> Moved:
     """Make a card active: give it its currency, dates and owner, and its first money."""
     command: CreateCard | ActivateCard = event.command
     card = card._replace(
         state=State.ACTIVE,
+        version=version,
         currency=command.currency,
         amount=command.amount,
         customer_id=command.customer_id,
