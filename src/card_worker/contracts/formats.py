@@ -1,0 +1,78 @@
+"""What the values of tokens and PINs look like, as a sender may ask for it."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic_core import PydanticCustomError
+
+DIGITS = "0123456789"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+# Of ASCII's, those that neither a CSV file nor a URL nor a shell takes for something else, and that
+# Code 128 can carry.
+SYMBOLS = "-_.~"
+LOOKALIKES = "0O1lI"
+
+TOKEN_LENGTH = 36
+TOKEN_MIN, TOKEN_MIN_DIGITS, TOKEN_MIN_WITH_PIN = 12, 16, 8
+TOKEN_MAX = 128
+PIN_MIN, PIN_MAX = 4, 32
+
+
+class Barcode(StrEnum):
+    """How a token is printed."""
+
+    CODE_128 = "code128"
+    QR = "qr"
+
+
+class _Alphabet(BaseModel):
+    """Which characters are drawn. None named: digits and letters; one named: not the others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    symbols: StrictBool | None = Field(None, description=f"Any of {SYMBOLS}")
+    numbers: StrictBool | None = Field(None, description="Digits")
+    characters: StrictBool | None = Field(None, description="Letters, both cases")
+    unambiguous: StrictBool = Field(False, description=f"Without {' '.join(LOOKALIKES)}")
+
+    @model_validator(mode="after")
+    def _draws_from_something(self) -> "_Alphabet":
+        if not self.alphabet:
+            raise PydanticCustomError("alphabet", "leaves no character to draw from")
+        return self
+
+    @property
+    def alphabet(self) -> str:
+        """Return the characters that are drawn from, each once."""
+        flags = (self.numbers, self.characters, self.symbols)
+        if flags == (None, None, None):
+            flags = (True, True, None)
+        kinds = zip(flags, (DIGITS, LETTERS, SYMBOLS), strict=True)
+        drawn = "".join(kind for flag, kind in kinds if flag)
+        return "".join(c for c in drawn if not (self.unambiguous and c in LOOKALIKES))
+
+
+class TokenFormat(_Alphabet):
+    """What a card's token looks like. Without a format it is `DINCARD:` and a UUID."""
+
+    length: Annotated[StrictInt, Field(ge=TOKEN_MIN_WITH_PIN, le=TOKEN_MAX)] = Field(
+        TOKEN_LENGTH, description="Without the prefix"
+    )
+    prefix: Annotated[StrictStr, Field(max_length=32, pattern=r"^[!-~]*$")] = Field(
+        "", description="Printable ASCII without spaces"
+    )
+    barcode: Barcode | None = Field(None, description="How it is printed")
+
+    def is_long_enough(self, *, with_pin: bool) -> bool:
+        """Say whether nobody finds a token by trying; with a PIN besides, fewer will do."""
+        if with_pin:
+            return self.length >= TOKEN_MIN_WITH_PIN
+        only_digits = set(self.alphabet) <= set(DIGITS)
+        return self.length >= (TOKEN_MIN_DIGITS if only_digits else TOKEN_MIN)
+
+
+class PinFormat(_Alphabet):
+    """What a card's PIN looks like."""
+
+    length: Annotated[StrictInt, Field(ge=PIN_MIN, le=PIN_MAX)] = PIN_MIN

@@ -1,0 +1,87 @@
+"""Keyed hashes of tokens and PINs. The keys, called peppers, are not in the database."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+from uuid import UUID
+
+KEY_BYTES_MIN = 32
+_KID = re.compile(r"[A-Za-z0-9_-]{1,16}", re.ASCII)
+
+
+class Pepper(NamedTuple):
+    """A key by the name that stands beside what was hashed with it."""
+
+    kid: str
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"Pepper({self.kid!r})"
+
+
+class Hash(NamedTuple):
+    """HMAC-SHA256, 32 bytes, and which key it was made with."""
+
+    kid: str
+    digest: bytes
+
+
+class Peppers:
+    """Several keys: the newest makes hashes, all of them find what was made before."""
+
+    def __init__(self, peppers: Iterable[Pepper]) -> None:
+        self._by_kid = {pepper.kid: pepper for pepper in peppers}
+        self._newest = next(iter(self._by_kid.values()))
+
+    @classmethod
+    def read(cls, text: str) -> "Peppers":
+        """Read `kid:base64,kid:base64`, the newest first.
+
+        Raises ValueError, which says what is wrong and never what it read.
+        """
+        peppers = [_read(part, place) for place, part in enumerate(text.split(","))]
+        if len({pepper.kid for pepper in peppers}) < len(peppers):
+            raise ValueError("two keys have the same name")
+        return cls(peppers)
+
+    def hash_token(self, account_id: str, value: str) -> Hash:
+        """Return what is kept of a token."""
+        return _hash(self._newest, b"token", account_id.encode(), value.encode())
+
+    def find_token(self, account_id: str, value: str) -> list[Hash]:
+        """Return all that may have been kept of a token, the newest first."""
+        parts = b"token", account_id.encode(), value.encode()
+        return [_hash(pepper, *parts) for pepper in self._by_kid.values()]
+
+    def hash_pin(self, card: UUID, value: str) -> Hash:
+        """Return what is kept of a card's PIN. The card counts: equal PINs have other hashes."""
+        return _hash(self._newest, b"pin", card.bytes, value.encode())
+
+    def is_pin(self, card: UUID, kept: Hash, value: str) -> bool:
+        """Say whether `value` is the card's PIN, in the same time whether it is or not."""
+        pepper = self._by_kid.get(kept.kid)
+        made = _hash(pepper or self._newest, b"pin", card.bytes, value.encode())
+        return hmac.compare_digest(made.digest, kept.digest) and pepper is not None
+
+
+def _read(part: str, place: int) -> Pepper:
+    kid, colon, encoded = part.strip().partition(":")
+    if not colon or not _KID.fullmatch(kid):
+        raise ValueError(f"key {place + 1}: use name:base64, the name of up to 16 of A-Za-z0-9_-")
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        raise ValueError(f"key {place + 1}: not base64") from None
+    if len(key) < KEY_BYTES_MIN:
+        raise ValueError(f"key {place + 1}: {len(key)} bytes, at least {KEY_BYTES_MIN} are needed")
+    return Pepper(kid, key)
+
+
+def _hash(pepper: Pepper, *parts: bytes) -> Hash:
+    # Each part with its length, so that no two lists of parts are the same message.
+    message = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return Hash(pepper.kid, hmac.digest(pepper.key, message, hashlib.sha256))

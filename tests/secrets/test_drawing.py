@@ -1,0 +1,125 @@
+"""Values are drawn evenly from what their format says, and shown no further than a mask."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from card_worker.contracts.formats import (
+    DIGITS,
+    LETTERS,
+    LOOKALIKES,
+    SYMBOLS,
+    PinFormat,
+    TokenFormat,
+)
+from card_worker.secrets.drawing import PREFIX, draw_pins, draw_tokens, letters_of, mask
+
+ALPHABETS = {
+    "none named": ({}, DIGITS + LETTERS),
+    "digits": ({"numbers": True}, DIGITS),
+    "letters": ({"characters": True}, LETTERS),
+    "symbols": ({"symbols": True}, SYMBOLS),
+    "all": ({"numbers": True, "characters": True, "symbols": True}, DIGITS + LETTERS + SYMBOLS),
+    "letters and no digits": ({"characters": True, "numbers": False}, LETTERS),
+}
+
+
+@pytest.mark.parametrize(("flags", "alphabet"), ALPHABETS.values(), ids=ALPHABETS)
+def test_a_format_draws_from_what_it_names(flags: dict[str, Any], alphabet: str) -> None:
+    assert TokenFormat(**flags).alphabet == alphabet
+    plain = TokenFormat(**flags, unambiguous=True).alphabet
+    assert plain == "".join(c for c in alphabet if c not in LOOKALIKES)
+
+
+@pytest.mark.parametrize(
+    "flags", [{"numbers": False}, {"numbers": False, "characters": False, "symbols": False}]
+)
+def test_a_format_that_leaves_nothing_is_refused(flags: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="no character"):
+        TokenFormat(**flags)
+
+
+@pytest.mark.parametrize(("flags", "alphabet"), ALPHABETS.values(), ids=ALPHABETS)
+def test_each_letter_stands_for_as_many_bytes(flags: dict[str, Any], alphabet: str) -> None:
+    letters = Counter(letters_of(bytes(range(256)), alphabet).decode())
+    assert set(letters) == set(alphabet)
+    assert len(set(letters.values())) == 1
+    # No more is thrown away than doesn't come out even.
+    assert 256 - letters.total() == 256 % len(alphabet)
+
+
+@pytest.mark.parametrize("length", [8, 16, 36, 128])
+def test_tokens_have_their_length_and_prefix(length: int) -> None:
+    wanted = TokenFormat(length=length, prefix="GC-", numbers=True)
+    tokens = draw_tokens(wanted, 1_000)
+    assert len(tokens) == 1_000
+    assert {len(token) for token in tokens} == {3 + length}
+    assert all(token.startswith("GC-") and token[3:].isdecimal() for token in tokens)
+    assert len(set(tokens)) == 1_000 or length == 8
+
+
+def test_a_token_without_a_format_is_a_uuid() -> None:
+    tokens = draw_tokens(None, 1_000)
+    assert len(set(tokens)) == 1_000
+    assert {len(token) for token in tokens} == {len(PREFIX) + 36}
+    assert {token[len(PREFIX) + 14] for token in tokens} == {"4"}
+
+
+def test_pins_have_their_length() -> None:
+    pins = draw_pins(PinFormat(numbers=True), 2_000)
+    assert {len(pin) for pin in pins} == {4}
+    assert set("".join(pins)) == set(DIGITS)
+
+
+def test_none_is_none() -> None:
+    assert draw_tokens(None, 0) == draw_tokens(TokenFormat(), 0) == draw_pins(PinFormat(), 0) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "prefix", "shown"),
+    [
+        ("DINCARD:a1b2c3d4-0000", "DINCARD:", "DINCARD:********-0000"),
+        ("GC-12345678", "GC-", "GC-****5678"),
+        ("12345678", "", "****5678"),
+        ("ab.cd~ef_12345", "", "**.**~**_*2345"),
+    ],
+)
+def test_a_mask_shows_the_last_four(value: str, prefix: str, shown: str) -> None:
+    assert mask(value, prefix) == shown
+
+
+@pytest.mark.parametrize(
+    ("fields", "with_pin", "is_enough"),
+    [
+        ({"length": 12}, False, True),
+        ({"length": 11}, False, False),
+        ({"length": 16, "numbers": True}, False, True),
+        ({"length": 15, "numbers": True}, False, False),
+        ({"length": 8, "numbers": True}, True, True),
+    ],
+)
+def test_how_long_a_token_must_be(fields: dict[str, Any], with_pin: bool, is_enough: bool) -> None:
+    assert TokenFormat(**fields).is_long_enough(with_pin=with_pin) is is_enough
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"length": 7},
+        {"length": 129},
+        {"length": "16"},
+        {"prefix": "x" * 33},
+        {"prefix": "a b"},
+        {"prefix": "é"},
+        {"barcode": "ean13"},
+        {"numbers": 1},
+        {"colour": "red"},
+    ],
+)
+def test_what_is_no_format_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        TokenFormat(**fields)
+    with pytest.raises(ValidationError):
+        PinFormat(**({"length": 3} if "length" in fields else fields))

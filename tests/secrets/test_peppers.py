@@ -1,0 +1,85 @@
+"""Hashes that only who has the key can make, and keys that no error repeats."""
+
+import base64
+from uuid import UUID
+
+import pytest
+
+from card_worker.secrets.peppers import Hash, Peppers
+
+OLD, NEW = bytes(range(32)), bytes(range(32, 80))
+CARD, OTHER = UUID(int=1), UUID(int=2)
+
+
+def text(**keys: bytes) -> str:
+    return ",".join(f"{kid}:{base64.b64encode(key).decode()}" for kid, key in keys.items())
+
+
+def test_the_newest_hashes_and_all_are_found() -> None:
+    old, both = Peppers.read(text(k1=OLD)), Peppers.read(text(k2=NEW, k1=OLD))
+    kept = old.hash_token("T00000001", "token")
+    assert (kept.kid, len(kept.digest)) == ("k1", 32)
+    assert both.hash_token("T00000001", "token").kid == "k2"
+    assert kept in both.find_token("T00000001", "token")
+    assert [found.kid for found in both.find_token("T00000001", "token")] == ["k2", "k1"]
+
+
+def test_account_card_and_kind_are_part_of_what_is_hashed() -> None:
+    peppers = Peppers.read(text(k=NEW))
+    digests = {
+        peppers.hash_token("T00000001", "1234").digest,
+        peppers.hash_token("T00000002", "1234").digest,
+        peppers.hash_token("T0000000", "11234").digest,
+        peppers.hash_pin(CARD, "1234").digest,
+        peppers.hash_pin(OTHER, "1234").digest,
+        peppers.hash_pin(CARD, "12345").digest,
+    }
+    assert len(digests) == 6
+
+
+def test_a_pin_is_known_by_its_card_and_key() -> None:
+    old, both = Peppers.read(text(k1=OLD)), Peppers.read(text(k2=NEW, k1=OLD))
+    kept = old.hash_pin(CARD, "1234")
+    assert both.is_pin(CARD, kept, "1234")
+    assert not both.is_pin(CARD, kept, "1235")
+    assert not both.is_pin(OTHER, kept, "1234")
+    assert not Peppers.read(text(k2=NEW)).is_pin(CARD, kept, "1234")
+    # A hash that says it was made with a key that nobody has is nobody's.
+    assert not old.is_pin(CARD, Hash("gone", kept.digest), "1234")
+
+
+def test_hashes_stay_what_they_are() -> None:
+    peppers = Peppers.read(text(k=OLD))
+    assert peppers.hash_token("T00000001", "token").digest.hex() == TOKEN
+    assert peppers.hash_pin(CARD, "1234").digest.hex() == PIN
+
+
+# A change here makes every token and every PIN that was given out unknown.
+TOKEN = "196d084e1a20dc1029011fca138d2f295d8234d4054e61ae98082aa492eda684"
+PIN = "616b5f0e647e4775fa7fb856b7f336313399eb3e037e760d4e88fa02b6deb25a"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("", "key 1"),
+        ("secretsecret", "key 1"),
+        (f"k:{base64.b64encode(OLD[:31]).decode()}", "key 1: 31 bytes"),
+        (f"{text(k=OLD)},x:not-base64!", "key 2: not base64"),
+        (f"{text(k=OLD)},{text(k=NEW)}", "same name"),
+        (text(**{"much too long a name": OLD}), "key 1"),
+        (f"{text(k=OLD)},", "key 2"),
+    ],
+)
+def test_wrong_keys_are_named_by_their_place_and_never_repeated(wrong: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why) as raised:
+        Peppers.read(wrong)
+    for part in wrong.replace(":", ",").split(","):
+        assert len(part) < 5 or part not in str(raised.value)
+
+
+def test_a_key_is_not_shown() -> None:
+    peppers = Peppers.read(text(k=OLD))
+    (pepper,) = peppers._by_kid.values()
+    assert repr(pepper) == str(pepper) == "Pepper('k')"
+    assert base64.b64encode(OLD).decode() not in repr(vars(peppers))
