@@ -1,0 +1,76 @@
+"""A secret shows itself in no way by which values usually get out."""
+
+import copy
+import json
+import logging
+import pickle
+import traceback
+from collections.abc import Callable
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from card_worker.secrets.secret import Secret
+
+VALUE = "DINCARD:4711-0815"
+
+
+class Asked(BaseModel):
+    token: Secret
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        repr,
+        str,
+        lambda secret: f"{secret} {secret!r} {secret:>20}",
+        lambda secret: "%s" % secret,  # noqa: UP031
+        lambda secret: repr([secret, {"a": secret}]),
+        lambda secret: repr(Asked.model_construct(token=secret)),
+        lambda secret: Asked.model_construct(token=secret).model_dump_json(),
+        lambda secret: json.dumps({"a": secret}, default=str),
+        lambda secret: logging.LogRecord("n", 10, "p", 1, "%s", (secret,), None).getMessage(),
+    ],
+)
+def test_it_is_not_shown(shown: Callable[[Secret], str]) -> None:
+    said = shown(Secret(VALUE))
+    assert VALUE not in said
+    assert "***" in said
+
+
+def _fail(secret: Secret) -> None:
+    raise RuntimeError(secret)
+
+
+def test_a_traceback_that_shows_its_locals_does_not_show_it() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        _fail(Secret(VALUE))
+    told = traceback.TracebackException.from_exception(raised.value, capture_locals=True)
+    assert VALUE not in "".join(told.format())
+
+
+@pytest.mark.parametrize("leave", [pickle.dumps, copy.deepcopy, json.dumps])
+def test_it_does_not_leave(leave: Callable[[Secret], object]) -> None:
+    with pytest.raises(TypeError) as raised:
+        leave(Secret(VALUE))
+    assert VALUE not in str(raised.value)
+
+
+def test_it_is_not_compared_and_no_key() -> None:
+    with pytest.raises(TypeError):
+        assert Secret(VALUE) == VALUE
+    with pytest.raises(TypeError):
+        hash(Secret(VALUE))
+
+
+def test_it_is_read_from_text_and_gives_it_away_when_asked() -> None:
+    assert Asked.model_validate({"token": VALUE}).token.reveal() == VALUE
+    assert Asked.model_json_schema()["properties"]["token"]["writeOnly"]
+
+
+@pytest.mark.parametrize("wrong", ["", "x" * 256, 4711, None])
+def test_what_is_no_secret_is_refused(wrong: object) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Asked.model_validate({"token": wrong})
+    assert "xxx" not in str(raised.value.errors(include_input=False))
