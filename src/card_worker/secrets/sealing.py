@@ -1,0 +1,73 @@
+"""Sealing: what is written for others to read, encrypted with age so that only they can."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pyrage
+from pyrage import x25519
+
+RECIPIENTS_MAX = 16
+
+
+class NotOpened(Exception):
+    """Sealed to others, or not sealed at all. The text says which, in a line."""
+
+
+class Identity(NamedTuple):
+    """What opens, and what is sealed to. The first of the two is a secret of its owner's."""
+
+    secret: str
+    recipient: str
+
+
+def read_recipients(texts: Sequence[str]) -> list[x25519.Recipient]:
+    """Return the recipients that these texts, `age1…`, stand for.
+
+    Raises ValueError, which names the wrong one by its place, from 0.
+    """
+    if not 1 <= len(texts) <= RECIPIENTS_MAX:
+        raise ValueError(f"name 1 to {RECIPIENTS_MAX} recipients")
+    if len(set(texts)) < len(texts):
+        raise ValueError("a recipient stands twice in the list")
+    return [_recipient(text, place) for place, text in enumerate(texts)]
+
+
+def seal(recipients: Sequence[x25519.Recipient], plain: bytes) -> bytes:
+    """Return `plain` as a binary age file, which each of the recipients can open."""
+    sealed: bytes = pyrage.encrypt(plain, recipients)
+    return sealed
+
+
+def seal_text(recipients: Sequence[x25519.Recipient], plain: str) -> str:
+    """Return `plain` as an age file in ASCII armor, to stand in an answer."""
+    sealed: bytes = pyrage.encrypt(plain.encode(), recipients, armored=True)
+    return sealed.decode("ascii")
+
+
+def open_sealed(secret: str, sealed: bytes) -> bytes:
+    """Return what was sealed, armored or not, to the owner of the identity `AGE-SECRET-KEY-1…`.
+
+    Raises NotOpened, whose text never holds the identity.
+    """
+    try:
+        identity = x25519.Identity.from_str(secret.strip())
+    except pyrage.IdentityError:
+        raise NotOpened("that is no age identity: it begins with AGE-SECRET-KEY-1") from None
+    try:
+        plain: bytes = pyrage.decrypt(sealed, [identity])
+    except pyrage.DecryptError as error:
+        raise NotOpened(str(error)) from None
+    return plain
+
+
+def new_identity() -> Identity:
+    """Make an identity."""
+    made = x25519.Identity.generate()
+    return Identity(str(made), str(made.to_public()))
+
+
+def _recipient(text: str, place: int) -> x25519.Recipient:
+    try:
+        return x25519.Recipient.from_str(text)
+    except pyrage.RecipientError:
+        raise ValueError(f"{place}: not an age recipient, which begins with age1") from None

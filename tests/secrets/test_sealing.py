@@ -1,0 +1,80 @@
+"""What is sealed is opened by those it was sealed to, and by nobody else."""
+
+import pytest
+
+from card_worker.secrets.sealing import (
+    RECIPIENTS_MAX,
+    NotOpened,
+    new_identity,
+    open_sealed,
+    read_recipients,
+    seal,
+    seal_text,
+)
+
+OWNERS = [new_identity() for _ in range(2)]
+STRANGER = new_identity()
+PLAIN = "DINCARD:4711,æøå\n"
+
+
+def test_each_owner_opens_what_was_sealed_to_both() -> None:
+    recipients = read_recipients([owner.recipient for owner in OWNERS])
+    sealed = [seal(recipients, PLAIN.encode()), seal_text(recipients, PLAIN).encode()]
+    for one in sealed:
+        assert PLAIN.encode() not in one
+        assert [open_sealed(owner.secret, one).decode() for owner in OWNERS] == [PLAIN, PLAIN]
+        with pytest.raises(NotOpened, match="No matching keys"):
+            open_sealed(STRANGER.secret, one)
+
+
+def test_armor_is_text_of_an_age_file() -> None:
+    armored = seal_text(read_recipients([STRANGER.recipient]), PLAIN)
+    assert armored.startswith("-----BEGIN AGE ENCRYPTED FILE-----\n")
+    assert armored.isascii()
+
+
+@pytest.mark.parametrize("size", [0, 1, 64 * 1024, 1_000_001])
+def test_any_size_comes_back(size: int) -> None:
+    plain = bytes(size)
+    assert open_sealed(STRANGER.secret, seal(read_recipients([STRANGER.recipient]), plain)) == plain
+
+
+@pytest.mark.parametrize(
+    ("texts", "why"),
+    [
+        ([], "1 to 16"),
+        ([new_identity().recipient for _ in range(RECIPIENTS_MAX + 1)], "1 to 16"),
+        ([STRANGER.recipient, "age1xyz"], "1: not an age recipient"),
+        ([STRANGER.secret], "0: not an age recipient"),
+        (["ssh-ed25519 AAAA"], "0: not an age recipient"),
+        ([""], "0: not an age recipient"),
+        ([STRANGER.recipient] * 2, "twice"),
+    ],
+)
+def test_a_wrong_recipient_is_named_by_its_place(texts: list[str], why: str) -> None:
+    with pytest.raises(ValueError, match=why) as raised:
+        read_recipients(texts)
+    assert STRANGER.secret not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("secret", "sealed"),
+    [
+        (STRANGER.secret, b"not sealed"),
+        (STRANGER.secret, b""),
+        (STRANGER.recipient, seal(read_recipients([STRANGER.recipient]), b"x")),
+        ("AGE-SECRET-KEY-1WRONG", b""),
+    ],
+)
+def test_what_does_not_open_says_why_and_shows_no_identity(secret: str, sealed: bytes) -> None:
+    with pytest.raises(NotOpened) as raised:
+        open_sealed(secret, sealed)
+    assert str(raised.value)
+    assert secret not in str(raised.value)
+
+
+def test_a_changed_byte_is_noticed() -> None:
+    sealed = bytearray(seal(read_recipients([STRANGER.recipient]), PLAIN.encode()))
+    sealed[-1] ^= 1
+    with pytest.raises(NotOpened):
+        open_sealed(STRANGER.secret, bytes(sealed))
