@@ -27,6 +27,7 @@ from card_worker.contracts.commands import (
 )
 from card_worker.contracts.message import MESSAGE_BYTES_MAX
 from card_worker.contracts.queries import QUERY_QUEUES
+from card_worker.secrets.secret import REVEAL
 from card_worker.sinks import connect
 
 STREAM = "card-events"
@@ -185,7 +186,9 @@ class Client:
 
 def fields(command: Asked) -> Answer:
     """Return what a message carries of `command`: its fields that aren't left at their default."""
-    return command.model_dump(mode="json", exclude={"command"}, exclude_defaults=True)
+    return command.model_dump(
+        mode="json", exclude={"command"}, exclude_defaults=True, context=REVEAL
+    )
 
 
 def sliced(commands: Iterable[Asked]) -> Iterator[Sequence[Answer]]:

@@ -21,14 +21,23 @@ from sqlalchemy import Engine
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from card_worker.contracts.commands import Command, InvalidCommand
-from card_worker.contracts.message import Letter, Unreadable, read_commands, read_query
-from card_worker.contracts.queries import QUERIES, Query
+from card_worker.contracts.message import (
+    NO_VAULT,
+    Letter,
+    Unreadable,
+    read_commands,
+    read_query,
+)
+from card_worker.contracts.queries import QUERIES, Look, Query
 from card_worker.domain.answers import Answer
 from card_worker.handler import handle
-from card_worker.reader import Seen, look
+from card_worker.minting import Mint
+from card_worker.reader import Seen, look, look_as_holder
+from card_worker.secrets.vault import Vault
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import begin, is_transient, reading
+from card_worker.storage.guesses import Guessing, note_guesses
 
 STARTS_MAX = 5
 RETURNS_TOGETHER_MAX = 1
@@ -107,8 +116,11 @@ class _Read:
 class Delivery:
     """Takes messages to their commit. `stopping` says whether the worker has been told to stop."""
 
-    def __init__(self, engine: Engine, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, engine: Engine, stopping: Callable[[], bool], vault: Vault = NO_VAULT
+    ) -> None:
         self._engine = engine
+        self._mint = Mint(vault)
         self._stopping = stopping
 
     def deliver(self, messages: Sequence[Message]) -> list[Fate]:
@@ -124,7 +136,10 @@ class Delivery:
                 queries[place] = message
                 continue
             try:
-                read = _Read(message, read_commands(message.task, message.id, message.kwargs))
+                read = _Read(
+                    message,
+                    read_commands(message.task, message.id, message.kwargs, self._mint.vault),
+                )
             except Unreadable as problem:
                 fates[place] = self._bury(message, problem.why)
                 continue
@@ -193,7 +208,7 @@ class Delivery:
 
     def _show(self, message: Message) -> Fate:
         try:
-            query = read_query(message.task, message.id, message.kwargs)
+            query = read_query(message.task, message.id, message.kwargs, self._mint.vault)
             return Shown(self._persistently(partial(self._look, query)))
         except Interrupted:
             return Returned()
@@ -205,6 +220,10 @@ class Delivery:
             return self._bury(message, f"defect: {type(defect).__name__}")
 
     def _look(self, query: Query | InvalidCommand) -> Seen:
+        if isinstance(query, Look) and (query.token is not None or query.pin is not None):
+            self._note_guesses([query])
+            with begin(self._engine) as (connection, now):
+                return look_as_holder(connection, query, now)
         with reading(self._engine) as connection:
             return look(connection, query)
 
@@ -218,6 +237,7 @@ class Delivery:
     def _commit(self, reads: Sequence[_Read], *, counted: bool = False) -> list[Fate]:
         started = perf_counter()
         commands = [command for read in reads for command in read.commands]
+        self._note_guesses(commands)
         with begin(self._engine) as (connection, now):
             for read in reads:
                 for part in read.parts:
@@ -225,10 +245,17 @@ class Delivery:
                         dead_letters.add(connection, _part_letter(read.message, part, now))
             ended = [one.message.id for one in reads if counted or one.message.returns]
             dead_letters.forget_starts(connection, ended)
-            answers = handle(connection, commands, now)
+            answers = handle(connection, commands, now, self._mint)
         _log_group(commands, answers, messages=len(reads), ms=(perf_counter() - started) * 1000)
         left = iter(answers)
         return [Answered(tuple(next(left) for _ in read.commands)) for read in reads]
+
+    def _note_guesses(self, asked: Sequence[Command | Look]) -> None:
+        """Note that PINs were given: in a commit of its own, before any of them is compared."""
+        guessing = [one for one in asked if isinstance(one, Guessing) and one.pin is not None]
+        if guessing:
+            with begin(self._engine) as (connection, now):
+                note_guesses(connection, guessing, now)
 
     def _count_starts(self, messages: Sequence[Message]) -> None:
         with begin(self._engine) as (connection, now):

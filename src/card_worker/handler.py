@@ -7,18 +7,22 @@ from typing import NamedTuple, TypeAlias
 
 from sqlalchemy import Connection
 
-from card_worker.contracts.commands import Command, event_id
+from card_worker.contracts.commands import Command, CreateTransaction, event_id
 from card_worker.contracts.kinds import Reason
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
+from card_worker.domain.entry import settle
 from card_worker.domain.events import CommandRejected, Decision
 from card_worker.domain.evolve import evolve
 from card_worker.domain.needs import needs
 from card_worker.domain.rules import decide
+from card_worker.minting import Mint
+from card_worker.secrets.vault import Vault
 from card_worker.storage.books import load, to_rows
 from card_worker.storage.claims import Key, claim, key_and_digest, stored_answers
 from card_worker.storage.writing import slices, write
 
+NO_MINT = Mint(Vault())
 Digests: TypeAlias = dict[Key, str]
 
 
@@ -30,12 +34,15 @@ class _Asked(NamedTuple):
     conflicting: bool = False
 
 
-def handle(connection: Connection, commands: Sequence[Command], now: datetime) -> list[Answer]:
+def handle(
+    connection: Connection, commands: Sequence[Command], now: datetime, mint: Mint = NO_MINT
+) -> list[Answer]:
     """Answer `commands`, in their order, within the commit that `connection` has open.
 
     A command handled before gets the answer it got then, also when it stands twice in the list.
     A key used again for other content is refused, and that refusal is stored like any other. There
-    is a handful of SQL statements, and one for each slice of the group.
+    is a handful of SQL statements, and one for each slice of the group. PINs in the commands must
+    have been noted before (`note_guesses`). `mint` makes the secrets that commands ask for.
 
     Raises what is_transient knows when the whole may be tried again.
     """
@@ -48,22 +55,38 @@ def handle(connection: Connection, commands: Sequence[Command], now: datetime) -
     if known:
         # Whoever handled these may have made, meanwhile, what wasn't there to be loaded.
         books = load(connection, needed, now)()
+        for one in asked:
+            if one.key not in fresh and isinstance(one.command, CreateTransaction):
+                settle(books, one.command, None, now)
     todo = [one for one in _once_each(asked) if one.key in fresh]
     for part in slices(connection, todo):
-        told = [answer for one in part for answer in _tell(books, one, now)]
+        told = [
+            answer
+            for one in part
+            for answer in _tell(books, one, _decide(connection, books, one, now, mint))
+        ]
         write(connection, to_rows(books.take_changes(), told))
         answers |= {answer.id: answer for answer in told}
+    if not todo:
+        write(connection, to_rows(books.take_changes(), []))
     return [answers[event_id(*one.key)] for one in asked]
 
 
-def _tell(books: Books, asked: _Asked, now: datetime) -> list[Answer]:
-    """Do what a command leads to; return what is told of it, the answer among it."""
+def _decide(
+    connection: Connection, books: Books, asked: _Asked, now: datetime, mint: Mint
+) -> Decision:
     command = asked.command
     if asked.conflicting:
         reason = Reason.IDEMPOTENCY_CONFLICT
-        decided = Decision(CommandRejected(command, now, reason, key=asked.key[1]))
-    else:
-        decided = decide(books, command, now)
+        return Decision(CommandRejected(command, now, reason, key=asked.key[1]))
+    return mint.fill(connection, books, decide(books, command, now))
+
+
+def _tell(books: Books, asked: _Asked, decided: Decision) -> list[Answer]:
+    """Do what was decided; return what is told of it, the answer among it."""
+    command = asked.command
+    if isinstance(command, CreateTransaction) and command.pin is not None:
+        settle(books, command, decided.guess, decided.answer.at)
     if command.dry_run:
         books = books.aside()
     told = [answer(books, event, evolve(event, books)) for event in decided.events]

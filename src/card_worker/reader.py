@@ -1,6 +1,7 @@
-"""Queries to what they show. Nothing is locked, nothing changed."""
+"""Queries to what they show. Nothing changes by them, but that a PIN was tried."""
 
 import json
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -8,11 +9,22 @@ from sqlalchemy import Connection
 from card_worker.contracts.commands import InvalidCommand
 from card_worker.contracts.events import write
 from card_worker.contracts.kinds import MESSAGES, Reason
-from card_worker.contracts.queries import GetBatch, GetCard, ListTransactions, Query
-from card_worker.domain.answers import shown, shown_batch, shown_transaction
+from card_worker.contracts.queries import GetBatch, ListTransactions, Look, Query
+from card_worker.domain.answers import answer, shown, shown_batch, shown_transaction
+from card_worker.domain.entry import NotLetIn, enter, settle
+from card_worker.domain.evolve import evolve
+from card_worker.domain.needs import needs
 from card_worker.domain.rows import Card
+from card_worker.storage.books import load, to_rows
 from card_worker.storage.engine import clock
-from card_worker.storage.looks import card_at, find_batch, find_card, find_transactions
+from card_worker.storage.looks import (
+    card_at,
+    find_batch,
+    find_card,
+    find_codes,
+    find_transactions,
+)
+from card_worker.storage.writing import write as write_rows
 
 Seen = dict[str, Any]
 
@@ -28,15 +40,40 @@ def look(connection: Connection, query: Query | InvalidCommand) -> Seen:
             if batch is None:
                 return _refusal(Reason.BATCH_NOT_FOUND)
             return {"batch": json.loads(write(shown_batch(batch)))}
+    assert query.card_id is not None
     card = find_card(connection, query.account_id, query.card_id)
     if card is None:
         return _refusal(Reason.CARD_NOT_FOUND)
-    return _card(connection, card) if isinstance(query, GetCard) else _rows(connection, card, query)
+    return _see(connection, card, query, clock(connection))
 
 
-def _card(connection: Connection, card: Card) -> Seen:
-    now = clock(connection)
-    return {"card": json.loads(write(shown(card_at(connection, card, now), now)))}
+def look_as_holder(connection: Connection, query: Look, now: datetime) -> Seen:
+    """Return what a query asks for that brings a token or a PIN, within the commit that is open.
+
+    The PIN must have been noted before, as a command's. Wrong ones count in the same way.
+    """
+    books = load(connection, [needs(query)], now)()
+    told = []
+    try:
+        card, judged = enter(books, query, now)
+    except NotLetIn as refusal:
+        seen, judged = _refusal(refusal.reason), refusal.judged
+    else:
+        seen = _see(connection, card, query, now)
+    if query.pin is not None:
+        settle(books, query, judged, now)
+    if judged is not None and judged.guard is not None:
+        told.append(answer(books, judged.guard, evolve(judged.guard, books)))
+    write_rows(connection, to_rows(books.take_changes(), told))
+    return seen
+
+
+def _see(connection: Connection, card: Card, query: Look, now: datetime) -> Seen:
+    if isinstance(query, ListTransactions):
+        return _rows(connection, card, query)
+    serving, pin = find_codes(connection, card, now)
+    told = shown(card_at(connection, card, now), now, serving, pin)
+    return {"card": json.loads(write(told))}
 
 
 def _rows(connection: Connection, card: Card, query: ListTransactions) -> Seen:

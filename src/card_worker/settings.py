@@ -1,15 +1,23 @@
 """Settings: the environment variables with the prefix `CARD_WORKER_`, checked once at the start."""
 
+import os
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from card_worker.secrets.peppers import Peppers
+from card_worker.secrets.vault import Vault
+
 PREFIX = "CARD_WORKER_"
+FROM_FILES = ("TOKEN_PEPPERS", "PIN_PEPPERS")
+"""Settings that may stand in a file, which a variable with _FILE behind its name names."""
 
 
 class LogFormat(StrEnum):
@@ -39,6 +47,12 @@ def _redis_url(url: str) -> str:
     return url
 
 
+def _peppers(text: str) -> str:
+    Peppers.read(text)  # a ValueError says what is wrong, and nothing of what it read
+    return text
+
+
+PeppersText = Annotated[str, AfterValidator(_peppers)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 
 
@@ -66,6 +80,20 @@ class Settings(BaseSettings):
     result_backend_url: RedisUrl | None = Field(
         None, description="Where Celery results go; absent: nowhere, the answer is the event"
     )
+    files_url: str = Field(
+        "card-worker-files",
+        min_length=1,
+        description="Where sealed files of cards are put: a folder, or any fsspec URL",
+    )
+    token_peppers: PeppersText | None = Field(
+        None,
+        repr=False,
+        description="Keys that tokens are hashed with, name:base64, the newest first; absent: none"
+        " can be made. With _FILE behind the name: a file that holds them",
+    )
+    pin_peppers: PeppersText | None = Field(
+        None, repr=False, description="The same for PINs; other keys than those for tokens"
+    )
     group_max: int = Field(
         500, ge=1, le=1000, description="Messages that are handled together at most"
     )
@@ -76,6 +104,22 @@ class Settings(BaseSettings):
         10.0, gt=0, le=86_400, description="Seconds between two looks for what time has made due"
     )
     log_format: LogFormat = Field(LogFormat.CONSOLE, description="console or json")
+
+    @model_validator(mode="after")
+    def _peppers_differ(self) -> "Settings":
+        if self.token_peppers is not None and self.pin_peppers is not None:
+            keys = [Peppers.read(text).keys for text in (self.token_peppers, self.pin_peppers)]
+            if keys[0] & keys[1]:
+                raise ValueError(f"{PREFIX}PIN_PEPPERS: has a key that TOKEN_PEPPERS has")
+        return self
+
+    def vault(self) -> Vault:
+        """Return what tokens and PINs are hashed with, as far as it was given."""
+        tokens, pins = self.token_peppers, self.pin_peppers
+        return Vault(
+            None if tokens is None else Peppers.read(tokens),
+            None if pins is None else Peppers.read(pins),
+        )
 
     # A producer's host knows no database, a migration no broker: what a part doesn't use, it
     # doesn't ask for.
@@ -105,13 +149,30 @@ def load_settings() -> Settings:
     Raises WrongSetting, one line naming every setting that is wrong. A value is never repeated in
     it: a URL may hold a password.
     """
+    files = _from_files(FROM_FILES)
     try:
-        return Settings()
+        return Settings(**files)
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False)
         raise WrongSetting("; ".join(map(_in_words, problems))) from None
 
 
+def _from_files(names: Iterable[str]) -> dict[str, Any]:
+    """Return what stands in the files that the environment names instead of giving a secret."""
+    read: dict[str, Any] = {}
+    for name in names:
+        path = os.environ.get(f"{PREFIX}{name}_FILE")
+        if path is None:
+            continue
+        if f"{PREFIX}{name}" in os.environ:
+            raise WrongSetting(f"{PREFIX}{name}_FILE: {PREFIX}{name} is given as well")
+        try:
+            read[name.lower()] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise WrongSetting(f"{PREFIX}{name}_FILE: {type(error).__name__}") from None
+    return read
+
+
 def _in_words(problem: ErrorDetails) -> str:
-    name = str(problem["loc"][0]).upper()
-    return f"{PREFIX}{name}: {problem['msg'].removeprefix('Value error, ')}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{PREFIX}{str(problem['loc'][0]).upper()}: {message}" if problem["loc"] else message

@@ -33,6 +33,7 @@ from card_worker.delivery import (
     body_of,
 )
 from card_worker.grouping import DeadLettered, queue_of
+from card_worker.secrets.vault import Vault
 from card_worker.settings import LogFormat, WrongSetting, load_settings
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import is_transient, open_engine, reading
@@ -62,8 +63,13 @@ def _engine_of(_pid: int) -> Engine:
     return open_engine(load_settings().database())
 
 
+@cache
+def _vault() -> Vault:
+    return load_settings().vault()
+
+
 def _delivery() -> Delivery:
-    return Delivery(_engine(), stopping=lambda: state.should_stop is not None)
+    return Delivery(_engine(), stopping=lambda: state.should_stop is not None, vault=_vault())
 
 
 def deliver(messages: Sequence[Message]) -> list[Fate]:

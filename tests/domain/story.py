@@ -12,29 +12,50 @@ types of the events that come of it and, for a refusal, its reason. Behind `#` m
 card shows afterwards: its balance, in whole units, its status, and what may be spent of it. A
 lone word is the `ref_id` of a movement, by which `@` names its transaction. `given A1 closed` puts
 a card into the books that no command can make, `turn A1 closed` lets one show that but keeps its
-money. `account` sets the tenant's own rules. `dry` before
+money. `account` sets the tenant's own rules.
+
+    create    A1 500 NOK token pin       -> card.created
+    token     A1 t1 lasts=+1h            -> token.created
+    draw      $A1 5 NOK pin=right        -> card.drawn_down
+    draw      $t1 5 NOK pin=wrong        -> command.rejected card_not_usable
+    revoke    A1 $t1                     -> token.revoked
+
+`token` and `pin` make a card with these, and `$` names it by a token: that which it was made with,
+or that which has the reference. What the values are is known as it is in the world: by opening what
+was sealed. `dry` before
 a command makes it a dry run; `id=x` gives it a command_id of its own.
 """
 
+import base64
+import csv
+import io
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
-from card_worker.contracts.commands import Command
+from sqlalchemy import Connection
+
+from card_worker.contracts.commands import Command, CreateTransaction, event_id
 from card_worker.contracts.fields import write_time
 from card_worker.contracts.kinds import CardType, Expiry, Reason, Status
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.allowed import ByTransaction
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
-from card_worker.domain.events import CommandRejected, Event
+from card_worker.domain.entry import settle
+from card_worker.domain.events import CommandRejected, Event, Made
 from card_worker.domain.evolve import card_uuid, evolve
-from card_worker.domain.rows import Account, Card, State
+from card_worker.domain.rows import Account, Card, Guess, Outcome, State
 from card_worker.domain.rules import decide
+from card_worker.minting import Mint
 from card_worker.money import Currency
+from card_worker.secrets.peppers import Pepper, Peppers
+from card_worker.secrets.sealing import new_identity, open_sealed
+from card_worker.secrets.vault import Vault
 
 ACCOUNT = "T00000001"
 START = datetime(2026, 11, 22, 10, tzinfo=UTC)
@@ -54,6 +75,9 @@ TASKS = {
     "hold": "transactions.create",
     "refund": "transactions.refund",
     "release": "holds.expire",
+    "repin": "cards.rotate_pin",
+    "revoke": "tokens.revoke",
+    "token": "tokens.create",
     "replace": "cards.replace",
     "reverse": "cards.reverse_activation",
     "transfer": "cards.transfer",
@@ -61,7 +85,15 @@ TASKS = {
     "update": "cards.update",
     "void": "transactions.void",
 }
+OWNER = new_identity()
+PEPPERS = Peppers([Pepper("k1", bytes(32))]), Peppers([Pepper("p1", bytes(range(32)))])
+CODES = ("token", "pin", "format", "many", "unsealed")
+"""Words that are about these."""
+WRONG = "#wrong"
+"""No PIN has this in it."""
 ALWAYS: dict[str, dict[str, Any]] = {
+    "repin": {"pin": {}, "seal_to": [OWNER.recipient]},
+    "token": {"seal_to": [OWNER.recipient], "expires_in": 3600},
     "fund": {"type": "fund"},
     "hold": {"pending": True},
     **{word: {"reason": "because"} for word in ("block", "unblock", "close", "replace", "adjust")},
@@ -111,6 +143,11 @@ class Story:
     told: list[Told] = field(default_factory=list)
     events: list[Answer] = field(default_factory=list)
     """All that came of it, the answers among them."""
+    vault: Vault = field(default_factory=lambda: Vault(*PEPPERS))
+    values: dict[str, str] = field(default_factory=dict)
+    """Tokens by what the story calls them."""
+    pins: dict[str, str] = field(default_factory=dict)
+    """PINs by card_id."""
 
     def run(self, text: str) -> "Story":
         """Run every line; an AssertionError names the one that came out otherwise."""
@@ -156,6 +193,8 @@ class Story:
             rules["expiry"] = Expiry(rules["expiry"])
         if "currencies" in rules:
             rules["currencies"] = tuple(map(Currency, rules["currencies"].split(",")))
+        if "recipients" in rules:
+            rules["recipients"] = (OWNER.recipient,)
         self.books.accounts[ACCOUNT] = Account(ACCOUNT, **rules)
 
     def _put(self, card_id: str, kind: str) -> None:
@@ -175,7 +214,12 @@ class Story:
         card = self._card_of(command)
         before = card.status(self.now) if card else None
         note_due_holds(self.books, self.now)
+        self._note_guess(command)
         decided = decide(self.books, command, self.now)
+        # Tokens without a format are looked for in no database.
+        decided = Mint(self.vault).fill(cast(Connection, None), self.books, decided)
+        if isinstance(command, CreateTransaction) and command.pin is not None:
+            settle(self.books, command, decided.guess, self.now)
         books = self.books.aside() if command.dry_run else self.books
         given = [answer(books, event, evolve(event, books)) for event in decided.events]
         refusal = decided.answer if isinstance(decided.answer, CommandRejected) else None
@@ -184,11 +228,43 @@ class Story:
         self.events += given
         mine = given[len(decided.before)]
         self.told.append(Told(line, decided.answer, mine, before))
+        self._open(decided.answer, mine)
+
+    def _note_guess(self, command: Command) -> None:
+        """Do what is done before a commit: note that a PIN was given."""
+        if not isinstance(command, CreateTransaction) or command.pin is None:
+            return
+        card = self._card_of(command)
+        id, number = event_id(ACCOUNT, command.key), len(self.books.guesses) + 1
+        noted = Guess(id, ACCOUNT, card.id if card else None, number, Outcome.OPEN, self.now)
+        self.books.know_guess(noted)
+
+    def _open(self, event: Event, told: Answer) -> None:
+        """Learn what was sealed, as its owner does."""
+        made = getattr(event, "made", Made())
+        if made.file is not None:
+            plain = open_sealed(OWNER.secret, base64.b64decode(str(made.file.sealed)))
+            for row in csv.DictReader(io.StringIO(plain.decode())):
+                self._learn(row["card_id"], row)
+        elif made.sealed is not None:
+            plain = open_sealed(OWNER.secret, made.sealed.encode())
+            secrets, data = json.loads(plain), json.loads(told.event)["data"]
+            name = data["token"]["ref_id"] if "token" in data else secrets["card_id"]
+            self._learn(name, secrets)
+
+    def _learn(self, name: str, secrets: dict[str, str]) -> None:
+        if secrets.get("token"):
+            self.values[name] = secrets["token"]
+        if secrets.get("pin"):
+            self.pins[secrets["card_id"]] = secrets["pin"]
 
     def _card_of(self, command: Command) -> Card | None:
         if isinstance(command, ByTransaction):
             named = self.books.named.get(command.transaction_id)
             return self.books.cards[self.books.ids[named.card]] if named else None
+        if isinstance(command, CreateTransaction) and command.given_token is not None:
+            token = self.books.token(command.given_token)
+            return self.books.cards[self.books.ids[token.card]] if token else None
         return self.books.cards.get((ACCOUNT, getattr(command, "card_id", None) or ""))
 
     def _check(self, line: str, check: str) -> None:
@@ -207,18 +283,59 @@ class Story:
         if dry:
             fields["dry_run"] = True
         if word == "batch":
-            cards = [one for one in words if "=" not in one]
+            cards = [one for one in words if one.partition("=")[0] not in CODES]
             fields |= {"batch_id": about.rstrip(":"), "cards": [{"card_id": one} for one in cards]}
+        elif about.startswith("$"):
+            fields["token"] = self.values.get(about[1:], "NONE-THAT-EXISTS")
         elif about.startswith("@"):
             fields["transaction_id"] = self.transaction(about)
         else:
             fields["card_id"] = about
+        fields |= self._codes(word, about, words)
+        words = [one for one in words if one.partition("=")[0] not in CODES and one[0] != "$"]
         fields |= dict(_fields(word, words, self.now))
-        if TASKS[word].startswith("transactions.") or word in ("adjust", "transfer"):
+        if "unsealed" in asked:
+            fields.pop("seal_to")
+        if TASKS[word].startswith("transactions.") or word in ("adjust", "transfer", "token"):
             fields.setdefault("ref_id", f"r{len(self.told)}")
-        (command,) = read_commands(TASKS[word], str(fields["command_id"]), fields)
+        (command,) = read_commands(TASKS[word], str(fields["command_id"]), fields, self.vault)
         assert not isinstance(command, Letter)
         return command
+
+    def _codes(self, word: str, about: str, words: list[str]) -> dict[str, Any]:
+        """Return the fields that ask for tokens and PINs, or bring them."""
+        said = {name: value for name, _, value in (one.partition("=") for one in words)}
+        format = _format(said["format"]) if "format" in said else {}
+        if word == "token":
+            return {"expires_after_transaction": "many" not in said} | format
+        if word == "revoke":
+            return {"token_id": self._token_id(words[0])}
+        if word == "repin":
+            return {"pin": format}
+        if "pin" in said and TASKS[word] == "transactions.create":
+            return {"pin": self._pin(about) if said["pin"] == "right" else WRONG}
+        made = {}
+        if "token" in said:
+            made["card_token"] = _behaviour(said["token"]) | format
+        if "pin" in said:
+            made["pin"] = {"format": {"numbers": True, "length": int(said["pin"] or 4)}}
+        if word == "batch" and made:
+            return {"options": made, "seal_to": [OWNER.recipient]}
+        return made | ({"seal_to": [OWNER.recipient]} if made and word == "create" else {})
+
+    def _token_id(self, name: str) -> str:
+        value = self.values.get(name.removeprefix("$"))
+        if value is None:
+            return str(UUID(int=0))
+        assert self.vault.tokens is not None
+        (known,) = self.vault.tokens.find_token(ACCOUNT, value)
+        return str(self.books.digests[known.digest])
+
+    def _pin(self, about: str) -> str:
+        if not about.startswith("$"):
+            return self.pins[about]
+        token = self.books.tokens[UUID(self._token_id(about))]
+        return self.pins[self.books.ids[token.card][1]]
 
     def transaction(self, name: str) -> str:
         """Return the id of the transaction that is called `@` and its reference."""
@@ -241,7 +358,7 @@ def _fields(word: str, words: list[str], now: datetime) -> Iterator[tuple[str, A
         "from": "active_from",
         "to": "new_card_id" if word == "replace" else "to_card_id",
         "ref": "ref_id",
-        "lasts": "hold_expires_in",
+        "lasts": "expires_in" if word == "token" else "hold_expires_in",
     }
     for one in words:
         name, equals, value = one.partition("=")
@@ -255,11 +372,23 @@ def _fields(word: str, words: list[str], now: datetime) -> Iterator[tuple[str, A
             yield "ref_id", one
 
 
+def _format(text: str) -> dict[str, Any]:
+    """Return the format that `numbers:16` stands for."""
+    flag, _, length = text.partition(":")
+    return {"format": {flag: flag != "none", "length": int(length)}}
+
+
+def _behaviour(text: str) -> dict[str, Any]:
+    if text == "once":
+        return {"expires_after_transaction": True}
+    return {"expires_in": int(_duration(text).total_seconds())} if text else {}
+
+
 def _value(name: str, value: str, now: datetime) -> Any:
     if not re.fullmatch(r"[+-]\d+[dhms]", value):
         return None if value == "null" else value
     lasts = _duration(value)
-    return int(lasts.total_seconds()) if name == "hold_expires_in" else write_time(now + lasts)
+    return int(lasts.total_seconds()) if name.endswith("_in") else write_time(now + lasts)
 
 
 def _duration(text: str) -> timedelta:

@@ -6,9 +6,10 @@ import pytest
 
 from card_worker.contracts.commands import Command, CreateTransaction, RefundTransaction
 from card_worker.contracts.kinds import Reason, Status, TransactionType
+from card_worker.contracts.queries import Look
 from card_worker.domain.allowed import ALLOWED, Fund
 from card_worker.domain.events import CommandRejected
-from tests.domain import stories_of_money
+from tests.domain import stories_of_codes, stories_of_money
 from tests.domain.story import Story, Told, reasons
 
 STORIES = {
@@ -111,6 +112,7 @@ STORIES = {
     """,
 }
 STORIES |= stories_of_money.STORIES | stories_of_money.CELLS
+STORIES |= stories_of_codes.STORIES | stories_of_codes.CELLS
 # What only a query is told; proven where queries are.
 ELSEWHERE = {Reason.BATCH_NOT_FOUND}
 # Nothing has been drawn down of a card that shows this.
@@ -118,7 +120,7 @@ IMPOSSIBLE = {(RefundTransaction, Status.UNUSED)}
 TOO_MANY = "batch B1: " + " ".join(f"A{n}" for n in range(1001))
 
 
-def row_of(command: Command) -> type:
+def row_of(command: Command | Look) -> type:
     """Return which row of the table a command belongs to."""
     is_fund = isinstance(command, CreateTransaction) and command.type is TransactionType.FUND
     return Fund if is_fund else type(command)

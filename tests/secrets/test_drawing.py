@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from card_worker.contracts.formats import (
+from card_worker.secrets.drawing import PREFIX, draw_pins, draw_tokens, letters_of, mask
+from card_worker.secrets.formats import (
     DIGITS,
     LETTERS,
     LOOKALIKES,
@@ -14,7 +15,6 @@ from card_worker.contracts.formats import (
     PinFormat,
     TokenFormat,
 )
-from card_worker.secrets.drawing import PREFIX, draw_pins, draw_tokens, letters_of, mask
 
 ALPHABETS = {
     "none named": ({}, DIGITS + LETTERS),
@@ -36,9 +36,9 @@ def test_a_format_draws_from_what_it_names(flags: dict[str, Any], alphabet: str)
 @pytest.mark.parametrize(
     "flags", [{"numbers": False}, {"numbers": False, "characters": False, "symbols": False}]
 )
-def test_a_format_that_leaves_nothing_is_refused(flags: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="no character"):
-        TokenFormat(**flags)
+def test_a_format_that_leaves_nothing_is_weak(flags: dict[str, Any]) -> None:
+    assert TokenFormat(**flags).weakness(with_pin=True) == "leaves no character to draw from"
+    assert PinFormat(**flags).weakness == "leaves no character to draw from"
 
 
 @pytest.mark.parametrize(("flags", "alphabet"), ALPHABETS.values(), ids=ALPHABETS)
@@ -91,27 +91,39 @@ def test_a_mask_shows_the_last_four(value: str, prefix: str, shown: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("fields", "with_pin", "is_enough"),
+    ("fields", "with_pin", "least"),
     [
-        ({"length": 12}, False, True),
-        ({"length": 11}, False, False),
-        ({"length": 16, "numbers": True}, False, True),
-        ({"length": 15, "numbers": True}, False, False),
-        ({"length": 8, "numbers": True}, True, True),
+        ({"length": 12}, False, None),
+        ({"length": 11}, False, 12),
+        ({"length": 16, "numbers": True}, False, None),
+        ({"length": 15, "numbers": True}, False, 16),
+        ({"length": 8, "numbers": True}, True, None),
+        ({"length": 7, "numbers": True}, True, 8),
     ],
 )
-def test_how_long_a_token_must_be(fields: dict[str, Any], with_pin: bool, is_enough: bool) -> None:
-    assert TokenFormat(**fields).is_long_enough(with_pin=with_pin) is is_enough
+def test_how_long_a_token_must_be(
+    fields: dict[str, Any], with_pin: bool, least: int | None
+) -> None:
+    weakness = TokenFormat(**fields).weakness(with_pin=with_pin)
+    alone = "" if with_pin else " without a PIN"
+    assert weakness == (least and f"must have at least {least} characters{alone}")
+
+
+def test_how_long_a_pin_must_be() -> None:
+    assert PinFormat(length=4).weakness is None
+    assert PinFormat(length=3).weakness == "must have at least 4 characters"
 
 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"length": 7},
+        {"length": 0},
         {"length": 129},
         {"length": "16"},
         {"prefix": "x" * 33},
         {"prefix": "a b"},
+        {"prefix": 'a"b'},
+        {"prefix": "a\\b"},
         {"prefix": "é"},
         {"barcode": "ean13"},
         {"numbers": 1},
@@ -122,4 +134,4 @@ def test_what_is_no_format_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TokenFormat(**fields)
     with pytest.raises(ValidationError):
-        PinFormat(**({"length": 3} if "length" in fields else fields))
+        PinFormat(**({"length": 33} if "length" in fields else fields))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from card_worker.secrets.secret import Secret
+from card_worker.secrets.secret import REVEAL, Secret
 
 VALUE = "DINCARD:4711-0815"
 
@@ -57,11 +57,15 @@ def test_it_does_not_leave(leave: Callable[[Secret], object]) -> None:
     assert VALUE not in str(raised.value)
 
 
-def test_it_is_not_compared_and_no_key() -> None:
-    with pytest.raises(TypeError):
-        assert Secret(VALUE) == VALUE
-    with pytest.raises(TypeError):
-        hash(Secret(VALUE))
+def test_it_is_not_found_by_comparing() -> None:
+    secret: object = Secret(VALUE)
+    assert secret not in (VALUE, Secret(VALUE))
+
+
+def test_a_model_gives_it_away_only_where_it_is_meant_to() -> None:
+    asked = Asked.model_validate({"token": VALUE})
+    assert asked.model_dump(mode="json") == {"token": "***"}
+    assert asked.model_dump(mode="json", context=REVEAL) == {"token": VALUE}
 
 
 def test_it_is_read_from_text_and_gives_it_away_when_asked() -> None:

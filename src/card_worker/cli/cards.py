@@ -2,7 +2,7 @@
 
 import json
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -28,8 +28,7 @@ AccountId = Annotated[str, typer.Option("--account", "-a", help="The tenant, suc
 def show(card_id: CardId, account: AccountId, as_json: AsJson = False) -> None:
     """Show a card as it is now."""
     with database() as engine, begin(engine) as (connection, now):
-        card = looks.card_at(connection, _find(connection, account, card_id), now)
-    told = json.loads(write(shown(card, now)))
+        told = _shown(connection, _find(connection, account, card_id), now)
     if as_json:
         print_json(told)
         return
@@ -100,7 +99,7 @@ def list_(
     )
     with database() as engine, begin(engine) as (connection, now):
         found = looks.list_cards(connection, account, wanted, now, cards_max=limit + 1, after=after)
-    told = [json.loads(write(shown(card, now))) for card in found[:limit]]
+        told = [_shown(connection, card, now) for card in found[:limit]]
     if as_json:
         for card in told:
             print_json(card)
@@ -135,3 +134,9 @@ def _find(connection: Connection, account: str, card_id: str) -> Card:
     if card is None:
         raise refuse(f"there is no card {card_id} in {account}")
     return card
+
+
+def _shown(connection: Connection, card: Card, now: datetime) -> dict[str, Any]:
+    serving, pin = looks.find_codes(connection, card, now)
+    told = shown(looks.card_at(connection, card, now), now, serving, pin)
+    return dict(json.loads(write(told)))

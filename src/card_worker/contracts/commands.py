@@ -27,11 +27,22 @@ from card_worker.contracts.fields import (
     Seconds,
     Text255,
     Time,
+    TokenId,
     TransactionId,
     Why,
 )
 from card_worker.contracts.kinds import CardType, TransactionType
+from card_worker.contracts.secret_fields import (
+    NeedsPins,
+    NeedsTokens,
+    Recipients,
+    keyed_pin,
+    keyed_token,
+)
 from card_worker.money import Amount, Currency, Positive, Signed
+from card_worker.secrets.formats import PinFormat, TokenFormat
+from card_worker.secrets.secret import Secret
+from card_worker.secrets.vault import GivenPin, GivenToken
 
 CARDS_PER_BATCH_MAX = 1_000
 COMMANDS_PER_MESSAGE_MAX = 1_000
@@ -88,8 +99,13 @@ class Moves(AboutAccount):
 class _MovesOnCard(Moves, _AboutCard):
     @property
     def key(self) -> str:
-        # With its length, so that no two cards and references spell the same key.
-        return self._unless_dry(f"ref/{len(self.card_id)}/{self.card_id}/{self.ref_id}")
+        return self._unless_dry(ref_key(self.card_id, self.ref_id))
+
+
+def ref_key(card_id: str, ref_id: str) -> str:
+    """Return the key of what moves money on a card."""
+    # With its length, so that no two cards and references spell the same key.
+    return f"ref/{len(card_id)}/{card_id}/{ref_id}"
 
 
 class _AboutTransaction(AboutAccount):
@@ -104,6 +120,40 @@ class _MovesByTransaction(Moves, _AboutTransaction):
         return self._unless_dry(f"ref/{self.transaction_id}/{self.ref_id}")
 
 
+class TokenBehaviour(BaseModel):
+    """How long a token serves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    expires_in: Seconds | None = Field(None, description="Absent: as long as the card")
+    expires_after_transaction: StrictBool | None = Field(
+        None, description="Whether the first accepted transaction spends it; absent: no"
+    )
+
+
+class TokenOptions(TokenBehaviour):
+    """The token that a card is made with."""
+
+    format: TokenFormat | None = Field(None, description="Absent: DINCARD: and a UUID")
+
+
+class PinOptions(BaseModel):
+    """The PIN that a card is made with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: PinFormat | None = Field(None, description="Absent: four digits")
+
+
+class BatchOptions(BaseModel):
+    """What each card of a batch is made with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pin: NeedsPins[PinOptions] | None = Field(None, description="A PIN")
+    card_token: NeedsTokens[TokenOptions] | None = Field(None, description="A token")
+
+
 class CreateCard(_AboutCard):
     """Make one card and load it: active at once."""
 
@@ -116,9 +166,11 @@ class CreateCard(_AboutCard):
     active_from: Time | None = Field(None, description="Nothing is spent before; absent: now")
     expires_at: Time | None = Field(None, description="From then on nothing is possible")
     metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
-    card_token: NotOffered = None
-    pin: NotOffered = None
-    seal_to: NotOffered = None
+    card_token: NeedsTokens[TokenOptions] | None = Field(None, description="Make it with a token")
+    pin: NeedsPins[PinOptions] | None = Field(None, description="Make it with a PIN")
+    seal_to: Recipients | None = Field(
+        None, description="Who can open it: age recipients; absent: the account's"
+    )
 
 
 class BatchCard(BaseModel):
@@ -143,8 +195,10 @@ class CreateBatch(AboutAccount):
     metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
     count: NotOffered = None
     card_id_pattern: NotOffered = None
-    options: NotOffered = None
-    seal_to: NotOffered = None
+    options: BatchOptions | None = Field(None, description="Make each with a token, a PIN, or both")
+    seal_to: Recipients | None = Field(
+        None, description="Who can open it: age recipients; absent: the account's"
+    )
     needs_approval: NotOffered = None
 
 
@@ -156,7 +210,7 @@ class ActivateCard(_AboutCard):
     currency: Currency = Field(description="ISO 4217")
     customer_id: Name | None = Field(None, description="Whose it is")
     name: Text255 | None = Field(None, description="What people call it")
-    card_token: NotOffered = None
+    card_token: TokenBehaviour | None = Field(None, description="How long its tokens serve")
     metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
     active_from: Time | None = Field(None, description="Nothing is spent before; absent: now")
     expires_at: Time | None = Field(None, description="From then on nothing is possible")
@@ -250,7 +304,83 @@ class AdjustBalance(_MovesOnCard):
     reason: Why = Field(description="For people")
 
 
-class CreateTransaction(_MovesOnCard):
+class CreateToken(_AboutCard):
+    """Give a card one more token, for a while or for one payment."""
+
+    command: Literal["tokens.create"] = "tokens.create"
+    ref_id: RefId = Field(description="The idempotency key, unique among the card's tokens")
+    expires_in: Seconds = Field(description="How long it serves")
+    expires_after_transaction: StrictBool = Field(
+        True, description="Whether the first accepted transaction spends it"
+    )
+    format: NeedsTokens[TokenFormat | None] = Field(
+        None, validate_default=True, description="Absent: DINCARD: and a UUID"
+    )
+    metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
+    seal_to: Recipients | None = Field(
+        None, description="Who can open it: age recipients; absent: the account's"
+    )
+
+    @property
+    def key(self) -> str:
+        return self._unless_dry(f"token/{len(self.card_id)}/{self.card_id}/{self.ref_id}")
+
+
+class RevokeToken(_AboutCard):
+    """Let a token serve no longer."""
+
+    command: Literal["tokens.revoke"] = "tokens.revoke"
+    token_id: TokenId = Field(description="The id that its event told")
+
+
+class RotatePin(_AboutCard):
+    """Give a card a new PIN, or its first."""
+
+    command: Literal["cards.rotate_pin"] = "cards.rotate_pin"
+    pin: NeedsPins[PinOptions] = Field(description="What it looks like")
+    seal_to: Recipients | None = Field(
+        None, description="Who can open it: age recipients; absent: the account's"
+    )
+
+
+class ByToken(AboutAccount):
+    """What names its card by `card_id`, or as its holder does, by a token and its PIN."""
+
+    card_id: Name | None = Field(None, description="What the caller calls the card")
+    token: Secret | None = Field(
+        None, validate_default=True, description="A value that names the card instead"
+    )
+    pin: Secret | None = Field(None, description="Its PIN, where it has one")
+
+    @field_validator("token")
+    @classmethod
+    def _names_one_card(cls, token: Secret | None, info: ValidationInfo) -> Secret | None:
+        if "card_id" in info.data and (token is None) == (info.data["card_id"] is None):
+            raise PydanticCustomError("card", "give exactly one of card_id and token")
+        return keyed_token(token, info)
+
+    @field_validator("pin")
+    @classmethod
+    def _can_be_compared(cls, pin: Secret | None, info: ValidationInfo) -> Secret | None:
+        # To try a PIN counts, and a dry run leaves nothing behind.
+        if pin is not None and info.data.get("dry_run"):
+            raise PydanticCustomError("pin", "a dry run takes no PIN")
+        return keyed_pin(pin, info)
+
+    @property
+    def given_token(self) -> GivenToken | None:
+        """Return the token as it can be looked for."""
+        assert self.token is None or isinstance(self.token, GivenToken)
+        return self.token
+
+    @property
+    def given_pin(self) -> GivenPin | None:
+        """Return the PIN as it can be compared."""
+        assert self.pin is None or isinstance(self.pin, GivenPin)
+        return self.pin
+
+
+class CreateTransaction(ByToken, Moves):
     """Draw a card down, put money on it, or lock some for a while."""
 
     command: Literal["transactions.create"] = "transactions.create"
@@ -262,8 +392,13 @@ class CreateTransaction(_MovesOnCard):
     pending: StrictBool = Field(False, description="Lock the amount; capture or void it later")
     hold_expires_in: Seconds | None = Field(None, description="How long the lock lasts at most")
     metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
-    token: NotOffered = None
-    pin: NotOffered = None
+
+    @property
+    def key(self) -> str:
+        if self.card_id is not None:
+            return self._unless_dry(ref_key(self.card_id, self.ref_id))
+        assert self.given_token is not None
+        return self._unless_dry(f"ref/token/{self.given_token.fingerprint}/{self.ref_id}")
 
     @field_validator("pending")
     @classmethod
@@ -350,6 +485,9 @@ Asked: TypeAlias = (
     | ExpireHold
     | TransferBalance
     | AdjustBalance
+    | RotatePin
+    | CreateToken
+    | RevokeToken
     | CreateTransaction
     | CaptureTransaction
     | VoidTransaction
@@ -371,6 +509,9 @@ COMMANDS: dict[str, type[Asked]] = {
         ReplaceCard,
         TransferBalance,
         AdjustBalance,
+        RotatePin,
+        CreateToken,
+        RevokeToken,
         CreateTransaction,
         CaptureTransaction,
         VoidTransaction,
@@ -406,8 +547,16 @@ def digest_of(command: Command) -> str:
     if isinstance(command, UpdateCard):  # here null says something
         asked = command.model_dump_json(exclude={"command_id"}, exclude_unset=True)
     else:
-        asked = command.model_dump_json(exclude={"command_id"}, exclude_defaults=True)
+        asked = command.model_dump_json(exclude=_unasked(command), exclude_defaults=True)
     return hashlib.sha256(f"{command.command} {asked}".encode()).hexdigest()
+
+
+def _unasked(command: Asked) -> set[str]:
+    """Return the fields that don't count for what is asked."""
+    # The token stands in the key. A PIN is left out, so that nobody finds it by asking what was
+    # asked before with another one, and seeing whether that is told to be something else.
+    is_by_token = isinstance(command, CreateTransaction)
+    return {"command_id", "token", "pin"} if is_by_token else {"command_id"}
 
 
 # A group asks for each of its ids several times.

@@ -35,6 +35,33 @@ class Problem(BaseModel):
     message: str
 
 
+class TokenShown(TypedDict):
+    """A token of a card, without its value."""
+
+    id: UUID
+    ref_id: str | None
+    masked_code: str
+    format: dict[str, Any] | None
+    expires_at: Time | None
+    expires_after_transaction: bool
+
+
+class PinShown(TypedDict):
+    """That a card has a PIN."""
+
+    format: dict[str, Any] | None
+
+
+class FileShown(TypedDict):
+    """A sealed file of cards: where it stands, and by what it can be told to be whole."""
+
+    name: str
+    sha256: str
+    cards: int
+    bytes: int
+    recipients: tuple[str, ...]
+
+
 class CardShown(TypedDict):
     """A card as its events show it. Amounts in minor units."""
 
@@ -60,8 +87,9 @@ class CardShown(TypedDict):
     amount_pending: Amount
     amount_reserved: Amount
     amount_available: Amount
-    tokens: tuple[()]
-    pin: None
+    tokens: tuple[TokenShown, ...]
+    """Those that serve."""
+    pin: PinShown | None
 
 
 class TransactionShown(TypedDict):
@@ -118,6 +146,10 @@ class CardData(Said):
     """Where the money went, or came from."""
     reason_text: NotRequired[str]
     """What the sender gave as the reason."""
+    token: NotRequired[TokenShown]
+    """The one that was made or revoked."""
+    sealed: NotRequired[str]
+    """The secrets that were made, as JSON in an age file, for whoever they were sealed to."""
 
 
 class BatchCardShown(TypedDict):
@@ -137,7 +169,7 @@ class BatchData(Said):
     name: str | None
     metadata: dict[str, Any] | None
     cards: tuple[BatchCardShown, ...]
-    file: None
+    file: FileShown | None
 
 
 class BatchShown(TypedDict):

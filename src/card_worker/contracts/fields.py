@@ -66,12 +66,15 @@ def _read_uuid(value: object) -> UUID:
         return value
     if isinstance(value, str) and _UUID.fullmatch(value):
         return UUID(value)
-    raise PydanticCustomError("uuid", "must be a UUID such as an event's data.transaction.id")
+    raise PydanticCustomError("uuid", "must be a UUID, as an event told it")
 
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 TransactionId = Annotated[UUID, BeforeValidator(_read_uuid)]
 """The `id` of a transaction, from the event that told of it."""
+
+TokenId = Annotated[UUID, BeforeValidator(_read_uuid)]
+"""The `id` of a token, from the event that told of it."""
 
 AccountId = Annotated[StrictStr, Field(pattern=r"^[PT][0-9]{8}$")]
 """The tenant: `P` production or `T` sandbox, and eight digits."""

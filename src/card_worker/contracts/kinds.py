@@ -77,6 +77,11 @@ class Reason(StrEnum):
     CARD_EXPIRED = "card_expired"
     CARD_BLOCKED = "card_blocked"
     CARD_NOT_STARTED = "card_not_started"
+    CARD_NOT_USABLE = "card_not_usable"
+    TOKEN_SPENT = "token_spent"
+    PIN_REQUIRED = "pin_required"
+    TOKEN_NOT_FOUND = "token_not_found"
+    FORMAT_INVALID = "format_invalid"
     CURRENCY_MISMATCH = "currency_mismatch"
     EXCEEDS_AVAILABLE = "exceeds_available"
     LIMIT_EXCEEDED = "limit_exceeded"
@@ -105,6 +110,11 @@ MESSAGES: dict[Reason, str] = {
     Reason.CARD_EXPIRED: "The card has expired.",
     Reason.CARD_BLOCKED: "The card is blocked.",
     Reason.CARD_NOT_STARTED: "The card's active_from has not come.",
+    Reason.CARD_NOT_USABLE: "No card can be used with this token and PIN.",
+    Reason.TOKEN_SPENT: "The token has been used, and serves once.",
+    Reason.PIN_REQUIRED: "The card has a PIN; give it with the token.",
+    Reason.TOKEN_NOT_FOUND: "The card has no token with this id.",
+    Reason.FORMAT_INVALID: "Values of this format could be guessed, or none is left; see problems.",
     Reason.CURRENCY_MISMATCH: "The currency is not the card's, or not one of the account's.",
     Reason.EXCEEDS_AVAILABLE: "Less is available on the card than that.",
     Reason.LIMIT_EXCEEDED: "The card would hold, or be loaded with, more than the account allows.",
@@ -141,6 +151,9 @@ class EventType(StrEnum):
     CARD_REPLACED = "card.replaced"
     CARD_CLOSED = "card.closed"
     CARD_EXPIRED = "card.expired"
+    CARD_PIN_ROTATED = "card.pin_rotated"
+    TOKEN_CREATED = "token.created"
+    TOKEN_REVOKED = "token.revoked"
     HOLD_PLACED = "hold.placed"
     HOLD_CAPTURED = "hold.captured"
     HOLD_VOIDED = "hold.voided"
@@ -165,6 +178,9 @@ HAPPENED: dict[EventType, str] = {
     EventType.CARD_REPLACED: "Another card took its place; this one is closed.",
     EventType.CARD_CLOSED: "The card was ended, and what was left on it paid out.",
     EventType.CARD_EXPIRED: "Its time has passed. With breakage: what was left is the account's.",
+    EventType.CARD_PIN_ROTATED: "The card got a new PIN.",
+    EventType.TOKEN_CREATED: "The card got one more token.",
+    EventType.TOKEN_REVOKED: "A token of the card serves no longer.",
     EventType.HOLD_PLACED: "Some of the balance was locked by a pending transaction.",
     EventType.HOLD_CAPTURED: "All or a part of what was locked was spent.",
     EventType.HOLD_VOIDED: "What was still locked was released.",

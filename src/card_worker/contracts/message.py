@@ -25,6 +25,8 @@ from card_worker.contracts.events import PROBLEMS_MAX, Problem
 from card_worker.contracts.fields import METADATA_DEPTH_MAX, storable, write_json
 from card_worker.contracts.queries import QUERIES, Query
 from card_worker.contracts.strict_json import NotJson, read_json
+from card_worker.secrets.masking import without_secrets
+from card_worker.secrets.vault import Vault
 
 MESSAGE_BYTES_MAX = 1024 * 1024
 LEVELS_MAX = METADATA_DEPTH_MAX + 4
@@ -46,7 +48,7 @@ FORBIDDEN_HEADERS = (
     "stamps",
     "timelimit",
 )
-
+NO_VAULT = Vault()
 
 Kind = TypeVar("Kind", bound=AboutAccount)
 
@@ -126,61 +128,70 @@ def _says_something(value: object) -> bool:
     return bool(value)
 
 
-def read_commands(task: str, message_id: str, kwargs: Mapping[str, Any]) -> list[Command | Letter]:
+def read_commands(
+    task: str, message_id: str, kwargs: Mapping[str, Any], vault: Vault = NO_VAULT
+) -> list[Command | Letter]:
     """Return the commands that a message carries, in order; a Letter for a part that isn't one.
+
+    Tokens and PINs in them are keyed by `vault`.
 
     A command without a `command_id` is known by `message_id`; one in a list must bring its own.
 
     Raises Unreadable when nobody can be answered at all.
     """
     if task != APPLY:
-        return [_read(task, {"command_id": message_id, **kwargs}, fallback_id=message_id)]
+        fields = {"command_id": message_id, **kwargs}
+        return [_read(task, fields, vault, fallback_id=message_id)]
     commands = kwargs.get("commands")
     if set(kwargs) != {"commands"} or not isinstance(commands, list | tuple):
         raise Unreadable(f"{APPLY} takes one list, commands")
     if not 1 <= len(commands) <= COMMANDS_PER_MESSAGE_MAX:
         raise Unreadable(f"{APPLY} takes 1 to {COMMANDS_PER_MESSAGE_MAX} commands")
-    return list(_read_list(message_id, commands))
+    return list(_read_list(message_id, commands, vault))
 
 
-def read_query(task: str, message_id: str, kwargs: Mapping[str, Any]) -> Query | InvalidCommand:
+def read_query(
+    task: str, message_id: str, kwargs: Mapping[str, Any], vault: Vault = NO_VAULT
+) -> Query | InvalidCommand:
     """Return the query that a message carries. Raises Unreadable when nobody can be answered."""
     fields = {"command_id": message_id, **kwargs}
-    return _read_as(QUERIES[task], task, fields, fallback_id=message_id)
+    return _read_as(QUERIES[task], task, fields, vault, fallback_id=message_id)
 
 
-def _read_list(message_id: str, commands: Sequence[Any]) -> Iterator[Command | Letter]:
+def _read_list(
+    message_id: str, commands: Sequence[Any], vault: Vault
+) -> Iterator[Command | Letter]:
     for place, part in enumerate(commands):
         try:
             # Room for ":999" within the 64 characters of an id.
-            yield _read_part(part, fallback_id=f"{message_id[:60]}:{place}")
+            yield _read_part(part, vault, fallback_id=f"{message_id[:60]}:{place}")
         except Unreadable as problem:
             yield Letter(problem.why, place, part)
 
 
-def _read_part(part: object, *, fallback_id: str) -> Command:
+def _read_part(part: object, vault: Vault, *, fallback_id: str) -> Command:
     if not isinstance(part, Mapping):
         raise Unreadable("not an object")
     fields = {name: value for name, value in part.items() if name != "command"}
-    return _read(part.get("command"), fields, fallback_id=fallback_id)
+    return _read(part.get("command"), fields, vault, fallback_id=fallback_id)
 
 
-def _read(task: object, fields: Mapping[str, Any], *, fallback_id: str) -> Command:
+def _read(task: object, fields: Mapping[str, Any], vault: Vault, *, fallback_id: str) -> Command:
     kind = COMMANDS.get(task) if isinstance(task, str) else None
     if kind is None:
         raise Unreadable(f"unknown command {task!r:.200}")
-    return _read_as(kind, str(task), fields, fallback_id=fallback_id)
+    return _read_as(kind, str(task), fields, vault, fallback_id=fallback_id)
 
 
 def _read_as(
-    kind: type[Kind], task: str, fields: Mapping[str, Any], *, fallback_id: str
+    kind: type[Kind], task: str, fields: Mapping[str, Any], vault: Vault, *, fallback_id: str
 ) -> Kind | InvalidCommand:
     problems = _too_large(kind, fields)
     if "command" in fields:
         problems += (Problem(field="command", message="Extra inputs are not permitted"),)
     if not problems:
         try:
-            return kind.model_validate(fields)
+            return kind.model_validate(fields, context=vault)
         except ValidationError as error:
             problems = tuple(_problems(error))
     account_id, card_id = fields.get("account_id"), fields.get("card_id")
@@ -195,7 +206,7 @@ def _read_as(
         # A dry run that is refused must not use up the key of the real one either.
         dry_run=fields.get("dry_run") is True,
         problems=problems[:PROBLEMS_MAX],
-        received=hashlib.sha256(f"{task} {_raw(fields)}".encode()).hexdigest(),
+        received=hashlib.sha256(f"{task} {_raw(without_secrets(fields))}".encode()).hexdigest(),
     )
 
 

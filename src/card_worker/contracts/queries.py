@@ -4,32 +4,36 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, StrictInt, StrictStr
 
-from card_worker.contracts.commands import AboutAccount, Queue
-from card_worker.contracts.fields import Name, NotOffered
+from card_worker.contracts.commands import AboutAccount, ByToken, Queue
+from card_worker.contracts.fields import Name
 
 ROWS_MAX = 500
 
 
-class GetCard(AboutAccount):
+class GetCard(ByToken):
     """Look at a card as it is now."""
 
     command: Literal["cards.get"] = "cards.get"
-    card_id: Name = Field(description="What the caller calls the card")
-    token: NotOffered = None
-    pin: NotOffered = None
+
+    @property
+    def key(self) -> str:
+        return f"get/{self.command_id}"
 
 
-class ListTransactions(AboutAccount):
+class ListTransactions(ByToken):
     """Look at what moved a card's money, the first movement first."""
 
     command: Literal["transactions.list"] = "transactions.list"
-    card_id: Name = Field(description="What the caller calls the card")
     limit: Annotated[StrictInt, Field(ge=1, le=ROWS_MAX)] = Field(
         100, description="At most so many"
     )
     cursor: Annotated[StrictStr, Field(pattern=r"^[0-9]{1,18}$")] | None = Field(
         None, description="The next_cursor of the answer before"
     )
+
+    @property
+    def key(self) -> str:
+        return f"list/{self.command_id}"
 
 
 class GetBatch(AboutAccount):
@@ -39,7 +43,9 @@ class GetBatch(AboutAccount):
     batch_id: Name = Field(description="What its order called it, or the command_id of that")
 
 
-Query: TypeAlias = GetCard | ListTransactions | GetBatch
+Look: TypeAlias = GetCard | ListTransactions
+"""What looks at a card, and is let in as a command is."""
+Query: TypeAlias = Look | GetBatch
 
 QUERIES: dict[str, type[Query]] = {
     "cards.get": GetCard,

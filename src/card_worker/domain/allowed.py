@@ -10,12 +10,15 @@ from card_worker.contracts.commands import (
     CaptureTransaction,
     CloseCard,
     CreateCard,
+    CreateToken,
     CreateTransaction,
     ExpireCard,
     ExpireHold,
     RefundTransaction,
     ReplaceCard,
     ReverseActivation,
+    RevokeToken,
+    RotatePin,
     TransferBalance,
     UnblockCard,
     UpdateCard,
@@ -36,6 +39,9 @@ OnCard: TypeAlias = (
     | ReplaceCard
     | TransferBalance
     | AdjustBalance
+    | RotatePin
+    | CreateToken
+    | RevokeToken
     | CreateTransaction
     | ExpireCard
 )
@@ -90,6 +96,9 @@ ALLOWED: Mapping[type[OnCard | ByTransaction], Column] = {
     ReplaceCard: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None},
     TransferBalance: {**_NOT_LIVE, **_LIVE},
     AdjustBalance: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None},
+    RotatePin: _UNLESS_CLOSED,
+    CreateToken: _UNLESS_CLOSED,
+    RevokeToken: _UNLESS_CLOSED,
     CreateTransaction: {**_NOT_LIVE, **_LIVE},
     Fund: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None},
     CaptureTransaction: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None, Status.EXPIRED: None},

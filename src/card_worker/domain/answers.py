@@ -1,10 +1,12 @@
 """The answer to a command: its event in the public language, frozen to bytes."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from card_worker.contracts.commands import (
+    BlockCard,
     CaptureTransaction,
     Command,
     CreateBatch,
@@ -19,9 +21,12 @@ from card_worker.contracts.events import (
     CardData,
     CardShown,
     Envelope,
+    FileShown,
     HoldShown,
+    PinShown,
     RejectionData,
     Said,
+    TokenShown,
     TransactionShown,
     write,
 )
@@ -50,14 +55,19 @@ from card_worker.domain.events import (
     HoldExpired,
     HoldPlaced,
     HoldVoided,
+    Making,
+    PinRotated,
+    TokenCreated,
+    TokenRevoked,
     TransferredIn,
     TransferredOut,
     id_of,
 )
 from card_worker.domain.needs import batch_id
-from card_worker.domain.rows import Batch, Card, Hold, Transaction
+from card_worker.domain.rows import Batch, Card, File, Hold, Pin, Token, Transaction
 
 SEQUENCE_DIGITS = 20
+GUARD = "too many wrong PINs"
 
 
 class Answer(NamedTuple):
@@ -93,6 +103,9 @@ TYPES: dict[type[CardEvent], EventType] = {
     HoldCaptured: EventType.HOLD_CAPTURED,
     HoldVoided: EventType.HOLD_VOIDED,
     HoldExpired: EventType.HOLD_EXPIRED,
+    TokenCreated: EventType.TOKEN_CREATED,
+    TokenRevoked: EventType.TOKEN_REVOKED,
+    PinRotated: EventType.CARD_PIN_ROTATED,
 }
 """What each event is called in public. The one that isn't here has two names."""
 
@@ -107,8 +120,8 @@ def answer(books: Books, event: Event, transaction: Transaction | None) -> Answe
     return _about_card(books, event, transaction)
 
 
-def shown(card: Card, now: datetime) -> CardShown:
-    """Return the card as the public sees it at `now`."""
+def shown(card: Card, now: datetime, tokens: Sequence[Token], pin: Pin | None) -> CardShown:
+    """Return the card as the public sees it at `now`, with its tokens that serve and its PIN."""
     return CardShown(
         account_id=card.account_id,
         card_id=card.card_id,
@@ -132,8 +145,31 @@ def shown(card: Card, now: datetime) -> CardShown:
         amount_pending=card.amount_pending,
         amount_reserved=card.amount_reserved,
         amount_available=card.amount_available,
-        tokens=(),
-        pin=None,
+        tokens=tuple(map(shown_token, tokens)),
+        pin=None if pin is None else PinShown(format=pin.format),
+    )
+
+
+def shown_token(token: Token) -> TokenShown:
+    """Return the token as the public sees it."""
+    return TokenShown(
+        id=token.id,
+        ref_id=token.ref_id,
+        masked_code=token.masked_code,
+        format=token.format,
+        expires_at=token.expires_at,
+        expires_after_transaction=token.expires_after_transaction,
+    )
+
+
+def shown_file(file: File) -> FileShown:
+    """Return the file as the public sees it."""
+    return FileShown(
+        name=file.name,
+        sha256=file.sha256,
+        cards=file.cards,
+        bytes=file.bytes,
+        recipients=tuple(file.recipients),
     )
 
 
@@ -197,12 +233,13 @@ def _about_card(books: Books, event: CardEvent, transaction: Transaction | None)
         account_id=event.command.account_id,
         card_id=card.card_id,
         version=card.version,
-        card=shown(card, event.at),
+        card=shown(card, event.at, books.tokens_of(card, event.at), books.pins.get(card.id)),
         transaction=shown_transaction(transaction, card.card_id) if transaction else None,
     )
     if event.command.dry_run:
         data["dry_run"] = True
     _add_details(books, event, transaction, data)
+    _add_codes(books, event, data)
     return _sealed(event, _type_of(event, card), card.card_id, data, version=card.version)
 
 
@@ -227,14 +264,28 @@ def _add_details(
         case CardReplaced(command):
             data["other_card_id"] = command.new_card_id
             data["reason_text"] = command.reason
-        case CardBlocked(command) | CardUnblocked(command) | CardClosed(command):
+        case CardBlocked(BlockCard() as command):
             data["reason_text"] = command.reason
-        case CardAdjusted(command):
+        case CardBlocked():
+            data["reason_text"] = GUARD
+        case CardUnblocked(command) | CardClosed(command):
             data["reason_text"] = command.reason
         case ActivationReversed(command) if command.reason is not None:
             data["reason_text"] = command.reason
         case _:
             pass
+
+
+def _add_codes(books: Books, event: CardEvent, data: CardData) -> None:
+    match event:
+        case TokenCreated():
+            data["token"] = shown_token(books.tokens[id_of(event)])
+        case TokenRevoked():
+            data["token"] = shown_token(books.tokens[event.token])
+        case _:
+            pass
+    if isinstance(event, Making) and event.made.sealed is not None:
+        data["sealed"] = event.made.sealed
 
 
 def _about_batch(books: Books, event: BatchCompleted) -> Answer:
@@ -252,7 +303,7 @@ def _about_batch(books: Books, event: BatchCompleted) -> Answer:
             BatchCardShown(card_id=card.card_id, type=card.type or batch.type)
             for card in command.cards
         ),
-        file=None,
+        file=None if event.made.file is None else shown_file(event.made.file),
     )
     return _sealed(event, EventType.BATCH_COMPLETED, batch.batch_id, data)
 

@@ -1,10 +1,10 @@
 """The books: the rows a group of commands needs, held in memory while the rules run over them."""
 
 from collections import ChainMap
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from card_worker.contracts.kinds import Side, TransactionType
@@ -14,9 +14,18 @@ from card_worker.domain.rows import (
     BatchKey,
     Card,
     CardKey,
+    File,
+    Guess,
     Hold,
+    Outcome,
+    Pin,
+    Token,
     Transaction,
 )
+from card_worker.secrets.vault import GivenToken
+
+Key = TypeVar("Key")
+Row = TypeVar("Row")
 
 
 class Movement(NamedTuple):
@@ -42,14 +51,23 @@ class Cause(NamedTuple):
     originated_by: str | None
 
 
-class Changes(NamedTuple):
-    """What a database has to be told. What changed comes as it was, and as it is."""
+class Changed(NamedTuple, Generic[Row]):
+    """How the rows of a kind differ: those that are new, and the others as they were and are."""
 
-    new_cards: list[Card]
-    changed_cards: list[tuple[Card, Card]]
-    new_holds: list[Hold]
-    changed_holds: list[tuple[Hold, Hold]]
-    new_batches: list[Batch]
+    new: list[Row]
+    changed: list[tuple[Row, Row]]
+
+
+class Changes(NamedTuple):
+    """What a database has to be told."""
+
+    cards: Changed[Card]
+    holds: Changed[Hold]
+    tokens: Changed[Token]
+    pins: Changed[Pin]
+    guesses: Changed[Guess]
+    batches: list[Batch]
+    files: list[File]
     transactions: list[Transaction]
 
 
@@ -73,11 +91,25 @@ class Books:
     """(card, ref_id) of those that are asked for and taken; the transaction's id."""
     accounts: MutableMapping[str, Account] = field(default_factory=dict)
     """Those that were set up."""
+    tokens: MutableMapping[UUID, Token] = field(default_factory=dict)
+    """Those that are named, and all that still serve of the cards here."""
+    digests: MutableMapping[str, UUID] = field(default_factory=dict)
+    """Which token has the digest."""
+    tokens_by_card: MutableMapping[UUID, tuple[UUID, ...]] = field(default_factory=dict)
+    pins: MutableMapping[UUID, Pin] = field(default_factory=dict)
+    """By the id of their card."""
+    guesses: MutableMapping[UUID, Guess] = field(default_factory=dict)
+    """PINs that were given: those that are to be judged, and all that count on their cards."""
+    guesses_by_card: dict[UUID, list[UUID]] = field(default_factory=dict)
     transactions: list[Transaction] = field(default_factory=list)
     """What was moved here, in order."""
     _cards_before: dict[CardKey, Card | None] = field(default_factory=dict)
     _holds_before: dict[UUID, Hold | None] = field(default_factory=dict)
+    _tokens_before: dict[UUID, Token | None] = field(default_factory=dict)
+    _pins_before: dict[UUID, Pin | None] = field(default_factory=dict)
+    _guesses_before: dict[UUID, Guess | None] = field(default_factory=dict)
     _new_batches: list[Batch] = field(default_factory=list)
+    _new_files: list[File] = field(default_factory=list)
     _told: int = 0
 
     def account(self, account_id: str) -> Account:
@@ -87,6 +119,24 @@ class Books:
         """Return the card's holds that still lock something although their time is up."""
         holds = (self.holds[id] for id in self.due.get(card.id, ()))
         return [hold for hold in holds if hold.amount_open and hold.is_due(now)]
+
+    def token(self, given: GivenToken) -> Token | None:
+        """Return the token that a caller has given, under whichever pepper it is kept."""
+        found = (self.digests.get(hash.digest) for hash in given.hashes)
+        return next((self.tokens[id] for id in found if id is not None), None)
+
+    def tokens_of(self, card: Card, now: datetime) -> list[Token]:
+        """Return the card's tokens that serve at `now`, the oldest first."""
+        if not card.has_codes:
+            return []
+        mine = (self.tokens[id] for id in self.tokens_by_card.get(card.id, ()))
+        serving = (token for token in mine if token.serves(now))
+        return sorted(serving, key=lambda token: (token.created_at, token.id))
+
+    def guesses_of(self, card: UUID) -> list[Guess]:
+        """Return the guesses of the card's PIN that count."""
+        mine = (self.guesses[id] for id in self.guesses_by_card.get(card, ()))
+        return [guess for guess in mine if guess.outcome is not Outcome.SETTLED]
 
     def put(self, card: Card) -> None:
         """Let a card be as given: one that changes, or one that is new."""
@@ -100,10 +150,46 @@ class Books:
         self._holds_before.setdefault(hold.id, self.holds.get(hold.id))
         self.holds[hold.id] = hold
 
-    def add(self, batch: Batch) -> None:
-        """Let a new batch be as given."""
+    def put_token(self, token: Token) -> None:
+        """Let a token be as given: one that changes, or one that is new."""
+        self._tokens_before.setdefault(token.id, self.tokens.get(token.id))
+        self.know_token(token)
+
+    def know_token(self, token: Token) -> None:
+        """Take in a token as it is kept."""
+        if token.id not in self.tokens:
+            known = self.tokens_by_card.get(token.card, ())
+            self.tokens_by_card[token.card] = (*known, token.id)
+        self.tokens[token.id] = token
+        self.digests[token.digest] = token.id
+
+    def put_pin(self, pin: Pin) -> None:
+        """Let a card's PIN be as given."""
+        self._pins_before.setdefault(pin.id, self.pins.get(pin.id))
+        self.pins[pin.id] = pin
+
+    def know_guess(self, guess: Guess) -> None:
+        """Take in a guess as it was noted."""
+        if guess.id not in self.guesses and guess.card is not None:
+            self.guesses_by_card.setdefault(guess.card, []).append(guess.id)
+        self.guesses[guess.id] = guess
+
+    def put_guess(self, guess: Guess) -> None:
+        """Let a guess be as given."""
+        self._guesses_before.setdefault(guess.id, self.guesses.get(guess.id))
+        self.guesses[guess.id] = guess
+
+    def forgive(self, guesses: Iterable[Guess]) -> None:
+        """Let guesses of a PIN count no more. One that was still to be judged will be refused."""
+        for guess in guesses:
+            self.put_guess(guess._replace(outcome=Outcome.SETTLED))
+
+    def add(self, batch: Batch, file: File | None = None) -> None:
+        """Let a new batch be as given, and its file."""
         self.batches[batch.key] = batch
         self._new_batches.append(batch)
+        if file is not None:
+            self._new_files.append(file)
 
     def post(self, card: Card, moved: Movement, cause: Cause) -> Transaction:
         """Move money and write it down. Nothing else changes an amount.
@@ -151,24 +237,42 @@ class Books:
             ChainMap({}, self.refunded),
             ChainMap({}, self.refs),
             self.accounts,
+            ChainMap({}, self.tokens),
+            ChainMap({}, self.digests),
+            ChainMap({}, self.tokens_by_card),
+            ChainMap({}, self.pins),
+            self.guesses,
+            self.guesses_by_card,
         )
 
     def take_changes(self) -> Changes:
         """Return how the rows differ from those at the last call, or from those loaded."""
-        cards = [(was, self.cards[key]) for key, was in self._cards_before.items()]
-        assert all(was is None or now.version > was.version for was, now in cards)
-        holds = [(was, self.holds[id]) for id, was in self._holds_before.items()]
         changes = Changes(
-            new_cards=[now for was, now in cards if was is None],
-            changed_cards=[(was, now) for was, now in cards if was is not None],
-            new_holds=[now for was, now in holds if was is None],
-            changed_holds=[(was, now) for was, now in holds if was is not None],
-            new_batches=self._new_batches,
+            cards=_changed(self._cards_before, self.cards),
+            holds=_changed(self._holds_before, self.holds),
+            tokens=_changed(self._tokens_before, self.tokens),
+            pins=_changed(self._pins_before, self.pins),
+            guesses=_changed(self._guesses_before, self.guesses),
+            batches=self._new_batches,
+            files=self._new_files,
             transactions=self.transactions[self._told :],
         )
-        self._cards_before, self._holds_before, self._new_batches = {}, {}, []
+        assert all(now.version > was.version for was, now in changes.cards.changed)
+        self._cards_before, self._holds_before = {}, {}
+        self._tokens_before, self._pins_before, self._guesses_before = {}, {}, {}
+        self._new_batches, self._new_files = [], []
         self._told = len(self.transactions)
         return changes
+
+
+def _changed(before: dict[Key, Row | None], now: MutableMapping[Key, Row]) -> Changed[Row]:
+    if not before:
+        return Changed([], [])
+    rows = [(was, now[key]) for key, was in before.items()]
+    return Changed(
+        new=[row for was, row in rows if was is None],
+        changed=[(was, row) for was, row in rows if was is not None],
+    )
 
 
 def _apply(card: Card, moved: Movement) -> Card:

@@ -3,21 +3,16 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from card_worker.contracts.commands import Moves, RefundTransaction
+from card_worker.contracts.commands import CreateTransaction, Moves, RefundTransaction
 from card_worker.contracts.events import Problem
 from card_worker.contracts.kinds import Expiry, Reason, TransactionType
 from card_worker.domain.allowed import ByTransaction, OnCard, reason_against
 from card_worker.domain.books import Books
+from card_worker.domain.entry import enter
+from card_worker.domain.events import Judged
+from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import Account, Card, CardKey, Hold, Transaction
 from card_worker.money import AMOUNT_MAX, Currency
-
-
-class Refused(Exception):
-    """A rule says no."""
-
-    def __init__(self, reason: Reason, *problems: Problem) -> None:
-        super().__init__(reason)
-        self.reason, self.problems = reason, problems
 
 
 class Case(NamedTuple):
@@ -28,25 +23,26 @@ class Case(NamedTuple):
     card: Card
     parent: Transaction | None = None
     """The transaction that the command names."""
+    judged: Judged | None = None
+    """What the command's PIN turned out to be."""
 
     @classmethod
     def of(cls, books: Books, command: OnCard | ByTransaction, now: datetime) -> "Case":
         """Find what `command` is about. Raises Refused."""
+        if isinstance(command, CreateTransaction):
+            card, judged = enter(books, command, now)
+            return cls(books, now, card, judged=judged)
         if isinstance(command, ByTransaction):
             parent = _parent(books, command)
-            card: Card | None = books.cards[books.ids[parent.card]]
+            found: Card | None = books.cards[books.ids[parent.card]]
         else:
             parent = None
-            card = books.cards.get((command.account_id, command.card_id))
-        reason = reason_against(command, card.status(now) if card else None)
+            found = books.cards.get((command.account_id, command.card_id))
+        reason = reason_against(command, found.status(now) if found else None)
         if reason is not None:
             raise Refused(reason)
-        assert card is not None
-        case = cls(books, now, card, parent)
-        # The same command once more is known by its key, and doesn't come here.
-        if isinstance(command, Moves) and (card.id, command.ref_id) in books.refs:
-            raise Refused(Reason.IDEMPOTENCY_CONFLICT)
-        return case
+        assert found is not None
+        return cls(books, now, found, parent)
 
     @property
     def key(self) -> CardKey:
@@ -76,6 +72,15 @@ class Case(NamedTuple):
             raise Refused(Reason.HOLD_CLOSED)
         return hold
 
+    def check_reference(self, command: OnCard | ByTransaction) -> None:
+        # The same command once more is known by its key, and doesn't come here.
+        if isinstance(command, Moves) and (self.card.id, command.ref_id) in self.books.refs:
+            raise Refused(Reason.IDEMPOTENCY_CONFLICT)
+
+    def recipients(self, seal_to: tuple[str, ...] | None) -> tuple[str, ...]:
+        """Return who may open what is sealed. Raises Refused when nobody was named."""
+        return recipients(self.account, seal_to)
+
     def check_currency(self, currency: Currency | None) -> None:
         if currency is not self.card.currency:
             raise Refused(Reason.CURRENCY_MISMATCH)
@@ -94,6 +99,15 @@ class Case(NamedTuple):
         balance_max = AMOUNT_MAX if limit is None else limit
         if card.amount_balance + amount > balance_max or card.amount_funds + funds > AMOUNT_MAX:
             raise Refused(Reason.LIMIT_EXCEEDED)
+
+
+def recipients(account: Account, seal_to: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return who may open what is sealed. Raises Refused when nobody was named."""
+    named = seal_to or account.recipients
+    if named is None:
+        message = "say who may open the secrets: the account has no recipients of its own"
+        raise Refused(Reason.INVALID, Problem(field="seal_to", message=message))
+    return named
 
 
 def _parent(books: Books, command: ByTransaction) -> Transaction:

@@ -17,10 +17,13 @@ from card_worker.contracts.commands import (
     Command,
     CreateBatch,
     CreateCard,
+    CreateToken,
     CreateTransaction,
     RefundTransaction,
     ReplaceCard,
     ReverseActivation,
+    RevokeToken,
+    RotatePin,
     TransferBalance,
     UnblockCard,
     UpdateCard,
@@ -28,14 +31,42 @@ from card_worker.contracts.commands import (
     event_id,
 )
 from card_worker.contracts.events import Problem
-from card_worker.contracts.kinds import Reason
-from card_worker.domain.rows import CardKey
+from card_worker.contracts.kinds import CardType, Reason
+from card_worker.contracts.queries import Look
+from card_worker.domain.rows import CardKey, File, Guess
+from card_worker.secrets.formats import PinFormat, TokenFormat
+from card_worker.secrets.peppers import Hash
+
+
+class Wanted(NamedTuple):
+    """The secrets that an event brings into the world, for these cards, in this order."""
+
+    account_id: str
+    cards: tuple[tuple[CardKey, CardType], ...]
+    recipients: tuple[str, ...]
+    has_token: bool = False
+    token: TokenFormat | None = None
+    pin: PinFormat | None = None
+    file: str | None = None
+    """The batch whose file they stand in; None: in the answer."""
+
+
+class Made(NamedTuple):
+    """What is kept of secrets, and how they reach their owner. An entry for each card."""
+
+    tokens: tuple[tuple[Hash, str], ...] = ()
+    """With their masked forms."""
+    pins: tuple[Hash, ...] = ()
+    sealed: str | None = None
+    file: File | None = None
 
 
 class CardCreated(NamedTuple):
     command: CreateCard
     at: datetime
     card: CardKey
+    wanted: Wanted | None = None
+    made: Made = Made()
     key: None = None
 
 
@@ -61,10 +92,12 @@ class CardUpdated(NamedTuple):
 
 
 class CardBlocked(NamedTuple):
-    command: BlockCard
+    """Frozen: by a command, or by the guard, when PINs were guessed."""
+
+    command: BlockCard | CreateTransaction | Look
     at: datetime
     card: CardKey
-    key: None = None
+    key: str | None = None
 
 
 class CardUnblocked(NamedTuple):
@@ -187,9 +220,37 @@ class HoldExpired(NamedTuple):
     key: str | None = None
 
 
+class TokenCreated(NamedTuple):
+    command: CreateToken
+    at: datetime
+    card: CardKey
+    wanted: Wanted
+    made: Made = Made()
+    key: None = None
+
+
+class TokenRevoked(NamedTuple):
+    command: RevokeToken
+    at: datetime
+    card: CardKey
+    token: UUID
+    key: None = None
+
+
+class PinRotated(NamedTuple):
+    command: RotatePin
+    at: datetime
+    card: CardKey
+    wanted: Wanted
+    made: Made = Made()
+    key: None = None
+
+
 class BatchCompleted(NamedTuple):
     command: CreateBatch
     at: datetime
+    wanted: Wanted | None = None
+    made: Made = Made()
     key: None = None
 
 
@@ -223,8 +284,21 @@ CardEvent: TypeAlias = (
     | HoldCaptured
     | HoldVoided
     | HoldExpired
+    | TokenCreated
+    | TokenRevoked
+    | PinRotated
 )
+Making: TypeAlias = CardCreated | BatchCompleted | TokenCreated | PinRotated
+"""What may bring secrets into the world."""
 Event: TypeAlias = CardEvent | BatchCompleted | CommandRejected
+
+
+class Judged(NamedTuple):
+    """A PIN that was given, with its outcome. `guard` is what follows from one too many."""
+
+    guess: Guess
+    is_right: bool = False
+    guard: CardBlocked | None = None
 
 
 class Decision(NamedTuple):
@@ -233,6 +307,8 @@ class Decision(NamedTuple):
     answer: Event
     before: tuple[CardEvent, ...] = ()
     after: tuple[CardEvent, ...] = ()
+    guess: Judged | None = None
+    """What the command's PIN turned out to be."""
 
     @property
     def events(self) -> tuple[Event, ...]:

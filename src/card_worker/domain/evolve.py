@@ -1,9 +1,11 @@
 """What each event does to the books. It may not say no: the rules have had their say."""
 
+from datetime import datetime, timedelta
 from functools import singledispatch
+from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from card_worker.contracts.commands import UPDATABLE, ActivateCard, CreateCard
+from card_worker.contracts.commands import UPDATABLE, ActivateCard, CreateCard, TokenBehaviour
 from card_worker.contracts.kinds import BatchState, Side, TransactionType
 from card_worker.domain.books import Books, Cause, Movement
 from card_worker.domain.events import (
@@ -29,12 +31,18 @@ from card_worker.domain.events import (
     HoldExpired,
     HoldPlaced,
     HoldVoided,
+    Making,
+    PinRotated,
+    TokenCreated,
+    TokenRevoked,
     TransferredIn,
     TransferredOut,
+    Wanted,
     id_of,
 )
 from card_worker.domain.needs import batch_id
-from card_worker.domain.rows import Batch, Card, Hold, State, Transaction
+from card_worker.domain.rows import Batch, Card, Hold, Pin, State, Token, Transaction
+from card_worker.secrets.formats import PinFormat, TokenFormat
 
 Moved = Transaction | None
 
@@ -89,13 +97,20 @@ def _(event: CardCreated, books: Books) -> Moved:
         created_at=event.at,
         created_by=command.created_by,
         originated_by=command.originated_by,
+        has_codes=event.wanted is not None,
     )
-    return _load(books, card, event)
+    loaded = _load(books, card, event)
+    if event.wanted is not None:
+        _add_codes(books, event, event.wanted, command.card_token)
+    return loaded
 
 
 @evolve.register
 def _(event: CardActivated, books: Books) -> Moved:
     card = books.cards[event.card]
+    if event.command.card_token is not None:
+        for token in books.tokens_of(card, event.at):
+            books.put_token(_behaving(token, event.command.card_token, event.at))
     return _load(books, card, event, version=card.version + 1)
 
 
@@ -167,12 +182,14 @@ def _(event: CardFunded, books: Books) -> Moved:
         ref_id=command.ref_id,
         metadata=command.metadata,
     )
+    _use(books, event)
     return _post(books, _next(books, event), moved, event)
 
 
 @evolve.register
 def _(event: CardDrawnDown, books: Books) -> Moved:
     command = event.command
+    _use(books, event)
     moved = Movement(
         TransactionType.DRAWDOWN,
         command.amount,
@@ -238,6 +255,7 @@ def _(event: HoldPlaced, books: Books) -> Moved:
         ref_id=command.ref_id,
         metadata=command.metadata,
     )
+    _use(books, event)
     pending = _post(books, _next(books, event), moved, event)
     books.put_hold(
         Hold(
@@ -311,7 +329,9 @@ def _(event: CardBlocked, books: Books) -> Moved:
 
 @evolve.register
 def _(event: CardUnblocked, books: Books) -> Moved:
-    books.put(_next(books, event)._replace(blocked=False))
+    card = _next(books, event)._replace(blocked=False)
+    books.put(card)
+    books.forgive(books.guesses_of(card.id))
     return None
 
 
@@ -376,7 +396,7 @@ def _(event: BatchCompleted, books: Books) -> Moved:
         name=command.name,
         metadata=command.metadata,
     )
-    books.add(batch)
+    books.add(batch, event.made.file)
     for asked in command.cards:
         books.put(
             Card(
@@ -389,6 +409,112 @@ def _(event: BatchCompleted, books: Books) -> Moved:
                 created_at=event.at,
                 created_by=command.created_by,
                 originated_by=command.originated_by,
+                has_codes=event.wanted is not None,
             )
         )
+    if event.wanted is not None and command.options is not None:
+        _add_codes(books, event, event.wanted, command.options.card_token)
     return None
+
+
+# --- tokens and PINs --------------------------------------------------------------------------
+
+
+@evolve.register
+def _(event: TokenCreated, books: Books) -> Moved:
+    command = event.command
+    card = _next(books, event)._replace(has_codes=True)
+    books.put(card)
+    ((kept, masked_code),) = event.made.tokens
+    books.put_token(
+        Token(
+            id=id_of(event),
+            account_id=card.account_id,
+            card=card.id,
+            kid=kept.kid,
+            digest=kept.digest,
+            masked_code=masked_code,
+            created_at=event.at,
+            ref_id=command.ref_id,
+            format=_format(command.format),
+            expires_at=event.at + timedelta(seconds=command.expires_in),
+            expires_after_transaction=command.expires_after_transaction,
+            metadata=command.metadata,
+        )
+    )
+    return None
+
+
+@evolve.register
+def _(event: TokenRevoked, books: Books) -> Moved:
+    books.put(_next(books, event))
+    books.put_token(books.tokens[event.token]._replace(revoked_at=event.at))
+    return None
+
+
+@evolve.register
+def _(event: PinRotated, books: Books) -> Moved:
+    card = _next(books, event)._replace(has_codes=True)
+    books.put(card)
+    _put_pins(books, event, event.wanted)
+    return None
+
+
+def _add_codes(
+    books: Books, event: Making, wanted: Wanted, behaviour: TokenBehaviour | None
+) -> None:
+    """Give new cards the tokens and PINs that were made for them."""
+    for (key, _), (kept, masked_code) in zip(wanted.cards, event.made.tokens, strict=False):
+        card = books.cards[key]
+        token = Token(
+            id=uuid5(card.id, "token"),
+            account_id=card.account_id,
+            card=card.id,
+            kid=kept.kid,
+            digest=kept.digest,
+            masked_code=masked_code,
+            created_at=event.at,
+            format=_format(wanted.token),
+        )
+        books.put_token(_behaving(token, behaviour, event.at))
+    _put_pins(books, event, wanted)
+
+
+def _put_pins(books: Books, event: Making, wanted: Wanted) -> None:
+    for (key, _), kept in zip(wanted.cards, event.made.pins, strict=False):
+        card = books.cards[key]
+        books.put_pin(
+            Pin(card.id, card.account_id, kept.kid, kept.digest, event.at, _format(wanted.pin))
+        )
+
+
+def _behaving(token: Token, behaviour: TokenBehaviour | None, now: datetime) -> Token:
+    """Return the token with what is said of how long it serves; the rest stays."""
+    if behaviour is None:
+        return token
+    if behaviour.expires_in is not None:
+        token = token._replace(expires_at=now + timedelta(seconds=behaviour.expires_in))
+    if behaviour.expires_after_transaction is not None:
+        token = token._replace(expires_after_transaction=behaviour.expires_after_transaction)
+    return token
+
+
+def _use(books: Books, event: CardFunded | CardDrawnDown | HoldPlaced) -> None:
+    """Spend a token that serves once; keep what was given under the newest peppers."""
+    given, pin = event.command.given_token, event.command.given_pin
+    if given is not None:
+        token = books.token(given)
+        assert token is not None
+        spent_at = event.at if token.expires_after_transaction else None
+        if spent_at is not None or token.kid != given.newest.kid:
+            kid, digest = given.newest
+            books.put_token(token._replace(kid=kid, digest=digest, spent_at=spent_at))
+    if pin is not None:
+        kept = books.pins[books.cards[event.card].id]
+        newest_pin = pin.hash(kept.id)
+        if kept.kid != newest_pin.kid:
+            books.put_pin(kept._replace(kid=newest_pin.kid, digest=newest_pin.digest))
+
+
+def _format(format: TokenFormat | PinFormat | None) -> dict[str, Any] | None:
+    return None if format is None else format.model_dump(mode="json", exclude_defaults=True)

@@ -15,14 +15,19 @@ from card_worker.contracts.commands import (
     InvalidCommand,
     RefundTransaction,
     ReplaceCard,
+    RevokeToken,
     TransferBalance,
+    UnblockCard,
     VoidTransaction,
     event_id,
 )
+from card_worker.contracts.queries import Look
 from card_worker.domain.rows import BatchKey, CardKey
 
 TransactionKey: TypeAlias = tuple[str, UUID]
 """(account_id, the transaction's id)."""
+TokenKey: TypeAlias = tuple[str, str]
+"""(account_id, the token's digest)."""
 
 
 class Needs(NamedTuple):
@@ -36,13 +41,25 @@ class Needs(NamedTuple):
     """Whether the first of the cards, or the transaction's, has a transaction of this name."""
     holds: bool = False
     """Whether the cards' holds that are due have to be there."""
+    tokens: tuple[TokenKey, ...] = ()
+    """Those that may name the card instead, one for each pepper."""
+    token_id: UUID | None = None
+    guess: UUID | None = None
+    """The one of the card's PIN that is to be judged."""
+    guesses: bool = False
+    """Whether those of the card's PIN that count have to be there."""
     makes: UUID | None = None
     """The transaction that may come of it, by which a later command may name the card."""
 
 
-def needs(command: Command) -> Needs:
+def needs(command: Command | Look) -> Needs:
     """Return the rows that `decide` and `evolve` will look at, whether they exist or not."""
     account_id = command.account_id
+    if isinstance(command, Look):
+        return _by_token(command)
+    if isinstance(command, CreateTransaction):
+        makes = event_id(account_id, command.key)
+        return _by_token(command)._replace(ref_id=command.ref_id, holds=True, makes=makes)
     match command:
         case CreateCard() | ActivateCard():
             return Needs(cards=((account_id, command.card_id),))
@@ -52,7 +69,7 @@ def needs(command: Command) -> Needs:
         case ReplaceCard():
             keys = (account_id, command.card_id), (account_id, command.new_card_id)
             return Needs(cards=keys, holds=True)
-        case AdjustBalance() | CreateTransaction():
+        case AdjustBalance():
             key, makes = (account_id, command.card_id), event_id(account_id, command.key)
             return Needs(cards=(key,), ref_id=command.ref_id, holds=True, makes=makes)
         case CaptureTransaction() | VoidTransaction() | RefundTransaction():
@@ -65,10 +82,25 @@ def needs(command: Command) -> Needs:
                 cards=tuple((account_id, card.card_id) for card in command.cards),
                 batches=((account_id, batch_id(command)),),
             )
+        case RevokeToken():
+            key = account_id, command.card_id
+            return Needs(cards=(key,), holds=True, token_id=command.token_id)
         case InvalidCommand():
             return Needs()
         case _:
-            return Needs(cards=((account_id, command.card_id),), holds=True)
+            forgives = isinstance(command, UnblockCard)
+            return Needs(cards=((account_id, command.card_id),), holds=True, guesses=forgives)
+
+
+def _by_token(asked: CreateTransaction | Look) -> Needs:
+    account_id = asked.account_id
+    has_pin = asked.given_pin is not None
+    guess = event_id(account_id, asked.key) if has_pin else None
+    if asked.card_id is not None:
+        return Needs(cards=((account_id, asked.card_id),), guess=guess, guesses=has_pin)
+    assert asked.given_token is not None
+    tokens = tuple((account_id, hash.digest) for hash in asked.given_token.hashes)
+    return Needs(tokens=tokens, guess=guess, guesses=has_pin)
 
 
 def batch_id(command: CreateBatch) -> str:

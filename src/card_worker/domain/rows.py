@@ -1,4 +1,4 @@
-"""Rows: what is kept of a card, a transaction, a hold, a batch, an account. All are values."""
+"""Rows: what is kept of cards, what hangs on them, batches and accounts. All are values."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -30,6 +30,16 @@ class State(StrEnum):
     CLOSED = "closed"
 
 
+class Outcome(StrEnum):
+    """What became of a PIN that was given."""
+
+    OPEN = "open"
+    """Not looked at yet."""
+    WRONG = "wrong"
+    SETTLED = "settled"
+    """Right, or never compared, or followed by a right one: it counts no more."""
+
+
 class Card(NamedTuple):
     """A card. Amounts in minor units; `version` is the number of events it has had."""
 
@@ -57,6 +67,8 @@ class Card(NamedTuple):
     amount_balance: int = 0
     amount_pending: int = 0
     amount_reserved: int = 0
+    has_codes: bool = False
+    """Whether it ever had a token or a PIN; a card that has none isn't asked for them."""
 
     @property
     def key(self) -> CardKey:
@@ -129,6 +141,72 @@ class Hold(NamedTuple):
         return self.expires_at is not None and self.expires_at <= now
 
 
+class Token(NamedTuple):
+    """A value that names a card: what is kept of it."""
+
+    id: UUID
+    account_id: str
+    card: UUID
+    kid: str
+    """Which pepper it was hashed with."""
+    digest: str
+    masked_code: str
+    created_at: datetime
+    ref_id: str | None = None
+    format: dict[str, Any] | None = None
+    expires_at: datetime | None = None
+    expires_after_transaction: bool = False
+    metadata: dict[str, Any] | None = None
+    spent_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+    def serves(self, now: datetime) -> bool:
+        """Say whether the token names its card at `now`."""
+        is_over = self.expires_at is not None and self.expires_at <= now
+        return not (is_over or self.spent_at or self.revoked_at)
+
+
+class Pin(NamedTuple):
+    """A card's PIN: what is kept of it. It has the id of its card."""
+
+    id: UUID
+    account_id: str
+    kid: str
+    digest: str
+    changed_at: datetime
+    format: dict[str, Any] | None = None
+
+
+class Guess(NamedTuple):
+    """A PIN that was given, noted before anybody looks whether it is the right one."""
+
+    id: UUID
+    """That of the event which answers the command."""
+    account_id: str
+    card: UUID | None
+    number: int
+    """The card's guesses are numbered in the order in which they were noted."""
+    outcome: Outcome
+    created_at: datetime
+
+
+class File(NamedTuple):
+    """A sealed file of cards, kept until somebody confirms that it has arrived."""
+
+    account_id: str
+    batch_id: str
+    name: str
+    sha256: str
+    cards: int
+    bytes: int
+    recipients: list[str]
+    sealed: str | None
+    """Base64 of an age file; None once it is confirmed."""
+    created_at: datetime
+    written_at: datetime | None = None
+    confirmed_at: datetime | None = None
+
+
 class Account(NamedTuple):
     """A tenant's own rules. One that was never set up has these."""
 
@@ -142,6 +220,8 @@ class Account(NamedTuple):
     expiry: Expiry = Expiry.KEEP
     reversal_window_s: int = 24 * 3600
     """How long an activation can be reversed."""
+    recipients: tuple[str, ...] | None = None
+    """Who may open what is sealed, where a command doesn't say."""
 
 
 class Batch(NamedTuple):

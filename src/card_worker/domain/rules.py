@@ -9,19 +9,25 @@ from card_worker.contracts.commands import (
     CARDS_PER_BATCH_MAX,
     ActivateCard,
     AdjustBalance,
+    BatchOptions,
     BlockCard,
     CaptureTransaction,
     CloseCard,
     Command,
     CreateBatch,
     CreateCard,
+    CreateToken,
     CreateTransaction,
     ExpireCard,
     ExpireHold,
     InvalidCommand,
+    PinOptions,
     RefundTransaction,
     ReplaceCard,
     ReverseActivation,
+    RevokeToken,
+    RotatePin,
+    TokenOptions,
     TransferBalance,
     UnblockCard,
     UpdateCard,
@@ -31,7 +37,8 @@ from card_worker.contracts.events import PROBLEMS_MAX, Problem
 from card_worker.contracts.kinds import MESSAGES, Reason, TransactionType
 from card_worker.domain.allowed import ByTransaction, Fund, OnCard, reason_against
 from card_worker.domain.books import Books
-from card_worker.domain.case import Case, Refused
+from card_worker.domain.case import Case, recipients
+from card_worker.domain.entry import NotLetIn
 from card_worker.domain.events import (
     ActivationReversed,
     BatchCompleted,
@@ -55,13 +62,23 @@ from card_worker.domain.events import (
     HoldExpired,
     HoldPlaced,
     HoldVoided,
+    Judged,
+    PinRotated,
+    TokenCreated,
+    TokenRevoked,
     TransferredIn,
     TransferredOut,
+    Wanted,
     id_of,
 )
 from card_worker.domain.needs import batch_id
+from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import State
 from card_worker.money import AMOUNT_MAX
+from card_worker.secrets.formats import FOUR_DIGITS, PinFormat, TokenFormat
+
+TOKENS_PER_CARD_MAX = 100
+"""Tokens that serve at one time. All of them stand in each event of the card."""
 
 Events = tuple[CardEvent, ...]
 
@@ -70,8 +87,18 @@ def decide(books: Books, command: Command, now: datetime) -> Decision:
     """Say what happens: the events that `command` leads to at `now`. Changes nothing."""
     try:
         return _decide(books, command, now)
+    except NotLetIn as refusal:
+        return _judged(Decision(CommandRejected(command, now, refusal.reason)), refusal.judged)
     except Refused as refusal:
         return Decision(CommandRejected(command, now, refusal.reason, refusal.problems))
+
+
+def _judged(decision: Decision, judged: Judged | None) -> Decision:
+    """Return the decision with what the command's PIN turned out to be."""
+    if judged is None:
+        return decision
+    guard = () if judged.guard is None else (judged.guard,)
+    return decision._replace(guess=judged, after=decision.after + guard)
 
 
 def _decide(books: Books, command: Command, now: datetime) -> Decision:
@@ -88,7 +115,13 @@ def _decide(books: Books, command: Command, now: datetime) -> Decision:
             return Decision(_create(books, command, now))
         case CreateBatch():
             return Decision(_create_batch(books, command, now))
-    return _with_tidying(Case.of(books, command, now), command)
+    case = Case.of(books, command, now)
+    try:
+        case.check_reference(command)
+        decision = _with_tidying(case, command)
+    except Refused as refusal:
+        decision = Decision(CommandRejected(command, now, refusal.reason, refusal.problems))
+    return _judged(decision, case.judged)
 
 
 # --- a card's beginning -----------------------------------------------------------------------
@@ -99,7 +132,43 @@ def _create(books: Books, command: CreateCard, now: datetime) -> CardCreated:
     if key in books.cards:
         raise Refused(Reason.CARD_EXISTS)
     _check_load(books, command)
-    return CardCreated(command, now, key)
+    token, pin = command.card_token, command.pin
+    if token is None and pin is None:
+        return CardCreated(command, now, key)
+    _check_formats(token, pin)
+    account = books.account(command.account_id)
+    wanted = Wanted(
+        account_id=command.account_id,
+        cards=((key, command.type),),
+        recipients=recipients(account, command.seal_to),
+        has_token=token is not None,
+        token=token.format if token is not None else None,
+        pin=_pin_format(pin),
+    )
+    return CardCreated(command, now, key, wanted)
+
+
+def _check_formats(token: TokenOptions | None, pin: PinOptions | None) -> None:
+    if pin is not None:
+        _check_pin_format("pin.format", pin)
+    if token is not None and token.format is not None:
+        _check_token_format("card_token.format", token.format, with_pin=pin is not None)
+
+
+def _check_token_format(field: str, format: TokenFormat | None, *, with_pin: bool) -> None:
+    weakness = None if format is None else format.weakness(with_pin=with_pin)
+    if weakness is not None:
+        raise Refused(Reason.FORMAT_INVALID, Problem(field=field, message=weakness))
+
+
+def _check_pin_format(field: str, pin: PinOptions) -> None:
+    weakness = (pin.format or FOUR_DIGITS).weakness
+    if weakness is not None:
+        raise Refused(Reason.FORMAT_INVALID, Problem(field=field, message=weakness))
+
+
+def _pin_format(pin: PinOptions | None) -> PinFormat | None:
+    return None if pin is None else pin.format or FOUR_DIGITS
 
 
 def _activate(books: Books, command: ActivateCard, now: datetime) -> CardActivated:
@@ -147,7 +216,23 @@ def _create_batch(books: Books, command: CreateBatch, now: datetime) -> BatchCom
     if twice:
         problems = _naming(Reason.DUPLICATE_IN_BATCH, asked, twice)
         raise Refused(Reason.DUPLICATE_IN_BATCH, *problems)
-    return BatchCompleted(command, now)
+    options = command.options or BatchOptions()
+    token, pin = options.card_token, options.pin
+    if token is None and pin is None:
+        return BatchCompleted(command, now)
+    _check_formats(token, pin)
+    wanted = Wanted(
+        account_id=account_id,
+        cards=tuple(
+            ((account_id, card.card_id), card.type or command.type) for card in command.cards
+        ),
+        recipients=recipients(books.account(account_id), command.seal_to),
+        has_token=token is not None,
+        token=token.format if token is not None else None,
+        pin=_pin_format(pin),
+        file=batch_id(command),
+    )
+    return BatchCompleted(command, now, wanted)
 
 
 def _naming(reason: Reason, asked: list[str], wrong: Iterable[str]) -> tuple[Problem, ...]:
@@ -209,7 +294,8 @@ def _(command: CreateTransaction, case: Case) -> Events:
         case.check_room(command.amount, funds=command.amount)
         return (CardFunded(command, now, case.key),)
     if card.active_from is not None and card.active_from > now:
-        raise Refused(Reason.CARD_NOT_STARTED)
+        by_token = command.token is not None
+        raise Refused(Reason.CARD_NOT_USABLE if by_token else Reason.CARD_NOT_STARTED)
     case.check_currency(command.currency)
     case.check_available(command.amount)
     if not command.pending:
@@ -324,6 +410,44 @@ def _(command: UnblockCard, case: Case) -> Events:
 def _(command: CloseCard, case: Case) -> Events:
     case.check_nothing_locked()
     return (CardClosed(command, case.now, case.key),)
+
+
+@_rule.register
+def _(command: RotatePin, case: Case) -> Events:
+    _check_pin_format("pin.format", command.pin)
+    wanted = Wanted(
+        account_id=case.card.account_id,
+        cards=((case.key, case.card.type),),
+        recipients=case.recipients(command.seal_to),
+        pin=_pin_format(command.pin),
+    )
+    return (PinRotated(command, case.now, case.key, wanted),)
+
+
+@_rule.register
+def _(command: CreateToken, case: Case) -> Events:
+    has_pin = case.card.id in case.books.pins
+    _check_token_format("format", command.format, with_pin=has_pin)
+    if len(case.books.tokens_of(case.card, case.now)) >= TOKENS_PER_CARD_MAX:
+        raise Refused(Reason.LIMIT_EXCEEDED)
+    wanted = Wanted(
+        account_id=case.card.account_id,
+        cards=((case.key, case.card.type),),
+        recipients=case.recipients(command.seal_to),
+        has_token=True,
+        token=command.format,
+    )
+    return (TokenCreated(command, case.now, case.key, wanted),)
+
+
+@_rule.register
+def _(command: RevokeToken, case: Case) -> Events:
+    token = case.books.tokens.get(command.token_id)
+    if token is None or token.card != case.card.id or token.revoked_at is not None:
+        raise Refused(Reason.TOKEN_NOT_FOUND)
+    if token.spent_at is not None:
+        raise Refused(Reason.TOKEN_SPENT)
+    return (TokenRevoked(command, case.now, case.key, token.id),)
 
 
 @_rule.register

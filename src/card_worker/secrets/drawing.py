@@ -4,7 +4,7 @@ import os
 from functools import lru_cache
 from uuid import UUID
 
-from card_worker.contracts.formats import PinFormat, TokenFormat
+from card_worker.secrets.formats import PinFormat, TokenFormat
 
 PREFIX = "DINCARD:"
 """What a token without a format begins with; a UUID follows."""

@@ -24,10 +24,10 @@ class Pepper(NamedTuple):
 
 
 class Hash(NamedTuple):
-    """HMAC-SHA256, 32 bytes, and which key it was made with."""
+    """HMAC-SHA256 as 64 hex digits, and which key it was made with."""
 
     kid: str
-    digest: bytes
+    digest: str
 
 
 class Peppers:
@@ -47,6 +47,10 @@ class Peppers:
         if len({pepper.kid for pepper in peppers}) < len(peppers):
             raise ValueError("two keys have the same name")
         return cls(peppers)
+
+    @property
+    def keys(self) -> frozenset[bytes]:
+        return frozenset(pepper.key for pepper in self._by_kid.values())
 
     def hash_token(self, account_id: str, value: str) -> Hash:
         """Return what is kept of a token."""
@@ -84,4 +88,4 @@ def _read(part: str, place: int) -> Pepper:
 def _hash(pepper: Pepper, *parts: bytes) -> Hash:
     # Each part with its length, so that no two lists of parts are the same message.
     message = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-    return Hash(pepper.kid, hmac.digest(pepper.key, message, hashlib.sha256))
+    return Hash(pepper.kid, hmac.digest(pepper.key, message, hashlib.sha256).hex())

@@ -2,11 +2,13 @@
 
 from typing import Any, NoReturn
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 HIDDEN = "***"
+REVEAL: dict[str, bool] = {"reveal": True}
+"""The context in which a model is written with its secrets: to be sent to the worker."""
 
 
 class Secret:
@@ -30,11 +32,6 @@ class Secret:
     def __format__(self, _spec: str) -> str:
         return HIDDEN
 
-    def __eq__(self, other: object) -> NoReturn:
-        raise TypeError("secrets are compared by their hashes")
-
-    __hash__ = None  # type: ignore[assignment]
-
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret doesn't leave its process")
 
@@ -43,7 +40,9 @@ class Secret:
         return core_schema.no_info_after_validator_function(
             cls,
             core_schema.str_schema(strict=True, min_length=1, max_length=255),
-            serialization=core_schema.to_string_ser_schema(),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                _written, info_arg=True, return_schema=core_schema.str_schema()
+            ),
         )
 
     @classmethod
@@ -51,3 +50,7 @@ class Secret:
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         return {"type": "string", "minLength": 1, "maxLength": 255, "writeOnly": True}
+
+
+def _written(secret: Secret, info: SerializationInfo) -> str:
+    return secret.reveal() if info.context == REVEAL else HIDDEN

@@ -37,4 +37,7 @@ def change_account(
 def _read(account: Account) -> Account:
     codes = account.currencies
     currencies = None if codes is None else tuple(Currency(code) for code in codes)
-    return account._replace(currencies=currencies, expiry=Expiry(account.expiry))
+    recipients = None if account.recipients is None else tuple(account.recipients)
+    return account._replace(
+        currencies=currencies, expiry=Expiry(account.expiry), recipients=recipients
+    )

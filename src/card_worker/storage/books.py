@@ -7,19 +7,41 @@ from itertools import chain
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Select, bindparam, func, select, union
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    bindparam,
+    func,
+    select,
+    union,
+)
 
 from card_worker.contracts.kinds import TransactionType
 from card_worker.domain.answers import Answer
 from card_worker.domain.books import Books, Changes
-from card_worker.domain.needs import Needs, TransactionKey
-from card_worker.domain.rows import Batch, Card, CardKey, Hold, Transaction
+from card_worker.domain.books import Changed as Differ
+from card_worker.domain.needs import Needs
+from card_worker.domain.rows import Batch, Card, Guess, Hold, Pin, Token, Transaction
 from card_worker.storage import outbox
 from card_worker.storage.accounts import find_accounts
 from card_worker.storage.finding import columns_named, find, matching
 from card_worker.storage.pipeline import Rows, send
 from card_worker.storage.sets import Row, given, parameters
-from card_worker.storage.tables import batches, cards, holds, is_open, transactions
+from card_worker.storage.tables import (
+    batches,
+    cards,
+    counts,
+    files,
+    guesses,
+    holds,
+    is_left,
+    is_open,
+    pins,
+    tokens,
+    transactions,
+)
 from card_worker.storage.types import UtcTime
 from card_worker.storage.writing import Changed, New
 
@@ -35,15 +57,18 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Call
     card_keys = {key for needs in needed for key in needs.cards}
     batch_keys = {key for needs in needed for key in needs.batches}
     named_keys = {key for needs in needed for key in needs.transactions}
-    locked = _lock_cards(connection, card_keys, named_keys)
+    token_keys = {key for needs in needed for key in needs.tokens}
+    locked = lock_cards(connection, needed)
     ordered = find(connection, batches, Batch._fields, _by(("account_id", "batch_id"), batch_keys))
     named_rows = _by(_TRANSACTION, named_keys)
     named = find(connection, transactions, Transaction._fields, named_rows)
-    tenants = {account_id for account_id, _ in chain(card_keys, named_keys)}
+    given_rows = [{"digest": digest} for _, digest in token_keys]
+    given_tokens = find(connection, tokens, Token._fields, given_rows)
+    tenants = {account_id for account_id, _ in chain(card_keys, named_keys, token_keys)}
     set_up = find_accounts(connection, tenants)
 
     def wait() -> Books:
-        rows = [Card._make(row) for row in locked()]
+        rows = locked()
         books = Books(
             cards={card.key: card for card in rows},
             ids={card.id: card.key for card in rows},
@@ -51,6 +76,10 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Call
             named={row.id: row for row in map(Transaction._make, named())},
             accounts=set_up(),
         )
+        for token in map(Token._make, given_tokens()):
+            # One that was made since, by a commit that has let go of its card, is not known yet.
+            if token.card in books.ids:
+                books.know_token(token)
         _load_what_hangs_on_cards(connection, books, needed, now)
         return books
 
@@ -60,22 +89,61 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Call
 def _load_what_hangs_on_cards(
     connection: Connection, books: Books, needed: Sequence[Needs], now: datetime
 ) -> None:
-    held, refs = set[UUID](), set[tuple[UUID, str]]()
+    held, refs, guessed = set[UUID](), set[tuple[UUID, str]](), set[UUID]()
     for needs, ids in _card_ids(books, needed):
         if needs.holds:
             held.update(ids)
         if needs.ref_id is not None and ids:
             refs.add((ids[0], needs.ref_id))
+        if needs.guesses:
+            guessed.update(ids)
     due = _due_holds(connection, held, now)
     named = find(connection, holds, Hold._fields, [{"id": id} for id in books.named])
     refunded = _refunded(connection, books.named)
     taken = find(connection, transactions, ("card", "ref_id", "id"), _by(("card", "ref_id"), refs))
+    load_codes = _ask_for_codes(connection, books, needed)
+    load_guesses = _ask_for_guesses(connection, needed, guessed)
     for hold in map(Hold._make, due()):
         books.holds[hold.id] = hold
         books.due.setdefault(hold.card, []).append(hold.id)
     books.holds.update((hold.id, hold) for hold in map(Hold._make, named()))
     books.refunded = {parent_id: int(amount) for parent_id, amount in refunded()}
     books.refs = {(card, ref_id): id for card, ref_id, id in taken()}
+    load_codes(books)
+    load_guesses(books)
+
+
+def _ask_for_codes(
+    connection: Connection, books: Books, needed: Sequence[Needs]
+) -> Callable[[Books], None]:
+    """Ask for the tokens that may serve, those that are named, and the PINs."""
+    card_ids = [card.id for card in books.cards.values() if card.has_codes]
+    serving = _on_cards(connection, tokens, Token._fields, is_left, card_ids)
+    named_ids = {needs.token_id for needs in needed if needs.token_id is not None}
+    named = find(connection, tokens, Token._fields, [{"id": id} for id in named_ids])
+    kept = find(connection, pins, Pin._fields, [{"id": id} for id in card_ids])
+
+    def wait(books: Books) -> None:
+        for token in map(Token._make, chain(serving(), named())):
+            books.know_token(token)
+        books.pins = {pin.id: pin for pin in map(Pin._make, kept())}
+
+    return wait
+
+
+def _ask_for_guesses(
+    connection: Connection, needed: Sequence[Needs], card_ids: Collection[UUID]
+) -> Callable[[Books], None]:
+    """Ask for the guesses that are to be judged, and for all that count on these cards."""
+    ids = {needs.guess for needs in needed if needs.guess is not None}
+    noted = find(connection, guesses, Guess._fields, [{"id": id} for id in ids])
+    counting = _on_cards(connection, guesses, Guess._fields, counts, card_ids)
+
+    def wait(books: Books) -> None:
+        for guess in map(Guess._make, chain(noted(), counting())):
+            books.know_guess(guess)
+
+    return wait
 
 
 def _card_ids(books: Books, needed: Sequence[Needs]) -> Iterator[tuple[Needs, Sequence[UUID]]]:
@@ -83,6 +151,8 @@ def _card_ids(books: Books, needed: Sequence[Needs]) -> Iterator[tuple[Needs, Se
     made = dict[UUID, UUID]()
     for needs in needed:
         ids = [books.cards[key].id for key in needs.cards if key in books.cards]
+        known = (books.digests.get(digest) for _, digest in needs.tokens)
+        ids += [books.tokens[id].card for id in known if id is not None]
         for _, id in needs.transactions:
             if id in books.named:
                 ids.append(books.named[id].card)
@@ -96,17 +166,23 @@ def _card_ids(books: Books, needed: Sequence[Needs]) -> Iterator[tuple[Needs, Se
 def to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]:
     """Return what the database has to be told of what a group did."""
     return [
-        New(batches, _rows(changes.new_batches)),
-        New(cards, _rows(changes.new_cards)),
-        Changed(cards, _changing(changes.changed_cards)),
+        New(batches, _rows(changes.batches)),
+        New(files, _rows(changes.files)),
+        *_changes(cards, changes.cards),
         New(transactions, _rows(changes.transactions)),
-        New(holds, _rows(changes.new_holds)),
-        Changed(holds, _changing(changes.changed_holds)),
+        *_changes(holds, changes.holds),
+        *_changes(tokens, changes.tokens),
+        *_changes(pins, changes.pins),
+        *_changes(guesses, changes.guesses),
         outbox.new(answers),
     ]
 
 
-def _rows(values: Sequence[Card | Transaction | Batch | Hold]) -> list[Row]:
+def _changes(table: Table, rows: Differ[Any]) -> list[New | Changed]:
+    return [New(table, _rows(rows.new)), Changed(table, _changing(rows.changed))]
+
+
+def _rows(values: Sequence[Any]) -> list[Row]:
     """Return the rows of new values, without the columns that are empty in all of them."""
     if not values:
         return []
@@ -114,7 +190,7 @@ def _rows(values: Sequence[Card | Transaction | Batch | Hold]) -> list[Row]:
     return _transposed({name: column for name, column in columns if any(map(_is_there, column))})
 
 
-def _changing(values: Sequence[tuple[Card, Card]] | Sequence[tuple[Hold, Hold]]) -> list[Row]:
+def _changing(values: Sequence[tuple[Any, Any]]) -> list[Row]:
     """Return the ids with the columns in which any of the values is not as it was."""
     if not values:
         return []
@@ -135,29 +211,60 @@ def _by(names: tuple[str, ...], keys: Iterable[tuple[Any, ...]]) -> list[Row]:
     return [dict(zip(names, key, strict=True)) for key in keys]
 
 
-def _lock_cards(
-    connection: Connection, keys: Collection[CardKey], named: Collection[TransactionKey]
-) -> Callable[[], Rows]:
-    """Ask for cards, those of the named transactions as well, locked in id order."""
-    dialect, rows = connection.dialect.name, _by(_CARD, keys)
-    if not named:
-        return find(connection, cards, Card._fields, rows, lock=True)
-    values = parameters(dialect, columns_named(cards, _CARD), rows)
-    named_rows = _by(_TRANSACTION, named)
-    values |= parameters(dialect, columns_named(transactions, _TRANSACTION), named_rows, "named")
-    return send(connection, _select_cards(dialect), values)
+def lock_cards(connection: Connection, needed: Sequence[Needs]) -> Callable[[], list[Card]]:
+    """Ask for the needed cards, also those named by transactions and tokens, locked in id order."""
+    dialect = connection.dialect.name
+    keys = _by(_CARD, {key for needs in needed for key in needs.cards})
+    named = _by(_TRANSACTION, {key for needs in needed for key in needs.transactions})
+    given_tokens = [{"digest": digest} for needs in needed for _, digest in needs.tokens]
+    if not named and not given_tokens:
+        rows = find(connection, cards, Card._fields, keys, lock=True)
+    else:
+        values = parameters(dialect, columns_named(cards, _CARD), keys)
+        columns = columns_named(transactions, _TRANSACTION)
+        values |= parameters(dialect, columns, named, "named")
+        columns = columns_named(tokens, ("digest",))
+        values |= parameters(dialect, columns, given_tokens, "tokens")
+        rows = send(connection, _select_cards(dialect), values)
+    return lambda: [Card._make(row) for row in rows()]
 
 
 @cache
 def _select_cards(dialect: str) -> Select[Any]:
     by_card = given(dialect, columns_named(cards, _CARD))
     by_transaction = given(dialect, columns_named(transactions, _TRANSACTION), "named")
+    by_token = given(dialect, columns_named(tokens, ("digest",)), "tokens")
     wanted = union(
         select(cards.c.id).join(by_card, matching(cards, by_card)),
         select(transactions.c.card).join(by_transaction, matching(transactions, by_transaction)),
+        select(tokens.c.card).join(by_token, matching(tokens, by_token)),
     )
     statement = select(*columns_named(cards, Card._fields)).where(cards.c.id.in_(wanted))
     return statement.order_by(cards.c.id).with_for_update(of=cards)
+
+
+def _on_cards(
+    connection: Connection,
+    table: Table,
+    names: tuple[str, ...],
+    condition: ColumnElement[bool],
+    card_ids: Collection[UUID],
+) -> Callable[[], Rows]:
+    """Ask for the rows of these cards for which a condition is true."""
+    if not card_ids:
+        return list
+    dialect, columns = connection.dialect.name, columns_named(table, ("card",))
+    values = parameters(dialect, columns, [{"card": id} for id in card_ids])
+    return send(connection, _select_on_cards(dialect, table, names, condition), values)
+
+
+@cache
+def _select_on_cards(
+    dialect: str, table: Table, names: tuple[str, ...], condition: ColumnElement[bool]
+) -> Select[Any]:
+    source = given(dialect, columns_named(table, ("card",)))
+    statement = select(*columns_named(table, names)).join(source, matching(table, source))
+    return statement.where(condition)
 
 
 def _due_holds(

@@ -31,7 +31,10 @@ _NOW = {
 }
 
 # What another commit got in before us does: the next try sees its row and answers accordingly.
-_RACES = ("uq_cards_", "pk_cards", "pk_batches", "cards.account_id", "batches.account_id")
+_RACES = (
+    *("uq_cards_", "pk_cards", "pk_batches", "uq_tokens_digest"),
+    *("cards.account_id", "batches.account_id", "tokens.digest"),
+)
 # Of SQLSTATE, the class or all of it. 08 connection, 40 deadlock and serialization, 53 no disk,
 # memory or connection left, 57 shutdown and cancelled, 58 the machine, 55P03 lock timeout, 25P03
 # idle too long, 25006 a primary that has become a replica.

@@ -8,9 +8,18 @@ from typing import Any, assert_never
 from sqlalchemy import ColumnElement, Connection, func, not_, select, tuple_
 
 from card_worker.contracts.kinds import CardType, Status
-from card_worker.domain.rows import Batch, Card, Hold, State, Transaction
+from card_worker.domain.rows import Batch, Card, Hold, Pin, State, Token, Transaction
 from card_worker.storage.finding import columns_named, find
-from card_worker.storage.tables import batches, cards, holds, is_open, transactions
+from card_worker.storage.tables import (
+    batches,
+    cards,
+    holds,
+    is_left,
+    is_open,
+    pins,
+    tokens,
+    transactions,
+)
 
 
 def find_card(connection: Connection, account_id: str, card_id: str) -> Card | None:
@@ -28,6 +37,18 @@ def card_at(connection: Connection, card: Card, now: datetime) -> Card:
     due = select(left).where(holds.c.card == card.id, is_open, holds.c.expires_at <= now)
     locked = card.amount_reserved - int(connection.execute(due).scalar() or 0)
     return card._replace(amount_reserved=locked)
+
+
+def find_codes(connection: Connection, card: Card, now: datetime) -> tuple[list[Token], Pin | None]:
+    """Return a card's tokens that serve at `now`, the oldest first, and its PIN."""
+    if not card.has_codes:
+        return [], None
+    statement = select(*columns_named(tokens, Token._fields))
+    statement = statement.where(tokens.c.card == card.id, is_left)
+    rows = connection.execute(statement.order_by(tokens.c.created_at, tokens.c.id)).all()
+    pin = find(connection, pins, Pin._fields, [{"id": card.id}])()
+    serving = [token for token in map(Token._make, rows) if token.serves(now)]
+    return serving, Pin._make(pin[0]) if pin else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

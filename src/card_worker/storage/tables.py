@@ -24,7 +24,7 @@ from card_worker.contracts.kinds import (
     Side,
     TransactionType,
 )
-from card_worker.domain.rows import State
+from card_worker.domain.rows import Outcome, State
 from card_worker.money import AMOUNT_MAX, Currency
 from card_worker.storage.types import Flag, JsonLine, JsonText, OneOf, UtcTime, Uuid, WholeNumber
 
@@ -56,6 +56,8 @@ def _where(condition: str) -> dict[str, Any]:
     return {"postgresql_where": text(condition), "sqlite_where": text(condition)}
 
 
+TOKEN_IS_LEFT = "spent_at IS NULL AND revoked_at IS NULL"
+FILE_WAITS = "written_at IS NULL AND confirmed_at IS NULL"
 HOLD_IS_OPEN = "captured + released < amount"
 
 cards = Table(
@@ -85,6 +87,7 @@ cards = Table(
     _amount("amount_balance"),
     _amount("amount_pending"),
     _amount("amount_reserved"),
+    Column("has_codes", Flag, nullable=False),
     UniqueConstraint("account_id", "card_id"),
     CheckConstraint("version >= 1", "version"),
     CheckConstraint(f"amount BETWEEN 0 AND {AMOUNT_MAX}", "amount"),
@@ -153,6 +156,61 @@ holds = Table(
     sqlite_strict=True,
 )
 
+# What is kept of tokens: never their values. The digest covers the account.
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("account_id", Text, nullable=False),
+    Column("card", Uuid, ForeignKey("cards.id"), nullable=False),
+    Column("kid", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("masked_code", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    _optional("ref_id"),
+    Column("format", JsonText, nullable=True),
+    Column("expires_at", UtcTime, nullable=True),
+    Column("expires_after_transaction", Flag, nullable=False),
+    Column("metadata", JsonText, nullable=True),
+    Column("spent_at", UtcTime, nullable=True),
+    Column("revoked_at", UtcTime, nullable=True),
+    UniqueConstraint("digest"),
+    UniqueConstraint("card", "ref_id"),
+    Index("ix_tokens_card", "card", **_where(TOKEN_IS_LEFT)),
+    sqlite_strict=True,
+)
+
+is_left = tokens.c.spent_at.is_(None) & tokens.c.revoked_at.is_(None)
+
+# Each row has the id of its card.
+pins = Table(
+    "pins",
+    metadata,
+    Column("id", Uuid, ForeignKey("cards.id"), primary_key=True),
+    Column("account_id", Text, nullable=False),
+    Column("kid", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("changed_at", UtcTime, nullable=False),
+    Column("format", JsonText, nullable=True),
+    sqlite_strict=True,
+)
+
+# PINs that were given, noted before they are compared. Never the PIN.
+guesses = Table(
+    "guesses",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("account_id", Text, nullable=False),
+    Column("card", Uuid, nullable=True),
+    Column("number", WholeNumber, nullable=False),
+    _words("outcome", Outcome),
+    Column("created_at", UtcTime, nullable=False),
+    Index("ix_guesses_card_number", "card", "number"),
+    sqlite_strict=True,
+)
+
+counts = guesses.c.outcome != Outcome.SETTLED
+
 is_open = holds.c.captured + holds.c.released < holds.c.amount
 
 # Tenants that have rules of their own. Others need no row.
@@ -165,6 +223,7 @@ accounts = Table(
     Column("balance_max", WholeNumber, nullable=True),
     _words("expiry", Expiry),
     Column("reversal_window_s", WholeNumber, nullable=False),
+    Column("recipients", JsonText, nullable=True),
     CheckConstraint(f"load_max BETWEEN 0 AND {AMOUNT_MAX}", "load_max"),
     CheckConstraint(f"balance_max BETWEEN 0 AND {AMOUNT_MAX}", "balance_max"),
     CheckConstraint("reversal_window_s >= 0", "reversal_window_s"),
@@ -187,6 +246,27 @@ batches = Table(
     _optional("created_by"),
     PrimaryKeyConstraint("account_id", "batch_id"),
     CheckConstraint("created BETWEEN 0 AND requested", "created"),
+    sqlite_strict=True,
+)
+
+# Sealed files of cards, from their batch until somebody confirms that they have arrived.
+files = Table(
+    "files",
+    metadata,
+    Column("account_id", Text, nullable=False),
+    Column("batch_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("cards", WholeNumber, nullable=False),
+    Column("bytes", WholeNumber, nullable=False),
+    Column("recipients", JsonText, nullable=False),
+    _optional("sealed"),
+    Column("created_at", UtcTime, nullable=False),
+    Column("written_at", UtcTime, nullable=True),
+    Column("confirmed_at", UtcTime, nullable=True),
+    PrimaryKeyConstraint("account_id", "batch_id"),
+    CheckConstraint("sealed IS NOT NULL OR confirmed_at IS NOT NULL", "sealed"),
+    Index("ix_files_unwritten", "created_at", **_where(FILE_WAITS)),
     sqlite_strict=True,
 )
 

@@ -3,8 +3,7 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 DIGITS = "0123456789"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -36,12 +35,6 @@ class _Alphabet(BaseModel):
     characters: StrictBool | None = Field(None, description="Letters, both cases")
     unambiguous: StrictBool = Field(False, description=f"Without {' '.join(LOOKALIKES)}")
 
-    @model_validator(mode="after")
-    def _draws_from_something(self) -> "_Alphabet":
-        if not self.alphabet:
-            raise PydanticCustomError("alphabet", "leaves no character to draw from")
-        return self
-
     @property
     def alphabet(self) -> str:
         """Return the characters that are drawn from, each once."""
@@ -56,23 +49,39 @@ class _Alphabet(BaseModel):
 class TokenFormat(_Alphabet):
     """What a card's token looks like. Without a format it is `DINCARD:` and a UUID."""
 
-    length: Annotated[StrictInt, Field(ge=TOKEN_MIN_WITH_PIN, le=TOKEN_MAX)] = Field(
+    length: Annotated[StrictInt, Field(ge=1, le=TOKEN_MAX)] = Field(
         TOKEN_LENGTH, description="Without the prefix"
     )
-    prefix: Annotated[StrictStr, Field(max_length=32, pattern=r"^[!-~]*$")] = Field(
-        "", description="Printable ASCII without spaces"
+    prefix: Annotated[StrictStr, Field(max_length=32, pattern=r"^[!#-&(-\[\]-~]*$")] = Field(
+        "", description="Printable ASCII without spaces, quotes and backslash"
     )
     barcode: Barcode | None = Field(None, description="How it is printed")
 
-    def is_long_enough(self, *, with_pin: bool) -> bool:
-        """Say whether nobody finds a token by trying; with a PIN besides, fewer will do."""
-        if with_pin:
-            return self.length >= TOKEN_MIN_WITH_PIN
+    def weakness(self, *, with_pin: bool) -> str | None:
+        """Return why tokens of this format could be guessed; with a PIN besides, fewer will do."""
+        if not self.alphabet:
+            return "leaves no character to draw from"
         only_digits = set(self.alphabet) <= set(DIGITS)
-        return self.length >= (TOKEN_MIN_DIGITS if only_digits else TOKEN_MIN)
+        alone = TOKEN_MIN_DIGITS if only_digits else TOKEN_MIN
+        least = TOKEN_MIN_WITH_PIN if with_pin else alone
+        if self.length >= least:
+            return None
+        return f"must have at least {least} characters{'' if with_pin else ' without a PIN'}"
 
 
 class PinFormat(_Alphabet):
-    """What a card's PIN looks like."""
+    """What a card's PIN looks like. Without a format it is four digits."""
 
-    length: Annotated[StrictInt, Field(ge=PIN_MIN, le=PIN_MAX)] = PIN_MIN
+    length: Annotated[StrictInt, Field(ge=1, le=PIN_MAX)] = Field(
+        PIN_MIN, description="How many characters"
+    )
+
+    @property
+    def weakness(self) -> str | None:
+        """Return why PINs of this format could be guessed."""
+        if not self.alphabet:
+            return "leaves no character to draw from"
+        return None if self.length >= PIN_MIN else f"must have at least {PIN_MIN} characters"
+
+
+FOUR_DIGITS = PinFormat(numbers=True)

@@ -1,0 +1,72 @@
+"""PINs that were given, noted before anybody compares them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TypeAlias
+from uuid import UUID
+
+from sqlalchemy import Connection, func, select
+
+from card_worker.contracts.commands import CreateTransaction, event_id
+from card_worker.contracts.queries import Look
+from card_worker.domain.needs import needs
+from card_worker.domain.rows import CardKey, Outcome
+from card_worker.storage.books import lock_cards
+from card_worker.storage.finding import find
+from card_worker.storage.sets import insert_absent
+from card_worker.storage.tables import guesses, keys, tokens
+
+Guessing: TypeAlias = CreateTransaction | Look
+"""What has brought a PIN."""
+
+
+def note_guesses(connection: Connection, asked: Sequence[Guessing], now: datetime) -> None:
+    """Note that PINs were given, in a commit that must be over before they are compared.
+
+    The guesses of a card get numbers in the order in which they are noted. One that is known, or
+    whose command has had its answer, is not noted again.
+    """
+    wanted = [{"account_id": one.account_id, "key": one.key} for one in asked]
+    answered = set(find(connection, keys, ("account_id", "key"), wanted)())
+    fresh = [one for one in asked if (one.account_id, one.key) not in answered]
+    if not fresh:
+        return
+    # Whoever notes has the card to itself, so a lower number was visible earlier.
+    by_name = {card.key: card.id for card in lock_cards(connection, [*map(needs, fresh)])()}
+    digests = [{"digest": digest} for one in fresh for _, digest in needs(one).tokens]
+    named = find(connection, tokens, ("digest", "card"), digests)()
+    locked = set(by_name.values())
+    by_digest: dict[str, UUID] = {digest: card for digest, card in named if card in locked}
+    found = [_card(one, by_name, by_digest) for one in fresh]
+    numbers = _numbers(connection, {card for card in found if card is not None})
+    rows = []
+    for one, card in zip(fresh, found, strict=True):
+        number = 0 if card is None else numbers.get(card, 0) + 1
+        if card is not None:
+            numbers[card] = number
+        rows.append(
+            {
+                "id": event_id(one.account_id, one.key),
+                "account_id": one.account_id,
+                "card": card,
+                "number": number,
+                "outcome": Outcome.OPEN,
+                "created_at": now,
+            }
+        )
+    unlike = {row["id"]: row for row in reversed(rows)}
+    insert_absent(connection, guesses, sorted(unlike.values(), key=lambda row: str(row["id"])))
+
+
+def _card(asked: Guessing, by_name: dict[CardKey, UUID], by_digest: dict[str, UUID]) -> UUID | None:
+    if asked.given_token is None:
+        return by_name.get((asked.account_id, asked.card_id or ""))
+    found = (by_digest.get(hash.digest) for hash in asked.given_token.hashes)
+    return next((card for card in found if card is not None), None)
+
+
+def _numbers(connection: Connection, cards: set[UUID]) -> dict[UUID, int]:
+    """Return the highest number that each card has given."""
+    highest = select(guesses.c.card, func.max(guesses.c.number))
+    rows = connection.execute(highest.where(guesses.c.card.in_(cards)).group_by(guesses.c.card))
+    return {row[0]: row[1] for row in rows}
