@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from math import log2
-from typing import TypeAlias
+from typing import NamedTuple
 from urllib.parse import quote
 
 from sqlalchemy import Connection
@@ -19,8 +19,8 @@ from card_worker.domain.events import CommandRejected, Decision, Made, Making, T
 from card_worker.domain.evolve import card_uuid
 from card_worker.domain.rows import File
 from card_worker.secrets.drawing import PREFIX, draw_pins, draw_tokens, mask
-from card_worker.secrets.formats import TokenFormat
-from card_worker.secrets.sealing import read_recipients, seal, seal_text
+from card_worker.secrets.formats import PinFormat, TokenFormat
+from card_worker.secrets.sealing import Recipient, read_recipients, seal, seal_text
 from card_worker.secrets.vault import Vault
 from card_worker.storage.finding import find
 from card_worker.storage.tables import tokens
@@ -32,15 +32,22 @@ BITS_APART = 64
 """Among so many bits no value is drawn twice; where it were, its constraint says so."""
 NAME_CHARS_MAX = 100
 
-Draw: TypeAlias = Callable[[TokenFormat | None, int], list[str]]
+
+class Craft(NamedTuple):
+    """Where values come from, and how they are sealed."""
+
+    draw_tokens: Callable[[TokenFormat | None, int], list[str]] = draw_tokens
+    draw_pins: Callable[[PinFormat, int], list[str]] = draw_pins
+    seal: Callable[[Sequence[Recipient], bytes], bytes] = seal
+    seal_text: Callable[[Sequence[Recipient], str], str] = seal_text
 
 
 class Mint:
-    """What makes secrets, for a worker that has a vault. `draw` draws the tokens."""
+    """What makes secrets, for a worker that has a vault."""
 
-    def __init__(self, vault: Vault, draw: Draw = draw_tokens) -> None:
+    def __init__(self, vault: Vault, craft: Craft | None = None) -> None:
         self.vault = vault
-        self._draw = draw
+        self._craft = craft or Craft()
 
     def fill(self, connection: Connection, books: Books, decision: Decision) -> Decision:
         """Return the decision with the secrets made that its answer brings into the world.
@@ -57,10 +64,10 @@ class Mint:
             problem = Problem(field=field, message="hardly any value is left")
             refusal = CommandRejected(event.command, event.at, Reason.FORMAT_INVALID, (problem,))
             return Decision(refusal)
-        pins = [""] * count if wanted.pin is None else draw_pins(wanted.pin, count)
+        pins = [""] * count if wanted.pin is None else self._craft.draw_pins(wanted.pin, count)
         made = self._kept(wanted, values, pins)
         if not event.command.dry_run:  # what isn't stored opens nothing, so nobody is told
-            made = _sealed(made, wanted, values, pins, event)
+            made = self._sealed(made, wanted, values, pins, event)
         return decision._replace(answer=event._replace(made=made))
 
     def _kept(self, wanted: Wanted, values: Sequence[str], pins: Sequence[str]) -> Made:
@@ -81,14 +88,14 @@ class Mint:
 
     def _tokens(self, connection: Connection, books: Books, wanted: Wanted) -> list[str] | None:
         """Draw tokens that the account hasn't had; None when hardly any is left."""
-        values = self._draw(wanted.token, len(wanted.cards))
+        values = self._craft.draw_tokens(wanted.token, len(wanted.cards))
         if wanted.token is None or _bits(wanted.token) >= BITS_APART:
             return values
         for _ in range(DRAWS_MAX):
             again = self._taken(connection, books, wanted.account_id, values)
             if not again:
                 return values
-            drawn = self._draw(wanted.token, len(again))
+            drawn = self._craft.draw_tokens(wanted.token, len(again))
             for place, value in zip(again, drawn, strict=True):
                 values[place] = value
         return None
@@ -108,6 +115,29 @@ class Mint:
             taken.add(known[0].digest)
         return again
 
+    def _sealed(
+        self, made: Made, wanted: Wanted, values: Sequence[str], pins: Sequence[str], event: Making
+    ) -> Made:
+        recipients = read_recipients(wanted.recipients)
+        if wanted.file is None:
+            ((account_id, card_id), _), token, pin = wanted.cards[0], values[0], pins[0]
+            told = {"account_id": account_id, "card_id": card_id, "token": token, "pin": pin}
+            plain = json.dumps({name: value for name, value in told.items() if value})
+            return made._replace(sealed=self._craft.seal_text(recipients, plain))
+        sealed = self._craft.seal(recipients, _as_csv(wanted, values, pins))
+        file = File(
+            account_id=wanted.account_id,
+            batch_id=wanted.file,
+            name=file_name(wanted.account_id, wanted.file),
+            sha256=hashlib.sha256(sealed).hexdigest(),
+            cards=len(wanted.cards),
+            bytes=len(sealed),
+            recipients=list(wanted.recipients),
+            sealed=base64.b64encode(sealed).decode("ascii"),
+            created_at=event.at,
+        )
+        return made._replace(file=file)
+
 
 def _bits(format: TokenFormat) -> float:
     return format.length * log2(len(format.alphabet))
@@ -115,30 +145,6 @@ def _bits(format: TokenFormat) -> float:
 
 def _prefix(format: TokenFormat | None) -> str:
     return PREFIX if format is None else format.prefix
-
-
-def _sealed(
-    made: Made, wanted: Wanted, values: Sequence[str], pins: Sequence[str], event: Making
-) -> Made:
-    recipients = read_recipients(wanted.recipients)
-    if wanted.file is None:
-        ((account_id, card_id), _), token, pin = wanted.cards[0], values[0], pins[0]
-        told = {"account_id": account_id, "card_id": card_id, "token": token, "pin": pin}
-        plain = json.dumps({name: value for name, value in told.items() if value})
-        return made._replace(sealed=seal_text(recipients, plain))
-    sealed = seal(recipients, _as_csv(wanted, values, pins))
-    file = File(
-        account_id=wanted.account_id,
-        batch_id=wanted.file,
-        name=file_name(wanted.account_id, wanted.file),
-        sha256=hashlib.sha256(sealed).hexdigest(),
-        cards=len(wanted.cards),
-        bytes=len(sealed),
-        recipients=list(wanted.recipients),
-        sealed=base64.b64encode(sealed).decode("ascii"),
-        created_at=event.at,
-    )
-    return made._replace(file=file)
 
 
 def _as_csv(wanted: Wanted, values: Sequence[str], pins: Sequence[str]) -> bytes:

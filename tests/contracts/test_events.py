@@ -15,6 +15,7 @@ from card_worker.contracts.commands import event_id
 from card_worker.contracts.events import Envelope, write
 from card_worker.contracts.fields import read_time, write_time
 from card_worker.contracts.kinds import MESSAGES, EventType, Reason
+from tests.domain.stories_of_codes import STORIES as CODES
 from tests.domain.stories_of_money import STORIES as MONEY
 from tests.domain.story import ACCOUNT, Story
 
@@ -30,7 +31,10 @@ STORY = """
     expire    A1                           -> card.expired
     """
 ANSWERS = [one.answer for one in Story().run(STORY).told]
-TOLD = [*ANSWERS, *(event for story in MONEY.values() for event in Story().run(story).events)]
+TOLD = [
+    *ANSWERS,
+    *(event for story in (MONEY | CODES).values() for event in Story().run(story).events),
+]
 ENVELOPE = TypeAdapter(Envelope)
 EVENTS = [one.event for one in TOLD]
 IDS = [f"{number} {one.type}" for number, one in enumerate(TOLD)]
@@ -90,7 +94,7 @@ def test_every_time_in_an_event_is_utc_with_milliseconds(event: str) -> None:
 @pytest.mark.parametrize("event", EVENTS, ids=IDS)
 def test_only_what_took_a_place_in_a_cards_life_has_a_sequence(event: str) -> None:
     said = json.loads(event)
-    placed = said["type"].startswith(("card.", "hold.")) and "dry_run" not in said["data"]
+    placed = said["type"].startswith(("card.", "hold.", "token.")) and "dry_run" not in said["data"]
     assert ("sequence" in said) is placed
     if placed:
         assert said["sequence"] == f"{said['data']['version']:020}"

@@ -15,9 +15,11 @@ from card_worker.contracts.commands import (
     digest_of,
 )
 from card_worker.contracts.message import Letter, Unreadable, read_commands, vet
+from tests.codes import OWNER, VAULT
 
 ACCOUNT = "T00000001"
 GOOD = {"account_id": ACCOUNT, "card_id": "card-01", "amount": 500, "currency": "NOK"}
+PAYMENT = {"ref_id": "r", "amount": 500, "currency": "NOK"}
 TASKS = frozenset(["cards.activate", "commands.apply"])
 
 
@@ -78,9 +80,11 @@ def test_a_field_within_its_limits_is_read(field: str, value: object) -> None:
         ("metadata", {"a\x00": 1}),
         ("unknown", 1),
         ("command", "cards.activate"),
-        # Not offered yet: refused, not half done.
+        # An activation only says how long tokens serve.
         ("pin", {"format": {"length": 4}}),
-        ("card_token", {}),
+        ("card_token", {"format": {}}),
+        ("card_token", {"expires_in": 0}),
+        ("card_token", {"expires_after_transaction": 1}),
     ],
 )
 def test_a_field_out_of_its_limits_is_named_and_its_sender_answered(
@@ -92,17 +96,80 @@ def test_a_field_out_of_its_limits_is_named_and_its_sender_answered(
     assert command.command_id == "message-1"
 
 
-@pytest.mark.parametrize("field", ["seal_to", "pin", "card_token"])
-def test_a_command_that_asks_for_a_secret_is_refused_with_a_clear_reason(field: str) -> None:
-    (command,) = read_commands("cards.create", "m", {**GOOD, field: {"format": {}}})
-    assert isinstance(command, InvalidCommand)
-    (problem,) = command.problems
-    assert (problem.field, problem.message) == (field, "is not offered by this version")
+MAKES_TOKEN: dict[str, Any] = {"card_token": {}}
+MAKES_PIN: dict[str, Any] = {"pin": {}}
 
 
 @pytest.mark.parametrize(
-    "field", ["count", "card_id_pattern", "options", "seal_to", "needs_approval"]
+    ("task", "fields", "wanted"),
+    [
+        ("cards.create", {**GOOD, **MAKES_TOKEN}, {"card_token": "TOKEN_PEPPERS"}),
+        ("cards.create", {**GOOD, **MAKES_PIN}, {"pin": "PIN_PEPPERS"}),
+        (
+            "cards.batch_create",
+            {"cards": [{"card_id": "a"}], "options": MAKES_TOKEN | MAKES_PIN},
+            {"options.card_token": "TOKEN_PEPPERS", "options.pin": "PIN_PEPPERS"},
+        ),
+        (
+            "tokens.create",
+            {"card_id": "a", "ref_id": "r", "expires_in": 60},
+            {"format": "TOKEN_PEPPERS"},
+        ),
+        ("cards.rotate_pin", {"card_id": "a", **MAKES_PIN}, {"pin": "PIN_PEPPERS"}),
+        (
+            "transactions.create",
+            {**PAYMENT, "token": "1", "pin": "2"},
+            {"token": "TOKEN_PEPPERS", "pin": "PIN_PEPPERS"},
+        ),
+    ],
 )
+def test_a_worker_without_peppers_says_which_it_misses(
+    task: str, fields: dict[str, Any], wanted: dict[str, str]
+) -> None:
+    asked = {"account_id": ACCOUNT, **fields}
+    (command,) = read_commands(task, "m", asked)
+    assert isinstance(command, InvalidCommand)
+    said = {problem.field: problem.message for problem in command.problems}
+    assert said == {
+        field: f"is not offered: the worker has no {setting}" for field, setting in wanted.items()
+    }
+    assert not isinstance(read_commands(task, "m", asked, VAULT)[0], InvalidCommand)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({}, ["token"]),
+        ({"card_id": "a", "token": "b"}, ["token"]),
+        ({"token": ""}, ["token"]),
+        ({"token": "x" * 256}, ["token"]),
+        ({"token": 4711}, ["token"]),
+        ({"card_id": "a", "pin": 4711}, ["pin"]),
+        ({"card_id": "a", "pin": "4711", "dry_run": True}, ["pin"]),
+    ],
+)
+def test_a_token_and_a_pin_are_text_and_name_one_card(
+    fields: dict[str, Any], wrong: list[str]
+) -> None:
+    asked = {"account_id": ACCOUNT, **PAYMENT, **fields}
+    (command,) = read_commands("transactions.create", "m", asked, VAULT)
+    assert isinstance(command, InvalidCommand)
+    assert [problem.field for problem in command.problems] == wrong
+
+
+@pytest.mark.parametrize(
+    "seal_to",
+    [[], ["age1"], [OWNER.recipient] * 2, "age1", [OWNER.secret], [OWNER.recipient, 5]],
+)
+def test_who_may_open_is_a_list_of_recipients(seal_to: Any) -> None:
+    asked = {**GOOD, **MAKES_TOKEN, "seal_to": seal_to}
+    (command,) = read_commands("cards.create", "m", asked, VAULT)
+    assert isinstance(command, InvalidCommand)
+    assert {problem.field.partition(".")[0] for problem in command.problems} == {"seal_to"}
+    assert OWNER.secret not in str(command)
+
+
+@pytest.mark.parametrize("field", ["count", "card_id_pattern", "options", "needs_approval"])
 def test_a_batch_that_asks_for_more_than_a_list_is_refused(field: str) -> None:
     asked = {"account_id": ACCOUNT, "cards": [{"card_id": "a"}], field: [1]}
     (command,) = read_commands("cards.batch_create", "m", asked)

@@ -53,9 +53,8 @@ from card_worker.domain.rows import Account, Card, Guess, Outcome, State
 from card_worker.domain.rules import decide
 from card_worker.minting import Mint
 from card_worker.money import Currency
-from card_worker.secrets.peppers import Pepper, Peppers
-from card_worker.secrets.sealing import new_identity, open_sealed
-from card_worker.secrets.vault import Vault
+from card_worker.secrets.sealing import open_sealed
+from tests.codes import OWNER, TOKEN_PEPPERS, VAULT, WRONG_PIN
 
 ACCOUNT = "T00000001"
 START = datetime(2026, 11, 22, 10, tzinfo=UTC)
@@ -85,12 +84,8 @@ TASKS = {
     "update": "cards.update",
     "void": "transactions.void",
 }
-OWNER = new_identity()
-PEPPERS = Peppers([Pepper("k1", bytes(32))]), Peppers([Pepper("p1", bytes(range(32)))])
 CODES = ("token", "pin", "format", "many", "unsealed")
 """Words that are about these."""
-WRONG = "#wrong"
-"""No PIN has this in it."""
 ALWAYS: dict[str, dict[str, Any]] = {
     "repin": {"pin": {}, "seal_to": [OWNER.recipient]},
     "token": {"seal_to": [OWNER.recipient], "expires_in": 3600},
@@ -143,7 +138,6 @@ class Story:
     told: list[Told] = field(default_factory=list)
     events: list[Answer] = field(default_factory=list)
     """All that came of it, the answers among them."""
-    vault: Vault = field(default_factory=lambda: Vault(*PEPPERS))
     values: dict[str, str] = field(default_factory=dict)
     """Tokens by what the story calls them."""
     pins: dict[str, str] = field(default_factory=dict)
@@ -217,7 +211,7 @@ class Story:
         self._note_guess(command)
         decided = decide(self.books, command, self.now)
         # Tokens without a format are looked for in no database.
-        decided = Mint(self.vault).fill(cast(Connection, None), self.books, decided)
+        decided = Mint(VAULT).fill(cast(Connection, None), self.books, decided)
         if isinstance(command, CreateTransaction) and command.pin is not None:
             settle(self.books, command, decided.guess, self.now)
         books = self.books.aside() if command.dry_run else self.books
@@ -298,7 +292,7 @@ class Story:
             fields.pop("seal_to")
         if TASKS[word].startswith("transactions.") or word in ("adjust", "transfer", "token"):
             fields.setdefault("ref_id", f"r{len(self.told)}")
-        (command,) = read_commands(TASKS[word], str(fields["command_id"]), fields, self.vault)
+        (command,) = read_commands(TASKS[word], str(fields["command_id"]), fields, VAULT)
         assert not isinstance(command, Letter)
         return command
 
@@ -313,7 +307,7 @@ class Story:
         if word == "repin":
             return {"pin": format}
         if "pin" in said and TASKS[word] == "transactions.create":
-            return {"pin": self._pin(about) if said["pin"] == "right" else WRONG}
+            return {"pin": self._pin(about) if said["pin"] == "right" else WRONG_PIN}
         made = {}
         if "token" in said:
             made["card_token"] = _behaviour(said["token"]) | format
@@ -327,8 +321,7 @@ class Story:
         value = self.values.get(name.removeprefix("$"))
         if value is None:
             return str(UUID(int=0))
-        assert self.vault.tokens is not None
-        (known,) = self.vault.tokens.find_token(ACCOUNT, value)
+        (known,) = TOKEN_PEPPERS.find_token(ACCOUNT, value)
         return str(self.books.digests[known.digest])
 
     def _pin(self, about: str) -> str:

@@ -12,15 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Connection, Engine, Table, literal, make_url, select, text
 
-from card_worker.contracts.commands import COMMANDS, Command, event_id
+from card_worker.contracts.commands import COMMANDS, Command, CreateTransaction, event_id
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Card
 from card_worker.handler import handle
+from card_worker.minting import Mint
 from card_worker.storage.engine import begin, reading
+from card_worker.storage.guesses import note_guesses
 from card_worker.storage.looks import find_card, find_transactions
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, keys, metadata, outbox
+from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
 from tests.storage.statements import counting, slices_of
 
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
@@ -29,7 +32,7 @@ LOAD = {"amount": 500, "currency": "NOK"}
 
 
 def command(task: str, command_id: str, /, **fields: Any) -> Command:
-    (read,) = read_commands(task, command_id, {"account_id": ACCOUNT, **fields})
+    (read,) = read_commands(task, command_id, {"account_id": ACCOUNT, **fields}, VAULT)
     assert not isinstance(read, Letter)
     return read
 
@@ -305,9 +308,16 @@ PARTS = st.sampled_from([None, 1, 3])
 MADE = [str(event_id(ACCOUNT, f"ref/2/{card}/{ref}")) for card in ("A1", "A2") for ref in REFS]
 MADE += [str(event_id(ACCOUNT, f"ref/{made}/r1")) for made in MADE[:2]]
 BY_TRANSACTION = {"transaction_id": st.sampled_from(MADE), **REF}
+SEALED = {"seal_to": st.just([OWNER.recipient])}
+TOKENS = [str(event_id(ACCOUNT, f"token/2/{card}/{ref}")) for card in ("A1", "A2") for ref in REFS]
 FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-    "cards.create": LOADED,
-    "cards.activate": LOADED,
+    "cards.create": {
+        **LOADED,
+        **SEALED,
+        "card_token": st.sampled_from([None, {}, {"expires_after_transaction": True}]),
+        "pin": st.sampled_from([None, {}]),
+    },
+    "cards.activate": {**LOADED, "card_token": st.sampled_from([None, {"expires_in": 1}])},
     "cards.expire": {"card_id": CARD_IDS},
     "cards.reverse_activation": {"card_id": CARD_IDS},
     "cards.update": {
@@ -330,10 +340,27 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "transactions.void": BY_TRANSACTION,
     "transactions.refund": {**BY_TRANSACTION, "amount": PARTS},
     "holds.expire": {"transaction_id": BY_TRANSACTION["transaction_id"]},
+    "cards.rotate_pin": {**CARD, "pin": st.just({}), **SEALED},
+    "tokens.create": {
+        **CARD,
+        **REF,
+        **SEALED,
+        "expires_in": st.sampled_from([1, 60]),
+        "expires_after_transaction": st.booleans(),
+    },
+    "tokens.revoke": {**CARD, "token_id": st.sampled_from(TOKENS)},
     "cards.batch_create": {
+        "options": st.sampled_from([None, {"card_token": {}}, {"card_token": {}, "pin": {}}]),
+        **SEALED,
         "cards": st.lists(st.fixed_dictionaries({"card_id": CARD_IDS}), min_size=1, max_size=3),
         "batch_id": st.sampled_from(["B1", "B2"]),
     },
+}
+# By tokens that the first cards drawn have, and by one that nobody has.
+BY_TOKEN = FIELDS["transactions.create"] | {
+    "card_id": st.none(),
+    "token": st.sampled_from(["TOKEN-0", "TOKEN-1", "TOKEN-2", "TOKEN-none"]),
+    "pin": st.sampled_from([None, PIN, PIN, WRONG_PIN]),
 }
 HOLD = FIELDS["transactions.create"] | {
     "type": st.none(),
@@ -342,7 +369,9 @@ HOLD = FIELDS["transactions.create"] | {
 }
 # Few keys, so that some are used twice, for the same content or for other.
 ALWAYS = {"command_id": st.sampled_from("abcdefgh"), "dry_run": st.booleans()}
-ASKED = st.sampled_from([*FIELDS.items(), ("transactions.create", HOLD)]).flatmap(
+ASKED = st.sampled_from(
+    [*FIELDS.items(), ("transactions.create", HOLD), *[("transactions.create", BY_TOKEN)] * 4]
+).flatmap(
     lambda one: st.builds(
         lambda fields: command(
             one[0], "m", **{name: value for name, value in fields.items() if value is not None}
@@ -353,8 +382,8 @@ ASKED = st.sampled_from([*FIELDS.items(), ("transactions.create", HOLD)]).flatma
 # Groups of commands; a second passes between two groups.
 GROUPS = st.lists(st.lists(ASKED, max_size=8), max_size=4)
 BEGINNING = [
-    command("cards.create", f"make-{card}", card_id=card, amount=500, currency="NOK")
-    for card in ("A1", "A2")
+    command("cards.create", "make-A1", card_id="A1", **LOAD, **SEAL_TO, card_token={}, pin={}),
+    command("cards.create", "make-A2", card_id="A2", **LOAD, **SEAL_TO, card_token={}),
 ]
 
 
@@ -365,18 +394,28 @@ BEGINNING = [
 def test_a_group_is_its_commands_one_by_one(engine: Engine, groups: list[list[Command]]) -> None:
     seen = []
     for alone in (False, True):
+        mint = plain_mint()
         with engine.connect() as connection, connection.begin() as commit:
             answers = [
                 answer.event
                 for place, group in enumerate([BEGINNING, *groups])
                 for part in ([[one] for one in group] if alone else [group])
-                for answer in handle(connection, part, NOW + timedelta(seconds=place))
+                for answer in noted(connection, part, NOW + timedelta(seconds=place), mint)
             ]
             assert list(differences(connection)) == []
             seen.append((answers, everything(connection)))
             commit.rollback()
     assert seen[0] == seen[1]
     assert len(seen[0][0]) == len(BEGINNING) + len(list(chain.from_iterable(groups)))
+
+
+def noted(
+    connection: Connection, commands: Sequence[Command], now: datetime, mint: Mint
+) -> list[Answer]:
+    """Handle commands whose PINs are noted before."""
+    guessing = [one for one in commands if isinstance(one, CreateTransaction) and one.pin]
+    note_guesses(connection, guessing, now)
+    return handle(connection, commands, now, mint)
 
 
 def test_a_card_may_begin_again_in_another_currency(engine: Engine) -> None:

@@ -380,7 +380,7 @@ class ByToken(AboutAccount):
         return self.pin
 
 
-class CreateTransaction(ByToken, Moves):
+class CreateTransaction(Moves, ByToken):
     """Draw a card down, put money on it, or lock some for a while."""
 
     command: Literal["transactions.create"] = "transactions.create"

@@ -1,10 +1,12 @@
 """Sealing: what is written for others to read, encrypted with age so that only they can."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import pyrage
 from pyrage import x25519
+
+Recipient: TypeAlias = x25519.Recipient
 
 RECIPIENTS_MAX = 16
 
@@ -20,7 +22,7 @@ class Identity(NamedTuple):
     recipient: str
 
 
-def read_recipients(texts: Sequence[str]) -> list[x25519.Recipient]:
+def read_recipients(texts: Sequence[str]) -> list[Recipient]:
     """Return the recipients that these texts, `age1…`, stand for.
 
     Raises ValueError, which names the wrong one by its place, from 0.
@@ -32,13 +34,13 @@ def read_recipients(texts: Sequence[str]) -> list[x25519.Recipient]:
     return [_recipient(text, place) for place, text in enumerate(texts)]
 
 
-def seal(recipients: Sequence[x25519.Recipient], plain: bytes) -> bytes:
+def seal(recipients: Sequence[Recipient], plain: bytes) -> bytes:
     """Return `plain` as a binary age file, which each of the recipients can open."""
     sealed: bytes = pyrage.encrypt(plain, recipients)
     return sealed
 
 
-def seal_text(recipients: Sequence[x25519.Recipient], plain: str) -> str:
+def seal_text(recipients: Sequence[Recipient], plain: str) -> str:
     """Return `plain` as an age file in ASCII armor, to stand in an answer."""
     sealed: bytes = pyrage.encrypt(plain.encode(), recipients, armored=True)
     return sealed.decode("ascii")
@@ -66,7 +68,7 @@ def new_identity() -> Identity:
     return Identity(str(made), str(made.to_public()))
 
 
-def _recipient(text: str, place: int) -> x25519.Recipient:
+def _recipient(text: str, place: int) -> Recipient:
     try:
         return x25519.Recipient.from_str(text)
     except pyrage.RecipientError:

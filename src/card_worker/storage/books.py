@@ -224,7 +224,7 @@ def lock_cards(connection: Connection, needed: Sequence[Needs]) -> Callable[[], 
         columns = columns_named(transactions, _TRANSACTION)
         values |= parameters(dialect, columns, named, "named")
         columns = columns_named(tokens, ("digest",))
-        values |= parameters(dialect, columns, given_tokens, "tokens")
+        values |= parameters(dialect, columns, given_tokens, "shown")
         rows = send(connection, _select_cards(dialect), values)
     return lambda: [Card._make(row) for row in rows()]
 
@@ -233,7 +233,7 @@ def lock_cards(connection: Connection, needed: Sequence[Needs]) -> Callable[[], 
 def _select_cards(dialect: str) -> Select[Any]:
     by_card = given(dialect, columns_named(cards, _CARD))
     by_transaction = given(dialect, columns_named(transactions, _TRANSACTION), "named")
-    by_token = given(dialect, columns_named(tokens, ("digest",)), "tokens")
+    by_token = given(dialect, columns_named(tokens, ("digest",)), "shown")
     wanted = union(
         select(cards.c.id).join(by_card, matching(cards, by_card)),
         select(transactions.c.card).join(by_transaction, matching(transactions, by_transaction)),

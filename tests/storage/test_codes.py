@@ -1,0 +1,345 @@
+"""Tokens and PINs in the database: kept as hashes, never twice, and tried five times at most."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from threading import Barrier
+from typing import Any
+
+from sqlalchemy import Engine, select
+from tenacity import retry, retry_if_exception
+
+from card_worker.contracts.commands import Command, CreateTransaction
+from card_worker.contracts.message import Letter, read_commands, read_query
+from card_worker.contracts.queries import GetCard
+from card_worker.domain.answers import Answer
+from card_worker.domain.rows import Outcome
+from card_worker.handler import handle
+from card_worker.minting import Mint
+from card_worker.reader import look_as_holder
+from card_worker.secrets.peppers import Pepper, Peppers
+from card_worker.secrets.sealing import open_sealed
+from card_worker.secrets.vault import Vault
+from card_worker.storage.engine import begin, is_transient, open_engine, reading
+from card_worker.storage.guesses import note_guesses
+from card_worker.storage.reconcile import differences
+from card_worker.storage.tables import cards, files, guesses, outbox, pins, tokens
+from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
+
+ACCOUNT = "T00000001"
+NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
+SIXTEEN = {"format": {"numbers": True, "length": 16}}
+LOAD = {"amount": 500, "currency": "NOK"}
+GUESSERS = 64
+
+
+def command(task: str, command_id: str, /, **fields: Any) -> Command:
+    return keyed(VAULT, task, command_id, **fields)
+
+
+def keyed(vault: Vault, task: str, command_id: str, /, **fields: Any) -> Command:
+    (read,) = read_commands(task, command_id, {"account_id": ACCOUNT, **fields}, vault)
+    assert not isinstance(read, Letter)
+    return read
+
+
+def create(card_id: str, **fields: Any) -> Command:
+    asked = {"card_id": card_id, "amount": 500, "currency": "NOK", **SEAL_TO, **fields}
+    return command("cards.create", f"make-{card_id}", **asked)
+
+
+def pay(ref_id: str, token: str = "TOKEN-0", vault: Vault = VAULT, **fields: Any) -> Command:  # noqa: S107
+    asked = {"token": token, "ref_id": ref_id, "amount": 1, "currency": "NOK", **fields}
+    return keyed(vault, "transactions.create", ref_id, **asked)
+
+
+def ask(engine: Engine, *commands: Command, mint: Mint | None = None) -> list[str]:
+    """Handle commands as a worker does; return what their answers are."""
+    said = [json.loads(answer.event) for answer in do(engine, *commands, mint=mint)]
+    return [one["data"].get("reason", one["type"]) for one in said]
+
+
+def do(engine: Engine, *commands: Command, mint: Mint | None = None) -> list[Answer]:
+    note(engine, *commands)
+    return judge(engine, *commands, mint=mint)
+
+
+@retry(retry=retry_if_exception(is_transient))
+def note(engine: Engine, *commands: Command) -> None:
+    guessing = [one for one in commands if isinstance(one, CreateTransaction) and one.pin]
+    if guessing:
+        with begin(engine) as (connection, _):
+            note_guesses(connection, guessing, NOW)
+
+
+@retry(retry=retry_if_exception(is_transient))
+def judge(engine: Engine, *commands: Command, mint: Mint | None = None) -> list[Answer]:
+    with begin(engine) as (connection, _):
+        return handle(connection, commands, NOW, mint or plain_mint())
+
+
+def rows(engine: Engine, table: Any) -> list[Any]:
+    with reading(engine) as connection:
+        return list(connection.execute(select(table)).all())
+
+
+def shows(engine: Engine, card_id: str = "A1") -> Any:
+    """Return a card as its last event shows it."""
+    return [
+        json.loads(row.event)["data"]["card"]
+        for row in rows(engine, outbox.c.event)
+        if json.loads(row.event)["data"].get("card", {}).get("card_id") == card_id
+    ][-1]
+
+
+# --- what is kept -----------------------------------------------------------------------------
+
+
+def test_a_card_shows_that_it_has_them_and_its_owner_learns_what_they_are(engine: Engine) -> None:
+    (told,) = do(engine, create("A1", card_token={}, pin={}), mint=Mint(VAULT))
+    data = json.loads(told.event)["data"]
+    secrets = json.loads(open_sealed(OWNER.secret, data["sealed"].encode()))
+    assert (secrets["card_id"], len(secrets["pin"])) == ("A1", 4)
+    (token,) = data["card"]["tokens"]
+    assert (
+        token["masked_code"] == f"DINCARD:********-****-****-****-********{secrets['token'][-4:]}"
+    )
+    assert (token["ref_id"], token["expires_after_transaction"]) == (None, False)
+    assert data["card"]["pin"] == {"format": {"numbers": True}}
+    assert ask(engine, pay("r1", secrets["token"], pin=secrets["pin"])) == ["card.drawn_down"]
+    assert shows(engine)["tokens"] == [token]
+
+
+def test_hashes_depend_on_the_pepper_and_that_of_a_pin_on_its_card(engine: Engine) -> None:
+    ask(engine, create("A1", card_token={}, pin={}), create("A2", pin={}))
+    (token,) = rows(engine, tokens)
+    one, two = rows(engine, pins)
+    assert (token.kid, one.kid) == ("t1", "p1")
+    assert one.digest != two.digest
+    assert hashlib.sha256(b"TOKEN-0").hexdigest() != token.digest
+
+
+def test_a_batch_s_values_stand_in_its_file_alone(engine: Engine) -> None:
+    asked = [{"card_id": f"A{n}", "type": "credit_note"} for n in range(3)]
+    options: dict[str, Any] = {"card_token": {}, "pin": {}}
+    order = command("cards.batch_create", "B/1", cards=asked, options=options, **SEAL_TO)
+    (told,) = do(engine, order, mint=Mint(VAULT))
+    data = json.loads(told.event)["data"]
+    (kept,) = rows(engine, files)
+    sealed = base64.b64decode(kept.sealed)
+    assert data["file"] == {
+        "name": f"{ACCOUNT}/B%2F1.csv.age",
+        "sha256": hashlib.sha256(sealed).hexdigest(),
+        "cards": 3,
+        "bytes": len(sealed),
+        "recipients": [OWNER.recipient],
+    }
+    listed = list(csv.DictReader(io.StringIO(open_sealed(OWNER.secret, sealed).decode())))
+    assert [row["card_id"] for row in listed] == ["A0", "A1", "A2"]
+    assert {row["type"] for row in listed} == {"credit_note"}
+    for card_id in ("A0", "A1", "A2"):
+        ask(engine, command("cards.activate", f"on-{card_id}", card_id=card_id, **LOAD))
+    paid = [pay(row["card_id"], row["token"], pin=row["pin"]) for row in listed]
+    assert ask(engine, *paid) == ["card.drawn_down"] * 3
+    assert do(engine, order)[0].event == told.event  # once more: not one of them is made anew
+    assert len(rows(engine, tokens)) == len(rows(engine, pins)) == 3
+
+
+# --- never twice ------------------------------------------------------------------------------
+
+
+def test_a_value_that_is_there_is_drawn_again(engine: Engine) -> None:
+    same, other = "1" * 16, "2" * 16
+    mint = plain_mint(VAULT, same, same, other)
+    wanted = [create(name, card_token=SIXTEEN) for name in ("A1", "A2")]
+    assert ask(engine, *wanted, mint=mint) == ["card.created"] * 2
+    paid = [pay("r1", same), pay("r2", other)]
+    assert ask(engine, *paid) == ["card.drawn_down"] * 2
+    mint = plain_mint(VAULT, other, same, "3" * 16)
+    assert ask(engine, create("A3", card_token=SIXTEEN), mint=mint) == ["card.created"]
+    order = command(
+        "cards.batch_create",
+        "B1",
+        cards=[{"card_id": "A4"}, {"card_id": "A5"}],
+        options={"card_token": SIXTEEN},
+        **SEAL_TO,
+    )
+    mint = plain_mint(VAULT, "4" * 16, "4" * 16, same, "5" * 16)
+    assert ask(engine, order, mint=mint) == ["batch.completed"]
+    assert len({row.digest for row in rows(engine, tokens)}) == 5
+
+
+def test_a_format_that_has_hardly_any_value_left_is_refused(engine: Engine) -> None:
+    same = ["1" * 16] * 60
+    asked = [create("A1", card_token=SIXTEEN), create("A2", card_token=SIXTEEN)]
+    mint = plain_mint(VAULT, *same)
+    assert ask(engine, *asked, mint=mint) == ["card.created", "format_invalid"]
+    more = command(
+        "tokens.create", "t", card_id="A1", ref_id="t", expires_in=9, **SIXTEEN, **SEAL_TO
+    )
+    (told,) = do(engine, more, mint=plain_mint(VAULT, *same))
+    problems = json.loads(told.event)["data"]["problems"]
+    assert problems == [{"field": "format", "message": "hardly any value is left"}]
+    assert len(rows(engine, tokens)) == 1
+
+
+def test_of_two_commits_that_draw_the_same_one_draws_again(postgres_url: str) -> None:
+    start, tries = Barrier(2), Counter[str]()
+
+    @retry(retry=retry_if_exception(is_transient))
+    def make(card_id: str, mint: Mint) -> None:
+        tries[card_id] += 1
+        with begin(engine) as (connection, _):
+            if tries[card_id] == 1:
+                start.wait()
+            handle(connection, [create(card_id, card_token={})], NOW, mint)
+
+    engine = open_engine(postgres_url)  # SQLite has one commit at a time
+    with ThreadPoolExecutor(2) as pool:
+        mints = plain_mint(VAULT, "SAME", "ONE"), plain_mint(VAULT, "SAME", "TWO")
+        list(pool.map(make, ("A1", "A2"), mints))
+    assert tries.total() == 3
+    assert len({row.digest for row in rows(engine, tokens)}) == 2
+    engine.dispose()
+
+
+# --- peppers change ---------------------------------------------------------------------------
+
+
+def test_a_new_pepper_replaces_the_old_one_as_codes_are_used(engine: Engine) -> None:
+    new_token, new_pin = Pepper("t2", b"t" * 32), Pepper("p2", b"p" * 32)
+    old_token, old_pin = Pepper("t1", bytes(32)), Pepper("p1", bytes(range(32)))
+    both = Vault(Peppers([new_token, old_token]), Peppers([new_pin, old_pin]))
+    new = Vault(Peppers([new_token]), Peppers([new_pin]))
+    ask(engine, *(create(name, card_token={}, pin={}) for name in ("A1", "A2")))
+    first = pay("r1", vault=both, pin=PIN)
+    assert ask(engine, first) == ["card.drawn_down"]
+    assert {(row.kid) for row in rows(engine, tokens)} == {"t1", "t2"}
+    assert {(row.kid) for row in rows(engine, pins)} == {"p1", "p2"}
+    used, unused = pay("r2", vault=new, pin=PIN), pay("r2", "TOKEN-1", vault=new, pin=PIN)
+    assert ask(engine, used, unused) == ["card.drawn_down", "card_not_usable"]
+    # A key lives as long as the oldest pepper does; after that, the reference still counts once.
+    assert ask(engine, first) == ["card.drawn_down"]
+    assert ask(engine, pay("r1", vault=new, pin=PIN)) == ["idempotency_conflict"]
+    assert shows(engine)["amount_balance"] == 498
+
+
+# --- guesses ----------------------------------------------------------------------------------
+
+
+def test_of_many_wrong_pins_at_once_five_are_compared(engine: Engine) -> None:
+    ask(engine, create("A1", card_token={}, pin={}))
+    guesses_at_once = [pay(f"r{n}", pin=WRONG_PIN) for n in range(GUESSERS)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda one: note(engine, one), guesses_at_once))
+    # All of them are known now, and none of them has been looked at.
+    with ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(lambda one: judge(engine, one), guesses_at_once))
+    assert {answers[0].reason for answers in told} == {"card_not_usable"}
+    outcomes = Counter(row.outcome for row in rows(engine, guesses))
+    assert outcomes == {Outcome.WRONG: 5, Outcome.SETTLED: GUESSERS - 5}
+    assert ask(engine, pay("right", pin=PIN)) == ["card_not_usable"]
+    blocked = [row for row in rows(engine, outbox) if row.type == "card.blocked"]
+    assert len(blocked) == 1
+    assert shows(engine)["status"] == "blocked"
+
+
+def test_the_right_one_among_wrong_ones_at_once_opens_no_more_than_five(engine: Engine) -> None:
+    ask(engine, create("A1", card_token={}, pin={}))
+    mixed = [pay(f"r{n}", pin=PIN if n % 16 == 3 else WRONG_PIN) for n in range(GUESSERS)]
+    with ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(lambda one: do(engine, one)[0], mixed))
+    opened = [answer for answer in told if answer.reason is None]
+    wrong = sum(row.outcome == Outcome.WRONG for row in rows(engine, guesses))
+    assert wrong <= 5
+    assert len(opened) <= GUESSERS // 16
+    compared = [row for row in rows(engine, guesses) if row.outcome != Outcome.SETTLED]
+    assert len(compared) == wrong  # none is left open
+
+
+def test_a_guess_that_comes_again_counts_once(engine: Engine) -> None:
+    ask(engine, create("A1", card_token={}, pin={}))
+    guess = pay("r1", pin=WRONG_PIN)
+    for _ in range(3):
+        note(engine, guess)  # and then its worker died
+    assert [row.outcome for row in rows(engine, guesses)] == ["open"]
+    for _ in range(9):
+        assert ask(engine, guess) == ["card_not_usable"]
+    assert [row.outcome for row in rows(engine, guesses)] == ["wrong"]
+    # Under the same reference another PIN is not even looked at.
+    assert ask(engine, pay("r1", pin=PIN)) == ["card_not_usable"]
+    assert ask(engine, pay("r2", pin=PIN)) == ["card.drawn_down"]
+
+
+def test_a_guess_noted_behind_its_own_answer_counts_no_more(engine: Engine) -> None:
+    ask(engine, create("A1", card_token={}, pin={}))
+    guess = pay("r1", pin=PIN)
+    assert isinstance(guess, CreateTransaction)
+    with begin(engine) as (connection, _):
+        note_guesses(connection, [guess], NOW)
+    judge(engine, guess)
+    with begin(engine) as (connection, _):  # what a second worker did that looked too early
+        connection.execute(guesses.update().values(outcome=Outcome.OPEN))
+    judge(engine, guess)
+    assert [row.outcome for row in rows(engine, guesses)] == ["settled"]
+
+
+def test_a_pin_of_a_card_that_is_not_there_is_noted_too(engine: Engine) -> None:
+    assert ask(engine, pay("r1", "NOBODY-S", pin=WRONG_PIN)) == ["card_not_usable"]
+    (noted,) = rows(engine, guesses)
+    assert (noted.card, noted.outcome) == (None, "settled")
+
+
+def test_all_that_cannot_be_used_is_told_the_same(engine: Engine) -> None:
+    ask(engine, *(create(f"A{n}", card_token={}, pin={}) for n in range(4)))
+    ask(engine, command("cards.block", "b", card_id="A1", reason="lost"))
+    ask(engine, command("cards.close", "c", card_id="A2", reason="done"))
+    tried = [("TOKEN-0", WRONG_PIN), ("TOKEN-1", PIN), ("TOKEN-2", PIN), ("NOBODY-S", PIN)]
+    told = do(engine, *(pay("same", token, pin=pin) for token, pin in tried))
+    said = [json.loads(answer.event) for answer in told]
+    for one in said:
+        one.pop("id")
+    assert said == [said[0]] * 4
+    assert "A0" not in json.dumps(said)
+
+
+def test_a_query_by_token_counts_guesses_as_a_payment_does(engine: Engine) -> None:
+    ask(engine, create("A1", card_token={}, pin={}))
+
+    def look(number: int, **fields: Any) -> Any:
+        asked = {"account_id": ACCOUNT, "token": "TOKEN-0", **fields}
+        query = read_query("cards.get", f"q{number}", asked, VAULT)
+        assert isinstance(query, GetCard)
+        if query.pin is not None:
+            with begin(engine) as (connection, _):
+                note_guesses(connection, [query], NOW)
+        with begin(engine) as (connection, _):
+            return look_as_holder(connection, query, NOW)
+
+    assert look(0)["reason"] == "pin_required"
+    assert look(1, pin=PIN)["card"]["card_id"] == "A1"
+    assert look(2, token="NOBODY-S")["reason"] == "card_not_usable"
+    for number in range(3, 8):
+        assert look(number, pin=WRONG_PIN)["reason"] == "card_not_usable"
+    assert shows(engine)["status"] == "blocked"
+    assert look(8, pin=PIN)["reason"] == "card_not_usable"
+    with reading(engine) as connection:
+        assert list(differences(connection)) == []
+
+
+def test_cards_without_codes_are_marked_so(engine: Engine) -> None:
+    ask(engine, create("A1"), create("A2", pin={}), create("A3", card_token={}))
+    more = command("tokens.create", "t", card_id="A1", ref_id="t", expires_in=9, **SEAL_TO)
+    ask(engine, more, mint=Mint(VAULT))
+    assert {row.card_id: row.has_codes for row in rows(engine, cards)} == {
+        "A1": True,
+        "A2": True,
+        "A3": True,
+    }
+    ask(engine, create("A4"))
+    assert [row.card_id for row in rows(engine, cards) if not row.has_codes] == ["A4"]
