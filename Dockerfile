@@ -22,7 +22,8 @@ COPY requirements-runtime.lock /opt/
 RUN pip install --require-hashes --requirement /opt/requirements-runtime.lock
 RUN --mount=type=bind,from=build,source=/build/dist,target=/dist \
     pip install --no-deps /dist/*.whl \
-    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin card-worker
+    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin card-worker \
+    && install --directory --owner card-worker --mode 700 /files
 # By number, so that an orchestrator can tell that it isn't root.
 USER 10001
 ENTRYPOINT ["card-worker"]

@@ -17,10 +17,11 @@ from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
 import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from card_worker.contracts.commands import Command, InvalidCommand
+from card_worker.contracts.kinds import EventType
 from card_worker.contracts.message import (
     NO_VAULT,
     Letter,
@@ -30,6 +31,7 @@ from card_worker.contracts.message import (
 )
 from card_worker.contracts.queries import QUERIES, Look, Query
 from card_worker.domain.answers import Answer
+from card_worker.files import FileStore, write_files
 from card_worker.handler import handle
 from card_worker.minting import Mint
 from card_worker.reader import Seen, look, look_as_holder
@@ -39,6 +41,7 @@ from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import begin, is_transient, reading
 from card_worker.storage.guesses import Guessing, note_guesses
 
+BATCH_COMPLETED = EventType.BATCH_COMPLETED
 STARTS_MAX = 5
 RETURNS_TOGETHER_MAX = 1
 """A message that came back more often than this is started alone: it may be what kills."""
@@ -114,12 +117,23 @@ class _Read:
 
 
 class Delivery:
-    """Takes messages to their commit. `stopping` says whether the worker has been told to stop."""
+    """Takes messages to their commit.
+
+    `stopping` says whether the worker has been told to stop, `vault` keys tokens and PINs, `files`
+    is where sealed files go, `letters_to` names who may open what is secret in dead letters.
+    """
 
     def __init__(
-        self, engine: Engine, stopping: Callable[[], bool], vault: Vault = NO_VAULT
+        self,
+        engine: Engine,
+        stopping: Callable[[], bool],
+        vault: Vault = NO_VAULT,
+        files: FileStore | None = None,
+        letters_to: Sequence[str] = (),
     ) -> None:
         self._engine = engine
+        self._letters_to = letters_to
+        self._files = files
         self._mint = Mint(vault)
         self._stopping = stopping
 
@@ -242,13 +256,23 @@ class Delivery:
             for read in reads:
                 for part in read.parts:
                     if isinstance(part, Letter):
-                        dead_letters.add(connection, _part_letter(read.message, part, now))
+                        self._add(connection, _part_letter(read.message, part, now))
             ended = [one.message.id for one in reads if counted or one.message.returns]
             dead_letters.forget_starts(connection, ended)
             answers = handle(connection, commands, now, self._mint)
         _log_group(commands, answers, messages=len(reads), ms=(perf_counter() - started) * 1000)
+        self._write_files(answers)
         left = iter(answers)
         return [Answered(tuple(next(left) for _ in read.commands)) for read in reads]
+
+    def _write_files(self, answers: Sequence[Answer]) -> None:
+        """Put in place what a batch has sealed. Where that fails, the sweep does it later."""
+        if self._files is None or all(one.type is not BATCH_COMPLETED for one in answers):
+            return
+        try:
+            write_files(self._engine, self._files)
+        except Exception as error:
+            log.warning("files put off", error=type(error).__name__)
 
     def _note_guesses(self, asked: Sequence[Command | Look]) -> None:
         """Note that PINs were given: in a commit of its own, before any of them is compared."""
@@ -271,7 +295,7 @@ class Delivery:
                 buried, detail = Buried(f"started {STARTS_MAX} times, never to an end"), None
             else:
                 buried, detail = Buried(f"defect: {type(defect).__name__}"), _traceback(defect)
-            dead_letters.add(connection, _letter(message, buried.why, now, detail))
+            self._add(connection, _letter(message, buried.why, now, detail))
             dead_letters.forget_starts(connection, [message.id])
         log.warning("dead letter", reason=buried.why)
         return buried
@@ -281,7 +305,7 @@ class Delivery:
             with begin(self._engine) as (connection, now):
                 kept = [letter(now) for letter in letters]
                 for letter in kept:
-                    dead_letters.add(connection, letter)
+                    self._add(connection, letter)
         except Exception as defect:
             if is_transient(defect):
                 raise
@@ -291,6 +315,9 @@ class Delivery:
             return [self._keep_bare(letters[0])]
         return kept
 
+    def _add(self, connection: Connection, letter: DeadLetter) -> None:
+        dead_letters.add(connection, letter, self._letters_to)
+
     def _keep_bare(self, letter: LetterAt) -> DeadLetter:
         """Keep no more of a letter than any table takes: better than to stop at it for ever."""
         with begin(self._engine) as (connection, now):
@@ -298,7 +325,7 @@ class Delivery:
             bare = DeadLetter(
                 received_at=now, queue=full.queue, body=full.body, reason="can't be kept in full"
             )
-            dead_letters.add(connection, bare)
+            self._add(connection, bare)
         return bare
 
     def _persistently(self, work: Callable[[], Done]) -> Done:

@@ -6,13 +6,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from card_worker.secrets.peppers import Peppers
+from card_worker.secrets.sealing import read_recipients
 from card_worker.secrets.vault import Vault
 
 PREFIX = "CARD_WORKER_"
@@ -94,6 +95,11 @@ class Settings(BaseSettings):
     pin_peppers: PeppersText | None = Field(
         None, repr=False, description="The same for PINs; other keys than those for tokens"
     )
+    letter_recipients: Annotated[tuple[str, ...], NoDecode] | None = Field(
+        None,
+        description="Who may open the tokens and PINs in dead letters: age recipients, with commas"
+        " between; absent: they are masked for good",
+    )
     group_max: int = Field(
         500, ge=1, le=1000, description="Messages that are handled together at most"
     )
@@ -104,6 +110,15 @@ class Settings(BaseSettings):
         10.0, gt=0, le=86_400, description="Seconds between two looks for what time has made due"
     )
     log_format: LogFormat = Field(LogFormat.CONSOLE, description="console or json")
+
+    @field_validator("letter_recipients", mode="before")
+    @classmethod
+    def _are_recipients(cls, text: object) -> object:
+        if not isinstance(text, str):
+            return text
+        named = tuple(part.strip() for part in text.split(","))
+        read_recipients(named)
+        return named
 
     @model_validator(mode="after")
     def _peppers_differ(self) -> "Settings":

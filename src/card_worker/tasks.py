@@ -18,7 +18,14 @@ from sqlalchemy import Engine
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from card_worker import grouping
-from card_worker.contracts.commands import APPLY, COMMANDS, SWEEP_CARDS, SWEEP_HOLDS, SWEEPS
+from card_worker.contracts.commands import (
+    APPLY,
+    COMMANDS,
+    SWEEP_CARDS,
+    SWEEP_FILES,
+    SWEEP_HOLDS,
+    SWEEPS,
+)
 from card_worker.contracts.message import is_address
 from card_worker.contracts.queries import QUERIES
 from card_worker.delivery import (
@@ -32,6 +39,7 @@ from card_worker.delivery import (
     Shown,
     body_of,
 )
+from card_worker.files import FileStore, write_files
 from card_worker.grouping import DeadLettered, queue_of
 from card_worker.secrets.vault import Vault
 from card_worker.settings import LogFormat, WrongSetting, load_settings
@@ -64,12 +72,32 @@ def _engine_of(_pid: int) -> Engine:
 
 
 @cache
+def _files() -> FileStore:
+    try:
+        return FileStore(load_settings().files_url)
+    except (ImportError, ValueError) as error:
+        # It needs a library that isn't here, or is no URL. Its text may hold a password.
+        raise WrongSetting(f"CARD_WORKER_FILES_URL: {type(error).__name__}") from None
+
+
+@cache
 def _vault() -> Vault:
     return load_settings().vault()
 
 
+@cache
+def _delivery_of(_pid: int) -> Delivery:
+    return Delivery(
+        _engine(),
+        stopping=lambda: state.should_stop is not None,
+        vault=_vault(),
+        files=_files(),
+        letters_to=load_settings().letter_recipients or (),
+    )
+
+
 def _delivery() -> Delivery:
-    return Delivery(_engine(), stopping=lambda: state.should_stop is not None, vault=_vault())
+    return _delivery_of(os.getpid())
 
 
 def deliver(messages: Sequence[Message]) -> list[Fate]:
@@ -129,6 +157,7 @@ def _make_sweep(name: str, sweep: Callable[[Engine], int]) -> None:
 
 _make_sweep(SWEEP_CARDS, expire_cards)
 _make_sweep(SWEEP_HOLDS, expire_holds)
+_make_sweep(SWEEP_FILES, lambda engine: write_files(engine, _files()))
 
 
 class Consumer(grouping.Consumer):
@@ -198,6 +227,7 @@ def _on_worker_init(**_: Any) -> None:
         before_sleep=_log_pause,
     )
     try:
+        _files()
         waiting(_check_schema)
     except (SchemaOutdated, WrongSetting) as reason:
         raise SystemExit(f"card_worker: {reason}") from None

@@ -5,7 +5,17 @@ import sys
 import typer
 from rich.console import Console
 
-from card_worker.cli import accounts, cards, dead_letters, events, parts, reconcile, send
+from card_worker.cli import (
+    accounts,
+    batches,
+    cards,
+    codes,
+    dead_letters,
+    events,
+    parts,
+    reconcile,
+    send,
+)
 from card_worker.cli.contract import contract
 from card_worker.cli.demo import demo
 from card_worker.cli.dev import dev
@@ -26,6 +36,8 @@ app.command(context_settings=parts.PASSED_ON)(parts.beat)
 app.command()(parts.migrate)
 app.command()(send.send)
 app.add_typer(cards.app, name="card")
+app.add_typer(batches.app, name="batch")
+app.add_typer(codes.app, name="codes")
 app.add_typer(accounts.app, name="account")
 app.add_typer(events.app, name="events")
 app.add_typer(dead_letters.app, name="dead-letters")

@@ -10,6 +10,7 @@ from card_worker.contracts.fields import AccountId
 from card_worker.contracts.kinds import Expiry
 from card_worker.domain.rows import Account
 from card_worker.money import Amount, Currency
+from card_worker.secrets.sealing import read_recipients
 from card_worker.storage.accounts import change_account, find_accounts
 
 app = typer.Typer(help="See and set a tenant's own rules.", no_args_is_help=True)
@@ -46,6 +47,10 @@ def set_rules(
     reversal_window_s: Annotated[
         int | None, typer.Option(min=0, help="How many seconds an activation can be reversed.")
     ] = None,
+    recipients: Annotated[
+        str | None,
+        typer.Option(help="Who may open secrets, where a command doesn't say: age1…,age1…. none."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Set rules of an account; those that aren't given stay as they are."""
@@ -60,6 +65,8 @@ def set_rules(
         changes["expiry"] = expiry
     if reversal_window_s is not None:
         changes["reversal_window_s"] = reversal_window_s
+    if recipients is not None:
+        changes["recipients"] = _recipients(recipients)
     if not changes:
         raise refuse("say what to set; see --help", code=2)
     with database() as engine:
@@ -78,6 +85,7 @@ def _print(account: Account, *, as_json: bool) -> None:
         ("balance_max", "no limit" if account.balance_max is None else account.balance_max),
         ("expiry", account.expiry),
         ("reversal_window_s", account.reversal_window_s),
+        ("recipients", None if account.recipients is None else "\n".join(account.recipients)),
     ]
     out.print(table(f"Account {account.account_id}", "", "", rows=rows))
 
@@ -97,6 +105,17 @@ def _currencies(given: str) -> tuple[Currency, ...] | None:
     except ValueError:
         known = ", ".join(Currency)
         raise refuse(f"--currencies: {given} is not a list of some of {known}", code=2) from None
+
+
+def _recipients(given: str) -> tuple[str, ...] | None:
+    if given == NONE:
+        return None
+    named = tuple(given.split(","))
+    try:
+        read_recipients(named)
+    except ValueError as problem:
+        raise refuse(f"--recipients: {problem}", code=2) from None
+    return named
 
 
 def _limit(name: str, given: str) -> int | None:

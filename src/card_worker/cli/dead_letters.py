@@ -1,11 +1,14 @@
 """`card-worker dead-letters`: what could not be read or done, and what becomes of it."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from card_worker.cli.codes import read_identity
 from card_worker.cli.console import AsJson, database, looking, out, print_json, refuse, table
+from card_worker.secrets.sealing import NotOpened
 from card_worker.settings import load_settings
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
@@ -54,7 +57,13 @@ def show(letter: LetterId, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def requeue(letter: LetterId) -> None:
+def requeue(
+    letter: LetterId,
+    identity: Annotated[
+        Path | None,
+        typer.Option(help="A file with your age identity, for a letter with secrets."),
+    ] = None,
+) -> None:
     """Put the message on its queue once more. What was done of it before isn't done again."""
     from card_worker.client import Client
 
@@ -64,6 +73,7 @@ def requeue(letter: LetterId) -> None:
             found = _waiting(dead_letters.find(connection, letter), letter)
             if found.message_id is not None:
                 dead_letters.forget_starts(connection, [found.message_id])
+        found = _whole(found, identity)
         # Published first: if we die in between it is sent twice, never lost.
         with Client(settings.broker()) as client:
             client.republish(
@@ -96,6 +106,20 @@ def _waiting(found: DeadLetter | None, letter: int) -> DeadLetter:
     return found
 
 
+def _whole(found: DeadLetter, identity: Path | None) -> DeadLetter:
+    """Return the letter as it came, its secrets as well."""
+    if not found.is_masked:
+        return found
+    if found.sealed is None:
+        raise refuse("the secrets in it were not kept: its sender has to send it again")
+    if identity is None:
+        raise refuse("the secrets in it are sealed: give the --identity that opens them")
+    try:
+        return dead_letters.opened(found, read_identity(identity))
+    except NotOpened as reason:
+        raise refuse(str(reason)) from None
+
+
 def _headers(letter: DeadLetter) -> dict[str, Any]:
     if letter.headers is not None:
         return dict(letter.headers)
@@ -104,4 +128,6 @@ def _headers(letter: DeadLetter) -> dict[str, Any]:
 
 
 def _told(letter: DeadLetter) -> dict[str, Any]:
-    return {**asdict(letter), "body": letter.body.decode(errors="backslashreplace")}
+    told = {**asdict(letter), "body": letter.body.decode(errors="backslashreplace")}
+    told["sealed"] = letter.sealed is not None
+    return told

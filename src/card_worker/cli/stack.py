@@ -25,6 +25,8 @@ from sqlalchemy import URL, Engine
 
 from card_worker.cli.embedded import PORTS, Valkey, tied, valkey
 from card_worker.relay import LEASE
+from card_worker.secrets.peppers import new_pepper
+from card_worker.settings import FROM_FILES
 from card_worker.storage import leases, outbox
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.migrations import upgrade
@@ -145,6 +147,7 @@ class Stack:
     def __init__(self, folder: Path, broker: Valkey, asked: StopAsked, lock: int) -> None:
         self.folder = folder
         self.logs = folder / "logs"
+        self.files = folder / "files"
         self.broker_url = broker.url
         url = URL.create("sqlite", database=str(folder / "cards.sqlite3"))
         self.database_url = url.render_as_string()
@@ -153,6 +156,11 @@ class Stack:
         self.settings = {
             "CARD_WORKER_DATABASE_URL": self.database_url,
             "CARD_WORKER_BROKER_URL": self.broker_url,
+            "CARD_WORKER_FILES_URL": str(self.files),
+            **{
+                f"CARD_WORKER_{name}_FILE": str(_peppers(folder / f"{name.lower()}.txt"))
+                for name in FROM_FILES
+            },
         }
         self.engine: Engine = open_engine(self.database_url)
         self._broker = broker
@@ -270,6 +278,15 @@ def _locked(folder: Path) -> Iterator[int]:
         # Whatever is above this folder, its contents aren't to be committed.
         (folder / ".gitignore").write_text("*\n")
         yield lock.fileno()
+
+
+def _peppers(file: Path) -> Path:
+    """Return the file with this installation's key, made the first time."""
+    if not file.exists():
+        key = new_pepper("k1")
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
+            new.write(f"{key}\n")
+    return file
 
 
 def _flower_port() -> int:

@@ -526,7 +526,8 @@ APPLY = "commands.apply"
 """The task that carries a list of commands."""
 
 SWEEP_CARDS, SWEEP_HOLDS = "sweeps.expire_cards", "sweeps.expire_holds"
-SWEEPS = (SWEEP_CARDS, SWEEP_HOLDS)
+SWEEP_FILES = "sweeps.write_files"
+SWEEPS = (SWEEP_CARDS, SWEEP_HOLDS, SWEEP_FILES)
 """The tasks by which beat asks for what time has made due. They take no arguments."""
 
 QUEUES: dict[str, str] = dict.fromkeys(COMMANDS, Queue.CARDS) | {

@@ -42,7 +42,10 @@ _CARDS: dict[Status, list[dict[str, Any]]] = {
     ],
     Status.CLOSED: [_ACTIVE | {"state": State.CLOSED}],
 }
-_LIVE = (Status.UNUSED, Status.PARTIALLY_USED, Status.USED, Status.BLOCKED)
+_USABLE = (Status.UNUSED, Status.PARTIALLY_USED, Status.USED)
+_LIVE = (*_USABLE, Status.BLOCKED)
+_ABOUT_CODES = frozenset(["cards.rotate_pin", "tokens.create", "tokens.revoke"])
+"""A card shows the same after these."""
 # More than a card holds, or all of it: what a status turns into may depend on how much is moved.
 _AMOUNTS = (100, 200, 300)
 _FIELDS: dict[str, Any] = {
@@ -103,7 +106,7 @@ def _name(kind: type) -> str:
 
 def _diagram() -> list[str]:
     ways = defaultdict[tuple[str, str], list[str]](list)
-    for task in COMMANDS:
+    for task in (task for task in COMMANDS if task not in _ABOUT_CODES):
         for before, after in sorted(_leads(task)):
             ways[before, after].append(task)
     lines = ["stateDiagram-v2"]
@@ -111,6 +114,7 @@ def _diagram() -> list[str]:
         f"    {before} --> {after}: {', '.join(tasks)}" for (before, after), tasks in ways.items()
     ]
     lines += [f"    {before.value} --> {Status.EXPIRED.value}: expires_at" for before in _LIVE]
+    lines += [f"    {before.value} --> {Status.BLOCKED.value}: wrong PINs" for before in _USABLE]
     return lines
 
 

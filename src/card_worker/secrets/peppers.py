@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import os
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -70,6 +71,13 @@ class Peppers:
         pepper = self._by_kid.get(kept.kid)
         made = _hash(pepper or self._newest, b"pin", card.bytes, value.encode())
         return hmac.compare_digest(made.digest, kept.digest) and pepper is not None
+
+
+def new_pepper(name: str) -> str:
+    """Return a new key, as `Peppers.read` reads it. Raises ValueError for a name that is none."""
+    text = f"{name}:{base64.b64encode(os.urandom(KEY_BYTES_MIN)).decode()}"
+    _read(text, 0)
+    return text
 
 
 def _read(part: str, place: int) -> Pepper:

@@ -1,7 +1,13 @@
-"""Dead letters: what could not be read or done, as it came; and how often each was started."""
+"""Dead letters: what could not be read or done, as it came; and how often each was started.
 
+Only tokens and PINs don't stay as they came: they are masked. Where operators have named a
+recipient, the whole of such a letter is sealed to them, so that it can still be sent again.
+"""
+
+import base64
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -11,6 +17,8 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from card_worker.contracts.fields import write_json
+from card_worker.secrets.masking import masked, masked_bytes, masked_text
+from card_worker.secrets.sealing import open_sealed, read_recipients, seal
 from card_worker.storage.sets import insert_or_add
 from card_worker.storage.tables import dead_letters as table
 from card_worker.storage.tables import starts
@@ -18,7 +26,8 @@ from card_worker.storage.tables import starts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A message nobody could be answered for. `body` is what lay on the queue, byte for byte."""
+    """A message nobody could be answered for. `body` is what lay on the queue, byte for byte, but
+    for what is masked in it."""
 
     id: int = 0
     received_at: datetime
@@ -31,12 +40,20 @@ class DeadLetter:
     content_type: str | None = None
     content_encoding: str | None = None
     body: bytes
+    is_masked: bool = False
+    """Whether there was a secret in it."""
+    sealed: bytes | None = None
+    """If so, and if there is anybody who may open it: headers and body as they came."""
     settled_at: datetime | None = None
     settled_as: str | None = None
 
 
-def add(connection: Connection, letter: DeadLetter) -> None:
-    """Keep `letter`. The same message once more opens its letter again: it is never two."""
+def add(connection: Connection, letter: DeadLetter, open_to: Sequence[str] = ()) -> None:
+    """Keep `letter`. The same message once more opens its letter again: it is never two.
+
+    What is secret in it is masked, and sealed to the age recipients `open_to`.
+    """
+    letter = _without_secrets(letter, open_to)
     values = {
         "received_at": letter.received_at,
         "queue": _in_text(letter.queue),
@@ -48,6 +65,8 @@ def add(connection: Connection, letter: DeadLetter) -> None:
         "content_type": _in_text(letter.content_type),
         "content_encoding": _in_text(letter.content_encoding),
         "body": letter.body,
+        "is_masked": letter.is_masked,
+        "sealed": letter.sealed,
         "digest": _digest(letter),
         "settled_at": None,
         "settled_as": None,
@@ -110,6 +129,27 @@ def forget_starts(connection: Connection, message_ids: Sequence[str]) -> None:
         connection.execute(delete(starts).where(starts.c.message_id.in_(message_ids)))
 
 
+def opened(letter: DeadLetter, secret: str) -> DeadLetter:
+    """Return a sealed letter as it came, to the owner of an age identity. Raises NotOpened."""
+    assert letter.sealed is not None
+    whole = json.loads(open_sealed(secret, letter.sealed))
+    return replace(letter, headers=whole["headers"], body=base64.b64decode(whole["body"]))
+
+
+def _without_secrets(letter: DeadLetter, open_to: Sequence[str]) -> DeadLetter:
+    headers, body = masked(letter.headers), masked_bytes(letter.body)
+    is_masked = (headers, body) != (letter.headers, letter.body)
+    sealed = None
+    if is_masked and open_to:
+        encoded = base64.b64encode(letter.body).decode("ascii")
+        whole = write_json({"headers": letter.headers, "body": encoded})
+        sealed = seal(read_recipients(open_to), whole.encode(errors="surrogatepass"))
+    detail = None if letter.detail is None else masked_text(letter.detail)
+    return replace(
+        letter, headers=headers, body=body, detail=detail, is_masked=is_masked, sealed=sealed
+    )
+
+
 def _digest(letter: DeadLetter) -> str:
     """Return what tells the same message, come once more, from another one with its id."""
     around = write_json([letter.headers, letter.content_type, letter.content_encoding])
@@ -118,7 +158,8 @@ def _digest(letter: DeadLetter) -> str:
 
 def _letter(row: dict[str, Any]) -> DeadLetter:
     del row["digest"]
-    return DeadLetter(**{**row, "body": bytes(row["body"])})
+    sealed = None if row["sealed"] is None else bytes(row["sealed"])
+    return DeadLetter(**{**row, "body": bytes(row["body"]), "sealed": sealed})
 
 
 def _in_text(text: str | None) -> str | None:

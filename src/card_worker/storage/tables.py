@@ -324,6 +324,8 @@ dead_letters = Table(
     Column("content_type", Text, nullable=True),
     Column("content_encoding", Text, nullable=True),
     Column("body", LargeBinary, nullable=False),
+    Column("is_masked", Flag, nullable=False),
+    Column("sealed", LargeBinary, nullable=True),
     # Of all that came: a message that comes twice is one letter.
     Column("digest", Text, nullable=False),
     # Set instead of deleting the row, so that nothing that arrived ever goes without a trace.

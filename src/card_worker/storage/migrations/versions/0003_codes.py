@@ -1,4 +1,4 @@
-"""Tokens, PINs, guesses of PINs, sealed files, and who opens what is sealed."""
+"""Tokens, PINs, guesses of PINs, sealed files and letters, and who opens what is sealed."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -17,6 +17,9 @@ FILE_WAITS = "written_at IS NULL AND confirmed_at IS NULL"
 def upgrade() -> None:
     no = "false" if op.get_bind().dialect.name == "postgresql" else "0"
     op.add_column("cards", sa.Column("has_codes", Flag, nullable=False, server_default=sa.text(no)))
+    masked = sa.Column("is_masked", Flag, nullable=False, server_default=sa.text(no))
+    op.add_column("dead_letters", masked)
+    op.add_column("dead_letters", sa.Column("sealed", sa.LargeBinary, nullable=True))
     op.add_column("accounts", sa.Column("recipients", JsonText, nullable=True))
     _create_tokens()
     _create_pins()
@@ -112,4 +115,6 @@ def downgrade() -> None:
     for table in ("files", "guesses", "pins", "tokens"):
         op.drop_table(table)
     op.drop_column("accounts", "recipients")
+    op.drop_column("dead_letters", "sealed")
+    op.drop_column("dead_letters", "is_masked")
     op.drop_column("cards", "has_codes")
