@@ -6,7 +6,7 @@ with Client("redis://localhost:6379/0") as client:
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -27,6 +27,7 @@ from card_worker.contracts.commands import (
 )
 from card_worker.contracts.message import MESSAGE_BYTES_MAX
 from card_worker.contracts.queries import QUERY_QUEUES
+from card_worker.secrets.sealing import read_recipients, seal_text
 from card_worker.secrets.secret import REVEAL
 from card_worker.sinks import connect
 
@@ -34,6 +35,7 @@ STREAM = "card-events"
 _QUEUES = QUEUES | QUERY_QUEUES
 # Room for what the envelope adds around the commands.
 SLICE_BYTES_MAX = MESSAGE_BYTES_MAX - 16 * 1024
+SECRETS = frozenset(["token", "pin"])
 SENT_TOGETHER = 1_000
 READ_EVENTS = 500
 # A broker that is away is an error here and now, not a caller that hangs.
@@ -44,10 +46,19 @@ Answer = dict[str, Any]
 
 
 class Client:
-    """Sends commands and reads their answers. Connections are made when first used."""
+    """Sends commands and reads their answers. Connections are made when first used.
+
+    With `seal_to`, the age recipients of the workers' COMMAND_IDENTITIES, tokens and PINs leave
+    sealed, so that nobody reads them in the broker, its memory or its files.
+    """
 
     def __init__(
-        self, broker_url: str, *, events_url: str | None = None, stream: str = STREAM
+        self,
+        broker_url: str,
+        *,
+        events_url: str | None = None,
+        stream: str = STREAM,
+        seal_to: Sequence[str] | None = None,
     ) -> None:
         # An app and a connection of its own: a producer's Celery settings, and CELERY_BROKER_URL,
         # which Celery puts before them, never meet ours.
@@ -56,6 +67,7 @@ class Client:
         self._broker = Connection(broker_url, transport_options=options)
         self._redis: Redis = connect(events_url or broker_url)
         self._stream = stream
+        self._recipients = None if seal_to is None else read_recipients(seal_to)
 
     def __enter__(self) -> "Client":
         return self
@@ -82,13 +94,13 @@ class Client:
         then and always.
         """
         if isinstance(commands, BaseModel):
-            self.publish(commands.command, fields(commands), message_id=commands.command_id)
+            self.publish(commands.command, self._fields(commands), message_id=commands.command_id)
             return
         with self._producer() as producer:
             producer.connection.ensure_connection(**RETRY)
             with producer.batch(SENT_TOGETHER):
                 for one in commands:
-                    self._put(producer, one.command, fields(one), one.command_id)
+                    self._put(producer, one.command, self._fields(one), one.command_id)
 
     def send_list(self, commands: Iterable[Asked]) -> int:
         """Put `commands` on the queue for lists, many in a message; return how many messages.
@@ -96,7 +108,7 @@ class Client:
         Commands in one message are handled in their order. Messages may overtake one another.
         """
         messages = 0
-        for part in sliced(commands):
+        for part in sliced(commands, self._fields):
             self.publish(APPLY, {"commands": part})
             messages += 1
         return messages
@@ -128,6 +140,14 @@ class Client:
                 retry=True,
                 retry_policy=RETRY,
             )
+
+    def _fields(self, command: Asked) -> Answer:
+        asked = fields(command)
+        if self._recipients is not None:
+            for name in SECRETS & asked.keys():
+                if isinstance(asked[name], str):
+                    asked[name] = seal_text(self._recipients, asked[name])
+        return asked
 
     def _put(
         self, producer: Any, task: str, kwargs: Answer, message_id: str, **options: Any
@@ -191,12 +211,14 @@ def fields(command: Asked) -> Answer:
     )
 
 
-def sliced(commands: Iterable[Asked]) -> Iterator[Sequence[Answer]]:
+def sliced(
+    commands: Iterable[Asked], written: Callable[[Asked], Answer] = fields
+) -> Iterator[Sequence[Answer]]:
     """Yield `commands` as the lists that fit into one message each, in their order."""
     part: list[Answer] = []
     size = 0
     for command in commands:
-        one = {"command": command.command, **fields(command)}
+        one = {"command": command.command, **written(command)}
         bytes_more = len(json.dumps(one)) + 1
         if part and (len(part) == COMMANDS_PER_MESSAGE_MAX or size + bytes_more > SLICE_BYTES_MAX):
             yield part

@@ -13,11 +13,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from card_worker.secrets.peppers import Peppers
-from card_worker.secrets.sealing import read_recipients
+from card_worker.secrets.sealing import NotOpened, read_identities, read_recipients
 from card_worker.secrets.vault import Vault
 
 PREFIX = "CARD_WORKER_"
-FROM_FILES = ("TOKEN_PEPPERS", "PIN_PEPPERS")
+PEPPERS = ("TOKEN_PEPPERS", "PIN_PEPPERS")
+FROM_FILES = (*PEPPERS, "COMMAND_IDENTITIES")
 """Settings that may stand in a file, which a variable with _FILE behind its name names."""
 
 
@@ -40,6 +41,10 @@ def _database_url(url: str) -> str:
     if backend not in ("postgresql", "sqlite"):
         raise ValueError(f"{backend} is not supported: use postgresql:// or sqlite:///")
     return url
+
+
+def _parts(text: object) -> tuple[str, ...] | None:
+    return tuple(part.strip() for part in text.split(",")) if isinstance(text, str) else None
 
 
 def _redis_url(url: str) -> str:
@@ -95,6 +100,12 @@ class Settings(BaseSettings):
     pin_peppers: PeppersText | None = Field(
         None, repr=False, description="The same for PINs; other keys than those for tokens"
     )
+    command_identities: Annotated[tuple[str, ...], NoDecode] | None = Field(
+        None,
+        repr=False,
+        description="What opens tokens and PINs that producers have sealed: age identities, with"
+        " commas between. With _FILE behind the name: a file that holds them",
+    )
     letter_recipients: Annotated[tuple[str, ...], NoDecode] | None = Field(
         None,
         description="Who may open the tokens and PINs in dead letters: age recipients, with commas"
@@ -114,10 +125,18 @@ class Settings(BaseSettings):
     @field_validator("letter_recipients", mode="before")
     @classmethod
     def _are_recipients(cls, text: object) -> object:
-        if not isinstance(text, str):
-            return text
-        named = tuple(part.strip() for part in text.split(","))
-        read_recipients(named)
+        named = _parts(text)
+        read_recipients(named or ())
+        return named
+
+    @field_validator("command_identities", mode="before")
+    @classmethod
+    def _are_identities(cls, text: object) -> object:
+        named = _parts(text)
+        try:
+            read_identities(named or ())
+        except NotOpened as problem:
+            raise ValueError(str(problem)) from None
         return named
 
     @model_validator(mode="after")
@@ -134,6 +153,7 @@ class Settings(BaseSettings):
         return Vault(
             None if tokens is None else Peppers.read(tokens),
             None if pins is None else Peppers.read(pins),
+            self.command_identities or (),
         )
 
     # A producer's host knows no database, a migration no broker: what a part doesn't use, it

@@ -237,11 +237,11 @@ class Story:
         """Learn what was sealed, as its owner does."""
         made = getattr(event, "made", Made())
         if made.file is not None:
-            plain = open_sealed(OWNER.secret, base64.b64decode(str(made.file.sealed)))
+            plain = open_sealed([OWNER.secret], base64.b64decode(str(made.file.sealed)))
             for row in csv.DictReader(io.StringIO(plain.decode())):
                 self._learn(row["card_id"], row)
         elif made.sealed is not None:
-            plain = open_sealed(OWNER.secret, made.sealed.encode())
+            plain = open_sealed([OWNER.secret], made.sealed.encode())
             secrets, data = json.loads(plain), json.loads(told.event)["data"]
             name = data["token"]["ref_id"] if "token" in data else secrets["card_id"]
             self._learn(name, secrets)

@@ -22,9 +22,9 @@ def test_each_owner_opens_what_was_sealed_to_both() -> None:
     sealed = [seal(recipients, PLAIN.encode()), seal_text(recipients, PLAIN).encode()]
     for one in sealed:
         assert PLAIN.encode() not in one
-        assert [open_sealed(owner.secret, one).decode() for owner in OWNERS] == [PLAIN, PLAIN]
+        assert [open_sealed([owner.secret], one).decode() for owner in OWNERS] == [PLAIN, PLAIN]
         with pytest.raises(NotOpened, match="No matching keys"):
-            open_sealed(STRANGER.secret, one)
+            open_sealed([STRANGER.secret], one)
 
 
 def test_armor_is_text_of_an_age_file() -> None:
@@ -36,7 +36,9 @@ def test_armor_is_text_of_an_age_file() -> None:
 @pytest.mark.parametrize("size", [0, 1, 64 * 1024, 1_000_001])
 def test_any_size_comes_back(size: int) -> None:
     plain = bytes(size)
-    assert open_sealed(STRANGER.secret, seal(read_recipients([STRANGER.recipient]), plain)) == plain
+    assert (
+        open_sealed([STRANGER.secret], seal(read_recipients([STRANGER.recipient]), plain)) == plain
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_a_wrong_recipient_is_named_by_its_place(texts: list[str], why: str) -> 
 )
 def test_what_does_not_open_says_why_and_shows_no_identity(secret: str, sealed: bytes) -> None:
     with pytest.raises(NotOpened) as raised:
-        open_sealed(secret, sealed)
+        open_sealed([secret], sealed)
     assert str(raised.value)
     assert secret not in str(raised.value)
 
@@ -77,4 +79,4 @@ def test_a_changed_byte_is_noticed() -> None:
     sealed = bytearray(seal(read_recipients([STRANGER.recipient]), PLAIN.encode()))
     sealed[-1] ^= 1
     with pytest.raises(NotOpened):
-        open_sealed(STRANGER.secret, bytes(sealed))
+        open_sealed([STRANGER.secret], bytes(sealed))

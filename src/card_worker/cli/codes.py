@@ -132,7 +132,7 @@ def read_identity(file: Path) -> str:
 
 def _opened(sealed: bytes, identity: Path) -> bytes:
     try:
-        return open_sealed(read_identity(identity), sealed)
+        return open_sealed([read_identity(identity)], sealed)
     except NotOpened as reason:
         raise refuse(str(reason)) from None
 

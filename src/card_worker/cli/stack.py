@@ -26,7 +26,7 @@ from sqlalchemy import URL, Engine
 from card_worker.cli.embedded import PORTS, Valkey, tied, valkey
 from card_worker.relay import LEASE
 from card_worker.secrets.peppers import new_pepper
-from card_worker.settings import FROM_FILES
+from card_worker.settings import PEPPERS
 from card_worker.storage import leases, outbox
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.migrations import upgrade
@@ -159,7 +159,7 @@ class Stack:
             "CARD_WORKER_FILES_URL": str(self.files),
             **{
                 f"CARD_WORKER_{name}_FILE": str(_peppers(folder / f"{name.lower()}.txt"))
-                for name in FROM_FILES
+                for name in PEPPERS
             },
         }
         self.engine: Engine = open_engine(self.database_url)

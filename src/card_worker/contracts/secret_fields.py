@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, Field, StrictStr, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from card_worker.secrets.sealing import RECIPIENTS_MAX, read_recipients
+from card_worker.secrets.sealing import RECIPIENTS_MAX, NotOpened, read_recipients
 from card_worker.secrets.secret import Secret
 from card_worker.secrets.vault import Vault
 
@@ -21,14 +21,23 @@ def keyed_token(token: Secret | None, info: ValidationInfo) -> Secret | None:
     account_id = info.data.get("account_id")
     if token is None or info.context is None or account_id is None:
         return token
-    return _can_make_token(_vault(info), info).keyed_token(account_id, token)
+    vault = _can_make_token(_vault(info), info)
+    return vault.keyed_token(account_id, _opened(vault, token))
 
 
 def keyed_pin(pin: Secret | None, info: ValidationInfo) -> Secret | None:
     """Return a PIN as a worker compares it."""
     if pin is None or info.context is None:
         return pin
-    return _can_make_pin(_vault(info), info).keyed_pin(pin)
+    vault = _can_make_pin(_vault(info), info)
+    return vault.keyed_pin(_opened(vault, pin))
+
+
+def _opened(vault: Vault, secret: Secret) -> Secret:
+    try:
+        return vault.opened(secret)
+    except NotOpened as reason:
+        raise PydanticCustomError("sealed", "{why}", {"why": str(reason)}) from None
 
 
 def _can_make_token(asked: Asked, info: ValidationInfo) -> Asked:

@@ -1,11 +1,14 @@
-"""Masking: what may be kept of a message that nobody could read, where a secret may stand in it."""
+"""Masking: what may be kept of a message that nobody could read, where a secret may stand in it.
+
+What came sealed hides itself, and stays.
+"""
 
 import base64
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from card_worker.secrets.secret import HIDDEN
+from card_worker.secrets.secret import HIDDEN, is_sealed
 
 NAMES = ("token", "pin", "card_token")
 """The fields in which a secret may have been put, rightly or not."""
@@ -13,8 +16,8 @@ NAMES = ("token", "pin", "card_token")
 # As they stand in JSON, in Python's repr of it, and in text that was cut off. Backslashes before
 # the quotes: JSON within JSON.
 _FIELD = re.compile(
-    rb"""((?:\\*["']) (?:%s) (?:\\*["']) \s* [:=,] \s*)         # the name
-         (?: (\\*["']) (?:[^"'\\]|\\+[^"'\\])* | -?[0-9.]+ )    # its value, up to the quote
+    rb"""((?<!\\)(?:\\*["']) (?:%s) (?:\\*["']) \s* [:=,] \s*)         # the name
+         (?: (\\*["']) (?! -----BEGIN ) (?:[^"'\\]|\\+[^"'\\])* | -?[0-9.]+ )    # its value
     """
     % "|".join(NAMES).encode(),
     re.VERBOSE | re.IGNORECASE,
@@ -71,4 +74,6 @@ def _masked_base64(found: re.Match[bytes]) -> bytes:
 
 def _is_secret(name: Any, value: Any) -> bool:
     is_named = isinstance(name, str) and name.lower() in NAMES
-    return is_named and isinstance(value, str | int | float)
+    if isinstance(value, str):
+        return is_named and not is_sealed(value)
+    return is_named and isinstance(value, int | float)

@@ -46,17 +46,25 @@ def seal_text(recipients: Sequence[Recipient], plain: str) -> str:
     return sealed.decode("ascii")
 
 
-def open_sealed(secret: str, sealed: bytes) -> bytes:
-    """Return what was sealed, armored or not, to the owner of the identity `AGE-SECRET-KEY-1…`.
+def read_identities(texts: Sequence[str]) -> list[x25519.Identity]:
+    """Return the identities that these texts, `AGE-SECRET-KEY-1…`, stand for.
 
-    Raises NotOpened, whose text never holds the identity.
+    Raises NotOpened, whose text never holds one.
     """
     try:
-        identity = x25519.Identity.from_str(secret.strip())
+        return [x25519.Identity.from_str(text.strip()) for text in texts]
     except pyrage.IdentityError:
         raise NotOpened("that is no age identity: it begins with AGE-SECRET-KEY-1") from None
+
+
+def open_sealed(secrets: Sequence[str], sealed: bytes) -> bytes:
+    """Return what was sealed, armored or not, to the owner of one of the identities.
+
+    Raises NotOpened.
+    """
+    identities = read_identities(secrets)
     try:
-        plain: bytes = pyrage.decrypt(sealed, [identity])
+        plain: bytes = pyrage.decrypt(sealed, identities)
     except pyrage.DecryptError as error:
         raise NotOpened(str(error)) from None
     return plain

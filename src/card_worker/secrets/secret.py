@@ -4,11 +4,21 @@ from typing import Any, NoReturn
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 HIDDEN = "***"
 REVEAL: dict[str, bool] = {"reveal": True}
 """The context in which a model is written with its secrets: to be sent to the worker."""
+
+
+ARMOR = "-----BEGIN AGE ENCRYPTED FILE-----"
+"""What text begins with that only its recipient can read."""
+CHARS_MAX, SEALED_CHARS_MAX = 255, 4_096
+
+
+def is_sealed(text: str) -> bool:
+    """Say whether `text` hides itself already."""
+    return text.startswith(ARMOR)
 
 
 class Secret:
@@ -39,7 +49,10 @@ class Secret:
     def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(
             cls,
-            core_schema.str_schema(strict=True, min_length=1, max_length=255),
+            core_schema.no_info_after_validator_function(
+                _short_unless_sealed,
+                core_schema.str_schema(strict=True, min_length=1, max_length=SEALED_CHARS_MAX),
+            ),
             serialization=core_schema.plain_serializer_function_ser_schema(
                 _written, info_arg=True, return_schema=core_schema.str_schema()
             ),
@@ -49,7 +62,20 @@ class Secret:
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        return {"type": "string", "minLength": 1, "maxLength": 255, "writeOnly": True}
+        return {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": SEALED_CHARS_MAX,
+            "writeOnly": True,
+        }
+
+
+def _short_unless_sealed(text: str) -> str:
+    if len(text) > CHARS_MAX and not is_sealed(text):
+        raise PydanticCustomError(
+            "too_long", "must have at most {max} characters", {"max": CHARS_MAX}
+        )
+    return text
 
 
 def _written(secret: Secret, info: SerializationInfo) -> str:

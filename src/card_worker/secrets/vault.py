@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from card_worker.secrets.peppers import Hash, Peppers
-from card_worker.secrets.secret import Secret
+from card_worker.secrets.sealing import NotOpened, open_sealed
+from card_worker.secrets.secret import Secret, is_sealed
 
 
 class GivenToken(Secret):
@@ -45,10 +46,28 @@ class GivenPin(Secret):
 
 
 class Vault:
-    """The peppers of this installation. Without them, there are neither tokens nor PINs."""
+    """The peppers of this installation. Without them, there are neither tokens nor PINs.
 
-    def __init__(self, tokens: Peppers | None = None, pins: Peppers | None = None) -> None:
+    With `identities`, age's secret keys, it opens what producers have sealed on its way to here.
+    """
+
+    def __init__(
+        self,
+        tokens: Peppers | None = None,
+        pins: Peppers | None = None,
+        identities: Sequence[str] = (),
+    ) -> None:
         self.tokens, self.pins = tokens, pins
+        self._identities = identities
+
+    def opened(self, secret: Secret) -> Secret:
+        """Return a token or PIN in clear, if it came sealed. Raises NotOpened."""
+        if not is_sealed(secret.reveal()):
+            return secret
+        if not self._identities:
+            raise NotOpened("is sealed, and the worker has no COMMAND_IDENTITIES")
+        plain = open_sealed(self._identities, secret.reveal().encode())
+        return Secret(plain.decode(errors="replace"))
 
     def keyed_token(self, account_id: str, token: Secret) -> GivenToken:
         """Return a token as it can be looked for."""

@@ -1,0 +1,91 @@
+"""What is kept of a message that can't be read says nothing of its secrets."""
+
+import base64
+import json
+import pickle
+from typing import Any
+
+import pytest
+
+from card_worker.secrets.masking import masked, masked_bytes, masked_text, without_secrets
+from card_worker.secrets.sealing import new_identity, read_recipients, seal_text
+
+VALUE = "DINCARD:0f3c-Zx.~_8"
+FIELDS = {"account_id": "T00000001", "token": VALUE, "pin": "47114712", "note": "token"}
+JSON = json.dumps([[], FIELDS, {}]).encode()
+CLEAR = [VALUE.encode(), b"47114712"]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        JSON,
+        json.dumps(FIELDS, indent=2).encode(),
+        json.dumps({"a": [{"b": json.dumps(FIELDS)}]}).encode(),
+        json.dumps(json.dumps(json.dumps(FIELDS))).encode(),
+        repr(FIELDS).encode(),
+        repr(list(FIELDS.items())).encode(),
+        b"not json " + JSON[:-40],
+        json.dumps({"TOKEN": VALUE, "Pin": "47114712"}).encode(),
+        b'{"token":"' + VALUE.encode(),  # cut off within
+        b'{"pin" : 47114712, "token" : "' + VALUE.encode() + b'"}',
+        b'{"card_token": "' + VALUE.encode() + b'"}',
+        JSON.decode().encode("utf-8") + b"\xff\xfe",
+    ],
+)
+def test_secrets_are_hidden_wherever_a_field_stands(raw: bytes) -> None:
+    kept = masked_bytes(raw)
+    assert not [one for one in CLEAR if one in kept]
+    assert b"***" in kept
+    once_more = masked_bytes(base64.b64encode(raw))
+    for inside in (once_more, base64.b64decode(once_more)):
+        assert not [one for one in CLEAR if one in inside]
+
+
+def test_an_entry_of_a_queue_is_masked_within_its_base64() -> None:
+    entry = json.dumps({"body": base64.b64encode(JSON).decode(), "headers": {"id": "1"}})
+    for raw in (entry, entry[:180]):
+        kept = masked_bytes(raw.encode())
+        assert base64.b64encode(VALUE.encode())[4:-4] not in kept
+        assert kept != raw.encode()
+    body = json.loads(masked_text(entry))["body"]
+    assert json.loads(base64.b64decode(body))[1]["token"] == "***"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b'{"account_id": "T00000001", "reason": "token lost", "pin": {"format": {"length": 4}}}',
+        b'{"tokens": ["a"], "pinned": "x"}',
+        b"A" * 100_000,
+        b"\\" * 100_000,
+        b'"token"' * 10_000,
+        pickle.dumps({"a": 1}),
+        bytes(range(256)),
+        base64.b64encode(b"nothing to be seen here, move on"),
+    ],
+)
+def test_what_holds_none_stays_byte_for_byte(raw: bytes) -> None:
+    assert masked_bytes(raw) == raw
+
+
+def test_json_keeps_its_shape() -> None:
+    made: Any = {"kwargsrepr": repr(FIELDS), "l": [FIELDS], "pin": {"format": 1}, "n": None}
+    kept = masked(made)
+    assert kept["l"] == [FIELDS | {"token": "***", "pin": "***"}]
+    assert kept["pin"] == {"format": 1}
+    assert VALUE not in kept["kwargsrepr"]
+    assert "T00000001" in kept["kwargsrepr"]
+
+
+def test_what_is_sealed_stays_so_that_it_can_be_sent_again() -> None:
+    sealed = seal_text(read_recipients([new_identity().recipient]), VALUE)
+    raw = json.dumps({"token": sealed, "pin": sealed}).encode()
+    assert masked_bytes(raw) == raw
+    assert masked({"token": sealed}) == without_secrets({"token": sealed}) == {"token": sealed}
+
+
+def test_a_command_without_its_secrets_is_told_by_the_rest() -> None:
+    assert without_secrets(FIELDS) == {"account_id": "T00000001", "note": "token"}
+    assert without_secrets({"pin": {"format": {}}}) == {"pin": {"format": {}}}
