@@ -138,7 +138,7 @@ class Postgres:
         self._durable = durable
         self._folder = folder
         self._log = folder / "postgres.log"
-        self._data = folder / "data"
+        self.data = folder / "data"
         self._password = secrets.token_hex(16)
         self._process: subprocess.Popen[bytes] | None = None
         self._create()
@@ -196,7 +196,7 @@ class Postgres:
                 os.chown(path, user.pw_uid, user.pw_gid)
         self._programs = _programs(self._folder)
         options = "--username=card_worker --auth=scram-sha-256 --encoding=UTF8 --locale=C --no-sync"
-        command = ["initdb", *options.split(), f"--pwfile={password}", "--pgdata", str(self._data)]
+        command = ["initdb", *options.split(), f"--pwfile={password}", "--pgdata", str(self.data)]
         if self._run(command).wait() != 0:
             raise NoServer(f"PostgreSQL's initdb failed: {_tail(self._log)}")
 
@@ -210,7 +210,7 @@ class Postgres:
             "full_page_writes": on_loss,
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        return self._run(["postgres", "-D", str(self._data), *options])
+        return self._run(["postgres", "-D", str(self.data), *options])
 
     def _run(self, command: list[str]) -> subprocess.Popen[bytes]:
         program, *options = command
@@ -229,7 +229,7 @@ class Postgres:
         deadline = time.monotonic() + READY_MAX_S
         while time.monotonic() < deadline and process.poll() is None:
             with suppress(FileNotFoundError):
-                state = (self._data / "postmaster.pid").read_text().split("\n")
+                state = (self.data / "postmaster.pid").read_text().split("\n")
                 if state[0] == str(process.pid) and state[7:8] == ["ready   "]:
                     return True
             time.sleep(0.02)

@@ -126,7 +126,8 @@ class Settings(BaseSettings):
     @classmethod
     def _are_recipients(cls, text: object) -> object:
         named = _parts(text)
-        read_recipients(named or ())
+        if named is not None:
+            read_recipients(named)
         return named
 
     @field_validator("command_identities", mode="before")

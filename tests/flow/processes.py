@@ -27,6 +27,7 @@ PARTS = {
     "worker": (*CELERY, "worker", "--loglevel=INFO", *ALONE),
     "relay": ("-m", "card_worker.cli", "relay"),
     "beat": ("-m", "card_worker.cli", "beat"),
+    "flower": (*CELERY, "flower", "--address=127.0.0.1", "--read_only"),
 }
 """The parts by name; arguments of this Python."""
 
@@ -135,7 +136,8 @@ class Parts:
 
     def environment(self) -> dict[str, str]:
         """Return all that a part finds in its environment."""
-        return {"PATH": os.defpath, "HOME": str(self.folder), **self.settings}
+        flower = {"FLOWER_UNAUTHENTICATED_API": "true"}  # it is on loopback, and only looks
+        return {"PATH": os.defpath, "HOME": str(self.folder), **flower, **self.settings}
 
     def tails(self) -> Iterator[tuple[str, str]]:
         """Yield what each has written last, with the name of its log."""

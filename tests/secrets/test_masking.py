@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from card_worker.secrets.masking import masked, masked_bytes, masked_text, without_secrets
+from card_worker.secrets.masking import (
+    masked,
+    masked_body,
+    masked_bytes,
+    masked_text,
+    without_secrets,
+)
 from card_worker.secrets.sealing import new_identity, read_recipients, seal_text
 
 VALUE = "DINCARD:0f3c-Zx.~_8"
@@ -83,9 +89,50 @@ def test_what_is_sealed_stays_so_that_it_can_be_sent_again() -> None:
     sealed = seal_text(read_recipients([new_identity().recipient]), VALUE)
     raw = json.dumps({"token": sealed, "pin": sealed}).encode()
     assert masked_bytes(raw) == raw
-    assert masked({"token": sealed}) == without_secrets({"token": sealed}) == {"token": sealed}
+    assert masked_body(raw) == raw
+    assert masked({"token": sealed}) == {"token": sealed}
 
 
 def test_a_command_without_its_secrets_is_told_by_the_rest() -> None:
     assert without_secrets(FIELDS) == {"account_id": "T00000001", "note": "token"}
-    assert without_secrets({"pin": {"format": {}}}) == {"pin": {"format": {}}}
+    assert without_secrets({"pin": {"value": "1"}, "Token": [1]}) == {}
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"token": [VALUE]},
+        {"token": {"value": VALUE, "format": {"length": 16}}},
+        {"pin": {"code": 47114712}},
+        {"pin": [[47114712]]},
+    ],
+)
+def test_a_secret_in_a_wrong_shape_is_hidden_as_well(kwargs: Any) -> None:
+    kept = masked_body(json.dumps([[], kwargs, {}]).encode())
+    assert not [one for one in CLEAR if one in kept]
+
+
+def test_what_has_no_name_is_hidden() -> None:
+    kept = masked_body(json.dumps([[VALUE, [47114712]], {}, None]).encode())
+    assert json.loads(kept) == [["***", ["***"]], {}, None]
+    old = {"task": "cards.get", "args": [VALUE], "kwargs": {"pin": "1"}}
+    assert json.loads(masked_body(json.dumps(old).encode())) == {
+        "task": "cards.get",
+        "args": ["***"],
+        "kwargs": {"pin": "***"},
+    }
+    assert masked({"argsrepr": f"('{VALUE}',)", "kwargsrepr": "{}"})["argsrepr"] == "***"
+    listed = masked({"commands": [{"command": "x", "token": VALUE}, [VALUE], VALUE]})
+    assert listed == {"commands": [{"command": "x", "token": "***"}, ["***"], "***"]}
+    assert masked({"argsrepr": "()"}) == {"argsrepr": "()"}
+
+
+def test_what_asks_for_a_secret_stays() -> None:
+    asked = {"card_token": {"format": {"prefix": "GC-"}, "expires_in": 5}, "pin": {"format": None}}
+    raw = json.dumps([[], asked, {}]).encode()
+    assert masked_body(raw) == raw
+
+
+@pytest.mark.parametrize("raw", [b"[" * 50_000, b'{"pin":' * 50_000, b"9" * 6_000])
+def test_what_can_t_be_walked_through_is_searched(raw: bytes) -> None:
+    assert masked_body(raw) == raw

@@ -70,6 +70,7 @@ def test_a_model_gives_it_away_only_where_it_is_meant_to() -> None:
 
 def test_it_is_read_from_text_and_gives_it_away_when_asked() -> None:
     assert Asked.model_validate({"token": VALUE}).token.reveal() == VALUE
+    assert Asked(token=Secret(VALUE)).token.reveal() == VALUE
     assert Asked.model_json_schema()["properties"]["token"]["writeOnly"]
 
 

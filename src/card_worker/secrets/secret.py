@@ -2,7 +2,12 @@
 
 from typing import Any, NoReturn
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo
+from pydantic import (
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    SerializationInfo,
+    ValidatorFunctionWrapHandler,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -47,12 +52,9 @@ class Secret:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(
-            cls,
-            core_schema.no_info_after_validator_function(
-                _short_unless_sealed,
-                core_schema.str_schema(strict=True, min_length=1, max_length=SEALED_CHARS_MAX),
-            ),
+        return core_schema.no_info_wrap_validator_function(
+            _read,
+            core_schema.str_schema(strict=True, min_length=1, max_length=SEALED_CHARS_MAX),
             serialization=core_schema.plain_serializer_function_ser_schema(
                 _written, info_arg=True, return_schema=core_schema.str_schema()
             ),
@@ -70,12 +72,13 @@ class Secret:
         }
 
 
-def _short_unless_sealed(text: str) -> str:
-    if len(text) > CHARS_MAX and not is_sealed(text):
+def _read(value: object, as_text: ValidatorFunctionWrapHandler) -> Secret:
+    secret = value if isinstance(value, Secret) else Secret(as_text(value))
+    if len(secret.reveal()) > CHARS_MAX and not is_sealed(secret.reveal()):
         raise PydanticCustomError(
             "too_long", "must have at most {max} characters", {"max": CHARS_MAX}
         )
-    return text
+    return secret
 
 
 def _written(secret: Secret, info: SerializationInfo) -> str:

@@ -17,8 +17,9 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from card_worker.contracts.fields import write_json
-from card_worker.secrets.masking import masked, masked_bytes, masked_text
+from card_worker.secrets.masking import masked, masked_body, masked_text
 from card_worker.secrets.sealing import open_sealed, read_recipients, seal
+from card_worker.secrets.secret import HIDDEN
 from card_worker.storage.sets import insert_or_add
 from card_worker.storage.tables import dead_letters as table
 from card_worker.storage.tables import starts
@@ -137,8 +138,10 @@ def opened(letter: DeadLetter, secret: str) -> DeadLetter:
 
 
 def _without_secrets(letter: DeadLetter, open_to: Sequence[str]) -> DeadLetter:
-    headers, body = masked(letter.headers), masked_bytes(letter.body)
+    headers, body = masked(letter.headers), masked_body(letter.body)
     is_masked = (headers, body) != (letter.headers, letter.body)
+    if is_masked and headers and "kwargsrepr" in headers:
+        headers["kwargsrepr"] = HIDDEN  # as its sender's Celery showed the same fields
     sealed = None
     if is_masked and open_to:
         encoded = base64.b64encode(letter.body).decode("ascii")
