@@ -203,9 +203,11 @@ def _from_files(names: Iterable[str]) -> dict[str, Any]:
         if f"{PREFIX}{name}" in os.environ:
             raise WrongSetting(f"{PREFIX}{name}_FILE: {PREFIX}{name} is given as well")
         try:
-            read[name.lower()] = Path(path).read_text(encoding="utf-8").strip()
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise WrongSetting(f"{PREFIX}{name}_FILE: {type(error).__name__}") from None
+        said = (line.strip() for line in lines)
+        read[name.lower()] = ",".join(line for line in said if line and not line.startswith("#"))
     return read
 
 

@@ -1,12 +1,15 @@
 """`card-worker demo`, as someone runs it who has just installed it."""
 
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
+from typer.testing import CliRunner
 
+from card_worker.cli import app
 from tests.processes import Run, program
 
 # What a user has set for other installations; the demo must not even look there.
@@ -48,9 +51,12 @@ def test_it_ends_by_itself_and_says_at_last_that_the_books_add_up(shown: Run) ->
         ("115", "17", "command.rejected", "card-0002", "card_blocked"),
         ("117", "18", "card.created", "gift-card-2", "250.00 NOK, unused"),
         ("118", "19", "card.closed", "gift-card-2", "0.00 NOK, closed"),
-        ("119", "21", "card.expired", "card-0001", "50.00 EUR, expired"),
+        ("119", "20", "batch.completed", "order-2", "3 cards"),
+        ("122", "23", "command.rejected", "pay-2", "card_not_usable"),
+        ("125", "26", "command.rejected", "pay-4", "token_spent"),
+        ("126", "28", "card.expired", "card-0001", "50.00 EUR, expired"),
         ("message", '<sale card="card-0004" amount="100,-"/>'),
-        ("NOK", "102", "10,520.00", "270.00", "250.00", "10,000.00", "yes"),
+        ("NOK", "103", "10,720.00", "330.00", "250.00", "10,140.00", "yes"),
     ],
     ids=lambda row: row[-1],
 )
@@ -61,6 +67,12 @@ def test_it_shows(row: tuple[str, ...], shown: Run) -> None:
         if line.startswith("│")
     ]
     assert row in cells
+
+
+def test_what_the_bureau_reads_is_what_the_holder_paid_with(shown: Run) -> None:
+    rows = re.findall(r"^│ plastic-(\d) │ (\d{16}) │ (\d{4}) │$", shown.output, re.MULTILINE)
+    assert [number for number, _, _ in rows] == ["1", "2", "3"]
+    assert len({token for _, token, _ in rows}) == 3
 
 
 def test_it_fits_into_80_columns(shown: Run) -> None:
@@ -78,7 +90,18 @@ def test_settings_for_elsewhere_do_not_matter(tmp_path: Path) -> None:
     with program(tmp_path, "demo", "--keep", "kept", **ELSEWHERE, PYTHONIOENCODING="ascii") as run:
         assert run.process.wait(timeout=120) == 0, run.output
         assert run.output.splitlines()[-1] == "The books add up."
-        assert (run.folder / "kept" / "logs" / "worker.log").exists()
+        kept = run.folder / "kept"
+        assert (kept / "logs" / "worker.log").exists()
+        assert (kept / "labels.pdf").read_bytes().startswith(b"%PDF")
+        opened = CliRunner().invoke(
+            app,
+            [
+                *("batch", "open", str(kept / "files" / "T00000001" / "order-2.csv.age")),
+                *("--identity", str(kept / "bureau-identity.txt")),
+            ],
+        )
+        assert opened.output.splitlines()[0] == "card_id,token,pin,type"
+        assert len(opened.output.splitlines()) == 4
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:

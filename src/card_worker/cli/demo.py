@@ -20,7 +20,7 @@ from card_worker.storage.reconcile import differences, totals
 
 if TYPE_CHECKING:
     from card_worker.cli.stack import Stack
-    from card_worker.cli.story import Event, Sent
+    from card_worker.cli.story import Event, Sent, Till
     from card_worker.storage.dead_letters import DeadLetter
 
 
@@ -44,7 +44,11 @@ def demo(
     except StackFailed as failure:
         raise refuse(str(failure)) from None
     if keep:
-        out.print(f"Its data and logs are in {keep}.", markup=False, soft_wrap=True)
+        out.print(
+            f"Its data, logs and a sheet of labels to print are in {keep}.",
+            markup=False,
+            soft_wrap=True,
+        )
     out.print(f"Nothing is left running. It took {monotonic() - started:.1f} s.")
     if wrong:
         raise refuse("; ".join(wrong))
@@ -68,12 +72,13 @@ def _show(stack: "Stack") -> list[str]:
     from card_worker.client import Client
 
     out.print(f"They are ready. The shop {ACCOUNT} begins its day ...\n")
-    with Client(stack.broker_url) as client:
+    with Client(stack.broker_url, seal_to=[stack.recipient]) as client:
         till = Till(stack, client)
         stream, letter = tell(till)
     _print_sent(till.sent)
     _print_stream(till.sent)
     _print_refusals(till.sent)
+    _print_printed(stack, till)
     _print_letter(letter)
     return [*till.wrong, *_prove(stack, stream)]
 
@@ -126,6 +131,19 @@ def _print_refusals(sent: "list[Sent]") -> None:
                 ]
                 rows.append((one.number, data["reason"], "; ".join(problems) or data["message"]))
     out.print(table("What was refused, and why", "#>", "reason", "that is", rows=rows), "")
+
+
+def _print_printed(stack: "Stack", till: "Till") -> None:
+    """Print what the bureau reads, and draw it as it will print it."""
+    from card_worker.cli.barcodes import draw_sheet
+    from card_worker.secrets.formats import Barcode
+
+    rows = [(row["card_id"], row["token"], row["pin"]) for row in till.printed]
+    title = "What the bureau reads: it alone can open the sealed file of order-2"
+    out.print(table(title, "card", "token", "PIN", rows=rows))
+    out.print("The database keeps hashes of these; no message, log or event holds one.\n")
+    (stack.folder / "labels.pdf").write_bytes(draw_sheet(till.printed, Barcode.CODE_128))
+    (stack.folder / "bureau-identity.txt").write_text(f"{till.bureau.secret}\n", "ascii")
 
 
 def _print_letter(letter: "DeadLetter") -> None:

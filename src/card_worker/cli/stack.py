@@ -26,7 +26,8 @@ from sqlalchemy import URL, Engine
 from card_worker.cli.embedded import PORTS, Valkey, tied, valkey
 from card_worker.relay import LEASE
 from card_worker.secrets.peppers import new_pepper
-from card_worker.settings import PEPPERS
+from card_worker.secrets.sealing import new_identity, read_identities
+from card_worker.settings import FROM_FILES, PEPPERS
 from card_worker.storage import leases, outbox
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.migrations import upgrade
@@ -152,14 +153,16 @@ class Stack:
         url = URL.create("sqlite", database=str(folder / "cards.sqlite3"))
         self.database_url = url.render_as_string()
         self.flower_url: str | None = None
+        keys = folder / "keys"
+        self.recipient = _make_keys(keys)
+        """To whom producers may seal tokens and PINs on their way."""
         # What a program needs to know to join.
         self.settings = {
             "CARD_WORKER_DATABASE_URL": self.database_url,
             "CARD_WORKER_BROKER_URL": self.broker_url,
             "CARD_WORKER_FILES_URL": str(self.files),
             **{
-                f"CARD_WORKER_{name}_FILE": str(_peppers(folder / f"{name.lower()}.txt"))
-                for name in PEPPERS
+                f"CARD_WORKER_{name}_FILE": str(keys / f"{name.lower()}.txt") for name in FROM_FILES
             },
         }
         self.engine: Engine = open_engine(self.database_url)
@@ -280,13 +283,21 @@ def _locked(folder: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
-def _peppers(file: Path) -> Path:
-    """Return the file with this installation's key, made the first time."""
+def _make_keys(folder: Path) -> str:
+    """Make this installation's keys, the first time; return what commands can be sealed to."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for name in PEPPERS:
+        _write_once(folder / f"{name.lower()}.txt", new_pepper("k1"))
+    identity = folder / "command_identities.txt"
+    _write_once(identity, new_identity().secret)
+    (known,) = read_identities([identity.read_text()])
+    return str(known.to_public())
+
+
+def _write_once(file: Path, line: str) -> None:
     if not file.exists():
-        key = new_pepper("k1")
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
-            new.write(f"{key}\n")
-    return file
+            new.write(f"{line}\n")
 
 
 def _flower_port() -> int:

@@ -1,5 +1,8 @@
 """What the demo sends: the messages of a day in a shop, one after the other."""
 
+import csv
+import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,18 +18,25 @@ from card_worker.contracts.commands import (
     ActivateCard,
     Asked,
     BatchCard,
+    BatchOptions,
     BlockCard,
     CaptureTransaction,
     CloseCard,
     CreateBatch,
     CreateCard,
+    CreateToken,
     CreateTransaction,
+    PinOptions,
     Queue,
     RefundTransaction,
     ReplaceCard,
+    TokenOptions,
     VoidTransaction,
 )
 from card_worker.money import Currency, in_words
+from card_worker.secrets.formats import TokenFormat
+from card_worker.secrets.sealing import Identity, new_identity, open_sealed
+from card_worker.secrets.secret import Secret
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import reading
@@ -34,6 +44,7 @@ from card_worker.storage.engine import reading
 ACCOUNT = "T00000001"
 CARDS = 1_000
 LISTED = range(101, 201)
+PRINTED = 3
 EXPIRES_IN_S = 3
 ANSWER_MAX_S = 30.0
 QUIET_S = 0.5
@@ -63,6 +74,10 @@ class Till:
     client: Client
     sent: list[Sent] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    bureau: Identity = field(default_factory=new_identity)
+    """Who prints cards: the only one who can open what is sealed."""
+    printed: list[dict[str, str]] = field(default_factory=list)
+    """What the bureau has opened."""
 
     def ask(
         self, task: str, about: str, asks: str, send: Callable[[], object], *outcomes: str
@@ -92,6 +107,13 @@ class Till:
         self.ask(command.command, about, asks, lambda: self.client.send(command), *outcomes)
         return self.sent[-1].events
 
+    def pay(self, ref_id: str, asks: str, outcome: str, *, token: Secret, pin: Secret) -> None:
+        """Let a holder pay."""
+        payment = CreateTransaction(
+            **_known_as(ref_id), token=token, pin=pin, amount=3_000, currency=Currency.NOK
+        )
+        self.ask(payment.command, "by token", asks, lambda: self.client.send(payment), outcome)
+
     def activate_gbp(self, command_id: str, number: int, *outcomes: str) -> None:
         """Send a sale in a currency that a typed command doesn't have."""
         sale = {
@@ -113,6 +135,7 @@ def tell(till: Till) -> tuple[list[Event], DeadLetter]:
     expires_at = _sell(till)
     _refuse(till)
     _spend(till)
+    _use_codes(till)
     letter = _spoil(till)
     _expire(till, expires_at)
     # To its end and a little longer: nothing more may come.
@@ -198,6 +221,59 @@ def _spend(till: Till) -> None:
     till.do(replace, f"put {new} in its place", "card.replaced", "card.created")
     close = CloseCard(account_id=ACCOUNT, command_id="end-1", card_id=new, reason="paid out")
     till.do(close, "pay out what is left", "card.closed")
+
+
+def _use_codes(till: Till) -> None:
+    """Have cards printed with a token and a PIN, and let their holders pay with these."""
+    names = [f"plastic-{number}" for number in range(1, PRINTED + 1)]
+    wanted = BatchOptions(
+        card_token=TokenOptions(format=TokenFormat(numbers=True, length=16)), pin=PinOptions()
+    )
+    order = CreateBatch(
+        account_id=ACCOUNT,
+        command_id="order-2",
+        cards=tuple(BatchCard(card_id=name) for name in names),
+        options=wanted,
+        seal_to=(till.bureau.recipient,),
+    )
+    asks = f"{PRINTED} cards to be printed: token, PIN"
+    about = f"{names[0]} .. {PRINTED}"
+    till.ask(order.command, about, asks, lambda: till.client.send(order), "batch.completed")
+    till.printed = _open_file(till)
+    first = till.printed[0]
+    sale = ActivateCard(
+        account_id=ACCOUNT,
+        command_id="sale-6",
+        card_id=names[0],
+        amount=20_000,
+        currency=Currency.NOK,
+    )
+    till.activate(_of(sale), sale, "card.activated")
+    token, pin = Secret(first["token"]), Secret(first["pin"])
+    till.pay("pay-1", "pay 30.00 by token and PIN", "card.drawn_down", token=token, pin=pin)
+    wrong = Secret("0000" if first["pin"] != "0000" else "1111")
+    till.pay("pay-2", "the same with a wrong PIN", "card_not_usable", token=token, pin=wrong)
+    more = CreateToken(
+        account_id=ACCOUNT,
+        command_id="token-1",
+        card_id=names[0],
+        ref_id="token-1",
+        expires_in=3600,
+        seal_to=(till.bureau.recipient,),
+    )
+    (told,) = till.do(more, "a token for one payment", "token.created")
+    opened = json.loads(open_sealed([till.bureau.secret], told["data"]["sealed"].encode()))
+    token = Secret(opened["token"])
+    till.pay("pay-3", "pay 30.00 by that", "card.drawn_down", token=token, pin=pin)
+    till.pay("pay-4", "pay by it once more", "token_spent", token=token, pin=pin)
+
+
+def _open_file(till: Till) -> list[dict[str, str]]:
+    """Do what the bureau does: fetch the sealed file, open it with the key that only it has."""
+    file = till.stack.files / ACCOUNT / "order-2.csv.age"
+    till.stack.wait_until(file.exists, "the file of the order", ANSWER_MAX_S)
+    plain = open_sealed([till.bureau.secret], file.read_bytes()).decode()
+    return list(csv.DictReader(io.StringIO(plain, newline="")))
 
 
 def _purchase(ref_id: str, amount: int, *, pending: bool = False) -> CreateTransaction:
