@@ -25,6 +25,9 @@ class Card:
     ends: datetime | None = None
     since: datetime | None = None
     version: int = 1
+    has_pin: bool = False
+    wrong: int = 0
+    """PINs that were guessed since a right one."""
 
     def shows(self, now: datetime) -> str:
         if self.state in ("inactive", "closed"):
@@ -45,6 +48,18 @@ class Hold:
     ends: datetime | None
 
 
+@dataclass
+class Token:
+    card: str
+    once: bool = False
+    ends: datetime | None = None
+    spent: bool = False
+    revoked: bool = False
+
+    def serves(self, now: datetime) -> bool:
+        return not (self.spent or self.revoked or (self.ends is not None and self.ends <= now))
+
+
 class No(Exception):
     """The model refuses, too."""
 
@@ -58,6 +73,9 @@ class Model:
     drawn: dict[str, list[Any]] = field(default_factory=dict)
     """[card, what is left to refund], by the drawdown's id."""
     refs: set[tuple[str, str]] = field(default_factory=set)
+    tokens: dict[str, Token] = field(default_factory=dict)
+    """By their values, which are TOKEN-0, TOKEN-1 …, in the order in which they are made."""
+    right_pin: str = ""
 
     def do(self, task: str, asked: Fields, id: str, now: datetime) -> str:
         """Do a command whose event has this id; return what its answer is."""
@@ -128,15 +146,29 @@ class Model:
             raise No("card_exists")
         card = self.cards[asked["card_id"]] = Card("active")
         self._begin(card, asked, now)
+        self._make_codes(asked["card_id"], asked, now)
         return "card.created"
 
-    def _cards_batch_create(self, asked: Fields, _id: str, _now: datetime) -> str:
+    def _make_codes(self, name: str, asked: Fields, now: datetime) -> None:
+        if "card_token" in asked:
+            token = self.tokens[f"TOKEN-{len(self.tokens)}"] = Token(name)
+            self._behave(token, asked["card_token"], now)
+        self.cards[name].has_pin = "pin" in asked
+
+    def _behave(self, token: Token, said: Fields, now: datetime) -> None:
+        if "expires_in" in said:
+            token.ends = now + timedelta(seconds=said["expires_in"])
+        token.once = said.get("expires_after_transaction", token.once)
+
+    def _cards_batch_create(self, asked: Fields, _id: str, now: datetime) -> str:
         names = [card["card_id"] for card in asked["cards"]]
         if any(name in self.cards for name in names):
             raise No("card_exists")
         if len(set(names)) < len(names):
             raise No("duplicate_in_batch")
-        self.cards |= {name: Card("inactive") for name in names}
+        for name in names:
+            self.cards[name] = Card("inactive")
+            self._make_codes(name, asked.get("options", {}), now)
         return "batch.completed"
 
     def _cards_activate(self, asked: Fields, _id: str, now: datetime) -> str:
@@ -147,6 +179,9 @@ class Model:
         if card.blocked:
             raise No("card_blocked")
         self._begin(card, asked, now)
+        for token in self.tokens.values():
+            if token.card == asked["card_id"] and token.serves(now):
+                self._behave(token, asked.get("card_token", {}), now)
         card.version += 1
         return "card.activated"
 
@@ -156,7 +191,9 @@ class Model:
             raise No("not_reversible")
         if card.since is not None and now - card.since > WINDOW:
             raise No("not_reversible")
-        self.cards[asked["card_id"]] = Card("inactive", version=card.version + 1)
+        self.cards[asked["card_id"]] = Card(
+            "inactive", version=card.version + 1, has_pin=card.has_pin, wrong=card.wrong
+        )
         return "card.activation_reversed"
 
     # --- days and ends --------------------------------------------------------------------------
@@ -183,7 +220,8 @@ class Model:
         card = self._card(asked["card_id"], now, refuses="closed")
         if not card.blocked:
             raise No("not_reversible")
-        self._accept(asked["card_id"], asked, now).blocked = False
+        card = self._accept(asked["card_id"], asked, now)
+        card.blocked, card.wrong = False, 0
         return "card.unblocked"
 
     def _cards_close(self, asked: Fields, _id: str, now: datetime) -> str:
@@ -215,6 +253,8 @@ class Model:
             ends=old.ends,
             since=now,
             version=new.version + 1,
+            has_pin=new.has_pin,
+            wrong=new.wrong,
         )
         old.state, old.balance = "closed", 0
         return "card.replaced"
@@ -231,11 +271,17 @@ class Model:
     # --- money ----------------------------------------------------------------------------------
 
     def _transactions_create(self, asked: Fields, id: str, now: datetime) -> str:
-        name, amount = asked["card_id"], asked["amount"]
-        funds = asked.get("type") == "fund"
-        card = self._card(
-            name, now, refuses="inactive closed expired" + ("" if funds else " blocked")
-        )
+        funds, amount = asked.get("type") == "fund", asked["amount"]
+        token = self._token(asked, now) if "token" in asked else None
+        if token is None:
+            name = asked["card_id"]
+            refuses = "inactive closed expired" + ("" if funds else " blocked")
+            card = self._card(name, now, refuses=refuses)
+        else:
+            name = token.card
+            card = self.cards[name]
+        if "pin" in asked:
+            self._guess(card, asked["pin"])
         self._once(name, asked)
         if not funds and card.starts is not None and card.starts > now:
             raise No("card_not_started")
@@ -244,6 +290,8 @@ class Model:
         if not funds and amount > self._free(name, now):
             raise No("exceeds_available")
         self._accept(name, asked, now)
+        if token is not None:
+            token.spent = token.once
         if funds:
             card.funds += amount
             card.balance += amount
@@ -256,6 +304,56 @@ class Model:
             return "hold.placed"
         self._spend(card, name, amount, id)
         return "card.drawn_down"
+
+    def _token(self, asked: Fields, now: datetime) -> Token:
+        token = self.tokens.get(asked["token"])
+        if token is None or token.revoked:
+            raise No("card_not_usable")
+        if token.spent:
+            raise No("token_spent")
+        card = self.cards[token.card]
+        lives = card.shows(now) in ("unused", "partially_used", "used")
+        if not lives or not token.serves(now):
+            raise No("card_not_usable")
+        if card.has_pin and "pin" not in asked:
+            raise No("pin_required")
+        return token
+
+    def _guess(self, card: Card, pin: str) -> None:
+        if not card.has_pin:
+            raise No("card_not_usable")
+        if pin != self.right_pin:
+            card.wrong += 1
+            if card.wrong == 5:
+                card.blocked = True
+                card.version += 1
+            raise No("card_not_usable")
+        card.wrong = 0
+
+    def _tokens_create(self, asked: Fields, _id: str, now: datetime) -> str:
+        name = asked["card_id"]
+        self._card(name, now, refuses="closed")
+        self._accept(name, {}, now)
+        ends = now + timedelta(seconds=asked["expires_in"])
+        once = asked.get("expires_after_transaction", True)
+        self.tokens[f"TOKEN-{len(self.tokens)}"] = Token(name, once, ends)
+        return "token.created"
+
+    def _tokens_revoke(self, asked: Fields, _id: str, now: datetime) -> str:
+        name, token = asked["card_id"], self.tokens[asked["named"]]
+        self._card(name, now, refuses="closed")
+        if token.card != name or token.revoked:
+            raise No("token_not_found")
+        if token.spent:
+            raise No("token_spent")
+        self._accept(name, {}, now)
+        token.revoked = True
+        return "token.revoked"
+
+    def _cards_rotate_pin(self, asked: Fields, _id: str, now: datetime) -> str:
+        self._card(asked["card_id"], now, refuses="closed")
+        self._accept(asked["card_id"], asked, now).has_pin = True
+        return "card.pin_rotated"
 
     def _spend(self, card: Card, name: str, amount: int, id: str) -> None:
         card.spent += amount

@@ -16,11 +16,12 @@ from card_worker.contracts.commands import COMMANDS, Command, event_id
 from card_worker.contracts.fields import write_time
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.answers import Answer
-from card_worker.handler import handle
 from card_worker.storage.looks import card_at, find_card
 from card_worker.storage.reconcile import differences, totals
-from card_worker.storage.tables import cards, outbox
+from card_worker.storage.tables import cards, outbox, tokens
+from tests.codes import OWNER, PIN, TOKEN_PEPPERS, VAULT, WRONG_PIN, plain_mint
 from tests.model.model import Model
+from tests.storage.test_handler import noted
 
 ACCOUNT = "T00000001"
 START = datetime(2026, 11, 22, 10, tzinfo=UTC)
@@ -37,10 +38,47 @@ ENDS = st.none() | st.integers(1, 90)
 """Seconds from now."""
 BEFORE = {"transaction_id": st.integers(0, 30)}
 """One of the transactions so far, by number."""
+SEALED = {"seal_to": st.just([OWNER.recipient])}
+SERVES = st.fixed_dictionaries(
+    {},
+    optional={
+        "expires_in": st.integers(1, 60),
+        "expires_after_transaction": st.booleans(),
+    },
+)
+CODES = {"card_token": SERVES, "pin": st.just({})}
+NAMED = st.integers(0, 12)
+"""One of the tokens so far, by number, or one that nobody has."""
 ASKED: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-    "cards.create": {**CARD, **MONEY, "amount": st.integers(0, 300), "expires_at": ENDS},
-    "cards.batch_create": {"cards": st.lists(st.fixed_dictionaries(CARD), min_size=1, max_size=3)},
-    "cards.activate": {**CARD, **MONEY, "amount": st.integers(0, 300), "expires_at": ENDS},
+    "cards.create": {
+        **CARD,
+        **MONEY,
+        **CODES,
+        **SEALED,
+        "amount": st.integers(0, 300),
+        "expires_at": ENDS,
+    },
+    "cards.batch_create": {
+        **SEALED,
+        "cards": st.lists(st.fixed_dictionaries(CARD), min_size=1, max_size=3),
+        "options": st.fixed_dictionaries({}, optional=CODES),
+    },
+    "cards.activate": {
+        **CARD,
+        **MONEY,
+        "amount": st.integers(0, 300),
+        "expires_at": ENDS,
+        "card_token": st.none() | SERVES,
+    },
+    "cards.rotate_pin": {**CARD, **SEALED, "pin": st.just({})},
+    "tokens.create": {
+        **CARD,
+        **REF,
+        **SEALED,
+        "expires_in": st.integers(1, 60),
+        "expires_after_transaction": st.none() | st.booleans(),
+    },
+    "tokens.revoke": {**CARD, "named": NAMED},
     "cards.reverse_activation": CARD,
     "cards.update": {**CARD, "name": st.just("x"), "expires_at": ENDS},
     "cards.block": {**CARD, **WHY},
@@ -73,9 +111,16 @@ HOLD = ASKED["transactions.create"] | {
     "pending": st.just(True),
     "hold_expires_in": st.none() | st.integers(1, 60),
 }
+BY_TOKEN = ASKED["transactions.create"] | {
+    "card_id": st.none(),
+    "token": NAMED,
+    "pin": st.sampled_from([None, PIN, PIN, WRONG_PIN]),
+}
 # Money more often than the rest.
-SPENDING = [("transactions.create", HOLD)] * 3 + [
-    ("transactions.create", ASKED["transactions.create"])
+SPENDING = [
+    *[("transactions.create", HOLD)] * 3,
+    *[("transactions.create", BY_TOKEN)] * 5,
+    ("transactions.create", ASKED["transactions.create"]),
 ]
 DRAWN = st.sampled_from([*ASKED.items(), *SPENDING]).flatmap(
     lambda one: st.tuples(st.just(one[0]), st.fixed_dictionaries(one[1]))
@@ -92,7 +137,8 @@ class Beside(RuleBasedStateMachine):
         self.connection: Connection = self.engine.connect()
         self.commit = self.connection.begin()
         self.now = START
-        self.model = Model()
+        self.model = Model(right_pin=PIN)
+        self.mint = plain_mint()
         self.asked: list[Command] = []
         self.answers: dict[str, str] = {}
         """The answer to each key, to the byte."""
@@ -168,6 +214,8 @@ class Beside(RuleBasedStateMachine):
             if not self.moved:
                 return ()
             given["transaction_id"] = self.moved[given["transaction_id"] % len(self.moved)]
+        if not self._name_token(task, given):
+            return ()
         if given.get("to_card_id", given.get("new_card_id")) == given.get("card_id", ""):
             return ()
         if "expires_at" in given:
@@ -175,9 +223,10 @@ class Beside(RuleBasedStateMachine):
         sent = {
             name: write_time(value) if isinstance(value, datetime) else value
             for name, value in given.items()
+            if name != "named"
         }
         number = len(self.asked)
-        (command,) = read_commands(task, f"c{number}", {"account_id": ACCOUNT, **sent})
+        (command,) = read_commands(task, f"c{number}", {"account_id": ACCOUNT, **sent}, VAULT)
         assert not isinstance(command, Letter)
         # A reference that is used again for something else is refused before the rules; the model
         # starts where they do.
@@ -190,8 +239,22 @@ class Beside(RuleBasedStateMachine):
         self.expected[command.key] = self.model.do(task, given, id, self.now)
         return (command,)
 
+    def _name_token(self, task: str, given: dict[str, Any]) -> bool:
+        """Put a token in the place of its number; say whether anybody could know it by now."""
+        field = "named" if task == "tokens.revoke" else "token"
+        if field not in given:
+            return True
+        given[field] = f"TOKEN-{given[field]}"
+        (hash,) = TOKEN_PEPPERS.find_token(ACCOUNT, given[field])
+        kept = select(tokens.c.id).where(tokens.c.digest == hash.digest)
+        id = self.connection.execute(kept).scalar()
+        if field == "named":
+            given["token_id"] = str(id)
+            return id is not None
+        return id is not None or given[field] not in self.model.tokens
+
     def _handle(self, group: Sequence[Command]) -> None:
-        told: list[Answer] = handle(self.connection, group, self.now)
+        told: list[Answer] = noted(self.connection, group, self.now, self.mint)
         for command, answer in zip(group, told, strict=True):
             said = str(answer.type) if answer.reason is None else str(answer.reason)
             data = json.loads(answer.event)

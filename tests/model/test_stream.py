@@ -12,22 +12,28 @@ from sqlalchemy import Engine
 
 from card_worker.contracts.commands import COMMANDS, Command, event_id
 from card_worker.contracts.message import Letter, read_commands
-from card_worker.handler import handle
 from card_worker.storage.reconcile import differences
-from tests.storage.test_handler import everything
+from tests.codes import PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
+from tests.storage.test_handler import everything, noted
 
 ACCOUNT = "T00000001"
+NOBODY = "00000000-0000-0000-0000-000000000000"
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
 # `make test-model` takes 10,000.
 LENGTH = int(os.environ.get("STREAM_COMMANDS", "1000"))
 GROUP_MAX = 200
 
 
+def cards_of(length: int) -> int:
+    return max(5, length // 40)
+
+
 def stream(length: int, seed: int) -> Iterator[Command]:
     """Yield commands about a few cards, some of them twice, most of them sensible."""
     chance = random.Random(seed)
-    cards = [f"A{number}" for number in range(max(5, length // 40))]
+    cards = [f"A{number}" for number in range(cards_of(length))]
     moved: list[str] = []
+    made_tokens: list[str] = []
     asked: list[Command] = []
     money = {"currency": "NOK"}
     for number in range(length):
@@ -55,11 +61,17 @@ def stream(length: int, seed: int) -> Iterator[Command]:
             ("transactions.refund", {**before, **ref, "amount": 1}),
             ("holds.expire", before),
             *[("transactions.create", _movement(chance, card, ref))] * 8,
+            *[("transactions.create", _by_token(chance, len(cards), ref))] * 4,
+            ("tokens.create", {**card, **ref, **SEAL_TO, "expires_in": 60}),
+            ("tokens.revoke", {**card, "token_id": chance.choice([*made_tokens, NOBODY])}),
+            ("cards.rotate_pin", {**card, **SEAL_TO, "pin": {}}),
             *_endings(chance, {**card, **why}, number),
         ]
         task, fields = chance.choice(choices)
-        (command,) = read_commands(task, f"c{number}", {"account_id": ACCOUNT, **fields})
+        (command,) = read_commands(task, f"c{number}", {"account_id": ACCOUNT, **fields}, VAULT)
         assert not isinstance(command, Letter)
+        if task == "tokens.create":
+            made_tokens.append(str(event_id(ACCOUNT, command.key)))
         if task == "transactions.create":
             moved.append(str(event_id(ACCOUNT, command.key)))
         asked.append(command)
@@ -74,6 +86,31 @@ def _movement(chance: random.Random, card: dict[str, Any], ref: dict[str, Any]) 
         case 1:
             return asked | {"pending": True}
     return asked
+
+
+def _by_token(chance: random.Random, cards: int, ref: dict[str, Any]) -> dict[str, Any]:
+    """Return a payment by the token of one of the first cards, most of them with a right PIN."""
+    number = chance.randrange(cards + 1)
+    asked = {**ref, "currency": "NOK", "amount": chance.randrange(1, 300)}
+    asked["token"] = f"TOKEN-{number}" if number < cards else "TOKEN-none"
+    if chance.random() < 0.7:
+        asked["pin"] = PIN if chance.random() < 0.6 else WRONG_PIN
+    return asked
+
+
+def _beginning(cards: int) -> list[Command]:
+    """Return what makes the first cards: nobody can know a token before it is there."""
+    made = []
+    for number in range(cards):
+        codes = {"card_token": {"expires_after_transaction": number % 5 == 0}}
+        codes |= {"pin": {}} if number % 3 else {}
+        asked = {"card_id": f"A{number}", "amount": 1_000, "currency": "NOK", **codes, **SEAL_TO}
+        (command,) = read_commands(
+            "cards.create", f"begin-{number}", {"account_id": ACCOUNT, **asked}, VAULT
+        )
+        assert not isinstance(command, Letter)
+        made.append(command)
+    return made
 
 
 def _endings(
@@ -94,11 +131,14 @@ def _groups(commands: Sequence[Command], seed: int) -> list[Sequence[Command]]:
 
 def test_a_stream_comes_to_the_same_in_whatever_groups(engine: Engine) -> None:
     commands = list(stream(LENGTH, seed=1))
+    beginning = _beginning(cards_of(LENGTH))
     ways = ([[one] for one in commands], _groups(commands, seed=2), [commands])
     seen = []
     for groups in ways:
+        mint = plain_mint()
         with engine.connect() as connection, connection.begin() as commit:
-            told = [answer for group in groups for answer in handle(connection, group, NOW)]
+            noted(connection, beginning, NOW, mint)
+            told = [answer for group in groups for answer in noted(connection, group, NOW, mint)]
             assert list(differences(connection)) == []
             seen.append(([answer.event for answer in told], everything(connection)))
             commit.rollback()

@@ -7,7 +7,7 @@ import io
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import Any
 
@@ -287,6 +287,25 @@ def test_a_guess_noted_behind_its_own_answer_counts_no_more(engine: Engine) -> N
         connection.execute(guesses.update().values(outcome=Outcome.OPEN))
     judge(engine, guess)
     assert [row.outcome for row in rows(engine, guesses)] == ["settled"]
+
+
+def test_an_unblock_forgives_what_was_wrong_and_not_what_is_still_to_be_judged(
+    engine: Engine,
+) -> None:
+    ask(engine, create("A1", card_token={}, pin={}))
+    ask(engine, *(pay(f"r{n}", pin=WRONG_PIN) for n in range(5)))
+    waiting = pay("waiting", pin=WRONG_PIN)
+    note(engine, waiting)
+    judge(engine, command("cards.unblock", "u", card_id="A1", reason="found"))
+    outcomes = Counter(row.outcome for row in rows(engine, guesses))
+    assert outcomes == {Outcome.SETTLED: 5, Outcome.OPEN: 1}
+    # Of one that never came to an end, nothing is left to count after an hour.
+    with begin(engine) as (connection, _):
+        connection.execute(guesses.update().values(created_at=NOW - timedelta(hours=2)))
+    assert ask(engine, pay("right", pin=PIN)) == ["card.drawn_down"]
+    assert {row.outcome for row in rows(engine, guesses)} == {Outcome.SETTLED}
+    judge(engine, waiting)
+    assert {row.outcome for row in rows(engine, guesses)} == {Outcome.SETTLED}
 
 
 def test_a_pin_of_a_card_that_is_not_there_is_noted_too(engine: Engine) -> None:

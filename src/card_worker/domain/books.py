@@ -1,9 +1,9 @@
 """The books: the rows a group of commands needs, held in memory while the rules run over them."""
 
 from collections import ChainMap
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -23,6 +23,8 @@ from card_worker.domain.rows import (
     Transaction,
 )
 from card_worker.secrets.vault import GivenToken
+
+JUDGED_WITHIN = timedelta(hours=1)
 
 Key = TypeVar("Key")
 Row = TypeVar("Row")
@@ -179,10 +181,15 @@ class Books:
         self._guesses_before.setdefault(guess.id, self.guesses.get(guess.id))
         self.guesses[guess.id] = guess
 
-    def forgive(self, guesses: Iterable[Guess]) -> None:
-        """Let guesses of a PIN count no more. One that was still to be judged will be refused."""
-        for guess in guesses:
-            self.put_guess(guess._replace(outcome=Outcome.SETTLED))
+    def forgive(self, card: UUID, now: datetime) -> None:
+        """Let the wrong guesses of a card's PIN count no more.
+
+        Those that are still to be judged go on counting, but for one whose message must have become
+        a dead letter. Should it come after all, it is refused without a look.
+        """
+        for guess in self.guesses_of(card):
+            if guess.outcome is Outcome.WRONG or guess.created_at + JUDGED_WITHIN < now:
+                self.put_guess(guess._replace(outcome=Outcome.SETTLED))
 
     def add(self, batch: Batch, file: File | None = None) -> None:
         """Let a new batch be as given, and its file."""

@@ -6,7 +6,7 @@ noted earlier still count. So not more than five wrong ones are ever compared, h
 once, until a right one or an unblock.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
 from card_worker.contracts.commands import CreateTransaction, event_id
@@ -16,11 +16,10 @@ from card_worker.domain.allowed import reason_against
 from card_worker.domain.books import Books
 from card_worker.domain.events import CardBlocked, Judged
 from card_worker.domain.refusal import Refused
-from card_worker.domain.rows import Card, Guess, Outcome, Token
+from card_worker.domain.rows import Card, Outcome, Token
 from card_worker.secrets.peppers import Hash
 
 WRONG_MAX = 5
-JUDGED_WITHIN = timedelta(hours=1)
 
 Entering: TypeAlias = CreateTransaction | Look
 """What may name its card by a token, and bring a PIN."""
@@ -98,14 +97,8 @@ def settle(books: Books, asked: Entering, judged: Judged | None, now: datetime) 
     if judged is not None:
         books.put_guess(judged.guess)
         if judged.is_right and judged.guess.card is not None:
-            counting = books.guesses_of(judged.guess.card)
-            books.forgive(guess for guess in counting if _is_over(guess, now))
+            books.forgive(judged.guess.card, now)
         return
     noted = books.guesses.get(event_id(asked.account_id, asked.key))
     if noted is not None and noted.outcome is Outcome.OPEN:
         books.put_guess(noted._replace(outcome=Outcome.SETTLED))
-
-
-def _is_over(guess: Guess, now: datetime) -> bool:
-    # One whose message became a dead letter is never judged.
-    return guess.outcome is Outcome.WRONG or guess.created_at + JUDGED_WITHIN < now

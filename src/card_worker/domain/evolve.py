@@ -331,7 +331,7 @@ def _(event: CardBlocked, books: Books) -> Moved:
 def _(event: CardUnblocked, books: Books) -> Moved:
     card = _next(books, event)._replace(blocked=False)
     books.put(card)
-    books.forgive(books.guesses_of(card.id))
+    books.forgive(card.id, event.at)
     return None
 
 

@@ -196,7 +196,8 @@ def _changing(values: Sequence[tuple[Any, Any]]) -> list[Row]:
         return []
     before, after = (zip(*side, strict=True) for side in zip(*values, strict=True))
     columns = zip(values[0][0]._fields, before, after, strict=True)
-    return _transposed({name: now for name, was, now in columns if name == "id" or now != was})
+    changed = {name: now for name, was, now in columns if name == "id" or now != was}
+    return _transposed(changed) if len(changed) > 1 else []
 
 
 def _transposed(columns: dict[str, tuple[Any, ...]]) -> list[Row]:
