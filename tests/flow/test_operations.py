@@ -24,7 +24,8 @@ NAME = "tested@here"
 TO_IT = (f"--destination={NAME}", "--timeout=60")
 DATABASE = {"DATABASE_URL": "postgresql://nobody:secret@127.0.0.1:1/none"}
 BROKER = {"BROKER_URL": "redis://:secret@127.0.0.1:1/0"}
-
+BOTH = DATABASE | BROKER
+PEPPER = f"secret:{'c2VjcmV0' * 8}"
 
 WRONG: list[tuple[str, dict[str, str], str]] = [
     ("worker", DATABASE, "BROKER_URL: missing"),
@@ -40,6 +41,28 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
     ("relay", DATABASE, "BROKER_URL: missing"),
     ("relay", BROKER, "DATABASE_URL: missing"),
     ("relay", {**BROKER, **DATABASE, "LOG_FORMAT": "secret"}, "LOG_FORMAT: "),
+    ("worker", {**BOTH, "TOKEN_PEPPERS": "secret"}, "TOKEN_PEPPERS: key 1: use name:base64"),
+    ("worker", {**BOTH, "PIN_PEPPERS": "k1:secret!"}, "PIN_PEPPERS: key 1: not base64"),
+    ("worker", {**BOTH, "PIN_PEPPERS": "k1:c2VjcmV0"}, "PIN_PEPPERS: key 1: 6 bytes, at least 32"),
+    (
+        "worker",
+        {**BOTH, "PIN_PEPPERS": PEPPER, "TOKEN_PEPPERS": PEPPER},
+        "PIN_PEPPERS: has a key that TOKEN_PEPPERS has",
+    ),
+    ("worker", {**BOTH, "TOKEN_PEPPERS_FILE": "/none/secret"}, "TOKEN_PEPPERS_FILE: FileNotFound"),
+    (
+        "worker",
+        {**BOTH, "TOKEN_PEPPERS_FILE": "/none", "TOKEN_PEPPERS": PEPPER},
+        "TOKEN_PEPPERS_FILE: CARD_WORKER_TOKEN_PEPPERS is given as well",
+    ),
+    (
+        "worker",
+        {**BOTH, "COMMAND_IDENTITIES": "secret"},
+        "COMMAND_IDENTITIES: that is no age identity",
+    ),
+    ("worker", {**BOTH, "LETTER_RECIPIENTS": "secret"}, "LETTER_RECIPIENTS: 0: not an age"),
+    ("worker", {**BOTH, "FILES_URL": "nothing://secret"}, "FILES_URL: ValueError"),
+    ("celery worker", {**BOTH, "FILES_URL": "s3://secret"}, "FILES_URL: ImportError"),
     ("migrate", {}, "DATABASE_URL: missing"),
     ("migrate", {"DATABASE_URL": "secret"}, "DATABASE_URL: not a database URL"),
     ("beat", {}, "BROKER_URL: missing"),

@@ -1,0 +1,252 @@
+"""Tokens and PINs as shops, bureaus and operators meet them."""
+
+import json
+import stat
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from card_worker.secrets.peppers import new_pepper
+from card_worker.secrets.sealing import new_identity
+from tests.flow.processes import until
+from tests.flow.system import ACCOUNT, System
+
+BUREAU = new_identity()
+SEAL_TO = {"seal_to": [BUREAU.recipient]}
+MAKES: dict[str, Any] = {"card_token": {}, "pin": {}}
+LOAD = {"amount": 500, "currency": "NOK"}
+PAYMENT = {"amount": 1, "currency": "NOK"}
+WAIT_S = 30
+Row = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("codes")
+
+
+@pytest.fixture(scope="module")
+def identity(folder: Path) -> str:
+    file = folder / "identity.txt"
+    file.write_text(f"# of a bureau\n{BUREAU.secret}\n")
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def running(shared: System, folder: Path) -> System:
+    """Two workers with peppers, whose files go where a file is in the way at first."""
+    (folder / "files").write_text("in the way")
+    peppers = folder / "peppers"
+    peppers.write_text(f"# the first\n{new_pepper('k1')}\n")
+    for number in range(2):
+        shared.start(
+            "worker",
+            f"--hostname={number}@%h",
+            TOKEN_PEPPERS_FILE=str(peppers),
+            PIN_PEPPERS="k1:" + "cGlu" * 12,
+            FILES_URL=str(folder / "files"),
+            RESULT_BACKEND_URL=shared.broker_url,
+            GROUP_MAX="3",
+        )
+    shared.start("relay")
+    return shared
+
+
+@pytest.fixture(scope="module")
+def printed(running: System, folder: Path, identity: str) -> list[Row]:
+    """A batch whose file could not be written at first; what its bureau reads in it."""
+    cards = [{"card_id": f"printed-{number}"} for number in range(10)]
+    running.send("cards.batch_create", "order", cards=cards, options=MAKES, **SEAL_TO)
+    running.answers("order")
+    (told,) = running.cli_json("batch", "show", "order", "--account", ACCOUNT)
+    assert (told["created"], told["file"]["written_at"]) == (10, None)
+    too_early = running.cli("batch", "confirm", "order", "--account", ACCOUNT)
+    assert (too_early.exit_code, "hasn't been written" in too_early.stderr) == (1, True)
+    (folder / "files").unlink()
+    running.client.publish("sweeps.write_files", {})
+    until((folder / "files" / ACCOUNT / "order.csv.age").exists, "the file")
+    return opened(running, folder, identity)
+
+
+def opened(system: System, folder: Path, identity: str) -> list[Row]:
+    file = str(folder / "files" / ACCOUNT / "order.csv.age")
+    done = system.cli("batch", "open", file, "--identity", identity)
+    assert done.exit_code == 0, done.output
+    header, *lines = done.stdout.splitlines()
+    return [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
+
+
+def pay(system: System, ref_id: str, row: Row, **fields: Any) -> None:
+    asked = {"token": row["token"], "pin": row["pin"], "ref_id": ref_id, **PAYMENT, **fields}
+    system.send("transactions.create", ref_id, **asked)
+
+
+def activate(system: System, row: Row) -> None:
+    system.send("cards.activate", f"on-{row['card_id']}", card_id=row["card_id"], **LOAD)
+    assert system.types(f"on-{row['card_id']}") == ["card.activated"]
+
+
+def test_a_card_from_the_file_is_paid_with(running: System, printed: list[Row]) -> None:
+    first = printed[0]
+    activate(running, first)
+    pay(running, "paid", first)
+    pay(running, "short", first, amount=10_000)
+    assert running.types("paid", "short") == ["card.drawn_down", "exceeds_available"]
+    (seen,) = running.cli_json("card", "show", first["card_id"], "--account", ACCOUNT)
+    assert (seen["amount_balance"], seen["pin"]) == (499, {"format": {"numbers": True}})
+    assert [token["masked_code"][-4:] for token in seen["tokens"]] == [first["token"][-4:]]
+
+
+def test_a_file_is_written_again_byte_for_byte_until_it_is_confirmed(
+    running: System, printed: list[Row], folder: Path, identity: str
+) -> None:
+    file = folder / "files" / ACCOUNT / "order.csv.age"
+    before = file.read_bytes()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    file.unlink()
+    named = ("order", "--account", ACCOUNT)
+    assert running.cli("batch", "write", *named).exit_code == 0
+    running.client.publish("sweeps.write_files", {})
+    until(file.exists, "the file")
+    assert file.read_bytes() == before
+    assert opened(running, folder, identity) == printed
+
+    def is_confirmed() -> bool:
+        return running.cli("batch", "confirm", *named).exit_code == 0
+
+    until(is_confirmed, "that it is noted as written")
+    (told,) = running.cli_json("batch", "show", *named)
+    assert told["file"]["confirmed_at"] is not None
+    for command in ("write", "confirm"):
+        again = running.cli("batch", command, *named)
+        assert again.exit_code == 1
+        assert "was confirmed" in again.stderr
+    assert running.cli("batch", "write", "none", "--account", ACCOUNT).exit_code == 1
+    assert running.cli("batch", "show", "none", "--account", ACCOUNT).exit_code == 1
+
+
+def test_a_file_opens_for_its_owner_alone(
+    running: System, printed: list[Row], folder: Path
+) -> None:
+    file = str(folder / "files" / ACCOUNT / "order.csv.age")
+    stranger, broken = folder / "stranger.txt", folder / "broken.txt"
+    stranger.write_text(new_identity().secret)
+    broken.write_text("AGE-SECRET-KEY-1NO")
+    for key in (stranger, broken):
+        done = running.cli("batch", "open", file, "--identity", str(key))
+        assert (done.exit_code, done.stdout) == (1, "")
+    assert len(printed) == 10
+
+
+def test_barcodes_go_into_a_folder_or_onto_a_sheet(
+    running: System, printed: list[Row], folder: Path, identity: str
+) -> None:
+    file = str(folder / "files" / ACCOUNT / "order.csv.age")
+    sheet, images, lines = folder / "sheet.pdf", folder / "images", folder / "lines.csv"
+    options = ["--sheet", str(sheet), "--images", str(images), "--output", str(lines)]
+    done = running.cli("batch", "open", file, "-i", identity, *options, "--symbol", "qr")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == ""
+    assert sheet.read_bytes().startswith(b"%PDF")
+    assert len(list(images.glob("*.svg"))) == len(printed)
+    assert len(lines.read_text().splitlines()) == 11
+    assert {stat.S_IMODE(one.stat().st_mode) for one in (sheet, lines)} == {0o600}
+    again = running.cli("batch", "open", file, "-i", identity, "--output", str(lines))
+    assert again.exit_code == 1
+    in_the_way = running.cli("batch", "open", file, "-i", identity, "--images", str(lines))
+    assert in_the_way.exit_code == 2
+
+
+def test_of_64_wrong_pins_at_once_five_are_compared(running: System, printed: list[Row]) -> None:
+    row = printed[1]
+    activate(running, row)
+    for number in range(64):
+        pay(running, f"guess-{number}", row, pin="x")
+    said = Counter(running.types(*(f"guess-{number}" for number in range(64))))
+    assert said == {"card_not_usable": 64}
+    counted = "SELECT count(*) FROM guesses WHERE outcome = 'wrong'"
+    with running.engine.connect() as connection:
+        assert connection.exec_driver_sql(counted).scalar_one() == 5
+    blocked = [one for one in running.events_of("card.blocked") if one["subject"] == row["card_id"]]
+    assert [one["data"]["reason_text"] for one in blocked] == ["too many wrong PINs"]
+    pay(running, "too-late", row)
+    assert running.types("too-late") == ["card_not_usable"]
+    running.send("cards.unblock", "found", card_id=row["card_id"], reason="it was me")
+    pay(running, "at-last", row)
+    assert running.types("found", "at-last") == ["card.unblocked", "card.drawn_down"]
+
+
+def test_a_holder_looks_at_a_card(running: System, printed: list[Row], stranger: Celery) -> None:
+    row = printed[2]
+    activate(running, row)
+
+    def look(task: str, **fields: Any) -> Any:
+        asked = {"account_id": ACCOUNT, "token": row["token"], **fields}
+        sent = stranger.send_task(task, queue="cards", kwargs=asked, ignore_result=False)
+        seen = sent.get(timeout=WAIT_S)
+        sent.forget()
+        return seen
+
+    assert look("cards.get", pin=row["pin"])["card"]["card_id"] == row["card_id"]
+    (loaded,) = look("transactions.list", pin=row["pin"])["transactions"]
+    assert loaded["amount"] == 500
+    assert look("cards.get")["reason"] == "pin_required"
+    assert look("cards.get", token="none")["reason"] == "card_not_usable"
+    for _ in range(5):
+        assert look("cards.get", pin="wrong")["reason"] == "card_not_usable"
+    until(lambda: running.events_of("card.blocked")[-1]["subject"] == row["card_id"], "the guard")
+    assert look("cards.get", pin=row["pin"])["reason"] == "card_not_usable"
+    assert look("cards.get", pin=5)["problems"][0]["field"] == "pin"
+
+
+def test_an_answer_s_secrets_are_opened_at_the_command_line(
+    running: System, folder: Path, identity: str
+) -> None:
+    running.send("cards.create", "alone", card_id="alone", **LOAD, **MAKES, **SEAL_TO)
+    sealed = running.answers("alone")["alone"]["data"]["sealed"]
+    file = folder / "sealed.txt"
+    file.write_text(sealed)
+    (told,) = running.cli_json("codes", "open", str(file), "--identity", identity)
+    assert set(told) == {"account_id", "card_id", "token", "pin"}
+    done = running.cli("codes", "open", str(file), "--identity", identity)
+    assert f"alone,{told['token']},{told['pin']}," in done.stdout
+    pay(running, "paid-alone", told)
+    assert running.types("paid-alone") == ["card.drawn_down"]
+
+
+def test_an_account_s_recipients_stand_in_for_seal_to(running: System) -> None:
+    running.send("cards.create", "unsealed", card_id="unsealed", **LOAD, **MAKES)
+    refused = running.answers("unsealed")["unsealed"]["data"]
+    assert [problem["field"] for problem in refused["problems"]] == ["seal_to"]
+    for wrong in ("age1none", f"{BUREAU.recipient},{BUREAU.recipient}"):
+        done = running.cli("account", "set", ACCOUNT, "--recipients", wrong)
+        assert done.exit_code == 2
+        assert "--recipients: " in done.stderr
+    done = running.cli("account", "set", ACCOUNT, "--recipients", BUREAU.recipient)
+    assert done.exit_code == 0
+    running.send("cards.create", "sealed", card_id="sealed", **LOAD, **MAKES)
+    assert "sealed" in running.answers("sealed")["sealed"]["data"]
+    assert running.cli("account", "set", ACCOUNT, "--recipients", "none").exit_code == 0
+    (told,) = running.cli_json("account", "show", ACCOUNT)
+    assert told["recipients"] is None
+
+
+def test_keys_are_made_where_only_their_owner_reads_them(running: System, folder: Path) -> None:
+    file = folder / "new-identity.txt"
+    made = running.cli("codes", "new-identity", str(file))
+    assert made.stdout.startswith("age1")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert running.cli("codes", "new-identity", str(file)).exit_code == 1
+    pepper = running.cli("codes", "new-pepper", "k2").stdout.strip()
+    assert pepper.startswith("k2:")
+    assert running.cli("codes", "new-pepper", "a b").exit_code == 2
+    assert pepper != running.cli("codes", "new-pepper", "k2").stdout.strip()
+
+
+def test_the_books_add_up(running: System) -> None:
+    done = running.cli("reconcile")
+    assert done.exit_code == 0, done.output
+    assert json.dumps(running.events()).count("DINCARD:****") > 0
