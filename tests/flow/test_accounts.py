@@ -12,6 +12,7 @@ RULES = {
     "balance_max": None,
     "expiry": "keep",
     "reversal_window_s": 86_400,
+    "recipients": None,
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from card_worker.secrets.masking import (
+    PIECE,
     masked,
     masked_body,
     masked_bytes,
@@ -112,25 +113,38 @@ def test_a_secret_in_a_wrong_shape_is_hidden_as_well(kwargs: Any) -> None:
     assert not [one for one in CLEAR if one in kept]
 
 
-def test_what_has_no_name_is_hidden() -> None:
-    kept = masked_body(json.dumps([[VALUE, [47114712]], {}, None]).encode())
-    assert json.loads(kept) == [["***", ["***"]], {}, None]
+def test_what_has_no_name_is_hidden_where_it_may_be_a_secret() -> None:
+    raw = json.dumps([[VALUE, [47114712]], {}, None]).encode()
+    assert json.loads(masked_body(raw, "cards.get")) == [["***", ["***"]], {}, None]
+    assert masked_body(raw, "cards.create") == raw
     old = {"task": "cards.get", "args": [VALUE], "kwargs": {"pin": "1"}}
     assert json.loads(masked_body(json.dumps(old).encode())) == {
         "task": "cards.get",
         "args": ["***"],
         "kwargs": {"pin": "***"},
     }
-    assert masked({"argsrepr": f"('{VALUE}',)", "kwargsrepr": "{}"})["argsrepr"] == "***"
-    listed = masked({"commands": [{"command": "x", "token": VALUE}, [VALUE], VALUE]})
-    assert listed == {"commands": [{"command": "x", "token": "***"}, ["***"], "***"]}
-    assert masked({"argsrepr": "()"}) == {"argsrepr": "()"}
+    headers = {"argsrepr": f"('{VALUE}',)", "kwargsrepr": "{}"}
+    assert masked(headers, "cards.get") == {"argsrepr": "***", "kwargsrepr": "{}"}
+    assert masked(headers | {"task": "cards.get"})["argsrepr"] == "***"
+    assert masked(headers, "cards.create") == headers
+    assert masked({"argsrepr": "()"}, "cards.get") == {"argsrepr": "()"}
 
 
 def test_what_asks_for_a_secret_stays() -> None:
     asked = {"card_token": {"format": {"prefix": "GC-"}, "expires_in": 5}, "pin": {"format": None}}
     raw = json.dumps([[], asked, {}]).encode()
     assert masked_body(raw) == raw
+
+
+@pytest.mark.parametrize("before", [0, PIECE - 20, PIECE - 5, 3 * PIECE + 1])
+def test_a_secret_in_what_is_larger_than_any_message_is_found(before: int) -> None:
+    large = b" " * before + JSON + b" " * PIECE
+    for raw in (large, b'"' + base64.b64encode(large) + b'"'):
+        kept = masked_body(raw)
+        assert kept != raw
+        assert not [one for one in CLEAR if one in kept or base64.b64encode(one)[:-4] in kept]
+    without = b"[" + b" " * before + b'{"a": "token"}' * 200_000
+    assert masked_body(without) is without
 
 
 @pytest.mark.parametrize("raw", [b"[" * 50_000, b'{"pin":' * 50_000, b"9" * 6_000])

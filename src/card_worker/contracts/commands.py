@@ -348,9 +348,11 @@ class ByToken(AboutAccount):
 
     card_id: Name | None = Field(None, description="What the caller calls the card")
     token: Secret | None = Field(
-        None, validate_default=True, description="A value that names the card instead"
+        None,
+        validate_default=True,
+        description="A value that names it instead; may be sealed to the workers",
     )
-    pin: Secret | None = Field(None, description="Its PIN, where it has one")
+    pin: Secret | None = Field(None, description="Its PIN, where it has one; may be sealed as well")
 
     @field_validator("token")
     @classmethod

@@ -40,6 +40,11 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             " `{reason, message}` says why there is nothing to show.",
             "",
             *queries,
+            "## Parts",
+            "",
+            "What some of the fields are made of.",
+            "",
+            *_parts(),
             "## Events",
             "",
             *_table(("type", "tells"), [(f"`{type}`", HAPPENED[type]) for type in EventType]),
@@ -67,6 +72,22 @@ def _command(task: str) -> list[str]:
         *_fields(schema, own),
         "",
     ]
+
+
+def _parts() -> list[str]:
+    schemas = map(command_schema, [*COMMANDS, *QUERIES])
+    parts = {
+        name: (part, schema)
+        for schema in schemas
+        for name, part in schema.get("$defs", {}).items()
+        if part.get("type") == "object"
+    }
+    lines = []
+    for name, (part, schema) in sorted(parts.items()):
+        whole = {**part, "$defs": schema["$defs"], "required": part.get("required", ())}
+        described = " ".join(part["description"].split())
+        lines += [f"### {name}", "", described, "", *_fields(whole, part["properties"]), ""]
+    return lines
 
 
 def _fields(schema: dict[str, Any], names: Iterable[str]) -> list[str]:
@@ -97,7 +118,10 @@ def _type(field: dict[str, Any], schema: dict[str, Any]) -> str:
                 or "not offered"
             )
         case {"$ref": str(reference)}:
-            return _type(schema["$defs"][reference.rpartition("/")[2]], schema)
+            name = reference.rpartition("/")[2]
+            if schema["$defs"][name].get("type") == "object":
+                return f"[{name}](#{name.lower()})"
+            return _type(schema["$defs"][name], schema)
         case {"enum": [*words]}:
             return ", ".join(f"`{word}`" for word in words)
         case {"const": word}:
@@ -116,8 +140,6 @@ def _type(field: dict[str, Any], schema: dict[str, Any]) -> str:
             return f"text {field.get('minLength', 0)}..{most}"
         case {"type": "array", "items": items}:
             return f"list of ({_type(items, schema)}), {field['minItems']}..{field['maxItems']}"
-        case {"type": "object", "properties": dict(parts)}:
-            return ", ".join(f"`{name}`: {_type(part, schema)}" for name, part in parts.items())
         case {"type": str(kind)}:
             return {"boolean": "true or false", "null": "not offered"}.get(kind, kind)
     return "any"

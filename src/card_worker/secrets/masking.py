@@ -14,11 +14,14 @@ from card_worker.secrets.secret import HIDDEN, is_sealed
 NAMES = frozenset(["token", "pin", "card_token"])
 """The fields in which a secret may have been put, rightly or not."""
 UNNAMED = frozenset(["args", "argsrepr"])
-"""Where values stand without a name. No message of ours has any there."""
-LISTS = frozenset(["commands"])
-"""Where a part that is no command may be a value without a name."""
+"""Where values stand without a name. In those of BRINGING one may be a secret."""
+BRINGING = frozenset(["transactions.create", "cards.get", "transactions.list"])
+"""The tasks that bring secrets."""
 PLAIN = frozenset(["format", "expires_in", "expires_after_transaction"])
 """What those fields hold where they ask for a secret instead of bringing one."""
+
+PIECE, OVERLAP = 2 * 1024 * 1024, 16 * 1024
+"""A piece is larger than any message may be. No secret and its name are larger than an overlap."""
 
 # As they stand in JSON, in Python's repr of it, and in text that was cut off. Backslashes before
 # the quotes: JSON within JSON. A run of them is looked at from its first one only.
@@ -38,13 +41,25 @@ def without_secrets(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if not _is_named(name, NAMES)}
 
 
-def masked(value: Any) -> Any:
-    """Return what was read from JSON, with everything in a secret's place hidden."""
+def masked(value: Any, task: str | None = None) -> Any:
+    """Return what was read from JSON, with everything in a secret's place hidden.
+
+    `task` is the one that it was for, if that is known.
+    """
+    return _masked(value, NAMES | UNNAMED if _brings(task) else NAMES)
+
+
+def _masked(value: Any, hiding: frozenset[str]) -> Any:
     match value:
         case Mapping():
-            return {name: _masked_field(name, part) for name, part in value.items()}
+            if _brings(value.get("task")):
+                hiding |= UNNAMED
+            return {
+                name: _hidden(part) if _is_named(name, hiding) else _masked(part, hiding)
+                for name, part in value.items()
+            }
         case list() | tuple():
-            return [masked(part) for part in value]
+            return [_masked(part, hiding) for part in value]
         case str():
             return masked_text(value)
     return value
@@ -60,34 +75,43 @@ def masked_bytes(raw: bytes) -> bytes:
     return _BASE64.sub(_masked_base64, _masked_fields(raw))
 
 
-def masked_body(raw: bytes) -> bytes:
-    """Return the body of a message, its secrets hidden."""
-    return _BASE64.sub(_masked_base64, _masked_whole(raw))
+def masked_body(raw: bytes, task: str | None = None) -> bytes:
+    """Return the body of a message for `task`, its secrets hidden."""
+    if len(raw) > PIECE and not _may_hold_one(raw):
+        return raw
+    return _BASE64.sub(_masked_base64, _masked_whole(raw, task))
 
 
-def _masked_whole(raw: bytes) -> bytes:
+def _may_hold_one(raw: bytes) -> bool:
+    """Say whether a secret may stand in what is larger than any message, looked at in pieces."""
+    pieces = (raw[start : start + PIECE + OVERLAP] for start in range(0, len(raw), PIECE))
+    return any(_FIELD.search(piece) or _holds_in_base64(piece) for piece in pieces)
+
+
+def _holds_in_base64(piece: bytes) -> bool:
+    for run in _BASE64.finditer(piece):
+        for start in range(4):  # where a piece begins is not where the base64 began
+            part = run[0].rstrip(b"=")[start:]
+            if _FIELD.search(base64.b64decode(part[: len(part) // 4 * 4])):
+                return True
+    return False
+
+
+def _masked_whole(raw: bytes, task: str | None = None) -> bytes:
     """Return bytes with what is hidden in them by its place, if they are JSON, or by its name."""
     try:
         read = json.loads(raw)
-        kept = _masked_message(read)
+        kept = _masked_message(read, task)
     except (ValueError, RecursionError):
         return _masked_fields(raw)
     return raw if kept == read else json.dumps(kept).encode()
 
 
-def _masked_field(name: Any, part: Any) -> Any:
-    if _is_named(name, NAMES | UNNAMED):
-        return _hidden(part)
-    if _is_named(name, LISTS) and isinstance(part, list | tuple):
-        return [masked(one) if isinstance(one, Mapping) else _hidden(one) for one in part]
-    return masked(part)
-
-
-def _masked_message(read: Any) -> Any:
+def _masked_message(read: Any, task: str | None) -> Any:
     match read:
-        case [list(args), dict(kwargs), *rest]:
-            return [_hidden(args), masked(kwargs), *masked(rest)]
-    return masked(read)
+        case [list(args), *rest] if _brings(task):
+            return [_hidden(args), *masked(rest, task)]
+    return masked(read, task)
 
 
 def _masked_fields(raw: bytes) -> bytes:
@@ -117,6 +141,10 @@ def _hidden(value: Any) -> Any:
         case list() | tuple():
             return [_hidden(part) for part in value]
     return HIDDEN
+
+
+def _brings(task: Any) -> bool:
+    return isinstance(task, str) and task in BRINGING
 
 
 def _is_named(name: Any, names: frozenset[str]) -> bool:

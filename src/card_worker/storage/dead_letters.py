@@ -138,7 +138,7 @@ def opened(letter: DeadLetter, secret: str) -> DeadLetter:
 
 
 def _without_secrets(letter: DeadLetter, open_to: Sequence[str]) -> DeadLetter:
-    headers, body = masked(letter.headers), masked_body(letter.body)
+    headers, body = masked(letter.headers, letter.task), masked_body(letter.body, letter.task)
     is_masked = (headers, body) != (letter.headers, letter.body)
     if is_masked and headers and "kwargsrepr" in headers:
         headers["kwargsrepr"] = HIDDEN  # as its sender's Celery showed the same fields
