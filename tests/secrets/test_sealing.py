@@ -1,5 +1,9 @@
 """What is sealed is opened by those it was sealed to, and by nobody else."""
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from card_worker.secrets.sealing import (
@@ -80,3 +84,26 @@ def test_a_changed_byte_is_noticed() -> None:
     sealed[-1] ^= 1
     with pytest.raises(NotOpened):
         open_sealed([STRANGER.secret], bytes(sealed))
+
+
+AGE = shutil.which("age")
+
+
+@pytest.mark.skipif(AGE is None, reason="the program `age` isn't installed: apt install age")
+@pytest.mark.parametrize("armored", [True, False])
+def test_the_stock_tool_opens_what_is_sealed_and_seals_what_is_opened(
+    armored: bool, tmp_path: Path
+) -> None:
+    identity = tmp_path / "key.txt"
+    identity.write_text(STRANGER.secret)
+    to = read_recipients([OWNERS[0].recipient, STRANGER.recipient])
+    sealed = seal_text(to, PLAIN).encode() if armored else seal(to, PLAIN.encode())
+    assert _age(sealed, "--decrypt", "--identity", str(identity)) == PLAIN.encode()
+    options = ["--armor"] if armored else []
+    theirs = _age(PLAIN.encode(), "--recipient", STRANGER.recipient, *options)
+    assert open_sealed([STRANGER.secret], theirs) == PLAIN.encode()
+
+
+def _age(given: bytes, *options: str) -> bytes:
+    assert AGE is not None
+    return subprocess.run([AGE, *options], input=given, capture_output=True, check=True).stdout
