@@ -43,7 +43,7 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
     ("relay", {**BROKER, **DATABASE, "LOG_FORMAT": "secret"}, "LOG_FORMAT: "),
     ("worker", {**BOTH, "TOKEN_PEPPERS": "secret"}, "TOKEN_PEPPERS: key 1: use name:base64"),
     ("worker", {**BOTH, "PIN_PEPPERS": "k1:secret!"}, "PIN_PEPPERS: key 1: not base64"),
-    ("worker", {**BOTH, "PIN_PEPPERS": "k1:c2VjcmV0"}, "PIN_PEPPERS: key 1: 6 bytes, at least 32"),
+    ("worker", {**BOTH, "PIN_PEPPERS": "k1:c2VjcmV0"}, "PIN_PEPPERS: key 1: 6 bytes, at least 16"),
     (
         "worker",
         {**BOTH, "PIN_PEPPERS": PEPPER, "TOKEN_PEPPERS": PEPPER},

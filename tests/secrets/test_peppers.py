@@ -64,7 +64,7 @@ PIN = "616b5f0e647e4775fa7fb856b7f336313399eb3e037e760d4e88fa02b6deb25a"
     [
         ("", "key 1"),
         ("secretsecret", "key 1"),
-        (f"k:{base64.b64encode(OLD[:31]).decode()}", "key 1: 31 bytes"),
+        (f"k:{base64.b64encode(OLD[:15]).decode()}", "key 1: 15 bytes"),
         (f"{text(k=OLD)},x:not-base64!", "key 2: not base64"),
         (f"{text(k=OLD)},{text(k=NEW)}", "same name"),
         (text(**{"much too long a name": OLD}), "key 1"),

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 from uuid import UUID
 
-KEY_BYTES_MIN = 32
+KEY_BYTES, KEY_BYTES_MIN = 32, 16
 _KID = re.compile(r"[A-Za-z0-9_-]{1,16}", re.ASCII)
 
 
@@ -75,7 +75,7 @@ class Peppers:
 
 def new_pepper(name: str) -> str:
     """Return a new key, as `Peppers.read` reads it. Raises ValueError for a name that is none."""
-    text = f"{name}:{base64.b64encode(os.urandom(KEY_BYTES_MIN)).decode()}"
+    text = f"{name}:{base64.b64encode(os.urandom(KEY_BYTES)).decode()}"
     _read(text, 0)
     return text
 
