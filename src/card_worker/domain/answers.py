@@ -227,19 +227,23 @@ def shown_hold(hold: Hold) -> HoldShown:
 
 def _about_card(books: Books, event: CardEvent, transaction: Transaction | None) -> Answer:
     card = books.cards[event.card]
+    # Most cards have neither, and aren't to pay for those that do.
+    serving = books.tokens_of(card, event.at) if card.has_codes else ()
+    pin = books.pins.get(card.id) if card.has_codes else None
     data = CardData(
         command=event.command.command,
         command_id=event.command.command_id,
         account_id=event.command.account_id,
         card_id=card.card_id,
         version=card.version,
-        card=shown(card, event.at, books.tokens_of(card, event.at), books.pins.get(card.id)),
+        card=shown(card, event.at, serving, pin),
         transaction=shown_transaction(transaction, card.card_id) if transaction else None,
     )
     if event.command.dry_run:
         data["dry_run"] = True
     _add_details(books, event, transaction, data)
-    _add_codes(books, event, data)
+    if card.has_codes:
+        _add_codes(books, event, data)
     return _sealed(event, _type_of(event, card), card.card_id, data, version=card.version)
 
 

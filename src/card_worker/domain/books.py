@@ -129,8 +129,6 @@ class Books:
 
     def tokens_of(self, card: Card, now: datetime) -> list[Token]:
         """Return the card's tokens that serve at `now`, the oldest first."""
-        if not card.has_codes:
-            return []
         mine = (self.tokens[id] for id in self.tokens_by_card.get(card.id, ()))
         serving = (token for token in mine if token.serves(now))
         return sorted(serving, key=lambda token: (token.created_at, token.id))
