@@ -276,6 +276,14 @@ def test_a_guess_that_comes_again_counts_once(engine: Engine) -> None:
     assert ask(engine, pay("r2", pin=PIN)) == ["card.drawn_down"]
 
 
+def test_a_guess_that_comes_twice_in_a_group_takes_one_number(engine: Engine) -> None:
+    ask(engine, create("A1", card_token={}, pin={}))
+    first, second = pay("r1", pin=WRONG_PIN), pay("r2", pin=WRONG_PIN)
+    ask(engine, first, first, second, first)
+    assert sorted(row.number for row in rows(engine, guesses)) == [1, 2]
+    assert ask(engine, first, second) == ["card_not_usable"] * 2
+
+
 def test_a_guess_noted_behind_its_own_answer_counts_no_more(engine: Engine) -> None:
     ask(engine, create("A1", card_token={}, pin={}))
     guess = pay("r1", pin=PIN)

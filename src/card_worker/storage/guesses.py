@@ -28,7 +28,11 @@ def note_guesses(connection: Connection, asked: Sequence[Guessing], now: datetim
     """
     wanted = [{"account_id": one.account_id, "key": one.key} for one in asked]
     answered = set(find(connection, keys, ("account_id", "key"), wanted)())
-    fresh = [one for one in asked if (one.account_id, one.key) not in answered]
+    # Each once, as if they had come one after the other.
+    unlike: dict[tuple[str, str], Guessing] = {}
+    for one in asked:
+        unlike.setdefault((one.account_id, one.key), one)
+    fresh = [one for key, one in unlike.items() if key not in answered]
     if not fresh:
         return
     # Whoever notes has the card to itself, so a lower number was visible earlier.
@@ -54,8 +58,7 @@ def note_guesses(connection: Connection, asked: Sequence[Guessing], now: datetim
                 "created_at": now,
             }
         )
-    unlike = {row["id"]: row for row in reversed(rows)}
-    insert_absent(connection, guesses, sorted(unlike.values(), key=lambda row: str(row["id"])))
+    insert_absent(connection, guesses, sorted(rows, key=lambda row: str(row["id"])))
 
 
 def _card(asked: Guessing, by_name: dict[CardKey, UUID], by_digest: dict[str, UUID]) -> UUID | None:
