@@ -19,6 +19,7 @@ from card_worker.cli import (
 from card_worker.cli.contract import contract
 from card_worker.cli.demo import demo
 from card_worker.cli.dev import dev
+from card_worker.cli.send_file import send_file
 from card_worker.settings import WrongSetting
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ app.command()(parts.relay)
 app.command(context_settings=parts.PASSED_ON)(parts.beat)
 app.command()(parts.migrate)
 app.command()(send.send)
+app.command()(send_file)
 app.add_typer(cards.app, name="card")
 app.add_typer(batches.app, name="batch")
 app.add_typer(codes.app, name="codes")

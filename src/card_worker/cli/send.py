@@ -68,7 +68,7 @@ def _fields(task: str, pairs: list[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise refuse(f"{pair!r} is not KEY=VALUE", code=2)
-        asked[name] = _value(task, name, value)
+        asked[name] = value_of(task, name, value)
     if task != APPLY:
         if "account_id" not in asked:
             raise refuse("account_id is missing: nobody could be answered", code=2)
@@ -76,7 +76,7 @@ def _fields(task: str, pairs: list[str]) -> dict[str, Any]:
     return asked
 
 
-def _value(task: str, name: str, text: str) -> Any:
+def value_of(task: str, name: str, text: str) -> Any:
     """Return `text` if the field takes it as it is, else what it says as JSON, else `text`."""
     field = COMMANDS[task].model_fields.get(name) if task in COMMANDS else None
     if field is not None:

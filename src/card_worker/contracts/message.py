@@ -193,7 +193,7 @@ def _read_as(
         try:
             return kind.model_validate(fields, context=vault)
         except ValidationError as error:
-            problems = tuple(_problems(error))
+            problems = tuple(problems_of(error))
     account_id, card_id = fields.get("account_id"), fields.get("card_id")
     if not is_address(account_id):
         raise Unreadable("no account_id to answer to")
@@ -223,7 +223,8 @@ def _too_large(kind: type, fields: Mapping[str, Any]) -> tuple[Problem, ...]:
     return (Problem(field="", message=f"a command has at most {COMMAND_BYTES_MAX} bytes"),)
 
 
-def _problems(error: ValidationError) -> Iterator[Problem]:
+def problems_of(error: ValidationError) -> Iterator[Problem]:
+    """Yield which fields of a command are wrong, and why; never their values."""
     # The input stays out of it: an answer is read by more people than the command was.
     found = error.errors(include_input=False, include_url=False)
     inside = {problem["loc"][:depth] for problem in found for depth in range(len(problem["loc"]))}
