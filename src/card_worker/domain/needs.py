@@ -6,6 +6,7 @@ from uuid import UUID
 from card_worker.contracts.commands import (
     ActivateCard,
     AdjustBalance,
+    ByToken,
     CaptureTransaction,
     Command,
     CreateBatch,
@@ -55,9 +56,9 @@ class Needs(NamedTuple):
 def needs(command: Command | Look) -> Needs:
     """Return the rows that `decide` and `evolve` will look at, whether they exist or not."""
     account_id = command.account_id
-    if isinstance(command, Look):
-        return _by_token(command)
-    if isinstance(command, CreateTransaction):
+    if isinstance(command, ByToken):
+        if not isinstance(command, CreateTransaction):
+            return _by_token(command)
         makes = event_id(account_id, command.key)
         return _by_token(command)._replace(ref_id=command.ref_id, holds=True, makes=makes)
     match command:
@@ -92,7 +93,7 @@ def needs(command: Command | Look) -> Needs:
             return Needs(cards=((account_id, command.card_id),), holds=True, guesses=forgives)
 
 
-def _by_token(asked: CreateTransaction | Look) -> Needs:
+def _by_token(asked: ByToken) -> Needs:
     account_id = asked.account_id
     has_pin = asked.given_pin is not None
     guess = event_id(account_id, asked.key) if has_pin else None

@@ -22,8 +22,8 @@ from card_worker.contracts.kinds import TransactionType
 from card_worker.domain.answers import Answer
 from card_worker.domain.books import Books, Changes
 from card_worker.domain.books import Changed as Differ
-from card_worker.domain.needs import Needs
-from card_worker.domain.rows import Batch, Card, Guess, Hold, Pin, Token, Transaction
+from card_worker.domain.needs import Needs, TokenKey, TransactionKey
+from card_worker.domain.rows import Batch, Card, CardKey, Guess, Hold, Pin, Token, Transaction
 from card_worker.storage import outbox
 from card_worker.storage.accounts import find_accounts
 from card_worker.storage.finding import columns_named, find, matching
@@ -58,7 +58,7 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Call
     batch_keys = {key for needs in needed for key in needs.batches}
     named_keys = {key for needs in needed for key in needs.transactions}
     token_keys = {key for needs in needed for key in needs.tokens}
-    locked = lock_cards(connection, needed)
+    locked = lock_cards(connection, card_keys, named_keys, token_keys)
     ordered = find(connection, batches, Batch._fields, _by(("account_id", "batch_id"), batch_keys))
     named_rows = _by(_TRANSACTION, named_keys)
     named = find(connection, transactions, Transaction._fields, named_rows)
@@ -151,8 +151,9 @@ def _card_ids(books: Books, needed: Sequence[Needs]) -> Iterator[tuple[Needs, Se
     made = dict[UUID, UUID]()
     for needs in needed:
         ids = [books.cards[key].id for key in needs.cards if key in books.cards]
-        known = (books.digests.get(digest) for _, digest in needs.tokens)
-        ids += [books.tokens[id].card for id in known if id is not None]
+        for _, digest in needs.tokens:
+            if digest in books.digests:
+                ids.append(books.tokens[books.digests[digest]].card)
         for _, id in needs.transactions:
             if id in books.named:
                 ids.append(books.named[id].card)
@@ -212,20 +213,23 @@ def _by(names: tuple[str, ...], keys: Iterable[tuple[Any, ...]]) -> list[Row]:
     return [dict(zip(names, key, strict=True)) for key in keys]
 
 
-def lock_cards(connection: Connection, needed: Sequence[Needs]) -> Callable[[], list[Card]]:
-    """Ask for the needed cards, also those named by transactions and tokens, locked in id order."""
-    dialect = connection.dialect.name
-    keys = _by(_CARD, {key for needs in needed for key in needs.cards})
-    named = _by(_TRANSACTION, {key for needs in needed for key in needs.transactions})
-    given_tokens = [{"digest": digest} for needs in needed for _, digest in needs.tokens]
+def lock_cards(
+    connection: Connection,
+    keys: Collection[CardKey],
+    named: Collection[TransactionKey] = (),
+    given_tokens: Collection[TokenKey] = (),
+) -> Callable[[], list[Card]]:
+    """Ask for cards, also those named by transactions and tokens, locked in id order."""
+    dialect, by_key = connection.dialect.name, _by(_CARD, keys)
     if not named and not given_tokens:
-        rows = find(connection, cards, Card._fields, keys, lock=True)
+        rows = find(connection, cards, Card._fields, by_key, lock=True)
     else:
-        values = parameters(dialect, columns_named(cards, _CARD), keys)
+        values = parameters(dialect, columns_named(cards, _CARD), by_key)
         columns = columns_named(transactions, _TRANSACTION)
-        values |= parameters(dialect, columns, named, "named")
+        values |= parameters(dialect, columns, _by(_TRANSACTION, named), "named")
         columns = columns_named(tokens, ("digest",))
-        values |= parameters(dialect, columns, given_tokens, "shown")
+        by_digest = [{"digest": digest} for _, digest in given_tokens]
+        values |= parameters(dialect, columns, by_digest, "shown")
         rows = send(connection, _select_cards(dialect), values)
     return lambda: [Card._make(row) for row in rows()]
 

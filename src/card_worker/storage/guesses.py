@@ -36,8 +36,12 @@ def note_guesses(connection: Connection, asked: Sequence[Guessing], now: datetim
     if not fresh:
         return
     # Whoever notes has the card to itself, so a lower number was visible earlier.
-    by_name = {card.key: card.id for card in lock_cards(connection, [*map(needs, fresh)])()}
-    digests = [{"digest": digest} for one in fresh for _, digest in needs(one).tokens]
+    needed = [needs(one) for one in fresh]
+    token_keys = {key for one in needed for key in one.tokens}
+    card_keys = {key for one in needed for key in one.cards}
+    waiting = lock_cards(connection, card_keys, given_tokens=token_keys)
+    by_name = {card.key: card.id for card in waiting()}
+    digests = [{"digest": digest} for _, digest in token_keys]
     named = find(connection, tokens, ("digest", "card"), digests)()
     locked = set(by_name.values())
     by_digest: dict[str, UUID] = {digest: card for digest, card in named if card in locked}

@@ -17,17 +17,16 @@ WholeNumber = BigInteger().with_variant(Integer(), "sqlite")
 """64 bits on both."""
 
 
-class Flag(TypeDecorator[bool]):
-    """True or false; 1 or 0 in SQLite."""
-
-    impl = Boolean
+class _OneOrZero(TypeDecorator[bool]):
+    impl = Integer
     cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return dialect.type_descriptor(Integer() if dialect.name == "sqlite" else Boolean())
 
     def process_result_value(self, value: Any, dialect: Dialect) -> bool | None:
         return None if value is None else bool(value)
+
+
+Flag = Boolean().with_variant(_OneOrZero(), "sqlite")
+"""True or false; 1 or 0 in SQLite's strict tables, which have no type for it."""
 
 
 class UtcTime(TypeDecorator[datetime]):

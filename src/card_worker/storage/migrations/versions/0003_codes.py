@@ -17,7 +17,9 @@ FILE_WAITS = "written_at IS NULL AND confirmed_at IS NULL"
 def upgrade() -> None:
     no = "false" if op.get_bind().dialect.name == "postgresql" else "0"
     op.add_column("cards", sa.Column("has_codes", Flag, nullable=False, server_default=sa.text(no)))
-    masked = sa.Column("is_masked", Flag, nullable=False, server_default=sa.text(no))
+    masked: sa.Column[bool] = sa.Column(
+        "is_masked", Flag, nullable=False, server_default=sa.text(no)
+    )
     op.add_column("dead_letters", masked)
     op.add_column("dead_letters", sa.Column("sealed", sa.LargeBinary, nullable=True))
     op.add_column("accounts", sa.Column("recipients", JsonText, nullable=True))
