@@ -51,7 +51,10 @@ def main() -> int:
             for name in options.only:
                 say(name)
                 results += MEASURES[name](running, size)
-            save(RESULTS, results, running.versions(), quick=options.quick)
+            if size.scale == FULL.scale and set(options.only) == set(MEASURES):
+                save(RESULTS, results, running.versions())
+            else:
+                say(f"{RESULTS.name} stays: this was a part, or a little, of what it holds")
     except Failed as failure:
         say(f"benchmarks: {failure}")
         status = 2

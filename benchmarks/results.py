@@ -106,11 +106,10 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def save(path: Path, results: Sequence[Result], servers: dict[str, str], *, quick: bool) -> None:
+def save(path: Path, results: Sequence[Result], servers: dict[str, str]) -> None:
     """Write results with what they were measured on."""
     document = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "quick": quick,
         "machine": {
             "cores": os.cpu_count(),
             "system": f"{platform.system()} {platform.machine()}",
