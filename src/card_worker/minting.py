@@ -15,7 +15,15 @@ from sqlalchemy import Connection
 from card_worker.contracts.events import Problem
 from card_worker.contracts.kinds import Reason
 from card_worker.domain.books import Books
-from card_worker.domain.events import CommandRejected, Decision, Made, Making, TokenCreated, Wanted
+from card_worker.domain.events import (
+    BatchCompleted,
+    CommandRejected,
+    Decision,
+    Made,
+    Making,
+    TokenCreated,
+    Wanted,
+)
 from card_worker.domain.evolve import card_uuid
 from card_worker.domain.rows import File
 from card_worker.secrets.drawing import PREFIX, draw_pins, draw_tokens, mask
@@ -62,8 +70,7 @@ class Mint:
         wanted, count = event.wanted, len(event.wanted.cards)
         values = self._tokens(connection, books, wanted) if wanted.has_token else [""] * count
         if values is None:
-            field = "format" if isinstance(event, TokenCreated) else "card_token.format"
-            problem = Problem(field=field, message="hardly any value is left")
+            problem = Problem(field=_format_field(event), message="hardly any value is left")
             refusal = CommandRejected(event.command, event.at, Reason.FORMAT_INVALID, (problem,))
             return Decision(refusal)
         pins = [""] * count if wanted.pin is None else self._craft.draw_pins(wanted.pin, count)
@@ -139,6 +146,15 @@ class Mint:
             created_at=event.at,
         )
         return made._replace(file=file)
+
+
+def _format_field(event: Making) -> str:
+    match event:
+        case TokenCreated():
+            return "format"
+        case BatchCompleted():
+            return "options.card_token.format"
+    return "card_token.format"
 
 
 def _bits(format: TokenFormat) -> float:

@@ -177,6 +177,25 @@ def test_a_refused_batch_names_the_cards_that_stand_in_its_way() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("asked", "fields"),
+    [
+        ("create A1 5 NOK token format=numbers:15", "card_token.format"),
+        ("create A1 5 NOK pin=3", "pin.format"),
+        ("batch B1: A1 token format=numbers:15", "options.card_token.format"),
+        ("batch B1: A1 pin=3", "options.pin.format"),
+        ("token A0 t1 format=numbers:15", "format"),
+        ("repin A0 format=numbers:3", "pin.format"),
+    ],
+)
+def test_a_format_that_is_refused_is_named_as_its_sender_wrote_it(asked: str, fields: str) -> None:
+    story = Story().run(
+        f"create A0 5 NOK -> card.created\n{asked} -> command.rejected format_invalid"
+    )
+    (problem,) = json.loads(story.told[-1].answer.event)["data"]["problems"]
+    assert problem["field"] == fields
+
+
 def test_a_card_loaded_with_nothing_has_no_transaction() -> None:
     story = Story().run("create A1 0 NOK -> card.created\ncreate A2 5 NOK -> card.created")
     first, second = (json.loads(one.answer.event)["data"]["transaction"] for one in story.told)

@@ -185,6 +185,13 @@ def test_a_format_that_has_hardly_any_value_left_is_refused(engine: Engine) -> N
     (told,) = do(engine, more, mint=plain_mint(VAULT, *same))
     problems = json.loads(told.event)["data"]["problems"]
     assert problems == [{"field": "format", "message": "hardly any value is left"}]
+    options = {"card_token": SIXTEEN}
+    order = command(
+        "cards.batch_create", "b", cards=[{"card_id": "A9"}], options=options, **SEAL_TO
+    )
+    (told,) = do(engine, order, mint=plain_mint(VAULT, *same))
+    (problem,) = json.loads(told.event)["data"]["problems"]
+    assert problem["field"] == "options.card_token.format"
     assert len(rows(engine, tokens)) == 1
 
 

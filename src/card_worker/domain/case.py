@@ -77,10 +77,6 @@ class Case(NamedTuple):
         if isinstance(command, Moves) and (self.card.id, command.ref_id) in self.books.refs:
             raise Refused(Reason.IDEMPOTENCY_CONFLICT)
 
-    def recipients(self, seal_to: tuple[str, ...] | None) -> tuple[str, ...]:
-        """Return who may open what is sealed. Raises Refused when nobody was named."""
-        return recipients(self.account, seal_to)
-
     def check_currency(self, currency: Currency | None) -> None:
         if currency is not self.card.currency:
             raise Refused(Reason.CURRENCY_MISMATCH)

@@ -27,14 +27,13 @@ from card_worker.contracts.commands import (
     ReverseActivation,
     RevokeToken,
     RotatePin,
-    TokenOptions,
     TransferBalance,
     UnblockCard,
     UpdateCard,
     VoidTransaction,
 )
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
-from card_worker.contracts.kinds import MESSAGES, Reason, TransactionType
+from card_worker.contracts.kinds import MESSAGES, CardType, Reason, TransactionType
 from card_worker.domain.allowed import ByTransaction, Fund, OnCard, reason_against
 from card_worker.domain.books import Books
 from card_worker.domain.case import Case, recipients
@@ -73,7 +72,7 @@ from card_worker.domain.events import (
 )
 from card_worker.domain.needs import batch_id
 from card_worker.domain.refusal import Refused
-from card_worker.domain.rows import State
+from card_worker.domain.rows import Account, CardKey, State
 from card_worker.money import AMOUNT_MAX
 from card_worker.secrets.formats import FOUR_DIGITS, PinFormat, TokenFormat
 
@@ -132,27 +131,42 @@ def _create(books: Books, command: CreateCard, now: datetime) -> CardCreated:
     if key in books.cards:
         raise Refused(Reason.CARD_EXISTS)
     _check_load(books, command)
-    token, pin = command.card_token, command.pin
-    if token is None and pin is None:
-        return CardCreated(command, now, key)
-    _check_formats(token, pin)
-    account = books.account(command.account_id)
-    wanted = Wanted(
-        account_id=command.account_id,
-        cards=((key, command.type),),
-        recipients=recipients(account, command.seal_to),
-        has_token=token is not None,
-        token=token.format if token is not None else None,
-        pin=_pin_format(pin),
+    wanted = _wanted(
+        books.account(command.account_id),
+        ((key, command.type),),
+        BatchOptions(card_token=command.card_token, pin=command.pin),
+        command.seal_to,
     )
     return CardCreated(command, now, key, wanted)
 
 
-def _check_formats(token: TokenOptions | None, pin: PinOptions | None) -> None:
+def _wanted(
+    account: Account,
+    cards: tuple[tuple[CardKey, CardType], ...],
+    options: BatchOptions,
+    seal_to: tuple[str, ...] | None,
+    *,
+    file: str | None = None,
+) -> Wanted | None:
+    """Return the secrets that new cards are made with. Raises Refused."""
+    token, pin = options.card_token, options.pin
+    if token is None and pin is None:
+        return None
+    at = "" if file is None else "options."
     if pin is not None:
-        _check_pin_format("pin.format", pin)
-    if token is not None and token.format is not None:
-        _check_token_format("card_token.format", token.format, with_pin=pin is not None)
+        _check_pin_format(f"{at}pin.format", pin)
+    if token is not None:
+        field = f"{at}card_token.format"
+        _check_token_format(field, token.format, with_pin=pin is not None)
+    return Wanted(
+        account_id=account.account_id,
+        cards=cards,
+        recipients=recipients(account, seal_to),
+        has_token=token is not None,
+        token=token.format if token is not None else None,
+        pin=_pin_format(pin),
+        file=file,
+    )
 
 
 def _check_token_format(field: str, format: TokenFormat | None, *, with_pin: bool) -> None:
@@ -216,20 +230,11 @@ def _create_batch(books: Books, command: CreateBatch, now: datetime) -> BatchCom
     if twice:
         problems = _naming(Reason.DUPLICATE_IN_BATCH, asked, twice)
         raise Refused(Reason.DUPLICATE_IN_BATCH, *problems)
-    options = command.options or BatchOptions()
-    token, pin = options.card_token, options.pin
-    if token is None and pin is None:
-        return BatchCompleted(command, now)
-    _check_formats(token, pin)
-    wanted = Wanted(
-        account_id=account_id,
-        cards=tuple(
-            ((account_id, card.card_id), card.type or command.type) for card in command.cards
-        ),
-        recipients=recipients(books.account(account_id), command.seal_to),
-        has_token=token is not None,
-        token=token.format if token is not None else None,
-        pin=_pin_format(pin),
+    wanted = _wanted(
+        books.account(account_id),
+        tuple(((account_id, card.card_id), card.type or command.type) for card in command.cards),
+        command.options or BatchOptions(),
+        command.seal_to,
         file=batch_id(command),
     )
     return BatchCompleted(command, now, wanted)
@@ -418,7 +423,7 @@ def _(command: RotatePin, case: Case) -> Events:
     wanted = Wanted(
         account_id=case.card.account_id,
         cards=((case.key, case.card.type),),
-        recipients=case.recipients(command.seal_to),
+        recipients=recipients(case.account, command.seal_to),
         pin=_pin_format(command.pin),
     )
     return (PinRotated(command, case.now, case.key, wanted),)
@@ -433,7 +438,7 @@ def _(command: CreateToken, case: Case) -> Events:
     wanted = Wanted(
         account_id=case.card.account_id,
         cards=((case.key, case.card.type),),
-        recipients=case.recipients(command.seal_to),
+        recipients=recipients(case.account, command.seal_to),
         has_token=True,
         token=command.format,
     )
