@@ -5,7 +5,13 @@ from functools import singledispatch
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from card_worker.contracts.commands import UPDATABLE, ActivateCard, CreateCard, TokenBehaviour
+from card_worker.contracts.commands import (
+    UPDATABLE,
+    ActivateCard,
+    CreateCard,
+    CreateToken,
+    TokenBehaviour,
+)
 from card_worker.contracts.kinds import BatchState, Side, TransactionType
 from card_worker.domain.books import Books, Cause, Movement
 from card_worker.domain.events import (
@@ -43,6 +49,7 @@ from card_worker.domain.events import (
 from card_worker.domain.needs import batch_id
 from card_worker.domain.rows import Batch, Card, Hold, Pin, State, Token, Transaction
 from card_worker.secrets.formats import PinFormat, TokenFormat
+from card_worker.secrets.peppers import Hash
 
 Moved = Transaction | None
 
@@ -425,23 +432,10 @@ def _(event: TokenCreated, books: Books) -> Moved:
     command = event.command
     card = _next(books, event)._replace(has_codes=True)
     books.put(card)
-    ((kept, masked_code),) = event.made.tokens
-    books.put_token(
-        Token(
-            id=id_of(event),
-            account_id=card.account_id,
-            card=card.id,
-            kid=kept.kid,
-            digest=kept.digest,
-            masked_code=masked_code,
-            created_at=event.at,
-            ref_id=command.ref_id,
-            format=_format(command.format),
-            expires_at=event.at + timedelta(seconds=command.expires_in),
-            expires_after_transaction=command.expires_after_transaction,
-            metadata=command.metadata,
-        )
-    )
+    (made,) = event.made.tokens
+    token = _token(id_of(event), card, made, event)
+    token = token._replace(ref_id=command.ref_id, metadata=command.metadata)
+    books.put_token(_behaving(token, command, event.at))
     return None
 
 
@@ -464,20 +458,27 @@ def _add_codes(
     books: Books, event: Making, wanted: Wanted, behaviour: TokenBehaviour | None
 ) -> None:
     """Give new cards the tokens and PINs that were made for them."""
-    for (key, _), (kept, masked_code) in zip(wanted.cards, event.made.tokens, strict=False):
+    for (key, _), made in zip(wanted.cards, event.made.tokens, strict=False):
         card = books.cards[key]
-        token = Token(
-            id=uuid5(card.id, "token"),
-            account_id=card.account_id,
-            card=card.id,
-            kid=kept.kid,
-            digest=kept.digest,
-            masked_code=masked_code,
-            created_at=event.at,
-            format=_format(wanted.token),
-        )
+        token = _token(uuid5(card.id, "token"), card, made, event)
         books.put_token(_behaving(token, behaviour, event.at))
     _put_pins(books, event, wanted)
+
+
+def _token(id: UUID, card: Card, made: tuple[Hash, str], event: Making) -> Token:
+    """Return a token that was made, as it is before anybody says how long it serves."""
+    assert event.wanted is not None
+    kept, masked_code = made
+    return Token(
+        id=id,
+        account_id=card.account_id,
+        card=card.id,
+        kid=kept.kid,
+        digest=kept.digest,
+        masked_code=masked_code,
+        created_at=event.at,
+        format=_format(event.wanted.token),
+    )
 
 
 def _put_pins(books: Books, event: Making, wanted: Wanted) -> None:
@@ -488,7 +489,7 @@ def _put_pins(books: Books, event: Making, wanted: Wanted) -> None:
         )
 
 
-def _behaving(token: Token, behaviour: TokenBehaviour | None, now: datetime) -> Token:
+def _behaving(token: Token, behaviour: TokenBehaviour | CreateToken | None, now: datetime) -> Token:
     """Return the token with what is said of how long it serves; the rest stays."""
     if behaviour is None:
         return token
