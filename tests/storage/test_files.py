@@ -1,0 +1,82 @@
+"""Sealed files are put in place: each of them, whole, wherever that is."""
+
+import base64
+from pathlib import Path
+
+import fsspec
+import pytest
+from sqlalchemy import Engine
+
+from card_worker.domain.rows import File
+from card_worker.files import FILES_TOGETHER, FileStore, write_files
+from card_worker.storage.engine import begin
+from card_worker.storage.files import find_file
+from card_worker.storage.tables import files
+
+ACCOUNT = "T00000001"
+CONTENT = bytes(range(256))
+
+
+def keep(engine: Engine, *names: str) -> None:
+    """Let batches have files that wait to be put in place."""
+    with begin(engine) as (connection, now):
+        for name in names:
+            file = File(
+                account_id=ACCOUNT,
+                batch_id=name,
+                name=f"{ACCOUNT}/{name}.csv.age",
+                sha256="",
+                cards=1,
+                bytes=len(CONTENT),
+                recipients=["age1"],
+                sealed=base64.b64encode(CONTENT).decode(),
+                created_at=now,
+            )
+            connection.execute(files.insert().values(file._asdict()))
+
+
+def is_written(engine: Engine, name: str) -> bool:
+    with begin(engine) as (connection, _):
+        file = find_file(connection, ACCOUNT, name)
+    assert file is not None
+    return file.written_at is not None
+
+
+def test_more_than_one_commit_takes_are_all_put(engine: Engine, tmp_path: Path) -> None:
+    names = [f"b{number}" for number in range(2 * FILES_TOGETHER)]
+    keep(engine, *names)
+    store = FileStore(str(tmp_path / "new" / "folder"))
+    assert write_files(engine, store) == len(names)
+    put = sorted((tmp_path / "new" / "folder" / ACCOUNT).iterdir())
+    assert [file.name for file in put] == sorted(f"{name}.csv.age" for name in names)
+    assert {file.read_bytes() for file in put} == {CONTENT}
+    assert write_files(engine, store) == 0
+
+
+def test_one_that_can_not_be_put_stops_no_other(engine: Engine, tmp_path: Path) -> None:
+    names = [f"b{number}" for number in range(FILES_TOGETHER + 2)]
+    keep(engine, *names)
+    in_the_way = tmp_path / ACCOUNT / "b0.csv.age"
+    in_the_way.mkdir(parents=True)
+    (in_the_way / "something").touch()
+    store = FileStore(tmp_path.as_uri())
+    assert write_files(engine, store) == len(names) - 1
+    assert [is_written(engine, name) for name in names] == [False] + [True] * (len(names) - 1)
+    assert not list(tmp_path.rglob(".*")), "half a file"
+    (in_the_way / "something").unlink()
+    in_the_way.rmdir()
+    assert write_files(engine, store) == 1
+    assert in_the_way.read_bytes() == CONTENT
+
+
+def test_any_store_will_do(engine: Engine) -> None:
+    keep(engine, "b1")
+    assert write_files(engine, FileStore("memory://bureau/cards")) == 1
+    with fsspec.open(f"memory://bureau/cards/{ACCOUNT}/b1.csv.age") as file:
+        assert file.read() == CONTENT
+
+
+@pytest.mark.parametrize("url", ["nothing://x", "s3://x"])
+def test_what_is_no_store_is_told_at_once(url: str) -> None:
+    with pytest.raises((ValueError, ImportError)):
+        FileStore(url)
