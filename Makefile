@@ -20,7 +20,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .PHONY: help
 help:  ## Show what can be made
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 .PHONY: demo
 demo: $(VENV)/ready  ## Run the whole worker once, with nothing but this machine, and show what it does
@@ -42,6 +42,10 @@ test-model: $(VENV)/ready  ## Prove the rules at length: a plain model, a long s
 .PHONY: chaos
 chaos: $(VENV)/ready  ## Kill workers under load and prove the books; ARGS="--seed 2"
 	@$(BIN)/python -m tests.chaos.kills $(ARGS)
+
+.PHONY: chaos-batch
+chaos-batch: $(VENV)/ready  ## Kill everything while an order is made; hold its cards against its file
+	@$(BIN)/python -m tests.chaos.orders $(ARGS)
 
 # The peers' libraries stay out of the project's own environment.
 BENCH := benchmarks/.venv

@@ -10,7 +10,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.measures import activations, latency, limit, nothing, producers, table_size
+from benchmarks.measures import (
+    activations,
+    latency,
+    limit,
+    nothing,
+    orders,
+    producers,
+    sweep,
+    table_size,
+)
 from benchmarks.programs import Failed
 from benchmarks.results import Result, save, table
 from benchmarks.rounds import Size, say
@@ -28,6 +37,8 @@ MEASURES: dict[str, Measure] = {
     "latency": latency.run,
     "table-size": table_size.run,
     "producers": producers.run,
+    "orders": orders.run,
+    "sweep": sweep.run,
 }
 
 FULL = Size(rounds=3, scale=1.0)

@@ -3,7 +3,7 @@
 import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from threading import Thread
@@ -88,10 +88,20 @@ def _turn(stage: Stage, contestant: Contestant, messages: int) -> Latencies:
 
 
 def _measure(place: Place, contestant: Contestant, members: Team, numbers: range) -> Latencies:
-    task, queue = ADDRESSES[contestant.name]
+    return latencies_of(place, members.wait, numbers, ADDRESSES[contestant.name])
+
+
+def latencies_of(
+    place: Place,
+    wait: Callable[[Callable[[], bool]], None],
+    numbers: range,
+    address: tuple[str, str] = ADDRESSES[OURS.name],
+) -> Latencies:
+    """Send these commands, PER_S a second; `wait` returns when something is so."""
+    task, queue = address
     sent = dict[str, float]()
     with (
-        _reading(place, len(numbers)) as seen,
+        _reading(place) as seen,
         Celery(broker=place.broker_url, set_as_current=False) as app,
         app.producer_or_acquire() as producer,
     ):
@@ -102,15 +112,16 @@ def _measure(place: Place, contestant: Contestant, members: Team, numbers: range
             fields = command(number)
             sent[fields["command_id"]] = time.perf_counter()
             app.send_task(task, queue=queue, kwargs=fields, producer=producer)
-        members.wait(lambda: len(seen) >= len(numbers))
+        wait(lambda: sent.keys() <= seen.keys())
     return Latencies((seen[id] - at) * 1_000 for id, at in sent.items())
 
 
 @contextmanager
-def _reading(place: Place, answers: int) -> Iterator[dict[str, float]]:
+def _reading(place: Place) -> Iterator[dict[str, float]]:
     """Give when each answer that comes was on the stream, by command_id."""
     seen = dict[str, float]()
-    last = cast(list[Any], place.redis.xrevrange(STREAM, count=1))[0][0]
+    newest = cast(list[Any], place.redis.xrevrange(STREAM, count=1))
+    last = newest[0][0] if newest else "0-0"
     stopped = False
 
     def read() -> None:

@@ -13,14 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, TypeAlias, TypeVar
 
 import structlog
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from card_worker.contracts.commands import Command, InvalidCommand
+from card_worker.batches.chunks import Chunk, do, first_chunks, note_trouble
+from card_worker.contracts.commands import CHUNK, Command, InvalidCommand
 from card_worker.contracts.kinds import EventType
 from card_worker.contracts.message import (
     NO_VAULT,
@@ -36,21 +39,36 @@ from card_worker.handler import handle
 from card_worker.minting import Mint
 from card_worker.reader import Seen, look, look_as_holder
 from card_worker.secrets.vault import Vault
-from card_worker.storage import dead_letters
+from card_worker.storage import dead_letters, outbox
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import begin, is_transient, reading
 from card_worker.storage.guesses import Guessing, note_guesses
 
 BATCH_COMPLETED = EventType.BATCH_COMPLETED
+BEGINNINGS = frozenset(
+    [
+        EventType.BATCH_ACCEPTED,
+        EventType.BATCH_APPROVED,
+        EventType.BATCH_CANCELLED,
+        EventType.BATCH_RECALLING,
+    ]
+)
+"""What tells that something begins which is done chunk by chunk."""
 STARTS_MAX = 5
 RETURNS_TOGETHER_MAX = 1
 """A message that came back more often than this is started alone: it may be what kills."""
 PAUSE_S_MAX = 5.0
+RESTS = 9.0
+"""So many times as long as a chunk has taken, its worker leaves the database to those who wait for
+answers, if there are any. An order then takes a tenth of what one worker could do."""
+TOLD_BY_CHUNKS_MAX = 2
 IDS_SHOWN_MAX = 10
 
 Done = TypeVar("Done")
 LetterAt: TypeAlias = Callable[[datetime], DeadLetter]
 """A letter, but for the time of the commit that keeps it."""
+
+_CHUNK = TypeAdapter(Chunk)
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +94,8 @@ class Answered:
     """Committed, with the answers to the message's commands."""
 
     answers: tuple[Answer, ...]
+    rest_s: float = 0.0
+    """How long to leave the database to others before the next message of its kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,22 +136,34 @@ class _Read:
         return [part for part in self.parts if not isinstance(part, Letter)]
 
 
+def _ask_nobody(_: Sequence[Chunk]) -> None:
+    """Leave it to the sweep."""
+
+
 class Delivery:
     """Takes messages to their commit.
 
     `stopping` says whether the worker has been told to stop, `vault` keys tokens and PINs, `files`
-    is where sealed files go, `letters_to` names who may open what is secret in dead letters.
+    is where sealed files go, `letters_to` names who may open what is secret in dead letters, `ask`
+    sends messages that ask for chunks.
     """
 
     def __init__(
         self,
         engine: Engine,
         stopping: Callable[[], bool],
+        *,
         vault: Vault = NO_VAULT,
         files: FileStore | None = None,
         letters_to: Sequence[str] = (),
+        ask: Callable[[Sequence[Chunk]], None] = _ask_nobody,
     ) -> None:
         self._engine = engine
+        # Whether others wait while chunks are made; those whom this worker serves, or another one.
+        self._newest: int | None = None
+        self._in_company = self._has_served = False
+        self._rested: list[float] = []
+        self._ask = ask
         self._letters_to = letters_to
         self._files = files
         self._mint = Mint(vault)
@@ -145,9 +177,13 @@ class Delivery:
         fates: dict[int, Fate] = {}
         together: dict[int, _Read] = {}
         queries: dict[int, Message] = {}
+        chunks: dict[int, Message] = {}
         for place, message in enumerate(messages):
             if message.task in QUERIES:
                 queries[place] = message
+                continue
+            if message.task == CHUNK:
+                chunks[place] = message
                 continue
             try:
                 read = _Read(
@@ -163,12 +199,13 @@ class Delivery:
                 fates[place] = self._bury(message, f"defect: {type(defect).__name__}")
                 continue
             if message.returns > RETURNS_TOGETHER_MAX:
-                fates[place] = self._deliver_alone(read)
+                fates[place] = self._alone(message, partial(self._commit_counted, read))
             else:
                 together[place] = read
         fates |= self._deliver_together(together)
         # After the commit, so that they see what was sent before them.
         fates |= {place: self._show(message) for place, message in queries.items()}
+        fates |= {place: self._work(message) for place, message in chunks.items()}
         return [fates[place] for place in range(len(messages))]
 
     def bury(self, letters: Sequence[LetterAt]) -> None:
@@ -192,16 +229,20 @@ class Delivery:
             return dict.fromkeys(group, Returned())
         except Exception as defect:
             _log_defect(defect, messages=len(reads))
-            return {place: self._deliver_alone(read, defect) for place, read in group.items()}
+            return {
+                place: self._alone(read.message, partial(self._commit_counted, read), defect)
+                for place, read in group.items()
+            }
         return dict(zip(group, fates, strict=True))
 
-    def _deliver_alone(self, read: _Read, defect: Exception | None = None) -> Fate:
+    def _alone(
+        self, message: Message, start: Callable[[], Fate], defect: Exception | None = None
+    ) -> Fate:
         """Start a message by itself until it comes to an end, STARTS_MAX times at most.
 
         Each start but the first is noted before, in a commit of its own, so that one which kills
         its process is counted too. The first needs no note, so an ordinary message costs none.
         """
-        message = read.message
         with structlog.contextvars.bound_contextvars(message_id=message.id, task=message.task):
             try:
                 while True:
@@ -209,16 +250,79 @@ class Delivery:
                     if spent is not None:
                         return spent
                     try:
-                        (fate,) = self._persistently(partial(self._commit, [read], counted=True))
+                        return self._persistently(start)
                     except Interrupted:
                         raise
                     except Exception as another:
                         _log_defect(another, messages=1)
                         defect = another
-                    else:
-                        return fate
             except Interrupted:
                 return Returned()
+
+    def _work(self, message: Message) -> Fate:
+        """Do a chunk of what is done to the cards of a batch."""
+        try:
+            chunk = _CHUNK.validate_python(message.kwargs)
+        except ValidationError:
+            return self._bury(message, "asks for no chunk")
+        counted = partial(self._do_chunk, message, chunk, counted=True)
+        if message.returns > RETURNS_TOGETHER_MAX:
+            return self._chunk_alone(message, chunk, counted)
+        try:
+            return self._persistently(partial(self._do_chunk, message, chunk))
+        except Interrupted:
+            return Returned()
+        except Exception as defect:
+            _log_defect(defect, messages=1)
+            return self._chunk_alone(message, chunk, counted, defect)
+
+    def _chunk_alone(
+        self,
+        message: Message,
+        chunk: Chunk,
+        start: Callable[[], Fate],
+        defect: Exception | None = None,
+    ) -> Fate:
+        fate = self._alone(message, start, defect)
+        if isinstance(fate, Buried):
+            self._persistently(partial(note_trouble, self._engine, chunk, fate.why))
+        return fate
+
+    def _do_chunk(self, message: Message, chunk: Chunk, *, counted: bool = False) -> Fate:
+        started = perf_counter()
+        company = self._give_way if self._in_company else None
+        following = do(self._engine, self._mint, chunk, company)
+        seconds = perf_counter() - started
+        if counted:
+            with begin(self._engine) as (connection, _):
+                dead_letters.forget_starts(connection, [message.id])
+        self._in_company = self._others_are_served()
+        if self._rested:
+            # It has given way in between, and only the last piece is left to rest from.
+            seconds, self._rested = self._rested[-1], []
+        rest_s = seconds * RESTS if self._in_company else 0.0
+        self._has_served = False
+        if following:
+            self._ask_for(following)
+        elif self._files is not None:
+            self._put_files(self._files)
+        return Answered((), rest_s)
+
+    def _give_way(self, seconds: float) -> None:
+        """Let others at the database after so many seconds of work.
+
+        Not when they are those whom this worker itself serves: they wait for it to get on.
+        """
+        if not self._has_served:
+            self._rested.append(seconds)
+            sleep(seconds * RESTS)
+
+    def _others_are_served(self) -> bool:
+        """Say whether anybody got answers since this was asked last, in whichever process."""
+        with reading(self._engine) as connection:
+            before, self._newest = self._newest, outbox.newest(connection)
+        # What chunks tell of themselves isn't meant.
+        return before is not None and self._newest - before > TOLD_BY_CHUNKS_MAX
 
     def _show(self, message: Message) -> Fate:
         try:
@@ -260,17 +364,36 @@ class Delivery:
             ended = [one.message.id for one in reads if counted or one.message.returns]
             dead_letters.forget_starts(connection, ended)
             answers = handle(connection, commands, now, self._mint)
+        self._has_served = True
         _log_group(commands, answers, messages=len(reads), ms=(perf_counter() - started) * 1000)
-        self._write_files(answers)
+        self._follow_up(answers)
         left = iter(answers)
         return [Answered(tuple(next(left) for _ in read.commands)) for read in reads]
 
-    def _write_files(self, answers: Sequence[Answer]) -> None:
-        """Put in place what a batch has sealed. Where that fails, the sweep does it later."""
-        if self._files is None or all(one.type is not BATCH_COMPLETED for one in answers):
-            return
+    def _commit_counted(self, read: _Read) -> Fate:
+        (fate,) = self._commit([read], counted=True)
+        return fate
+
+    def _follow_up(self, answers: Sequence[Answer]) -> None:
+        """Do what begins with a commit, and a sweep does later where this fails."""
+        begun = [answer.id for answer in answers if answer.type in BEGINNINGS]
+        if begun:
+            try:
+                self._ask_for(first_chunks(self._engine, begun))
+            except DBAPIError as error:
+                log.warning("chunks put off", error=type(error).__name__)
+        if self._files is not None and any(one.type is BATCH_COMPLETED for one in answers):
+            self._put_files(self._files)
+
+    def _ask_for(self, chunks: Sequence[Chunk]) -> None:
         try:
-            write_files(self._engine, self._files)
+            self._ask(chunks)
+        except Exception as error:
+            log.warning("chunks put off", error=type(error).__name__)
+
+    def _put_files(self, files: FileStore) -> None:
+        try:
+            write_files(self._engine, files)
         except Exception as error:
             log.warning("files put off", error=type(error).__name__)
 

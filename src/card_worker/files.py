@@ -1,23 +1,26 @@
-"""Sealed files of cards, put where their owners fetch them: whole or not at all.
+"""Files about batches, put where their owners fetch them: whole or not at all.
 
-What the files hold stands in the database until somebody confirms that it has arrived. So a file
-that was lost, or couldn't be written, is made again, byte for byte.
+What they hold stands in the database until somebody confirms that it has arrived. So a file that
+was lost, or couldn't be written, is made again, byte for byte.
 """
 
-import base64
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from uuid import uuid4
 
 import structlog
 from fsspec.core import url_to_fs
 from sqlalchemy import Engine
 
 from card_worker.domain.rows import File
+from card_worker.storage import leases
 from card_worker.storage.engine import begin
-from card_worker.storage.files import unwritten, written
+from card_worker.storage.files import first_waiting, not_written, parts, written
 
-FILES_TOGETHER = 10
+LEASE_S = 600.0
+TROUBLE_CHARS_MAX = 200
 
 log = structlog.get_logger(__name__)
 
@@ -28,17 +31,21 @@ class FileStore:
     def __init__(self, url: str) -> None:
         self._fs, self._root = url_to_fs(url)
 
-    def put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: Iterable[bytes]) -> None:
         """Put a file in its place. Whoever looks sees all of it, or what was there before.
 
-        Raises OSError, and what the store's own library raises.
+        Raises OSError, and what the store's own library or `content` raises.
         """
         path = f"{self._root.rstrip('/')}/{name}"
         if "file" in self._protocols:
             _put_locally(Path(path), content)
-        else:  # an object store's own put is whole or not at all
+            return
+        # An object store's own put is whole or not at all, and begins with a whole file.
+        with tempfile.TemporaryDirectory() as folder:
+            here = Path(folder) / "content"
+            _put_locally(here, content)
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._fs.pipe_file(path, content)
+            self._fs.put_file(str(here), path)
 
     @property
     def _protocols(self) -> tuple[str, ...]:
@@ -46,41 +53,64 @@ class FileStore:
         return (named,) if isinstance(named, str) else tuple(named)
 
 
+class Incomplete(Exception):
+    """What a file holds isn't all there any more."""
+
+
 def write_files(engine: Engine, store: FileStore) -> int:
     """Put all files in place that aren't yet; return how many. What can't be put is left."""
-    put, tried = 0, set[tuple[str, str]]()
+    put, tried, holder = 0, set[str](), uuid4().hex
     while True:
         with begin(engine) as (connection, now):
-            waiting = unwritten(connection, FILES_TOGETHER, tried)
-            for file in waiting:
-                if _put(store, file):
+            file = first_waiting(connection, tried)
+            if file is None:
+                return put
+            # Nothing is locked while a store takes its time. Twice at once does no harm.
+            lease = f"file {file.name}"
+            is_ours = leases.take(connection, lease, holder, now, LEASE_S)
+        tried.add(file.name)
+        if is_ours:
+            why = _put(engine, store, file)
+            with begin(engine) as (connection, now):
+                if why is None:
                     written(connection, file, now)
                     put += 1
-                tried.add((file.account_id, file.batch_id))
-        if len(waiting) < FILES_TOGETHER:
-            return put
+                else:
+                    not_written(connection, file, why)
+                leases.release(connection, lease, holder)
 
 
-def _put(store: FileStore, file: File) -> bool:
-    assert file.sealed is not None
+def _put(engine: Engine, store: FileStore, file: File) -> str | None:
+    """Put a file in its place; return why it can't be."""
     try:
-        store.put(file.name, base64.b64decode(file.sealed))
+        store.put(file.name, _whole(engine, file))
     except Exception as error:
         # A full disk, a folder that may not be written, a store that is away: the next sweep tries
         # again. The fsspec of each store raises errors of its own.
         log.warning("file not written", file=file.name, error=type(error).__name__)
-        return False
+        said = error.strerror if isinstance(error, OSError) else None
+        return f"{type(error).__name__}: {said or 'see the log'}"[:TROUBLE_CHARS_MAX]
     log.info("file written", file=file.name, cards=file.cards)
-    return True
+    return None
 
 
-def _put_locally(path: Path, content: bytes) -> None:
+def _whole(engine: Engine, file: File) -> Iterable[bytes]:
+    size = 0
+    for part in parts(engine, file):
+        size += len(part)
+        yield part
+    if size != file.bytes:
+        raise Incomplete(file.name)
+
+
+def _put_locally(path: Path, content: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place, so that moving it there is one step.
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            for part in content:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         Path(beside).replace(path)

@@ -30,7 +30,7 @@ EVENTS_AS = "card_worker.json"
 """A serializer for those events: the same JSON as kombu's own, written faster."""
 OBJECTS_PER_GROUP = 100_000
 
-SHOWN = ("account_id", "card_id", "batch_id", "command_id")
+SHOWN = ("account_id", "card_id", "batch_id", "command_id", "action", "number")
 SHOWN_CHARS_MAX = 400
 
 log = structlog.get_logger(__name__)
@@ -56,6 +56,8 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     """The tasks a message may name."""
     ungrouped: frozenset[str]
     """Those among them that Celery runs by itself, one by one. They take no arguments."""
+    apart: frozenset[str] = frozenset()
+    """Those that are never handled together with others, and after them."""
     group_max: int
     group_wait_s: float
     """How long a group waits for company; a lone message with it."""
@@ -142,8 +144,12 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     def _flush(self) -> None:
         self._is_due = False
         waiting, self._waiting = self._waiting, []
-        for start in range(0, len(waiting), self.group_max):
-            self._start(waiting[start : start + self.group_max])
+        together = [one for one in waiting if one.message.task not in self.apart]
+        for start in range(0, len(together), self.group_max):
+            self._start(together[start : start + self.group_max])
+        for one in waiting:
+            if one.message.task in self.apart:
+                self._start([one])
 
     def _start(self, group: list[Received]) -> None:
         names = Counter(one.message.task for one in group)
@@ -212,6 +218,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             ),
         )
         self._settle([one.raw for one, fate in ends if not isinstance(fate, Returned)])
+        self._rest(max(fate.rest_s if isinstance(fate, Answered) else 0.0 for fate in fates))
 
     def _settle(self, raws: Sequence[KombuMessage], *, requeue: bool = False) -> None:
         """Acknowledge messages, in one step where the transport can, or give them back."""
@@ -227,6 +234,14 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         except self.connection_errors as error:
             # They come again, and their keys are known.
             log.warning("not acknowledged", messages=len(raws), error=type(error).__name__)
+
+    def _rest(self, seconds: float) -> None:
+        """Take no message of the lowest priority for a while; all others as ever."""
+        transport = self.connection.transport
+        if seconds > 0 and hasattr(transport, "rest"):
+            transport.rest(seconds)
+            # So that the loop comes by when the time is up.
+            self.timer.call_after(seconds, transport.wake)
 
     def _tell(self, kind: str, about: Iterable[tuple[Received, Mapping[str, Any]]]) -> None:
         events, offset = self.event_dispatcher, utcoffset()

@@ -5,10 +5,12 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from math import log2
 from typing import NamedTuple, get_args
 from urllib.parse import quote
+from uuid import UUID
 
 from sqlalchemy import Connection
 
@@ -25,7 +27,7 @@ from card_worker.domain.events import (
     Wanted,
 )
 from card_worker.domain.evolve import card_uuid
-from card_worker.domain.rows import File
+from card_worker.domain.rows import File, FilePart, Holds
 from card_worker.secrets.drawing import PREFIX, draw_pins, draw_tokens, mask
 from card_worker.secrets.formats import PinFormat, TokenFormat
 from card_worker.secrets.sealing import Recipient, read_recipients, seal, seal_text
@@ -35,6 +37,8 @@ from card_worker.storage.tables import tokens
 
 COLUMNS = ("card_id", "token", "pin", "type")
 """Of the file of a batch."""
+HEAD = f"{','.join(COLUMNS)}\r\n".encode()
+NONE_LEFT = "hardly any value is left"
 MAKING = frozenset(get_args(Making))
 DRAWS_MAX = 20
 BITS_APART = 64
@@ -49,6 +53,20 @@ class Craft(NamedTuple):
     draw_pins: Callable[[PinFormat, int], list[str]] = draw_pins
     seal: Callable[[Sequence[Recipient], bytes], bytes] = seal
     seal_text: Callable[[Sequence[Recipient], str], str] = seal_text
+
+
+class Values(NamedTuple):
+    """Tokens and PINs in clear, one for each card; empty where there is none."""
+
+    tokens: list[str]
+    pins: list[str]
+
+    @property
+    def first(self) -> tuple[str, str]:
+        return self.tokens[0], self.pins[0]
+
+
+NO_VALUES = Values([], [])
 
 
 class Mint:
@@ -67,32 +85,41 @@ class Mint:
         # By its type first, since a union is slow to ask and most events make nothing.
         if type(event) not in MAKING or not isinstance(event, Making) or event.wanted is None:
             return decision
-        wanted, count = event.wanted, len(event.wanted.cards)
-        values = self._tokens(connection, books, wanted) if wanted.has_token else [""] * count
+        wanted = event.wanted
+        values = self._draw(connection, books, wanted)
         if values is None:
-            problem = Problem(field=_format_field(event), message="hardly any value is left")
+            problem = Problem(field=_format_field(event), message=NONE_LEFT)
             refusal = CommandRejected(event.command, event.at, Reason.FORMAT_INVALID, (problem,))
             return Decision(refusal)
-        pins = [""] * count if wanted.pin is None else self._craft.draw_pins(wanted.pin, count)
-        made = self._kept(wanted, values, pins)
+        made = self._kept(wanted, [card_uuid(*key) for key, _ in wanted.cards], values)
         if not event.command.dry_run:  # what isn't stored opens nothing, so nobody is told
-            made = self._sealed(made, wanted, values, pins, event)
+            made = self._sealed(made, wanted, values, event)
         return decision._replace(answer=event._replace(made=made))
 
-    def _kept(self, wanted: Wanted, values: Sequence[str], pins: Sequence[str]) -> Made:
+    def make(
+        self, connection: Connection, wanted: Wanted, ids: Sequence[UUID]
+    ) -> tuple[Made, Values] | None:
+        """Make the secrets of cards with these ids; None when no value of the format is left."""
+        values = self._draw(connection, Books(), wanted)
+        return None if values is None else (self._kept(wanted, ids, values), values)
+
+    def _draw(self, connection: Connection, books: Books, wanted: Wanted) -> Values | None:
+        count = len(wanted.cards)
+        pins = [""] * count if wanted.pin is None else self._craft.draw_pins(wanted.pin, count)
+        tokens = self._tokens(connection, books, wanted) if wanted.has_token else [""] * count
+        return None if tokens is None else Values(tokens, pins)
+
+    def _kept(self, wanted: Wanted, ids: Sequence[UUID], values: Values) -> Made:
         made = Made()
         if wanted.has_token:
             assert self.vault.tokens is not None
-            hash_token = self.vault.tokens.hash_token
+            hashes = self.vault.tokens.hash_tokens(wanted.account_id, values.tokens)
             prefix = _prefix(wanted.token)
-            kept = ((hash_token(wanted.account_id, one), mask(one, prefix)) for one in values)
-            made = made._replace(tokens=tuple(kept))
+            masked = [mask(value, prefix) for value in values.tokens]
+            made = made._replace(tokens=tuple(zip(hashes, masked, strict=True)))
         if wanted.pin is not None:
             assert self.vault.pins is not None
-            hash_pin = self.vault.pins.hash_pin
-            of_cards = zip(wanted.cards, pins, strict=True)
-            hashes = (hash_pin(card_uuid(*key), pin) for (key, _), pin in of_cards)
-            made = made._replace(pins=tuple(hashes))
+            made = made._replace(pins=tuple(self.vault.pins.hash_pins(ids, values.pins)))
         return made
 
     def _tokens(self, connection: Connection, books: Books, wanted: Wanted) -> list[str] | None:
@@ -124,28 +151,43 @@ class Mint:
             taken.add(known[0].digest)
         return again
 
-    def _sealed(
-        self, made: Made, wanted: Wanted, values: Sequence[str], pins: Sequence[str], event: Making
-    ) -> Made:
+    def _sealed(self, made: Made, wanted: Wanted, values: Values, event: Making) -> Made:
         recipients = read_recipients(wanted.recipients)
         if wanted.file is None:
-            ((account_id, card_id), _), token, pin = wanted.cards[0], values[0], pins[0]
+            ((account_id, card_id), _), token, pin = wanted.cards[0], *values.first
             told = {"account_id": account_id, "card_id": card_id, "token": token, "pin": pin}
             plain = json.dumps({name: value for name, value in told.items() if value})
             return made._replace(sealed=self._craft.seal_text(recipients, plain))
-        sealed = self._craft.seal(recipients, _as_csv(wanted, values, pins))
-        file = File(
-            account_id=wanted.account_id,
-            batch_id=wanted.file,
-            name=file_name(wanted.account_id, wanted.file),
-            sha256=hashlib.sha256(sealed).hexdigest(),
-            cards=len(wanted.cards),
-            bytes=len(sealed),
-            recipients=list(wanted.recipients),
-            sealed=base64.b64encode(sealed).decode("ascii"),
-            created_at=event.at,
-        )
-        return made._replace(file=file)
+        return made._replace(files=tuple(self._files(wanted, values, event.at)))
+
+    def _files(
+        self, wanted: Wanted, values: Values, now: datetime
+    ) -> Iterator[tuple[File, FilePart]]:
+        assert wanted.file is not None
+        for holds, named, told in files_of(wanted, values):
+            sealed = self._craft.seal(read_recipients(named), HEAD + as_csv(wanted, told))
+            file = File(
+                name=file_name(wanted.account_id, wanted.file, holds),
+                account_id=wanted.account_id,
+                batch_id=wanted.file,
+                holds=holds,
+                sha256=hashlib.sha256(sealed).hexdigest(),
+                cards=len(wanted.cards),
+                bytes=len(sealed),
+                recipients=list(named),
+                created_at=now,
+            )
+            yield file, FilePart(file.name, 1, base64.b64encode(sealed).decode("ascii"))
+
+
+def files_of(wanted: Wanted, values: Values) -> Iterator[tuple[Holds, tuple[str, ...], Values]]:
+    """Yield the files that secrets are told in: what each holds, for whom, and its values."""
+    if wanted.pin_recipients is None:
+        yield Holds.CODES, wanted.recipients, values
+        return
+    none = [""] * len(wanted.cards)
+    yield Holds.CODES, wanted.recipients, values._replace(pins=none)
+    yield Holds.PINS, wanted.pin_recipients, values._replace(tokens=none)
 
 
 def _format_field(event: Making) -> str:
@@ -165,18 +207,27 @@ def _prefix(format: TokenFormat | None) -> str:
     return PREFIX if format is None else format.prefix
 
 
-def _as_csv(wanted: Wanted, values: Sequence[str], pins: Sequence[str]) -> bytes:
+def as_csv(wanted: Wanted, values: Values) -> bytes:
+    """Return a line for each card."""
     text = io.StringIO(newline="")
-    lines = csv.writer(text)
-    lines.writerow(COLUMNS)
-    for ((_, card_id), kind), token, pin in zip(wanted.cards, values, pins, strict=True):
-        lines.writerow((card_id, token, pin, kind.value))
+    ids = [card_id for (_, card_id), _ in wanted.cards]
+    kinds = [kind.value for _, kind in wanted.cards]
+    csv.writer(text).writerows(zip(ids, values.tokens, values.pins, kinds, strict=True))
     return text.getvalue().encode()
 
 
-def file_name(account_id: str, batch_id: str) -> str:
-    """Return where the file of a batch lies: a name that any folder and store can hold."""
+def file_name(account_id: str, batch_id: str, holds: Holds, run: UUID | None = None) -> str:
+    """Return where a file of a batch lies: a name that any folder and store can hold.
+
+    `run` tells the files of several recalls apart.
+    """
     name = quote(batch_id, safe="")
     if len(name) > NAME_CHARS_MAX:
         name = f"{name[:NAME_CHARS_MAX]}-{hashlib.sha256(batch_id.encode()).hexdigest()[:16]}"
-    return f"{account_id}/{name}.csv.age"
+    match holds:
+        case Holds.CODES:
+            return f"{account_id}/{name}.csv.age"
+        case Holds.PINS:
+            return f"{account_id}/{name}.pins.csv.age"
+        case Holds.REFUSED:
+            return f"{account_id}/{name}.refused-{run}.csv"

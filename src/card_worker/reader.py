@@ -11,15 +11,17 @@ from card_worker.contracts.events import write
 from card_worker.contracts.kinds import MESSAGES, Reason
 from card_worker.contracts.queries import GetBatch, ListTransactions, Look, Query
 from card_worker.domain.answers import answer, shown, shown_batch, shown_transaction
+from card_worker.domain.books import Books
 from card_worker.domain.entry import NotLetIn, enter, settle
 from card_worker.domain.evolve import evolve
 from card_worker.domain.needs import needs
 from card_worker.domain.rows import Card
+from card_worker.storage.batches import find_batch, find_busy
 from card_worker.storage.books import load, to_rows
 from card_worker.storage.engine import clock
+from card_worker.storage.files import find_files
 from card_worker.storage.looks import (
     card_at,
-    find_batch,
     find_card,
     find_codes,
     find_transactions,
@@ -39,9 +41,12 @@ def look(connection: Connection, query: Query | InvalidCommand) -> Seen:
             batch = find_batch(connection, query.account_id, query.batch_id)
             if batch is None:
                 return _refusal(Reason.BATCH_NOT_FOUND)
-            return {"batch": json.loads(write(shown_batch(batch)))}
+            files = find_files(connection, query.account_id, query.batch_id)
+            return {"batch": json.loads(write(shown_batch(batch, files)))}
     assert query.card_id is not None
     card = find_card(connection, query.account_id, query.card_id)
+    if _is_busy(connection, query.account_id, query.card_id, card):
+        return _refusal(Reason.BATCH_STATE)
     if card is None:
         return _refusal(Reason.CARD_NOT_FOUND)
     return _see(connection, card, query, clock(connection))
@@ -66,6 +71,14 @@ def look_as_holder(connection: Connection, query: Look, now: datetime) -> Seen:
         told.append(answer(books, judged.guard, evolve(judged.guard, books)))
     write_rows(connection, to_rows(books.take_changes(), told))
     return seen
+
+
+def _is_busy(connection: Connection, account_id: str, card_id: str, card: Card | None) -> bool:
+    """Say whether a card is still to be made, removed or let go with its batch."""
+    key = account_id, card_id
+    orders = find_busy(connection, [account_id])()
+    books = Books({} if card is None else {key: card}, orders=orders)
+    return books.busy_with(key) is not None
 
 
 def _see(connection: Connection, card: Card, query: Look, now: datetime) -> Seen:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache, partial
 from typing import Any
-from uuid import uuid4
+from uuid import uuid4, uuid5
 
 import structlog
 from celery import Celery, Task, signals
@@ -18,12 +18,16 @@ from sqlalchemy import Engine
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from card_worker import grouping
+from card_worker.batches.chunks import Chunk, resting_chunks
 from card_worker.contracts.commands import (
     APPLY,
+    CHUNK,
     COMMANDS,
+    QUEUES,
     SWEEP_CARDS,
     SWEEP_FILES,
     SWEEP_HOLDS,
+    SWEEP_RUNS,
     SWEEPS,
 )
 from card_worker.contracts.message import is_address
@@ -49,8 +53,10 @@ from card_worker.storage.migrations import SchemaOutdated, check
 from card_worker.sweeps import expire_cards, expire_holds
 from card_worker.telemetry import configure_logs
 
-TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, *SWEEPS])
+TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, CHUNK, *SWEEPS])
 """What a message may name. Celery's own tasks (chains, chords, clean-ups) are not among them."""
+
+PRIORITY_LOWEST = 9
 
 HARMLESS_CONTROLS = frozenset(["enable_events", "heartbeat"])
 """By these a monitor asks to be told more."""
@@ -93,7 +99,25 @@ def _delivery_of(_pid: int) -> Delivery:
         vault=_vault(),
         files=_files(),
         letters_to=load_settings().letter_recipients or (),
+        ask=_ask,
     )
+
+
+def _ask(chunks: Sequence[Chunk]) -> None:
+    """Send messages that ask for chunks: of the lowest priority, so that any command goes first."""
+    for chunk in chunks:
+        app.send_task(
+            CHUNK,
+            kwargs={**chunk._asdict(), "run": str(chunk.run)},
+            # The same chunk is the same message, however often it is asked for.
+            task_id=str(uuid5(chunk.run, str(chunk.number))),
+            queue=QUEUES[CHUNK],
+            priority=PRIORITY_LOWEST,
+            ignore_result=True,
+            retry_policy={"max_retries": 1},
+            argsrepr="()",
+            kwargsrepr="{}",
+        )
 
 
 def _delivery() -> Delivery:
@@ -135,15 +159,17 @@ def _result(message: Message, fate: Answered | Shown) -> Any:
     """Return what a producer that asked for a result is given: the event, or a list of them."""
     if isinstance(fate, Shown):
         return fate.seen
+    if message.task == CHUNK:
+        return None
     events = [json.loads(answer.event) for answer in fate.answers]
     return events if message.task == APPLY else events[0]
 
 
-for _name in (*COMMANDS, *QUERIES, APPLY):
+for _name in (*COMMANDS, *QUERIES, APPLY, CHUNK):
     _make_task(_name)
 
 
-def _make_sweep(name: str, sweep: Callable[[Engine], int]) -> None:
+def _make_sweep(name: str, sweep: Callable[[Engine], object]) -> None:
     @app.task(name=name, ignore_result=True)
     def run() -> None:
         """Do what time has made due. When the database is away, the next sweep does it."""
@@ -158,6 +184,7 @@ def _make_sweep(name: str, sweep: Callable[[Engine], int]) -> None:
 _make_sweep(SWEEP_CARDS, expire_cards)
 _make_sweep(SWEEP_HOLDS, expire_holds)
 _make_sweep(SWEEP_FILES, lambda engine: write_files(engine, _files()))
+_make_sweep(SWEEP_RUNS, lambda engine: _ask(resting_chunks(engine)))
 
 
 class Consumer(grouping.Consumer):
@@ -165,6 +192,7 @@ class Consumer(grouping.Consumer):
 
     tasks = TASKS
     ungrouped = frozenset(SWEEPS)
+    apart = frozenset([CHUNK])
     deliver = staticmethod(deliver)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -10,6 +10,9 @@ do. What differs is how a consumer comes to its messages:
     return   consumers keep a heartbeat; the living put a dead one's messages back at the head of
              their lists, oldest first. There is no visibility timeout: slow isn't dead
 
+Messages of the lowest priority, 9, are taken one at a time, after all others: while a consumer is
+at one, the rest are for whoever is free, and what comes meanwhile goes before them.
+
 A consumer that was only paused, and taken for dead, finds nothing of its own to acknowledge. Its
 work has then been given to another as well: doing it twice must do no harm.
 
@@ -49,17 +52,19 @@ STRICT_LEVELS_MAX = 8
 # In each script the first write is one that a server at `maxmemory` still accepts; having begun to
 # write, a script may go on. So a full broker can be emptied, which is just what it needs.
 
-# KEYS: consumers, in-flight, lists in turn. ARGV: consumer, messages and bytes at most, number.
+# KEYS: consumers, in-flight, lists in turn. ARGV: consumer, messages and bytes at most, number, and
+# of how many lists, the last ones, no more than one message is taken.
 _TAKE = """
-local taken, bytes, number = {}, 0, tonumber(ARGV[4])
+local taken, bytes, number, patient = {}, 0, tonumber(ARGV[4]), #KEYS - ARGV[5]
 for turn = 3, #KEYS do
-  while #taken < 2 * ARGV[2] and bytes < tonumber(ARGV[3]) do
+  while #taken < 2 * ARGV[2] and bytes < tonumber(ARGV[3]) and patient <= #KEYS do
     local raw = redis.call('RPOP', KEYS[turn])
     if not raw then break end
     local place = string.format('%015d %s', number, KEYS[turn])
     redis.call('HSET', KEYS[2], place, raw)
     taken[#taken + 1], taken[#taken + 2] = place, raw
     bytes, number = bytes + #raw, number + 1
+    if turn > patient then patient = #KEYS + 1 end
   end
 end
 if #taken > 0 then redis.call('ZADD', KEYS[1], redis.call('TIME')[1], ARGV[1]) end
@@ -115,11 +120,14 @@ class InFlight:
         self._taken = 0
 
     def take_command(
-        self, lists: Sequence[str], *, messages_max: int, bytes_max: int
+        self, lists: Sequence[str], *, messages_max: int, bytes_max: int, patient: int = 0
     ) -> tuple[Any, ...]:
-        """Return the command that takes from `lists`, in their order, within both bounds."""
+        """Return the command that takes from `lists`, in their order, within both bounds.
+
+        From the last `patient` lists no more than one message is taken.
+        """
         keys = (self.consumers_key, self.key, *lists)
-        bounds = (messages_max, bytes_max, self._taken)
+        bounds = (messages_max, bytes_max, self._taken, patient)
         return ("EVAL", _TAKE, len(keys), *keys, self.consumer, *bounds)
 
     def read_taken(self, reply: Sequence[bytes]) -> list[tuple[str, bytes]]:
@@ -251,6 +259,7 @@ class Channel(stock.Channel):
         self._replies_due = 0
         self._waiting_since: float | None = None
         self._told = False
+        self._rests_until = 0.0
 
     @cached_property
     def in_flight(self) -> InFlight:
@@ -276,9 +285,12 @@ class Channel(stock.Channel):
     # _brpop_read when there is something to read.
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        lists = self._lists(self._queue_cycle.consume(len(self.active_queues)))
-        if not lists:
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
             return
+        rests = monotonic() < self._rests_until
+        steps = self.priority_steps[:-1] if rests else self.priority_steps
+        lists = self._lists(queues, steps)
         connection, commands = self.client.connection, list[tuple[Any, ...]]()
         if self._tracked is not connection._sock:
             connection._parser.set_invalidation_push_handler(self._on_change)
@@ -286,7 +298,12 @@ class Channel(stock.Channel):
         # Having asked for these lists, we are told once when one of them changes.
         commands.append(("EXISTS", *lists))
         commands.append(
-            self.in_flight.take_command(lists, messages_max=self._room(), bytes_max=self.bytes_max)
+            self.in_flight.take_command(
+                lists,
+                messages_max=self._room(),
+                bytes_max=self.bytes_max,
+                patient=0 if rests else len(queues),
+            )
         )
         connection.send_packed_command(connection.pack_commands(commands))
         self._tracked = connection._sock
@@ -334,6 +351,15 @@ class Channel(stock.Channel):
         """Take at the poller's next turn."""
         self._in_poll, self._waiting_since, self._replies_due = None, None, 0
 
+    def rest(self, seconds: float) -> None:
+        """Take nothing of the lowest priority for so long."""
+        self._rests_until = monotonic() + seconds
+
+    def wake(self) -> None:
+        """Look for what may be taken now."""
+        if self._waiting_since is not None:
+            self._look_again()
+
     def check_wait(self, now: float) -> None:
         """Look for ourselves when nothing has been told for long; give up on a silent server."""
         if self._waiting_since is not None and now - self._waiting_since > LOOK_S:
@@ -373,11 +399,11 @@ class Channel(stock.Channel):
             raise Empty
         return payload(taken[1], taken[0], queue, strict=self.strict)
 
-    def _lists(self, queues: Iterable[str]) -> list[str]:
+    def _lists(self, queues: Iterable[str], steps: Iterable[int] | None = None) -> list[str]:
         names = list(queues)
         return [
             f"{self.global_keyprefix}{self._q_for_pri(name, priority)}"
-            for priority in self.priority_steps
+            for priority in (self.priority_steps if steps is None else steps)
             for name in names
         ]
 
@@ -493,3 +519,13 @@ class Transport(stock.Transport):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cycle = Poller()
+
+    def rest(self, seconds: float) -> None:
+        """Let no channel take messages of the lowest priority for so long."""
+        for channel in self.cycle._channels:
+            channel.rest(seconds)
+
+    def wake(self) -> None:
+        """Let channels that wait look for what they may take now."""
+        for channel in self.cycle._channels:
+            channel.wake()

@@ -8,16 +8,19 @@ from uuid import UUID
 import pytest
 from pydantic import ValidationError
 
+from card_worker.contracts.batches import CreateBatch
 from card_worker.contracts.commands import (
     APPLY,
+    CHUNK,
     COMMANDS,
     QUEUES,
     SWEEPS,
     Asked,
-    CreateBatch,
+    Command,
     CreateCard,
     InvalidCommand,
     Queue,
+    WithdrawCard,
 )
 from card_worker.contracts.message import Letter, read_commands
 
@@ -39,7 +42,7 @@ COMMON = {
 }
 
 
-def read(task: str, **changed: Any) -> Asked | InvalidCommand:
+def read(task: str, **changed: Any) -> Command:
     fields = {"account_id": ACCOUNT, "command_id": "c", **GOOD[task], **changed}
     (command,) = read_commands(task, "m", fields)
     assert not isinstance(command, Letter)
@@ -49,6 +52,7 @@ def read(task: str, **changed: Any) -> Asked | InvalidCommand:
 def accepted(task: str, **changed: Any) -> Asked:
     command = read(task, **changed)
     assert not isinstance(command, InvalidCommand), command.problems
+    assert not isinstance(command, WithdrawCard)
     return command
 
 
@@ -61,7 +65,7 @@ def refused(task: str, **changed: Any) -> list[str]:
 
 def test_every_command_is_a_task_that_waits_in_a_queue() -> None:
     assert all(kind.model_fields["command"].default == name for name, kind in COMMANDS.items())
-    assert set(QUEUES) == {*COMMANDS, APPLY, *SWEEPS}
+    assert set(QUEUES) == {*COMMANDS, APPLY, CHUNK, *SWEEPS}
     assert QUEUES["cards.activate"] == QUEUES["cards.create"] == Queue.CARDS
     assert QUEUES["cards.batch_create"] == QUEUES[APPLY] == Queue.BULK
     assert QUEUES["cards.expire"] == Queue.SYSTEM
@@ -155,7 +159,7 @@ def test_a_batch_may_be_longer_than_what_it_may_hold() -> None:
     cards = [{"card_id": f"card-{number}"} for number in range(1001)]
     command = accepted("cards.batch_create", cards=cards)
     assert isinstance(command, CreateBatch)
-    assert len(command.cards) == 1001
+    assert command.requested == 1001
 
 
 @pytest.mark.parametrize(

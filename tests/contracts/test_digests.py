@@ -8,7 +8,9 @@ import pytest
 from card_worker.contracts.commands import (
     COMMANDS,
     Asked,
+    Command,
     InvalidCommand,
+    WithdrawCard,
     digest_of,
     event_id,
 )
@@ -42,6 +44,12 @@ GOOD |= {
     "tokens.create": {"card_id": "card-01", **REF, "expires_in": 60},
     "tokens.revoke": {"card_id": "card-01", "token_id": BY_TRANSACTION["transaction_id"]},
     "cards.rotate_pin": {"card_id": "card-01", "pin": {}},
+    "batches.approve": {"batch_id": "batch-1"},
+    "batches.cancel": {"batch_id": "batch-1"},
+    "batches.block": {"batch_id": "batch-1", "reason": "lost", "last": 9},
+    "batches.unblock": {"batch_id": "batch-1", "reason": "found"},
+    "batches.close": {"batch_id": "batch-1", "reason": "recall"},
+    "batches.extend": {"batch_id": "batch-1", "expires_at": "2031-01-01T00:00:00Z"},
 }
 ALL = list(GOOD)
 # A value of each field other than the one it has in GOOD, or than its default.
@@ -76,6 +84,9 @@ OTHER: dict[str, Any] = {
     "card_token": {"expires_in": 5},
     "pin": {"format": {"numbers": True}},
     "options": {"pin": {}},
+    "first": 2,
+    "last": 8,
+    "needs_approval": True,
     "seal_to": ["age17v954p0yzl752986h5aa9jtp5q5mcdpg3tg6saexnh48ruztya9s7w64nl"],
 }
 
@@ -89,7 +100,7 @@ def other(task: str) -> dict[str, Any]:
     return values
 
 
-def read(task: str, **changed: Any) -> Asked | InvalidCommand:
+def read(task: str, **changed: Any) -> Command:
     fields = {"account_id": ACCOUNT, "command_id": "c", **GOOD[task], **changed}
     (command,) = read_commands(task, "m", fields, VAULT)
     assert not isinstance(command, Letter)
@@ -99,6 +110,7 @@ def read(task: str, **changed: Any) -> Asked | InvalidCommand:
 def accepted(task: str, **changed: Any) -> Asked:
     command = read(task, **changed)
     assert not isinstance(command, InvalidCommand), command.problems
+    assert not isinstance(command, WithdrawCard)
     return command
 
 
@@ -189,12 +201,18 @@ GOLDEN = {
     "holds.expire": "3816673666db5e6dd2971bb34d17b1094629c226edb74110845136c60a496bd9",
 }
 FIRST = frozenset(GOLDEN.values())
-LATER = frozenset(["card_token", "pin", "options", "seal_to"])
+LATER = frozenset(["card_token", "pin", "options", "seal_to", "needs_approval"])
 """Fields that the first commands didn't have. Who leaves them out asks what was asked then."""
 GOLDEN |= {
     "tokens.create": "8a301f2fd75d193c6def0bff405eb0ab4b5021a0ae75670c524058f94399fc54",
     "tokens.revoke": "05a0edf8c0c0a0644cc2020ab6823153c68eca1e67435778c286893804c97e6f",
     "cards.rotate_pin": "09c70ce6e98bb65babbe0144d037e487c9c24ec0aec729522093d1e368b6b7de",
+    "batches.approve": "749b2f6eb3a4c1fd25b5d70ddc23b028891ccfaf9c5b622e8d21aa4ea21c5b38",
+    "batches.cancel": "b135ce4fcc46f883c634d80031efe8d7fbc6a28f7f18faae473acac32a26546e",
+    "batches.block": "868591dbec4dd367824dc79a86c157f211da51c0bc8af4938f2b2a2c53336ea9",
+    "batches.unblock": "f25d5f2bd98af67ecb2dfbac5d4a2d78fdc1772e45b45226f9abe0119c3eb4f2",
+    "batches.close": "0570a5e1c967a7ac12aef41d23ea17b01c0d8d5252edc6ed9c0cd65c32c07340",
+    "batches.extend": "f7cf82a73947f92df8b71cc0e49aa15190af7a555821beee86e2fdad57b24bb8",
 }
 
 

@@ -6,12 +6,12 @@ from uuid import UUID
 
 import pytest
 
+from card_worker.contracts.batches import CreateBatch
 from card_worker.contracts.commands import (
     APPLY,
     COMMANDS,
     ActivateCard,
     Command,
-    CreateBatch,
     ExpireCard,
     InvalidCommand,
 )

@@ -170,11 +170,47 @@ def test_who_may_open_is_a_list_of_recipients(seal_to: Any) -> None:
 
 
 @pytest.mark.parametrize("field", ["count", "card_id_pattern", "options", "needs_approval"])
-def test_a_batch_that_asks_for_more_than_a_list_is_refused(field: str) -> None:
+def test_a_batch_s_fields_are_what_they_are_to_be(field: str) -> None:
     asked = {"account_id": ACCOUNT, "cards": [{"card_id": "a"}], field: [1]}
     (command,) = read_commands("cards.batch_create", "m", asked)
     assert isinstance(command, InvalidCommand)
     assert [problem.field for problem in command.problems] == [field]
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({}, {"cards": "give either"}),
+        ({"count": 5}, {"card_id_pattern": "is needed with a count"}),
+        ({"card_id_pattern": "A{n}"}, {"card_id_pattern": "needs a count"}),
+        (
+            {"cards": [{"card_id": "a"}], "count": 5, "card_id_pattern": "A{n}"},
+            {"cards": "give either"},
+        ),
+        (
+            {"count": 5, "card_id_pattern": f"{'A' * 252}{{n}}"},
+            {},
+        ),
+        (
+            {"count": 500, "card_id_pattern": f"{'A' * 252}{{n}}"},
+            {},
+        ),
+        (
+            {"count": 5000, "card_id_pattern": f"{'A' * 252}{{n}}"},
+            {"card_id_pattern": "doesn't make names"},
+        ),
+        (
+            {"count": 5, "card_id_pattern": "A{n}", "seal_pins_to": [OWNER.recipient]},
+            {"seal_pins_to": "no PINs are asked for"},
+        ),
+    ],
+)
+def test_an_order_is_a_list_or_a_pattern(fields: dict[str, Any], wrong: dict[str, str]) -> None:
+    (command,) = read_commands("cards.batch_create", "m", {"account_id": ACCOUNT, **fields})
+    problems = command.problems if isinstance(command, InvalidCommand) else ()
+    found = {problem.field: problem.message for problem in problems}
+    assert found.keys() == wrong.keys()
+    assert all(found[field].startswith(text) for field, text in wrong.items())
 
 
 def test_no_answer_repeats_what_was_sent() -> None:

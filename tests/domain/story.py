@@ -20,10 +20,15 @@ money. `account` sets the tenant's own rules.
     draw      $t1 5 NOK pin=wrong        -> command.rejected card_not_usable
     revoke    A1 $t1                     -> token.revoked
 
-`token` and `pin` make a card with these, and `$` names it by a token: that which it was made with,
-or that which has the reference. What the values are is known as it is in the world: by opening what
-was sealed. `dry` before
-a command makes it a dry run; `id=x` gives it a command_id of its own.
+    order     B1: 20 A{n:02d} waits by=kari -> batch.awaiting_approval
+    approve   B1 by=ola                  -> batch.approved
+    made      B1
+    block-all B1 first=3 last=5          -> batch.recalling
+
+`made` lets an order be made as its chunks do. `token` and `pin` make a card with these, and `$`
+names it by a token: that which it was made with, or that which has the reference. What the values
+are is known as it is in the world: by opening what was sealed. `dry` before a command makes it a
+dry run; `id=x` gives it a command_id of its own.
 """
 
 import base64
@@ -41,14 +46,14 @@ from sqlalchemy import Connection
 
 from card_worker.contracts.commands import Command, CreateTransaction, event_id
 from card_worker.contracts.fields import write_time
-from card_worker.contracts.kinds import CardType, Expiry, Reason, Status
+from card_worker.contracts.kinds import BatchState, CardType, Expiry, Reason, Status
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.allowed import ByTransaction
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
 from card_worker.domain.entry import settle
 from card_worker.domain.events import CommandRejected, Event, Made
-from card_worker.domain.evolve import card_uuid, evolve
+from card_worker.domain.evolve import batch_card, card_uuid, evolve
 from card_worker.domain.rows import Account, Card, Guess, Outcome, State
 from card_worker.domain.rules import decide
 from card_worker.minting import Mint
@@ -63,7 +68,14 @@ UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 TASKS = {
     "activate": "cards.activate",
     "adjust": "cards.adjust",
+    "approve": "batches.approve",
     "batch": "cards.batch_create",
+    "block-all": "batches.block",
+    "cancel": "batches.cancel",
+    "close-all": "batches.close",
+    "extend-all": "batches.extend",
+    "order": "cards.batch_create",
+    "unblock-all": "batches.unblock",
     "block": "cards.block",
     "capture": "transactions.capture",
     "close": "cards.close",
@@ -91,7 +103,13 @@ ALWAYS: dict[str, dict[str, Any]] = {
     "token": {"seal_to": [OWNER.recipient], "expires_in": 3600},
     "fund": {"type": "fund"},
     "hold": {"pending": True},
-    **{word: {"reason": "because"} for word in ("block", "unblock", "close", "replace", "adjust")},
+    **{
+        word: {"reason": "because"}
+        for word in (
+            *("block", "unblock", "close", "replace", "adjust"),
+            *("block-all", "unblock-all", "close-all"),
+        )
+    },
 }
 # A stored state, and what else makes a card show a status.
 GIVEN: dict[str, dict[str, Any]] = {
@@ -165,6 +183,8 @@ class Story:
             self._turn(words[0], words[1])
         elif word == "account":
             self._set_up(words)
+        elif word == "made":
+            self._make(words[0])
         else:
             assert arrow, f"no answer is expected: {line}"
             self._ask(line, asked, expected)
@@ -179,6 +199,8 @@ class Story:
 
     def _set_up(self, words: list[str]) -> None:
         rules: dict[str, Any] = dict(one.split("=") for one in words)
+        if "approve_from" in rules:
+            rules["approve_from"] = int(rules["approve_from"])
         for name in rules.keys() & {"load_max", "balance_max"}:
             rules[name] = int(rules[name]) * 100
         if "window" in rules:
@@ -190,6 +212,20 @@ class Story:
         if "recipients" in rules:
             rules["recipients"] = (OWNER.recipient,)
         self.books.accounts[ACCOUNT] = Account(ACCOUNT, **rules)
+
+    def _make(self, batch_id: str) -> None:
+        """Let an order be made, as its chunks do."""
+        batch = self.books.batches[ACCOUNT, batch_id]
+        for card_id in batch.card_ids(1, batch.requested):
+            self.books.put(batch_card(batch, card_id, batch.type, has_codes=False))
+        self.books.put_batch(
+            batch._replace(
+                state=BatchState.COMPLETED,
+                created=batch.requested,
+                busy=False,
+                completed_at=self.now,
+            )
+        )
 
     def _put(self, card_id: str, kind: str) -> None:
         self.books.put(
@@ -236,11 +272,11 @@ class Story:
     def _open(self, event: Event, told: Answer) -> None:
         """Learn what was sealed, as its owner does."""
         made = getattr(event, "made", Made())
-        if made.file is not None:
-            plain = open_sealed([OWNER.secret], base64.b64decode(str(made.file.sealed)))
+        for _, part in made.files:
+            plain = open_sealed([OWNER.secret], base64.b64decode(part.content))
             for row in csv.DictReader(io.StringIO(plain.decode())):
                 self._learn(row["card_id"], row)
-        elif made.sealed is not None:
+        if made.sealed is not None:
             plain = open_sealed([OWNER.secret], made.sealed.encode())
             secrets, data = json.loads(plain), json.loads(told.event)["data"]
             name = data["token"]["ref_id"] if "token" in data else secrets["card_id"]
@@ -279,6 +315,13 @@ class Story:
         if word == "batch":
             cards = [one for one in words if one.partition("=")[0] not in CODES]
             fields |= {"batch_id": about.rstrip(":"), "cards": [{"card_id": one} for one in cards]}
+        elif word == "order":
+            count, pattern, *words = words
+            fields |= {"batch_id": about.rstrip(":"), "count": int(count)}
+            fields |= {"card_id_pattern": pattern, "needs_approval": "waits" in words}
+            words = [one for one in words if one != "waits"]
+        elif TASKS[word].startswith("batches."):
+            fields["batch_id"] = about
         elif about.startswith("$"):
             fields["token"] = self.values.get(about[1:], "NONE-THAT-EXISTS")
         elif about.startswith("@"):
@@ -347,6 +390,7 @@ def note_due_holds(books: Books, now: datetime) -> None:
 def _fields(word: str, words: list[str], now: datetime) -> Iterator[tuple[str, Any]]:
     names = {
         "id": "command_id",
+        "by": "created_by",
         "expires": "expires_at",
         "from": "active_from",
         "to": "new_card_id" if word == "replace" else "to_card_id",
@@ -378,6 +422,8 @@ def _behaviour(text: str) -> dict[str, Any]:
 
 
 def _value(name: str, value: str, now: datetime) -> Any:
+    if name in ("first", "last"):
+        return int(value)
     if not re.fullmatch(r"[+-]\d+[dhms]", value):
         return None if value == "null" else value
     lasts = _duration(value)

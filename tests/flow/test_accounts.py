@@ -13,6 +13,7 @@ RULES = {
     "expiry": "keep",
     "reversal_window_s": 86_400,
     "recipients": None,
+    "approve_from": None,
 }
 
 

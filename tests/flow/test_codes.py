@@ -62,7 +62,7 @@ def printed(running: System, folder: Path, identity: str) -> list[Row]:
     running.send("cards.batch_create", "order", cards=cards, options=MAKES, **SEAL_TO)
     running.answers("order")
     (told,) = running.cli_json("batch", "show", "order", "--account", ACCOUNT)
-    assert (told["created"], told["file"]["written_at"]) == (10, None)
+    assert (told["created"], told["files"][0]["written_at"]) == (10, None)
     too_early = running.cli("batch", "confirm", "order", "--account", ACCOUNT)
     assert (too_early.exit_code, "hasn't been written" in too_early.stderr) == (1, True)
     (folder / "files").unlink()
@@ -119,7 +119,7 @@ def test_a_file_is_written_again_byte_for_byte_until_it_is_confirmed(
 
     until(is_confirmed, "that it is noted as written")
     (told,) = running.cli_json("batch", "show", *named)
-    assert told["file"]["confirmed_at"] is not None
+    assert told["files"][0]["confirmed_at"] is not None
     for command in ("write", "confirm"):
         again = running.cli("batch", command, *named)
         assert again.exit_code == 1

@@ -23,13 +23,8 @@ from redis import Redis
 
 from card_worker.cli.embedded import Valkey, valkey
 from card_worker.client import Client
-from card_worker.contracts.commands import (
-    ActivateCard,
-    CreateToken,
-    CreateTransaction,
-    PinOptions,
-    RotatePin,
-)
+from card_worker.contracts.codes import PinOptions
+from card_worker.contracts.commands import ActivateCard, CreateToken, CreateTransaction, RotatePin
 from card_worker.money import Currency
 from card_worker.secrets.formats import PinFormat
 from card_worker.secrets.peppers import new_pepper
@@ -43,6 +38,7 @@ from tests.flow.system import ACCOUNT, System, envelope, system
 
 BUREAU, OPERATOR, SERVICE = new_identity(), new_identity(), new_identity()
 CARDS_PER_BATCH = 1_000
+BY_PATTERN = 100
 DEFECTS = 3
 """Cards of each batch that no transaction gets through to, once that is planted."""
 PLANT = {
@@ -143,16 +139,20 @@ def _issue(place: Place, files: Path) -> list[dict[str, str]]:
         for batch in range(place.batches)
     ]
     for batch, listed in enumerate(names):
-        asked = [{"card_id": card_id} for card_id in listed]
         place.system.send(
             "cards.batch_create",
             f"batch-{batch}",
-            cards=asked,
+            cards=[{"card_id": card_id} for card_id in listed],
             options=options,
             seal_to=[BUREAU.recipient],
         )
-    place.system.answers(*(f"batch-{batch}" for batch in range(place.batches)))
-    until(lambda: len(list(files.glob("*/*.age"))) == place.batches, "the files")
+    # And some that are made chunk by chunk.
+    by_pattern = {"count": BY_PATTERN, "card_id_pattern": "card-{n}"}
+    place.system.send(
+        "cards.batch_create", "order", **by_pattern, options=options, seal_to=[BUREAU.recipient]
+    )
+    place.system.answers("order", *(f"batch-{batch}" for batch in range(place.batches)))
+    until(lambda: len(list(files.glob("*/*.age"))) == place.batches + 1, "the files")
     sealed = files.glob("*/*.age")
     rows = [
         row

@@ -10,6 +10,7 @@ import yaml
 from celery.bin.celery import celery
 
 from card_worker.cli import app
+from card_worker.contracts.commands import QUEUES
 from card_worker.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +55,7 @@ def assert_runs(words: list[str]) -> None:
 def test_every_part_of_the_system_is_a_service() -> None:
     assert set(SERVICES) == {
         *("postgres", "redis"),
-        *("migrate", "worker", "relay", "beat", "flower"),
+        *("migrate", "worker", "bulk", "relay", "beat", "flower"),
     }
 
 
@@ -63,7 +64,7 @@ def test_every_part_runs_a_command_that_exists(name: str) -> None:
     assert_runs(program_of(PARTS[name]))
 
 
-@pytest.mark.parametrize("name", ["worker", "relay"])
+@pytest.mark.parametrize("name", ["worker", "bulk", "relay"])
 def test_every_health_check_is_a_command_that_exists(name: str) -> None:
     assert_runs(checks_of(PARTS[name]))
 
@@ -81,6 +82,13 @@ def test_nothing_but_flower_publishes_a_port_and_flower_only_to_the_host_itself(
 def test_flower_is_read_only_and_asks_for_a_login() -> None:
     assert "--read_only" in SERVICES["flower"]["command"]
     assert "FLOWER_BASIC_AUTH" in SERVICES["flower"]["environment"]
+
+
+def test_every_queue_is_read_by_somebody() -> None:
+    commands = [service["command"] for service in PARTS.values()]
+    options = [one for command in commands if command[0] == "worker" for one in command[1:]]
+    read = [name for one in options for name in one.removeprefix("--queues=").split(",")]
+    assert sorted(read) == sorted(set(QUEUES.values()))
 
 
 def test_the_worker_can_be_scaled() -> None:
@@ -101,7 +109,7 @@ def test_what_is_stored_outlives_its_container(name: str) -> None:
     assert volume in yaml.safe_load(COMPOSE)["volumes"]
 
 
-@pytest.mark.parametrize("name", ["worker", "relay", "beat", "flower"])
+@pytest.mark.parametrize("name", ["worker", "bulk", "relay", "beat", "flower"])
 def test_every_part_waits_for_the_newest_schema(name: str) -> None:
     assert PARTS[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
 

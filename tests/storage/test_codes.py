@@ -28,7 +28,7 @@ from card_worker.secrets.vault import Vault
 from card_worker.storage.engine import begin, is_transient, open_engine, reading
 from card_worker.storage.guesses import note_guesses
 from card_worker.storage.reconcile import differences
-from card_worker.storage.tables import cards, files, guesses, outbox, pins, tokens
+from card_worker.storage.tables import cards, file_parts, guesses, outbox, pins, tokens
 from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
 
 ACCOUNT = "T00000001"
@@ -130,8 +130,8 @@ def test_a_batch_s_values_stand_in_its_file_alone(engine: Engine) -> None:
     order = command("cards.batch_create", "B/1", cards=asked, options=options, **SEAL_TO)
     (told,) = do(engine, order, mint=Mint(VAULT))
     data = json.loads(told.event)["data"]
-    (kept,) = rows(engine, files)
-    sealed = base64.b64decode(kept.sealed)
+    (kept,) = rows(engine, file_parts)
+    sealed = base64.b64decode(kept.content)
     assert data["file"] == {
         "name": f"{ACCOUNT}/B%2F1.csv.age",
         "sha256": hashlib.sha256(sealed).hexdigest(),

@@ -7,11 +7,12 @@ import fsspec
 import pytest
 from sqlalchemy import Engine
 
-from card_worker.domain.rows import File
-from card_worker.files import FILES_TOGETHER, FileStore, write_files
+from card_worker.domain.rows import File, Holds
+from card_worker.files import FileStore, write_files
+from card_worker.storage import leases
 from card_worker.storage.engine import begin
-from card_worker.storage.files import find_file
-from card_worker.storage.tables import files
+from card_worker.storage.files import add, find_files
+from card_worker.storage.tables import file_parts
 
 ACCOUNT = "T00000001"
 CONTENT = bytes(range(256))
@@ -24,26 +25,39 @@ def keep(engine: Engine, *names: str) -> None:
             file = File(
                 account_id=ACCOUNT,
                 batch_id=name,
+                holds=Holds.CODES,
                 name=f"{ACCOUNT}/{name}.csv.age",
                 sha256="",
                 cards=1,
                 bytes=len(CONTENT),
                 recipients=["age1"],
-                sealed=base64.b64encode(CONTENT).decode(),
                 created_at=now,
             )
-            connection.execute(files.insert().values(file._asdict()))
+            for place in (0, 128):
+                parts = file_parts.insert().values(
+                    name=file.name,
+                    number=place + 1,
+                    content=base64.b64encode(CONTENT[place : place + 128]).decode(),
+                )
+                connection.execute(parts)
+            add(connection, file)
 
 
 def is_written(engine: Engine, name: str) -> bool:
     with begin(engine) as (connection, _):
-        file = find_file(connection, ACCOUNT, name)
-    assert file is not None
+        (file,) = find_files(connection, ACCOUNT, name)
+    assert (file.trouble is None) or file.written_at is None
     return file.written_at is not None
 
 
-def test_more_than_one_commit_takes_are_all_put(engine: Engine, tmp_path: Path) -> None:
-    names = [f"b{number}" for number in range(2 * FILES_TOGETHER)]
+def trouble(engine: Engine, name: str) -> str | None:
+    with begin(engine) as (connection, _):
+        (file,) = find_files(connection, ACCOUNT, name)
+    return file.trouble
+
+
+def test_all_of_them_are_put(engine: Engine, tmp_path: Path) -> None:
+    names = [f"b{number}" for number in range(20)]
     keep(engine, *names)
     store = FileStore(str(tmp_path / "new" / "folder"))
     assert write_files(engine, store) == len(names)
@@ -54,7 +68,7 @@ def test_more_than_one_commit_takes_are_all_put(engine: Engine, tmp_path: Path) 
 
 
 def test_one_that_can_not_be_put_stops_no_other(engine: Engine, tmp_path: Path) -> None:
-    names = [f"b{number}" for number in range(FILES_TOGETHER + 2)]
+    names = [f"b{number}" for number in range(12)]
     keep(engine, *names)
     in_the_way = tmp_path / ACCOUNT / "b0.csv.age"
     in_the_way.mkdir(parents=True)
@@ -63,10 +77,28 @@ def test_one_that_can_not_be_put_stops_no_other(engine: Engine, tmp_path: Path) 
     assert write_files(engine, store) == len(names) - 1
     assert [is_written(engine, name) for name in names] == [False] + [True] * (len(names) - 1)
     assert not list(tmp_path.rglob(".*")), "half a file"
+    assert trouble(engine, "b0") == "IsADirectoryError: Is a directory"
     (in_the_way / "something").unlink()
     in_the_way.rmdir()
     assert write_files(engine, store) == 1
     assert in_the_way.read_bytes() == CONTENT
+
+
+def test_a_file_of_which_a_part_is_gone_is_not_put(engine: Engine, tmp_path: Path) -> None:
+    keep(engine, "b1")
+    with begin(engine) as (connection, _):
+        connection.execute(file_parts.delete().where(file_parts.c.number > 1))
+    assert write_files(engine, FileStore(str(tmp_path))) == 0
+    assert not list(tmp_path.rglob("*.age"))
+    assert not is_written(engine, "b1")
+
+
+def test_while_one_is_at_a_file_others_leave_it(engine: Engine, tmp_path: Path) -> None:
+    keep(engine, "b1")
+    with begin(engine) as (connection, now):
+        name = f"file {ACCOUNT}/b1.csv.age"
+        assert leases.take(connection, name, "another", now, 60)
+    assert write_files(engine, FileStore(str(tmp_path))) == 0
 
 
 def test_any_store_will_do(engine: Engine) -> None:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Connection, Engine, Table, literal, make_url, select, text
 
-from card_worker.contracts.commands import COMMANDS, Command, CreateTransaction, event_id
+from card_worker.contracts.commands import Command, CreateTransaction, event_id
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Card
@@ -24,6 +24,7 @@ from card_worker.storage.looks import find_card, find_transactions
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, keys, metadata, outbox
 from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
+from tests.orders import ON_CARDS
 from tests.storage.statements import counting, slices_of
 
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
@@ -430,4 +431,4 @@ def test_a_card_may_begin_again_in_another_currency(engine: Engine) -> None:
 
 
 def test_every_command_there_is_is_drawn() -> None:
-    assert set(FIELDS) == set(COMMANDS)
+    assert set(FIELDS) == ON_CARDS

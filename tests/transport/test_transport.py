@@ -130,6 +130,48 @@ def test_priorities_and_queues_are_those_of_kombu(broker_url: str) -> None:
     reader.close()
 
 
+def test_of_the_lowest_priority_one_is_taken_at_a_time(
+    broker_url: str, bytes_client: Redis
+) -> None:
+    send(broker_url, "low-1", "low-2", "low-3", priority=9)
+    send(broker_url, "slow", queue="cards.bulk", priority=9)
+    send(broker_url, "a", "b", priority=6)
+    reader = Reader(broker_url, "cards", "cards.bulk")
+    reader.read(3)
+    assert reader.names == ["a", "b", "low-1"]
+    # What the first has left, the second takes; it doesn't have to wait for the first.
+    other = Reader(broker_url, "cards", "cards.bulk")
+    other.read(1)
+    assert other.names in (["low-2"], ["slow"])
+    # What has come meanwhile goes before the rest.
+    send(broker_url, "c", priority=0)
+    reader.ack()
+    reader.read(5)
+    assert reader.names[3] == "c"
+    reader.ack()
+    reader.read(6)
+    assert bytes_client.dbsize() > 0
+    for one in (reader, other):
+        one.ack()
+        one.close()
+
+
+def test_one_that_rests_leaves_the_lowest_priority_for_a_while(broker_url: str) -> None:
+    send(broker_url, "low", priority=9)
+    reader = Reader(broker_url)
+    reader.channel.rest(3600)
+    send(broker_url, "high", priority=0)
+    reader.read(1)
+    assert reader.names == ["high"]
+    reader.ack()
+    reader.channel.rest(0)
+    reader.channel.wake()
+    reader.read(2)
+    assert reader.names == ["high", "low"]
+    reader.ack()
+    reader.close()
+
+
 def test_a_waiting_consumer_is_told_and_does_not_ask(
     broker_url: str, monkeypatch: pytest.MonkeyPatch, bytes_client: Redis
 ) -> None:

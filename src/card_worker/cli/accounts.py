@@ -51,6 +51,10 @@ def set_rules(
         str | None,
         typer.Option(help="Who may open secrets, where a command doesn't say: age1…,age1…. none."),
     ] = None,
+    approve_from: Annotated[
+        str | None,
+        typer.Option(help="Batches of so many cards or more need approval. none: only some."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Set rules of an account; those that aren't given stay as they are."""
@@ -58,7 +62,12 @@ def set_rules(
     changes: dict[str, Any] = {}
     if currencies is not None:
         changes["currencies"] = _currencies(currencies)
-    for name, given in (("load_max", load_max), ("balance_max", balance_max)):
+    limits = (
+        ("load_max", load_max),
+        ("balance_max", balance_max),
+        ("approve_from", approve_from),
+    )
+    for name, given in limits:
         if given is not None:
             changes[name] = _limit(name, given)
     if expiry is not None:
@@ -84,6 +93,7 @@ def _print(account: Account, *, as_json: bool) -> None:
         ("load_max", "no limit" if account.load_max is None else account.load_max),
         ("balance_max", "no limit" if account.balance_max is None else account.balance_max),
         ("expiry", account.expiry),
+        ("approve_from", "none" if account.approve_from is None else account.approve_from),
         ("reversal_window_s", account.reversal_window_s),
         ("recipients", None if account.recipients is None else "\n".join(account.recipients)),
     ]

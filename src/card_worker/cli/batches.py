@@ -1,22 +1,35 @@
-"""`card-worker batch`: look at a batch, open its file, write it again, let its secrets go."""
+"""`card-worker batch`: order a batch, watch it being made, open its file, let its secrets go."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from time import sleep
+from typing import Annotated, Any
+from uuid import uuid4
 
 import typer
+from pydantic import ValidationError
+from sqlalchemy import Engine
 
 from card_worker.cli.cards import AccountId
 from card_worker.cli.codes import Identity, Images, Output, Sheet, Symbol, opened, show_codes
-from card_worker.cli.console import AsJson, database, out, print_json, refuse, table
+from card_worker.cli.console import AsJson, database, err, out, print_json, refuse, table
+from card_worker.contracts.batches import CreateBatch
 from card_worker.contracts.events import write
+from card_worker.contracts.kinds import BatchState, CardType
+from card_worker.contracts.message import problems_of
 from card_worker.domain.answers import shown_batch, shown_file
-from card_worker.domain.rows import File
+from card_worker.domain.rows import Batch, File, Holds
+from card_worker.settings import load_settings
+from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin
-from card_worker.storage.files import confirmed, find_file, written
-from card_worker.storage.looks import find_batch
+from card_worker.storage.files import confirmed, find_files, written
 
-app = typer.Typer(help="Look at a batch of cards, and at its sealed file.", no_args_is_help=True)
+app = typer.Typer(
+    help="Order a batch of cards, watch it, and see to its files.", no_args_is_help=True
+)
+
+ANSWER_S = 30.0
+LOOK_S = 0.25
 
 BatchId = Annotated[str, typer.Argument(help="What its order called it.")]
 FilePath = Annotated[
@@ -25,20 +38,163 @@ FilePath = Annotated[
 
 
 @app.command()
-def show(batch_id: BatchId, account: AccountId, as_json: AsJson = False) -> None:
-    """Show a batch, and what became of its file."""
-    with database() as engine, begin(engine) as (connection, _):
+def create(
+    account: AccountId,
+    *,
+    count: Annotated[int, typer.Option(help="How many cards, numbered from 1.")],
+    pattern: Annotated[
+        str, typer.Option(help="How they are called: JUL26-{n:08d}, GC{n:010d}{luhn}.")
+    ],
+    batch_id: Annotated[
+        str | None, typer.Option(help="What to call it. Without: the order's command_id.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
+    kind: Annotated[
+        CardType, typer.Option("--type", help="What the cards are.")
+    ] = CardType.GIFT_CARD,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Make each with a token.")] = False,
+    pins: Annotated[bool, typer.Option("--pins", help="Make each with a PIN.")] = False,
+    seal_to: Annotated[
+        list[str] | None,
+        typer.Option(help="Who can open its file, age1…; several times for several."),
+    ] = None,
+    seal_pins_to: Annotated[
+        list[str] | None,
+        typer.Option(help="Who can open the PINs, which then have a file of their own."),
+    ] = None,
+    created_by: Annotated[str | None, typer.Option(help="Who orders.")] = None,
+    needs_approval: Annotated[
+        bool, typer.Option("--needs-approval", help="Wait until somebody else approves.")
+    ] = False,
+    command_id: Annotated[
+        str | None, typer.Option(help="The order's idempotency key. Without: a new one.")
+    ] = None,
+    watch_it: Annotated[bool, typer.Option("--watch", help="Watch it being made.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Order cards whose names follow a pattern. Exit 1 when the order is refused.
+
+    For tokens and PINs of another format, and for lists of cards: card-worker send.
+    """
+    wanted = (("card_token", tokens), ("pin", pins))
+    options: dict[str, Any] = {name: {} for name, is_wanted in wanted if is_wanted}
+    asked: dict[str, Any] = {
+        "account_id": account,
+        "command_id": command_id or str(uuid4()),
+        "count": count,
+        "card_id_pattern": pattern,
+        "batch_id": batch_id,
+        "name": name,
+        "type": kind.value,
+        "options": options or None,
+        "seal_to": seal_to or None,
+        "seal_pins_to": seal_pins_to or None,
+        "created_by": created_by,
+        "needs_approval": needs_approval,
+    }
+    try:
+        order = CreateBatch.model_validate(asked)
+    except ValidationError as error:
+        problems = "; ".join(f"{one.field}: {one.message}" for one in problems_of(error))
+        raise refuse(problems, code=2) from None
+    answer = _sent(order)
+    if as_json:
+        print_json(answer)
+    elif answer["type"] == "command.rejected":
+        data = answer["data"]
+        said = [f"{one['field']}: {one['message']}" for one in data.get("problems", ())]
+        raise refuse("\n".join([f"{data['reason']}: {data['message']}", *said]))
+    else:
+        out.print(f"{answer['type']}: {order.called}", markup=False)
+    if answer["type"] == "command.rejected":
+        raise typer.Exit(1)
+    if watch_it:
+        with database() as engine:
+            _watch(engine, account, order.called)
+
+
+def _sent(order: CreateBatch) -> dict[str, Any]:
+    """Send an order; return its answer."""
+    from card_worker.client import Client
+
+    settings = load_settings()
+    with Client(
+        settings.broker(), events_url=settings.events_url, stream=settings.event_stream
+    ) as client:
+        after = client.newest()
+        client.send(order)
+        answers = client.answers([order.command_id], after=after, timeout_s=ANSWER_S)
+    if order.command_id not in answers:
+        raise refuse(
+            f"no answer within {ANSWER_S:g} s; the order is sent. Look at it with"
+            f" card-worker batch show {order.called} --account {order.account_id}"
+        )
+    return answers[order.command_id]
+
+
+@app.command()
+def watch(batch_id: BatchId, account: AccountId) -> None:
+    """Watch an order being made. Exit 0 when it is complete, 1 when it is cancelled."""
+    with database() as engine:
+        _watch(engine, account, batch_id)
+
+
+def _watch(engine: Engine, account: str, batch_id: str) -> None:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    batch = _found(engine, account, batch_id)
+    with Progress(*columns, console=err) as bar:
+        shown = bar.add_task(batch_id, total=batch.requested, completed=batch.created, rate="")
+        while batch.state in (BatchState.AWAITING_APPROVAL, BatchState.RUNNING):
+            speed = bar.tasks[0].speed
+            rate = "waits for approval" if batch.state is BatchState.AWAITING_APPROVAL else ""
+            rate = f"{speed:,.0f} cards/s" if speed and not rate else rate
+            bar.update(shown, completed=batch.created, rate=batch.trouble or rate)
+            sleep(LOOK_S)
+            batch = _found(engine, account, batch_id)
+        bar.update(shown, completed=batch.created, rate=batch.state.value)
+    out.print(f"{batch_id}: {batch.state.value}, {batch.created:,} cards", markup=False)
+    if batch.state is BatchState.CANCELLED:
+        raise typer.Exit(1)
+
+
+def _found(engine: Engine, account: str, batch_id: str) -> Batch:
+    with begin(engine) as (connection, _):
         batch = find_batch(connection, account, batch_id)
-        file = find_file(connection, account, batch_id)
     if batch is None:
         raise refuse(f"{account} has no batch {batch_id}")
+    return batch
+
+
+@app.command()
+def show(batch_id: BatchId, account: AccountId, as_json: AsJson = False) -> None:
+    """Show a batch, and what became of its files."""
+    with database() as engine:
+        batch = _found(engine, account, batch_id)
+        with begin(engine) as (connection, _):
+            files = find_files(connection, account, batch_id)
     told = json.loads(write(shown_batch(batch)))
-    told["file"] = None if file is None else {**shown_file(file), **_became(file)}
+    told["files"] = [{**shown_file(file), **_became(file)} for file in files]
     if as_json:
         print_json(told)
         return
-    rows = [(name, value) for name, value in told.items() if name != "file"]
-    rows += [(f"file {name}", value) for name, value in (told["file"] or {}).items()]
+    rows = [(name, value) for name, value in told.items() if name != "files"]
+    rows += [(f"file {name}", value) for file in told["files"] for name, value in file.items()]
     out.print(table(f"Batch {batch_id}", "", "", rows=rows))
 
 
@@ -58,30 +214,39 @@ def open_file(
 
 @app.command(name="write")
 def write_again(batch_id: BatchId, account: AccountId) -> None:
-    """Have the file put in its place once more, byte for byte, by a worker's next sweep."""
+    """Have the files put in their place once more, byte for byte, by a worker's next sweep."""
     with database() as engine, begin(engine) as (connection, _):
-        written(connection, _waiting(find_file(connection, account, batch_id), batch_id), None)
-    out.print(f"The file of {batch_id} will be written again.", markup=False)
+        for file in _kept(find_files(connection, account, batch_id), batch_id):
+            written(connection, file, None)
+    out.print(f"The files of {batch_id} will be written again.", markup=False)
 
 
 @app.command()
 def confirm(batch_id: BatchId, account: AccountId) -> None:
-    """Say that the file has arrived: its secrets are deleted here, and it can't be made again."""
+    """Say that the files have arrived: their secrets are deleted here and can't be made again."""
     with database() as engine, begin(engine) as (connection, now):
-        file = _waiting(find_file(connection, account, batch_id), batch_id)
-        if file.written_at is None:
-            raise refuse(f"the file of {batch_id} hasn't been written yet")
-        confirmed(connection, file, now)
+        files = _kept(find_files(connection, account, batch_id), batch_id)
+        sealed = [file for file in files if file.holds is not Holds.REFUSED]
+        for file in sealed:
+            if file.written_at is None:
+                raise refuse(f"{file.name} hasn't been written yet: {file.trouble or 'it waits'}")
+            confirmed(connection, file, now)
     out.print(f"The secrets of {batch_id} are deleted here.", markup=False)
 
 
-def _waiting(file: File | None, batch_id: str) -> File:
-    if file is None:
+def _kept(files: list[File], batch_id: str) -> list[File]:
+    if not files:
         raise refuse(f"there is no file of a batch {batch_id}")
-    if file.confirmed_at is not None:
+    kept = [file for file in files if file.confirmed_at is None]
+    if not kept:
         raise refuse(f"the file of {batch_id} was confirmed; its secrets are deleted")
-    return file
+    return kept
 
 
 def _became(file: File) -> dict[str, object]:
-    return {"written_at": file.written_at, "confirmed_at": file.confirmed_at}
+    return {
+        "holds": file.holds,
+        "written_at": file.written_at,
+        "confirmed_at": file.confirmed_at,
+        "trouble": file.trouble,
+    }

@@ -12,25 +12,22 @@ from uuid import UUID
 
 from card_worker.cli.stack import Stack
 from card_worker.client import Client
+from card_worker.contracts.batches import BatchCard, CreateBatch
+from card_worker.contracts.codes import BatchOptions, PinOptions, TokenOptions
 from card_worker.contracts.commands import (
     APPLY,
     SWEEP_CARDS,
     ActivateCard,
     Asked,
-    BatchCard,
-    BatchOptions,
     BlockCard,
     CaptureTransaction,
     CloseCard,
-    CreateBatch,
     CreateCard,
     CreateToken,
     CreateTransaction,
-    PinOptions,
     Queue,
     RefundTransaction,
     ReplaceCard,
-    TokenOptions,
     VoidTransaction,
 )
 from card_worker.money import Currency, in_words

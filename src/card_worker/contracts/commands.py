@@ -16,13 +16,21 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from card_worker.contracts.about import AboutAccount
+from card_worker.contracts.batches import (
+    ApproveBatch,
+    BlockBatch,
+    CancelBatch,
+    CloseBatch,
+    CreateBatch,
+    ExtendBatch,
+    UnblockBatch,
+)
+from card_worker.contracts.codes import PinOptions, TokenBehaviour, TokenOptions
 from card_worker.contracts.events import Problem
 from card_worker.contracts.fields import (
-    AccountId,
-    CommandId,
     Metadata,
     Name,
-    NotOffered,
     RefId,
     Seconds,
     Text255,
@@ -40,11 +48,10 @@ from card_worker.contracts.secret_fields import (
     keyed_token,
 )
 from card_worker.money import Amount, Currency, Positive, Signed
-from card_worker.secrets.formats import PinFormat, TokenFormat
+from card_worker.secrets.formats import TokenFormat
 from card_worker.secrets.secret import Secret
 from card_worker.secrets.vault import GivenPin, GivenToken
 
-CARDS_PER_BATCH_MAX = 1_000
 COMMANDS_PER_MESSAGE_MAX = 1_000
 # Ids derive from the producer's own key, so a command delivered twice has one answer with one id.
 _EVENT_IDS = UUID("8d1b8c4c-7f0f-5f57-9d5b-0d4f6c1f5a5e")
@@ -56,32 +63,6 @@ class Queue:
     CARDS: ClassVar = "cards"
     BULK: ClassVar = "cards.bulk"
     SYSTEM: ClassVar = "cards.system"
-
-
-class AboutAccount(BaseModel):
-    """The fields that every command takes, and every query."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    account_id: AccountId = Field(description="The tenant; nothing crosses accounts")
-    command_id: CommandId = Field(
-        description="The idempotency key; absent: the id of the Celery task"
-    )
-    not_after: Time | None = Field(None, description="After it the command is refused as stale")
-    created_by: Text255 | None = Field(None, description="Who asks")
-    originated_by: Name | None = Field(None, description="Where it comes from: till, shop, job")
-    dry_run: StrictBool = Field(
-        False, description="Same rules, same answer; nothing but the answer is stored"
-    )
-
-    @property
-    def key(self) -> str:
-        """Return the idempotency key, unique within the account."""
-        return self._unless_dry(f"id/{self.command_id}")
-
-    def _unless_dry(self, key: str) -> str:
-        # To ask what would happen must not use up the real one.
-        return f"dry/{key.removeprefix('id/')}" if self.dry_run else key
 
 
 class _AboutCard(AboutAccount):
@@ -120,40 +101,6 @@ class _MovesByTransaction(Moves, _AboutTransaction):
         return self._unless_dry(f"ref/{self.transaction_id}/{self.ref_id}")
 
 
-class TokenBehaviour(BaseModel):
-    """How long a token serves."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    expires_in: Seconds | None = Field(None, description="Absent: as long as the card")
-    expires_after_transaction: StrictBool | None = Field(
-        None, description="Whether the first accepted transaction spends it; absent: no"
-    )
-
-
-class TokenOptions(TokenBehaviour):
-    """The token that a card is made with."""
-
-    format: TokenFormat | None = Field(None, description="Absent: DINCARD: and a UUID")
-
-
-class PinOptions(BaseModel):
-    """The PIN that a card is made with."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: PinFormat | None = Field(None, description="Absent: four digits")
-
-
-class BatchOptions(BaseModel):
-    """What each card of a batch is made with."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    pin: NeedsPins[PinOptions] | None = Field(None, description="A PIN")
-    card_token: NeedsTokens[TokenOptions] | None = Field(None, description="A token")
-
-
 class CreateCard(_AboutCard):
     """Make one card and load it: active at once."""
 
@@ -171,35 +118,6 @@ class CreateCard(_AboutCard):
     seal_to: Recipients | None = Field(
         None, description="Who can open it: age recipients; absent: the account's"
     )
-
-
-class BatchCard(BaseModel):
-    """One card of a listed batch."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    card_id: Name = Field(description="What the caller calls the card, for ever")
-    type: CardType | None = Field(None, description="Absent: the batch's type")
-
-
-class CreateBatch(AboutAccount):
-    """Make a list of cards, inactive and without money: all of them or none."""
-
-    command: Literal["cards.batch_create"] = "cards.batch_create"
-    cards: tuple[BatchCard, ...] = Field(
-        description="One by one", min_length=1, json_schema_extra={"maxItems": CARDS_PER_BATCH_MAX}
-    )
-    batch_id: Name | None = Field(None, description="Absent: the command_id")
-    type: CardType = Field(CardType.GIFT_CARD, description="What it is")
-    name: Text255 | None = Field(None, description="What people call it")
-    metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
-    count: NotOffered = None
-    card_id_pattern: NotOffered = None
-    options: BatchOptions | None = Field(None, description="Make each with a token, a PIN, or both")
-    seal_to: Recipients | None = Field(
-        None, description="Who can open it: age recipients; absent: the account's"
-    )
-    needs_approval: NotOffered = None
 
 
 class ActivateCard(_AboutCard):
@@ -446,6 +364,13 @@ class ExpireCard(_AboutCard):
     command: Literal["cards.expire"] = "cards.expire"
 
 
+class WithdrawCard(_AboutCard):
+    """Close a card that isn't activated, its batch having been cancelled. Nobody sends it."""
+
+    command: Literal["batches.cancel"] = "batches.cancel"
+    reason: Why | None = None
+
+
 class ExpireHold(_AboutTransaction):
     """Release what a pending transaction locks, its time being up. What the sweep sends."""
 
@@ -476,6 +401,12 @@ class InvalidCommand(BaseModel):
 Asked: TypeAlias = (
     CreateCard
     | CreateBatch
+    | ApproveBatch
+    | CancelBatch
+    | BlockBatch
+    | UnblockBatch
+    | CloseBatch
+    | ExtendBatch
     | ActivateCard
     | ReverseActivation
     | UpdateCard
@@ -495,13 +426,19 @@ Asked: TypeAlias = (
     | VoidTransaction
     | RefundTransaction
 )
-Command: TypeAlias = Asked | InvalidCommand
+Command: TypeAlias = Asked | WithdrawCard | InvalidCommand
 
 COMMANDS: dict[str, type[Asked]] = {
     kind.model_fields["command"].default: kind
     for kind in (
         CreateCard,
         CreateBatch,
+        ApproveBatch,
+        CancelBatch,
+        BlockBatch,
+        UnblockBatch,
+        CloseBatch,
+        ExtendBatch,
         ActivateCard,
         ReverseActivation,
         UpdateCard,
@@ -529,14 +466,19 @@ APPLY = "commands.apply"
 
 SWEEP_CARDS, SWEEP_HOLDS = "sweeps.expire_cards", "sweeps.expire_holds"
 SWEEP_FILES = "sweeps.write_files"
-SWEEPS = (SWEEP_CARDS, SWEEP_HOLDS, SWEEP_FILES)
+SWEEP_RUNS = "sweeps.resume_batches"
+SWEEPS = (SWEEP_CARDS, SWEEP_HOLDS, SWEEP_FILES, SWEEP_RUNS)
 """The tasks by which beat asks for what time has made due. They take no arguments."""
+
+CHUNK = "batches.work"
+"""The task by which workers ask each other for the next piece of what is done piece by piece."""
 
 QUEUES: dict[str, str] = dict.fromkeys(COMMANDS, Queue.CARDS) | {
     "cards.batch_create": Queue.BULK,
     "cards.expire": Queue.SYSTEM,
     "holds.expire": Queue.SYSTEM,
     APPLY: Queue.BULK,
+    CHUNK: Queue.BULK,
     **dict.fromkeys(SWEEPS, Queue.SYSTEM),
 }
 """The queue each task waits in."""
@@ -554,7 +496,7 @@ def digest_of(command: Command) -> str:
     return hashlib.sha256(f"{command.command} {asked}".encode()).hexdigest()
 
 
-def _unasked(command: Asked) -> set[str]:
+def _unasked(command: Asked | WithdrawCard) -> set[str]:
     """Return the fields that don't count for what is asked."""
     # The token stands in the key. A PIN is left out, so that nobody finds it by asking what was
     # asked before with another one, and seeing whether that is told to be something else.

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict  # typing's own isn't enough for pydanti
 
 from card_worker.contracts.fields import Time, write_json
 from card_worker.contracts.kinds import (
+    Action,
     BatchState,
     CardType,
     EventType,
@@ -168,8 +169,32 @@ class BatchData(Said):
     created: int
     name: str | None
     metadata: dict[str, Any] | None
-    cards: tuple[BatchCardShown, ...]
-    file: FileShown | None
+    created_by: str | None
+    approved_by: str | None
+    card_id_pattern: NotRequired[str]
+    cards: NotRequired[tuple[BatchCardShown, ...]]
+    file: NotRequired[FileShown | None]
+    """The sealed one with its cards' secrets; of a recall, that with the cards refused."""
+    pin_file: NotRequired[FileShown]
+    """The one with the PINs, where these are sealed to somebody else."""
+    reason_text: NotRequired[str]
+    """What the sender gave as the reason."""
+    reason: NotRequired[Reason]
+    """Why an order was let go that nobody cancelled."""
+    problems: NotRequired[tuple[Problem, ...]]
+    recall: NotRequired["RecallShown"]
+
+
+class RecallShown(TypedDict):
+    """What is done to the cards of a batch, one after the other, and to how many it was done."""
+
+    action: Action
+    first: int
+    last: int
+    done: int
+    already: int
+    """Those for which nothing had to be done."""
+    refused: int
 
 
 class BatchShown(TypedDict):
@@ -181,6 +206,12 @@ class BatchShown(TypedDict):
     type: CardType
     requested: int
     created: int
+    card_id_pattern: str | None
+    approved_by: str | None
+    completed_at: Time | None
+    trouble: str | None
+    """Why it doesn't get on, or was let go by itself."""
+    files: tuple[FileShown, ...]
     name: str | None
     metadata: dict[str, Any] | None
     originated_by: str | None

@@ -25,7 +25,24 @@ class Status(StrEnum):
 class BatchState(StrEnum):
     """How far an order of cards has come."""
 
+    AWAITING_APPROVAL = "awaiting_approval"
+    RUNNING = "running"
     COMPLETED = "completed"
+    CANCELLED = "cancelled"
+
+
+class Action(StrEnum):
+    """What is done to the cards of a batch, piece by piece."""
+
+    MAKE = "make"
+    REMOVE = "remove"
+    """Of an order that was cancelled before it was complete."""
+    CANCEL = "cancel"
+    """Of one that was complete: close what isn't active."""
+    BLOCK = "block"
+    UNBLOCK = "unblock"
+    CLOSE = "close"
+    EXTEND = "extend"
 
 
 class Expiry(StrEnum):
@@ -125,7 +142,7 @@ MESSAGES: dict[Reason, str] = {
     Reason.EXCEEDS_DRAWDOWN: "Less of the drawdown is left to be refunded than that.",
     Reason.NOT_REVERSIBLE: "There is nothing to be undone, or no longer.",
     Reason.BATCH_NOT_FOUND: "There is no batch with this batch_id.",
-    Reason.BATCH_STATE: "A batch with this batch_id exists.",
+    Reason.BATCH_STATE: "The batch exists already, or isn't as far, or too far, for that.",
     Reason.BATCH_TOO_LARGE: "A listed batch has at most 1,000 cards.",
     Reason.DUPLICATE_IN_BATCH: "A card_id stands twice in the batch; see problems.",
     Reason.NOT_DUE: "Its time has not passed.",
@@ -158,7 +175,14 @@ class EventType(StrEnum):
     HOLD_CAPTURED = "hold.captured"
     HOLD_VOIDED = "hold.voided"
     HOLD_EXPIRED = "hold.expired"
+    BATCH_ACCEPTED = "batch.accepted"
+    BATCH_AWAITING_APPROVAL = "batch.awaiting_approval"
+    BATCH_APPROVED = "batch.approved"
+    BATCH_PROGRESSED = "batch.progressed"
     BATCH_COMPLETED = "batch.completed"
+    BATCH_CANCELLED = "batch.cancelled"
+    BATCH_RECALLING = "batch.recalling"
+    BATCH_RECALLED = "batch.recalled"
     COMMAND_REJECTED = "command.rejected"
 
 
@@ -185,7 +209,14 @@ HAPPENED: dict[EventType, str] = {
     EventType.HOLD_CAPTURED: "All or a part of what was locked was spent.",
     EventType.HOLD_VOIDED: "What was still locked was released.",
     EventType.HOLD_EXPIRED: "What was still locked was released, its time being up.",
+    EventType.BATCH_ACCEPTED: "An order of cards was taken, and is being made.",
+    EventType.BATCH_AWAITING_APPROVAL: "An order of cards was taken, and waits for approval.",
+    EventType.BATCH_APPROVED: "Somebody else approved an order; it is being made.",
+    EventType.BATCH_PROGRESSED: "Some more cards were made, or recalled; once a second at most.",
     EventType.BATCH_COMPLETED: "All cards of a batch were made.",
+    EventType.BATCH_CANCELLED: "A batch was let go: what was made is removed, or closed if unused.",
+    EventType.BATCH_RECALLING: "What was asked for all cards of a batch has begun.",
+    EventType.BATCH_RECALLED: "What was asked for all cards of a batch was done, card by card.",
     EventType.COMMAND_REJECTED: "A command was refused, and nothing else came of it.",
 }
 """What each event tells, in a sentence."""

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from card_worker.contracts.about import AboutAccount
+from card_worker.contracts.batches import CreateBatch
 from card_worker.contracts.commands import (
     APPLY,
     COMMANDS,
     COMMANDS_PER_MESSAGE_MAX,
-    AboutAccount,
     Command,
-    CreateBatch,
     InvalidCommand,
 )
 from card_worker.contracts.events import PROBLEMS_MAX, Problem

@@ -4,7 +4,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, StrictInt, StrictStr
 
-from card_worker.contracts.commands import AboutAccount, ByToken, Queue
+from card_worker.contracts.about import AboutAccount
+from card_worker.contracts.commands import ByToken, Queue
 from card_worker.contracts.fields import Name
 
 ROWS_MAX = 500

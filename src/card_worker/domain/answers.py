@@ -5,11 +5,11 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from card_worker.contracts.batches import CreateBatch, OnBatch
 from card_worker.contracts.commands import (
     BlockCard,
     CaptureTransaction,
     Command,
-    CreateBatch,
     ExpireHold,
     RefundTransaction,
     VoidTransaction,
@@ -24,17 +24,22 @@ from card_worker.contracts.events import (
     FileShown,
     HoldShown,
     PinShown,
+    RecallShown,
     RejectionData,
     Said,
     TokenShown,
     TransactionShown,
     write,
 )
-from card_worker.contracts.kinds import MESSAGES, EventType, Reason
+from card_worker.contracts.kinds import MESSAGES, Action, EventType, Reason
 from card_worker.domain.books import Books
 from card_worker.domain.events import (
     ActivationReversed,
+    BatchApproved,
+    BatchCancelled,
     BatchCompleted,
+    BatchEvent,
+    BatchOrdered,
     CardActivated,
     CardAdjusted,
     CardBlocked,
@@ -57,14 +62,24 @@ from card_worker.domain.events import (
     HoldVoided,
     Making,
     PinRotated,
+    RecallBegun,
     TokenCreated,
     TokenRevoked,
     TransferredIn,
     TransferredOut,
     id_of,
 )
-from card_worker.domain.needs import batch_id
-from card_worker.domain.rows import Batch, Card, File, Hold, Pin, Token, Transaction
+from card_worker.domain.rows import (
+    Batch,
+    Card,
+    File,
+    Hold,
+    Holds,
+    Pin,
+    Run,
+    Token,
+    Transaction,
+)
 
 SEQUENCE_DIGITS = 20
 GUARD = "too many wrong PINs"
@@ -115,7 +130,9 @@ def answer(books: Books, event: Event, transaction: Transaction | None) -> Answe
     match event:
         case CommandRejected():
             return _refusal(books, event)
-        case BatchCompleted():
+        case BatchCompleted() | BatchOrdered() | BatchApproved() | BatchCancelled():
+            return _about_batch(books, event)
+        case RecallBegun():
             return _about_batch(books, event)
     return _about_card(books, event, transaction)
 
@@ -196,8 +213,8 @@ def shown_transaction(transaction: Transaction, card_id: str) -> TransactionShow
     )
 
 
-def shown_batch(batch: Batch) -> BatchShown:
-    """Return the batch as a query sees it."""
+def shown_batch(batch: Batch, files: Sequence[File] = ()) -> BatchShown:
+    """Return the batch, and its files, as a query sees it."""
     return BatchShown(
         account_id=batch.account_id,
         batch_id=batch.batch_id,
@@ -205,6 +222,11 @@ def shown_batch(batch: Batch) -> BatchShown:
         type=batch.type,
         requested=batch.requested,
         created=batch.created,
+        card_id_pattern=batch.pattern,
+        approved_by=batch.approved_by,
+        completed_at=batch.completed_at,
+        trouble=batch.trouble,
+        files=tuple(map(shown_file, files)),
         name=batch.name,
         metadata=batch.metadata,
         originated_by=batch.originated_by,
@@ -272,10 +294,9 @@ def _add_details(
             data["reason_text"] = command.reason
         case CardBlocked():
             data["reason_text"] = GUARD
-        case CardUnblocked(command) | CardClosed(command):
-            data["reason_text"] = command.reason
-        case ActivationReversed(command) if command.reason is not None:
-            data["reason_text"] = command.reason
+        case CardUnblocked(command) | CardClosed(command) | ActivationReversed(command):
+            if command.reason is not None:
+                data["reason_text"] = command.reason
         case _:
             pass
 
@@ -292,24 +313,85 @@ def _add_codes(books: Books, event: CardEvent, data: CardData) -> None:
         data["sealed"] = event.made.sealed
 
 
-def _about_batch(books: Books, event: BatchCompleted) -> Answer:
+def _about_batch(books: Books, event: BatchEvent) -> Answer:
     command = event.command
-    batch = books.batches[command.account_id, batch_id(command)]
+    named = command.called if isinstance(command, CreateBatch) else command.batch_id
+    batch = books.batches[command.account_id, named]
+    data = batch_data(_said(event), batch)
+    match event:
+        case BatchCompleted():
+            type = EventType.BATCH_COMPLETED
+            data["cards"] = tuple(
+                BatchCardShown(card_id=card.card_id, type=card.type or batch.type)
+                for card in event.command.cards or ()
+            )
+            add_files(data, [file for file, _ in event.made.files])
+        case BatchOrdered():
+            waits = EventType.BATCH_AWAITING_APPROVAL
+            type = waits if event.waits else EventType.BATCH_ACCEPTED
+        case BatchApproved():
+            type = EventType.BATCH_APPROVED
+        case BatchCancelled():
+            type = EventType.BATCH_CANCELLED
+        case RecallBegun():
+            type = EventType.BATCH_RECALLING
+            action = Action(event.command.command.removeprefix("batches."))
+            first, last = event.command.first, event.last
+            data["recall"] = RecallShown(
+                action=action, first=first, last=last, done=0, already=0, refused=0
+            )
+    reason = getattr(command, "reason", None)
+    if reason is not None:
+        data["reason_text"] = reason
+    return _sealed(event, type, batch.batch_id, data)
+
+
+def batch_data(said: Said, batch: Batch) -> BatchData:
+    """Return what every event about a batch tells of it."""
     data = BatchData(
-        **_said(event),
+        command=said["command"],
+        command_id=said["command_id"],
+        account_id=said["account_id"],
         batch_id=batch.batch_id,
         state=batch.state,
         requested=batch.requested,
         created=batch.created,
         name=batch.name,
         metadata=batch.metadata,
-        cards=tuple(
-            BatchCardShown(card_id=card.card_id, type=card.type or batch.type)
-            for card in command.cards
-        ),
-        file=None if event.made.file is None else shown_file(event.made.file),
+        created_by=batch.created_by,
+        approved_by=batch.approved_by,
     )
-    return _sealed(event, EventType.BATCH_COMPLETED, batch.batch_id, data)
+    if said.get("dry_run"):
+        data["dry_run"] = True
+    if batch.pattern is not None:
+        data["card_id_pattern"] = batch.pattern
+    return data
+
+
+def add_files(data: BatchData, files: Sequence[File]) -> None:
+    """Add what is to be known of files; also that there is none."""
+    shown = {file.holds: shown_file(file) for file in files}
+    data["file"] = shown.get(Holds.CODES) or shown.get(Holds.REFUSED)
+    if Holds.PINS in shown:
+        data["pin_file"] = shown[Holds.PINS]
+
+
+def about_run(run: Run, batch: Batch) -> BatchData:
+    """Return what an event tells that no command has asked for by itself."""
+    said = Said(command=run.command, command_id=run.command_id, account_id=run.account_id)
+    return batch_data(said, batch)
+
+
+def recall_shown(run: Run) -> RecallShown:
+    """Return how far a recall has come."""
+    return RecallShown(
+        action=run.action,
+        first=run.first,
+        last=run.last,
+        done=run.done,
+        already=run.already,
+        refused=run.refused,
+    )
 
 
 def _refusal(books: Books, event: CommandRejected) -> Answer:
@@ -329,7 +411,9 @@ def _refusal(books: Books, event: CommandRejected) -> Answer:
     if event.problems:
         data["problems"] = event.problems
     if isinstance(command, CreateBatch):
-        subject = batch_id(command)
+        subject = command.called
+    elif isinstance(command, OnBatch):
+        subject = command.batch_id
     else:
         subject = card_id if card_id is not None else command.command_id
     return _sealed(event, EventType.COMMAND_REJECTED, subject, data, reason=event.reason)
@@ -337,9 +421,9 @@ def _refusal(books: Books, event: CommandRejected) -> Answer:
 
 def _card_id(books: Books, command: Command) -> str | None:
     """Return which card a command names, itself or by a transaction of its account."""
+    if isinstance(command, CreateBatch | OnBatch):
+        return None
     match command:
-        case CreateBatch():
-            return None
         case CaptureTransaction() | VoidTransaction() | RefundTransaction() | ExpireHold():
             named = books.named.get(command.transaction_id)
             if named is None or named.account_id != command.account_id:
@@ -368,28 +452,51 @@ def _sealed(
     reason: Reason | None = None,
 ) -> Answer:
     command = event.command
-    envelope = Envelope(
-        specversion="1.0",
+    # A dry run took no place in the card's sequence, so it must not claim one.
+    return freeze(
+        data,
         id=id_of(event),
-        source=f"/card-worker/{command.account_id}",
         type=type,
         subject=subject,
-        time=event.at,
+        at=event.at,
+        version=None if command.dry_run else version,
+        reason=reason,
+    )
+
+
+def freeze(
+    data: CardData | BatchData | RejectionData,
+    *,
+    id: UUID,
+    type: EventType,
+    subject: str,
+    at: datetime,
+    version: int | None = None,
+    reason: Reason | None = None,
+) -> Answer:
+    """Return an event as it is stored, published, and never changed again."""
+    account_id = data["account_id"]
+    envelope = Envelope(
+        specversion="1.0",
+        id=id,
+        source=f"/card-worker/{account_id}",
+        type=type,
+        subject=subject,
+        time=at,
         datacontenttype="application/json",
-        partitionkey=f"{command.account_id}/{subject}",
-        correlationid=command.command_id,
+        partitionkey=f"{account_id}/{subject}",
+        correlationid=data["command_id"],
         data=data,
     )
-    # A dry run took no place in the card's sequence, so it must not claim one.
-    if version is not None and not command.dry_run:
+    if version is not None:
         envelope["sequence"] = f"{version:0{SEQUENCE_DIGITS}}"
     return Answer(
-        id=envelope["id"],
-        account_id=command.account_id,
+        id=id,
+        account_id=account_id,
         type=type,
         subject=subject,
         partition_key=envelope["partitionkey"],
         event=write(envelope),
-        created_at=event.at,
+        created_at=at,
         reason=reason,
     )

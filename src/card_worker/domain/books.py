@@ -15,10 +15,13 @@ from card_worker.domain.rows import (
     Card,
     CardKey,
     File,
+    FilePart,
     Guess,
     Hold,
     Outcome,
     Pin,
+    Run,
+    State,
     Token,
     Transaction,
 )
@@ -68,8 +71,10 @@ class Changes(NamedTuple):
     tokens: Changed[Token]
     pins: Changed[Pin]
     guesses: Changed[Guess]
-    batches: list[Batch]
+    batches: Changed[Batch]
+    runs: list[Run]
     files: list[File]
+    file_parts: list[FilePart]
     transactions: list[Transaction]
 
 
@@ -79,6 +84,10 @@ class Books:
 
     cards: MutableMapping[CardKey, Card] = field(default_factory=dict)
     batches: MutableMapping[BatchKey, Batch] = field(default_factory=dict)
+    orders: MutableMapping[str, dict[str, Batch]] = field(default_factory=dict)
+    """The batches that are busy, by their account, and there by their names."""
+    taken: dict[BatchKey, list[str]] = field(default_factory=dict)
+    """Cards, by the batch that orders some of their names: the first few."""
     ids: MutableMapping[UUID, CardKey] = field(default_factory=dict)
     """What the card with the service's own id is called."""
     holds: MutableMapping[UUID, Hold] = field(default_factory=dict)
@@ -110,8 +119,9 @@ class Books:
     _tokens_before: dict[UUID, Token | None] = field(default_factory=dict)
     _pins_before: dict[UUID, Pin | None] = field(default_factory=dict)
     _guesses_before: dict[UUID, Guess | None] = field(default_factory=dict)
-    _new_batches: list[Batch] = field(default_factory=list)
-    _new_files: list[File] = field(default_factory=list)
+    _batches_before: dict[BatchKey, Batch | None] = field(default_factory=dict)
+    _new_runs: list[Run] = field(default_factory=list)
+    _new_files: list[tuple[File, FilePart]] = field(default_factory=list)
     _told: int = 0
 
     def account(self, account_id: str) -> Account:
@@ -189,12 +199,36 @@ class Books:
             if guess.outcome is Outcome.WRONG or guess.created_at + JUDGED_WITHIN < now:
                 self.put_guess(guess._replace(outcome=Outcome.SETTLED))
 
-    def add(self, batch: Batch, file: File | None = None) -> None:
-        """Let a new batch be as given, and its file."""
+    def busy_with(self, key: CardKey) -> Batch | None:
+        """Return the batch whose card this is, if it is still to be made, removed or let go."""
+        orders = self.orders.get(key[0])
+        if not orders:
+            return None
+        card = self.cards.get(key)
+        if card is None:
+            return next((order for order in orders.values() if order.has(key[1])), None)
+        if card.batch_id is None or card.state is not State.INACTIVE:
+            return None
+        return orders.get(card.batch_id)
+
+    def put_batch(self, batch: Batch) -> None:
+        """Let a batch be as given: one that changes, or one that is new."""
+        self._batches_before.setdefault(batch.key, self.batches.get(batch.key))
         self.batches[batch.key] = batch
-        self._new_batches.append(batch)
-        if file is not None:
-            self._new_files.append(file)
+        orders = dict(self.orders.get(batch.account_id, {}))
+        if batch.busy:
+            orders[batch.batch_id] = batch
+        else:
+            orders.pop(batch.batch_id, None)
+        self.orders[batch.account_id] = orders
+
+    def begin(self, run: Run) -> None:
+        """Let something be done to the cards of a batch, piece by piece."""
+        self._new_runs.append(run)
+
+    def add_file(self, file: File, part: FilePart) -> None:
+        """Let a new file have all of its content in one part."""
+        self._new_files.append((file, part))
 
     def post(self, card: Card, moved: Movement, cause: Cause) -> Transaction:
         """Move money and write it down. Nothing else changes an amount.
@@ -235,6 +269,8 @@ class Books:
         return Books(
             ChainMap({}, self.cards),
             ChainMap({}, self.batches),
+            ChainMap({}, self.orders),
+            self.taken,
             ChainMap({}, self.ids),
             ChainMap({}, self.holds),
             self.due,
@@ -258,14 +294,16 @@ class Books:
             tokens=_changed(self._tokens_before, self.tokens),
             pins=_changed(self._pins_before, self.pins),
             guesses=_changed(self._guesses_before, self.guesses),
-            batches=self._new_batches,
-            files=self._new_files,
+            batches=_changed(self._batches_before, self.batches),
+            runs=self._new_runs,
+            files=[file for file, _ in self._new_files],
+            file_parts=[part for _, part in self._new_files],
             transactions=self.transactions[self._told :],
         )
         assert all(now.version > was.version for was, now in changes.cards.changed)
         self._cards_before, self._holds_before = {}, {}
         self._tokens_before, self._pins_before, self._guesses_before = {}, {}, {}
-        self._new_batches, self._new_files = [], []
+        self._batches_before, self._new_runs, self._new_files = {}, [], []
         self._told = len(self.transactions)
         return changes
 

@@ -37,7 +37,10 @@ class Case(NamedTuple):
             found: Card | None = books.cards[books.ids[parent.card]]
         else:
             parent = None
-            found = books.cards.get((command.account_id, command.card_id))
+            key = command.account_id, command.card_id
+            found = books.cards.get(key)
+            if books.busy_with(key) is not None:
+                raise Refused(Reason.BATCH_STATE)
         reason = reason_against(command, found.status(now) if found else None)
         if reason is not None:
             raise Refused(reason)

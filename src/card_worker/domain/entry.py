@@ -43,7 +43,10 @@ class NotLetIn(Refused):
 def enter(books: Books, asked: Entering, now: datetime) -> Entry:
     """Return the card that `asked` names, if token and PIN lead to it. Raises NotLetIn."""
     if asked.given_token is None:
-        card = books.cards.get((asked.account_id, asked.card_id or ""))
+        key = asked.account_id, asked.card_id or ""
+        card = books.cards.get(key)
+        if books.busy_with(key) is not None:
+            raise NotLetIn(Reason.BATCH_STATE)
         if reason := _reason(asked, card.status(now) if card else None):
             raise NotLetIn(reason)
         assert card is not None

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
+from card_worker.contracts.batches import ApproveBatch, CancelBatch, CreateBatch, Recall
 from card_worker.contracts.commands import (
     ActivateCard,
     AdjustBalance,
@@ -15,7 +16,6 @@ from card_worker.contracts.commands import (
     CaptureTransaction,
     CloseCard,
     Command,
-    CreateBatch,
     CreateCard,
     CreateToken,
     CreateTransaction,
@@ -28,12 +28,13 @@ from card_worker.contracts.commands import (
     UnblockCard,
     UpdateCard,
     VoidTransaction,
+    WithdrawCard,
     event_id,
 )
 from card_worker.contracts.events import Problem
 from card_worker.contracts.kinds import CardType, Reason
 from card_worker.contracts.queries import Look
-from card_worker.domain.rows import CardKey, File, Guess
+from card_worker.domain.rows import CardKey, File, FilePart, Guess
 from card_worker.secrets.formats import PinFormat, TokenFormat
 from card_worker.secrets.peppers import Hash
 
@@ -49,6 +50,8 @@ class Wanted(NamedTuple):
     pin: PinFormat | None = None
     file: str | None = None
     """The batch whose file they stand in; None: in the answer."""
+    pin_recipients: tuple[str, ...] | None = None
+    """Who can open the PINs, in a file of their own; None: they stand with the tokens."""
 
 
 class Made(NamedTuple):
@@ -58,7 +61,7 @@ class Made(NamedTuple):
     """With their masked forms."""
     pins: tuple[Hash, ...] = ()
     sealed: str | None = None
-    file: File | None = None
+    files: tuple[tuple[File, FilePart], ...] = ()
 
 
 class CardCreated(NamedTuple):
@@ -108,7 +111,9 @@ class CardUnblocked(NamedTuple):
 
 
 class CardClosed(NamedTuple):
-    command: CloseCard
+    """Ended for good: by a command, or because its batch was let go before it was activated."""
+
+    command: CloseCard | WithdrawCard
     at: datetime
     card: CardKey
     key: None = None
@@ -246,6 +251,40 @@ class PinRotated(NamedTuple):
     key: None = None
 
 
+class BatchOrdered(NamedTuple):
+    """Cards were ordered, to be made piece by piece, at once or when somebody has approved.
+
+    None of the recipients: there are no secrets in it.
+    """
+
+    command: CreateBatch
+    at: datetime
+    waits: bool
+    recipients: tuple[str, ...] | None
+    key: None = None
+
+
+class BatchApproved(NamedTuple):
+    command: ApproveBatch
+    at: datetime
+    key: None = None
+
+
+class BatchCancelled(NamedTuple):
+    command: CancelBatch
+    at: datetime
+    key: None = None
+
+
+class RecallBegun(NamedTuple):
+    """`last` is the number of the last card."""
+
+    command: Recall
+    at: datetime
+    last: int
+    key: None = None
+
+
 class BatchCompleted(NamedTuple):
     command: CreateBatch
     at: datetime
@@ -290,7 +329,8 @@ CardEvent: TypeAlias = (
 )
 Making: TypeAlias = CardCreated | BatchCompleted | TokenCreated | PinRotated
 """What may bring secrets into the world."""
-Event: TypeAlias = CardEvent | BatchCompleted | CommandRejected
+BatchEvent: TypeAlias = BatchCompleted | BatchOrdered | BatchApproved | BatchCancelled | RecallBegun
+Event: TypeAlias = CardEvent | BatchEvent | CommandRejected
 
 
 class Judged(NamedTuple):

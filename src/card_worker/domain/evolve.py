@@ -1,22 +1,23 @@
 """What each event does to the books. It may not say no: the rules have had their say."""
 
+import hashlib
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import singledispatch
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from card_worker.contracts.commands import (
-    UPDATABLE,
-    ActivateCard,
-    CreateCard,
-    CreateToken,
-    TokenBehaviour,
-)
-from card_worker.contracts.kinds import BatchState, Side, TransactionType
+from card_worker.contracts.batches import CreateBatch, ExtendBatch
+from card_worker.contracts.codes import TokenBehaviour
+from card_worker.contracts.commands import UPDATABLE, ActivateCard, CreateCard, CreateToken
+from card_worker.contracts.kinds import Action, BatchState, CardType, Side, TransactionType
 from card_worker.domain.books import Books, Cause, Movement
 from card_worker.domain.events import (
     ActivationReversed,
+    BatchApproved,
+    BatchCancelled,
     BatchCompleted,
+    BatchOrdered,
     CardActivated,
     CardAdjusted,
     CardBlocked,
@@ -39,6 +40,7 @@ from card_worker.domain.events import (
     HoldVoided,
     Making,
     PinRotated,
+    RecallBegun,
     TokenCreated,
     TokenRevoked,
     TransferredIn,
@@ -46,12 +48,13 @@ from card_worker.domain.events import (
     Wanted,
     id_of,
 )
-from card_worker.domain.needs import batch_id
-from card_worker.domain.rows import Batch, Card, Hold, Pin, State, Token, Transaction
+from card_worker.domain.rows import Batch, Card, Hold, Pin, Run, State, Token, Transaction
 from card_worker.secrets.formats import PinFormat, TokenFormat
 from card_worker.secrets.peppers import Hash
 
 Moved = Transaction | None
+
+_LAST_80_BITS = (1 << 80) - 1
 
 
 @singledispatch
@@ -63,6 +66,25 @@ def evolve(event: Event, books: Books) -> Moved:
 def card_uuid(account_id: str, card_id: str) -> UUID:
     """Return the service's id of a card: a card_id is never used twice, so neither is this."""
     return uuid5(NAMESPACE_OID, f"{account_id}/{card_id}")
+
+
+def card_uuids(account_id: str, card_ids: Iterable[str]) -> list[UUID]:
+    """Return the service's ids of many cards of an account, as `card_uuid` does one by one."""
+    begun = hashlib.sha1(NAMESPACE_OID.bytes + f"{account_id}/".encode(), usedforsecurity=False)
+    ids = []
+    for card_id in card_ids:
+        hashing = begun.copy()
+        hashing.update(card_id.encode())
+        ids.append(UUID(bytes=hashing.digest()[:16], version=5))
+    return ids
+
+
+def token_uuids(cards: Iterable[UUID], now: datetime) -> list[UUID]:
+    """Return the ids of the tokens that cards are made with: RFC 9562's version 7, the time before
+    what is the card's, so that an index of them grows at its end."""
+    # The version is the first digit of the card's own 80 bits: 5, to be 7.
+    begun = int(now.timestamp() * 1000) << 80 | 7 << 76
+    return [UUID(int=begun | card.int & _LAST_80_BITS) for card in cards]
 
 
 def _next(books: Books, event: CardEvent) -> Card:
@@ -117,7 +139,7 @@ def _(event: CardActivated, books: Books) -> Moved:
     card = books.cards[event.card]
     if event.command.card_token is not None:
         for token in books.tokens_of(card, event.at):
-            books.put_token(_behaving(token, event.command.card_token, event.at))
+            books.put_token(behaving(token, event.command.card_token, event.at))
     return _load(books, card, event, version=card.version + 1)
 
 
@@ -390,38 +412,134 @@ def _(event: CardExpired, books: Books) -> Moved:
 @evolve.register
 def _(event: BatchCompleted, books: Books) -> Moved:
     command = event.command
-    batch = Batch(
+    batch = _batch(event, BatchState.COMPLETED)
+    books.put_batch(batch._replace(created=batch.requested, completed_at=event.at))
+    for file, part in event.made.files:
+        books.add_file(file, part)
+    for asked in command.cards or ():
+        kind = asked.type or command.type
+        books.put(batch_card(batch, asked.card_id, kind, has_codes=event.wanted is not None))
+    if event.wanted is not None and command.options is not None:
+        _add_codes(books, event, event.wanted, command.options.card_token)
+    return None
+
+
+@evolve.register
+def _(event: BatchOrdered, books: Books) -> Moved:
+    state = BatchState.AWAITING_APPROVAL if event.waits else BatchState.RUNNING
+    batch = _batch(event, state)._replace(busy=True)
+    if event.recipients is not None:
+        pin_recipients = event.command.seal_pins_to
+        batch = batch._replace(
+            recipients=list(event.recipients),
+            pin_recipients=None if pin_recipients is None else list(pin_recipients),
+        )
+    books.put_batch(batch)
+    if not event.waits:
+        _begin(books, batch, Action.MAKE, event)
+    return None
+
+
+@evolve.register
+def _(event: BatchApproved, books: Books) -> Moved:
+    batch = books.batches[event.command.account_id, event.command.batch_id]
+    batch = batch._replace(state=BatchState.RUNNING, approved_by=event.command.created_by)
+    books.put_batch(batch)
+    _begin(books, batch, Action.MAKE, event)
+    return None
+
+
+@evolve.register
+def _(event: BatchCancelled, books: Books) -> Moved:
+    batch = books.batches[event.command.account_id, event.command.batch_id]
+    is_whole = batch.completed_at is not None
+    batch = batch._replace(state=BatchState.CANCELLED, busy=is_whole or batch.created > 0)
+    books.put_batch(batch)
+    if batch.busy:
+        _begin(books, batch, Action.CANCEL if is_whole else Action.REMOVE, event)
+    return None
+
+
+@evolve.register
+def _(event: RecallBegun, books: Books) -> Moved:
+    command = event.command
+    batch = books.batches[command.account_id, command.batch_id]
+    action = Action(command.command.removeprefix("batches."))
+    _begin(books, batch, action, event, first=command.first, last=event.last)
+    return None
+
+
+def batch_card(batch: Batch, card_id: str, kind: CardType, *, has_codes: bool) -> Card:
+    """Return a card as its batch makes it. It is as old as the batch."""
+    return Card(
+        id=card_uuid(batch.account_id, card_id),
+        account_id=batch.account_id,
+        card_id=card_id,
+        type=kind,
+        state=State.INACTIVE,
+        batch_id=batch.batch_id,
+        created_at=batch.created_at,
+        created_by=batch.created_by,
+        originated_by=batch.originated_by,
+        has_codes=has_codes,
+    )
+
+
+def _batch(event: BatchCompleted | BatchOrdered, state: BatchState) -> Batch:
+    command = event.command
+    listed = command.cards
+    options = command.options
+    return Batch(
         account_id=command.account_id,
-        batch_id=batch_id(command),
-        state=BatchState.COMPLETED,
+        batch_id=command.called,
+        state=state,
         type=command.type,
-        requested=len(command.cards),
-        created=len(command.cards),
+        requested=command.requested,
+        created=0,
         created_at=event.at,
         created_by=command.created_by,
         originated_by=command.originated_by,
         name=command.name,
         metadata=command.metadata,
+        command_id=command.command_id,
+        pattern=command.card_id_pattern,
+        listed=None
+        if listed is None
+        else [card.model_dump(mode="json", exclude_none=True) for card in listed],
+        options=None
+        if options is None
+        else options.model_dump(mode="json", exclude_defaults=True) or None,
     )
-    books.add(batch, event.made.file)
-    for asked in command.cards:
-        books.put(
-            Card(
-                id=card_uuid(command.account_id, asked.card_id),
-                account_id=command.account_id,
-                card_id=asked.card_id,
-                type=asked.type if asked.type is not None else command.type,
-                state=State.INACTIVE,
-                batch_id=batch.batch_id,
-                created_at=event.at,
-                created_by=command.created_by,
-                originated_by=command.originated_by,
-                has_codes=event.wanted is not None,
-            )
-        )
-    if event.wanted is not None and command.options is not None:
-        _add_codes(books, event, event.wanted, command.options.card_token)
-    return None
+
+
+def _begin(
+    books: Books,
+    batch: Batch,
+    action: Action,
+    event: BatchOrdered | BatchApproved | BatchCancelled | RecallBegun,
+    *,
+    first: int = 1,
+    last: int | None = None,
+) -> None:
+    """Let an action on the batch's cards begin."""
+    command = event.command
+    run = Run.on(
+        batch,
+        action,
+        first,
+        batch.requested if last is None else last,
+        id=id_of(event),
+        command=command.command,
+        command_id=command.command_id,
+        created_at=event.at,
+        moved_at=event.at,
+        told_at=event.at,
+        created_by=command.created_by,
+        originated_by=command.originated_by,
+        reason=None if isinstance(command, CreateBatch | ExtendBatch) else command.reason,
+        expires_at=command.expires_at if isinstance(command, ExtendBatch) else None,
+    )
+    books.begin(run)
 
 
 # --- tokens and PINs --------------------------------------------------------------------------
@@ -433,9 +551,9 @@ def _(event: TokenCreated, books: Books) -> Moved:
     card = _next(books, event)._replace(has_codes=True)
     books.put(card)
     (made,) = event.made.tokens
-    token = _token(id_of(event), card, made, event)
+    token = new_token(id_of(event), card, made, event.wanted, event.at)
     token = token._replace(ref_id=command.ref_id, metadata=command.metadata)
-    books.put_token(_behaving(token, command, event.at))
+    books.put_token(behaving(token, command, event.at))
     return None
 
 
@@ -458,16 +576,16 @@ def _add_codes(
     books: Books, event: Making, wanted: Wanted, behaviour: TokenBehaviour | None
 ) -> None:
     """Give new cards the tokens and PINs that were made for them."""
-    for (key, _), made in zip(wanted.cards, event.made.tokens, strict=False):
-        card = books.cards[key]
-        token = _token(uuid5(card.id, "token"), card, made, event)
-        books.put_token(_behaving(token, behaviour, event.at))
+    cards = [books.cards[key] for key, _ in wanted.cards]
+    ids = token_uuids((card.id for card in cards), event.at)
+    for id, card, made in zip(ids, cards, event.made.tokens, strict=False):
+        token = new_token(id, card, made, wanted, event.at)
+        books.put_token(behaving(token, behaviour, event.at))
     _put_pins(books, event, wanted)
 
 
-def _token(id: UUID, card: Card, made: tuple[Hash, str], event: Making) -> Token:
+def new_token(id: UUID, card: Card, made: tuple[Hash, str], wanted: Wanted, now: datetime) -> Token:
     """Return a token that was made, as it is before anybody says how long it serves."""
-    assert event.wanted is not None
     kept, masked_code = made
     return Token(
         id=id,
@@ -476,20 +594,22 @@ def _token(id: UUID, card: Card, made: tuple[Hash, str], event: Making) -> Token
         kid=kept.kid,
         digest=kept.digest,
         masked_code=masked_code,
-        created_at=event.at,
-        format=_format(event.wanted.token),
+        created_at=now,
+        format=_format(wanted.token),
     )
+
+
+def new_pin(card: Card, kept: Hash, wanted: Wanted, now: datetime) -> Pin:
+    """Return a PIN that was made."""
+    return Pin(card.id, card.account_id, kept.kid, kept.digest, now, _format(wanted.pin))
 
 
 def _put_pins(books: Books, event: Making, wanted: Wanted) -> None:
     for (key, _), kept in zip(wanted.cards, event.made.pins, strict=False):
-        card = books.cards[key]
-        books.put_pin(
-            Pin(card.id, card.account_id, kept.kid, kept.digest, event.at, _format(wanted.pin))
-        )
+        books.put_pin(new_pin(books.cards[key], kept, wanted, event.at))
 
 
-def _behaving(token: Token, behaviour: TokenBehaviour | CreateToken | None, now: datetime) -> Token:
+def behaving(token: Token, behaviour: TokenBehaviour | CreateToken | None, now: datetime) -> Token:
     """Return the token with what is said of how long it serves; the rest stays."""
     if behaviour is None:
         return token

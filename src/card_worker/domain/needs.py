@@ -3,13 +3,13 @@
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
+from card_worker.contracts.batches import CreateBatch, OnBatch
 from card_worker.contracts.commands import (
     ActivateCard,
     AdjustBalance,
     ByToken,
     CaptureTransaction,
     Command,
-    CreateBatch,
     CreateCard,
     CreateTransaction,
     ExpireHold,
@@ -20,6 +20,7 @@ from card_worker.contracts.commands import (
     TransferBalance,
     UnblockCard,
     VoidTransaction,
+    WithdrawCard,
     event_id,
 )
 from card_worker.contracts.queries import Look
@@ -49,6 +50,8 @@ class Needs(NamedTuple):
     """The one of the card's PIN that is to be judged."""
     guesses: bool = False
     """Whether those of the card's PIN that count have to be there."""
+    order: CreateBatch | None = None
+    """The cards whose names it would take have to be there, the first few."""
     makes: UUID | None = None
     """The transaction that may come of it, by which a later command may name the card."""
 
@@ -61,8 +64,10 @@ def needs(command: Command | Look) -> Needs:
             return _by_token(command)
         makes = event_id(account_id, command.key)
         return _by_token(command)._replace(ref_id=command.ref_id, holds=True, makes=makes)
+    if isinstance(command, CreateBatch | OnBatch):
+        return _of_batch(command)
     match command:
-        case CreateCard() | ActivateCard():
+        case CreateCard() | ActivateCard() | WithdrawCard():
             return Needs(cards=((account_id, command.card_id),))
         case TransferBalance():
             keys = (account_id, command.card_id), (account_id, command.to_card_id)
@@ -78,11 +83,6 @@ def needs(command: Command | Look) -> Needs:
             return Needs(transactions=(named,), ref_id=command.ref_id, holds=True, makes=makes)
         case ExpireHold():
             return Needs(transactions=((account_id, command.transaction_id),), holds=True)
-        case CreateBatch():
-            return Needs(
-                cards=tuple((account_id, card.card_id) for card in command.cards),
-                batches=((account_id, batch_id(command)),),
-            )
         case RevokeToken():
             key = account_id, command.card_id
             return Needs(cards=(key,), holds=True, token_id=command.token_id)
@@ -91,6 +91,17 @@ def needs(command: Command | Look) -> Needs:
         case _:
             forgives = isinstance(command, UnblockCard)
             return Needs(cards=((account_id, command.card_id),), holds=True, guesses=forgives)
+
+
+def _of_batch(command: CreateBatch | OnBatch) -> Needs:
+    account_id = command.account_id
+    if not isinstance(command, CreateBatch):
+        return Needs(batches=((account_id, command.batch_id),))
+    return Needs(
+        cards=tuple((account_id, card.card_id) for card in command.cards or ()),
+        batches=((account_id, command.called),),
+        order=command if command.card_id_pattern is not None else None,
+    )
 
 
 def _by_token(asked: ByToken) -> Needs:
@@ -102,8 +113,3 @@ def _by_token(asked: ByToken) -> Needs:
     assert asked.given_token is not None
     tokens = tuple((account_id, hash.digest) for hash in asked.given_token.hashes)
     return Needs(tokens=tokens, guess=guess, guesses=has_pin)
-
-
-def batch_id(command: CreateBatch) -> str:
-    """Return what the batch is called: what its order says, else the id of the order."""
-    return command.batch_id if command.batch_id is not None else command.command_id

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from card_worker.contracts.kinds import (
+    Action,
     BatchState,
     CardType,
     Expiry,
@@ -13,6 +14,7 @@ from card_worker.contracts.kinds import (
     Status,
     TransactionType,
 )
+from card_worker.contracts.patterns import Pattern
 from card_worker.money import Currency
 
 CardKey = tuple[str, str]
@@ -38,6 +40,16 @@ class Outcome(StrEnum):
     WRONG = "wrong"
     SETTLED = "settled"
     """Right, or never compared, or followed by a right one: it counts no more."""
+
+
+class Holds(StrEnum):
+    """What stands in a file."""
+
+    CODES = "codes"
+    """The cards, with their tokens and PINs; without the PINs where these have a file."""
+    PINS = "pins"
+    REFUSED = "refused"
+    """The cards that a recall couldn't be done to, and why."""
 
 
 class Card(NamedTuple):
@@ -191,20 +203,32 @@ class Guess(NamedTuple):
 
 
 class File(NamedTuple):
-    """A sealed file of cards, kept until somebody confirms that it has arrived."""
+    """A file about the cards of a batch. Its parts are kept until it has arrived."""
 
+    name: str
+    """Where it lies, under FILES_URL."""
     account_id: str
     batch_id: str
-    name: str
+    holds: Holds
     sha256: str
     cards: int
     bytes: int
     recipients: list[str]
-    sealed: str | None
-    """Base64 of an age file; None once it is confirmed."""
+    """Who can open it; nobody is named where it is not sealed."""
     created_at: datetime
     written_at: datetime | None = None
     confirmed_at: datetime | None = None
+    trouble: str | None = None
+    """Why it couldn't be put in its place, the last time."""
+
+
+class FilePart(NamedTuple):
+    """A piece of a file, in the order of their numbers."""
+
+    name: str
+    number: int
+    content: str
+    """Base64."""
 
 
 class Account(NamedTuple):
@@ -222,6 +246,8 @@ class Account(NamedTuple):
     """How long an activation can be reversed."""
     recipients: tuple[str, ...] | None = None
     """Who may open what is sealed, where a command doesn't say."""
+    approve_from: int | None = None
+    """A batch of so many cards, or more, needs approval; None: only one that says so."""
 
 
 class Batch(NamedTuple):
@@ -238,7 +264,105 @@ class Batch(NamedTuple):
     originated_by: str | None = None
     name: str | None = None
     metadata: dict[str, Any] | None = None
+    command_id: str | None = None
+    """That of its order."""
+    pattern: str | None = None
+    """How its cards are called, from their numbers."""
+    listed: list[dict[str, Any]] | None = None
+    """Its cards, where they have no pattern: `card_id` and, where it isn't the batch's, `type`."""
+    options: dict[str, Any] | None = None
+    """The tokens and PINs that its cards are made with."""
+    recipients: list[str] | None = None
+    pin_recipients: list[str] | None = None
+    busy: bool = False
+    """Whether its cards are still to be made, being made, removed or let go."""
+    approved_by: str | None = None
+    completed_at: datetime | None = None
+    trouble: str | None = None
+    """Why it doesn't get on, or was cancelled by itself."""
 
     @property
     def key(self) -> BatchKey:
         return self.account_id, self.batch_id
+
+    def card_ids(self, first: int, count: int) -> list[str]:
+        """Return what the cards with these numbers, from 1, are called."""
+        if self.pattern is not None:
+            return Pattern.known(self.pattern).card_ids(first, count)
+        assert self.listed is not None
+        return [card["card_id"] for card in self.listed[first - 1 : first - 1 + count]]
+
+    def has(self, card_id: str) -> bool:
+        """Say whether a card of this name is one of its own, made or not."""
+        if self.pattern is None:
+            return any(card["card_id"] == card_id for card in self.listed or ())
+        number = Pattern.known(self.pattern).number_of(card_id)
+        return number is not None and 1 <= number <= self.requested
+
+
+CARDS_PER_CHUNK = {Action.MAKE: 1_000, Action.REMOVE: 1_000}
+"""A worker does a chunk in one go, and whoever waits for that worker waits for no more."""
+CARDS_PER_RECALL = 200
+
+
+class Run(NamedTuple):
+    """Something that is done to the cards of a batch, in chunks: numbered, each in one commit.
+
+    The last number, one beyond the chunks, stands for what is done when all of them are.
+    """
+
+    id: UUID
+    """That of the event with which it began."""
+    account_id: str
+    batch_id: str
+    action: Action
+    first: int
+    last: int
+    chunk_cards: int
+    open_chunks: int
+    """How many chunks are still to be done."""
+    command: str
+    command_id: str
+    created_at: datetime
+    moved_at: datetime
+    """When something of it was done last, or asked for again."""
+    told_at: datetime
+    """When the world was told last how far it is."""
+    created_by: str | None = None
+    originated_by: str | None = None
+    reason: str | None = None
+    expires_at: datetime | None = None
+    done: int = 0
+    """Cards, as the next two."""
+    already: int = 0
+    refused: int = 0
+    ended_at: datetime | None = None
+
+    @classmethod
+    def on(cls, batch: Batch, action: Action, first: int, last: int, **about: Any) -> "Run":
+        """Return a run of which nothing is done yet."""
+        run = cls(
+            account_id=batch.account_id,
+            batch_id=batch.batch_id,
+            action=action,
+            first=first,
+            last=last,
+            chunk_cards=CARDS_PER_CHUNK.get(action, CARDS_PER_RECALL),
+            open_chunks=0,
+            **about,
+        )
+        return run._replace(open_chunks=run.chunks)
+
+    @property
+    def chunks(self) -> int:
+        return -(-(self.last - self.first + 1) // self.chunk_cards)
+
+    @property
+    def end(self) -> int:
+        """Return the number that stands for the end."""
+        return self.chunks + 1
+
+    def span(self, number: int) -> tuple[int, int]:
+        """Return the number of the chunk's first card, and how many there are."""
+        first = self.first + (number - 1) * self.chunk_cards
+        return first, min(self.chunk_cards, self.last - first + 1)

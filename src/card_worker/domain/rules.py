@@ -1,27 +1,24 @@
 """The rules: what happens when a command meets its card, or why nothing does. Pure functions."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import singledispatch
 
+from card_worker.contracts.batches import CreateBatch, OnBatch
+from card_worker.contracts.codes import BatchOptions
 from card_worker.contracts.commands import (
-    CARDS_PER_BATCH_MAX,
     ActivateCard,
     AdjustBalance,
-    BatchOptions,
     BlockCard,
     CaptureTransaction,
     CloseCard,
     Command,
-    CreateBatch,
     CreateCard,
     CreateToken,
     CreateTransaction,
     ExpireCard,
     ExpireHold,
     InvalidCommand,
-    PinOptions,
     RefundTransaction,
     ReplaceCard,
     ReverseActivation,
@@ -31,16 +28,16 @@ from card_worker.contracts.commands import (
     UnblockCard,
     UpdateCard,
     VoidTransaction,
+    WithdrawCard,
 )
-from card_worker.contracts.events import PROBLEMS_MAX, Problem
-from card_worker.contracts.kinds import MESSAGES, CardType, Reason, TransactionType
+from card_worker.contracts.events import Problem
+from card_worker.contracts.kinds import Reason, TransactionType
 from card_worker.domain.allowed import ByTransaction, Fund, OnCard, reason_against
 from card_worker.domain.books import Books
 from card_worker.domain.case import Case, recipients
 from card_worker.domain.entry import NotLetIn
 from card_worker.domain.events import (
     ActivationReversed,
-    BatchCompleted,
     CardActivated,
     CardAdjusted,
     CardBlocked,
@@ -70,11 +67,16 @@ from card_worker.domain.events import (
     Wanted,
     id_of,
 )
-from card_worker.domain.needs import batch_id
+from card_worker.domain.making import (
+    check_pin_format,
+    check_token_format,
+    pin_format,
+    secrets_wanted,
+)
+from card_worker.domain.orders import create_batch, decide_on_batch
 from card_worker.domain.refusal import Refused
-from card_worker.domain.rows import Account, CardKey, State
+from card_worker.domain.rows import State
 from card_worker.money import AMOUNT_MAX
-from card_worker.secrets.formats import FOUR_DIGITS, PinFormat, TokenFormat
 
 TOKENS_PER_CARD_MAX = 100
 """Tokens that serve at one time. All of them stand in each event of the card."""
@@ -107,13 +109,17 @@ def _decide(books: Books, command: Command, now: datetime) -> Decision:
         _check_dates(command, now)
     if command.not_after is not None and command.not_after < now:
         raise Refused(Reason.STALE_COMMAND)
+    if isinstance(command, OnBatch):
+        return Decision(decide_on_batch(books, command, now))
     match command:
         case ActivateCard():
             return Decision(_activate(books, command, now))
         case CreateCard():
             return Decision(_create(books, command, now))
         case CreateBatch():
-            return Decision(_create_batch(books, command, now))
+            return Decision(create_batch(books, command, now))
+        case WithdrawCard():
+            return Decision(_withdraw(books, command, now))
     case = Case.of(books, command, now)
     try:
         case.check_reference(command)
@@ -128,10 +134,10 @@ def _decide(books: Books, command: Command, now: datetime) -> Decision:
 
 def _create(books: Books, command: CreateCard, now: datetime) -> CardCreated:
     key = command.account_id, command.card_id
-    if key in books.cards:
+    if key in books.cards or books.busy_with(key) is not None:
         raise Refused(Reason.CARD_EXISTS)
     _check_load(books, command)
-    wanted = _wanted(
+    wanted = secrets_wanted(
         books.account(command.account_id),
         ((key, command.type),),
         BatchOptions(card_token=command.card_token, pin=command.pin),
@@ -140,54 +146,11 @@ def _create(books: Books, command: CreateCard, now: datetime) -> CardCreated:
     return CardCreated(command, now, key, wanted)
 
 
-def _wanted(
-    account: Account,
-    cards: tuple[tuple[CardKey, CardType], ...],
-    options: BatchOptions,
-    seal_to: tuple[str, ...] | None,
-    *,
-    file: str | None = None,
-) -> Wanted | None:
-    """Return the secrets that new cards are made with. Raises Refused."""
-    token, pin = options.card_token, options.pin
-    if token is None and pin is None:
-        return None
-    at = "" if file is None else "options."
-    if pin is not None:
-        _check_pin_format(f"{at}pin.format", pin)
-    if token is not None:
-        field = f"{at}card_token.format"
-        _check_token_format(field, token.format, with_pin=pin is not None)
-    return Wanted(
-        account_id=account.account_id,
-        cards=cards,
-        recipients=recipients(account, seal_to),
-        has_token=token is not None,
-        token=token.format if token is not None else None,
-        pin=_pin_format(pin),
-        file=file,
-    )
-
-
-def _check_token_format(field: str, format: TokenFormat | None, *, with_pin: bool) -> None:
-    weakness = None if format is None else format.weakness(with_pin=with_pin)
-    if weakness is not None:
-        raise Refused(Reason.FORMAT_INVALID, Problem(field=field, message=weakness))
-
-
-def _check_pin_format(field: str, pin: PinOptions) -> None:
-    weakness = (pin.format or FOUR_DIGITS).weakness
-    if weakness is not None:
-        raise Refused(Reason.FORMAT_INVALID, Problem(field=field, message=weakness))
-
-
-def _pin_format(pin: PinOptions | None) -> PinFormat | None:
-    return None if pin is None else pin.format or FOUR_DIGITS
-
-
 def _activate(books: Books, command: ActivateCard, now: datetime) -> CardActivated:
     key = command.account_id, command.card_id
     card = books.cards.get(key)
+    if books.busy_with(key) is not None:
+        raise Refused(Reason.BATCH_STATE)
     reason = reason_against(ActivateCard, card.status(now) if card else None)
     if reason is not None:
         raise Refused(reason)
@@ -195,6 +158,15 @@ def _activate(books: Books, command: ActivateCard, now: datetime) -> CardActivat
         raise Refused(Reason.CARD_BLOCKED)
     _check_load(books, command)
     return CardActivated(command, now, key)
+
+
+def _withdraw(books: Books, command: WithdrawCard, now: datetime) -> CardClosed:
+    key = command.account_id, command.card_id
+    card = books.cards.get(key)
+    reason = reason_against(ActivateCard, card.status(now) if card else None)
+    if reason is not None:
+        raise Refused(reason)
+    return CardClosed(command, now, key)
 
 
 def _check_load(books: Books, command: CreateCard | ActivateCard) -> None:
@@ -215,39 +187,6 @@ def _check_dates(command: CreateCard | ActivateCard, now: datetime) -> None:
         raise Refused(
             Reason.INVALID, Problem(field="expires_at", message="must be after active_from")
         )
-
-
-def _create_batch(books: Books, command: CreateBatch, now: datetime) -> BatchCompleted:
-    account_id, asked = command.account_id, [card.card_id for card in command.cards]
-    taken = [card_id for card_id in asked if (account_id, card_id) in books.cards]
-    if taken:
-        raise Refused(Reason.CARD_EXISTS, *_naming(Reason.CARD_EXISTS, asked, taken))
-    if (account_id, batch_id(command)) in books.batches:
-        raise Refused(Reason.BATCH_STATE)
-    if len(asked) > CARDS_PER_BATCH_MAX:
-        raise Refused(Reason.BATCH_TOO_LARGE)
-    twice = [card_id for card_id, times in Counter(asked).items() if times > 1]
-    if twice:
-        problems = _naming(Reason.DUPLICATE_IN_BATCH, asked, twice)
-        raise Refused(Reason.DUPLICATE_IN_BATCH, *problems)
-    wanted = _wanted(
-        books.account(account_id),
-        tuple(((account_id, card.card_id), card.type or command.type) for card in command.cards),
-        command.options or BatchOptions(),
-        command.seal_to,
-        file=batch_id(command),
-    )
-    return BatchCompleted(command, now, wanted)
-
-
-def _naming(reason: Reason, asked: list[str], wrong: Iterable[str]) -> tuple[Problem, ...]:
-    """Return up to 20 problems that name cards by their place in the list and their card_id."""
-    message = MESSAGES[reason].split(";")[0].rstrip(".")
-    places = {card_id: place for place, card_id in reversed(list(enumerate(asked)))}
-    return tuple(
-        Problem(field=f"cards.{places[card_id]}.card_id", message=f"{card_id}: {message}")
-        for card_id in list(dict.fromkeys(wrong))[:PROBLEMS_MAX]
-    )
 
 
 # --- what time has done to a card's holds -----------------------------------------------------
@@ -366,6 +305,8 @@ def _(command: TransferBalance, case: Case) -> Events:
 def _(command: ReplaceCard, case: Case) -> Events:
     new_key = command.account_id, command.new_card_id
     new = case.books.cards.get(new_key)
+    if case.books.busy_with(new_key) is not None:
+        raise Refused(Reason.BATCH_STATE)
     if new is not None:
         reason = reason_against(ActivateCard, new.status(case.now))
         if reason is not None or new.blocked:
@@ -419,12 +360,12 @@ def _(command: CloseCard, case: Case) -> Events:
 
 @_rule.register
 def _(command: RotatePin, case: Case) -> Events:
-    _check_pin_format("pin.format", command.pin)
+    check_pin_format("pin.format", command.pin)
     wanted = Wanted(
         account_id=case.card.account_id,
         cards=((case.key, case.card.type),),
         recipients=recipients(case.account, command.seal_to),
-        pin=_pin_format(command.pin),
+        pin=pin_format(command.pin),
     )
     return (PinRotated(command, case.now, case.key, wanted),)
 
@@ -432,7 +373,7 @@ def _(command: RotatePin, case: Case) -> Events:
 @_rule.register
 def _(command: CreateToken, case: Case) -> Events:
     has_pin = case.card.id in case.books.pins
-    _check_token_format("format", command.format, with_pin=has_pin)
+    check_token_format("format", command.format, with_pin=has_pin)
     if len(case.books.tokens_of(case.card, case.now)) >= TOKENS_PER_CARD_MAX:
         raise Refused(Reason.LIMIT_EXCEEDED)
     wanted = Wanted(

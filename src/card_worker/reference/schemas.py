@@ -13,7 +13,7 @@ Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 _DATA: dict[EventType, type] = dict.fromkeys(EventType, CardData) | {
-    EventType.BATCH_COMPLETED: BatchData,
+    **dict.fromkeys((type for type in EventType if type.value.startswith("batch.")), BatchData),
     EventType.COMMAND_REJECTED: RejectionData,
 }
 

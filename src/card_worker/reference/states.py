@@ -106,7 +106,8 @@ def _name(kind: type) -> str:
 
 def _diagram() -> list[str]:
     ways = defaultdict[tuple[str, str], list[str]](list)
-    for task in (task for task in COMMANDS if task not in _ABOUT_CODES):
+    on_cards = (task for task in COMMANDS if not task.startswith("batches."))
+    for task in (task for task in on_cards if task not in _ABOUT_CODES):
         for before, after in sorted(_leads(task)):
             ways[before, after].append(task)
     lines = ["stateDiagram-v2"]

@@ -2,9 +2,8 @@
 
 import os
 from functools import lru_cache
-from uuid import UUID
 
-from card_worker.secrets.formats import PinFormat, TokenFormat
+from card_worker.secrets.formats import DIGITS, LETTERS, PinFormat, TokenFormat
 
 PREFIX = "DINCARD:"
 """What a token without a format begins with; a UUID follows."""
@@ -12,12 +11,16 @@ SHOWN = 4
 MASK = "*"
 # Of 256 byte values a whole number of times the alphabet is kept. The rest is drawn again.
 SPARE = 1.02
+_MASKS = {ord(c): MASK for c in DIGITS + LETTERS}
+# What the bits of two bytes of a UUID are, whatever was drawn.
+_VERSION = bytes(value & 0x0F | 0x40 for value in range(256))
+_VARIANT = bytes(value & 0x3F | 0x80 for value in range(256))
 
 
 def draw_tokens(format: TokenFormat | None, count: int) -> list[str]:
     """Return `count` tokens. Whether one of them exists already, their table says."""
     if format is None:
-        return [f"{PREFIX}{_uuid(raw)}" for raw in _cut(os.urandom(16 * count), 16)]
+        return [f"{PREFIX}{uuid}" for uuid in _uuids(count)]
     return [format.prefix + value for value in _draw(format.alphabet, format.length, count)]
 
 
@@ -29,7 +32,7 @@ def draw_pins(format: PinFormat, count: int) -> list[str]:
 def mask(value: str, prefix: str) -> str:
     """Return what may be shown of a token: prefix, separators, and the last four characters."""
     hidden, shown = value[len(prefix) : -SHOWN], value[-SHOWN:]
-    return prefix + "".join(MASK if c.isalnum() else c for c in hidden) + shown
+    return prefix + hidden.translate(_MASKS) + shown
 
 
 def _draw(alphabet: str, length: int, count: int) -> list[str]:
@@ -61,9 +64,11 @@ def _waste(alphabet: str) -> float:
     return 256 / (256 - len(rejected))
 
 
-def _cut(raw: bytes, size: int) -> list[bytes]:
-    return [raw[start : start + size] for start in range(0, len(raw), size)]
-
-
-def _uuid(raw: bytes) -> UUID:
-    return UUID(bytes=raw, version=4)
+def _uuids(count: int) -> list[str]:
+    """Return random UUIDs (RFC 9562, version 4)."""
+    raw = bytearray(os.urandom(16 * count))
+    raw[6::16] = raw[6::16].translate(_VERSION)
+    raw[8::16] = raw[8::16].translate(_VARIANT)
+    digits = raw.hex()
+    each = (digits[start : start + 32] for start in range(0, 32 * count, 32))
+    return [f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}" for h in each]

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import hashlib
 import hmac
 import os
 import re
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 KEY_BYTES, KEY_BYTES_MIN = 32, 16
+_LENGTH_OF_UUID = (16).to_bytes(4, "big")
 _KID = re.compile(r"[A-Za-z0-9_-]{1,16}", re.ASCII)
 
 
@@ -57,6 +57,31 @@ class Peppers:
         """Return what is kept of a token."""
         return _hash(self._newest, b"token", account_id.encode(), value.encode())
 
+    def hash_tokens(self, account_id: str, values: Iterable[str]) -> list[Hash]:
+        """Return what is kept of many tokens."""
+        kid, key = self._newest
+        begun = hmac.new(key, _with_lengths(b"token", account_id.encode()), "sha256")
+        return [Hash(kid, _hexdigest(begun, _with_length(value.encode()))) for value in values]
+
+    def hash_pins(self, cards: Iterable[UUID], values: Iterable[str]) -> list[Hash]:
+        """Return what is kept of many PINs, in the order of their cards."""
+        kid, key = self._newest
+        begun = hmac.new(key, _with_lengths(b"pin") + _LENGTH_OF_UUID, "sha256")
+        return [
+            Hash(kid, _hexdigest(begun, card.bytes + _with_length(value.encode())))
+            for card, value in zip(cards, values, strict=True)
+        ]
+
+    def key_for(self, purpose: bytes) -> tuple[str, bytes]:
+        """Return a key of 32 bytes for something else, and the name of what it comes from."""
+        kid, key = self._newest
+        return kid, _key_for(key, purpose)
+
+    def known_key_for(self, kid: str, purpose: bytes) -> bytes | None:
+        """Return the key that `key_for` gave when this pepper was the newest; None: it is gone."""
+        pepper = self._by_kid.get(kid)
+        return None if pepper is None else _key_for(pepper.key, purpose)
+
     def find_token(self, account_id: str, value: str) -> list[Hash]:
         """Return all that may have been kept of a token, the newest first."""
         parts = b"token", account_id.encode(), value.encode()
@@ -94,6 +119,24 @@ def _read(part: str, place: int) -> Pepper:
 
 
 def _hash(pepper: Pepper, *parts: bytes) -> Hash:
+    return Hash(pepper.kid, hmac.digest(pepper.key, _with_lengths(*parts), "sha256").hex())
+
+
+def _with_lengths(*parts: bytes) -> bytes:
     # Each part with its length, so that no two lists of parts are the same message.
-    message = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-    return Hash(pepper.kid, hmac.digest(pepper.key, message, hashlib.sha256).hex())
+    return b"".join(map(_with_length, parts))
+
+
+def _with_length(part: bytes) -> bytes:
+    return len(part).to_bytes(4, "big") + part
+
+
+def _hexdigest(begun: hmac.HMAC, rest: bytes) -> str:
+    # To go on from a copy is half the work: the key has been through it.
+    hashing = begun.copy()
+    hashing.update(rest)
+    return hashing.hexdigest()
+
+
+def _key_for(key: bytes, purpose: bytes) -> bytes:
+    return hmac.digest(key, _with_lengths(b"key", purpose), "sha256")

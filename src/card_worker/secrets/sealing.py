@@ -1,6 +1,6 @@
 """Sealing: what is written for others to read, encrypted with age so that only they can."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import pyrage
@@ -38,6 +38,60 @@ def seal(recipients: Sequence[Recipient], plain: bytes) -> bytes:
     """Return `plain` as a binary age file, which each of the recipients can open."""
     sealed: bytes = pyrage.encrypt(plain, recipients)
     return sealed
+
+
+def seal_pieces(
+    recipients: Sequence[Recipient], pieces: Iterable[bytes], write: Callable[[bytes], object]
+) -> None:
+    """Give `write` the binary age file that holds all pieces, bit by bit.
+
+    What taking a piece or writing raises, this raises.
+    """
+    plain, sealed = _Plain(pieces), _Sealed(write)
+    try:
+        pyrage.encrypt_io(plain, sealed, recipients)
+    except Exception as error:
+        # The library knows only its own errors.
+        raise plain.failure or sealed.failure or error from None
+
+
+class _Plain:
+    """What the library reads from."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = b""
+        self.failure: Exception | None = None
+
+    def read(self, size: int) -> bytes:
+        try:
+            while not self._rest:
+                self._rest = next(self._pieces)
+        except StopIteration:
+            return b""
+        except Exception as failure:
+            self.failure = failure
+            raise
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return piece
+
+
+class _Sealed:
+    """What the library writes to."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+        self.failure: Exception | None = None
+
+    def write(self, sealed: bytes) -> int:
+        try:
+            self._write(sealed)
+        except Exception as failure:
+            self.failure = failure
+            raise
+        return len(sealed)
+
+    def flush(self) -> None: ...
 
 
 def seal_text(recipients: Sequence[Recipient], plain: str) -> str:

@@ -18,14 +18,27 @@ from sqlalchemy import (
     union,
 )
 
+from card_worker.contracts.batches import CARDS_PER_ORDER_MAX
 from card_worker.contracts.kinds import TransactionType
+from card_worker.contracts.patterns import Pattern
 from card_worker.domain.answers import Answer
 from card_worker.domain.books import Books, Changes
 from card_worker.domain.books import Changed as Differ
 from card_worker.domain.needs import Needs, TokenKey, TransactionKey
-from card_worker.domain.rows import Batch, Card, CardKey, Guess, Hold, Pin, Token, Transaction
-from card_worker.storage import outbox
+from card_worker.domain.rows import (
+    Batch,
+    BatchKey,
+    Card,
+    CardKey,
+    Guess,
+    Hold,
+    Pin,
+    Token,
+    Transaction,
+)
+from card_worker.storage import outbox, runs
 from card_worker.storage.accounts import find_accounts
+from card_worker.storage.batches import find_busy, names_taken
 from card_worker.storage.finding import columns_named, find, matching
 from card_worker.storage.pipeline import Rows, send
 from card_worker.storage.sets import Row, given, parameters
@@ -33,6 +46,7 @@ from card_worker.storage.tables import (
     batches,
     cards,
     counts,
+    file_parts,
     files,
     guesses,
     holds,
@@ -45,7 +59,11 @@ from card_worker.storage.tables import (
 from card_worker.storage.types import UtcTime
 from card_worker.storage.writing import Changed, New
 
-_CARD, _TRANSACTION = ("account_id", "card_id"), ("account_id", "id")
+_CARD, _TRANSACTION, _BATCH = (
+    ("account_id", "card_id"),
+    ("account_id", "id"),
+    ("account_id", "batch_id"),
+)
 
 
 def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Callable[[], Books]:
@@ -59,13 +77,15 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Call
     named_keys = {key for needs in needed for key in needs.transactions}
     token_keys = {key for needs in needed for key in needs.tokens}
     locked = lock_cards(connection, card_keys, named_keys, token_keys)
-    ordered = find(connection, batches, Batch._fields, _by(("account_id", "batch_id"), batch_keys))
+    ordered = find(connection, batches, Batch._fields, _by(_BATCH, batch_keys), lock=True)
     named_rows = _by(_TRANSACTION, named_keys)
     named = find(connection, transactions, Transaction._fields, named_rows)
     given_rows = [{"digest": digest} for _, digest in token_keys]
     given_tokens = find(connection, tokens, Token._fields, given_rows)
-    tenants = {account_id for account_id, _ in chain(card_keys, named_keys, token_keys)}
+    keys = chain(card_keys, named_keys, token_keys, batch_keys)
+    tenants = {account_id for account_id, _ in keys}
     set_up = find_accounts(connection, tenants)
+    busy = find_busy(connection, tenants)
 
     def wait() -> Books:
         rows = locked()
@@ -75,6 +95,8 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Call
             batches={batch.key: batch for batch in map(Batch._make, ordered())},
             named={row.id: row for row in map(Transaction._make, named())},
             accounts=set_up(),
+            orders=busy(),
+            taken=_taken(connection, needed),
         )
         for token in map(Token._make, given_tokens()):
             # One that was made since, by a commit that has let go of its card, is not known yet.
@@ -84,6 +106,20 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Call
         return books
 
     return wait
+
+
+def _taken(connection: Connection, needed: Sequence[Needs]) -> dict[BatchKey, list[str]]:
+    """Return which names of new orders cards have already."""
+    orders = [needs.order for needs in needed if needs.order is not None]
+    return {
+        (order.account_id, order.called): names_taken(
+            connection,
+            order.account_id,
+            Pattern.known(order.card_id_pattern or ""),
+            min(order.requested, CARDS_PER_ORDER_MAX),
+        )
+        for order in orders
+    }
 
 
 def _load_what_hangs_on_cards(
@@ -167,8 +203,10 @@ def _card_ids(books: Books, needed: Sequence[Needs]) -> Iterator[tuple[Needs, Se
 def to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]:
     """Return what the database has to be told of what a group did."""
     return [
-        New(batches, _rows(changes.batches)),
+        *_changes(batches, changes.batches),
+        *runs.new(changes.runs),
         New(files, _rows(changes.files)),
+        New(file_parts, _rows(changes.file_parts)),
         *_changes(cards, changes.cards),
         New(transactions, _rows(changes.transactions)),
         *_changes(holds, changes.holds),
@@ -180,7 +218,8 @@ def to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]:
 
 
 def _changes(table: Table, rows: Differ[Any]) -> list[New | Changed]:
-    return [New(table, _rows(rows.new)), Changed(table, _changing(rows.changed))]
+    keys = frozenset(column.name for column in table.primary_key)
+    return [New(table, _rows(rows.new)), Changed(table, _changing(rows.changed, keys))]
 
 
 def _rows(values: Sequence[Any]) -> list[Row]:
@@ -191,14 +230,14 @@ def _rows(values: Sequence[Any]) -> list[Row]:
     return _transposed({name: column for name, column in columns if any(map(_is_there, column))})
 
 
-def _changing(values: Sequence[tuple[Any, Any]]) -> list[Row]:
-    """Return the ids with the columns in which any of the values is not as it was."""
+def _changing(values: Sequence[tuple[Any, Any]], keys: frozenset[str]) -> list[Row]:
+    """Return the keys with the columns in which any of the values is not as it was."""
     if not values:
         return []
     before, after = (zip(*side, strict=True) for side in zip(*values, strict=True))
     columns = zip(values[0][0]._fields, before, after, strict=True)
-    changed = {name: now for name, was, now in columns if name == "id" or now != was}
-    return _transposed(changed) if len(changed) > 1 else []
+    changed = {name: now for name, was, now in columns if name in keys or now != was}
+    return _transposed(changed) if len(changed) > len(keys) else []
 
 
 def _transposed(columns: dict[str, tuple[Any, ...]]) -> list[Row]:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, select, true
+from sqlalchemy import Connection, Engine, bindparam, create_engine, event, func, select, true
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -29,6 +29,8 @@ _NOW = {
     ),
     "sqlite": select(func.strftime("%Y-%m-%dT%H:%M:%fZ", "now")),
 }
+
+_WAIT_FOR_DISK = select(func.set_config("synchronous_commit", bindparam("is_so"), true()))
 
 # What another commit got in before us does: the next try sees its row and answers accordingly.
 _RACES = (
@@ -92,6 +94,16 @@ def begin(engine: Engine) -> Iterator[tuple[Connection, datetime]]:
     with engine.begin() as connection:
         yield connection, clock(connection)
         finish(connection)
+
+
+def wait_for_disk(connection: Connection, *, wait: bool) -> None:
+    """Say whether the commit that is open waits until it is on the disk, as it does by itself.
+
+    One that doesn't is lost whole if the server crashes in the next moment, and never in part. So
+    it must be one of which nobody is told, and that is done again then.
+    """
+    if connection.dialect.name == "postgresql":
+        send(connection, _WAIT_FOR_DISK, {"is_so": "on" if wait else "off"})
 
 
 def clock(connection: Connection) -> datetime:

@@ -1,49 +1,103 @@
-"""The rows of sealed files: which wait to be put in place, and which have arrived."""
+"""The rows of files about batches: which wait to be put in place, and which have arrived."""
 
-from collections.abc import Collection
+import base64
+from collections.abc import Collection, Iterator
 from datetime import datetime
+from hashlib import sha256
 
-from sqlalchemy import ColumnElement, Connection, select, tuple_, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from card_worker.domain.rows import File
+from card_worker.storage.engine import reading
 from card_worker.storage.finding import columns_named
-from card_worker.storage.tables import files
+from card_worker.storage.tables import file_parts, files
+
+PART_BYTES = 1024 * 1024
+_COLUMNS = columns_named(files, File._fields)
 
 
-def find_file(connection: Connection, account_id: str, batch_id: str) -> File | None:
-    """Return the file of a batch, if it has one."""
-    statement = select(*columns_named(files, File._fields))
-    statement = statement.where(files.c.account_id == account_id, files.c.batch_id == batch_id)
-    row = connection.execute(statement).first()
+def find_files(connection: Connection, account_id: str, batch_id: str) -> list[File]:
+    """Return the files of a batch, the oldest first."""
+    statement = select(*_COLUMNS).where(
+        files.c.account_id == account_id, files.c.batch_id == batch_id
+    )
+    rows = connection.execute(statement.order_by(files.c.created_at, files.c.name))
+    return [File._make(row) for row in rows]
+
+
+def first_waiting(connection: Connection, but: Collection[str]) -> File | None:
+    """Return the file that has waited longest to be put in place, without those named."""
+    statement = select(*_COLUMNS).where(
+        files.c.written_at.is_(None), files.c.confirmed_at.is_(None), files.c.name.not_in(but)
+    )
+    row = connection.execute(statement.order_by(files.c.created_at, files.c.name).limit(1)).first()
     return None if row is None else File._make(row)
 
 
-def unwritten(
-    connection: Connection, files_max: int, but: Collection[tuple[str, str]] = ()
-) -> list[File]:
-    """Return files that wait to be put in place, the oldest first, locked until the commit.
+def add(connection: Connection, file: File) -> None:
+    """Add a file whose parts are there."""
+    connection.execute(insert(files).values(file._asdict()))
 
-    Without those that another commit is at, and without those named by (account_id, batch_id).
-    """
-    statement = select(*columns_named(files, File._fields))
-    statement = statement.where(files.c.written_at.is_(None), files.c.confirmed_at.is_(None))
-    if but:
-        statement = statement.where(tuple_(files.c.account_id, files.c.batch_id).not_in(but))
-    statement = statement.order_by(files.c.created_at).limit(files_max)
-    return [
-        File._make(row) for row in connection.execute(statement.with_for_update(skip_locked=True))
-    ]
+
+class PartsWriter:
+    """What takes the bytes of a file as they come and adds its parts."""
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self._connection = connection
+        self.name = name
+        self._waiting = bytearray()
+        self._parts = 0
+        self._sum = sha256()
+        self.bytes = 0
+
+    @property
+    def sha256(self) -> str:
+        return self._sum.hexdigest()
+
+    def write(self, content: bytes) -> None:
+        self._waiting += content
+        self._sum.update(content)
+        self.bytes += len(content)
+        if len(self._waiting) >= PART_BYTES:
+            self.finish()
+
+    def finish(self) -> None:
+        """Add what is still waiting."""
+        if self._waiting:
+            self._parts += 1
+            text = base64.b64encode(self._waiting).decode("ascii")
+            row = {"name": self.name, "number": self._parts, "content": text}
+            self._connection.execute(insert(file_parts), row)
+            self._waiting.clear()
+
+
+def parts(engine: Engine, file: File) -> Iterator[bytes]:
+    """Yield what a file holds, a part in memory at a time."""
+    last = 0
+    while True:
+        statement = select(file_parts.c.number, file_parts.c.content).where(
+            file_parts.c.name == file.name, file_parts.c.number > last
+        )
+        with reading(engine) as connection:
+            row = connection.execute(statement.order_by(file_parts.c.number).limit(1)).first()
+        if row is None:
+            return
+        last, content = row
+        yield base64.b64decode(content)
 
 
 def written(connection: Connection, file: File, now: datetime | None) -> None:
     """Note that a file is in its place; None: that it has to be put there again."""
-    connection.execute(update(files).where(_is(file)).values(written_at=now))
+    statement = update(files).where(files.c.name == file.name)
+    connection.execute(statement.values(written_at=now, trouble=None))
+
+
+def not_written(connection: Connection, file: File, why: str) -> None:
+    """Note why a file couldn't be put in its place."""
+    connection.execute(update(files).where(files.c.name == file.name).values(trouble=why))
 
 
 def confirmed(connection: Connection, file: File, now: datetime) -> None:
-    """Note that a file has arrived. What was sealed in it is gone from here."""
-    connection.execute(update(files).where(_is(file)).values(sealed=None, confirmed_at=now))
-
-
-def _is(file: File) -> ColumnElement[bool]:
-    return (files.c.account_id == file.account_id) & (files.c.batch_id == file.batch_id)
+    """Note that a file has arrived. What it holds is gone from here."""
+    connection.execute(update(files).where(files.c.name == file.name).values(confirmed_at=now))
+    connection.execute(delete(file_parts).where(file_parts.c.name == file.name))

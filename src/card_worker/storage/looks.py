@@ -8,10 +8,9 @@ from typing import Any, assert_never
 from sqlalchemy import ColumnElement, Connection, func, not_, select, tuple_
 
 from card_worker.contracts.kinds import CardType, Status
-from card_worker.domain.rows import Batch, Card, Hold, Pin, State, Token, Transaction
+from card_worker.domain.rows import Card, Hold, Pin, State, Token, Transaction
 from card_worker.storage.finding import columns_named, find
 from card_worker.storage.tables import (
-    batches,
     cards,
     holds,
     is_left,
@@ -131,13 +130,6 @@ def find_transactions(
     )
     rows = connection.execute(statement.order_by(transactions.c.version).limit(rows_max))
     return [Transaction._make(row) for row in rows]
-
-
-def find_batch(connection: Connection, account_id: str, batch_id: str) -> Batch | None:
-    """Return a batch as it is now."""
-    wanted = [{"account_id": account_id, "batch_id": batch_id}]
-    found = find(connection, batches, Batch._fields, wanted)()
-    return Batch._make(found[0]) if found else None
 
 
 def due_cards(

@@ -67,6 +67,11 @@ def mark_published(connection: Connection, events: Sequence[Unpublished]) -> Non
     delete_rows(connection, unpublished, [{"position": event.position} for event in events])
 
 
+def newest(connection: Connection) -> int:
+    """Return the position of the event that was made last, of those that are seen already."""
+    return int(connection.execute(select(func.max(outbox.c.position))).scalar() or 0)
+
+
 def oldest_unpublished(connection: Connection) -> datetime | None:
     """Return when the event that has waited longest was made; None when none waits."""
     first = select(func.min(unpublished.c.position)).scalar_subquery()

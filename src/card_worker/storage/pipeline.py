@@ -59,6 +59,16 @@ def finish(connection: Connection) -> None:
             _driver(connection).commit()
 
 
+@contextmanager
+def direct(connection: Connection) -> Iterator[Any]:
+    """Give the driver's own connection, all that was sent being answered; PostgreSQL's only."""
+    with _told(connection):
+        pipeline = connection.info.pop(_OPEN, None)
+        if pipeline is not None:
+            pipeline.close()
+        yield _driver(connection)
+
+
 def keep_order(engine: Engine) -> None:
     """Let whatever else is done on a connection of `engine` wait for what was sent on it."""
 

@@ -4,11 +4,30 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FunctionElement, case, func, or_, select, union
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FunctionElement,
+    case,
+    func,
+    not_,
+    or_,
+    select,
+    union,
+)
 
-from card_worker.contracts.kinds import Side, TransactionType
+from card_worker.contracts.kinds import BatchState, Side, TransactionType
 from card_worker.money import Currency
-from card_worker.storage.tables import cards, holds, keys, outbox, transactions
+from card_worker.storage.tables import (
+    batches,
+    cards,
+    holds,
+    keys,
+    outbox,
+    pins,
+    tokens,
+    transactions,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +100,13 @@ _PROOFS: Mapping[str, ColumnElement[int]] = {
 
 
 def differences(connection: Connection) -> Iterator[Difference]:
-    """Yield every card, transaction and key that contradicts its neighbours."""
+    """Yield every card, transaction, key, token, PIN and batch that contradicts its neighbours."""
     yield from _wrong_balances(connection)
     yield from _broken_chains(connection)
     yield from _wrong_holds(connection)
     yield from _unanswered_keys(connection)
+    yield from _lost_codes(connection)
+    yield from _miscounted_batches(connection)
 
 
 def totals(connection: Connection) -> list[CurrencyTotals]:
@@ -241,3 +262,40 @@ def _unanswered_keys(connection: Connection) -> Iterator[Difference]:
     )
     for row in connection.execute(statement):
         yield Difference(row.account_id, row.key, "answer", "none", "one event")
+
+
+def _lost_codes(connection: Connection) -> Iterator[Difference]:
+    for table, card, what in (
+        (tokens, tokens.c.card, "token's card"),
+        (pins, pins.c.id, "PIN's card"),
+    ):
+        is_its_card = (cards.c.id == card) & (cards.c.account_id == table.c.account_id)
+        statement = (
+            select(table.c.account_id, table.c.id)
+            .select_from(table.outerjoin(cards, is_its_card))
+            .where(cards.c.id.is_(None))
+            .order_by(table.c.account_id, table.c.id)
+        )
+        for row in connection.execute(statement):
+            yield Difference(row.account_id, str(row.id), what, "none", "one card")
+
+
+def _miscounted_batches(connection: Connection) -> Iterator[Difference]:
+    """Yield batches that have other cards than they count. One that is being removed counts on."""
+    made = (
+        select(cards.c.account_id, cards.c.batch_id, func.count().label("cards"))
+        .where(cards.c.batch_id.is_not(None))
+        .group_by(cards.c.account_id, cards.c.batch_id)
+        .subquery()
+    )
+    its_own = (made.c.account_id == batches.c.account_id) & (made.c.batch_id == batches.c.batch_id)
+    number = func.coalesce(made.c.cards, 0)
+    is_removed = (batches.c.state == BatchState.CANCELLED) & batches.c.completed_at.is_(None)
+    statement = (
+        select(batches.c.account_id, batches.c.batch_id, batches.c.created, number)
+        .select_from(batches.outerjoin(made, its_own))
+        .where(batches.c.created != number, not_(is_removed & batches.c.busy))
+        .order_by(batches.c.account_id, batches.c.batch_id)
+    )
+    for account_id, batch_id, created, cards_made in connection.execute(statement):
+        yield Difference(account_id, batch_id, "created", str(created), f"{cards_made} cards")

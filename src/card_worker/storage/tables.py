@@ -17,6 +17,7 @@ from sqlalchemy import (
 )
 
 from card_worker.contracts.kinds import (
+    Action,
     BatchState,
     CardType,
     EventType,
@@ -24,7 +25,7 @@ from card_worker.contracts.kinds import (
     Side,
     TransactionType,
 )
-from card_worker.domain.rows import Outcome, State
+from card_worker.domain.rows import Holds, Outcome, State
 from card_worker.money import AMOUNT_MAX, Currency
 from card_worker.storage.types import Flag, JsonLine, JsonText, OneOf, UtcTime, Uuid, WholeNumber
 
@@ -156,13 +157,15 @@ holds = Table(
     sqlite_strict=True,
 )
 
-# What is kept of tokens: never their values. The digest covers the account.
+# What is kept of tokens: never their values. The digest covers the account. That each has its card
+# no foreign key looks after, here and with PINs: asking for it would take as long as writing them.
+# `reconcile` does.
 tokens = Table(
     "tokens",
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("account_id", Text, nullable=False),
-    Column("card", Uuid, ForeignKey("cards.id"), nullable=False),
+    Column("card", Uuid, nullable=False),
     Column("kid", Text, nullable=False),
     Column("digest", Text, nullable=False),
     Column("masked_code", Text, nullable=False),
@@ -175,7 +178,8 @@ tokens = Table(
     Column("spent_at", UtcTime, nullable=True),
     Column("revoked_at", UtcTime, nullable=True),
     UniqueConstraint("digest"),
-    UniqueConstraint("card", "ref_id"),
+    # Tokens that cards are made with have no reference, and aren't in it.
+    Index("uq_tokens_card_ref_id", "card", "ref_id", unique=True, **_where("ref_id IS NOT NULL")),
     Index("ix_tokens_card", "card", **_where(TOKEN_IS_LEFT)),
     sqlite_strict=True,
 )
@@ -186,7 +190,7 @@ is_left = tokens.c.spent_at.is_(None) & tokens.c.revoked_at.is_(None)
 pins = Table(
     "pins",
     metadata,
-    Column("id", Uuid, ForeignKey("cards.id"), primary_key=True),
+    Column("id", Uuid, primary_key=True),
     Column("account_id", Text, nullable=False),
     Column("kid", Text, nullable=False),
     Column("digest", Text, nullable=False),
@@ -224,6 +228,7 @@ accounts = Table(
     _words("expiry", Expiry),
     Column("reversal_window_s", WholeNumber, nullable=False),
     Column("recipients", JsonText, nullable=True),
+    Column("approve_from", WholeNumber, nullable=True),
     CheckConstraint(f"load_max BETWEEN 0 AND {AMOUNT_MAX}", "load_max"),
     CheckConstraint(f"balance_max BETWEEN 0 AND {AMOUNT_MAX}", "balance_max"),
     CheckConstraint("reversal_window_s >= 0", "reversal_window_s"),
@@ -244,29 +249,98 @@ batches = Table(
     _optional("originated_by"),
     Column("created_at", UtcTime, nullable=False),
     _optional("created_by"),
+    _optional("command_id"),
+    _optional("pattern"),
+    Column("listed", JsonText, nullable=True),
+    Column("options", JsonText, nullable=True),
+    Column("recipients", JsonText, nullable=True),
+    Column("pin_recipients", JsonText, nullable=True),
+    Column("busy", Flag, nullable=False),
+    _optional("approved_by"),
+    Column("completed_at", UtcTime, nullable=True),
+    _optional("trouble"),
     PrimaryKeyConstraint("account_id", "batch_id"),
     CheckConstraint("created BETWEEN 0 AND requested", "created"),
+    # What a command on a card looks at: few rows, whatever there is.
+    Index("ix_batches_busy", "account_id", **_where("busy")),
     sqlite_strict=True,
 )
 
-# Sealed files of cards, from their batch until somebody confirms that they have arrived.
+# What is done to the cards of a batch piece by piece.
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("account_id", Text, nullable=False),
+    Column("batch_id", Text, nullable=False),
+    _words("action", Action),
+    Column("first", WholeNumber, nullable=False),
+    Column("last", WholeNumber, nullable=False),
+    Column("chunk_cards", WholeNumber, nullable=False),
+    Column("open_chunks", WholeNumber, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("command_id", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("moved_at", UtcTime, nullable=False),
+    Column("told_at", UtcTime, nullable=False),
+    _optional("created_by"),
+    _optional("originated_by"),
+    _optional("reason"),
+    Column("expires_at", UtcTime, nullable=True),
+    Column("done", WholeNumber, nullable=False),
+    Column("already", WholeNumber, nullable=False),
+    Column("refused", WholeNumber, nullable=False),
+    Column("ended_at", UtcTime, nullable=True),
+    CheckConstraint("open_chunks >= 0", "open_chunks"),
+    Index("ix_runs_unfinished", "moved_at", **_where("ended_at IS NULL")),
+    sqlite_strict=True,
+)
+
+# Their pieces, from their beginning until the run has ended.
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("run", Uuid, nullable=False),
+    Column("number", WholeNumber, nullable=False),
+    Column("done_at", UtcTime, nullable=True),
+    # The secrets that were made, until the file is sealed; which key opens them isn't here.
+    _optional("kept"),
+    # The cards of a recall that it couldn't be done to, and why.
+    Column("refused", JsonText, nullable=True),
+    PrimaryKeyConstraint("run", "number"),
+    sqlite_strict=True,
+)
+
+# Files about the cards of a batch, those with secrets sealed.
 files = Table(
     "files",
     metadata,
+    Column("name", Text, primary_key=True),
     Column("account_id", Text, nullable=False),
     Column("batch_id", Text, nullable=False),
-    Column("name", Text, nullable=False),
+    _words("holds", Holds),
     Column("sha256", Text, nullable=False),
     Column("cards", WholeNumber, nullable=False),
     Column("bytes", WholeNumber, nullable=False),
     Column("recipients", JsonText, nullable=False),
-    _optional("sealed"),
     Column("created_at", UtcTime, nullable=False),
     Column("written_at", UtcTime, nullable=True),
     Column("confirmed_at", UtcTime, nullable=True),
-    PrimaryKeyConstraint("account_id", "batch_id"),
-    CheckConstraint("sealed IS NOT NULL OR confirmed_at IS NOT NULL", "sealed"),
-    Index("ix_files_unwritten", "created_at", **_where(FILE_WAITS)),
+    _optional("trouble"),
+    Index("ix_files_batch", "account_id", "batch_id"),
+    Index("ix_files_waiting", "created_at", **_where(FILE_WAITS)),
+    sqlite_strict=True,
+)
+
+# What they hold, until somebody confirms that they have arrived.
+file_parts = Table(
+    "file_parts",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("number", WholeNumber, nullable=False),
+    # Base64.
+    Column("content", Text, nullable=False),
+    PrimaryKeyConstraint("name", "number"),
     sqlite_strict=True,
 )
 

@@ -1,0 +1,178 @@
+"""The chunks of a run: which are asked for, and what happens to one that comes.
+
+A chunk is one commit, and is done once, however often it is asked for and whoever dies at it. The
+broker only carries the asking: what is missing stands in the database. Each chunk asks for the one
+that comes some numbers later, so that a few are always on their way and never all of them.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+
+from card_worker.batches.making import complete, make
+from card_worker.batches.recalling import recall, recalled
+from card_worker.batches.removing import give_up, remove, removed
+from card_worker.batches.work import Impossible, Stopped, Work
+from card_worker.contracts.events import PROBLEMS_MAX, Problem
+from card_worker.contracts.kinds import MESSAGES, Action, Reason
+from card_worker.domain.rows import Run
+from card_worker.minting import Mint
+from card_worker.secrets.keeping import NotKept
+from card_worker.storage import runs
+from card_worker.storage.batches import change_batch, find_batch
+from card_worker.storage.engine import begin
+from card_worker.storage.finding import find
+from card_worker.storage.tables import cards
+
+AHEAD = 16
+"""So many chunks of a run are on their way at a time."""
+RESTING = timedelta(seconds=20)
+"""A run of which nothing was done for so long has lost its messages."""
+
+log = structlog.get_logger(__name__)
+
+CHUNK: dict[Action, Callable[[Work, int], Run]] = {
+    **dict.fromkeys(Action, recall),
+    Action.MAKE: make,
+    Action.REMOVE: remove,
+}
+END: dict[Action, Callable[[Work], None]] = {
+    **dict.fromkeys(Action, recalled),
+    Action.MAKE: complete,
+    Action.REMOVE: removed,
+}
+
+
+class Chunk(NamedTuple):
+    """Some of the cards of a batch, or the end of what is done to them."""
+
+    run: UUID
+    account_id: str
+    batch_id: str
+    action: Action
+    number: int
+
+
+def first_chunks(engine: Engine, run_ids: Sequence[UUID]) -> list[Chunk]:
+    """Return what to ask for so that runs which have begun get on."""
+    with begin(engine) as (connection, _):
+        found = [runs.find_run(connection, id) for id in run_ids]
+    return [
+        _chunk(run, number)
+        for run in found
+        if run is not None
+        for number in range(1, min(AHEAD, run.chunks) + 1)
+    ]
+
+
+def resting_chunks(engine: Engine) -> list[Chunk]:
+    """Return what to ask for again, its messages being lost: the first of each row of chunks."""
+    asked: list[Chunk] = []
+    with begin(engine) as (connection, now):
+        for run in runs.resting(connection, now - RESTING):
+            runs.asked_again(connection, run, now)
+            firsts = dict[int, int]()
+            for number in runs.missing(connection, run):
+                firsts.setdefault(number % AHEAD, number)
+            asked += [_chunk(run, number) for number in list(firsts.values()) or [run.end]]
+    if asked:
+        log.info("chunks asked for again", chunks=len(asked))
+    return asked
+
+
+def do(
+    engine: Engine, mint: Mint, chunk: Chunk, company: Callable[[float], None] | None = None
+) -> list[Chunk]:
+    """Do a chunk, unless it is done or somebody is at it; return what to ask for next.
+
+    `company` is called after so many seconds of work when others wait for answers. Raises what
+    is_transient knows when it may be tried again.
+    """
+    try:
+        with begin(engine) as (connection, now):
+            work = _work(connection, chunk, now, mint)
+            if work is None:
+                return []
+            run = _do(work._replace(company=company), chunk.number)
+    except Stopped:
+        return []
+    except NotKept as why:
+        note_trouble(engine, chunk, str(why))
+        return []
+    except Impossible as why:
+        return _give_up(engine, mint, chunk, why)
+    except IntegrityError:
+        # Another commit may have made cards with these names before us.
+        taken = _taken(engine, mint, chunk)
+        if taken is None:
+            raise
+        return _give_up(engine, mint, chunk, taken)
+    if chunk.number == run.end:
+        return []
+    if run.open_chunks == 0:
+        return [_chunk(run, run.end)]
+    following = chunk.number + AHEAD
+    return [_chunk(run, following)] if following <= run.chunks else []
+
+
+def note_trouble(engine: Engine, chunk: Chunk, why: str) -> None:
+    """Note why a batch doesn't get on, for whoever looks at it."""
+    with begin(engine) as (connection, _):
+        batch = find_batch(connection, chunk.account_id, chunk.batch_id, lock=True)
+        if batch is not None and batch.busy:
+            change_batch(connection, batch._replace(trouble=why))
+
+
+def _work(
+    connection: Connection, chunk: Chunk, now: datetime, mint: Mint, *, lock: bool = False
+) -> Work | None:
+    """Return what a chunk is done with; None when its run has ended, or never was."""
+    batch = find_batch(connection, chunk.account_id, chunk.batch_id, lock=lock)
+    run = runs.find_run(connection, chunk.run)
+    if run is None or run.ended_at is not None or batch is None:
+        return None
+    return Work(connection, run, batch, now, mint)
+
+
+def _do(work: Work, number: int) -> Run:
+    run = work.run
+    if not runs.is_open(work.connection, run, number):
+        return run
+    if number != run.end:
+        return CHUNK[run.action](work, number)
+    if run.open_chunks == 0:
+        END[run.action](work)
+    return run
+
+
+def _chunk(run: Run, number: int) -> Chunk:
+    return Chunk(run.id, run.account_id, run.batch_id, run.action, number)
+
+
+def _taken(engine: Engine, mint: Mint, chunk: Chunk) -> Impossible | None:
+    """Return why a chunk can't be made whose names others have taken, if that is so."""
+    with begin(engine) as (connection, now):
+        work = _work(connection, chunk, now, mint)
+        if work is None or chunk.number >= work.run.end:
+            return None
+        names = work.batch.card_ids(*work.run.span(chunk.number))
+        keys = [{"account_id": chunk.account_id, "card_id": name} for name in names]
+        found = find(connection, cards, ("card_id",), keys)()
+    message = MESSAGES[Reason.CARD_EXISTS].rstrip(".")
+    problems = [
+        Problem(field="card_id_pattern", message=f"{name}: {message}")
+        for name in sorted(name for (name,) in found)[:PROBLEMS_MAX]
+    ]
+    return Impossible(Reason.CARD_EXISTS, *problems) if problems else None
+
+
+def _give_up(engine: Engine, mint: Mint, chunk: Chunk, why: Impossible) -> list[Chunk]:
+    with begin(engine) as (connection, now):
+        work = _work(connection, chunk, now, mint, lock=True)
+        removal = None if work is None else give_up(work, why)
+    return [] if removal is None else first_chunks(engine, [removal])

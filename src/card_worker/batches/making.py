@@ -1,0 +1,187 @@
+"""Making an order's cards: a chunk of them, and the sealed file when all are there."""
+
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+from uuid import UUID
+
+from card_worker.batches.work import (
+    Impossible,
+    Stopped,
+    Work,
+    add_file,
+    new_file,
+    tell,
+    tell_progress,
+)
+from card_worker.contracts.codes import BatchOptions
+from card_worker.contracts.events import Problem
+from card_worker.contracts.kinds import BatchState, CardType, EventType, Reason
+from card_worker.domain.answers import about_run, add_files
+from card_worker.domain.events import Made, Wanted
+from card_worker.domain.evolve import (
+    batch_card,
+    behaving,
+    card_uuids,
+    new_pin,
+    new_token,
+    token_uuids,
+)
+from card_worker.domain.making import pin_format
+from card_worker.domain.rows import Batch, File, Run
+from card_worker.minting import HEAD, NO_VALUES, NONE_LEFT, as_csv, files_of
+from card_worker.secrets.keeping import keep, kept
+from card_worker.secrets.sealing import read_recipients, seal_pieces
+from card_worker.storage import runs
+from card_worker.storage.batches import add_created, change_batch
+from card_worker.storage.bulk import Column, insert_alike
+from card_worker.storage.engine import wait_for_disk
+from card_worker.storage.tables import cards, pins, tokens
+
+CARDS_IN_COMPANY = 200
+"""So many are made in one go when others wait: that takes less than what they wait anyhow."""
+
+
+def make(work: Work, number: int) -> Run:
+    """Make the cards of a chunk. Raises Stopped, Impossible."""
+    connection, run, batch, now, *_ = work
+    _check_runs(batch)
+    # Should the server crash, the chunk is missing, and is asked for again. But what isn't on the
+    # disk yet, the next who waits for his own commit has to wait for.
+    wait_for_disk(connection, wait=work.company is not None)
+    files: dict[int, bytes] = {}
+    for first, count in _pieces(work, *run.span(number)):
+        for at, lines in enumerate(_make_piece(work, first, count)):
+            files[at] = files.get(at, b"") + lines
+    vault = work.mint.vault
+    told = [keep(vault, _purpose(run, number, at), lines) for at, lines in files.items()]
+    runs.chunk_done(connection, run, number, now, kept=" ".join(told) if told else None)
+    # Last, since it makes the other chunks wait.
+    _, count = run.span(number)
+    counted = add_created(connection, batch, count)
+    if counted is None:
+        raise Stopped
+    return tell_progress(work, runs.moved(connection, run, now, done=count), counted)
+
+
+def _pieces(work: Work, first: int, count: int) -> Iterator[tuple[int, int]]:
+    """Yield the parts in which the cards of a chunk are made: all at once, unless others wait."""
+    if work.company is None:
+        yield first, count
+        return
+    for start in range(first, first + count, CARDS_IN_COMPANY):
+        began = perf_counter()
+        yield start, min(CARDS_IN_COMPANY, first + count - start)
+        work.company(perf_counter() - began)
+
+
+def _make_piece(work: Work, first: int, count: int) -> list[bytes]:
+    """Make some cards; return the lines that tell their secrets, for each file."""
+    batch = work.batch
+    wanted = _wanted(batch, first, count)
+    ids = card_uuids(batch.account_id, (card_id for (_, card_id), _ in wanted.cards))
+    if batch.recipients is None:
+        _insert(work, wanted, ids, Made())
+        return []
+    minted = work.mint.make(work.connection, wanted, ids)
+    if minted is None:
+        problem = Problem(field="options.card_token.format", message=NONE_LEFT)
+        raise Impossible(Reason.FORMAT_INVALID, problem)
+    made, values = minted
+    _insert(work, wanted, ids, made)
+    return [as_csv(wanted, part) for _, _, part in files_of(wanted, values)]
+
+
+def complete(work: Work) -> None:
+    """Seal what the chunks have left, and let the world have the cards. Raises Stopped, NotKept."""
+    connection, run, batch, now, *_ = work
+    _check_runs(batch)
+    files = [] if batch.recipients is None else _seal(work)
+    counted = add_created(connection, batch, 0)
+    if counted is None:
+        raise Stopped
+    assert counted.created == counted.requested
+    whole = counted._replace(state=BatchState.COMPLETED, busy=False, completed_at=now)
+    change_batch(connection, whole)
+    runs.ended(connection, run, now)
+    data = about_run(run, whole)
+    add_files(data, files)
+    tell(work, data, EventType.BATCH_COMPLETED, "end")
+
+
+def _check_runs(batch: Batch) -> None:
+    if batch.state is not BatchState.RUNNING:
+        raise Stopped
+
+
+def _insert(work: Work, wanted: Wanted, ids: Sequence[UUID], made: Made) -> None:
+    connection, _, batch, now, *_ = work
+    names, kinds = [card_id for (_, card_id), _ in wanted.cards], [kind for _, kind in wanted.cards]
+    card = batch_card(batch, names[0], kinds[0], has_codes=batch.recipients is not None)
+    columns: dict[str, Column] = {"id": ids, "card_id": names}
+    if any(kind is not kinds[0] for kind in kinds):
+        columns["type"] = kinds
+    insert_alike(connection, cards, card, columns)
+    if made.tokens:
+        token_ids = token_uuids(ids, now)
+        token = new_token(token_ids[0], card, made.tokens[0], wanted, now)
+        columns = {
+            "id": token_ids,
+            "card": ids,
+            "digest": [hash.digest for hash, _ in made.tokens],
+            "masked_code": [masked for _, masked in made.tokens],
+        }
+        like = behaving(token, _options(batch).card_token, now)
+        insert_alike(connection, tokens, like, columns)
+    if made.pins:
+        pin = new_pin(card, made.pins[0], wanted, now)
+        columns = {"id": ids, "digest": [hash.digest for hash in made.pins]}
+        insert_alike(connection, pins, pin, columns)
+
+
+def _wanted(batch: Batch, first: int, count: int) -> Wanted:
+    options = _options(batch)
+    names = batch.card_ids(first, count)
+    kinds = [batch.type] * count
+    if batch.listed is not None:
+        listed = batch.listed[first - 1 : first - 1 + count]
+        kinds = [CardType(card["type"]) if "type" in card else batch.type for card in listed]
+    token = options.card_token
+    pin_recipients = batch.pin_recipients
+    return Wanted(
+        account_id=batch.account_id,
+        cards=tuple(((batch.account_id, n), kind) for n, kind in zip(names, kinds, strict=True)),
+        recipients=tuple(batch.recipients or ()),
+        has_token=token is not None,
+        token=None if token is None else token.format,
+        pin=pin_format(options.pin),
+        file=batch.batch_id,
+        pin_recipients=None if pin_recipients is None else tuple(pin_recipients),
+    )
+
+
+def _options(batch: Batch) -> BatchOptions:
+    return BatchOptions.model_validate(batch.options or {})
+
+
+def _seal(work: Work) -> list[File]:
+    """Seal the files for their owners. Once that is committed, nobody here can read them."""
+
+    def lines(at: int) -> Iterator[bytes]:
+        yield HEAD
+        for left in runs.left_behind(work.connection, work.run):
+            assert left.kept is not None
+            purpose = _purpose(work.run, left.number, at)
+            yield kept(work.mint.vault, purpose, left.kept.split(" ")[at])
+
+    files = []
+    for at, (holds, named, _) in enumerate(files_of(_wanted(work.batch, 1, 0), NO_VALUES)):
+        parts = new_file(work, holds)
+        seal_pieces(read_recipients(named), lines(at), parts.write)
+        cards_told = work.batch.requested
+        files.append(add_file(work, holds, parts, cards=cards_told, recipients=named))
+    return files
+
+
+def _purpose(run: Run, number: int, at: int) -> str:
+    """Return what a chunk's secrets are kept for; those of one can't stand for another's."""
+    return f"{run.id}/{number}/{at}"

@@ -1,0 +1,117 @@
+"""Calling cards back: to each is done what its own command does, as if it had been sent."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from card_worker.batches.work import Work, add_file, card_ids, new_file, tell, tell_progress
+from card_worker.contracts.commands import (
+    BlockCard,
+    CloseCard,
+    Command,
+    UnblockCard,
+    UpdateCard,
+    WithdrawCard,
+)
+from card_worker.contracts.kinds import Action, EventType, Reason
+from card_worker.domain.answers import about_run, add_files, recall_shown
+from card_worker.domain.rows import File, Holds, Run
+from card_worker.handler import handle
+from card_worker.storage import runs
+from card_worker.storage.batches import change_batch, find_batch
+from card_worker.storage.finding import find
+from card_worker.storage.tables import cards
+
+ALREADY = {
+    Action.BLOCK: Reason.CARD_BLOCKED,
+    Action.UNBLOCK: Reason.NOT_REVERSIBLE,
+    Action.CLOSE: Reason.CARD_CLOSED,
+    Action.CANCEL: Reason.CARD_CLOSED,
+}
+"""What a card is refused for to which nothing has to be done."""
+HEAD = b"card_id,reason\r\n"
+
+
+def recall(work: Work, number: int) -> Run:
+    """Do it to the cards of a chunk."""
+    connection, run, batch, now, mint, _ = work
+    first, names = card_ids(work, number)
+    asked = [
+        _command(run, name, f"{run.id.hex}-{at}") for at, name in enumerate(names, start=first)
+    ]
+    already = _extended(work, names)
+    answers = handle(connection, asked, now, mint)
+    refused = []
+    for name, answer in zip(names, answers, strict=True):
+        if answer.reason is None:
+            already.discard(name)
+        elif answer.reason is ALREADY.get(run.action):
+            already.add(name)
+        elif name not in already:
+            refused.append([name, answer.reason.value])
+    runs.chunk_done(connection, run, number, now, refused=refused or None)
+    done = len(names) - len(already) - len(refused)
+    counts = {"done": done, "already": len(already), "refused": len(refused)}
+    return tell_progress(work, runs.moved(connection, run, now, **counts), batch)
+
+
+def recalled(work: Work) -> None:
+    """Tell to how many it was done, and list those to which it couldn't be."""
+    connection, run, now = work.connection, work.run, work.now
+    batch = find_batch(connection, run.account_id, run.batch_id, lock=True)
+    assert batch is not None
+    files = []
+    if run.action is Action.CANCEL:
+        # What couldn't be let go is activated, as it is to be.
+        batch = batch._replace(busy=False)
+        change_batch(connection, batch)
+    elif run.refused:
+        files = [_list_refused(work)]
+    data = about_run(run, batch)
+    add_files(data, files)
+    data["recall"] = recall_shown(run)
+    runs.ended(connection, run, now)
+    tell(work, data, EventType.BATCH_RECALLED, "end")
+
+
+def _command(run: Run, card_id: str, command_id: str) -> Command:
+    about = {
+        "account_id": run.account_id,
+        "card_id": card_id,
+        "command_id": command_id,
+        "created_by": run.created_by,
+        "originated_by": run.originated_by,
+    }
+    match run.action:
+        case Action.BLOCK:
+            return BlockCard.model_validate({**about, "reason": run.reason})
+        case Action.UNBLOCK:
+            return UnblockCard.model_validate({**about, "reason": run.reason})
+        case Action.CLOSE:
+            return CloseCard.model_validate({**about, "reason": run.reason})
+        case Action.EXTEND:
+            return UpdateCard.model_validate({**about, "expires_at": run.expires_at})
+        case Action.CANCEL:
+            return WithdrawCard.model_validate({**about, "reason": run.reason})
+        case Action.MAKE | Action.REMOVE:
+            raise AssertionError(f"no command can {run.action} a card")
+
+
+def _extended(work: Work, names: Sequence[str]) -> set[str]:
+    """Return those of the cards that end already when they are to end."""
+    run = work.run
+    if run.action is not Action.EXTEND:
+        return set()
+    keys = [{"account_id": run.account_id, "card_id": name} for name in names]
+    found = find(work.connection, cards, ("card_id", "expires_at"), keys)()
+    return {name for name, expires_at in found if expires_at == run.expires_at}
+
+
+def _list_refused(work: Work) -> File:
+    parts = new_file(work, Holds.REFUSED)
+    parts.write(HEAD)
+    for left in runs.left_behind(work.connection, work.run):
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(left.refused or ())
+        parts.write(text.getvalue().encode())
+    return add_file(work, Holds.REFUSED, parts, cards=work.run.refused)

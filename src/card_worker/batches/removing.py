@@ -1,0 +1,70 @@
+"""Removing what was made of an order that is let go before it is complete."""
+
+from uuid import UUID
+
+import structlog
+
+from card_worker.batches.work import Impossible, Work, card_ids, tell
+from card_worker.contracts.kinds import MESSAGES, Action, BatchState, EventType
+from card_worker.domain.answers import about_run
+from card_worker.domain.evolve import card_uuids
+from card_worker.domain.rows import Run
+from card_worker.storage import runs
+from card_worker.storage.batches import change_batch, find_batch, remove_cards
+from card_worker.storage.writing import write
+
+log = structlog.get_logger(__name__)
+
+
+def give_up(work: Work, why: Impossible) -> UUID | None:
+    """Let an order go that can't be made; return the run that removes what was made of it."""
+    connection, run, batch, now, *_ = work
+    if batch.state is not BatchState.RUNNING:
+        return None
+    batch = batch._replace(
+        state=BatchState.CANCELLED, busy=batch.created > 0, trouble=MESSAGES[why.reason]
+    )
+    change_batch(connection, batch)
+    data = about_run(run, batch)
+    data["reason"] = why.reason
+    if why.problems:
+        data["problems"] = why.problems
+    removal = tell(work, data, EventType.BATCH_CANCELLED, "cancelled")
+    log.warning("order given up", batch_id=batch.batch_id, reason=why.reason)
+    if not batch.busy:
+        runs.ended(connection, run, now)
+        return None
+    removing = Run.on(
+        batch,
+        Action.REMOVE,
+        1,
+        batch.requested,
+        id=removal,
+        command=run.command,
+        command_id=run.command_id,
+        created_at=now,
+        moved_at=now,
+        told_at=now,
+    )
+    write(connection, runs.new([removing]))
+    return removal
+
+
+def remove(work: Work, number: int) -> Run:
+    """Remove the cards of a chunk."""
+    connection, run, batch, now, *_ = work
+    _, names = card_ids(work, number)
+    # There may be cards of these names that aren't the order's: those that made it impossible.
+    removed = remove_cards(connection, batch, card_uuids(batch.account_id, names))
+    runs.chunk_done(connection, run, number, now)
+    return runs.moved(connection, run, now, done=removed)
+
+
+def removed(work: Work) -> None:
+    """Let the names of the cards be free."""
+    connection, run, now = work.connection, work.run, work.now
+    batch = find_batch(connection, run.account_id, run.batch_id, lock=True)
+    assert batch is not None
+    change_batch(connection, batch._replace(busy=False, created=0))
+    runs.end_others(connection, run, now)
+    runs.ended(connection, run, now)

@@ -1,0 +1,31 @@
+"""The fields that every command takes, and every query."""
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+
+from card_worker.contracts.fields import AccountId, CommandId, Name, Text255, Time
+
+
+class AboutAccount(BaseModel):
+    """The fields that every command takes, and every query."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    account_id: AccountId = Field(description="The tenant; nothing crosses accounts")
+    command_id: CommandId = Field(
+        description="The idempotency key; absent: the id of the Celery task"
+    )
+    not_after: Time | None = Field(None, description="After it the command is refused as stale")
+    created_by: Text255 | None = Field(None, description="Who asks")
+    originated_by: Name | None = Field(None, description="Where it comes from: till, shop, job")
+    dry_run: StrictBool = Field(
+        False, description="Same rules, same answer; nothing but the answer is stored"
+    )
+
+    @property
+    def key(self) -> str:
+        """Return the idempotency key, unique within the account."""
+        return self._unless_dry(f"id/{self.command_id}")
+
+    def _unless_dry(self, key: str) -> str:
+        # To ask what would happen must not use up the real one.
+        return f"dry/{key.removeprefix('id/')}" if self.dry_run else key

@@ -1,0 +1,162 @@
+"""Batches: which are busy, which names of an order are taken, and how far one has come."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    Connection,
+    Delete,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    func,
+    null,
+    select,
+    update,
+)
+
+from card_worker.contracts.events import PROBLEMS_MAX
+from card_worker.contracts.kinds import BatchState
+from card_worker.contracts.patterns import Pattern
+from card_worker.domain.rows import Batch
+from card_worker.storage.finding import columns_named, find, matching
+from card_worker.storage.pipeline import send
+from card_worker.storage.sets import Columns, given, parameters
+from card_worker.storage.tables import batches, cards, pins, tokens
+from card_worker.storage.types import WholeNumber
+
+_COLUMNS = columns_named(batches, Batch._fields)
+NAMES_TOGETHER = 1_000
+# Said of every chunk, and made into SQL once.
+_ADD_CREATED = (
+    update(batches)
+    .where(batches.c.account_id == bindparam("its_account"))
+    .where(batches.c.batch_id == bindparam("its_batch"))
+    .where(batches.c.state == BatchState.RUNNING)
+    .values(created=batches.c.created + bindparam("more", type_=WholeNumber), trouble=null())
+    .returning(*_COLUMNS)
+)
+
+
+def find_batch(
+    connection: Connection, account_id: str, batch_id: str, *, lock: bool = False
+) -> Batch | None:
+    """Return a batch as it is now."""
+    wanted = [{"account_id": account_id, "batch_id": batch_id}]
+    found = find(connection, batches, Batch._fields, wanted, lock=lock)()
+    return Batch._make(found[0]) if found else None
+
+
+def find_busy(
+    connection: Connection, account_ids: Collection[str]
+) -> Callable[[], dict[str, dict[str, Batch]]]:
+    """Ask for the accounts' batches that are busy; return what waits for them."""
+    if not account_ids:
+        return dict
+    dialect, columns = connection.dialect.name, columns_named(batches, ("account_id",))
+    values = parameters(dialect, columns, [{"account_id": id} for id in account_ids])
+    rows = send(connection, _select_busy(dialect), values)
+
+    def wait() -> dict[str, dict[str, Batch]]:
+        found = dict[str, dict[str, Batch]]()
+        for batch in map(Batch._make, rows()):
+            found.setdefault(batch.account_id, {})[batch.batch_id] = batch
+        return found
+
+    return wait
+
+
+@cache
+def _select_busy(dialect: str) -> Select[Any]:
+    source = given(dialect, columns_named(batches, ("account_id",)))
+    return select(*_COLUMNS).join(source, matching(batches, source)).where(batches.c.busy)
+
+
+def names_taken(connection: Connection, account_id: str, pattern: Pattern, count: int) -> list[str]:
+    """Return the first few names from 1 to `count` of a pattern that cards have."""
+    taken: list[str] = []
+    for first, last in _of_one_length(pattern, count):
+        after = ""
+        while len(taken) < PROBLEMS_MAX:
+            found = _names_between(connection, account_id, max(first, after), last)
+            numbers = map(pattern.number_of, found)
+            taken += [
+                name
+                for name, number in zip(found, numbers, strict=True)
+                if number and number <= count and name != after
+            ]
+            if len(found) < NAMES_TOGETHER:
+                break
+            after = found[-1]
+    return taken[:PROBLEMS_MAX]
+
+
+def _of_one_length(pattern: Pattern, count: int) -> Iterator[tuple[str, str]]:
+    """Yield the ends of those parts of 1 to `count` whose names sort as their numbers do."""
+    first = 1
+    while first <= count:
+        digits = max(pattern.width, len(str(first)))
+        last = min(count, 10**digits - 1)
+        # Whatever the check digit of the last name is, no name with its number comes after this.
+        end = pattern.card_id(last)
+        yield pattern.card_id(first), f"{end[:-1]}9" if pattern.is_checked else end
+        first = last + 1
+
+
+def _names_between(connection: Connection, account_id: str, first: str, last: str) -> list[str]:
+    statement = select(cards.c.card_id).where(
+        cards.c.account_id == account_id,
+        cards.c.card_id.between(first, last),
+        func.length(cards.c.card_id) == len(last),
+    )
+    statement = statement.order_by(cards.c.card_id).limit(NAMES_TOGETHER)
+    return list(connection.execute(statement).scalars())
+
+
+def add_created(connection: Connection, batch: Batch, number: int) -> Batch | None:
+    """Count cards that were made for a running order; None when it doesn't run any more.
+
+    The order is locked until the commit.
+    """
+    named = {"its_account": batch.account_id, "its_batch": batch.batch_id}
+    rows = send(connection, _ADD_CREATED, {**named, "more": number})()
+    return Batch._make(rows[0]) if rows else None
+
+
+def remove_cards(connection: Connection, batch: Batch, ids: Sequence[UUID]) -> int:
+    """Delete cards that a batch has made, with their tokens and PINs; return how many."""
+    dialect, by_id = connection.dialect.name, [{"id": id} for id in ids]
+    found = find(connection, cards, ("id", "batch_id"), by_id)()
+    ids = [id for id, batch_id in found if batch_id == batch.batch_id]
+    for table, name in ((pins, "id"), (tokens, "card")):
+        columns = columns_named(table, (name,))
+        connection.execute(
+            _delete(dialect, table, columns), parameters(dialect, columns, [{name: i} for i in ids])
+        )
+    columns = columns_named(cards, ("id",))
+    values = parameters(dialect, columns, [{"id": id} for id in ids])
+    return connection.execute(_delete(dialect, cards, columns), values).rowcount
+
+
+@cache
+def _delete(dialect: str, table: Table, columns: Columns) -> Delete:
+    return delete(table).where(columns[0].in_(select(given(dialect, columns))))
+
+
+def change_batch(connection: Connection, batch: Batch) -> None:
+    """Let a batch, which is locked, be as given."""
+    statement = update(batches).where(
+        batches.c.account_id == batch.account_id, batches.c.batch_id == batch.batch_id
+    )
+    connection.execute(
+        statement.values(
+            state=batch.state,
+            created=batch.created,
+            busy=batch.busy,
+            completed_at=batch.completed_at,
+            trouble=batch.trouble,
+        )
+    )

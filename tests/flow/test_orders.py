@@ -1,0 +1,193 @@
+"""Orders as a chain and its bureau meet them: workers, broker, command line, files."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from card_worker.contracts.commands import CHUNK
+from card_worker.secrets.peppers import new_pepper
+from card_worker.secrets.sealing import new_identity
+from tests.flow.processes import Part, until
+from tests.flow.system import ACCOUNT, System, envelope
+
+BUREAU = new_identity()
+CODES: dict[str, Any] = {
+    "options": {"card_token": {}, "pin": {}},
+    "seal_to": [BUREAU.recipient],
+}
+LOAD = {"amount": 500, "currency": "NOK"}
+PEPPERS = {"TOKEN_PEPPERS": new_pepper("t1"), "PIN_PEPPERS": new_pepper("p1")}
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> str:
+    file = tmp_path / "identity.txt"
+    file.write_text(f"{BUREAU.secret}\n")
+    return str(file)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    return tmp_path / "files"
+
+
+def worker(own: System, files: Path, *options: str, **settings: str) -> Part:
+    return own.start("worker", *options, FILES_URL=str(files), **PEPPERS, **settings)
+
+
+def order(own: System, count: int, **fields: Any) -> None:
+    asked = {"count": count, "card_id_pattern": "B1-{n:06d}", "batch_id": "B1", **fields}
+    own.send("cards.batch_create", "order", **asked)
+
+
+def batch(own: System) -> dict[str, Any]:
+    (told,) = own.cli_json("batch", "show", "B1", "--account", ACCOUNT)
+    return dict(told)
+
+
+def completes(own: System) -> None:
+    until(lambda: own.events_of("batch.completed"), "the last card")
+
+
+def test_from_the_order_to_the_bureau(own: System, files: Path, identity: str) -> None:
+    for number in range(2):
+        worker(own, files, f"--hostname={number}@%h")
+    own.start("relay")
+    named = ("--account", ACCOUNT, "--count", "20000", "--pattern", "B1-{n:06d}{luhn}")
+    made = ("--batch-id", "B1", "--tokens", "--pins", "--seal-to", BUREAU.recipient)
+    ordered = own.cli("batch", "create", *named, *made, "--created-by", "kari", "--watch")
+    assert ordered.exit_code == 0, ordered.output
+    assert "batch.accepted: B1" in ordered.stdout
+    assert "B1: completed, 20,000 cards" in ordered.stdout
+
+    path = files / ACCOUNT / "B1.csv.age"
+    until(path.exists, "the file")
+    opened = own.cli("batch", "open", str(path), "--identity", identity)
+    lines = opened.stdout.splitlines()
+    assert lines[0] == "card_id,token,pin,type"
+    assert len(lines) == 20_001
+    card_id, token, pin, _ = lines[12_345].split(",")
+    assert card_id[:-1] == "B1-012345"
+    own.send("cards.activate", "on", card_id=card_id, **LOAD)
+    own.send("transactions.create", "pay", token=token, pin=pin, ref_id="r", **LOAD)
+    assert own.types("on", "pay") == ["card.activated", "card.drawn_down"]
+
+    told = batch(own)
+    assert (told["state"], told["created"], told["created_by"]) == ("completed", 20_000, "kari")
+    (file,) = told["files"]
+    assert (file["name"], file["bytes"]) == (f"{ACCOUNT}/B1.csv.age", path.stat().st_size)
+    own.catches_up()
+    kept = path.read_bytes()
+    path.unlink()
+    assert own.cli("batch", "write", "B1", "--account", ACCOUNT).exit_code == 0
+    own.push(envelope("sweeps.write_files", "sweep", queue="cards.system"), "cards.system")
+    until(path.exists, "the file, once more")
+    assert path.read_bytes() == kept
+    until(lambda: batch(own)["files"][0]["written_at"], "the note of it")
+    assert own.cli("batch", "confirm", "B1", "--account", ACCOUNT).exit_code == 0
+    assert batch(own)["files"][0]["confirmed_at"] is not None
+    again = own.cli("batch", "write", "B1", "--account", ACCOUNT)
+    assert (again.exit_code, "was confirmed" in again.output) == (1, True)
+
+
+def test_a_refused_order_is_told_at_once(own: System, files: Path) -> None:
+    worker(own, files)
+    own.start("relay")
+    own.create("B1-000003")
+    own.answers("B1-000003")
+    named = ("--account", ACCOUNT, "--count", "5", "--batch-id", "B1")
+    told = own.cli("batch", "create", *named, "--pattern", "B1-{n:06d}")
+    assert told.exit_code == 1
+    assert "card_exists" in told.output
+    assert "B1-000003" in told.output
+    told = own.cli("batch", "create", *named, "--pattern", "B1")
+    assert told.exit_code == 2
+    assert "card_id_pattern: must have one number" in told.output
+    told = own.cli("batch", "create", *named, "--pattern", "B1-{n}", "--seal-to", "age1wrong")
+    assert told.exit_code == 2
+    assert "seal_to" in told.output
+
+
+def test_losing_all_of_redis_delays_an_order(own: System, files: Path) -> None:
+    order(own, 60_000, **CODES)
+    first = worker(own, files)
+    # Some of it is made, the rest is on its way.
+    until(lambda: 0 < batch_created(own) < 60_000, "the first cards")
+    first.kill9()
+    own.redis.flushall()
+    assert batch_created(own) < 60_000
+    worker(own, files)
+    own.start("relay")
+    own.sql("UPDATE runs SET moved_at = moved_at - interval '1 minute'")
+    own.push(envelope("sweeps.resume_batches", "sweep", queue="cards.system"), "cards.system")
+    completes(own)
+    assert batch(own)["created"] == own.rows()["cards"] == 60_000
+
+
+def batch_created(own: System) -> int:
+    with own.engine.connect() as connection:
+        found = connection.exec_driver_sql("SELECT created FROM batches").scalar()
+    return int(found or 0)
+
+
+def test_a_file_that_can_not_be_put_waits_for_its_folder(own: System, files: Path) -> None:
+    files.write_text("in the way")
+    worker(own, files)
+    own.start("relay")
+    order(own, 10, **CODES)
+    completes(own)
+    until(lambda: batch(own)["files"][0]["trouble"], "a word about it")
+    assert batch(own)["files"][0]["trouble"] == "NotADirectoryError: Not a directory"
+    refused = own.cli("batch", "confirm", "B1", "--account", ACCOUNT)
+    assert (refused.exit_code, "Not a directory" in refused.output) == (1, True)
+    files.unlink()
+    own.push(envelope("sweeps.write_files", "sweep", queue="cards.system"), "cards.system")
+    until((files / ACCOUNT / "B1.csv.age").exists, "the file")
+    until(lambda: batch(own)["files"][0]["trouble"] is None, "the end of its trouble")
+
+
+def test_an_order_is_approved_and_cancelled(own: System, files: Path) -> None:
+    worker(own, files)
+    own.start("relay")
+    order(own, 3_000, needs_approval=True, created_by="kari", **CODES)
+    assert own.types("order") == ["batch.awaiting_approval"]
+    own.send("batches.approve", "same", batch_id="B1", created_by="kari")
+    assert own.types("same") == ["invalid"]
+    assert batch(own)["state"] == "awaiting_approval"
+    own.send("batches.approve", "other", batch_id="B1", created_by="ola")
+    completes(own)
+    assert batch(own)["approved_by"] == "ola"
+    own.send("cards.activate", "on", card_id="B1-000001", **LOAD)
+    own.send("batches.cancel", "stop", batch_id="B1", reason="a mistake")
+    until(lambda: own.events_of("batch.recalled"), "the last card")
+    assert len(own.events_of("card.closed")) == 2_999
+    watched = own.cli("batch", "watch", "B1", "--account", ACCOUNT)
+    assert (watched.exit_code, "B1: cancelled" in watched.output) == (1, True)
+
+
+def test_what_is_no_chunk_is_a_dead_letter(own: System, files: Path) -> None:
+    worker(own, files)
+    own.push(envelope(CHUNK, "odd", {"run": "x"}, queue="cards.bulk"), "cards.bulk")
+    assert own.letter("odd").reason == "asks for no chunk"
+
+
+def test_a_till_is_served_while_an_order_is_made(own: System, files: Path) -> None:
+    """One worker does both; what it is asked while it makes cards doesn't wait for the last one."""
+    worker(own, files)
+    own.start("relay")
+    order(own, 100_000, **CODES)
+    until(lambda: batch_created(own), "the first cards")
+    for number in range(20):
+        own.create(f"till-{number}")
+        own.answers(f"till-{number}")
+    assert 0 < batch_created(own) < 100_000
+    own.send("batches.cancel", "stop", batch_id="B1")
+    assert own.types("stop") == ["batch.cancelled"]
+    until(lambda: not batch_is_busy(own), "the end of it")
+    assert own.rows()["cards"] == 20
+
+
+def batch_is_busy(own: System) -> bool:
+    with own.engine.connect() as connection:
+        return bool(connection.exec_driver_sql("SELECT busy FROM batches").scalar())

@@ -1,0 +1,498 @@
+"""Orders are made chunk by chunk: all of their cards, once, whatever comes in between."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select, update
+from sqlalchemy.exc import DBAPIError
+
+from card_worker.batches.chunks import Chunk, do, resting_chunks
+from card_worker.contracts.kinds import Action, BatchState
+from card_worker.domain.evolve import card_uuid
+from card_worker.domain.rows import CARDS_PER_CHUNK, Batch, Holds, State
+from card_worker.minting import Craft, Mint
+from card_worker.secrets.peppers import Pepper, Peppers
+from card_worker.secrets.sealing import NotOpened, new_identity
+from card_worker.secrets.vault import Vault
+from card_worker.storage.engine import begin, is_transient, open_engine, reading
+from card_worker.storage.reconcile import differences
+from card_worker.storage.tables import cards, chunks, files, pins, runs, tokens
+from tests.codes import OWNER, PIN_PEPPERS, VAULT
+from tests.orders import ACCOUNT, CODES, Orders
+
+CHUNK = CARDS_PER_CHUNK[Action.MAKE]
+LOAD = {"amount": 500, "currency": "NOK"}
+LISTED = [{"card_id": "X2", "type": "credit_note"}, {"card_id": "X1"}]
+
+
+@pytest.fixture
+def orders(engine: Engine) -> Orders:
+    return Orders(engine)
+
+
+def names(count: int, first: int = 1) -> list[str]:
+    return [f"B1-{number:04d}" for number in range(first, first + count)]
+
+
+def assert_complete(orders: Orders, count: int) -> None:
+    """Look that an order is made: rows, file and event agree one to one."""
+    batch = orders.batch()
+    assert (batch.state, batch.created, batch.busy) == (BatchState.COMPLETED, count, False)
+    assert orders.names() == names(count)
+    assert (orders.count(tokens), orders.count(pins), orders.count(chunks)) == (count, count, 0)
+    file = orders.file()
+    (told,) = orders.events("batch.completed")
+    assert told["data"]["file"]["sha256"] == file.sha256
+    assert (told["data"]["created"], told["data"]["file"]["cards"]) == (count, count)
+    rows = orders.opened(file)
+    assert [row["card_id"] for row in rows] == names(count)
+    for row in rows[:: max(1, count // 5)]:
+        orders.ask("cards.activate", f"on-{row['card_id']}", card_id=row["card_id"], **LOAD)
+        paid = {"token": row["token"], "pin": row["pin"], "ref_id": "pay", **LOAD}
+        assert orders.pay(**paid)["type"] == "card.drawn_down"
+    with reading(orders.engine) as connection:
+        assert list(differences(connection)) == []
+
+
+# --- made -------------------------------------------------------------------------------------
+
+
+def test_an_order_is_made(orders: Orders) -> None:
+    told = orders.order(2_500, **CODES)
+    assert told["type"] == "batch.accepted"
+    assert "cards" not in told["data"]
+    orders.work()
+    assert_complete(orders, 2_500)
+
+
+def test_in_any_order_and_more_than_once(orders: Orders) -> None:
+    orders.order(20_000, **CODES)
+    chance = random.Random(5)
+    while orders.waiting:
+        # Each chunk comes two or three times, in no order.
+        asked = list(orders.waiting) * chance.randint(2, 3)
+        chance.shuffle(asked)
+        orders.waiting.clear()
+        for chunk in asked:
+            orders.waiting += do(orders.engine, orders.mint, chunk)
+        orders.waiting = type(orders.waiting)(dict.fromkeys(orders.waiting))
+    batch = orders.batch()
+    assert (batch.state, batch.created, len(orders.names())) == ("completed", 20_000, 20_000)
+    assert len(orders.events("batch.completed")) == 1
+
+
+def test_by_many_workers_at_once(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    orders = Orders(engine)
+    orders.order(12_000, **CODES)
+    first = list(orders.waiting)
+
+    def work(seed: int) -> None:
+        own = open_engine(postgres_url)
+        waiting = random.Random(seed).sample(first, len(first))
+        while waiting:
+            chunk = waiting.pop()
+            try:
+                waiting += do(own, orders.mint, chunk)
+            except DBAPIError as error:
+                if not is_transient(error):
+                    raise
+                waiting.append(chunk)
+        own.dispose()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    with suppress(AssertionError):
+        assert orders.batch().busy
+        orders.waiting.extend([first[0]._replace(number=12_000 // CHUNK + 1)])
+        orders.work()
+    batch = orders.batch()
+    assert (batch.state, batch.created, len(orders.names())) == ("completed", 12_000, 12_000)
+    engine.dispose()
+
+
+def test_a_worker_that_dies_between_a_chunk_and_asking_for_the_next_breaks_no_row(
+    orders: Orders,
+) -> None:
+    orders.order(40 * CHUNK)
+    (first, *_) = orders.waiting
+    assert do(orders.engine, orders.mint, first) == [first._replace(number=17)]
+    # Its message comes again.
+    assert do(orders.engine, orders.mint, first) == [first._replace(number=17)]
+
+
+def test_what_the_broker_has_lost_is_asked_for_again(orders: Orders) -> None:
+    orders.order(40 * CHUNK)
+    orders.work(5)
+    orders.waiting.clear()
+    assert resting_chunks(orders.engine) == []  # something was done just now
+    rest(orders)
+    again = resting_chunks(orders.engine)
+    assert len(again) == 16
+    assert min(chunk.number for chunk in again) == 6
+    assert resting_chunks(orders.engine) == []  # asked for just now
+    orders.waiting += again
+    orders.work()
+    assert orders.batch().state is BatchState.COMPLETED
+
+
+def test_also_when_only_the_end_is_missing(orders: Orders) -> None:
+    orders.order(2 * CHUNK)
+    orders.work(2)
+    orders.waiting.clear()
+    rest(orders)
+    (end,) = resting_chunks(orders.engine)
+    orders.waiting.append(end)
+    orders.work()
+    assert orders.batch().state is BatchState.COMPLETED
+
+
+def rest(orders: Orders) -> None:
+    """Let nothing have been done for a while."""
+    with begin(orders.engine) as (connection, now):
+        long_ago = now - timedelta(minutes=1)
+        connection.execute(update(runs).values(moved_at=long_ago, told_at=long_ago))
+
+
+def test_progress_is_told_once_a_second_at_most(orders: Orders) -> None:
+    orders.order(5 * CHUNK)
+    orders.work(2)
+    assert orders.events("batch.progressed") == []
+    rest(orders)
+    orders.work(2)
+    (told,) = orders.events("batch.progressed")
+    assert (told["data"]["created"], told["data"]["requested"]) == (3 * CHUNK, 5 * CHUNK)
+    assert told["correlationid"] == "order-B1"
+    rest(orders)
+    orders.work()  # what is about to end is told when it has
+    assert len(orders.events("batch.progressed")) == 1
+
+
+def test_cards_without_secrets_have_no_file(orders: Orders) -> None:
+    orders.order(3, type="credit_note", created_by="kari", name="Autumn")
+    orders.work()
+    (told,) = orders.events("batch.completed")
+    assert told["data"]["file"] is None
+    assert orders.count(files) == orders.count(tokens) == orders.count(pins) == 0
+    with reading(orders.engine) as connection:
+        rows = connection.execute(select(cards)).all()
+    assert {(row.type, row.created_by, row.state, row.version) for row in rows} == {
+        ("credit_note", "kari", State.INACTIVE, 1)
+    }
+    assert {row.id for row in rows} == {card_uuid(ACCOUNT, name) for name in names(3)}
+
+
+def test_in_company_a_chunk_is_made_in_pieces_and_is_the_same(orders: Orders) -> None:
+    orders.order(CHUNK + 350, **CODES)
+    worked: list[float] = []
+    while orders.waiting:
+        chunk = orders.waiting.popleft()
+        orders.waiting += do(orders.engine, orders.mint, chunk, worked.append)
+    assert len(worked) == CHUNK // 200 + 2
+    assert_complete(orders, CHUNK + 350)
+
+
+def test_a_list_that_was_approved_is_made_with_the_types_it_names(orders: Orders) -> None:
+    asked = {"cards": LISTED, "batch_id": "B2", "needs_approval": True, "created_by": "kari"}
+    told = orders.ask("cards.batch_create", "o", **asked, **CODES)
+    assert told["type"] == "batch.awaiting_approval"
+    assert orders.work() == 0
+    orders.ask("batches.approve", "a", batch_id="B2", created_by="ola")
+    orders.work()
+    rows = orders.opened(orders.file("B2"))
+    assert [(row["card_id"], row["type"]) for row in rows] == [
+        ("X2", "credit_note"),
+        ("X1", "gift_card"),
+    ]
+    with reading(orders.engine) as connection:
+        made = dict(connection.execute(select(cards.c.card_id, cards.c.type)).all())
+    assert made == {"X2": "credit_note", "X1": "gift_card"}
+    batch = orders.batch("B2")
+    assert (batch.created_by, batch.approved_by) == ("kari", "ola")
+
+
+def test_tokens_are_made_as_the_order_says(orders: Orders) -> None:
+    behaviour = {"expires_in": 3600, "expires_after_transaction": True}
+    format = {"numbers": True, "length": 16, "prefix": "GC-"}
+    makes: dict[str, Any] = {"card_token": {**behaviour, "format": format}}
+    orders.order(2, options=makes, seal_to=[OWNER.recipient])
+    orders.work()
+    with reading(orders.engine) as connection:
+        rows = connection.execute(select(tokens)).all()
+    assert {row.expires_after_transaction for row in rows} == {True}
+    assert {row.expires_at - row.created_at for row in rows} == {timedelta(hours=1)}
+    opened = orders.opened(orders.file())
+    assert all(row["token"].startswith("GC-") and row["pin"] == "" for row in opened)
+    assert {row.masked_code for row in rows} == {f"GC-{'*' * 12}{r['token'][-4:]}" for r in opened}
+
+
+def test_pins_may_be_for_somebody_else(orders: Orders) -> None:
+    printer = new_identity()
+    orders.order(3, **CODES, seal_pins_to=[printer.recipient])
+    orders.work()
+    (told,) = orders.events("batch.completed")
+    codes, secret = orders.file(), orders.file(holds=Holds.PINS)
+    assert told["data"]["file"]["name"] == codes.name == f"{ACCOUNT}/B1.csv.age"
+    assert told["data"]["pin_file"]["name"] == secret.name == f"{ACCOUNT}/B1.pins.csv.age"
+    for file, other in ((codes, printer), (secret, OWNER)):
+        with pytest.raises(NotOpened):
+            orders.opened(file, other.secret)
+    first, second = orders.opened(codes), orders.opened(secret, printer.secret)
+    assert [row["card_id"] for row in first] == [row["card_id"] for row in second] == names(3)
+    assert {row["pin"] for row in first} == {row["token"] for row in second} == {""}
+    for one, two in zip(first, second, strict=True):
+        orders.ask("cards.activate", f"on-{one['card_id']}", card_id=one["card_id"], **LOAD)
+        paid = {"token": one["token"], "pin": two["pin"], "ref_id": "pay", **LOAD}
+        assert orders.pay(**paid)["type"] == "card.drawn_down"
+
+
+def test_nobody_here_can_open_the_file(orders: Orders) -> None:
+    orders.order(2_000, **CODES)
+    orders.work(1)
+    with reading(orders.engine) as connection:
+        (kept,) = connection.execute(select(chunks.c.kept).where(chunks.c.kept.is_not(None)))
+        assert "B1-0001" not in str(kept)
+    orders.work()
+    # What could be read here is gone in the commit that has sealed it.
+    assert orders.count(chunks) == 0
+    assert len(orders.opened(orders.file())) == 2_000
+
+
+# --- what can't go on, and what is let go -----------------------------------------------------
+
+
+def test_an_order_waits_for_a_pepper_that_is_gone(engine: Engine) -> None:
+    orders = Orders(engine)
+    orders.order(2 * CHUNK, **CODES)
+    orders.work(2)
+    others = Vault(Peppers([Pepper("t2", bytes(range(32)))]), PIN_PEPPERS)
+    orders.mint, known = Mint(others), orders.mint
+    orders.work()
+    batch = orders.batch()
+    assert (batch.state, batch.created) == (BatchState.RUNNING, 2 * CHUNK)
+    assert batch.trouble == "TOKEN_PEPPERS has no key t1 any more"
+    assert orders.count(files) == 0
+    orders.mint = known
+    rest(orders)
+    orders.waiting += resting_chunks(engine)
+    orders.work()
+    assert orders.batch().trouble is None
+    assert_complete(orders, 2 * CHUNK)
+
+
+def let_go(orders: Orders) -> Batch:
+    """Return the order, of which nothing must be left."""
+    assert orders.names() == []
+    left = (tokens, pins, chunks, files)
+    assert [orders.count(table) for table in left] == [0] * 4
+    batch = orders.batch()
+    assert (batch.state, batch.created, batch.busy) == (BatchState.CANCELLED, 0, False)
+    return batch
+
+
+def test_an_order_that_is_cancelled_leaves_nothing(orders: Orders) -> None:
+    orders.order(20 * CHUNK, **CODES)
+    orders.work(7)
+    making = list(orders.waiting)
+    told = orders.ask("batches.cancel", "stop", batch_id="B1", reason="a mistake")
+    assert told["type"] == "batch.cancelled"
+    assert (told["data"]["created"], told["data"]["reason_text"]) == (7 * CHUNK, "a mistake")
+    refused = orders.ask("cards.create", "early", card_id="B1-0001", **LOAD)
+    assert refused["data"]["reason"] == "card_exists"
+    orders.work()
+    let_go(orders)
+    # A chunk whose worker was slow finds that it isn't wanted any more.
+    orders.waiting.extend(making)
+    assert orders.work() == len(making)
+    assert orders.names() == []
+    made = orders.ask("cards.create", "late", card_id="B1-0001", **LOAD)
+    assert made["type"] == "card.created"
+
+
+def test_a_chunk_that_is_at_work_when_its_order_is_cancelled_is_not_kept(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On SQLite one commit waits for the other, so this can't happen there.
+    engine = open_engine(postgres_url)
+    orders = Orders(engine)
+    orders.order(3 * CHUNK)
+    orders.work(1)
+    (second, *_) = orders.waiting
+
+    def cancel_first(*_: Any) -> None:
+        orders.ask("batches.cancel", "stop", batch_id="B1")
+
+    # Between the chunk's first look at the order and its last.
+    monkeypatch.setattr("card_worker.batches.making._insert", cancel_first)
+    assert do(engine, orders.mint, second) == []
+    monkeypatch.undo()
+    orders.work()
+    let_go(orders)
+    engine.dispose()
+
+
+def test_cards_that_got_in_between_stop_an_order_and_are_left_alone(orders: Orders) -> None:
+    orders.order(20 * CHUNK, **CODES)
+    orders.work(4)
+    # By a commit that had begun before the order's.
+    with begin(orders.engine) as (connection, _):
+        row = dict(connection.execute(select(cards).limit(1)).mappings().one())
+        own = {"id": card_uuid(ACCOUNT, "B1-9999"), "card_id": "B1-9999", "batch_id": None}
+        connection.execute(cards.insert().values(row | own))
+    orders.work()
+    batch = let_go(orders)
+    assert batch.trouble == "A card with this card_id exists."
+    (told,) = orders.events("batch.cancelled")
+    assert told["data"]["reason"] == "card_exists"
+    (problem,) = told["data"]["problems"]
+    assert problem["message"].startswith("B1-9999: ")
+    assert orders.count(cards) == 1
+
+
+def test_an_order_whose_values_run_out_is_let_go(engine: Engine) -> None:
+    craft = Craft(draw_tokens=lambda _, count: ["123456789012"] * count)
+    orders = Orders(engine, Mint(VAULT, craft))
+    format = {"numbers": True, "length": 16}
+    makes: dict[str, Any] = {"card_token": {"format": format}}
+    orders.order(2_000, options=makes, seal_to=[OWNER.recipient])
+    orders.work()
+    let_go(orders)
+    (told,) = orders.events("batch.cancelled")
+    assert told["data"]["reason"] == "format_invalid"
+    assert told["data"]["problems"][0]["field"] == "options.card_token.format"
+
+
+def test_names_that_are_taken_are_found_among_many(orders: Orders) -> None:
+    listed = [{"card_id": f"P{number}"} for number in (9, 10, 99, 1000, "09", "1x", 182, "0009")]
+    orders.ask("cards.batch_create", "listed", cards=listed)
+    told = orders.order(999, "B2", card_id_pattern="P{n}")
+    named = [one["message"].partition(":")[0] for one in told["data"]["problems"]]
+    assert named == ["P9", "P10", "P99", "P182"]
+    # P18 with its check digit 2, and P0009.
+    for batch_id, pattern in (("B3", "P{n}{luhn}"), ("B4", "P{n:04d}")):
+        told = orders.order(999, batch_id, card_id_pattern=pattern)
+        assert told["data"]["reason"] == "card_exists", pattern
+        assert len(told["data"]["problems"]) == 1
+    assert orders.order(999, "B5", card_id_pattern="P{n:05d}")["type"] == "batch.accepted"
+
+
+# --- called back ------------------------------------------------------------------------------
+
+
+def statuses(orders: Orders) -> dict[str, tuple[str, bool]]:
+    with reading(orders.engine) as connection:
+        rows = connection.execute(select(cards.c.card_id, cards.c.state, cards.c.blocked)).all()
+    return {card_id: (state.value, bool(blocked)) for card_id, state, blocked in rows}
+
+
+def test_what_is_not_activated_is_closed_when_its_batch_is_cancelled(orders: Orders) -> None:
+    orders.order(500)
+    orders.work()
+    orders.ask("cards.activate", "on", card_id="B1-0007", **LOAD)
+    told = orders.ask("batches.cancel", "stop", batch_id="B1", reason="a mistake")
+    assert (told["type"], told["data"]["created"]) == ("batch.cancelled", 500)
+    late = orders.ask("cards.activate", "late", card_id="B1-0400", **LOAD)
+    assert late["data"]["reason"] == "batch_state"
+    orders.work()
+    shown = statuses(orders)
+    assert shown.pop("B1-0007") == ("active", False)
+    assert set(shown.values()) == {("closed", False)}
+    closed = orders.events("card.closed")
+    assert len(closed) == 499
+    assert closed[0]["data"]["version"] == 2
+    assert closed[0]["data"]["reason_text"] == "a mistake"
+    (told,) = orders.events("batch.recalled")
+    recall = {"action": "cancel", "first": 1, "last": 500, "done": 499, "already": 0, "refused": 1}
+    assert told["data"]["recall"] == recall
+    batch = orders.batch()
+    assert (batch.state, batch.created, batch.busy) == (BatchState.CANCELLED, 500, False)
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_cards_are_called_back(orders: Orders, *, is_listed: bool) -> None:
+    if is_listed:
+        listed = [{"card_id": name} for name in names(500)]
+        orders.ask("cards.batch_create", "listed", cards=listed, batch_id="B1")
+    else:
+        orders.order(500)
+        orders.work()
+    orders.ask("cards.block", "b", card_id="B1-0300", reason="lost")
+    orders.ask("cards.activate", "on", card_id="B1-0301", **LOAD)
+    orders.ask("cards.activate", "on2", card_id="B1-0302", **LOAD)
+    orders.ask("cards.close", "c", card_id="B1-0302", reason="paid out")
+    asked = {"batch_id": "B1", "first": 201, "last": 450, "reason": "recall"}
+    told = orders.ask("batches.block", "recall", **asked, created_by="kari")
+    assert told["type"] == "batch.recalling"
+    orders.work()
+    (end,) = orders.events("batch.recalled")
+    assert end["correlationid"] == "recall"
+    assert end["data"]["recall"] == {
+        **{"action": "block", "first": 201, "last": 450},
+        **{"done": 248, "already": 1, "refused": 1},
+    }
+    shown = statuses(orders)
+    blocked = [name for name, (state, blocked) in shown.items() if blocked and state != "closed"]
+    assert sorted(blocked) == sorted(set(names(250, 201)) - {"B1-0302"})
+    file = orders.file(holds=Holds.REFUSED)
+    assert end["data"]["file"]["name"] == file.name
+    assert orders.content(file) == b"card_id,reason\r\nB1-0302,card_closed\r\n"
+    blocks = [one for one in orders.events("card.blocked") if one["data"]["version"]]
+    assert len(blocks) == 249
+    assert {one["data"]["reason_text"] for one in blocks} == {"lost", "recall"}
+
+
+def test_what_was_called_back_may_come_again(orders: Orders) -> None:
+    orders.order(5)
+    orders.work()
+    asked = {"batch_id": "B1", "reason": "recall"}
+    for number, (task, done, already) in enumerate(
+        [
+            ("batches.block", 5, 0),
+            ("batches.block", 0, 5),
+            ("batches.unblock", 5, 0),
+            ("batches.unblock", 0, 5),
+        ]
+    ):
+        orders.ask(task, f"recall-{number}", **asked)
+        orders.work()
+        recall = orders.events("batch.recalled")[-1]["data"]["recall"]
+        assert (recall["done"], recall["already"], recall["refused"]) == (done, already, 0), task
+    assert orders.events("batch.recalled")[-1]["data"]["file"] is None
+
+
+def test_the_end_of_cards_is_put_off(orders: Orders) -> None:
+    orders.order(4)
+    orders.work()
+    ends = ["2040-01-01T00:00:00Z", "2041-01-01T00:00:00Z", "2042-01-01T00:00:00Z"]
+    for number, end in enumerate(ends, start=1):
+        named = {"card_id": f"B1-{number:04d}", "expires_at": end}
+        orders.ask("cards.activate", f"on-{number}", **named, **LOAD)
+    orders.ask("batches.extend", "later", batch_id="B1", expires_at=ends[1])
+    orders.work()
+    recall = orders.events("batch.recalled")[-1]["data"]["recall"]
+    assert (recall["done"], recall["already"], recall["refused"]) == (1, 1, 2)
+    file = orders.file(holds=Holds.REFUSED)
+    assert orders.content(file) == (b"card_id,reason\r\nB1-0003,invalid\r\nB1-0004,invalid\r\n")
+
+
+def test_a_chunk_nobody_has_begun_is_nothing(orders: Orders) -> None:
+    nothing = Chunk(card_uuid(ACCOUNT, "x"), ACCOUNT, "B1", Action.MAKE, 1)
+    assert do(orders.engine, orders.mint, nothing) == []
+
+
+def test_codes_without_a_card_and_batches_without_their_cards_are_found(orders: Orders) -> None:
+    orders.order(3, **CODES)
+    orders.work()
+    with begin(orders.engine) as (connection, _):
+        connection.execute(cards.delete().where(cards.c.card_id == "B1-0002"))
+    with reading(orders.engine) as connection:
+        found = {(one.what, one.stands, one.proven) for one in differences(connection)}
+    assert found == {
+        ("token's card", "none", "one card"),
+        ("PIN's card", "none", "one card"),
+        ("created", "3", "2 cards"),
+    }
