@@ -1,6 +1,6 @@
 """Commands on batches: cards that are ordered, let go, called back, many at a time."""
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import (
     BaseModel,
@@ -13,6 +13,7 @@ from pydantic import (
     field_validator,
 )
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypeIs
 
 from card_worker.contracts.about import AboutAccount
 from card_worker.contracts.codes import BatchOptions
@@ -195,3 +196,9 @@ Recall: TypeAlias = BlockBatch | UnblockBatch | CloseBatch | ExtendBatch
 """What goes on with the cards of a batch, one after the other."""
 OnBatch: TypeAlias = ApproveBatch | CancelBatch | Recall
 """What names a batch that exists."""
+_ABOUT_BATCHES = frozenset([CreateBatch, *get_args(OnBatch)])
+
+
+def is_about_batch(command: object) -> TypeIs[CreateBatch | OnBatch]:
+    """Say whether a command is about a batch: by its type, since a union is slow to ask."""
+    return type(command) in _ABOUT_BATCHES

@@ -3,7 +3,7 @@
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
-from card_worker.contracts.batches import CreateBatch, OnBatch
+from card_worker.contracts.batches import CreateBatch, OnBatch, is_about_batch
 from card_worker.contracts.commands import (
     ActivateCard,
     AdjustBalance,
@@ -64,7 +64,7 @@ def needs(command: Command | Look) -> Needs:
             return _by_token(command)
         makes = event_id(account_id, command.key)
         return _by_token(command)._replace(ref_id=command.ref_id, holds=True, makes=makes)
-    if isinstance(command, CreateBatch | OnBatch):
+    if is_about_batch(command):
         return _of_batch(command)
     match command:
         case CreateCard() | ActivateCard() | WithdrawCard():

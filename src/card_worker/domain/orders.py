@@ -36,7 +36,7 @@ from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import Batch
 
 
-def create_batch(
+def _create_batch(
     books: Books, command: CreateBatch, now: datetime
 ) -> BatchCompleted | BatchOrdered:
     """Decide about cards that are ordered: made at once, or piece by piece. Raises Refused."""
@@ -125,8 +125,10 @@ def _naming_of_pattern(taken: Sequence[str]) -> tuple[Problem, ...]:
     )
 
 
-def decide_on_batch(books: Books, command: OnBatch, now: datetime) -> BatchEvent:
-    """Decide what becomes of a batch that exists. Raises Refused."""
+def decide_on_batch(books: Books, command: CreateBatch | OnBatch, now: datetime) -> BatchEvent:
+    """Decide about a batch: one that is wanted, or one that exists. Raises Refused."""
+    if isinstance(command, CreateBatch):
+        return _create_batch(books, command, now)
     batch = books.batches.get((command.account_id, command.batch_id))
     if batch is None:
         raise Refused(Reason.BATCH_NOT_FOUND)

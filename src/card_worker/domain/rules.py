@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import singledispatch
 
-from card_worker.contracts.batches import CreateBatch, OnBatch
+from card_worker.contracts.batches import is_about_batch
 from card_worker.contracts.codes import BatchOptions
 from card_worker.contracts.commands import (
     ActivateCard,
@@ -73,7 +73,7 @@ from card_worker.domain.making import (
     pin_format,
     secrets_wanted,
 )
-from card_worker.domain.orders import create_batch, decide_on_batch
+from card_worker.domain.orders import decide_on_batch
 from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import State
 from card_worker.money import AMOUNT_MAX
@@ -109,15 +109,13 @@ def _decide(books: Books, command: Command, now: datetime) -> Decision:
         _check_dates(command, now)
     if command.not_after is not None and command.not_after < now:
         raise Refused(Reason.STALE_COMMAND)
-    if isinstance(command, OnBatch):
+    if is_about_batch(command):
         return Decision(decide_on_batch(books, command, now))
     match command:
         case ActivateCard():
             return Decision(_activate(books, command, now))
         case CreateCard():
             return Decision(_create(books, command, now))
-        case CreateBatch():
-            return Decision(create_batch(books, command, now))
         case WithdrawCard():
             return Decision(_withdraw(books, command, now))
     case = Case.of(books, command, now)
