@@ -9,18 +9,20 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from card_worker.contracts.commands import Command, ExpireCard, ExpireHold
-from card_worker.domain.rows import Card, Hold
+from card_worker.domain.rows import Hold
 from card_worker.handler import handle
 from card_worker.storage import leases
 from card_worker.storage.engine import begin
-from card_worker.storage.looks import due_cards, due_holds
+from card_worker.storage.looks import DueCard, due_cards, due_holds
 
 LEASE_S = 60.0
-SLICE_ROWS = 500
-SLICES_MAX = 40
+SLICE_ROWS = 1_000
+SLICES_MAX = 20
 """A sweep ends after so many slices; what is left is the next one's."""
 
-Row = TypeVar("Row", Card, Hold)
+Row = TypeVar("Row", DueCard, Hold)
+
+_EXPIRE = ExpireCard(account_id="T00000000", card_id="-", command_id="-", originated_by="sweep")
 
 log = structlog.get_logger(__name__)
 
@@ -47,21 +49,21 @@ def _sweep(
     One slice is one commit, so nobody waits for more than a slice. The rules don't wait for the
     sweep: what is over is over when its time has passed, swept or not.
     """
-    holder, swept = uuid4().hex, 0
-    last: Row | None = None
-    for _ in range(SLICES_MAX):
-        with begin(engine) as (connection, now):
-            if not leases.take(connection, lease, holder, now, LEASE_S):
-                break
-            rows = due(connection, now, slice_rows, last)
-            handle(connection, [ask(row) for row in rows], now)
+    holder = uuid4().hex
+    with begin(engine) as (connection, now):
+        if not leases.take(connection, lease, holder, now, LEASE_S):
+            return 0
+    swept, last = 0, None
+    try:
+        for _ in range(SLICES_MAX):
+            with begin(engine) as (connection, now):
+                rows = due(connection, now, slice_rows, last)
+                handle(connection, [ask(row) for row in rows], now)
+            swept += len(rows)
             if len(rows) < slice_rows:
-                leases.release(connection, lease, holder)
-        swept += len(rows)
-        if len(rows) < slice_rows:
-            break
-        last = rows[-1]
-    else:
+                break
+            last = rows[-1]
+    finally:
         with begin(engine) as (connection, _):
             leases.release(connection, lease, holder)
     if swept:
@@ -72,13 +74,10 @@ def _sweep(
 # The same row gives the same key: a second sweep repeats, it doesn't ask.
 
 
-def _expire_card(card: Card) -> ExpireCard:
-    return ExpireCard(
-        account_id=card.account_id,
-        card_id=card.card_id,
-        command_id=f"expire-{card.id}-{card.version}",
-        originated_by="sweep",
-    )
+def _expire_card(card: DueCard) -> ExpireCard:
+    named = {"account_id": card.account_id, "card_id": card.card_id}
+    # Names of cards that exist needn't be checked once more.
+    return _EXPIRE.model_copy(update={**named, "command_id": f"expire-{card.id}-{card.version}"})
 
 
 def _expire_hold(hold: Hold) -> ExpireHold:

@@ -179,6 +179,7 @@ def test_beat_and_a_worker_expire_a_card_when_its_time_comes(own: System) -> Non
         connection.execute(short.values(expires_at=datetime.now(UTC)))
     until(lambda: own.events_of("card.expired"), "the expiry")
     # One more round of both beats changes nothing.
+    worker.says("swept")
     swept = worker.said.count("swept")
     until(lambda: all(beat.said.count("Sending due task") > 5 for beat in beats), "more sweeps")
     own.catches_up("cards.system")

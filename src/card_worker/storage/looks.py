@@ -3,13 +3,26 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, assert_never
+from functools import cache
+from typing import Any, NamedTuple, assert_never
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, func, not_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Select,
+    bindparam,
+    func,
+    not_,
+    select,
+    tuple_,
+)
 
 from card_worker.contracts.kinds import CardType, Status
 from card_worker.domain.rows import Card, Hold, Pin, State, Token, Transaction
 from card_worker.storage.finding import columns_named, find
+from card_worker.storage.pipeline import send
 from card_worker.storage.tables import (
     cards,
     holds,
@@ -19,6 +32,7 @@ from card_worker.storage.tables import (
     tokens,
     transactions,
 )
+from card_worker.storage.types import UtcTime, Uuid
 
 
 def find_card(connection: Connection, account_id: str, card_id: str) -> Card | None:
@@ -132,22 +146,43 @@ def find_transactions(
     return [Transaction._make(row) for row in rows]
 
 
+class DueCard(NamedTuple):
+    """What has to be known of a card to ask for its expiry."""
+
+    id: UUID
+    account_id: str
+    card_id: str
+    version: int
+    expires_at: datetime
+
+
 def due_cards(
-    connection: Connection, now: datetime, cards_max: int, after: Card | None = None
-) -> list[Card]:
+    connection: Connection, now: datetime, cards_max: int, after: DueCard | None = None
+) -> list[DueCard]:
     """Return up to `cards_max` active cards whose time has passed, the longest past first.
 
     `after` is where the last slice ended. The cards are locked; those that another commit holds
     are left for the next look.
     """
-    statement = select(*columns_named(cards, Card._fields))
-    statement = statement.where(cards.c.state == State.ACTIVE, cards.c.expires_at <= now)
+    values = {"now": now, "cards_max": cards_max}
     if after is not None:
-        place = tuple_(cards.c.expires_at, cards.c.id)
-        statement = statement.where(place > tuple_(after.expires_at, after.id))
-    statement = statement.order_by(cards.c.expires_at, cards.c.id).limit(cards_max)
-    rows = connection.execute(statement.with_for_update(skip_locked=True))
-    return [Card._make(row) for row in rows]
+        values |= {"last_expires_at": after.expires_at, "last_id": after.id}
+    statement = _select_due_cards(is_first=after is None)
+    return [DueCard._make(row) for row in send(connection, statement, values)()]
+
+
+@cache
+def _select_due_cards(*, is_first: bool) -> Select[Any]:
+    now = bindparam("now", type_=UtcTime())
+    statement = select(*columns_named(cards, DueCard._fields))
+    statement = statement.where(cards.c.state == State.ACTIVE, cards.c.expires_at <= now)
+    if not is_first:
+        last = bindparam("last_expires_at", type_=UtcTime()), bindparam("last_id", type_=Uuid())
+        statement = statement.where(tuple_(cards.c.expires_at, cards.c.id) > tuple_(*last))
+    statement = statement.order_by(cards.c.expires_at, cards.c.id)
+    return statement.limit(bindparam("cards_max", type_=Integer())).with_for_update(
+        skip_locked=True
+    )
 
 
 def due_holds(
