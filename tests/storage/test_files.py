@@ -1,6 +1,8 @@
 """Sealed files are put in place: each of them, whole, wherever that is."""
 
 import base64
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -82,6 +84,41 @@ def test_one_that_can_not_be_put_stops_no_other(engine: Engine, tmp_path: Path) 
     in_the_way.rmdir()
     assert write_files(engine, store) == 1
     assert in_the_way.read_bytes() == CONTENT
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own that has room for no more than 64 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a full disk was not tried: only root may mount a small one ({error})")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_leaves_no_half_file_and_is_tried_again(
+    engine: Engine, small_disk: Path
+) -> None:
+    keep(engine, "b1", "b2")
+    store = FileStore(str(small_disk))
+    (small_disk / ACCOUNT).mkdir()
+    in_the_way = small_disk / "in the way"
+    with pytest.raises(OSError, match="No space left"), in_the_way.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1024))
+    assert write_files(engine, store) == 0
+    assert trouble(engine, "b1") == trouble(engine, "b2") == "OSError: No space left on device"
+    assert list((small_disk / ACCOUNT).iterdir()) == [], "half a file"
+    in_the_way.unlink()
+    assert write_files(engine, store) == 2
+    assert (small_disk / ACCOUNT / "b1.csv.age").read_bytes() == CONTENT
+    assert trouble(engine, "b1") is None
 
 
 def test_a_file_of_which_a_part_is_gone_is_not_put(engine: Engine, tmp_path: Path) -> None:

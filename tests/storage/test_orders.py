@@ -12,9 +12,11 @@ from sqlalchemy.exc import DBAPIError
 
 from card_worker.batches.chunks import Chunk, do, resting_chunks
 from card_worker.contracts.kinds import Action, BatchState
+from card_worker.contracts.queries import GetCard, ListTransactions, Look
 from card_worker.domain.evolve import card_uuid
 from card_worker.domain.rows import CARDS_PER_CHUNK, Batch, Holds, State
 from card_worker.minting import Craft, Mint
+from card_worker.reader import look
 from card_worker.secrets.peppers import Pepper, Peppers
 from card_worker.secrets.sealing import NotOpened, new_identity
 from card_worker.secrets.vault import Vault
@@ -156,6 +158,27 @@ def rest(orders: Orders) -> None:
     with begin(orders.engine) as (connection, now):
         long_ago = now - timedelta(minutes=1)
         connection.execute(update(runs).values(moved_at=long_ago, told_at=long_ago))
+
+
+def test_nobody_sees_a_card_before_the_last_one_is_made(orders: Orders) -> None:
+    orders.order(2 * CHUNK, **CODES)
+    asks: tuple[tuple[type[Look], dict[str, Any]], ...] = (
+        (GetCard, {"card_id": "B1-0001"}),  # made
+        (ListTransactions, {"card_id": "B1-0001"}),
+        (GetCard, {"card_id": f"B1-{2 * CHUNK:04d}"}),  # to be made
+    )
+    orders.work(1)
+    assert [seen(orders, query, **named) for query, named in asks] == ["batch_state"] * 3
+    orders.work()
+    assert [seen(orders, query, **named) for query, named in asks] == [None] * 3
+    assert seen(orders, GetCard, card_id=f"B1-{2 * CHUNK + 1:04d}") == "card_not_found"
+
+
+def seen(orders: Orders, query: type[Look], **named: Any) -> str | None:
+    """Return the reason why nothing is shown; None when something is."""
+    with reading(orders.engine) as connection:
+        shown = look(connection, query(account_id=ACCOUNT, command_id="look", **named))
+    return shown.get("reason")
 
 
 def test_progress_is_told_once_a_second_at_most(orders: Orders) -> None:
