@@ -51,7 +51,7 @@ chaos-batch: $(VENV)/ready  ## Kill everything while an order is made; hold its 
 BENCH := benchmarks/.venv
 
 .PHONY: bench
-bench: $(VENV)/ready $(BENCH)/locked  ## Measure beside others, some 15 minutes; a little of it with ARGS=--quick
+bench: $(VENV)/ready $(BENCH)/locked  ## Measure beside others, some 25 minutes; a little of it with ARGS=--quick
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 $(BENCH)/locked: benchmarks/requirements.lock | python
