@@ -7,17 +7,31 @@ was lost, or couldn't be written, is made again, byte for byte.
 import os
 import tempfile
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
 import structlog
 from fsspec.core import url_to_fs
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
-from card_worker.domain.rows import File
-from card_worker.storage import leases
+from card_worker.contracts.commands import event_id
+from card_worker.contracts.events import Said
+from card_worker.contracts.kinds import EventType
+from card_worker.domain.answers import add_files, batch_data, freeze
+from card_worker.domain.rows import Batch, File, Holds
+from card_worker.storage import leases, outbox
+from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin
-from card_worker.storage.files import first_waiting, not_written, parts, written
+from card_worker.storage.files import (
+    confirmed,
+    find_files,
+    first_waiting,
+    not_written,
+    parts,
+    written,
+)
+from card_worker.storage.writing import write
 
 LEASE_S = 600.0
 TROUBLE_CHARS_MAX = 200
@@ -55,6 +69,49 @@ class FileStore:
 
 class Incomplete(Exception):
     """What a file holds isn't all there any more."""
+
+
+class NotConfirmed(Exception):
+    """The files of a batch can't be confirmed. The text says why, in a line."""
+
+
+def confirm(engine: Engine, account_id: str, batch_id: str, by: str | None = None) -> None:
+    """Delete the secrets of a batch, whose files have arrived, and tell the world so.
+
+    Raises NotConfirmed.
+    """
+    with begin(engine) as (connection, now):
+        # Two who confirm at once meet here.
+        batch = find_batch(connection, account_id, batch_id, lock=True)
+        files = find_files(connection, account_id, batch_id)
+        secret = [file for file in files if file.holds is not Holds.REFUSED]
+        if batch is None or not secret:
+            raise NotConfirmed(f"there is no file of a batch {batch_id}")
+        for file in secret:
+            if file.confirmed_at is not None:
+                raise NotConfirmed(f"{file.name} was confirmed; its secrets are deleted")
+            if file.written_at is None:
+                why = file.trouble or "it waits"
+                raise NotConfirmed(f"{file.name} hasn't been written yet: {why}")
+            confirmed(connection, file, now)
+        _tell_confirmed(connection, batch, secret, now, by)
+
+
+def _tell_confirmed(
+    connection: Connection, batch: Batch, files: list[File], now: datetime, by: str | None
+) -> None:
+    said = Said(
+        command="cards.batch_create",
+        command_id=batch.command_id or batch.batch_id,
+        account_id=batch.account_id,
+    )
+    data = batch_data(said, batch)
+    add_files(data, files)
+    if by is not None:
+        data["confirmed_by"] = by
+    id = event_id(batch.account_id, f"confirmed/{batch.batch_id}")
+    told = freeze(data, id=id, type=EventType.BATCH_CONFIRMED, subject=batch.batch_id, at=now)
+    write(connection, [outbox.new([told])])
 
 
 def write_files(engine: Engine, store: FileStore) -> int:

@@ -49,9 +49,13 @@ def about(subject: str, type: str) -> Any:
 
 
 def test_every_type_of_event_is_looked_at() -> None:
-    # What chunks tell, tests/storage/test_orders.py looks at.
-    by_chunks = {EventType.BATCH_PROGRESSED, EventType.BATCH_RECALLED}
-    assert {one.type for one in TOLD} == set(EventType) - by_chunks
+    # What no command is answered with, tests/storage/test_orders.py looks at.
+    by_themselves = {
+        EventType.BATCH_PROGRESSED,
+        EventType.BATCH_RECALLED,
+        EventType.BATCH_CONFIRMED,
+    }
+    assert {one.type for one in TOLD} == set(EventType) - by_themselves
     assert set(MESSAGES) == set(Reason)
 
 

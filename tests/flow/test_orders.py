@@ -85,8 +85,14 @@ def test_from_the_order_to_the_bureau(own: System, files: Path, identity: str) -
     until(path.exists, "the file, once more")
     assert path.read_bytes() == kept
     until(lambda: batch(own)["files"][0]["written_at"], "the note of it")
-    assert own.cli("batch", "confirm", "B1", "--account", ACCOUNT).exit_code == 0
+    confirmed = own.cli("batch", "confirm", "B1", "--account", ACCOUNT, "--by", "ola")
+    assert confirmed.exit_code == 0
     assert batch(own)["files"][0]["confirmed_at"] is not None
+    until(lambda: own.events_of("batch.confirmed"), "the word of it")
+    (made,), (told,) = own.events_of("batch.completed"), own.events_of("batch.confirmed")
+    assert told["correlationid"] == made["correlationid"]
+    assert (told["data"]["confirmed_by"], told["data"]["created_by"]) == ("ola", "kari")
+    assert told["data"]["file"] == made["data"]["file"]
     again = own.cli("batch", "write", "B1", "--account", ACCOUNT)
     assert (again.exit_code, "was confirmed" in again.output) == (1, True)
 

@@ -15,6 +15,7 @@ from card_worker.contracts.kinds import Action, BatchState
 from card_worker.contracts.queries import GetCard, ListTransactions, Look
 from card_worker.domain.evolve import card_uuid
 from card_worker.domain.rows import CARDS_PER_CHUNK, Batch, Holds, State
+from card_worker.files import FileStore, NotConfirmed, confirm, write_files
 from card_worker.minting import Craft, Mint
 from card_worker.reader import look
 from card_worker.secrets.peppers import Pepper, Peppers
@@ -22,7 +23,7 @@ from card_worker.secrets.sealing import NotOpened, new_identity
 from card_worker.secrets.vault import Vault
 from card_worker.storage.engine import begin, is_transient, open_engine, reading
 from card_worker.storage.reconcile import differences
-from card_worker.storage.tables import cards, chunks, files, pins, runs, tokens
+from card_worker.storage.tables import cards, chunks, file_parts, files, pins, runs, tokens
 from tests.codes import OWNER, PIN_PEPPERS, VAULT
 from tests.orders import ACCOUNT, CODES, Orders
 
@@ -283,6 +284,43 @@ def test_nobody_here_can_open_the_file(orders: Orders) -> None:
     # What could be read here is gone in the commit that has sealed it.
     assert orders.count(chunks) == 0
     assert len(orders.opened(orders.file())) == 2_000
+
+
+def test_files_that_have_arrived_are_confirmed_once(orders: Orders) -> None:
+    orders.order(3, **CODES, seal_pins_to=[new_identity().recipient])
+    orders.work()
+    with pytest.raises(NotConfirmed, match="hasn't been written yet"):
+        confirm(orders.engine, ACCOUNT, "B1")
+    assert write_files(orders.engine, FileStore("memory://confirmed")) == 2
+
+    def confirmed(by: str) -> str | None:
+        try:
+            confirm(orders.engine, ACCOUNT, "B1", by)
+        except NotConfirmed:
+            return None
+        return by
+
+    with ThreadPoolExecutor(4) as pool:
+        (by,) = filter(None, pool.map(confirmed, ["eva", "kari", "ola", "per"]))
+    (told,) = orders.events("batch.confirmed")
+    assert (told["correlationid"], told["data"]["confirmed_by"]) == ("order-B1", by)
+    (made,) = orders.events("batch.completed")
+    for named in ("file", "pin_file"):
+        assert told["data"][named] == made["data"][named]
+    assert orders.count(file_parts) == 0
+
+
+def test_what_has_no_secrets_is_not_confirmed(orders: Orders) -> None:
+    orders.order(3)
+    orders.work()
+    orders.ask("batches.unblock", "recall", batch_id="B1", first=2, reason="found")
+    orders.ask("cards.activate", "on", card_id="B1-0001", **LOAD)
+    orders.ask("batches.extend", "later", batch_id="B1", expires_at="2041-01-01T00:00:00Z")
+    orders.work()
+    assert orders.count(files) == 1  # that of the cards refused
+    for batch_id in ("B1", "B2"):
+        with pytest.raises(NotConfirmed, match="there is no file"):
+            confirm(orders.engine, ACCOUNT, batch_id)
 
 
 # --- what can't go on, and what is let go -----------------------------------------------------

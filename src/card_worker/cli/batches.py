@@ -18,11 +18,13 @@ from card_worker.contracts.events import write
 from card_worker.contracts.kinds import BatchState, CardType
 from card_worker.contracts.message import problems_of
 from card_worker.domain.answers import shown_batch, shown_file
-from card_worker.domain.rows import Batch, File, Holds
+from card_worker.domain.rows import Batch, File
+from card_worker.files import NotConfirmed
+from card_worker.files import confirm as confirm_files
 from card_worker.settings import load_settings
 from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin
-from card_worker.storage.files import confirmed, find_files, written
+from card_worker.storage.files import find_files, written
 
 app = typer.Typer(
     help="Order a batch of cards, watch it, and see to its files.", no_args_is_help=True
@@ -216,31 +218,32 @@ def open_file(
 def write_again(batch_id: BatchId, account: AccountId) -> None:
     """Have the files put in their place once more, byte for byte, by a worker's next sweep."""
     with database() as engine, begin(engine) as (connection, _):
-        for file in _kept(find_files(connection, account, batch_id), batch_id):
+        files = find_files(connection, account, batch_id)
+        if not files:
+            raise refuse(f"there is no file of a batch {batch_id}")
+        kept = [file for file in files if file.confirmed_at is None]
+        if not kept:
+            raise refuse(f"the file of {batch_id} was confirmed; its secrets are deleted")
+        for file in kept:
             written(connection, file, None)
     out.print(f"The files of {batch_id} will be written again.", markup=False)
 
 
 @app.command()
-def confirm(batch_id: BatchId, account: AccountId) -> None:
+def confirm(
+    batch_id: BatchId,
+    account: AccountId,
+    by: Annotated[
+        str | None, typer.Option(help="Who says so; it is told with the event.", show_default=False)
+    ] = None,
+) -> None:
     """Say that the files have arrived: their secrets are deleted here and can't be made again."""
-    with database() as engine, begin(engine) as (connection, now):
-        files = _kept(find_files(connection, account, batch_id), batch_id)
-        sealed = [file for file in files if file.holds is not Holds.REFUSED]
-        for file in sealed:
-            if file.written_at is None:
-                raise refuse(f"{file.name} hasn't been written yet: {file.trouble or 'it waits'}")
-            confirmed(connection, file, now)
+    with database() as engine:
+        try:
+            confirm_files(engine, account, batch_id, by)
+        except NotConfirmed as reason:
+            raise refuse(str(reason)) from None
     out.print(f"The secrets of {batch_id} are deleted here.", markup=False)
-
-
-def _kept(files: list[File], batch_id: str) -> list[File]:
-    if not files:
-        raise refuse(f"there is no file of a batch {batch_id}")
-    kept = [file for file in files if file.confirmed_at is None]
-    if not kept:
-        raise refuse(f"the file of {batch_id} was confirmed; its secrets are deleted")
-    return kept
 
 
 def _became(file: File) -> dict[str, object]:

@@ -183,6 +183,8 @@ class BatchData(Said):
     """Why an order was let go that nobody cancelled."""
     problems: NotRequired[tuple[Problem, ...]]
     recall: NotRequired["RecallShown"]
+    confirmed_by: NotRequired[str]
+    """Who said that the files have arrived."""
 
 
 class RecallShown(TypedDict):

@@ -183,6 +183,7 @@ class EventType(StrEnum):
     BATCH_CANCELLED = "batch.cancelled"
     BATCH_RECALLING = "batch.recalling"
     BATCH_RECALLED = "batch.recalled"
+    BATCH_CONFIRMED = "batch.confirmed"
     COMMAND_REJECTED = "command.rejected"
 
 
@@ -217,6 +218,7 @@ HAPPENED: dict[EventType, str] = {
     EventType.BATCH_CANCELLED: "A batch was let go: what was made is removed, or closed if unused.",
     EventType.BATCH_RECALLING: "What was asked for all cards of a batch has begun.",
     EventType.BATCH_RECALLED: "What was asked for all cards of a batch was done, card by card.",
+    EventType.BATCH_CONFIRMED: "The files of a batch have arrived; its secrets are deleted here.",
     EventType.COMMAND_REJECTED: "A command was refused, and nothing else came of it.",
 }
 """What each event tells, in a sentence."""
