@@ -30,6 +30,7 @@ from card_worker.domain.evolve import card_uuid
 from card_worker.domain.rows import File, FilePart, Holds
 from card_worker.secrets.drawing import PREFIX, draw_pins, draw_tokens, mask
 from card_worker.secrets.formats import PinFormat, TokenFormat
+from card_worker.secrets.peppers import Hash, Hashes
 from card_worker.secrets.sealing import Recipient, read_recipients, seal, seal_text
 from card_worker.secrets.vault import Vault
 from card_worker.storage.finding import find
@@ -69,6 +70,27 @@ class Values(NamedTuple):
 NO_VALUES = Values([], [])
 
 
+class Minted(NamedTuple):
+    """The secrets of many cards, in their order: what is kept of them, and their values."""
+
+    values: Values
+    tokens: Hashes | None
+    masked_codes: list[str]
+    pins: Hashes | None
+
+    def made(self) -> Made:
+        """Return what is kept, card by card."""
+        made = Made()
+        if self.tokens is not None:
+            kid, digests = self.tokens
+            hashes = (Hash(kid, digest) for digest in digests)
+            made = made._replace(tokens=tuple(zip(hashes, self.masked_codes, strict=True)))
+        if self.pins is not None:
+            kid, digests = self.pins
+            made = made._replace(pins=tuple(Hash(kid, digest) for digest in digests))
+        return made
+
+
 class Mint:
     """What makes secrets, for a worker that has a vault."""
 
@@ -86,45 +108,57 @@ class Mint:
         if type(event) not in MAKING or not isinstance(event, Making) or event.wanted is None:
             return decision
         wanted = event.wanted
-        values = self._draw(connection, books, wanted)
-        if values is None:
+        ids = [card_uuid(*key).bytes for key, _ in wanted.cards]
+        minted = self.make(connection, wanted, ids, books)
+        if minted is None:
             problem = Problem(field=_format_field(event), message=NONE_LEFT)
             refusal = CommandRejected(event.command, event.at, Reason.FORMAT_INVALID, (problem,))
             return Decision(refusal)
-        made = self._kept(wanted, [card_uuid(*key) for key, _ in wanted.cards], values)
+        made = minted.made()
         if not event.command.dry_run:  # what isn't stored opens nothing, so nobody is told
-            made = self._sealed(made, wanted, values, event)
+            made = self._sealed(made, wanted, minted.values, event)
         return decision._replace(answer=event._replace(made=made))
 
     def make(
-        self, connection: Connection, wanted: Wanted, ids: Sequence[UUID]
-    ) -> tuple[Made, Values] | None:
-        """Make the secrets of cards with these ids; None when no value of the format is left."""
-        values = self._draw(connection, Books(), wanted)
-        return None if values is None else (self._kept(wanted, ids, values), values)
+        self, connection: Connection, wanted: Wanted, ids: Sequence[bytes], books: Books
+    ) -> Minted | None:
+        """Make secrets for cards with these ids, each its 16 bytes.
 
-    def _draw(self, connection: Connection, books: Books, wanted: Wanted) -> Values | None:
-        count = len(wanted.cards)
-        pins = [""] * count if wanted.pin is None else self._craft.draw_pins(wanted.pin, count)
-        tokens = self._tokens(connection, books, wanted) if wanted.has_token else [""] * count
-        return None if tokens is None else Values(tokens, pins)
-
-    def _kept(self, wanted: Wanted, ids: Sequence[UUID], values: Values) -> Made:
-        made = Made()
+        None when hardly any value of the format is left. `books` may hold tokens that were made
+        in this commit.
+        """
+        values = self._draw(connection, books, wanted, len(ids))
+        if values is None:
+            return None
+        minted = Minted(values, None, [], None)
         if wanted.has_token:
             assert self.vault.tokens is not None
             hashes = self.vault.tokens.hash_tokens(wanted.account_id, values.tokens)
-            prefix = _prefix(wanted.token)
-            masked = [mask(value, prefix) for value in values.tokens]
-            made = made._replace(tokens=tuple(zip(hashes, masked, strict=True)))
+            masked = mask(values.tokens, _prefix(wanted.token))
+            minted = minted._replace(tokens=hashes, masked_codes=masked)
         if wanted.pin is not None:
             assert self.vault.pins is not None
-            made = made._replace(pins=tuple(self.vault.pins.hash_pins(ids, values.pins)))
-        return made
+            minted = minted._replace(pins=self.vault.pins.hash_pins(ids, values.pins))
+        return minted
 
-    def _tokens(self, connection: Connection, books: Books, wanted: Wanted) -> list[str] | None:
+    def _draw(
+        self, connection: Connection, books: Books, wanted: Wanted, count: int
+    ) -> Values | None:
+        tokens, pins = [""] * count, [""] * count
+        if wanted.pin is not None:
+            pins = self._craft.draw_pins(wanted.pin, count)
+        if wanted.has_token:
+            drawn = self._tokens(connection, books, wanted, count)
+            if drawn is None:
+                return None
+            tokens = drawn
+        return Values(tokens, pins)
+
+    def _tokens(
+        self, connection: Connection, books: Books, wanted: Wanted, count: int
+    ) -> list[str] | None:
         """Draw tokens that the account hasn't had; None when hardly any is left."""
-        values = self._craft.draw_tokens(wanted.token, len(wanted.cards))
+        values = self._craft.draw_tokens(wanted.token, count)
         if wanted.token is None or _bits(wanted.token) >= BITS_APART:
             return values
         for _ in range(DRAWS_MAX):
@@ -164,8 +198,11 @@ class Mint:
         self, wanted: Wanted, values: Values, now: datetime
     ) -> Iterator[tuple[File, FilePart]]:
         assert wanted.file is not None
+        names = [card_id for (_, card_id), _ in wanted.cards]
+        kinds = [kind for _, kind in wanted.cards]
         for holds, named, told in files_of(wanted, values):
-            sealed = self._craft.seal(read_recipients(named), HEAD + as_csv(wanted, told))
+            plain = HEAD + as_csv(names, told, kinds)
+            sealed = self._craft.seal(read_recipients(named), plain)
             file = File(
                 name=file_name(wanted.account_id, wanted.file, holds),
                 account_id=wanted.account_id,
@@ -185,7 +222,7 @@ def files_of(wanted: Wanted, values: Values) -> Iterator[tuple[Holds, tuple[str,
     if wanted.pin_recipients is None:
         yield Holds.CODES, wanted.recipients, values
         return
-    none = [""] * len(wanted.cards)
+    none = [""] * len(values.pins)
     yield Holds.CODES, wanted.recipients, values._replace(pins=none)
     yield Holds.PINS, wanted.pin_recipients, values._replace(tokens=none)
 
@@ -207,12 +244,11 @@ def _prefix(format: TokenFormat | None) -> str:
     return PREFIX if format is None else format.prefix
 
 
-def as_csv(wanted: Wanted, values: Values) -> bytes:
+def as_csv(card_ids: Sequence[str], values: Values, kinds: Sequence[str]) -> bytes:
     """Return a line for each card."""
     text = io.StringIO(newline="")
-    ids = [card_id for (_, card_id), _ in wanted.cards]
-    kinds = [kind.value for _, kind in wanted.cards]
-    csv.writer(text).writerows(zip(ids, values.tokens, values.pins, kinds, strict=True))
+    rows = zip(card_ids, values.tokens, values.pins, kinds, strict=True)
+    csv.writer(text).writerows(rows)
     return text.getvalue().encode()
 
 

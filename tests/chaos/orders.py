@@ -26,6 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
+from uuid import UUID
 
 from redis.exceptions import RedisError
 from sqlalchemy import func, select, text
@@ -273,12 +274,13 @@ class Run:
             kept_tokens = {row.card: row.digest for row in connection.execute(wanted)}
             wanted = select(pins.c.id, pins.c.digest)
             kept_pins = {row.id: row.digest for row in connection.execute(wanted)}
-        ids = card_uuids(ACCOUNT, [row["card_id"] for row in rows])
+        raw_ids = card_uuids(ACCOUNT, [row["card_id"] for row in rows])
+        ids = [UUID(bytes=raw) for raw in raw_ids]
         told = Peppers.read(TOKEN_PEPPERS).hash_tokens(ACCOUNT, [row["token"] for row in rows])
-        if kept_tokens != dict(zip(ids, [hash.digest for hash in told], strict=True)):
+        if kept_tokens != dict(zip(ids, told.digests, strict=True)):
             self._wrong("the tokens are not those of the file")
-        told = Peppers.read(PIN_PEPPERS).hash_pins(ids, [row["pin"] for row in rows])
-        if kept_pins != dict(zip(ids, [hash.digest for hash in told], strict=True)):
+        told = Peppers.read(PIN_PEPPERS).hash_pins(raw_ids, [row["pin"] for row in rows])
+        if kept_pins != dict(zip(ids, told.digests, strict=True)):
             self._wrong("the PINs are not those of the file")
 
     def _look_at_events(self) -> None:

@@ -89,10 +89,10 @@ def test_from_the_order_to_the_bureau(own: System, files: Path, identity: str) -
     assert confirmed.exit_code == 0
     assert batch(own)["files"][0]["confirmed_at"] is not None
     until(lambda: own.events_of("batch.confirmed"), "the word of it")
-    (made,), (told,) = own.events_of("batch.completed"), own.events_of("batch.confirmed")
-    assert told["correlationid"] == made["correlationid"]
-    assert (told["data"]["confirmed_by"], told["data"]["created_by"]) == ("ola", "kari")
-    assert told["data"]["file"] == made["data"]["file"]
+    (whole,), (end,) = own.events_of("batch.completed"), own.events_of("batch.confirmed")
+    assert end["correlationid"] == whole["correlationid"]
+    assert (end["data"]["confirmed_by"], end["data"]["created_by"]) == ("ola", "kari")
+    assert end["data"]["file"] == whole["data"]["file"]
     again = own.cli("batch", "write", "B1", "--account", ACCOUNT)
     assert (again.exit_code, "was confirmed" in again.output) == (1, True)
 

@@ -87,7 +87,9 @@ def test_none_is_none() -> None:
     ],
 )
 def test_a_mask_shows_the_last_four(value: str, prefix: str, shown: str) -> None:
-    assert mask(value, prefix) == shown
+    assert mask([value], prefix) == [shown]
+    assert mask([], prefix) == []
+    assert mask([value, "9" * len(value)], prefix)[0] == shown
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,18 @@ def test_hashes_stay_what_they_are() -> None:
     assert peppers.hash_pin(CARD, "1234").digest == PIN
 
 
+@pytest.mark.parametrize("size", [16, 32, 64, 65, 200])
+def test_many_are_hashed_as_one_is(size: int) -> None:
+    peppers = Peppers.read(text(k=bytes(range(size))))
+    values = ["", "1", "12345", "é" * 200]
+    one_by_one = [peppers.hash_token("T00000001", value) for value in values]
+    kid, digests = peppers.hash_tokens("T00000001", values)
+    assert [Hash(kid, digest) for digest in digests] == one_by_one
+    pinned = [CARD, OTHER, CARD, OTHER]
+    kid, digests = peppers.hash_pins([card.bytes for card in pinned], values)
+    assert [Hash(kid, digest) for digest in digests] == list(map(peppers.hash_pin, pinned, values))
+
+
 # A change here makes every token and every PIN that was given out unknown.
 TOKEN = "196d084e1a20dc1029011fca138d2f295d8234d4054e61ae98082aa492eda684"
 PIN = "616b5f0e647e4775fa7fb856b7f336313399eb3e037e760d4e88fa02b6deb25a"

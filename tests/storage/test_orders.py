@@ -345,6 +345,25 @@ def test_an_order_waits_for_a_pepper_that_is_gone(engine: Engine) -> None:
     assert_complete(orders, 2 * CHUNK)
 
 
+@pytest.mark.parametrize(
+    ("vault", "missing"),
+    [(Vault(), "TOKEN_PEPPERS"), (Vault(VAULT.tokens), "PIN_PEPPERS")],
+)
+def test_a_worker_without_peppers_leaves_an_order_to_others(
+    engine: Engine, vault: Vault, missing: str
+) -> None:
+    orders = Orders(engine)
+    orders.order(2 * CHUNK, **CODES)
+    first, second = orders.waiting
+    assert do(engine, Mint(vault), first) == []
+    assert orders.batch().trouble == f"a worker has no {missing}"
+    assert orders.names() == []
+    orders.waiting.extend([first, second])
+    orders.work()
+    assert orders.batch().trouble is None
+    assert_complete(orders, 2 * CHUNK)
+
+
 def let_go(orders: Orders) -> Batch:
     """Return the order, of which nothing must be left."""
     assert orders.names() == []
@@ -388,7 +407,7 @@ def test_a_chunk_that_is_at_work_when_its_order_is_cancelled_is_not_kept(
         orders.ask("batches.cancel", "stop", batch_id="B1")
 
     # Between the chunk's first look at the order and its last.
-    monkeypatch.setattr("card_worker.batches.making._insert", cancel_first)
+    monkeypatch.setattr("card_worker.batches.making.insert_alike", cancel_first)
     assert do(engine, orders.mint, second) == []
     monkeypatch.undo()
     orders.work()

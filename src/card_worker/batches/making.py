@@ -15,9 +15,10 @@ from card_worker.batches.work import (
 )
 from card_worker.contracts.codes import BatchOptions
 from card_worker.contracts.events import Problem
-from card_worker.contracts.kinds import BatchState, CardType, EventType, Reason
+from card_worker.contracts.kinds import BatchState, EventType, Reason
 from card_worker.domain.answers import about_run, add_files
-from card_worker.domain.events import Made, Wanted
+from card_worker.domain.books import Books
+from card_worker.domain.events import Wanted
 from card_worker.domain.evolve import (
     batch_card,
     behaving,
@@ -27,9 +28,10 @@ from card_worker.domain.evolve import (
     token_uuids,
 )
 from card_worker.domain.making import pin_format
-from card_worker.domain.rows import Batch, File, Run
-from card_worker.minting import HEAD, NO_VALUES, NONE_LEFT, as_csv, files_of
-from card_worker.secrets.keeping import keep, kept
+from card_worker.domain.rows import Batch, Card, File, Run
+from card_worker.minting import HEAD, NO_VALUES, NONE_LEFT, Minted, as_csv, files_of
+from card_worker.secrets.keeping import NotKept, keep, kept
+from card_worker.secrets.peppers import Hash
 from card_worker.secrets.sealing import read_recipients, seal_pieces
 from card_worker.storage import runs
 from card_worker.storage.batches import add_created, change_batch
@@ -42,9 +44,10 @@ CARDS_IN_COMPANY = 200
 
 
 def make(work: Work, number: int) -> Run:
-    """Make the cards of a chunk. Raises Stopped, Impossible."""
+    """Make the cards of a chunk. Raises Stopped, Impossible, NotKept."""
     connection, run, batch, now, *_ = work
     _check_runs(batch)
+    _check_peppers(work)
     # Should the server crash, the chunk is missing, and is asked for again. But what isn't on the
     # disk yet, the next who waits for his own commit has to wait for.
     wait_for_disk(connection, wait=work.company is not None)
@@ -77,18 +80,22 @@ def _pieces(work: Work, first: int, count: int) -> Iterator[tuple[int, int]]:
 def _make_piece(work: Work, first: int, count: int) -> list[bytes]:
     """Make some cards; return the lines that tell their secrets, for each file."""
     batch = work.batch
-    wanted = _wanted(batch, first, count)
-    ids = card_uuids(batch.account_id, (card_id for (_, card_id), _ in wanted.cards))
+    names, kinds = batch.card_ids(first, count), batch.kinds(first, count)
+    ids = card_uuids(batch.account_id, names)
+    card = batch_card(batch, names[0], kinds[0], has_codes=batch.recipients is not None)
+    columns: dict[str, Column] = {"id": ids, "card_id": names}
+    if batch.listed is not None:
+        columns["type"] = kinds
+    insert_alike(work.connection, cards, card, columns)
     if batch.recipients is None:
-        _insert(work, wanted, ids, Made())
         return []
-    minted = work.mint.make(work.connection, wanted, ids)
+    wanted = _wanted(batch)
+    minted = work.mint.make(work.connection, wanted, ids, Books())
     if minted is None:
         problem = Problem(field="options.card_token.format", message=NONE_LEFT)
         raise Impossible(Reason.FORMAT_INVALID, problem)
-    made, values = minted
-    _insert(work, wanted, ids, made)
-    return [as_csv(wanted, part) for _, _, part in files_of(wanted, values)]
+    _insert_codes(work, wanted, card, ids, minted)
+    return [as_csv(names, part, kinds) for _, _, part in files_of(wanted, minted.values)]
 
 
 def complete(work: Work) -> None:
@@ -113,43 +120,44 @@ def _check_runs(batch: Batch) -> None:
         raise Stopped
 
 
-def _insert(work: Work, wanted: Wanted, ids: Sequence[UUID], made: Made) -> None:
+def _check_peppers(work: Work) -> None:
+    options, vault = _options(work.batch), work.mint.vault
+    for is_wanted, peppers, setting in (
+        (options.card_token is not None, vault.tokens, "TOKEN_PEPPERS"),
+        (options.pin is not None, vault.pins, "PIN_PEPPERS"),
+    ):
+        if is_wanted and peppers is None:
+            raise NotKept(f"a worker has no {setting}")
+
+
+def _insert_codes(
+    work: Work, wanted: Wanted, card: Card, ids: Sequence[bytes], minted: Minted
+) -> None:
+    """Insert the tokens and PINs of cards that are like `card`."""
     connection, _, batch, now, *_ = work
-    names, kinds = [card_id for (_, card_id), _ in wanted.cards], [kind for _, kind in wanted.cards]
-    card = batch_card(batch, names[0], kinds[0], has_codes=batch.recipients is not None)
-    columns: dict[str, Column] = {"id": ids, "card_id": names}
-    if any(kind is not kinds[0] for kind in kinds):
-        columns["type"] = kinds
-    insert_alike(connection, cards, card, columns)
-    if made.tokens:
-        token_ids = token_uuids(ids, now)
-        token = new_token(token_ids[0], card, made.tokens[0], wanted, now)
-        columns = {
-            "id": token_ids,
-            "card": ids,
-            "digest": [hash.digest for hash, _ in made.tokens],
-            "masked_code": [masked for _, masked in made.tokens],
-        }
+    if minted.tokens is not None:
+        kid, digests = minted.tokens
+        token_ids, masked = token_uuids(ids, now), minted.masked_codes
+        made = Hash(kid, digests[0]), masked[0]
+        token = new_token(UUID(bytes=token_ids[0]), card, made, wanted, now)
         like = behaving(token, _options(batch).card_token, now)
+        columns: dict[str, Column] = {"id": token_ids, "card": ids}
+        columns |= {"digest": digests, "masked_code": masked}
         insert_alike(connection, tokens, like, columns)
-    if made.pins:
-        pin = new_pin(card, made.pins[0], wanted, now)
-        columns = {"id": ids, "digest": [hash.digest for hash in made.pins]}
-        insert_alike(connection, pins, pin, columns)
+    if minted.pins is not None:
+        kid, digests = minted.pins
+        pin = new_pin(card, Hash(kid, digests[0]), wanted, now)
+        insert_alike(connection, pins, pin, {"id": ids, "digest": digests})
 
 
-def _wanted(batch: Batch, first: int, count: int) -> Wanted:
+def _wanted(batch: Batch) -> Wanted:
+    """Return which secrets the cards of a batch are made with; the cards are named elsewhere."""
     options = _options(batch)
-    names = batch.card_ids(first, count)
-    kinds = [batch.type] * count
-    if batch.listed is not None:
-        listed = batch.listed[first - 1 : first - 1 + count]
-        kinds = [CardType(card["type"]) if "type" in card else batch.type for card in listed]
     token = options.card_token
     pin_recipients = batch.pin_recipients
     return Wanted(
         account_id=batch.account_id,
-        cards=tuple(((batch.account_id, n), kind) for n, kind in zip(names, kinds, strict=True)),
+        cards=(),
         recipients=tuple(batch.recipients or ()),
         has_token=token is not None,
         token=None if token is None else token.format,
@@ -174,7 +182,7 @@ def _seal(work: Work) -> list[File]:
             yield kept(work.mint.vault, purpose, left.kept.split(" ")[at])
 
     files = []
-    for at, (holds, named, _) in enumerate(files_of(_wanted(work.batch, 1, 0), NO_VALUES)):
+    for at, (holds, named, _) in enumerate(files_of(_wanted(work.batch), NO_VALUES)):
         parts = new_file(work, holds)
         seal_pieces(read_recipients(named), lines(at), parts.write)
         cards_told = work.batch.requested

@@ -55,7 +55,8 @@ def remove(work: Work, number: int) -> Run:
     connection, run, batch, now, *_ = work
     _, names = card_ids(work, number)
     # There may be cards of these names that aren't the order's: those that made it impossible.
-    removed = remove_cards(connection, batch, card_uuids(batch.account_id, names))
+    ids = [UUID(bytes=id) for id in card_uuids(batch.account_id, names)]
+    removed = remove_cards(connection, batch, ids)
     runs.chunk_done(connection, run, number, now)
     return runs.moved(connection, run, now, done=removed)
 

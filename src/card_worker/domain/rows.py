@@ -292,6 +292,13 @@ class Batch(NamedTuple):
         assert self.listed is not None
         return [card["card_id"] for card in self.listed[first - 1 : first - 1 + count]]
 
+    def kinds(self, first: int, count: int) -> list[CardType]:
+        """Return what the cards with these numbers, from 1, are."""
+        if self.listed is None:
+            return [self.type] * count
+        listed = self.listed[first - 1 : first - 1 + count]
+        return [CardType(card["type"]) if "type" in card else self.type for card in listed]
+
     def has(self, card_id: str) -> bool:
         """Say whether a card of this name is one of its own, made or not."""
         if self.pattern is None:
@@ -300,7 +307,7 @@ class Batch(NamedTuple):
         return number is not None and 1 <= number <= self.requested
 
 
-CARDS_PER_CHUNK = {Action.MAKE: 1_000, Action.REMOVE: 1_000}
+CARDS_PER_CHUNK = {Action.MAKE: 2_000, Action.REMOVE: 1_000}
 """A worker does a chunk in one go, and whoever waits for that worker waits for no more."""
 CARDS_PER_RECALL = 200
 

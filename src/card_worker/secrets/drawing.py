@@ -1,8 +1,10 @@
 """Drawing values: uniformly, from the operating system's random source, many at a time."""
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 
+from card_worker import uuids
 from card_worker.secrets.formats import DIGITS, LETTERS, PinFormat, TokenFormat
 
 PREFIX = "DINCARD:"
@@ -11,10 +13,7 @@ SHOWN = 4
 MASK = "*"
 # Of 256 byte values a whole number of times the alphabet is kept. The rest is drawn again.
 SPARE = 1.02
-_MASKS = {ord(c): MASK for c in DIGITS + LETTERS}
-# What the bits of two bytes of a UUID are, whatever was drawn.
-_VERSION = bytes(value & 0x0F | 0x40 for value in range(256))
-_VARIANT = bytes(value & 0x3F | 0x80 for value in range(256))
+_MASKS = bytes.maketrans((DIGITS + LETTERS).encode(), MASK.encode() * len(DIGITS + LETTERS))
 
 
 def draw_tokens(format: TokenFormat | None, count: int) -> list[str]:
@@ -29,10 +28,18 @@ def draw_pins(format: PinFormat, count: int) -> list[str]:
     return _draw(format.alphabet, format.length, count)
 
 
-def mask(value: str, prefix: str) -> str:
-    """Return what may be shown of a token: prefix, separators, and the last four characters."""
-    hidden, shown = value[len(prefix) : -SHOWN], value[-SHOWN:]
-    return prefix + hidden.translate(_MASKS) + shown
+def mask(values: Sequence[str], prefix: str) -> list[str]:
+    """Return what may be shown of tokens: prefix, separators, and the last four characters.
+
+    They are of one format, and so equally long.
+    """
+    length, begin = len(values[0]) if values else 1, len(prefix)
+    hidden = "".join(values).encode("ascii").translate(_MASKS).decode("ascii")
+    starts = range(0, len(hidden), length)
+    return [
+        prefix + hidden[start + begin : start + length - SHOWN] + value[-SHOWN:]
+        for start, value in zip(starts, values, strict=True)
+    ]
 
 
 def _draw(alphabet: str, length: int, count: int) -> list[str]:
@@ -66,9 +73,6 @@ def _waste(alphabet: str) -> float:
 
 def _uuids(count: int) -> list[str]:
     """Return random UUIDs (RFC 9562, version 4)."""
-    raw = bytearray(os.urandom(16 * count))
-    raw[6::16] = raw[6::16].translate(_VERSION)
-    raw[8::16] = raw[8::16].translate(_VARIANT)
-    digits = raw.hex()
+    digits = uuids.stamp(os.urandom(uuids.BYTES * count), 4).hex()
     each = (digits[start : start + 32] for start in range(0, 32 * count, 32))
     return [f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}" for h in each]

@@ -8,7 +8,8 @@ from card_worker.secrets.vault import Vault
 
 
 class NotKept(Exception):
-    """It can't be read: the pepper it was kept with is gone. The text says so, in a line."""
+    """A pepper is missing that it takes to keep it, or to read what was kept. The text, a line,
+    says which."""
 
 
 def keep(vault: Vault, purpose: str, plain: bytes) -> str:

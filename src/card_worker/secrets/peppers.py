@@ -5,12 +5,16 @@ import binascii
 import hmac
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from hashlib import sha256
 from typing import NamedTuple
 from uuid import UUID
 
 KEY_BYTES, KEY_BYTES_MIN = 32, 16
 _LENGTH_OF_UUID = (16).to_bytes(4, "big")
+# RFC 2104: the bytes of a block, and what the key is mixed with inside and outside.
+_BLOCK = 64
+_INSIDE, _OUTSIDE = (bytes(value ^ pad for value in range(256)) for pad in (0x36, 0x5C))
 _KID = re.compile(r"[A-Za-z0-9_-]{1,16}", re.ASCII)
 
 
@@ -29,6 +33,13 @@ class Hash(NamedTuple):
 
     kid: str
     digest: str
+
+
+class Hashes(NamedTuple):
+    """Many hashes, made with one key, in the order of what they are made of."""
+
+    kid: str
+    digests: list[str]
 
 
 class Peppers:
@@ -57,20 +68,18 @@ class Peppers:
         """Return what is kept of a token."""
         return _hash(self._newest, b"token", account_id.encode(), value.encode())
 
-    def hash_tokens(self, account_id: str, values: Iterable[str]) -> list[Hash]:
+    def hash_tokens(self, account_id: str, values: Iterable[str]) -> Hashes:
         """Return what is kept of many tokens."""
         kid, key = self._newest
-        begun = hmac.new(key, _with_lengths(b"token", account_id.encode()), "sha256")
-        return [Hash(kid, _hexdigest(begun, _with_length(value.encode()))) for value in values]
+        digest = _begun(key, _with_lengths(b"token", account_id.encode()))
+        return Hashes(kid, [digest(_with_length(value.encode())) for value in values])
 
-    def hash_pins(self, cards: Iterable[UUID], values: Iterable[str]) -> list[Hash]:
-        """Return what is kept of many PINs, in the order of their cards."""
+    def hash_pins(self, cards: Iterable[bytes], values: Iterable[str]) -> Hashes:
+        """Return what is kept of many PINs, in the order of their cards: each id as 16 bytes."""
         kid, key = self._newest
-        begun = hmac.new(key, _with_lengths(b"pin") + _LENGTH_OF_UUID, "sha256")
-        return [
-            Hash(kid, _hexdigest(begun, card.bytes + _with_length(value.encode())))
-            for card, value in zip(cards, values, strict=True)
-        ]
+        digest = _begun(key, _with_lengths(b"pin") + _LENGTH_OF_UUID)
+        each = zip(cards, values, strict=True)
+        return Hashes(kid, [digest(card + _with_length(value.encode())) for card, value in each])
 
     def key_for(self, purpose: bytes) -> tuple[str, bytes]:
         """Return a key of 32 bytes for something else, and the name of what it comes from."""
@@ -131,11 +140,22 @@ def _with_length(part: bytes) -> bytes:
     return len(part).to_bytes(4, "big") + part
 
 
-def _hexdigest(begun: hmac.HMAC, rest: bytes) -> str:
-    # To go on from a copy is half the work: the key has been through it.
-    hashing = begun.copy()
-    hashing.update(rest)
-    return hashing.hexdigest()
+def _begun(key: bytes, head: bytes) -> Callable[[bytes], str]:
+    """Return what gives the HMAC-SHA256 of `head` and what it is called with, as hex digits.
+
+    The key and the head go through once, and each call goes on from a copy. The library's HMAC
+    can be copied too, but that takes three times as long.
+    """
+    block = (sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
+    inside, outside = sha256(block.translate(_INSIDE) + head), sha256(block.translate(_OUTSIDE))
+
+    def hexdigest(rest: bytes) -> str:
+        inner, outer = inside.copy(), outside.copy()
+        inner.update(rest)
+        outer.update(inner.digest())
+        return outer.hexdigest()
+
+    return hexdigest
 
 
 def _key_for(key: bytes, purpose: bytes) -> bytes:

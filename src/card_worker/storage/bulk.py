@@ -4,7 +4,8 @@ What is the same in all rows is turned into bytes once. COPY's binary format: a 
 of its fields, and each field is its length and its bytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -14,9 +15,9 @@ from sqlalchemy import Connection, Table, insert
 from sqlalchemy.dialects import postgresql
 
 from card_worker.storage.pipeline import direct
-from card_worker.storage.sets import columns_of
 
-Column: TypeAlias = Sequence[UUID] | Sequence[str]
+Column: TypeAlias = Sequence[bytes] | Sequence[str]
+"""UUIDs, each its 16 bytes, or texts."""
 
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
@@ -35,49 +36,70 @@ def insert_alike(
     if connection.dialect.name == "postgresql":
         _copy(connection, table, same, columns)
         return
-    names = tuple(columns)
-    rows = [
-        {**same, **dict(zip(names, values, strict=True))}
-        for values in zip(*columns.values(), strict=True)
-    ]
+    values = [map(_plain, column) for column in columns.values()]
+    rows = [{**same, **dict(zip(columns, row, strict=True))} for row in zip(*values, strict=True)]
     connection.execute(insert(table), rows)
+
+
+def _plain(value: bytes | str) -> UUID | str:
+    return UUID(bytes=value) if isinstance(value, bytes) else value
 
 
 def _copy(
     connection: Connection, table: Table, same: dict[str, Any], columns: Mapping[str, Column]
 ) -> None:
-    names = [*same, *columns]
     fields = [_fields(values) for values in columns.values()]
     with direct(connection) as driver:
-        head = len(names).to_bytes(2, "big") + _encoded(driver, table, same)
+        head = (len(same) + len(columns)).to_bytes(2, "big") + _encoded(driver, table, same)
         each = (head + b"".join(row) for row in zip(*fields, strict=True))
-        statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
-            sql.Identifier(table.name), sql.SQL(", ").join(map(sql.Identifier, names))
-        )
+        statement = _statement(table, (*same, *columns))
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
             copy.write(_HEADER + b"".join(each) + _TRAILER)
 
 
 def _fields(values: Column) -> list[bytes]:
-    if isinstance(values[0], UUID):
-        return [_LENGTH_OF_UUID + value.bytes for value in values if isinstance(value, UUID)]
+    if isinstance(values[0], bytes):
+        return [_LENGTH_OF_UUID + value for value in values if isinstance(value, bytes)]
     encoded = (value.encode() for value in values if isinstance(value, str))
     return [len(value).to_bytes(4, "big") + value for value in encoded]
 
 
 def _encoded(driver: Any, table: Table, values: dict[str, Any]) -> bytes:
     """Return the fields of one row as the driver would send them."""
-    columns = {column.name: column for column in columns_of(table, values)}
-    bound, oids = [], []
-    for name, value in values.items():
-        kind = columns[name].type.dialect_impl(_POSTGRESQL)
-        convert = kind.bind_processor(_POSTGRESQL)
-        bound.append(value if convert is None else convert(value))
-        known = driver.adapters.types[kind.compile(_POSTGRESQL).lower()]
-        oids.append(known.oid)
+    kinds = _kinds(table, tuple(values))
+    bound = [
+        value if kind.convert is None else kind.convert(value)
+        for kind, value in zip(kinds, values.values(), strict=True)
+    ]
     transformer = Transformer(driver)
+    oids = [driver.adapters.types[kind.name].oid for kind in kinds]
     transformer.set_dumper_types(oids, pq.Format.BINARY)
     dumped = transformer.dump_sequence(bound, [PyFormat.BINARY] * len(bound))
     return b"".join(
         _NULL if one is None else len(one).to_bytes(4, "big") + bytes(one) for one in dumped
     )
+
+
+class _Kind(NamedTuple):
+    """What PostgreSQL calls the type of a column, and what makes its values the driver's."""
+
+    name: str
+    convert: Callable[[Any], Any] | None
+
+
+# Asked for each chunk of an order, and always the same.
+
+
+@cache
+def _kinds(table: Table, names: tuple[str, ...]) -> list[_Kind]:
+    kinds = (table.c[name].type.dialect_impl(_POSTGRESQL) for name in names)
+    return [
+        _Kind(kind.compile(_POSTGRESQL).lower(), kind.bind_processor(_POSTGRESQL)) for kind in kinds
+    ]
+
+
+@cache
+def _statement(table: Table, names: tuple[str, ...]) -> bytes:
+    columns = sql.SQL(", ").join(map(sql.Identifier, names))
+    copy = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)")
+    return copy.format(sql.Identifier(table.name), columns).as_bytes()
