@@ -61,7 +61,14 @@ PAUSE_S_MAX = 5.0
 RESTS = 9.0
 """So many times as long as a chunk has taken, its worker leaves the database to those who wait for
 answers, if there are any. An order then takes a tenth of what one worker could do."""
-TOLD_BY_CHUNKS_MAX = 2
+TOLD_BY_CHUNKS = frozenset(
+    [
+        *(type for type in EventType if type.startswith("batch.")),
+        *(EventType.CARD_BLOCKED, EventType.CARD_UNBLOCKED, EventType.CARD_CLOSED),
+        *(EventType.CARD_UPDATED, EventType.COMMAND_REJECTED),
+    ]
+)
+"""What chunks tell of themselves, and of the cards that they call back. Tills wait for others."""
 IDS_SHOWN_MAX = 10
 
 Done = TypeVar("Done")
@@ -321,8 +328,7 @@ class Delivery:
         """Say whether anybody got answers since this was asked last, in whichever process."""
         with reading(self._engine) as connection:
             before, self._newest = self._newest, outbox.newest(connection)
-        # What chunks tell of themselves isn't meant.
-        return before is not None and self._newest - before > TOLD_BY_CHUNKS_MAX
+            return before is not None and outbox.is_told(connection, before, but=TOLD_BY_CHUNKS)
 
     def _show(self, message: Message) -> Fate:
         try:

@@ -11,8 +11,10 @@ from sqlalchemy import Engine, select, update
 from sqlalchemy.exc import DBAPIError
 
 from card_worker.batches.chunks import Chunk, do, resting_chunks
+from card_worker.contracts.commands import CHUNK as TASK
 from card_worker.contracts.kinds import Action, BatchState
 from card_worker.contracts.queries import GetCard, ListTransactions, Look
+from card_worker.delivery import Answered, Delivery, Message
 from card_worker.domain.evolve import card_uuid
 from card_worker.domain.rows import CARDS_PER_CHUNK, Batch, Holds, State
 from card_worker.files import FileStore, NotConfirmed, confirm, write_files
@@ -218,6 +220,32 @@ def test_in_company_a_chunk_is_made_in_pieces_and_is_the_same(orders: Orders) ->
         orders.waiting += do(orders.engine, orders.mint, chunk, worked.append)
     assert len(worked) == CHUNK // 200 + 2
     assert_complete(orders, CHUNK + 350)
+
+
+def test_chunks_give_way_to_others_and_not_to_each_other(orders: Orders) -> None:
+    delivery = Delivery(orders.engine, lambda: False, vault=VAULT, ask=orders.waiting.extend)
+
+    def rest_after(chunk: Chunk) -> float:
+        fields = {**chunk._asdict(), "run": str(chunk.run)}
+        message = Message(task=TASK, id="1", queue=None, kwargs=fields, body=b"")
+        (fate,) = delivery.deliver([message])
+        assert isinstance(fate, Answered)
+        return fate.rest_s
+
+    def rests() -> set[float]:
+        found = set()
+        while orders.waiting:
+            found.add(rest_after(orders.waiting.popleft()))
+        return found
+
+    orders.order(2 * CHUNK)
+    assert rests() == {0.0}
+    # Hundreds of events, and nobody waits for one of them.
+    orders.ask("batches.block", "recall", batch_id="B1", last=600, reason="recall")
+    assert rests() == {0.0}
+    orders.ask("batches.unblock", "again", batch_id="B1", last=1, reason="found")
+    orders.ask("cards.create", "till", card_id="C1", **LOAD)
+    assert rest_after(orders.waiting.popleft()) > 0
 
 
 def test_a_list_that_was_approved_is_made_with_the_types_it_names(orders: Orders) -> None:

@@ -1,13 +1,13 @@
 """The outbox: every event, frozen in the commit that made it, and whether it has been published."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from time import monotonic, sleep
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, bindparam, func, select, text
+from sqlalchemy import Connection, Engine, bindparam, exists, func, select, text
 
 from card_worker.contracts.kinds import EventType
 from card_worker.domain.answers import Answer
@@ -70,6 +70,12 @@ def mark_published(connection: Connection, events: Sequence[Unpublished]) -> Non
 def newest(connection: Connection) -> int:
     """Return the position of the event that was made last, of those that are seen already."""
     return int(connection.execute(select(func.max(outbox.c.position))).scalar() or 0)
+
+
+def is_told(connection: Connection, after: int, but: Collection[EventType]) -> bool:
+    """Say whether an event of any other type than these stands after a position."""
+    wanted = outbox.c.position > after, outbox.c.type.not_in(but)
+    return bool(connection.execute(select(exists().where(*wanted))).scalar())
 
 
 def oldest_unpublished(connection: Connection) -> datetime | None:
