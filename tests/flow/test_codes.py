@@ -156,6 +156,14 @@ def test_barcodes_go_into_a_folder_or_onto_a_sheet(
     assert {stat.S_IMODE(one.stat().st_mode) for one in (sheet, lines)} == {0o600}
     again = running.cli("batch", "open", file, "-i", identity, "--output", str(lines))
     assert again.exit_code == 1
+    alone, half = folder / "alone.csv", folder / "half.age"
+    assert running.cli("batch", "open", file, "-i", identity, "-o", str(alone)).exit_code == 0
+    assert alone.read_bytes() == lines.read_bytes()
+    assert stat.S_IMODE(alone.stat().st_mode) == 0o600
+    half.write_bytes(Path(file).read_bytes()[:-1])
+    alone.unlink()
+    broken = running.cli("batch", "open", str(half), "-i", identity, "-o", str(alone))
+    assert (broken.exit_code, str(half) in broken.stderr, alone.exists()) == (1, True, False)
     in_the_way = running.cli("batch", "open", file, "-i", identity, "--images", str(lines))
     assert in_the_way.exit_code == 2
 

@@ -1,7 +1,10 @@
 """What is sealed is opened by those it was sealed to, and by nobody else."""
 
+import errno
+import io
 import shutil
 import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +13,11 @@ from card_worker.secrets.sealing import (
     RECIPIENTS_MAX,
     NotOpened,
     new_identity,
+    open_pieces,
     open_sealed,
     read_recipients,
     seal,
+    seal_pieces,
     seal_text,
 )
 
@@ -43,6 +48,45 @@ def test_any_size_comes_back(size: int) -> None:
     assert (
         open_sealed([STRANGER.secret], seal(read_recipients([STRANGER.recipient]), plain)) == plain
     )
+
+
+@pytest.mark.parametrize("pieces", [[], [b""], [b"a"], [b"line\r\n"] * 30_000, [bytes(200_000)]])
+def test_what_comes_in_pieces_is_sealed_and_opened_in_pieces(pieces: list[bytes]) -> None:
+    plain, sealed = b"".join(pieces), pieces_sealed(pieces)
+    assert open_sealed([STRANGER.secret], sealed) == plain
+    for one in (sealed, seal(read_recipients([STRANGER.recipient]), plain)):
+        opened: list[bytes] = []
+        open_pieces([STRANGER.secret], io.BytesIO(one), opened.append)
+        assert b"".join(opened) == plain
+        assert max(map(len, opened), default=0) <= 64 * 1024
+
+
+def pieces_sealed(pieces: Iterable[bytes]) -> bytes:
+    sealed: list[bytes] = []
+    seal_pieces(read_recipients([STRANGER.recipient]), pieces, sealed.append)
+    return b"".join(sealed)
+
+
+def test_what_goes_wrong_while_pieces_are_taken_or_written_is_told_as_it_is() -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"a"
+        raise ZeroDivisionError
+
+    def full(_: bytes) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    to, sealed = read_recipients([STRANGER.recipient]), pieces_sealed([bytes(200_000)])
+    with pytest.raises(ZeroDivisionError):
+        seal_pieces(to, broken(), bytearray().extend)
+    with pytest.raises(OSError, match="full"):
+        seal_pieces(to, [b"a"], full)
+    with pytest.raises(OSError, match="full"):
+        open_pieces([STRANGER.secret], io.BytesIO(sealed), full)
+    for wrong in (sealed[:-1], sealed[:-40_000], b"not sealed", b""):
+        with pytest.raises(NotOpened):
+            open_pieces([STRANGER.secret], io.BytesIO(wrong), bytearray().extend)
+    with pytest.raises(NotOpened):
+        open_pieces([OWNERS[0].secret], io.BytesIO(sealed), bytearray().extend)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +144,7 @@ def test_the_stock_tool_opens_what_is_sealed_and_seals_what_is_opened(
     sealed = seal_text(to, PLAIN).encode() if armored else seal(to, PLAIN.encode())
     assert _age(sealed, "--decrypt", "--identity", str(identity)) == PLAIN.encode()
     options = ["--armor"] if armored else []
+    assert _age(pieces_sealed([b"a", b"b"]), "--decrypt", "--identity", str(identity)) == b"ab"
     theirs = _age(PLAIN.encode(), "--recipient", STRANGER.recipient, *options)
     assert open_sealed([STRANGER.secret], theirs) == PLAIN.encode()
 

@@ -11,7 +11,16 @@ from pydantic import ValidationError
 from sqlalchemy import Engine
 
 from card_worker.cli.cards import AccountId
-from card_worker.cli.codes import Identity, Images, Output, Sheet, Symbol, opened, show_codes
+from card_worker.cli.codes import (
+    Identity,
+    Images,
+    Output,
+    Sheet,
+    Symbol,
+    opened,
+    show_codes,
+    write_opened,
+)
 from card_worker.cli.console import AsJson, database, err, out, print_json, refuse, table
 from card_worker.contracts.batches import CreateBatch
 from card_worker.contracts.events import write
@@ -211,6 +220,9 @@ def open_file(
     symbol: Symbol = None,
 ) -> None:
     """Open the file of a batch: its lines as CSV, or its tokens as barcodes. Needs no server."""
+    if images is None and sheet is None:
+        write_opened(file, identity, output)
+        return
     show_codes(opened(file, identity), output=output, images=images, sheet=sheet, symbol=symbol)
 
 

@@ -6,8 +6,9 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
@@ -15,7 +16,7 @@ from card_worker.cli.console import AsJson, err, print_json, refuse
 from card_worker.minting import COLUMNS
 from card_worker.secrets.formats import Barcode
 from card_worker.secrets.peppers import new_pepper
-from card_worker.secrets.sealing import NotOpened, new_identity, open_sealed
+from card_worker.secrets.sealing import NotOpened, new_identity, open_pieces, open_sealed
 
 app = typer.Typer(help="Make keys, and open what was sealed to yours.", no_args_is_help=True)
 
@@ -82,6 +83,24 @@ def open_answer(
     show_codes([row], output=output, images=images, sheet=sheet, symbol=symbol)
 
 
+def write_opened(file: Path, identity: Path, output: Path | None) -> None:
+    """Write what a batch's file has sealed, however long it is: to a new file, or to the screen."""
+    with ExitStack() as opened_files:
+        try:
+            sealed = opened_files.enter_context(file.open("rb"))
+        except OSError as error:
+            raise refuse(f"{file}: {error.strerror}") from None
+        plain = sys.stdout.buffer
+        if output is not None:
+            plain = opened_files.enter_context(_new_file(output))
+        try:
+            open_pieces([read_identity(identity)], sealed, plain.write)
+        except NotOpened as reason:
+            raise refuse(f"{file}: {reason}") from None
+        except OSError as error:
+            raise refuse(f"{output or 'stdout'}: {error.strerror}") from None
+
+
 def opened(file: Path, identity: Path) -> list[Row]:
     """Return the lines of a batch's file, opened with an identity."""
     text = _opened(_read(file), identity).decode()
@@ -145,10 +164,23 @@ def _read(file: Path) -> bytes:
 
 
 def _write_new(file: Path, content: bytes) -> None:
-    """Write a file that only its owner may read. One that is there is left alone."""
+    with _new_file(file) as opened_file:
+        opened_file.write(content)
+
+
+@contextmanager
+def _new_file(file: Path) -> Iterator[BinaryIO]:
+    """Open a file that only its owner may read, to be written whole or not at all.
+
+    One that is there is left alone.
+    """
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise refuse(f"{file}: {error.strerror}") from None
-    with os.fdopen(handle, "wb") as opened_file:
-        opened_file.write(content)
+    try:
+        with os.fdopen(handle, "wb") as opened_file:
+            yield opened_file
+    except BaseException:
+        file.unlink()
+        raise

@@ -1,7 +1,7 @@
 """Sealing: what is written for others to read, encrypted with age so that only they can."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 import pyrage
 from pyrage import x25519
@@ -47,15 +47,17 @@ def seal_pieces(
 
     What taking a piece or writing raises, this raises.
     """
-    plain, sealed = _Plain(pieces), _Sealed(write)
+    plain, sealed = _Source(pieces), _Sink(write)
     try:
         pyrage.encrypt_io(plain, sealed, recipients)
     except Exception as error:
-        # The library knows only its own errors.
         raise plain.failure or sealed.failure or error from None
+    # The library says nothing of what fails at the very end.
+    if failure := plain.failure or sealed.failure:
+        raise failure
 
 
-class _Plain:
+class _Source:
     """What the library reads from."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
@@ -76,20 +78,20 @@ class _Plain:
         return piece
 
 
-class _Sealed:
+class _Sink:
     """What the library writes to."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
         self.failure: Exception | None = None
 
-    def write(self, sealed: bytes) -> int:
+    def write(self, piece: bytes) -> int:
         try:
-            self._write(sealed)
+            self._write(piece)
         except Exception as failure:
             self.failure = failure
             raise
-        return len(sealed)
+        return len(piece)
 
     def flush(self) -> None: ...
 
@@ -122,6 +124,22 @@ def open_sealed(secrets: Sequence[str], sealed: bytes) -> bytes:
     except pyrage.DecryptError as error:
         raise NotOpened(str(error)) from None
     return plain
+
+
+def open_pieces(secrets: Sequence[str], sealed: BinaryIO, write: Callable[[bytes], object]) -> None:
+    """Give `write` what was sealed, armored or not, bit by bit.
+
+    What is given is as it was sealed; whether that was all, is known at the end. Raises NotOpened,
+    and what writing raises.
+    """
+    identities, plain = read_identities(secrets), _Sink(write)
+    try:
+        pyrage.decrypt_io(sealed, plain, identities)
+    except Exception as error:
+        # The library knows only its own errors.
+        raise plain.failure or NotOpened(str(error)) from None
+    if plain.failure is not None:
+        raise plain.failure
 
 
 def new_identity() -> Identity:
