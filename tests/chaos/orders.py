@@ -67,6 +67,8 @@ class Report:
     killed: dict[str, int] = field(default_factory=dict)
     with_a_chunk: int = 0
     """How many chunks were at work, held up, when all or some of the workers were killed."""
+    too_late: int = 0
+    """Kills that came when the order was complete, and so prove nothing."""
     seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
 
@@ -80,6 +82,7 @@ class Report:
             f"an order of {self.cards} cards, {sum(self.killed.values())} kills, seed {self.seed}",
             f"  killed                       {killed}",
             f"  chunks at work when killed   {self.with_a_chunk}",
+            f"  killed when it was complete  {self.too_late}",
             f"  seconds                      {self.seconds:.0f}",
             f"  wrong                        {len(self.violations)}",
             *(f"  WRONG: {violation}" for violation in self.violations[:20]),
@@ -154,6 +157,7 @@ class Run:
     def _kill_some(self, kills_left: int) -> None:
         """Hold the order up until chunks are at work, and kill some who are at them."""
         with self._held_up() as is_complete:
+            before = sum(self._report.killed.values())
             if not is_complete:
                 self._await_work()
             # So that some of the order is left for the last kill.
@@ -163,6 +167,8 @@ class Run:
             self._kill(victims)
             if self._chance.random() < 0.1:
                 self._kill_relay()
+            if is_complete:
+                self._report.too_late += sum(self._report.killed.values()) - before
         sleep(self._chance.uniform(0, 0.05))
 
     @contextmanager

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
@@ -20,7 +20,8 @@ import psutil
 import pytest
 
 from card_worker.client import Client
-from card_worker.contracts.commands import CreateCard
+from card_worker.contracts.batches import CreateBatch
+from card_worker.contracts.commands import Asked, CreateCard
 from card_worker.money import Currency
 from tests.flow.processes import until
 from tests.processes import PROGRAM, Run, program
@@ -77,23 +78,37 @@ def test_flower_answers_on_this_machine_and_shows_the_worker(running: Run) -> No
 
 
 def test_flower_shows_each_message_by_its_name_with_state_and_runtime(running: Run) -> None:
-    flower = urlsplit(_printed(running, "Flower"))
-    number = itertools.count()
-
-    def shown() -> list[dict[str, Any]]:
-        # Workers tell nothing until Flower has asked them, so one more each time.
-        with Client(_printed(running, "broker")) as client:
-            client.send(_small_card(f"shown-{next(number)}"))
-        status, body = _http("GET", flower.netloc, "/api/tasks?taskname=cards.create")
-        tasks = json.loads(body).values() if status == 200 else []
-        return [task for task in tasks if task["state"] == "SUCCESS"]
-
-    until(shown, "a task in Flower")
-    task = shown()[0]
-    assert task["name"] == "cards.create"
+    task = _shown_by_flower(running, "cards.create", lambda n: _small_card(f"shown-{n}"))
     assert task["result"] == "card.created"
     assert task["runtime"] > 0
     assert "account_id" in task["kwargs"]
+
+
+def test_flower_shows_the_chunks_of_an_order(running: Run) -> None:
+    task = _shown_by_flower(running, "batches.work", _small_order)
+    assert task["runtime"] > 0
+    for said in ("'batch_id': 'order-", "'action': 'make'", "'number': "):
+        assert said in task["kwargs"]
+
+
+def _shown_by_flower(running: Run, task: str, asked: Callable[[int], Asked]) -> dict[str, Any]:
+    """Ask for things until Flower shows one of these tasks as done; return what it shows."""
+    flower = urlsplit(_printed(running, "Flower"))
+    number = itertools.count()
+    done = list[dict[str, Any]]()
+
+    def shown() -> bool:
+        # Workers tell nothing until Flower has asked them, so one more each time.
+        with Client(_printed(running, "broker")) as client:
+            client.send(asked(next(number)))
+        status, body = _http("GET", flower.netloc, f"/api/tasks?taskname={task}")
+        tasks = json.loads(body).values() if status == 200 else []
+        done.extend(one for one in tasks if one["state"] == "SUCCESS")
+        return bool(done)
+
+    until(shown, "a task in Flower")
+    assert done[0]["name"] == task
+    return done[0]
 
 
 def _small_card(card_id: str) -> CreateCard:
@@ -103,6 +118,15 @@ def _small_card(card_id: str) -> CreateCard:
         card_id=card_id,
         amount=100,
         currency=Currency.NOK,
+    )
+
+
+def _small_order(number: int) -> CreateBatch:
+    return CreateBatch(
+        account_id="T00000001",
+        command_id=f"order-{number}",
+        count=3,
+        card_id_pattern=f"ordered-{number}-{{n}}",
     )
 
 
