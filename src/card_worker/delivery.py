@@ -9,10 +9,11 @@ defect       rolled back; each message of the group is started again alone, at m
 
 import json
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from itertools import count
 from time import perf_counter, sleep
 from typing import Any, TypeAlias, TypeVar
 
@@ -272,11 +273,13 @@ class Delivery:
             chunk = _CHUNK.validate_python(message.kwargs)
         except ValidationError:
             return self._bury(message, "asks for no chunk")
-        counted = partial(self._do_chunk, message, chunk, counted=True)
+        # How often it may have been begun before.
+        begun = count(message.returns)
+        counted = partial(self._do_chunk, message, chunk, begun, counted=True)
         if message.returns > RETURNS_TOGETHER_MAX:
             return self._chunk_alone(message, chunk, counted)
         try:
-            return self._persistently(partial(self._do_chunk, message, chunk))
+            return self._persistently(partial(self._do_chunk, message, chunk, begun))
         except Interrupted:
             return Returned()
         except Exception as defect:
@@ -295,10 +298,13 @@ class Delivery:
             self._persistently(partial(note_trouble, self._engine, chunk, fate.why))
         return fate
 
-    def _do_chunk(self, message: Message, chunk: Chunk, *, counted: bool = False) -> Fate:
+    def _do_chunk(
+        self, message: Message, chunk: Chunk, begun: Iterator[int], *, counted: bool = False
+    ) -> Fate:
         started = perf_counter()
         company = self._give_way if self._in_company else None
-        following = do(self._engine, self._mint, chunk, company)
+        again = next(begun) > 0
+        following = do(self._engine, self._mint, chunk, company, again=again)
         seconds = perf_counter() - started
         if counted:
             with begin(self._engine) as (connection, _):

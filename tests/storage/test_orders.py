@@ -6,9 +6,10 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
-from sqlalchemy import Engine, select, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine, event, select, update
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from card_worker.batches.chunks import Chunk, do, resting_chunks
 from card_worker.contracts.commands import CHUNK as TASK
@@ -127,7 +128,42 @@ def test_a_worker_that_dies_between_a_chunk_and_asking_for_the_next_breaks_no_ro
     (first, *_) = orders.waiting
     assert do(orders.engine, orders.mint, first) == [first._replace(number=17)]
     # Its message comes again.
-    assert do(orders.engine, orders.mint, first) == [first._replace(number=17)]
+    assert do(orders.engine, orders.mint, first, again=True) == [first._replace(number=17)]
+
+
+def test_a_row_goes_on_though_the_database_is_away_after_its_chunk(orders: Orders) -> None:
+    orders.order(40 * CHUNK)
+    first, *_ = orders.waiting
+    asked: list[Chunk] = []
+    delivery = Delivery(orders.engine, lambda: False, vault=VAULT, ask=asked.extend)
+    away = [OperationalError("look", None, psycopg.OperationalError("away"))]
+
+    def fail_once(_: object, __: object, statement: str, *___: object) -> None:
+        if away and "max(outbox.position)" in statement:
+            raise away.pop()
+
+    event.listen(orders.engine, "before_cursor_execute", fail_once)
+    (fate,) = delivery.deliver([message_for(first)])
+    event.remove(orders.engine, "before_cursor_execute", fail_once)
+    assert (away, fate) == ([], Answered(()))
+    assert asked == [first._replace(number=17)]
+
+
+def message_for(chunk: Chunk) -> Message:
+    fields = {**chunk._asdict(), "run": str(chunk.run)}
+    return Message(task=TASK, id="1", queue=None, kwargs=fields, body=b"")
+
+
+def test_what_is_asked_for_many_times_asks_for_the_next_once(orders: Orders) -> None:
+    orders.order(40 * CHUNK)
+    orders.work(3)
+    orders.waiting.clear()
+    for _ in range(5):  # nobody took anything for minutes, and each sweep asks once more
+        rest(orders)
+        orders.waiting += resting_chunks(orders.engine)
+    assert len(orders.waiting) == 5 * 16
+    assert orders.work() == 5 * 16 + 40 - 3 - 16 + 1  # those, what is left of the rows, the end
+    assert orders.batch().state is BatchState.COMPLETED
 
 
 def test_what_the_broker_has_lost_is_asked_for_again(orders: Orders) -> None:
@@ -226,9 +262,7 @@ def test_chunks_give_way_to_others_and_not_to_each_other(orders: Orders) -> None
     delivery = Delivery(orders.engine, lambda: False, vault=VAULT, ask=orders.waiting.extend)
 
     def rest_after(chunk: Chunk) -> float:
-        fields = {**chunk._asdict(), "run": str(chunk.run)}
-        message = Message(task=TASK, id="1", queue=None, kwargs=fields, body=b"")
-        (fate,) = delivery.deliver([message])
+        (fate,) = delivery.deliver([message_for(chunk)])
         assert isinstance(fate, Answered)
         return fate.rest_s
 

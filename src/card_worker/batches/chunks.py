@@ -1,8 +1,8 @@
 """The chunks of a run: which are asked for, and what happens to one that comes.
 
 A chunk is one commit, and is done once, however often it is asked for and whoever dies at it. The
-broker only carries the asking: what is missing stands in the database. Each chunk asks for the one
-that comes some numbers later, so that a few are always on their way and never all of them.
+broker only carries the asking: what is missing stands in the database. Who has done a chunk asks
+for the one that comes some numbers later, so that a few are always on their way and never all.
 """
 
 from collections.abc import Callable, Sequence
@@ -86,10 +86,17 @@ def resting_chunks(engine: Engine) -> list[Chunk]:
 
 
 def do(
-    engine: Engine, mint: Mint, chunk: Chunk, company: Callable[[float], None] | None = None
+    engine: Engine,
+    mint: Mint,
+    chunk: Chunk,
+    company: Callable[[float], None] | None = None,
+    *,
+    again: bool = False,
 ) -> list[Chunk]:
     """Do a chunk, unless it is done or somebody is at it; return what to ask for next.
 
+    Whoever did a chunk that is done has asked for the next as well. Not if that was ourselves, and
+    we failed or died before: hence `again`. So it does no harm to ask for a chunk many times.
     `company` is called after so many seconds of work when others wait for answers. Raises what
     is_transient knows when it may be tried again.
     """
@@ -98,7 +105,7 @@ def do(
             work = _work(connection, chunk, now, mint)
             if work is None:
                 return []
-            run = _do(work._replace(company=company), chunk.number)
+            done = _do(work._replace(company=company), chunk.number)
     except Stopped:
         return []
     except NotKept as why:
@@ -112,6 +119,9 @@ def do(
         if taken is None:
             raise
         return _give_up(engine, mint, chunk, taken)
+    if done is None and not again:
+        return []
+    run = done or work.run
     if chunk.number == run.end:
         return []
     if run.open_chunks == 0:
@@ -139,10 +149,11 @@ def _work(
     return Work(connection, run, batch, now, mint)
 
 
-def _do(work: Work, number: int) -> Run:
+def _do(work: Work, number: int) -> Run | None:
+    """Do a chunk; return the run after that. None: it is done, or somebody is at it."""
     run = work.run
     if not runs.is_open(work.connection, run, number):
-        return run
+        return None
     if number != run.end:
         return CHUNK[run.action](work, number)
     if run.open_chunks == 0:
