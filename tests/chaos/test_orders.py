@@ -32,6 +32,7 @@ def test_an_order_is_whole_whatever_dies(tmp_path: Path, own_postgres: Postgres)
     assert report.violations == []
     assert {"Redis", "PostgreSQL", "workers"} <= report.killed.keys()
     assert report.with_a_chunk > 0
+    assert report.too_late == 0
 
 
 def test_what_does_not_agree_would_be_seen(tmp_path: Path, own_postgres: Postgres) -> None:
