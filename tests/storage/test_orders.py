@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, event, select, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from card_worker.batches.chunks import Chunk, do, resting_chunks
+from card_worker.batches.chunks import AHEAD, Chunk, do, resting_chunks
 from card_worker.contracts.commands import CHUNK as TASK
 from card_worker.contracts.kinds import Action, BatchState
 from card_worker.contracts.queries import GetCard, ListTransactions, Look
@@ -31,6 +31,8 @@ from tests.codes import OWNER, PIN_PEPPERS, VAULT
 from tests.orders import ACCOUNT, CODES, Orders
 
 CHUNK = CARDS_PER_CHUNK[Action.MAKE]
+SMALL, SOME = 3, 2 * AHEAD + 5
+"""Cards of a small chunk, and chunks of an order that is cut so."""
 LOAD = {"amount": 500, "currency": "NOK"}
 LISTED = [{"card_id": "X2", "type": "credit_note"}, {"card_id": "X1"}]
 
@@ -38,6 +40,12 @@ LISTED = [{"card_id": "X2", "type": "credit_note"}, {"card_id": "X1"}]
 @pytest.fixture
 def orders(engine: Engine) -> Orders:
     return Orders(engine)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut orders small, so that there are more chunks than are on their way at a time."""
+    monkeypatch.setitem(CARDS_PER_CHUNK, Action.MAKE, SMALL)
 
 
 def names(count: int, first: int = 1) -> list[str]:
@@ -121,18 +129,21 @@ def test_by_many_workers_at_once(postgres_url: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.usefixtures("small_chunks")
 def test_a_worker_that_dies_between_a_chunk_and_asking_for_the_next_breaks_no_row(
     orders: Orders,
 ) -> None:
-    orders.order(40 * CHUNK)
+    orders.order(SOME * SMALL)
     (first, *_) = orders.waiting
-    assert do(orders.engine, orders.mint, first) == [first._replace(number=17)]
+    following = first._replace(number=1 + AHEAD)
+    assert do(orders.engine, orders.mint, first) == [following]
     # Its message comes again.
-    assert do(orders.engine, orders.mint, first, again=True) == [first._replace(number=17)]
+    assert do(orders.engine, orders.mint, first, again=True) == [following]
 
 
+@pytest.mark.usefixtures("small_chunks")
 def test_a_row_goes_on_though_the_database_is_away_after_its_chunk(orders: Orders) -> None:
-    orders.order(40 * CHUNK)
+    orders.order(SOME * SMALL)
     first, *_ = orders.waiting
     asked: list[Chunk] = []
     delivery = Delivery(orders.engine, lambda: False, vault=VAULT, ask=asked.extend)
@@ -146,7 +157,7 @@ def test_a_row_goes_on_though_the_database_is_away_after_its_chunk(orders: Order
     (fate,) = delivery.deliver([message_for(first)])
     event.remove(orders.engine, "before_cursor_execute", fail_once)
     assert (away, fate) == ([], Answered(()))
-    assert asked == [first._replace(number=17)]
+    assert asked == [first._replace(number=1 + AHEAD)]
 
 
 def message_for(chunk: Chunk) -> Message:
@@ -154,26 +165,29 @@ def message_for(chunk: Chunk) -> Message:
     return Message(task=TASK, id="1", queue=None, kwargs=fields, body=b"")
 
 
+@pytest.mark.usefixtures("small_chunks")
 def test_what_is_asked_for_many_times_asks_for_the_next_once(orders: Orders) -> None:
-    orders.order(40 * CHUNK)
+    orders.order(SOME * SMALL)
     orders.work(3)
     orders.waiting.clear()
     for _ in range(5):  # nobody took anything for minutes, and each sweep asks once more
         rest(orders)
         orders.waiting += resting_chunks(orders.engine)
-    assert len(orders.waiting) == 5 * 16
-    assert orders.work() == 5 * 16 + 40 - 3 - 16 + 1  # those, what is left of the rows, the end
+    assert len(orders.waiting) == 5 * AHEAD
+    # Those, what is left of the rows, the end.
+    assert orders.work() == 5 * AHEAD + (SOME - 3 - AHEAD) + 1
     assert orders.batch().state is BatchState.COMPLETED
 
 
+@pytest.mark.usefixtures("small_chunks")
 def test_what_the_broker_has_lost_is_asked_for_again(orders: Orders) -> None:
-    orders.order(40 * CHUNK)
+    orders.order(SOME * SMALL)
     orders.work(5)
     orders.waiting.clear()
     assert resting_chunks(orders.engine) == []  # something was done just now
     rest(orders)
     again = resting_chunks(orders.engine)
-    assert len(again) == 16
+    assert len(again) == AHEAD
     assert min(chunk.number for chunk in again) == 6
     assert resting_chunks(orders.engine) == []  # asked for just now
     orders.waiting += again

@@ -29,7 +29,7 @@ from card_worker.storage.engine import begin
 from card_worker.storage.finding import find
 from card_worker.storage.tables import cards
 
-AHEAD = 16
+AHEAD = 64
 """So many chunks of a run are on their way at a time."""
 RESTING = timedelta(seconds=20)
 """A run of which nothing was done for so long has lost its messages."""
