@@ -4,9 +4,10 @@ import csv
 import io
 import json
 from collections import deque
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, func, select
 
 from card_worker.batches.chunks import Chunk, do, first_chunks
 from card_worker.contracts.commands import COMMANDS, CreateTransaction
@@ -38,12 +39,19 @@ class Orders:
 
     def ask(self, task: str, command_id: str, **fields: Any) -> dict[str, Any]:
         """Ask for something; return the event that answers."""
-        (command,) = read_commands(task, command_id, {"account_id": ACCOUNT, **fields}, VAULT)
-        assert not isinstance(command, Letter)
         with begin(self.engine) as (connection, now):
-            (answer,) = handle(connection, [command], now, self.mint)
+            answer = self.handle(connection, now, task, command_id, **fields)
         self.waiting += first_chunks(self.engine, [answer.id])
         return event(answer)
+
+    def handle(
+        self, connection: Connection, now: datetime, task: str, command_id: str, **fields: Any
+    ) -> Answer:
+        """Ask for something within a commit; return the answer."""
+        (command,) = read_commands(task, command_id, {"account_id": ACCOUNT, **fields}, VAULT)
+        assert not isinstance(command, Letter)
+        (answer,) = handle(connection, [command], now, self.mint)
+        return answer
 
     def order(self, count: int, batch_id: str = "B1", **fields: Any) -> dict[str, Any]:
         """Order cards B1-0001, B1-0002 …"""

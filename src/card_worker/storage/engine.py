@@ -5,7 +5,18 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, create_engine, event, func, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    bindparam,
+    create_engine,
+    event,
+    func,
+    literal,
+    select,
+    true,
+)
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -18,6 +29,15 @@ IDLE_MAX_S = 15
 """How long a commit may do nothing before it is rolled back, so that a worker that is paused, or
 cut off, keeps what it has locked no longer than its messages."""
 
+
+def _by_keys(*, within_commit: bool) -> list[ColumnElement[str]]:
+    """Return what lets rows be looked up by their keys, of which there is an index, and no table
+    be read whole. The planner would do so with one that was small when it was last counted, and
+    is being filled by an order: each look then takes longer than the one before."""
+    ways = ("seqscan", "hashjoin", "mergejoin")
+    return [func.set_config(f"enable_{way}", "off", literal(within_commit)) for way in ways]
+
+
 _NOW = {
     # One statement for both, and no session state, so that a pooler in transaction mode works.
     "postgresql": select(
@@ -26,6 +46,7 @@ _NOW = {
         func.set_config("idle_in_transaction_session_timeout", f"{IDLE_MAX_S}s", true()),
         # The first and the last hours there are have no name in some zones' years 1 to 9999.
         func.set_config("timezone", "UTC", true()),
+        *_by_keys(within_commit=True),
     ),
     "sqlite": select(func.strftime("%Y-%m-%dT%H:%M:%fZ", "now")),
 }
@@ -104,6 +125,12 @@ def wait_for_disk(connection: Connection, *, wait: bool) -> None:
     """
     if connection.dialect.name == "postgresql":
         send(connection, _WAIT_FOR_DISK, {"is_so": "on" if wait else "off"})
+
+
+def look_up_by_keys(connection: Connection) -> None:
+    """Let a connection that isn't given back look as commits do."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(*_by_keys(within_commit=False)))
 
 
 def clock(connection: Connection) -> datetime:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, bindparam, exists, func, select, text
 
 from card_worker.contracts.kinds import EventType
 from card_worker.domain.answers import Answer
+from card_worker.storage.engine import look_up_by_keys
 from card_worker.storage.sets import delete_rows
 from card_worker.storage.tables import outbox, unpublished
 from card_worker.storage.writing import New
@@ -112,6 +113,7 @@ def watching(engine: Engine) -> Iterator[Watch]:
 class _Notified:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        look_up_by_keys(connection)
         connection.execute(text(f"LISTEN {CHANNEL}"))
 
     def wait(self, timeout_s: float) -> None:
