@@ -1,6 +1,7 @@
 """Column types that mean the same on PostgreSQL and in SQLite's STRICT tables."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
@@ -65,6 +66,12 @@ class Uuid(TypeDecorator[UUID]):
     def process_bind_param(self, value: UUID | None, dialect: Dialect) -> Any:
         return value if value is None or dialect.name == "postgresql" else str(value)
 
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+        # PostgreSQL's driver gives them as they are; to ask each of a million takes a while.
+        if dialect.name == "postgresql":
+            return None
+        return super().result_processor(dialect, coltype)
+
     def process_result_value(self, value: Any, dialect: Dialect) -> UUID | None:
         return UUID(value) if isinstance(value, str) else value
 
@@ -104,10 +111,11 @@ class OneOf(TypeDecorator[Word], Generic[Word]):
     def __init__(self, words: type[Word]) -> None:
         super().__init__()
         self.words = words
-        self._by_value = {word.value: word for word in words}
+        self._by_value: dict[str | None, Word | None] = {word.value: word for word in words}
+        self._by_value[None] = None
 
     def process_bind_param(self, value: Word | None, dialect: Dialect) -> str | None:
         return None if value is None else value.value
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Word | None:
-        return None if value is None else self._by_value[value]
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        return self._by_value.__getitem__
