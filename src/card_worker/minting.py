@@ -246,8 +246,13 @@ def _prefix(format: TokenFormat | None) -> str:
 
 def as_csv(card_ids: Sequence[str], values: Values, kinds: Sequence[str]) -> bytes:
     """Return a line for each card."""
+    rows = list(zip(card_ids, values.tokens, values.pins, kinds, strict=True))
+    plain = "".join([f"{id},{token},{pin},{kind}\r\n" for id, token, pin, kind in rows])
+    # Hardly ever is there anything to quote, and to look at each field takes three times as long.
+    ends = plain.count("\r"), plain.count("\n")
+    if '"' not in plain and plain.count(",") == 3 * len(rows) and ends == (len(rows), len(rows)):
+        return plain.encode()
     text = io.StringIO(newline="")
-    rows = zip(card_ids, values.tokens, values.pins, kinds, strict=True)
     csv.writer(text).writerows(rows)
     return text.getvalue().encode()
 

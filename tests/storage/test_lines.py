@@ -1,0 +1,21 @@
+"""The lines of a bureau's file are CSV, whatever cards are called."""
+
+import csv
+import io
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from card_worker.minting import Values, as_csv
+
+NAMES = st.text(st.sampled_from("a1 ,;\"'\r\n\té"), min_size=1, max_size=6)
+ROWS = st.lists(st.tuples(NAMES, NAMES, st.sampled_from(["", "4711"])), max_size=5)
+
+
+@given(ROWS)
+def test_lines_are_those_that_csv_writes(rows: list[tuple[str, str, str]]) -> None:
+    ids, tokens, pins = ([row[at] for row in rows] for at in range(3))
+    kinds = ["gift_card"] * len(rows)
+    written = io.StringIO(newline="")
+    csv.writer(written).writerows(zip(ids, tokens, pins, kinds, strict=True))
+    assert as_csv(ids, Values(tokens, pins), kinds).decode() == written.getvalue()
