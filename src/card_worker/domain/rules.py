@@ -205,6 +205,8 @@ def _release_due(
     case: Case, command: OnCard | ByTransaction, events: Sequence[CardEvent]
 ) -> tuple[HoldExpired, ...]:
     books, now, told = case.books, case.now, events[0]
+    if not books.due:  # as hardly ever there is one
+        return ()
     return tuple(
         HoldExpired(command, now, key, hold.id, key=f"hold/{hold.id}")
         for key in dict.fromkeys(event.card for event in events)
