@@ -109,6 +109,7 @@ class Run:
         self._files = running.parts.folder / "files"
         self._workers: list[Part] = []
         self._started = 0
+        self._chunks = 0
 
     def run(self) -> Report:
         """Do it all; say what was seen."""
@@ -137,6 +138,7 @@ class Run:
         asked = {"count": self._report.cards, "card_id_pattern": PATTERN, "batch_id": BATCH}
         self._system.send("cards.batch_create", "order", **asked, **made)
         until(lambda: self._found(batches) == 1, "the order", within_s=DONE_S)
+        self._chunks = self._found(chunks)
 
     # --- kills --------------------------------------------------------------------------------
 
@@ -160,11 +162,11 @@ class Run:
             before = sum(self._report.killed.values())
             if not is_complete:
                 self._await_work()
-            # So that some of the order is left for the last kill.
-            left = max(1, self._chunks_left())
-            most = WORKERS if kills_left > left else WORKERS - 1
-            victims = self._chance.sample(self._workers, self._chance.randint(1, most))
-            self._kill(victims)
+            # Whoever lives gets on. So that some of the order is left for the last kill, nobody
+            # does while more of it is done than of the kills.
+            is_ahead = self._chunks_left() * self._report.kills < kills_left * self._chunks
+            dying = WORKERS if is_ahead else self._chance.randint(1, WORKERS - 1)
+            self._kill(self._chance.sample(self._workers, dying))
             if self._chance.random() < 0.1:
                 self._kill_relay()
             if is_complete:

@@ -12,7 +12,7 @@ from tests.chaos import orders
 from tests.flow.system import System
 from tests.servers import Postgres
 
-CARDS, KILLS, SEED = 12_000, 9, 1
+CARDS, KILLS, SEED = 25_000, 9, 1
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from time import perf_counter
+from typing import NamedTuple
 from uuid import UUID
 
 from card_worker.batches.work import (
@@ -41,6 +42,17 @@ from card_worker.storage.tables import cards, pins, tokens
 
 CARDS_IN_COMPANY = 200
 """So many are made in one go when others wait: that takes less than what they wait anyhow."""
+
+
+class Piece(NamedTuple):
+    """Cards that are made in one go."""
+
+    card: Card
+    """What all of them are like, but for their names."""
+    ids: Sequence[bytes]
+    order: Sequence[int]
+    """The places of the ids when they are sorted. So inserted, rows that come one after the other
+    stand beside each other in the indexes."""
 
 
 def make(work: Work, number: int) -> Run:
@@ -86,7 +98,8 @@ def _make_piece(work: Work, first: int, count: int) -> list[bytes]:
     columns: dict[str, Column] = {"id": ids, "card_id": names}
     if batch.listed is not None:
         columns["type"] = kinds
-    insert_alike(work.connection, cards, card, columns)
+    piece = Piece(card, ids, sorted(range(count), key=ids.__getitem__))
+    insert_alike(work.connection, cards, card, columns, piece.order)
     if batch.recipients is None:
         return []
     wanted = _wanted(batch)
@@ -94,7 +107,7 @@ def _make_piece(work: Work, first: int, count: int) -> list[bytes]:
     if minted is None:
         problem = Problem(field="options.card_token.format", message=NONE_LEFT)
         raise Impossible(Reason.FORMAT_INVALID, problem)
-    _insert_codes(work, wanted, card, ids, minted)
+    _insert_codes(work, wanted, piece, minted)
     return [as_csv(names, part, kinds) for _, _, part in files_of(wanted, minted.values)]
 
 
@@ -130,11 +143,10 @@ def _check_peppers(work: Work) -> None:
             raise NotKept(f"a worker has no {setting}")
 
 
-def _insert_codes(
-    work: Work, wanted: Wanted, card: Card, ids: Sequence[bytes], minted: Minted
-) -> None:
-    """Insert the tokens and PINs of cards that are like `card`."""
+def _insert_codes(work: Work, wanted: Wanted, piece: Piece, minted: Minted) -> None:
+    """Insert the tokens and PINs of cards."""
     connection, _, batch, now, *_ = work
+    card, ids, order = piece
     if minted.tokens is not None:
         kid, digests = minted.tokens
         token_ids, masked = token_uuids(ids, now), minted.masked_codes
@@ -143,11 +155,11 @@ def _insert_codes(
         like = behaving(token, _options(batch).card_token, now)
         columns: dict[str, Column] = {"id": token_ids, "card": ids}
         columns |= {"digest": digests, "masked_code": masked}
-        insert_alike(connection, tokens, like, columns)
+        insert_alike(connection, tokens, like, columns, order)
     if minted.pins is not None:
         kid, digests = minted.pins
         pin = new_pin(card, Hash(kid, digests[0]), wanted, now)
-        insert_alike(connection, pins, pin, {"id": ids, "digest": digests})
+        insert_alike(connection, pins, pin, {"id": ids, "digest": digests}, order)
 
 
 def _wanted(batch: Batch) -> Wanted:

@@ -307,7 +307,7 @@ class Batch(NamedTuple):
         return number is not None and 1 <= number <= self.requested
 
 
-CARDS_PER_CHUNK = {Action.MAKE: 2_000, Action.REMOVE: 1_000}
+CARDS_PER_CHUNK = {Action.MAKE: 5_000, Action.REMOVE: 1_000}
 """A worker does a chunk in one go, and whoever waits for that worker waits for no more."""
 CARDS_PER_RECALL = 200
 

@@ -4,8 +4,9 @@ What is the same in all rows is turned into bytes once. COPY's binary format: a 
 of its fields, and each field is its length and its bytes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import chain, repeat
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -22,21 +23,28 @@ Column: TypeAlias = Sequence[bytes] | Sequence[str]
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
 _NULL = b"\xff\xff\xff\xff"
-_LENGTH_OF_UUID = (16).to_bytes(4, "big")
 _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 def insert_alike(
-    connection: Connection, table: Table, like: NamedTuple, columns: Mapping[str, Column]
+    connection: Connection,
+    table: Table,
+    like: NamedTuple,
+    columns: Mapping[str, Column],
+    order: Sequence[int],
 ) -> None:
-    """Insert rows that are all like `like`, but for the columns given: a value for each row."""
-    if not next(iter(columns.values()), ()):
+    """Insert rows that are all like `like`, but for the columns given: a value for each row.
+
+    The rows go in by their places in `order`.
+    """
+    if not order:
         return
+    ordered = {name: [column[place] for place in order] for name, column in columns.items()}
     same = {name: value for name, value in like._asdict().items() if name not in columns}
     if connection.dialect.name == "postgresql":
-        _copy(connection, table, same, columns)
+        _copy(connection, table, same, ordered)
         return
-    values = [map(_plain, column) for column in columns.values()]
+    values = [map(_plain, column) for column in ordered.values()]
     rows = [{**same, **dict(zip(columns, row, strict=True))} for row in zip(*values, strict=True)]
     connection.execute(insert(table), rows)
 
@@ -46,22 +54,29 @@ def _plain(value: bytes | str) -> UUID | str:
 
 
 def _copy(
-    connection: Connection, table: Table, same: dict[str, Any], columns: Mapping[str, Column]
+    connection: Connection,
+    table: Table,
+    same: dict[str, Any],
+    columns: Mapping[str, Sequence[bytes | str]],
 ) -> None:
-    fields = [_fields(values) for values in columns.values()]
     with direct(connection) as driver:
         head = (len(same) + len(columns)).to_bytes(2, "big") + _encoded(driver, table, same)
-        each = (head + b"".join(row) for row in zip(*fields, strict=True))
+        count = len(next(iter(columns.values())))
+        fields = chain.from_iterable(map(_fields, columns.values()))
+        rows = chain.from_iterable(zip(repeat(head, count), *fields, strict=True))
         statement = _statement(table, (*same, *columns))
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.write(_HEADER + b"".join(each) + _TRAILER)
+            copy.write(b"".join([_HEADER, *rows, _TRAILER]))
 
 
-def _fields(values: Column) -> list[bytes]:
-    if isinstance(values[0], bytes):
-        return [_LENGTH_OF_UUID + value for value in values if isinstance(value, bytes)]
-    encoded = (value.encode() for value in values if isinstance(value, str))
-    return [len(value).to_bytes(4, "big") + value for value in encoded]
+def _fields(column: Sequence[bytes | str]) -> Iterator[Iterable[bytes]]:
+    """Yield the lengths of values, and the values."""
+    values = [value if isinstance(value, bytes) else value.encode() for value in column]
+    sizes = list(map(len, values))
+    # Most often there is one.
+    lengths = {size: size.to_bytes(4, "big") for size in set(sizes)}
+    yield map(lengths.__getitem__, sizes)
+    yield values
 
 
 def _encoded(driver: Any, table: Table, values: dict[str, Any]) -> bytes:

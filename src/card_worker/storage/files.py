@@ -10,10 +10,12 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 from card_worker.domain.rows import File
 from card_worker.storage.engine import reading
 from card_worker.storage.finding import columns_named
+from card_worker.storage.pipeline import send
 from card_worker.storage.tables import file_parts, files
 
 PART_BYTES = 1024 * 1024
 _COLUMNS = columns_named(files, File._fields)
+_ADD_PART = insert(file_parts)
 
 
 def find_files(connection: Connection, account_id: str, batch_id: str) -> list[File]:
@@ -67,7 +69,7 @@ class PartsWriter:
             self._parts += 1
             text = base64.b64encode(self._waiting).decode("ascii")
             row = {"name": self.name, "number": self._parts, "content": text}
-            self._connection.execute(insert(file_parts), row)
+            send(self._connection, _ADD_PART, row)
             self._waiting.clear()
 
 

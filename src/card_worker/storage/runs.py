@@ -1,6 +1,6 @@
 """Runs and their chunks: which are to be done, by whom, and what came of them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -9,13 +9,13 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 
 from card_worker.domain.rows import Run
 from card_worker.storage.finding import columns_named, find
-from card_worker.storage.pipeline import send
+from card_worker.storage.pipeline import Rows, send
 from card_worker.storage.tables import chunks, runs
 from card_worker.storage.types import UtcTime, Uuid, WholeNumber
 from card_worker.storage.writing import New
 
 _COLUMNS = columns_named(runs, Run._fields)
-READ_TOGETHER = 16
+READ_TOGETHER = 4
 
 
 class Kept(NamedTuple):
@@ -151,11 +151,24 @@ def missing(connection: Connection, run: Run) -> list[int]:
     return list(connection.execute(statement.order_by(chunks.c.number)).scalars())
 
 
+_LEFT = (
+    select(*columns_named(chunks, Kept._fields))
+    .where(chunks.c.run == bindparam("run", type_=Uuid()))
+    .where(chunks.c.number.between(bindparam("first"), bindparam("last")))
+    .order_by(chunks.c.number)
+)
+
+
 def left_behind(connection: Connection, run: Run) -> Iterator[Kept]:
     """Yield what the chunks left for the end, in their order, a few in memory at a time."""
-    for first in range(1, run.end, READ_TOGETHER):
+
+    def ask(first: int) -> Callable[[], Rows]:
         last = min(first + READ_TOGETHER - 1, run.chunks)
-        statement = select(*columns_named(chunks, Kept._fields)).where(
-            chunks.c.run == run.id, chunks.c.number.between(first, last)
-        )
-        yield from map(Kept._make, connection.execute(statement.order_by(chunks.c.number)).all())
+        return send(connection, _LEFT, {"run": run.id, "first": first, "last": last})
+
+    following = ask(1)
+    for first in range(1 + READ_TOGETHER, run.end, READ_TOGETHER):
+        # The next are on their way while the caller is at these.
+        rows, following = following(), ask(first)
+        yield from map(Kept._make, rows)
+    yield from map(Kept._make, following())
