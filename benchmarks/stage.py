@@ -20,6 +20,8 @@ from card_worker.cli.embedded import Valkey, valkey
 from tests.servers import Postgres, database, postgres
 
 STREAM = "card-events"
+POSTGRESQL = {"shared_buffers": "1GB", "max_wal_size": "4GB"}
+"""How PostgreSQL is set up, for everybody: as docker-compose.yml does it."""
 PEERS_PYTHON = ROOT / "benchmarks" / ".venv" / "bin" / "python"
 
 # As `cards.batch_create` leaves them. The ids are spread over their index, as hashes are.
@@ -130,14 +132,18 @@ class Stage:
             yield place
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of both servers."""
+        """Return the versions of both servers, and how PostgreSQL is set up."""
+        names = ["server_version", *POSTGRESQL]
         with psycopg.connect(self.postgres.url) as connection:
-            row = connection.execute("SHOW server_version").fetchone()
+            asked = f"SELECT {', '.join('current_setting(%s)' for _ in names)}"
+            row = connection.execute(asked, names).fetchone()
         with Redis.from_url(self.valkey.url) as redis:
             about: Any = redis.info("server")
         assert row is not None
         valkey = about.get("valkey_version", about["redis_version"])
-        return {"PostgreSQL": str(row[0]), "Valkey": str(valkey)}
+        number, *settings = row
+        told = ", ".join(f"{name} {value}" for name, value in zip(names[1:], settings, strict=True))
+        return {"PostgreSQL": f"{number} ({told})", "Valkey": str(valkey)}
 
 
 @contextmanager
@@ -150,7 +156,7 @@ def stage() -> Iterator[Stage]:
         raise Failed("the peers aren't installed: run make bench")
     with (
         TemporaryDirectory(prefix="card_worker-bench-") as name,
-        postgres(durable=True) as server,
+        postgres(durable=True, settings=POSTGRESQL) as server,
         valkey(Path(name) / "valkey") as broker,
         database(server) as url,
     ):

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,14 +115,17 @@ def _administer(server: Server, statement: LiteralString, *names: str) -> None:
 
 
 @contextmanager
-def postgres(*, durable: bool = False) -> Iterator["Postgres"]:
+def postgres(
+    *, durable: bool = False, settings: Mapping[str, str] | None = None
+) -> Iterator["Postgres"]:
     """Run a PostgreSQL and leave nothing behind, neither process nor data.
 
-    `durable` waits for the disk at every commit; without, only a power cut could lose one. On Linux
-    the server also ends with the thread that started it. Raises NoServer.
+    `durable` waits for the disk at every commit; without, only a power cut could lose one.
+    `settings` are PostgreSQL's own. On Linux the server also ends with the thread that started it.
+    Raises NoServer.
     """
     with tempfile.TemporaryDirectory(prefix="card_worker-postgres-") as folder:
-        server = Postgres(Path(folder), durable=durable)
+        server = Postgres(Path(folder), durable=durable, settings=settings or {})
         try:
             server.start()
             yield server
@@ -133,9 +136,10 @@ def postgres(*, durable: bool = False) -> Iterator["Postgres"]:
 class Postgres:
     """PostgreSQL on 127.0.0.1, with a password that only `url` has."""
 
-    def __init__(self, folder: Path, *, durable: bool) -> None:
+    def __init__(self, folder: Path, *, durable: bool, settings: Mapping[str, str]) -> None:
         self.port = 0
         self._durable = durable
+        self._settings = settings
         self._folder = folder
         self._log = folder / "postgres.log"
         self.data = folder / "data"
@@ -208,6 +212,7 @@ class Postgres:
             "unix_socket_directories": "",
             "fsync": on_loss,
             "full_page_writes": on_loss,
+            **self._settings,
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         return self._run(["postgres", "-D", str(self.data), *options])

@@ -9,6 +9,7 @@ import typer.main
 import yaml
 from celery.bin.celery import celery
 
+from benchmarks.stage import POSTGRESQL
 from card_worker.cli import app
 from card_worker.contracts.commands import QUEUES
 from card_worker.settings import Settings
@@ -101,6 +102,12 @@ def test_redis_keeps_what_waits() -> None:
     assert options["--appendonly"] == "yes"
     assert options["--maxmemory-policy"] == "noeviction"
     assert "--requirepass" in options
+
+
+def test_postgresql_is_set_up_as_it_is_measured() -> None:
+    program, *words = SERVICES["postgres"]["command"]
+    assert (program, set(words[::2])) == ("postgres", {"-c"})
+    assert dict(word.split("=") for word in words[1::2]) == POSTGRESQL
 
 
 @pytest.mark.parametrize("name", ["postgres", "redis"])
