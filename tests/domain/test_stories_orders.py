@@ -20,10 +20,10 @@ def begun(story: Story) -> list[Run]:
 
 
 def test_an_order_is_cut_into_chunks() -> None:
-    story = Story().run("order B1: 4500 A{n} -> batch.accepted")
+    story = Story().run("order B1: 10500 A{n} -> batch.accepted")
     (run,) = begun(story)
     assert (run.action, run.chunks, run.end, run.open_chunks) == (Action.MAKE, 3, 4, 3)
-    assert [run.span(number) for number in (1, 2, 3)] == [(1, 2000), (2001, 2000), (4001, 500)]
+    assert [run.span(number) for number in (1, 2, 3)] == [(1, 5000), (5001, 5000), (10001, 500)]
 
 
 def test_a_range_of_cards_is_cut_into_chunks_from_its_first_card_on() -> None:

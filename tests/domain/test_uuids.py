@@ -2,7 +2,7 @@
 
 import os
 from datetime import UTC, datetime
-from uuid import RFC_4122, UUID
+from uuid import NAMESPACE_DNS, RFC_4122, UUID, uuid5
 
 import pytest
 
@@ -26,6 +26,11 @@ def _stamped(drawn: bytes, version: int) -> bytes:
     number = int.from_bytes(drawn, "big")
     number = number & ~(0xF << 76) | version << 76
     return (number & ~(0x3 << 62) | 0x2 << 62).to_bytes(16, "big")
+
+
+def test_a_name_has_the_id_that_the_standard_library_gives_it() -> None:
+    named = uuids.named(NAMESPACE_DNS)
+    assert [named(name) for name in NAMES] == [uuid5(NAMESPACE_DNS, name) for name in NAMES]
 
 
 def test_cards_have_one_id_however_they_are_made() -> None:

@@ -3,7 +3,7 @@
 import hashlib
 from functools import lru_cache
 from typing import ClassVar, Literal, TypeAlias
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from pydantic import (
     BaseModel,
@@ -16,6 +16,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from card_worker import uuids
 from card_worker.contracts.about import AboutAccount
 from card_worker.contracts.batches import (
     ApproveBatch,
@@ -54,7 +55,7 @@ from card_worker.secrets.vault import GivenPin, GivenToken
 
 COMMANDS_PER_MESSAGE_MAX = 1_000
 # Ids derive from the producer's own key, so a command delivered twice has one answer with one id.
-_EVENT_IDS = UUID("8d1b8c4c-7f0f-5f57-9d5b-0d4f6c1f5a5e")
+_event_id = uuids.named(UUID("8d1b8c4c-7f0f-5f57-9d5b-0d4f6c1f5a5e"))
 
 
 class Queue:
@@ -508,4 +509,4 @@ def _unasked(command: Asked | WithdrawCard) -> set[str]:
 @lru_cache(maxsize=4 * COMMANDS_PER_MESSAGE_MAX)
 def event_id(account_id: str, key: str) -> UUID:
     """Return the id of the event that answers the command with this key."""
-    return uuid5(_EVENT_IDS, f"{account_id}/{key}")
+    return _event_id(f"{account_id}/{key}")

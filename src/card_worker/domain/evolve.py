@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import singledispatch
 from typing import Any
-from uuid import NAMESPACE_OID, UUID, uuid5
+from uuid import NAMESPACE_OID, UUID
 
 from card_worker import uuids
 from card_worker.contracts.batches import CreateBatch, ExtendBatch
@@ -54,6 +54,7 @@ from card_worker.secrets.formats import PinFormat, TokenFormat
 from card_worker.secrets.peppers import Hash
 
 Moved = Transaction | None
+_card_uuid = uuids.named(NAMESPACE_OID)
 
 
 @singledispatch
@@ -64,7 +65,7 @@ def evolve(event: Event, books: Books) -> Moved:
 
 def card_uuid(account_id: str, card_id: str) -> UUID:
     """Return the service's id of a card: a card_id is never used twice, so neither is this."""
-    return uuid5(NAMESPACE_OID, f"{account_id}/{card_id}")
+    return _card_uuid(f"{account_id}/{card_id}")
 
 
 def card_uuids(account_id: str, card_ids: Iterable[str]) -> list[bytes]:
@@ -89,10 +90,10 @@ def token_uuids(cards: Iterable[bytes], now: datetime) -> list[bytes]:
     return uuids.cut(uuids.stamp(b"".join(time + card[len(time) :] for card in cards), 7))
 
 
-def _next(books: Books, event: CardEvent) -> Card:
-    """Return the card that an event is about, a version further."""
+def _next(books: Books, event: CardEvent, **changed: Any) -> Card:
+    """Return the card that an event is about, a version further, and changed."""
     card = books.cards[event.card]
-    return card._replace(version=card.version + 1)
+    return card._replace(version=card.version + 1, **changed)
 
 
 def _post(books: Books, card: Card, moved: Movement, event: CardEvent) -> Transaction:
@@ -354,13 +355,13 @@ def _(event: CardUpdated, books: Books) -> Moved:
 
 @evolve.register
 def _(event: CardBlocked, books: Books) -> Moved:
-    books.put(_next(books, event)._replace(blocked=True))
+    books.put(_next(books, event, blocked=True))
     return None
 
 
 @evolve.register
 def _(event: CardUnblocked, books: Books) -> Moved:
-    card = _next(books, event)._replace(blocked=False)
+    card = _next(books, event, blocked=False)
     books.put(card)
     books.forgive(card.id, event.at)
     return None
@@ -388,21 +389,21 @@ def _(event: ActivationReversed, books: Books) -> Moved:
 
 @evolve.register
 def _(event: CardReplaced, books: Books) -> Moved:
-    card = _next(books, event)._replace(state=State.CLOSED)
+    card = _next(books, event, state=State.CLOSED)
     moved = Movement(TransactionType.TRANSFER, card.amount_balance, Side.CARD, Side.OTHER_CARD)
     return _post_if_any(books, card, moved, event)
 
 
 @evolve.register
 def _(event: CardClosed, books: Books) -> Moved:
-    card = _next(books, event)._replace(state=State.CLOSED)
+    card = _next(books, event, state=State.CLOSED)
     moved = Movement(TransactionType.CASH_OUT, card.amount_balance, Side.CARD, Side.CUSTOMER)
     return _post_if_any(books, card, moved, event)
 
 
 @evolve.register
 def _(event: CardExpired, books: Books) -> Moved:
-    card = _next(books, event)._replace(state=State.EXPIRED)
+    card = _next(books, event, state=State.EXPIRED)
     rest = card.amount_available if event.takes_rest else 0
     moved = Movement(TransactionType.BREAKAGE, rest, Side.CARD, Side.BREAKAGE)
     return _post_if_any(books, card, moved, event)
@@ -550,7 +551,7 @@ def _begin(
 @evolve.register
 def _(event: TokenCreated, books: Books) -> Moved:
     command = event.command
-    card = _next(books, event)._replace(has_codes=True)
+    card = _next(books, event, has_codes=True)
     books.put(card)
     (made,) = event.made.tokens
     token = new_token(id_of(event), card, made, event.wanted, event.at)
@@ -568,7 +569,7 @@ def _(event: TokenRevoked, books: Books) -> Moved:
 
 @evolve.register
 def _(event: PinRotated, books: Books) -> Moved:
-    card = _next(books, event)._replace(has_codes=True)
+    card = _next(books, event, has_codes=True)
     books.put(card)
     _put_pins(books, event, event.wanted)
     return None

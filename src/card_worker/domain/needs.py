@@ -1,9 +1,10 @@
 """What has to be loaded before a command can be decided."""
 
+from functools import singledispatch
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
-from card_worker.contracts.batches import CreateBatch, OnBatch, is_about_batch
+from card_worker.contracts.batches import CreateBatch, OnBatch
 from card_worker.contracts.commands import (
     ActivateCard,
     AdjustBalance,
@@ -24,6 +25,7 @@ from card_worker.contracts.commands import (
     event_id,
 )
 from card_worker.contracts.queries import Look
+from card_worker.domain.allowed import OnCard
 from card_worker.domain.rows import BatchKey, CardKey
 
 TransactionKey: TypeAlias = tuple[str, UUID]
@@ -56,52 +58,102 @@ class Needs(NamedTuple):
     """The transaction that may come of it, by which a later command may name the card."""
 
 
+@singledispatch
 def needs(command: Command | Look) -> Needs:
     """Return the rows that `decide` and `evolve` will look at, whether they exist or not."""
-    account_id = command.account_id
-    if isinstance(command, ByToken):
-        if not isinstance(command, CreateTransaction):
-            return _by_token(command)
-        makes = event_id(account_id, command.key)
-        return _by_token(command)._replace(ref_id=command.ref_id, holds=True, makes=makes)
-    if is_about_batch(command):
-        return _of_batch(command)
-    match command:
-        case CreateCard() | ActivateCard() | WithdrawCard():
-            return Needs(cards=((account_id, command.card_id),))
-        case TransferBalance():
-            keys = (account_id, command.card_id), (account_id, command.to_card_id)
-            return Needs(cards=keys, ref_id=command.ref_id, holds=True)
-        case ReplaceCard():
-            keys = (account_id, command.card_id), (account_id, command.new_card_id)
-            return Needs(cards=keys, holds=True)
-        case AdjustBalance():
-            key, makes = (account_id, command.card_id), event_id(account_id, command.key)
-            return Needs(cards=(key,), ref_id=command.ref_id, holds=True, makes=makes)
-        case CaptureTransaction() | VoidTransaction() | RefundTransaction():
-            named, makes = (account_id, command.transaction_id), event_id(account_id, command.key)
-            return Needs(transactions=(named,), ref_id=command.ref_id, holds=True, makes=makes)
-        case ExpireHold():
-            return Needs(transactions=((account_id, command.transaction_id),), holds=True)
-        case RevokeToken():
-            key = account_id, command.card_id
-            return Needs(cards=(key,), holds=True, token_id=command.token_id)
-        case InvalidCommand():
-            return Needs()
-        case _:
-            forgives = isinstance(command, UnblockCard)
-            return Needs(cards=((account_id, command.card_id),), holds=True, guesses=forgives)
+    raise AssertionError(f"{command} looks at nothing")
 
 
-def _of_batch(command: CreateBatch | OnBatch) -> Needs:
+@needs.register
+def _(_: InvalidCommand) -> Needs:
+    return Needs()
+
+
+@needs.register
+def _(command: OnCard) -> Needs:
+    return Needs(cards=(_card(command),), holds=True)
+
+
+# Some of these have needs of their own: whoever registers last for a type is asked.
+
+
+@needs.register
+def _(command: CreateCard | ActivateCard | WithdrawCard) -> Needs:
+    return Needs(cards=(_card(command),))
+
+
+@needs.register
+def _(command: UnblockCard) -> Needs:
+    return Needs(cards=(_card(command),), holds=True, guesses=True)
+
+
+@needs.register
+def _(command: RevokeToken) -> Needs:
+    return Needs(cards=(_card(command),), holds=True, token_id=command.token_id)
+
+
+@needs.register
+def _(command: AdjustBalance) -> Needs:
+    cards, makes = (_card(command),), _made_by(command)
+    return Needs(cards=cards, ref_id=command.ref_id, holds=True, makes=makes)
+
+
+@needs.register
+def _(command: TransferBalance) -> Needs:
+    keys = _card(command), (command.account_id, command.to_card_id)
+    return Needs(cards=keys, ref_id=command.ref_id, holds=True)
+
+
+@needs.register
+def _(command: ReplaceCard) -> Needs:
+    keys = _card(command), (command.account_id, command.new_card_id)
+    return Needs(cards=keys, holds=True)
+
+
+@needs.register
+def _(command: CaptureTransaction | VoidTransaction | RefundTransaction) -> Needs:
+    named, makes = (command.account_id, command.transaction_id), _made_by(command)
+    return Needs(transactions=(named,), ref_id=command.ref_id, holds=True, makes=makes)
+
+
+@needs.register
+def _(command: ExpireHold) -> Needs:
+    return Needs(transactions=((command.account_id, command.transaction_id),), holds=True)
+
+
+@needs.register
+def _(asked: Look) -> Needs:
+    return _by_token(asked)
+
+
+@needs.register
+def _(command: CreateTransaction) -> Needs:
+    makes = _made_by(command)
+    return _by_token(command)._replace(ref_id=command.ref_id, holds=True, makes=makes)
+
+
+@needs.register
+def _(command: OnBatch) -> Needs:
+    return Needs(batches=((command.account_id, command.batch_id),))
+
+
+@needs.register
+def _(command: CreateBatch) -> Needs:
     account_id = command.account_id
-    if not isinstance(command, CreateBatch):
-        return Needs(batches=((account_id, command.batch_id),))
     return Needs(
         cards=tuple((account_id, card.card_id) for card in command.cards or ()),
         batches=((account_id, command.called),),
         order=command if command.card_id_pattern is not None else None,
     )
+
+
+def _card(command: CreateCard | ActivateCard | WithdrawCard | OnCard) -> CardKey:
+    assert command.card_id is not None  # only what is paid by token may leave it out
+    return command.account_id, command.card_id
+
+
+def _made_by(command: Command) -> UUID:
+    return event_id(command.account_id, command.key)
 
 
 def _by_token(asked: ByToken) -> Needs:

@@ -5,9 +5,11 @@ PostgreSQL, with `json_each` on SQLite. They stand in the statement as a table c
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
+import orjson
 from sqlalchemy import (
     Column,
     Connection,
@@ -82,7 +84,15 @@ def parameters(
         elif isinstance(c.type, JsonLine) and dialect == "postgresql":
             apart[f"{name}_{c.name}"] = BETWEEN_LINES.join(row[c.name] for row in rows)
             rows = [{n: value for n, value in row.items() if n != c.name} for row in rows]
-    return {name: write_json(rows), **apart}
+    return {name: _text(dialect, rows), **apart}
+
+
+def _text(dialect: str, rows: Sequence[Row]) -> str:
+    if dialect == "postgresql":
+        # It reads times in whatever spelling, also in that which takes the library no question.
+        with suppress(orjson.JSONEncodeError):
+            return orjson.dumps(rows).decode()
+    return write_json(rows)
 
 
 def insert_absent(connection: Connection, table: Table, rows: Sequence[Row]) -> set[Any]:

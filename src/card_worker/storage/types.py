@@ -46,10 +46,10 @@ class UtcTime(TypeDecorator[datetime]):
             return value
         return write_time(value)
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.astimezone(UTC) if isinstance(value, datetime) else read_time(value)
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        if dialect.name == "postgresql":
+            return lambda value: None if value is None else value.astimezone(UTC)
+        return lambda value: None if value is None else read_time(value)
 
 
 class Uuid(TypeDecorator[UUID]):
