@@ -6,7 +6,7 @@ from typing import NamedTuple
 from card_worker.contracts.commands import CreateTransaction, Moves, RefundTransaction
 from card_worker.contracts.events import Problem
 from card_worker.contracts.kinds import Expiry, Reason, TransactionType
-from card_worker.domain.allowed import ByTransaction, OnCard, reason_against
+from card_worker.domain.allowed import ByTransaction, OnCard, is_by_transaction, reason_against
 from card_worker.domain.books import Books
 from card_worker.domain.entry import enter
 from card_worker.domain.events import Judged
@@ -32,7 +32,7 @@ class Case(NamedTuple):
         if isinstance(command, CreateTransaction):
             card, judged = enter(books, command, now)
             return cls(books, now, card, judged=judged)
-        if isinstance(command, ByTransaction):
+        if is_by_transaction(command):
             parent = _parent(books, command)
             found: Card | None = books.cards[books.ids[parent.card]]
         else:

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import singledispatch
+from typing import TypeAlias, get_args
+
+from typing_extensions import TypeIs
 
 from card_worker.contracts.batches import is_about_batch
 from card_worker.contracts.codes import BatchOptions
@@ -18,7 +21,6 @@ from card_worker.contracts.commands import (
     CreateTransaction,
     ExpireCard,
     ExpireHold,
-    InvalidCommand,
     RefundTransaction,
     ReplaceCard,
     ReverseActivation,
@@ -29,6 +31,7 @@ from card_worker.contracts.commands import (
     UpdateCard,
     VoidTransaction,
     WithdrawCard,
+    is_invalid,
 )
 from card_worker.contracts.events import Problem
 from card_worker.contracts.kinds import Reason, TransactionType
@@ -81,6 +84,10 @@ from card_worker.money import AMOUNT_MAX
 TOKENS_PER_CARD_MAX = 100
 """Tokens that serve at one time. All of them stand in each event of the card."""
 
+Beginning: TypeAlias = CreateCard | ActivateCard | WithdrawCard
+"""What may be about a card that doesn't exist yet."""
+_BEGINNINGS = frozenset(get_args(Beginning))
+
 Events = tuple[CardEvent, ...]
 
 
@@ -103,21 +110,22 @@ def _judged(decision: Decision, judged: Judged | None) -> Decision:
 
 
 def _decide(books: Books, command: Command, now: datetime) -> Decision:
-    if isinstance(command, InvalidCommand):
+    if is_invalid(command):
         raise Refused(Reason.INVALID, *command.problems)
-    if isinstance(command, CreateCard | ActivateCard):
+    if _begins(command) and not isinstance(command, WithdrawCard):
         _check_dates(command, now)
     if command.not_after is not None and command.not_after < now:
         raise Refused(Reason.STALE_COMMAND)
     if is_about_batch(command):
         return Decision(decide_on_batch(books, command, now))
-    match command:
-        case ActivateCard():
-            return Decision(_activate(books, command, now))
-        case CreateCard():
-            return Decision(_create(books, command, now))
-        case WithdrawCard():
-            return Decision(_withdraw(books, command, now))
+    if _begins(command):
+        match command:
+            case ActivateCard():
+                return Decision(_activate(books, command, now))
+            case CreateCard():
+                return Decision(_create(books, command, now))
+            case WithdrawCard():
+                return Decision(_withdraw(books, command, now))
     case = Case.of(books, command, now)
     try:
         case.check_reference(command)
@@ -128,6 +136,11 @@ def _decide(books: Books, command: Command, now: datetime) -> Decision:
 
 
 # --- a card's beginning -----------------------------------------------------------------------
+
+
+def _begins(command: Command) -> TypeIs[Beginning]:
+    """Say whether a command is about a beginning: by its type, as each is asked."""
+    return type(command) in _BEGINNINGS
 
 
 def _create(books: Books, command: CreateCard, now: datetime) -> CardCreated:
