@@ -1,6 +1,6 @@
 """The one path every command takes: claim, load, decide and evolve each in its order, save."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import NamedTuple, TypeAlias
@@ -48,8 +48,10 @@ def handle(
     """
     needed = [needs(command) for command in commands]
     loading = load(connection, needed, now)
-    asked, fresh = _claim(connection, commands, now)
+    claiming = _claim(connection, commands, now)
+    # What was asked for first is made into books while the server is at the claims.
     books = loading()
+    asked, fresh = claiming()
     known = {event_id(*one.key) for one in asked if one.key not in fresh}
     answers = stored_answers(connection, known)
     if known:
@@ -95,24 +97,30 @@ def _tell(books: Books, asked: _Asked, decided: Decision) -> list[Answer]:
 
 def _claim(
     connection: Connection, commands: Sequence[Command], now: datetime
-) -> tuple[list[_Asked], frozenset[Key]]:
-    """Return each command under the key of its answer, and which of those keys are fresh."""
+) -> Callable[[], tuple[list[_Asked], frozenset[Key]]]:
+    """Claim the keys of commands; return what waits for each command under the key of its answer,
+    and for which of those keys are fresh."""
     known = [(command, *key_and_digest(command)) for command in commands]
     first: Digests = {}
     for _, key, digest in known:
         first.setdefault(key, digest)
-    claimed = claim(connection, first, now)
-    digests = first | claimed.digests
-    asked = [
-        _Asked(command, key)
-        if digests[key] == digest
-        else _Asked(command, _conflict_key(key, digest), conflicting=True)
-        for command, key, digest in known
-    ]
-    conflicts = {one.key: one.key[1] for one in asked if one.conflicting}
-    if not conflicts:
-        return asked, claimed.fresh
-    return asked, claimed.fresh | claim(connection, conflicts, now).fresh
+    claiming = claim(connection, first, now)
+
+    def wait() -> tuple[list[_Asked], frozenset[Key]]:
+        claimed = claiming()
+        digests = first | claimed.digests
+        asked = [
+            _Asked(command, key)
+            if digests[key] == digest
+            else _Asked(command, _conflict_key(key, digest), conflicting=True)
+            for command, key, digest in known
+        ]
+        conflicts = {one.key: one.key[1] for one in asked if one.conflicting}
+        if not conflicts:
+            return asked, claimed.fresh
+        return asked, claimed.fresh | claim(connection, conflicts, now)().fresh
+
+    return wait
 
 
 def _conflict_key(key: Key, digest: str) -> Key:

@@ -1,6 +1,6 @@
 """Whether a command has been handled before, and what it was answered then."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -27,8 +27,8 @@ class Claim:
     """Handled before: the digest of what was asked then."""
 
 
-def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Claim:
-    """Record `asked`, digests by key, as handled; say which keys were never handled before.
+def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Callable[[], Claim]:
+    """Record `asked`, digests by key, as handled; return what waits for which of them are fresh.
 
     Two workers given the same key meet here: the second waits for the first to commit, then finds
     it handled. Raises OperationalError after LOCK_TIMEOUT_MS.
@@ -43,16 +43,21 @@ def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Claim
         }
         for account_id, key in sorted(asked)
     ]
-    fresh = frozenset(insert_absent(connection, keys, rows))
-    if len(fresh) == len(asked):
-        return Claim(fresh, {})
-    handled = [
-        {"account_id": account_id, "key": key}
-        for account_id, key in asked
-        if (account_id, key) not in fresh
-    ]
-    found = find(connection, keys, ("account_id", "key", "digest"), handled)()
-    return Claim(fresh, {(account_id, key): digest for account_id, key, digest in found})
+    inserted = insert_absent(connection, keys, rows)
+
+    def wait() -> Claim:
+        fresh = frozenset(inserted())
+        if len(fresh) == len(asked):
+            return Claim(fresh, {})
+        handled = [
+            {"account_id": account_id, "key": key}
+            for account_id, key in asked
+            if (account_id, key) not in fresh
+        ]
+        found = find(connection, keys, ("account_id", "key", "digest"), handled)()
+        return Claim(fresh, {(account_id, key): digest for account_id, key, digest in found})
+
+    return wait
 
 
 def key_and_digest(command: Command) -> tuple[Key, str]:

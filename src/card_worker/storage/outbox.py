@@ -50,7 +50,8 @@ _FIRST_UNPUBLISHED = (
 def new(answers: Sequence[Answer]) -> New:
     """Return what adds `answers`, to be published in their order; the commit wakes the relay."""
     names = ("id", "account_id", "type", "subject", "partition_key", "event", "created_at")
-    return New(outbox, [{name: getattr(answer, name) for name in names} for answer in answers])
+    # By their places, which are the same: an answer knows its reason beyond that.
+    return New(outbox, [dict(zip(names, answer, strict=False)) for answer in answers])
 
 
 def first_unpublished(connection: Connection, events_max: int) -> list[Unpublished]:

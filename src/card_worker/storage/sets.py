@@ -4,7 +4,7 @@ The rows travel as one JSON text, which the database reads itself: with `json_to
 PostgreSQL, with `json_each` on SQLite. They stand in the statement as a table called `given`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -95,17 +95,20 @@ def _text(dialect: str, rows: Sequence[Row]) -> str:
     return write_json(rows)
 
 
-def insert_absent(connection: Connection, table: Table, rows: Sequence[Row]) -> set[Any]:
-    """Insert those of `rows` whose primary key isn't there; return the keys that were inserted.
+def insert_absent(
+    connection: Connection, table: Table, rows: Sequence[Row]
+) -> Callable[[], set[Any]]:
+    """Insert those of `rows` whose primary key isn't there; return what waits for their keys.
 
     Waits for another commit that is inserting the same key. Give the rows in the order of their
     keys, so that two callers wait instead of deadlocking.
     """
     if not rows:
-        return set()
+        return set
     columns = columns_of(table, rows[0])
     statement = _insert_absent(connection.dialect.name, table, columns)
-    return set(send(connection, statement, parameters(connection.dialect.name, columns, rows))())
+    sent = send(connection, statement, parameters(connection.dialect.name, columns, rows))
+    return lambda: set(sent())
 
 
 def insert_or_add(
