@@ -43,7 +43,7 @@ from card_worker.secrets.vault import Vault
 from card_worker.storage import dead_letters, outbox
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import begin, is_transient, reading
-from card_worker.storage.guesses import Guessing, note_guesses
+from card_worker.storage.guesses import guessing, note_guesses
 
 BATCH_COMPLETED = EventType.BATCH_COMPLETED
 BEGINNINGS = frozenset(
@@ -411,10 +411,9 @@ class Delivery:
 
     def _note_guesses(self, asked: Sequence[Command | Look]) -> None:
         """Note that PINs were given: in a commit of its own, before any of them is compared."""
-        guessing = [one for one in asked if isinstance(one, Guessing) and one.pin is not None]
-        if guessing:
+        if guessing(asked):
             with begin(self._engine) as (connection, now):
-                note_guesses(connection, guessing, now)
+                note_guesses(connection, asked, now)
 
     def _count_starts(self, messages: Sequence[Message]) -> None:
         with begin(self._engine) as (connection, now):

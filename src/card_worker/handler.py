@@ -87,7 +87,8 @@ def _decide(
 def _tell(books: Books, asked: _Asked, decided: Decision) -> list[Answer]:
     """Do what was decided; return what is told of it, the answer among it."""
     command = asked.command
-    if type(command) is CreateTransaction and command.pin is not None:
+    if type(command) is CreateTransaction:
+        # Also without a PIN: the same command may stand in the group once more, with one.
         settle(books, command, decided.guess, decided.answer.at)
     if command.dry_run:
         books = books.aside()

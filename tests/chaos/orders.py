@@ -164,7 +164,8 @@ class Run:
                 self._await_work()
             # Whoever lives gets on. So that some of the order is left for the last kill, nobody
             # does while more of it is done than of the kills.
-            is_ahead = self._chunks_left() * self._report.kills < kills_left * self._chunks
+            left = self._chunks_left() - 1
+            is_ahead = left * self._report.kills < kills_left * self._chunks
             dying = WORKERS if is_ahead else self._chance.randint(1, WORKERS - 1)
             self._kill(self._chance.sample(self._workers, dying))
             if self._chance.random() < 0.1:

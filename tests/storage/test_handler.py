@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Connection, Engine, Table, literal, make_url, select, text
 
-from card_worker.contracts.commands import Command, CreateTransaction, event_id
+from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Card
@@ -415,9 +415,22 @@ def noted(
     connection: Connection, commands: Sequence[Command], now: datetime, mint: Mint
 ) -> list[Answer]:
     """Handle commands whose PINs are noted before."""
-    guessing = [one for one in commands if isinstance(one, CreateTransaction) and one.pin]
-    note_guesses(connection, guessing, now)
+    note_guesses(connection, commands, now)
     return handle(connection, commands, now, mint)
+
+
+def test_a_pin_that_comes_with_a_repeat_is_no_guess(engine: Engine) -> None:
+    paid = {"token": "TOKEN-0", "ref_id": "r1", "amount": 1, "currency": "NOK"}
+    first, again = (
+        command("transactions.create", "pay", **paid, **pin) for pin in ({}, {"pin": PIN})
+    )
+    mint = plain_mint()
+    with begin(engine) as (connection, _):
+        noted(connection, BEGINNING, NOW, mint)
+        told, repeated = noted(connection, [first, again], NOW, mint)
+        assert told == repeated
+        assert told.reason == "pin_required"
+        assert everything(connection)["guesses"] == []
 
 
 def test_a_card_may_begin_again_in_another_currency(engine: Engine) -> None:

@@ -1,13 +1,13 @@
 """PINs that were given, noted before anybody compares them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
 
 from sqlalchemy import Connection, func, select
 
-from card_worker.contracts.commands import CreateTransaction, event_id
+from card_worker.contracts.commands import Command, CreateTransaction, event_id
 from card_worker.contracts.queries import Look
 from card_worker.domain.needs import needs
 from card_worker.domain.rows import CardKey, Outcome
@@ -20,19 +20,24 @@ Guessing: TypeAlias = CreateTransaction | Look
 """What has brought a PIN."""
 
 
-def note_guesses(connection: Connection, asked: Sequence[Guessing], now: datetime) -> None:
-    """Note that PINs were given, in a commit that must be over before they are compared.
+def guessing(asked: Iterable[Command | Look]) -> list[Guessing]:
+    """Return those whose PINs are to be noted: only the first with a key is looked at."""
+    firsts: dict[tuple[str, str], Command | Look] = {}
+    for one in asked:
+        firsts.setdefault((one.account_id, one.key), one)
+    return [one for one in firsts.values() if isinstance(one, Guessing) and one.pin is not None]
+
+
+def note_guesses(connection: Connection, asked: Iterable[Command | Look], now: datetime) -> None:
+    """Note which PINs were given, in a commit that must be over before they are compared.
 
     The guesses of a card get numbers in the order in which they are noted. One that is known, or
     whose command has had its answer, is not noted again.
     """
-    wanted = [{"account_id": one.account_id, "key": one.key} for one in asked]
+    given = guessing(asked)
+    wanted = [{"account_id": one.account_id, "key": one.key} for one in given]
     answered = set(find(connection, keys, ("account_id", "key"), wanted)())
-    # Each once, as if they had come one after the other.
-    unlike: dict[tuple[str, str], Guessing] = {}
-    for one in asked:
-        unlike.setdefault((one.account_id, one.key), one)
-    fresh = [one for key, one in unlike.items() if key not in answered]
+    fresh = [one for one in given if (one.account_id, one.key) not in answered]
     if not fresh:
         return
     # Whoever notes has the card to itself, so a lower number was visible earlier.
