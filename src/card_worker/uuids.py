@@ -1,4 +1,5 @@
-"""UUIDs (RFC 9562) by the thousand: 16 bytes each, since a UUID object takes longer to make."""
+"""UUIDs (RFC 9562) by the thousand: 16 bytes each, since a UUID object takes longer to make; and
+those of names, where an object is wanted."""
 
 import hashlib
 from collections.abc import Callable
