@@ -15,14 +15,14 @@ from sqlalchemy import Column, Connection, Engine, Table, literal, make_url, sel
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.answers import Answer
-from card_worker.domain.rows import Card
+from card_worker.domain.rows import Card, Outcome
 from card_worker.handler import handle
 from card_worker.minting import Mint
 from card_worker.storage.engine import begin, reading
 from card_worker.storage.guesses import note_guesses
 from card_worker.storage.looks import find_card, find_transactions
 from card_worker.storage.reconcile import differences
-from card_worker.storage.tables import cards, keys, metadata, outbox
+from card_worker.storage.tables import cards, guesses, keys, metadata, outbox
 from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
 from tests.orders import ON_CARDS
 from tests.storage.statements import counting, slices_of
@@ -419,18 +419,33 @@ def noted(
     return handle(connection, commands, now, mint)
 
 
-def test_a_pin_that_comes_with_a_repeat_is_no_guess(engine: Engine) -> None:
+def without_and_with_pin() -> tuple[Command, Command]:
+    """Return the same payment twice, which needs a PIN and comes with one the second time."""
     paid = {"token": "TOKEN-0", "ref_id": "r1", "amount": 1, "currency": "NOK"}
-    first, again = (
-        command("transactions.create", "pay", **paid, **pin) for pin in ({}, {"pin": PIN})
-    )
+    first = command("transactions.create", "pay", **paid)
+    return first, command("transactions.create", "pay", **paid, pin=PIN)
+
+
+def test_a_pin_that_comes_with_a_repeat_is_no_guess(engine: Engine) -> None:
     mint = plain_mint()
     with begin(engine) as (connection, _):
         noted(connection, BEGINNING, NOW, mint)
-        told, repeated = noted(connection, [first, again], NOW, mint)
+        told, repeated = noted(connection, without_and_with_pin(), NOW, mint)
         assert told == repeated
         assert told.reason == "pin_required"
         assert everything(connection)["guesses"] == []
+
+
+def test_a_guess_noted_before_a_crash_is_settled_by_what_comes_without_a_pin(
+    engine: Engine,
+) -> None:
+    mint, (first, again) = plain_mint(), without_and_with_pin()
+    with begin(engine) as (connection, _):
+        noted(connection, BEGINNING, NOW, mint)
+        note_guesses(connection, [again], NOW)
+        handle(connection, [first, again], NOW, mint)
+        (outcome,) = connection.execute(select(guesses.c.outcome)).scalars()
+        assert outcome is Outcome.SETTLED
 
 
 def test_a_card_may_begin_again_in_another_currency(engine: Engine) -> None:
