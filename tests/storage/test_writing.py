@@ -96,6 +96,21 @@ def test_who_is_paused_in_mid_commit_is_timed_out(is_waiting: bool, postgres_url
     engine.dispose()
 
 
+def test_an_answer_is_not_kept_waiting_by_what_was_sent_later(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    locks = [
+        select(literal(key)).where(func.pg_advisory_xact_lock(key).is_not(None)) for key in (1, 2)
+    ]
+    with psycopg.connect(postgres_url) as other, begin(engine) as (connection, _):
+        other.execute("SELECT pg_advisory_lock(1), pg_advisory_lock(2)")
+        first, second = (send(connection, lock, {}) for lock in locks)
+        other.execute("SELECT pg_advisory_unlock(1)")
+        assert first() == [(1,)]
+        other.execute("SELECT pg_advisory_unlock(2)")
+        assert second() == [(2,)]
+    engine.dispose()
+
+
 def test_who_looks_leaves_nothing_open_behind(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     with reading(engine) as connection:

@@ -133,7 +133,9 @@ def _load_what_hangs_on_cards(
             refs.add((ids[0], needs.ref_id))
         if needs.guesses:
             guessed.update(ids)
-    due = _due_holds(connection, held, now)
+    # Most cards have nothing locked, and so no hold that is open, be it due or not.
+    locked = [id for id in held if books.cards[books.ids[id]].amount_reserved]
+    due = _due_holds(connection, locked, now)
     named = find(connection, holds, Hold._fields, [{"id": id} for id in books.named])
     refunded = _refunded(connection, books.named)
     taken = find(connection, transactions, ("card", "ref_id", "id"), _by(("card", "ref_id"), refs))

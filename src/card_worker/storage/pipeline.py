@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import psycopg
+from psycopg.generators import fetch_many
 from sqlalchemy import Connection, Engine, Select, UpdateBase, event
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
@@ -46,7 +47,7 @@ def send(
     def wait() -> Rows:
         with _told(connection):
             if cursor.pgresult is None:
-                connection.info[_OPEN].wait()
+                connection.info[_OPEN].wait_for(cursor)
             return _converted(cursor.fetchall(), known.converters)
 
     return wait
@@ -115,13 +116,19 @@ class _Open(ExitStack):
         self._pipeline._enqueue_sync()
         self._driver.wait(self._pipeline._communicate_gen())
 
-    def wait(self) -> None:
-        """Return when all that was sent is answered.
+    def wait_for(self, cursor: Any) -> None:
+        """Return when a statement is answered, and with it all that was sent before.
 
-        It ends with a Sync. The driver's fetch would end with a Flush, and that lets PostgreSQL
-        forget how long a session has been idle.
+        What was sent after it isn't waited for. The driver's fetch would send a Flush, and that
+        lets PostgreSQL forget how long a session has been idle.
         """
-        self._pipeline.sync()
+        self._driver.wait(self._answers_until(cursor))
+
+    def _answers_until(self, cursor: Any) -> Iterator[Any]:
+        pipeline = self._pipeline
+        while cursor.pgresult is None:
+            answer = yield from fetch_many(pipeline.pgconn)
+            pipeline._process_results(pipeline.result_queue.popleft(), answer)
 
 
 def _abandon(connection: Connection) -> None:
