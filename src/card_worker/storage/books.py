@@ -126,16 +126,16 @@ def _load_what_hangs_on_cards(
     connection: Connection, books: Books, needed: Sequence[Needs], now: datetime
 ) -> None:
     held, refs, guessed = set[UUID](), set[tuple[UUID, str]](), set[UUID]()
+    # Most cards have nothing locked, and so no hold that is open, be it due or not.
+    locking = {card.id for card in books.cards.values() if card.amount_reserved}
     for needs, ids in _card_ids(books, needed):
-        if needs.holds:
-            held.update(ids)
+        if needs.holds and locking:
+            held.update(locking.intersection(ids))
         if needs.ref_id is not None and ids:
             refs.add((ids[0], needs.ref_id))
         if needs.guesses:
             guessed.update(ids)
-    # Most cards have nothing locked, and so no hold that is open, be it due or not.
-    locked = [id for id in held if books.cards[books.ids[id]].amount_reserved]
-    due = _due_holds(connection, locked, now)
+    due = _due_holds(connection, held, now)
     named = find(connection, holds, Hold._fields, [{"id": id} for id in books.named])
     refunded = _refunded(connection, books.named)
     taken = find(connection, transactions, ("card", "ref_id", "id"), _by(("card", "ref_id"), refs))
