@@ -27,12 +27,17 @@ class Run:
 
     def leftovers(self) -> list[str]:
         """Return the command lines of all that the program started and that still runs."""
-        return [" ".join(each.cmdline()) for each in self._started()]
+        lines = []
+        for each in self._started():
+            with suppress(psutil.NoSuchProcess):  # it may end while it is looked at
+                lines.append(" ".join(each.cmdline()))
+        return lines
 
     def end(self) -> None:
         """Kill the program and all that it started."""
         for each in self._started():
-            each.kill()
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
         self.process.wait()
 
     def _started(self) -> Iterator[psutil.Process]:
