@@ -3,7 +3,7 @@
 import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -12,6 +12,7 @@ from sqlalchemy import Engine, event, select, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from card_worker.batches.chunks import AHEAD, Chunk, do, resting_chunks
+from card_worker.batches.work import TELL_EVERY
 from card_worker.contracts.commands import CHUNK as TASK
 from card_worker.contracts.kinds import Action, BatchState
 from card_worker.contracts.queries import GetCard, ListTransactions, Look
@@ -209,8 +210,7 @@ def test_also_when_only_the_end_is_missing(orders: Orders) -> None:
 def rest(orders: Orders) -> None:
     """Let nothing have been done for a while."""
     with begin(orders.engine) as (connection, now):
-        long_ago = now - timedelta(minutes=1)
-        connection.execute(update(runs).values(moved_at=long_ago, told_at=long_ago))
+        connection.execute(update(runs).values(moved_at=now - timedelta(minutes=1)))
 
 
 def test_nobody_sees_a_card_before_the_last_one_is_made(orders: Orders) -> None:
@@ -236,16 +236,28 @@ def seen(orders: Orders, query: type[Look], **named: Any) -> str | None:
 
 def test_progress_is_told_once_a_second_at_most(orders: Orders) -> None:
     orders.order(5 * CHUNK)
+    tell_last(orders, ago=-timedelta(hours=1))  # a moment ago, however slow this machine is
     orders.work(2)
     assert orders.events("batch.progressed") == []
-    rest(orders)
-    orders.work(2)
+    asked_at = tell_last(orders, ago=TELL_EVERY)
+    orders.work(1)
     (told,) = orders.events("batch.progressed")
     assert (told["data"]["created"], told["data"]["requested"]) == (3 * CHUNK, 5 * CHUNK)
     assert told["correlationid"] == "order-B1"
-    rest(orders)
+    with reading(orders.engine) as connection:
+        assert connection.execute(select(runs.c.told_at)).scalar_one() >= asked_at
+    tell_last(orders, ago=-timedelta(hours=1))
+    orders.work(1)
+    tell_last(orders, ago=TELL_EVERY)
     orders.work()  # what is about to end is told when it has
     assert len(orders.events("batch.progressed")) == 1
+
+
+def tell_last(orders: Orders, *, ago: timedelta) -> datetime:
+    """Let the last that was told of progress be so long ago; return what time it is."""
+    with begin(orders.engine) as (connection, now):
+        connection.execute(update(runs).values(told_at=now - ago))
+    return now
 
 
 def test_cards_without_secrets_have_no_file(orders: Orders) -> None:
