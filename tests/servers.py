@@ -34,6 +34,7 @@ DATABASE_FROM = "CARD_WORKER_TEST_DATABASE_URL"
 BROKER_FROM = "CARD_WORKER_TEST_BROKER_URL"
 """The one Redis database of this URL is emptied before each test."""
 
+SORTING = "--encoding=UTF8 --locale=C"
 READY_MAX_S = 30.0
 STOP_MAX_S = 10.0
 
@@ -199,7 +200,7 @@ class Postgres:
             for path in (self._folder, password):
                 os.chown(path, user.pw_uid, user.pw_gid)
         self._programs = _programs(self._folder)
-        options = "--username=card_worker --auth=scram-sha-256 --encoding=UTF8 --locale=C --no-sync"
+        options = f"--username=card_worker --auth=scram-sha-256 {SORTING} --no-sync"
         command = ["initdb", *options.split(), f"--pwfile={password}", "--pgdata", str(self.data)]
         if self._run(command).wait() != 0:
             raise NoServer(f"PostgreSQL's initdb failed: {_tail(self._log)}")

@@ -62,6 +62,8 @@ PAUSE_S_MAX = 5.0
 RESTS = 9.0
 """So many times as long as a chunk has taken, its worker leaves the database to those who wait for
 answers, if there are any. An order then takes a tenth of what one worker could do."""
+NAP_S_MAX = 5.0
+"""Within a commit, which PostgreSQL ends when it is left alone for IDLE_MAX_S."""
 TOLD_BY_CHUNKS = frozenset(
     [
         *(type for type in EventType if type.startswith("batch.")),
@@ -302,7 +304,9 @@ class Delivery:
         self, message: Message, chunk: Chunk, begun: Iterator[int], *, counted: bool = False
     ) -> Fate:
         started = perf_counter()
-        company = self._give_way if self._in_company else None
+        # SQLite has one commit at a time: who rested within it would keep out whom he rests for.
+        rests = self._in_company and self._engine.dialect.name == "postgresql"
+        company = self._give_way if rests else None
         again = next(begun) > 0
         following = do(self._engine, self._mint, chunk, company, again=again)
         seconds = perf_counter() - started
@@ -314,7 +318,7 @@ class Delivery:
             # It has given way in between, and only the last piece is left to rest from.
             seconds, self._rested = self._rested[-1], []
         rest_s = seconds * RESTS if self._in_company else 0.0
-        self._has_served = False
+        self._has_served = self._has_served and self._in_company
         if following:
             self._ask_for(following)
         elif self._files is not None:
@@ -328,7 +332,7 @@ class Delivery:
         """
         if not self._has_served:
             self._rested.append(seconds)
-            sleep(seconds * RESTS)
+            sleep(min(seconds * RESTS, NAP_S_MAX))
 
     def _others_are_served(self) -> bool:
         """Say whether anybody got answers since this was asked last, in whichever process."""

@@ -7,8 +7,10 @@ was lost, or couldn't be written, is made again, byte for byte.
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from time import time
 from uuid import uuid4
 
 import structlog
@@ -35,6 +37,9 @@ from card_worker.storage.writing import write
 
 LEASE_S = 600.0
 TROUBLE_CHARS_MAX = 200
+BEGUN = ".writing-"
+ABANDONED_S = 3600.0
+"""A file that nobody has written to for so long."""
 
 log = structlog.get_logger(__name__)
 
@@ -160,10 +165,19 @@ def _whole(engine: Engine, file: File) -> Iterable[bytes]:
         raise Incomplete(file.name)
 
 
+def _clear(folder: Path) -> None:
+    """Remove what those left who died while they wrote."""
+    for left in folder.glob(f"{BEGUN}*"):
+        with suppress(FileNotFoundError):
+            if time() - left.stat().st_mtime > ABANDONED_S:
+                left.unlink()
+
+
 def _put_locally(path: Path, content: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear(path.parent)
     # Beside its place, so that moving it there is one step.
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=BEGUN)
     try:
         with os.fdopen(handle, "wb") as file:
             for part in content:

@@ -263,6 +263,8 @@ def file_name(account_id: str, batch_id: str, holds: Holds, run: UUID | None = N
     `run` tells the files of several recalls apart.
     """
     name = quote(batch_id, safe="")
+    if name.endswith(".pins"):  # or it would be taken for the PINs of another batch
+        name = f"{name.removesuffix('.pins')}%2Epins"
     if len(name) > NAME_CHARS_MAX:
         name = f"{name[:NAME_CHARS_MAX]}-{hashlib.sha256(batch_id.encode()).hexdigest()[:16]}"
     match holds:

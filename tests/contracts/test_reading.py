@@ -200,6 +200,18 @@ def test_a_batch_s_fields_are_what_they_are_to_be(field: str) -> None:
             {"card_id_pattern": "doesn't make names"},
         ),
         (
+            {"count": 5, "card_id_pattern": "A\0{n}"},
+            {"card_id_pattern": "must not contain NUL"},
+        ),
+        (
+            {"count": 5, "card_id_pattern": "A{n}", "command_id": " order"},
+            {"batch_id": "is needed"},
+        ),
+        (
+            {"count": 5, "card_id_pattern": "A{n}", "command_id": " order", "batch_id": "B1"},
+            {},
+        ),
+        (
             {"count": 5, "card_id_pattern": "A{n}", "seal_pins_to": [OWNER.recipient]},
             {"seal_pins_to": "no PINs are asked for"},
         ),

@@ -13,6 +13,7 @@ from benchmarks.stage import POSTGRESQL
 from card_worker.cli import app
 from card_worker.contracts.commands import QUEUES
 from card_worker.settings import Settings
+from tests.servers import SORTING
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
@@ -108,6 +109,7 @@ def test_postgresql_is_set_up_as_it_is_measured() -> None:
     program, *words = SERVICES["postgres"]["command"]
     assert (program, set(words[::2])) == ("postgres", {"-c"})
     assert dict(word.split("=") for word in words[1::2]) == POSTGRESQL
+    assert SERVICES["postgres"]["environment"]["POSTGRES_INITDB_ARGS"] == SORTING
 
 
 @pytest.mark.parametrize("name", ["postgres", "redis"])

@@ -151,3 +151,16 @@ def test_any_store_will_do(engine: Engine) -> None:
 def test_what_is_no_store_is_told_at_once(url: str) -> None:
     with pytest.raises((ValueError, ImportError)):
         FileStore(url)
+
+
+def test_what_the_dead_left_of_a_file_is_cleared_away(engine: Engine, tmp_path: Path) -> None:
+    folder = tmp_path / ACCOUNT
+    folder.mkdir()
+    dead, alive, other = (folder / name for name in (".writing-1", ".writing-2", "writing-1"))
+    for path in (dead, alive, other):
+        path.write_bytes(CONTENT)
+    for path in (dead, other):
+        os.utime(path, (0, 0))
+    keep(engine, "B1")
+    assert write_files(engine, FileStore(str(tmp_path))) == 1
+    assert sorted(folder.iterdir()) == sorted([alive, other, folder / "B1.csv.age"])

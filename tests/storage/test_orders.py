@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, event, select, update
+from sqlalchemy import Engine, event, inspect, select, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from card_worker.batches.chunks import AHEAD, Chunk, do, resting_chunks
@@ -25,7 +25,7 @@ from card_worker.reader import look
 from card_worker.secrets.peppers import Pepper, Peppers
 from card_worker.secrets.sealing import NotOpened, new_identity
 from card_worker.secrets.vault import Vault
-from card_worker.storage.engine import begin, is_transient, open_engine, reading
+from card_worker.storage.engine import IDLE_MAX_S, begin, is_transient, open_engine, reading
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, chunks, file_parts, files, pins, runs, tokens
 from tests.codes import OWNER, PIN_PEPPERS, VAULT
@@ -308,6 +308,55 @@ def test_chunks_give_way_to_others_and_not_to_each_other(orders: Orders) -> None
     assert rest_after(orders.waiting.popleft()) > 0
 
 
+def served(delivery: Delivery, card_id: str) -> None:
+    """Let a worker answer a till."""
+    fields = {"account_id": ACCOUNT, "card_id": card_id, **LOAD}
+    message = Message(task="cards.create", id=card_id, queue="cards", kwargs=fields, body=b"{}")
+    (fate,) = delivery.deliver([message])
+    assert isinstance(fate, Answered)
+
+
+@pytest.mark.parametrize("itself", [False, True])
+def test_who_serves_tills_itself_does_not_rest_within_a_chunk(
+    orders: Orders, itself: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naps: list[float] = []
+    monkeypatch.setattr("card_worker.delivery.sleep", naps.append)
+    one, two = (
+        Delivery(orders.engine, lambda: False, vault=VAULT, ask=orders.waiting.extend)
+        for _ in range(2)
+    )
+    orders.order(6 * CHUNK)
+    rests = []
+    for number in range(6):
+        if number in (2, 4):
+            served(one if itself else two, f"till-{number}")
+        (fate,) = one.deliver([message_for(orders.waiting.popleft())])
+        assert isinstance(fate, Answered)
+        rests.append(fate.rest_s > 0)
+    assert rests == [False, False, True, False, True, False]
+    # On SQLite nobody else could commit meanwhile.
+    assert bool(naps) is (not itself and orders.engine.dialect.name == "postgresql")
+
+
+def test_a_rest_within_a_chunk_is_short_enough_for_its_commit(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naps = set[float]()
+    monkeypatch.setattr("card_worker.delivery.sleep", naps.add)
+    monkeypatch.setattr("card_worker.delivery.RESTS", 1e9)  # as a very slow machine would
+    engine = open_engine(postgres_url)
+    orders = Orders(engine)
+    delivery, other = (Delivery(engine, lambda: False, vault=VAULT) for _ in range(2))
+    orders.order(3 * CHUNK)
+    for number in range(3):
+        served(other, f"till-{number}")
+        delivery.deliver([message_for(orders.waiting.popleft())])
+    assert naps
+    assert max(naps) < IDLE_MAX_S / 2
+    engine.dispose()
+
+
 def test_a_list_that_was_approved_is_made_with_the_types_it_names(orders: Orders) -> None:
     asked = {"cards": LISTED, "batch_id": "B2", "needs_approval": True, "created_by": "kari"}
     told = orders.ask("cards.batch_create", "o", **asked, **CODES)
@@ -360,6 +409,24 @@ def test_pins_may_be_for_somebody_else(orders: Orders) -> None:
         orders.ask("cards.activate", f"on-{one['card_id']}", card_id=one["card_id"], **LOAD)
         paid = {"token": one["token"], "pin": two["pin"], "ref_id": "pay", **LOAD}
         assert orders.pay(**paid)["type"] == "card.drawn_down"
+
+
+def test_a_batch_that_is_called_like_the_pins_of_another_has_a_file_of_its_own(
+    orders: Orders,
+) -> None:
+    for batch_id in ("B1", "B1.pins", "B1%2Epins"):
+        orders.order(1, batch_id, **CODES, seal_pins_to=[OWNER.recipient])
+    orders.work()
+    found = [
+        orders.file(batch_id, holds).name.removeprefix(f"{ACCOUNT}/")
+        for batch_id in ("B1", "B1.pins", "B1%2Epins")
+        for holds in (Holds.CODES, Holds.PINS)
+    ]
+    assert found == [
+        *("B1.csv.age", "B1.pins.csv.age"),
+        *("B1%2Epins.csv.age", "B1%2Epins.pins.csv.age"),
+        *("B1%252Epins.csv.age", "B1%252Epins.pins.csv.age"),
+    ]
 
 
 def test_nobody_here_can_open_the_file(orders: Orders) -> None:
@@ -457,6 +524,8 @@ def let_go(orders: Orders) -> Batch:
     assert orders.names() == []
     left = (tokens, pins, chunks, files)
     assert [orders.count(table) for table in left] == [0] * 4
+    with reading(orders.engine) as connection:
+        assert None not in connection.execute(select(runs.c.ended_at)).scalars().all()
     batch = orders.batch()
     assert (batch.state, batch.created, batch.busy) == (BatchState.CANCELLED, 0, False)
     return batch
@@ -479,6 +548,35 @@ def test_an_order_that_is_cancelled_leaves_nothing(orders: Orders) -> None:
     assert orders.names() == []
     made = orders.ask("cards.create", "late", card_id="B1-0001", **LOAD)
     assert made["type"] == "card.created"
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_order_that_is_cancelled_before_its_first_card_is_over(
+    orders: Orders, lost: bool
+) -> None:
+    orders.order(3 * CHUNK)
+    orders.ask("batches.cancel", "stop", batch_id="B1")
+    if lost:
+        orders.waiting.clear()
+        rest(orders)
+        orders.waiting += resting_chunks(orders.engine)
+    assert orders.work() > 0
+    let_go(orders)
+    rest(orders)
+    assert resting_chunks(orders.engine) == []
+
+
+def test_a_chunk_is_of_its_own_batch(orders: Orders) -> None:
+    orders.order(CHUNK + 1)
+    orders.order(CHUNK + 1, "B2")
+    asked = list(orders.waiting)
+    for number in (1, 2, 3):
+        mixed = asked[0]._replace(batch_id="B2", number=number)
+        assert do(orders.engine, orders.mint, mixed) == []
+    assert orders.count(cards) == 0
+    orders.work()
+    for batch_id in ("B1", "B2"):
+        assert orders.batch(batch_id).state is BatchState.COMPLETED
 
 
 def test_a_chunk_that_is_at_work_when_its_order_is_cancelled_is_not_kept(
@@ -547,6 +645,30 @@ def test_names_that_are_taken_are_found_among_many(orders: Orders) -> None:
         assert told["data"]["reason"] == "card_exists", pattern
         assert len(told["data"]["problems"]) == 1
     assert orders.order(999, "B5", card_id_pattern="P{n:05d}")["type"] == "batch.accepted"
+
+
+def test_names_are_looked_for_page_by_page(orders: Orders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("card_worker.storage.batches.NAMES_TOGETHER", 2)
+    listed = [{"card_id": name} for name in ("P1a", "P1b", "P1c", "P1d", "P1e", "P99")]
+    orders.ask("cards.batch_create", "listed", cards=listed)
+    told = orders.order(99, "B2", card_id_pattern="P{n:02d}")
+    assert [one["message"][:4] for one in told["data"]["problems"]] == ["P99:"]
+    # Nobody is kept waiting by millions of names that are only alike.
+    monkeypatch.setattr("card_worker.storage.batches.PAGES_MAX", 2)
+    assert orders.order(99, "B3", card_id_pattern="P{n:02d}")["type"] == "batch.accepted"
+    orders.work()
+    (told,) = orders.events("batch.cancelled")
+    assert (told["subject"], told["data"]["reason"]) == ("B3", "card_exists")
+    assert told["data"]["problems"][0]["message"].startswith("P99:")
+    assert orders.names("B3") == []
+
+
+def test_names_sort_by_their_code_points_whatever_the_database_is_made_for(orders: Orders) -> None:
+    sorts_as = {"postgresql": "C", "sqlite": None}[orders.engine.dialect.name]
+    kinds: dict[str, Any] = {
+        one["name"]: one["type"] for one in inspect(orders.engine).get_columns("cards")
+    }
+    assert kinds["card_id"].collation == sorts_as
 
 
 # --- called back ------------------------------------------------------------------------------

@@ -107,6 +107,7 @@ def do(
                 return []
             done = _do(work._replace(company=company), chunk.number)
     except Stopped:
+        _end_if_let_go(engine, mint, chunk)
         return []
     except NotKept as why:
         note_trouble(engine, chunk, str(why))
@@ -141,10 +142,12 @@ def note_trouble(engine: Engine, chunk: Chunk, why: str) -> None:
 def _work(
     connection: Connection, chunk: Chunk, now: datetime, mint: Mint, *, lock: bool = False
 ) -> Work | None:
-    """Return what a chunk is done with; None when its run has ended, or never was."""
+    """Return what a chunk is done with; None when its run has ended, or never was the batch's."""
     batch = find_batch(connection, chunk.account_id, chunk.batch_id, lock=lock)
     run = runs.find_run(connection, chunk.run)
     if run is None or run.ended_at is not None or batch is None:
+        return None
+    if (run.account_id, run.batch_id) != (batch.account_id, batch.batch_id):
         return None
     return Work(connection, run, batch, now, mint)
 
@@ -159,6 +162,14 @@ def _do(work: Work, number: int) -> Run | None:
     if run.open_chunks == 0:
         END[run.action](work)
     return run
+
+
+def _end_if_let_go(engine: Engine, mint: Mint, chunk: Chunk) -> None:
+    """End a run whose order was cancelled before a card was made, so that nothing removes any."""
+    with begin(engine) as (connection, now):
+        work = _work(connection, chunk, now, mint, lock=True)
+        if work is not None and not work.batch.busy:
+            runs.ended(connection, work.run, now)
 
 
 def _chunk(run: Run, number: int) -> Chunk:

@@ -8,7 +8,6 @@ from pydantic import (
     Field,
     StrictBool,
     StrictInt,
-    StrictStr,
     ValidationInfo,
     field_validator,
 )
@@ -17,7 +16,7 @@ from typing_extensions import TypeIs
 
 from card_worker.contracts.about import AboutAccount
 from card_worker.contracts.codes import BatchOptions
-from card_worker.contracts.fields import Metadata, Name, Text255, Time, Why
+from card_worker.contracts.fields import Metadata, Name, Text, Text255, Time, Why
 from card_worker.contracts.kinds import CardType
 from card_worker.contracts.patterns import CARD_ID_CHARS_MAX, Pattern
 from card_worker.contracts.secret_fields import Recipients
@@ -55,7 +54,7 @@ class CreateBatch(AboutAccount):
 
     command: Literal["cards.batch_create"] = "cards.batch_create"
     count: _Count | None = Field(None, description="How many cards, numbered from 1")
-    card_id_pattern: StrictStr | None = Field(
+    card_id_pattern: Text | None = Field(
         None,
         max_length=CARD_ID_CHARS_MAX,
         validate_default=True,
@@ -65,7 +64,7 @@ class CreateBatch(AboutAccount):
     cards: _Cards | None = Field(
         None, validate_default=True, description="One by one, instead of a count and a pattern"
     )
-    batch_id: Name | None = Field(None, description="Absent: the command_id")
+    batch_id: Name | None = Field(None, validate_default=True, description="Absent: the command_id")
     type: CardType = Field(CardType.GIFT_CARD, description="What it is")
     name: Text255 | None = Field(None, description="What people call it")
     metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
@@ -92,6 +91,15 @@ class CreateBatch(AboutAccount):
             return len(self.cards)
         assert self.count is not None
         return self.count
+
+    @field_validator("batch_id")
+    @classmethod
+    def _is_called(cls, text: str | None, info: ValidationInfo) -> str | None:
+        command_id = info.data.get("command_id", "")
+        if text is None and command_id != command_id.strip():
+            message = "is needed: a batch can't be called as the command_id is"
+            raise PydanticCustomError("called", message)
+        return text
 
     @field_validator("card_id_pattern")
     @classmethod

@@ -143,7 +143,7 @@ MESSAGES: dict[Reason, str] = {
     Reason.NOT_REVERSIBLE: "There is nothing to be undone, or no longer.",
     Reason.BATCH_NOT_FOUND: "There is no batch with this batch_id.",
     Reason.BATCH_STATE: "The batch exists already, or isn't as far, or too far, for that.",
-    Reason.BATCH_TOO_LARGE: "A listed batch has at most 1,000 cards.",
+    Reason.BATCH_TOO_LARGE: "A list has at most 1,000 cards, an order 10,000,000.",
     Reason.DUPLICATE_IN_BATCH: "A card_id stands twice in the batch; see problems.",
     Reason.NOT_DUE: "Its time has not passed.",
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -29,7 +30,7 @@ from card_worker.storage.tables import batches, cards, pins, tokens
 from card_worker.storage.types import WholeNumber
 
 _COLUMNS = columns_named(batches, Batch._fields)
-NAMES_TOGETHER = 1_000
+NAMES_TOGETHER, PAGES_MAX = 1_000, 100
 # Said of every chunk, and made into SQL once.
 _ADD_CREATED = (
     update(batches)
@@ -76,22 +77,24 @@ def _select_busy(dialect: str) -> Select[Any]:
 
 
 def names_taken(connection: Connection, account_id: str, pattern: Pattern, count: int) -> list[str]:
-    """Return the first few names from 1 to `count` of a pattern that cards have."""
+    """Return the first few names from 1 to `count` of a pattern that cards have.
+
+    Where very many cards have names that are much alike, some may be overlooked. Whoever makes the
+    chunk meets them.
+    """
     taken: list[str] = []
     for first, last in _of_one_length(pattern, count):
-        after = ""
-        while len(taken) < PROBLEMS_MAX:
-            found = _names_between(connection, account_id, max(first, after), last)
+        pages = _names_between(connection, account_id, first, last)
+        for found in islice(pages, PAGES_MAX):
             numbers = map(pattern.number_of, found)
             taken += [
                 name
                 for name, number in zip(found, numbers, strict=True)
-                if number and number <= count and name != after
+                if number and number <= count
             ]
-            if len(found) < NAMES_TOGETHER:
-                break
-            after = found[-1]
-    return taken[:PROBLEMS_MAX]
+            if len(taken) >= PROBLEMS_MAX:
+                return taken[:PROBLEMS_MAX]
+    return taken
 
 
 def _of_one_length(pattern: Pattern, count: int) -> Iterator[tuple[str, str]]:
@@ -106,14 +109,19 @@ def _of_one_length(pattern: Pattern, count: int) -> Iterator[tuple[str, str]]:
         first = last + 1
 
 
-def _names_between(connection: Connection, account_id: str, first: str, last: str) -> list[str]:
-    statement = select(cards.c.card_id).where(
-        cards.c.account_id == account_id,
-        cards.c.card_id.between(first, last),
-        func.length(cards.c.card_id) == len(last),
+def _names_between(
+    connection: Connection, account_id: str, first: str, last: str
+) -> Iterator[Sequence[str]]:
+    """Yield the names of cards from `first` to `last` that are as long, some at a time."""
+    name = cards.c.card_id
+    statement = select(name).where(
+        cards.c.account_id == account_id, name <= last, func.length(name) == len(last)
     )
-    statement = statement.order_by(cards.c.card_id).limit(NAMES_TOGETHER)
-    return list(connection.execute(statement).scalars())
+    statement = statement.order_by(name).limit(NAMES_TOGETHER)
+    found = connection.execute(statement.where(name >= first)).scalars().all()
+    while found:
+        yield found
+        found = connection.execute(statement.where(name > found[-1])).scalars().all()
 
 
 def add_created(connection: Connection, batch: Batch, number: int) -> Batch | None:

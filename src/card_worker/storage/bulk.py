@@ -14,6 +14,7 @@ from psycopg import pq, sql
 from psycopg.adapt import PyFormat, Transformer
 from sqlalchemy import Connection, Table, insert
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeEngine
 
 from card_worker.storage.pipeline import direct
 
@@ -108,9 +109,12 @@ class _Kind(NamedTuple):
 @cache
 def _kinds(table: Table, names: tuple[str, ...]) -> list[_Kind]:
     kinds = (table.c[name].type.dialect_impl(_POSTGRESQL) for name in names)
-    return [
-        _Kind(kind.compile(_POSTGRESQL).lower(), kind.bind_processor(_POSTGRESQL)) for kind in kinds
-    ]
+    return [_Kind(_named(kind), kind.bind_processor(_POSTGRESQL)) for kind in kinds]
+
+
+def _named(kind: TypeEngine[Any]) -> str:
+    name, *_sorted_as = kind.compile(_POSTGRESQL).lower().split(" collate ")
+    return name
 
 
 @cache

@@ -27,7 +27,16 @@ from card_worker.contracts.kinds import (
 )
 from card_worker.domain.rows import Holds, Outcome, State
 from card_worker.money import AMOUNT_MAX, Currency
-from card_worker.storage.types import Flag, JsonLine, JsonText, OneOf, UtcTime, Uuid, WholeNumber
+from card_worker.storage.types import (
+    Flag,
+    JsonLine,
+    JsonText,
+    OneOf,
+    Sortable,
+    UtcTime,
+    Uuid,
+    WholeNumber,
+)
 
 metadata = MetaData(
     naming_convention={
@@ -66,7 +75,8 @@ cards = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("account_id", Text, nullable=False),
-    Column("card_id", Text, nullable=False),
+    # The names of an order are looked for between its first and its last one.
+    Column("card_id", Sortable, nullable=False),
     _words("type", CardType),
     _words("state", State),
     Column("blocked", Flag, nullable=False),

@@ -18,6 +18,10 @@ WholeNumber = BigInteger().with_variant(Integer(), "sqlite")
 """64 bits on both."""
 
 
+Sortable = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+"""Text that sorts by its code points, as Python has it, and not as a language does."""
+
+
 class _OneOrZero(TypeDecorator[bool]):
     impl = Integer
     cache_ok = True
