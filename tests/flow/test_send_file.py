@@ -4,15 +4,23 @@ import json
 import signal
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
+from typer.testing import CliRunner, Result
 
+from card_worker.cli import app
+from card_worker.cli.lines import Lines
+from card_worker.storage.engine import reading
+from card_worker.storage.tables import outbox
 from tests.flow.processes import until
 from tests.flow.system import ACCOUNT, System
 
 CARDS = 1_200
 HEADER = "card_id,amount,currency,name"
+SECRETS = ("DINCARD:9f0c2ab4", "471147")
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +40,32 @@ def lines_of(batch: int) -> list[str]:
 
 def activated(system: System) -> list[str]:
     return [event["subject"] for event in system.events_of("card.activated")]
+
+
+def answered(system: System, beginning: str) -> set[str]:
+    """Return the cards beginning so that commands were about, once what was sent is handled."""
+    system.catches_up("cards.bulk")
+    query = select(outbox.c.subject).where(outbox.c.subject.startswith(beginning))
+    with reading(system.engine) as connection:
+        return set(connection.scalars(query))
+
+
+def without_broker(*arguments: str) -> Result:
+    """Run `card-worker send-file` where nothing can be sent: what it finds, it finds before."""
+    broker = "redis://user:mellon@127.0.0.1:1/0"
+    return CliRunner().invoke(
+        app, ["send-file", *arguments], env={"CARD_WORKER_BROKER_URL": broker}
+    )
+
+
+def refused(*arguments: str, code: int = 1) -> str:
+    """Return the one line that says why nothing of a file is sent."""
+    done = without_broker(*arguments)
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert (done.exit_code, done.stdout) == (code, "")
+    (line,) = done.stderr.splitlines()
+    assert not any(secret in line for secret in SECRETS)
+    return line
 
 
 def test_each_line_is_a_command_and_bad_ones_are_told(running: System, tmp_path: Path) -> None:
@@ -146,3 +180,166 @@ def test_what_can_not_be_sent_at_all_is_refused(running: System, tmp_path: Path)
     assert json.loads(done.stdout) == {"lines": 0, "sent": 0, "bad": 0}
     assert running.cli("send-file", str(empty), "--task", "cards.explode").exit_code == 2
     assert running.cli("send-file", str(tmp_path / "none.csv")).exit_code == 2
+
+
+# --- quotes -----------------------------------------------------------------------------------
+
+
+def test_from_a_quote_on_that_is_not_closed_nothing_is_sent_until_it_is_mended(
+    running: System, tmp_path: Path
+) -> None:
+    file = tmp_path / "open.csv"
+    before = [f'open-{n},1,NOK,"two\nlines"' for n in range(3)]
+    after = [f'open-{n},1,NOK,"it\'s {n}"' for n in range(4, 8)]
+    file.write_text("\n".join([HEADER, *before, 'open-3,1,NOK,"abc', *after]))
+    for _ in range(2):
+        done = running.cli("send-file", str(file), "-a", ACCOUNT)
+        assert done.exit_code == 1
+        assert "3 commands sent" in done.stdout
+        assert "; 1 lines could not be." in done.stdout
+        (told,) = (line for line in done.stderr.splitlines() if line.startswith("line "))
+        assert told.startswith("line 8: a quote that opens here isn't closed")
+        assert answered(running, "open-") == {"open-0", "open-1", "open-2"}
+    file.write_text("\n".join([HEADER, *before, 'open-3,1,NOK,"abc"', *after]))
+    done = running.cli("send-file", str(file), "-a", ACCOUNT, "--json")
+    assert (done.exit_code, json.loads(done.stdout)) == (0, {"lines": 12, "sent": 8, "bad": 0})
+    assert answered(running, "open-") == {f"open-{n}" for n in range(8)}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['q-1,NOK,"abc', "q-2,NOK,x,1"],
+        ['q-1,NOK,"abc', 'q-2,NOK,"x",1'],
+        ['q-1,NOK,"abc', 'q-2,NOK,"x', "q-3,NOK,x,1"],
+        ['q-1,NOK,"a"b",1', "q-2,NOK,x,1"],
+        # It ends where the next one begins: the cells are as many as they should be.
+        ['q-1,"NOK,abc,1', 'q-2,NOK,", x",1'],
+        ['q-1,NOK,"abc', *["q-2,NOK,x,1"] * 20_000, 'q-3,NOK,"x",1'],
+    ],
+    ids=["to the end", "to a quote", "to another", "in a line", "between cells", "over many lines"],
+)
+def test_no_line_is_taken_for_a_part_of_another(lines: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "open.csv"
+    file.write_text("\n".join(["card_id,currency,name,amount", *lines, ""]))
+    done = without_broker(str(file), "-a", ACCOUNT, "--json")
+    assert json.loads(done.stdout) == {"lines": 0, "sent": 0, "bad": 1, "stopped_at": 2}
+    assert (done.exit_code, "line 2: a quote" in done.stderr) == (1, True)
+
+
+def test_a_line_whose_quotes_are_wrong_and_closed_is_no_more_than_a_bad_line(
+    running: System, tmp_path: Path
+) -> None:
+    file = tmp_path / "quotes.csv"
+    wrong = ['quote-1,1,NOK,"a"b', f'quote-2,1,NOK,"{"x" * 131_073}"', "quote-3,1,NOK,a\rb"]
+    file.write_text("\n".join([HEADER, 'quote-0,1,NOK,5" wide', *wrong, "quote-4,1,NOK,x"]))
+    done = running.cli("send-file", str(file), "-a", ACCOUNT)
+    assert (done.exit_code, "2 commands sent; 3 lines" in done.stdout) == (1, True)
+    told = [line for line in done.stderr.splitlines() if line.startswith("line ")]
+    assert [line.partition(":")[0] for line in told] == ["line 3", "line 4", "line 5"]
+    assert answered(running, "quote-") == {"quote-0", "quote-4"}
+
+
+# --- the header -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        (f"{SECRETS[0]},500,{SECRETS[1]}", "columns 1, 2 and 3 of the header are no fields of"),
+        (f"card_id,{SECRETS[0]},amount,currency", "column 2 of the header is no field of"),
+        ("card_id,card_token.expires_in", "column 2 of the header is no field of cards.activate;"),
+        (",".join(f"x{n}" for n in range(1_500)), "9, 10 and 1,490 more of the header are no"),
+        (",".join(["x" * 131_000] * 3), "columns 1, 2 and 3 of the header are no fields of"),
+        ("amount,card_id, amount,name,,", "columns 1 and 3 of the header name a field more than"),
+        ("x" * 131_073, "its header can't be read: field larger than field limit"),
+        ('card_id,"amount', "its header can't be read: unexpected end of data"),
+        (f"card_id,amount\r{SECRETS[0]},500\r", "its header can't be read: a CR that no LF"),
+    ],
+    ids=["none", "one", "dots", "many", "long", "twice", "too long", "open", "CR"],
+)
+def test_a_header_is_refused_by_the_numbers_of_its_columns(
+    header: str, why: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "sales.csv"
+    file.write_text(f"{header}\n")
+    assert why in refused(str(file))
+
+
+def test_columns_may_hold_json_and_be_left_without_name_and_content(
+    running: System, tmp_path: Path
+) -> None:
+    file = tmp_path / "nested.csv"
+    file.write_text(
+        "card_id, amount ,currency,metadata,card_token,command,command_id,,\n"
+        'nest-0,1,NOK,"{""a"": [1]}","{""expires_in"": 5}",cards.activate,nest-0,,\n'
+        "nest-1,1,NOK,,,,nest-1,,x\n"
+        'nest-2,1,NOK,,"{""471147"": 5}",,nest-2,,\n'
+    )
+    done = running.cli("send-file", str(file), "-a", ACCOUNT)
+    assert (done.exit_code, "1 commands sent; 2 lines" in done.stdout) == (1, True)
+    assert "line 3: a cell in a column that has no name" in done.stderr
+    assert "line 4: card_token: has a field that isn't known" in done.stderr
+    assert running.types("nest-0") == ["card_not_found"]
+
+
+def test_a_field_that_is_not_known_is_told_by_its_number(tmp_path: Path) -> None:
+    file = tmp_path / "sales.jsonl"
+    asked = {"card_id": "c", SECRETS[0]: 1, "amount": "x", "currency": "NOK", SECRETS[1]: 2}
+    file.write_text(json.dumps(asked))
+    done = without_broker(str(file), "-a", ACCOUNT)
+    told = done.stderr
+    assert not any(secret in told for secret in SECRETS)
+    assert "line 1: amount: " in told
+    assert "its field 2 is none of cards.activate; its field 5 is none of" in told
+
+
+@pytest.mark.parametrize("levels", [100_000, 950, 13])
+@pytest.mark.parametrize("close", ["", "]"])
+def test_a_value_may_be_nested_however_deep(levels: int, close: str, tmp_path: Path) -> None:
+    nested = "[" * levels + close * levels
+    file = tmp_path / "deep.csv"
+    file.write_text(f"card_id,amount,currency,metadata\nc,1,NOK,{nested[:131_000]}\n")
+    done = without_broker(str(file), "-a", ACCOUNT)
+    assert (done.exit_code, "line 2: metadata: must be an object" in done.stderr) == (1, True)
+    # The account is missing, and that is all that is wrong.
+    done = CliRunner().invoke(app, ["send", "cards.activate", f"metadata={nested}"])
+    assert (done.exit_code, "account_id is missing" in done.stderr) == (2, True)
+
+
+# --- a file that changes ----------------------------------------------------------------------
+
+
+def test_a_last_line_may_get_its_end_later_and_nothing_else(
+    running: System, tmp_path: Path
+) -> None:
+    file = tmp_path / "growing.csv"
+    file.write_bytes(f"{HEADER}\r\ngrow-1,1,NOK,x".encode())
+    assert running.cli("send-file", str(file), "-a", ACCOUNT).exit_code == 0
+    file.write_bytes(f"{HEADER}\r\ngrow-1,1,NOK,x\r\ngrow-2,1,NOK,x\r\nb".encode())
+    done = running.cli("send-file", str(file), "-a", ACCOUNT, "--json")
+    assert json.loads(done.stdout) == {"lines": 4, "sent": 2, "bad": 1}
+    assert "line 4: " in done.stderr
+    file.write_bytes(f"{HEADER}\r\ngrow-1,1,NOK,x\r\ngrow-2,1,NOK,x\r\nb,1,NOK,x\r\n".encode())
+    done = running.cli("send-file", str(file), "-a", ACCOUNT)
+    assert done.exit_code == 1
+    assert "its line 4 was sent when it was the last and had no end" in done.stderr
+    assert "sent" not in done.stdout
+
+
+def test_what_is_written_behind_the_last_line_while_it_is_read_waits(tmp_path: Path) -> None:
+    file = tmp_path / "growing.jsonl"
+    line = json.dumps({"card_id": "c", "amount": 1, "currency": "NOK"})
+    file.write_text(line)
+    with file.open("rb") as opened, file.open("a") as writer:
+        lines = Lines(opened, "cards.activate", ACCOUNT, is_csv=False)
+        records = lines.commands()
+        assert [number for number, _ in islice(records, 1)] == [1]
+        writer.write(f"\n{line}\n")
+        writer.flush()
+        assert list(records) == []
+        place = lines.place(sent=1, bad=0)
+    with file.open("rb") as opened:
+        lines = Lines(opened, "cards.activate", ACCOUNT, is_csv=False)
+        lines.go_on(place)
+        assert [number for number, _ in lines.commands()] == [2]

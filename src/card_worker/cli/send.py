@@ -1,6 +1,5 @@
 """`card-worker send`: publish a command and show its answer."""
 
-import json
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -9,6 +8,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from card_worker.cli.console import AsJson, err, out, print_json, refuse, table
 from card_worker.contracts.commands import APPLY, COMMANDS
+from card_worker.contracts.message import LEVELS_MAX, MESSAGE_BYTES_MAX
+from card_worker.contracts.strict_json import NotJson, read_json
 from card_worker.settings import load_settings
 
 LATE_S = 30.0
@@ -77,7 +78,10 @@ def _fields(task: str, pairs: list[str]) -> dict[str, Any]:
 
 
 def value_of(task: str, name: str, text: str) -> Any:
-    """Return `text` if the field takes it as it is, else what it says as JSON, else `text`."""
+    """Return `text` if the field takes it as it is, else what it says as JSON, else `text`.
+
+    What a worker wouldn't read as JSON, such as lists in lists in lists, is text here too.
+    """
     field = COMMANDS[task].model_fields.get(name) if task in COMMANDS else None
     if field is not None:
         try:
@@ -86,9 +90,10 @@ def value_of(task: str, name: str, text: str) -> Any:
             pass
         else:
             return text
+    raw = text.encode("utf-8", "surrogatepass")
     try:
-        return json.loads(text)
-    except ValueError:
+        return read_json(raw, bytes_max=MESSAGE_BYTES_MAX, levels_max=LEVELS_MAX)
+    except NotJson:
         return text
 
 

@@ -1,6 +1,5 @@
 """`card-worker send-file`: a command for each line of a file, however long it is, once each."""
 
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,7 @@ from typing import Annotated
 import typer
 
 from card_worker.cli.console import AsJson, err, out, print_json, refuse
-from card_worker.cli.lines import BadLine, Lines
+from card_worker.cli.lines import BadLine, Lines, Unusable
 from card_worker.cli.sent import Place, note, noted
 from card_worker.contracts.commands import COMMANDS
 from card_worker.settings import load_settings
@@ -35,26 +34,22 @@ def send_file(
 
     How far it came stands in FILE.sent: run it again after a crash, and it goes on there. A line
     without a command_id gets one from what stands in it, so the same line is the same command
-    whenever it is sent, and nothing is done twice.
+    whenever it is sent, and nothing is done twice. At a quote of a CSV that isn't closed it stops,
+    and goes on there once that is mended.
 
     Exit 1 when there were lines that could not be sent.
     """
     if task not in COMMANDS:
         raise refuse(f"there is no command {task}; there are {', '.join(COMMANDS)}", code=2)
     with file.open("rb") as opened:
-        lines = Lines(opened, task, account, is_csv=file.suffix.lower() == ".csv")
-        began = Place() if again else noted(file)
-        if not lines.go_on(began):
-            raise refuse(f"{file} is not what it was when {began.lines} lines of it were sent")
+        try:
+            lines = Lines(opened, task, account, is_csv=file.suffix.lower() == ".csv")
+            began = Place() if again else noted(file)
+            lines.go_on(began)
+        except Unusable as why:
+            raise refuse(f"{file}: {why}") from None
         place = _send(file, lines, began)
-    told = asdict(place)
-    if as_json:
-        print_json({name: told[name] for name in ("lines", "sent", "bad")})
-    else:
-        before = f" ({began.sent:,} of them before)" if began.sent else ""
-        out.print(f"{place.sent:,} commands sent{before}; {place.bad:,} lines could not be.")
-    if place.bad:
-        raise typer.Exit(1)
+    _tell(place, began, lines.open_quote, as_json=as_json)
 
 
 def _send(file: Path, lines: Lines, place: Place) -> Place:
@@ -78,3 +73,24 @@ def _send(file: Path, lines: Lines, place: Place) -> Place:
             note(file, place)
             bar.update(shown, completed=place.bytes)
     return place
+
+
+def _tell(place: Place, began: Place, open_quote: tuple[int, str] | None, *, as_json: bool) -> None:
+    """Say what came of the file, before too. Raises Exit when not all of it could be sent."""
+    told = {"lines": place.lines, "sent": place.sent, "bad": place.bad}
+    if open_quote is not None:
+        line, why = open_quote
+        # Not noted: it is read again once it is mended.
+        told |= {"bad": place.bad + 1, "stopped_at": line}
+        err.print(
+            f"line {line}: a quote that opens here isn't closed ({why}). Nothing from this line on"
+            " was sent: mend it, and run this again",
+            markup=False,
+        )
+    if as_json:
+        print_json(told)
+    else:
+        before = f" ({began.sent:,} of them before)" if began.sent else ""
+        out.print(f"{place.sent:,} commands sent{before}; {told['bad']:,} lines could not be.")
+    if told["bad"]:
+        raise typer.Exit(1)
