@@ -1,6 +1,7 @@
 """`card-worker send-file`: each line is one command, whatever happens on the way."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from card_worker.cli import app
 from card_worker.cli.lines import Lines
+from card_worker.cli.sent import broker_digest
 from card_worker.storage.engine import reading
 from card_worker.storage.tables import outbox
 from tests.flow.processes import until
@@ -20,6 +22,7 @@ from tests.flow.system import ACCOUNT, System
 
 CARDS = 1_200
 HEADER = "card_id,amount,currency,name"
+UNREACHABLE = "redis://user:mellon@127.0.0.1:1/0"
 SECRETS = ("DINCARD:9f0c2ab4", "471147")
 
 
@@ -52,10 +55,8 @@ def answered(system: System, beginning: str) -> set[str]:
 
 def without_broker(*arguments: str) -> Result:
     """Run `card-worker send-file` where nothing can be sent: what it finds, it finds before."""
-    broker = "redis://user:mellon@127.0.0.1:1/0"
-    return CliRunner().invoke(
-        app, ["send-file", *arguments], env={"CARD_WORKER_BROKER_URL": broker}
-    )
+    settings = {"CARD_WORKER_BROKER_URL": UNREACHABLE}
+    return CliRunner().invoke(app, ["send-file", *arguments], env=settings)
 
 
 def refused(*arguments: str, code: int = 1) -> str:
@@ -343,3 +344,138 @@ def test_what_is_written_behind_the_last_line_while_it_is_read_waits(tmp_path: P
         lines = Lines(opened, "cards.activate", ACCOUNT, is_csv=False)
         lines.go_on(place)
         assert [number for number, _ in lines.commands()] == [2]
+
+
+# --- the note ---------------------------------------------------------------------------------
+
+
+def test_what_was_sent_in_one_way_is_not_taken_for_sent_in_another(
+    running: System, tmp_path: Path
+) -> None:
+    file = tmp_path / "recall.csv"
+    file.write_text("card_id,reason\nrecall-1,lost\n")
+    note = tmp_path / "recall.csv.sent"
+
+    def send(account: str | None, task: str, *options: str, **settings: str) -> Result:
+        account_option = () if account is None else ("-a", account)
+        arguments = str(file), "--task", task, *account_option, *options
+        return running.cli("send-file", *arguments, **settings)
+
+    elsewhere = {"BROKER_URL": UNREACHABLE}
+    assert send(ACCOUNT, "cards.block").exit_code == 0
+    before = note.read_text()
+    for done, why in [
+        (send(ACCOUNT, "cards.unblock"), "as cards.block, not as cards.unblock:"),
+        (send("T00000002", "cards.block"), f"for {ACCOUNT}, not for T00000002:"),
+        (send(None, "cards.block"), f"for {ACCOUNT}, not for the accounts in its lines:"),
+        (send(ACCOUNT, "cards.block", **elsewhere), "to another broker:"),
+        (send("T00000002", "cards.block", **elsewhere), "T00000002; to another broker:"),
+    ]:
+        (line,) = done.stderr.splitlines()
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert f"{file} has been sent before " in line
+        assert why in line
+        assert "use --again" in line
+        assert note.read_text() == before
+    done = send(ACCOUNT, "cards.block")
+    assert (done.exit_code, "1 commands sent (1 of them before)" in done.stdout) == (0, True)
+    done = send(ACCOUNT, "cards.unblock", "--again")
+    assert (done.exit_code, "1 commands sent;" in done.stdout) == (0, True)
+    done = send(ACCOUNT, "cards.block")
+    assert (done.exit_code, "as cards.unblock, not as" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("url", "other", "is_same"),
+    [
+        ("redis://h:6379/0", "redis://user:p%40ss@h:6379/0", True),
+        ("redis://h:6379/0", "rediss://h:6379/0?password=mellon&ssl_cert_reqs=none", True),
+        ("redis://:a@h/0;redis://:a@i/0", "redis://:b@h/0;redis://:b@i/0", True),
+        ("redis://h:6379/0", "redis://h:6379/1", False),
+        ("redis://h:6379/0", "redis://i:6379/0", False),
+        ("redis://h:6379/0", "redis://h:6380/0", False),
+        ("redis+socket:///a?virtual_host=1", "redis+socket:///a?x=1&virtual_host=2", False),
+        ("redis://:a@h/0;redis://:a@i/0", "redis://:a@h/0;redis://:a@j/0", False),
+    ],
+)
+def test_brokers_are_told_apart_by_where_they_are(url: str, other: str, is_same: bool) -> None:
+    assert (broker_digest(url) == broker_digest(other)) is is_same
+
+
+def test_of_what_was_never_sent_nothing_is_kept(running: System, tmp_path: Path) -> None:
+    file, note = tmp_path / "early.csv", tmp_path / "early.csv.sent"
+    file.write_text(f"{HEADER}\nearly-1,1,NOK,\n")
+    assert without_broker(str(file), "-a", "T00000002").exit_code == 1
+    assert json.loads(note.read_text())["bytes"] == 0
+    assert "mellon" not in note.read_text()
+    assert running.cli("send-file", str(file), "-a", ACCOUNT).exit_code == 0
+    assert answered(running, "early-") == {"early-1"}
+    assert without_broker(str(file), "-a", ACCOUNT, "--again").exit_code == 1
+    assert json.loads(note.read_text())["bytes"] == 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'{"bytes": "x"}',
+        b'{"bytes": 9, "lines": 1, "sent": 1, "bad": 0, "digest": ""}',  # of an older version
+        b"[]",
+        b"\xff",
+        b"",
+        b"[" * 100_000,
+    ],
+    ids=["a word", "older", "a list", "no text", "nothing", "deep"],
+)
+def test_a_note_that_can_not_be_read_is_not_guessed_at(said: bytes, tmp_path: Path) -> None:
+    file, note = tmp_path / "sales.csv", tmp_path / "sales.csv.sent"
+    file.write_text(f"{HEADER}\n,,,x\n")
+    note.write_bytes(said)
+    assert f"{note} can't be read, or was written by an older version" in refused(str(file))
+    assert "1 lines could not be" in without_broker(str(file), "--again").stdout
+    assert "1 lines could not be" in without_broker(str(file)).stdout
+
+
+def test_where_nothing_can_be_noted_nothing_is_sent(tmp_path: Path) -> None:
+    file = tmp_path / "sales.csv"
+    file.write_text(f"{HEADER}\nc,1,NOK,x\n")
+    (tmp_path / "sales.csv.writing").mkdir()
+    assert "sales.csv.sent can't be written: " in refused(str(file), "-a", ACCOUNT)
+    (tmp_path / "sales.csv.writing").rmdir()
+    (tmp_path / "sales.csv.sent").mkdir()
+    assert "sales.csv.sent can't be read: " in refused(str(file), "-a", ACCOUNT)
+    assert "sales.csv.sent can't be written: " in refused(str(file), "-a", ACCOUNT, "--again")
+    long = file.rename(tmp_path / f"{'x' * 247}.csv")
+    assert "can't be read: " in refused(str(long), "-a", ACCOUNT)
+    assert "can't be written: " in refused(str(long), "-a", ACCOUNT, "--again")
+
+
+def test_only_a_file_that_can_be_read_again_is_sent(tmp_path: Path) -> None:
+    pipe = tmp_path / "sales.csv"
+    os.mkfifo(pipe)
+    assert "is no file that can be read again" in refused(str(pipe), code=2)
+    assert "is no file that can be read again" in refused("/dev/null", code=2)
+
+
+def test_a_file_is_sent_by_one_at_a_time(running: System, tmp_path: Path) -> None:
+    file, note = tmp_path / "twice.csv", tmp_path / "twice.csv.sent"
+    rows = 10_000
+    file.write_text("\n".join([HEADER, *(f"twice-{n},1,NOK,x" for n in range(rows))]))
+    command = [sys.executable, "-m", "card_worker.cli", "send-file", str(file), "-a", ACCOUNT]
+    with subprocess.Popen(
+        command,
+        env=running.parts.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as first:
+        until(note.exists, "the first note")
+        first.send_signal(signal.SIGSTOP)
+        try:
+            for options in [(), ("--again",)]:
+                done = running.cli("send-file", str(file), "-a", ACCOUNT, *options)
+                assert (done.exit_code, done.stdout) == (1, "")
+                assert f"{file} is being sent by another send-file" in done.stderr
+        finally:
+            first.send_signal(signal.SIGCONT)
+        assert first.wait() == 0
+    done = running.cli("send-file", str(file), "-a", ACCOUNT, "--json")
+    assert json.loads(done.stdout) == {"lines": rows + 1, "sent": rows, "bad": 0}

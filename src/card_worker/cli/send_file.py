@@ -1,14 +1,15 @@
 """`card-worker send-file`: a command for each line of a file, however long it is, once each."""
 
+import fcntl
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
 from card_worker.cli.console import AsJson, err, out, print_json, refuse
 from card_worker.cli.lines import BadLine, Lines, Unusable
-from card_worker.cli.sent import Place, note, noted
+from card_worker.cli.sent import Note, Place, Sending, broker_digest
 from card_worker.contracts.commands import COMMANDS
 from card_worker.settings import load_settings
 
@@ -32,27 +33,46 @@ def send_file(
 ) -> None:
     """Send a command for each line of a file. Lines that are no commands are told and left out.
 
-    How far it came stands in FILE.sent: run it again after a crash, and it goes on there. A line
-    without a command_id gets one from what stands in it, so the same line is the same command
-    whenever it is sent, and nothing is done twice. At a quote of a CSV that isn't closed it stops,
-    and goes on there once that is mended.
+    How far it came stands in FILE.sent: run it again after a crash, and it goes on there, with the
+    same task, account and broker. A line without a command_id gets one from what stands in it, so
+    the same line is the same command whenever it is sent, and nothing is done twice. At a quote of
+    a CSV that isn't closed it stops, and goes on there once that is mended.
 
     Exit 1 when there were lines that could not be sent.
     """
     if task not in COMMANDS:
         raise refuse(f"there is no command {task}; there are {', '.join(COMMANDS)}", code=2)
+    if not file.is_file():
+        raise refuse(f"{file} is no file that can be read again: write it to one first", code=2)
+    note = Note(file, Sending(task, account, broker_digest(load_settings().broker())))
     with file.open("rb") as opened:
+        if not _is_alone(opened):
+            raise refuse(f"{file} is being sent by another send-file, or is locked")
         try:
             lines = Lines(opened, task, account, is_csv=file.suffix.lower() == ".csv")
-            began = Place() if again else noted(file)
+            began = Place() if again else note.read()
             lines.go_on(began)
         except Unusable as why:
             raise refuse(f"{file}: {why}") from None
-        place = _send(file, lines, began)
+        # Whether that can be noted shows before anything is sent.
+        note.write(began)
+        place = _send(file, lines, note, began)
     _tell(place, began, lines.open_quote, as_json=as_json)
 
 
-def _send(file: Path, lines: Lines, place: Place) -> Place:
+def _is_alone(opened: BinaryIO) -> bool:
+    """Keep others from sending the file until it is closed; false when another one does so."""
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # The file system has no such locks. Two at once then send twice what is done once.
+        return True
+    return True
+
+
+def _send(file: Path, lines: Lines, note: Note, place: Place) -> Place:
     """Send what is left of a file, and note after each step how far it came."""
     from rich.progress import Progress, TimeRemainingColumn, TransferSpeedColumn
 
@@ -70,7 +90,7 @@ def _send(file: Path, lines: Lines, place: Place) -> Place:
                     bar.console.print(f"line {line}: {command}", markup=False)
             bad = len(part) - len(commands)
             place = lines.place(sent=place.sent + len(commands), bad=place.bad + bad)
-            note(file, place)
+            note.write(place)
             bar.update(shown, completed=place.bytes)
     return place
 
