@@ -70,7 +70,7 @@ def refused(*arguments: str, code: int = 1) -> str:
 
 
 def test_each_line_is_a_command_and_bad_ones_are_told(running: System, tmp_path: Path) -> None:
-    file = tmp_path / "sales.csv"
+    file = tmp_path / "sales[red].csv"
     lines = lines_of(0)
     lines[3:3] = ["c0-x,5.5,NOK,", ",500,NOK,", "c0-x,500,GBP,", "a,500,NOK,x,more"]
     lines.insert(1, "")
@@ -78,6 +78,7 @@ def test_each_line_is_a_command_and_bad_ones_are_told(running: System, tmp_path:
     done = running.cli("send-file", str(file), "--account", ACCOUNT)
     assert done.exit_code == 1
     assert f"{CARDS // 2} commands sent; 4 lines could not be." in done.stdout
+    assert file.name in done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("line ")]
     assert [line.partition(":")[0] for line in said] == [f"line {n}" for n in (6, 7, 8, 9)]
     assert "amount" in said[0]

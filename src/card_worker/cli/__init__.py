@@ -1,9 +1,9 @@
 """The command line: `card-worker`. Exit 0 done, 1 refused or found wrong, 2 wrong usage."""
 
 import sys
+from typing import NoReturn
 
 import typer
-from rich.console import Console
 
 from card_worker.cli import (
     accounts,
@@ -16,6 +16,7 @@ from card_worker.cli import (
     reconcile,
     send,
 )
+from card_worker.cli.console import refuse
 from card_worker.cli.contract import contract
 from card_worker.cli.demo import demo
 from card_worker.cli.dev import dev
@@ -67,6 +68,5 @@ def main() -> None:
         _stop(f"database: {str(error.orig).strip()}")
 
 
-def _stop(why: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"card-worker: {why}", markup=False)
-    sys.exit(1)
+def _stop(why: str) -> NoReturn:
+    sys.exit(refuse(why).exit_code)

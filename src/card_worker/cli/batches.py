@@ -21,7 +21,7 @@ from card_worker.cli.codes import (
     show_codes,
     write_opened,
 )
-from card_worker.cli.console import AsJson, database, err, out, print_json, refuse, table
+from card_worker.cli.console import AsJson, database, err, out, print_json, refuse, table, visible
 from card_worker.contracts.batches import CreateBatch
 from card_worker.contracts.events import write
 from card_worker.contracts.kinds import BatchState, CardType
@@ -116,7 +116,7 @@ def create(
         said = [f"{one['field']}: {one['message']}" for one in data.get("problems", ())]
         raise refuse("\n".join([f"{data['reason']}: {data['message']}", *said]))
     else:
-        out.print(f"{answer['type']}: {order.called}", markup=False)
+        out.print(f"{answer['type']}: {order.called}")
     if answer["type"] == "command.rejected":
         raise typer.Exit(1)
     if watch_it:
@@ -165,21 +165,23 @@ def _watch(engine: Engine, account: str, batch_id: str) -> None:
         BarColumn(),
         TaskProgressColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(),
     )
     batch = _found(engine, account, batch_id)
     with Progress(*columns, console=err) as bar:
-        shown = bar.add_task(batch_id, total=batch.requested, completed=batch.created, rate="")
+        shown = bar.add_task(
+            visible(batch_id), total=batch.requested, completed=batch.created, rate=""
+        )
         while batch.state in (BatchState.AWAITING_APPROVAL, BatchState.RUNNING):
             speed = bar.tasks[0].speed
             rate = "waits for approval" if batch.state is BatchState.AWAITING_APPROVAL else ""
             rate = f"{speed:,.0f} cards/s" if speed and not rate else rate
-            bar.update(shown, completed=batch.created, rate=batch.trouble or rate)
+            bar.update(shown, completed=batch.created, rate=visible(batch.trouble or rate))
             sleep(LOOK_S)
             batch = _found(engine, account, batch_id)
         bar.update(shown, completed=batch.created, rate=batch.state.value)
-    out.print(f"{batch_id}: {batch.state.value}, {batch.created:,} cards", markup=False)
+    out.print(f"{batch_id}: {batch.state.value}, {batch.created:,} cards")
     if batch.state is BatchState.CANCELLED:
         raise typer.Exit(1)
 
@@ -238,7 +240,7 @@ def write_again(batch_id: BatchId, account: AccountId) -> None:
             raise refuse(f"the file of {batch_id} was confirmed; its secrets are deleted")
         for file in kept:
             written(connection, file, None)
-    out.print(f"The files of {batch_id} will be written again.", markup=False)
+    out.print(f"The files of {batch_id} will be written again.")
 
 
 @app.command()
@@ -255,7 +257,7 @@ def confirm(
             confirm_files(engine, account, batch_id, by)
         except NotConfirmed as reason:
             raise refuse(str(reason)) from None
-    out.print(f"The secrets of {batch_id} are deleted here.", markup=False)
+    out.print(f"The secrets of {batch_id} are deleted here.")
 
 
 def _became(file: File) -> dict[str, object]:

@@ -119,7 +119,7 @@ def list_(
     columns = ("card", "type", "status", "balance>", "available>", "customer", "expires")
     out.print(table(f"Cards of {account}", *columns, rows=rows))
     if len(found) > limit:
-        out.print(f"There are more: --after {told[-1]['card_id']}", markup=False, soft_wrap=True)
+        out.print(f"There are more: --after {told[-1]['card_id']}", soft_wrap=True)
 
 
 def _time(option: str, given: str | None) -> datetime | None:

@@ -123,10 +123,10 @@ def show_codes(
         raise refuse(f"{images} is not a folder", code=2)
     try:
         if images is not None:
-            err.print(f"{draw_images(rows, kind, images)} barcodes in {images}", markup=False)
+            err.print(f"{draw_images(rows, kind, images)} barcodes in {images}")
         if sheet is not None:
             _write_new(sheet, draw_sheet(rows, kind))
-            err.print(f"{len(rows)} labels in {sheet}", markup=False)
+            err.print(f"{len(rows)} labels in {sheet}")
     except TooLong as reason:
         raise refuse(str(reason)) from None
     if output is not None:

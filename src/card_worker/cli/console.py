@@ -1,28 +1,56 @@
-"""How the command line shows things: tables for people, JSON for programs."""
+"""How the command line shows things: tables for people, JSON for programs.
 
-import json
+What senders have written is shown as text, whatever it looks like to a terminal.
+"""
+
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy import Connection, Engine
 
+from card_worker.contracts.fields import write_json, write_time
 from card_worker.money import Currency, in_words
 from card_worker.settings import load_settings
 from card_worker.storage.engine import open_engine, reading
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What a terminal obeys, or what isn't Unicode; of the former, not the tab and the new line."""
+# JSON leaves these in its texts.
+_STEERING_IN_JSON = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+
+
+def visible(text: str) -> str:
+    """Return `text` with what a terminal would obey written out."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+class _Plain(Console):
+    """A console to which every text is what it says: without markup, emoji and control codes."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return what is shown of a text; that of tables comes by here, too."""
+        return super().render_str(visible(text), **options)
+
+
+out = _Plain()
+err = _Plain(stderr=True, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def print_json(value: Any) -> None:
-    """Print one line of JSON, never wrapped or coloured."""
-    typer.echo(json.dumps(value, default=str, ensure_ascii=False))
+    """Print one line of JSON, never wrapped or coloured; times as events have them."""
+    typer.echo(write_json(value).translate(_STEERING_IN_JSON))
 
 
 def table(title: str, *columns: str, rows: Iterable[Sequence[object]]) -> Table:
@@ -42,8 +70,14 @@ def table(title: str, *columns: str, rows: Iterable[Sequence[object]]) -> Table:
             overflow="fold",
         )
     for row in rows:
-        made.add_row(*("-" if cell is None else str(cell) for cell in row))
+        made.add_row(*map(_cell, row))
     return made
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, datetime):
+        return write_time(value)
+    return "-" if value is None else str(value)
 
 
 def money(amount_minor: int, currency: str | None) -> str:
@@ -53,7 +87,7 @@ def money(amount_minor: int, currency: str | None) -> str:
 
 def refuse(why: str, *, code: int = 1) -> typer.Exit:
     """Print why not; return what to raise."""
-    err.print(f"card-worker: {why}", markup=False)
+    err.print(f"card-worker: {why}")
     return typer.Exit(code)
 
 

@@ -27,7 +27,7 @@ def contract(
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    out.print(f"{len(files)} files are in {folder}", markup=False, soft_wrap=True)
+    out.print(f"{len(files)} files are in {folder}", soft_wrap=True)
 
 
 def papers() -> dict[str, str]:

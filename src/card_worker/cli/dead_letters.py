@@ -36,10 +36,7 @@ def list_letters(
             del told["body"], told["headers"], told["detail"]
             print_json(told)
         return
-    rows = [
-        (letter.id, letter.received_at.isoformat(timespec="seconds"), letter.task, letter.reason)
-        for letter in letters
-    ]
+    rows = [(letter.id, letter.received_at, letter.task, letter.reason) for letter in letters]
     out.print(table(f"{len(rows)} dead letters", "id>", "received", "task", "reason", rows=rows))
 
 
@@ -53,7 +50,7 @@ def show(letter: LetterId, as_json: AsJson = False) -> None:
     if as_json:
         print_json(_told(found))
         return
-    out.print(table(f"Dead letter {letter}", "", "", rows=_told(found).items()), markup=False)
+    out.print(table(f"Dead letter {letter}", "", "", rows=_told(found).items()))
 
 
 @app.command()

@@ -44,11 +44,7 @@ def demo(
     except StackFailed as failure:
         raise refuse(str(failure)) from None
     if keep:
-        out.print(
-            f"Its data, logs and a sheet of labels to print are in {keep}.",
-            markup=False,
-            soft_wrap=True,
-        )
+        out.print(f"Its data, logs and a sheet of labels to print are in {keep}.", soft_wrap=True)
     out.print(f"Nothing is left running. It took {monotonic() - started:.1f} s.")
     if wrong:
         raise refuse("; ".join(wrong))

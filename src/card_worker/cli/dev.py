@@ -101,4 +101,4 @@ def _free_card_id(stack: "Stack") -> str:
 
 def _print(*lines: str) -> None:
     # Whole lines, however narrow the terminal: they are to be copied.
-    out.print(*lines, sep="\n", markup=False, soft_wrap=True)
+    out.print(*lines, sep="\n", soft_wrap=True)

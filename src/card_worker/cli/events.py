@@ -33,10 +33,7 @@ def tail(
                     print_json(event)
                 else:
                     reason = event["data"].get("reason", "")
-                    out.print(
-                        f"{event['time']}  {event['type']:<18} {event['subject']}  {reason}",
-                        markup=False,
-                    )
+                    out.print(f"{event['time']}  {event['type']:<18} {event['subject']}  {reason}")
                 if number == count:
                     break
         except KeyboardInterrupt:

@@ -110,7 +110,7 @@ def _say_sent(task: str, command_ids: list[str], *, as_json: bool) -> None:
     if as_json:
         print_json({"task": task, "command_ids": command_ids})
     else:
-        err.print(f"sent {task}, command_id {', '.join(command_ids)}", markup=False)
+        err.print(f"sent {task}, command_id {', '.join(command_ids)}")
 
 
 def _row(answer: dict[str, Any]) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from card_worker.cli.console import AsJson, err, out, print_json, refuse
+from card_worker.cli.console import AsJson, err, out, print_json, refuse, visible
 from card_worker.cli.lines import BadLine, Lines, Unusable
 from card_worker.cli.sent import Note, Place, Sending, broker_digest
 from card_worker.contracts.commands import COMMANDS
@@ -74,20 +74,33 @@ def _is_alone(opened: BinaryIO) -> bool:
 
 def _send(file: Path, lines: Lines, note: Note, place: Place) -> Place:
     """Send what is left of a file, and note after each step how far it came."""
-    from rich.progress import Progress, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     from card_worker.client import Client
 
-    columns = *Progress.get_default_columns()[:3], TransferSpeedColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Client(load_settings().broker()) as client, Progress(*columns, console=err) as bar:
-        shown = bar.add_task(file.name, total=file.stat().st_size, completed=place.bytes)
+        shown = bar.add_task(visible(file.name), total=file.stat().st_size, completed=place.bytes)
         records = lines.commands()
         while part := list(islice(records, TOGETHER)):
             commands = [command for _, command in part if not isinstance(command, BadLine)]
             client.send_list(commands)
             for line, command in part:
                 if isinstance(command, BadLine):
-                    bar.console.print(f"line {line}: {command}", markup=False)
+                    bar.console.print(f"line {line}: {command}")
             bad = len(part) - len(commands)
             place = lines.place(sent=place.sent + len(commands), bad=place.bad + bad)
             note.write(place)
@@ -104,8 +117,7 @@ def _tell(place: Place, began: Place, open_quote: tuple[int, str] | None, *, as_
         told |= {"bad": place.bad + 1, "stopped_at": line}
         err.print(
             f"line {line}: a quote that opens here isn't closed ({why}). Nothing from this line on"
-            " was sent: mend it, and run this again",
-            markup=False,
+            " was sent: mend it, and run this again"
         )
     if as_json:
         print_json(told)

@@ -1,0 +1,111 @@
+"""What senders have written is shown as they wrote it, and a terminal obeys none of it."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from card_worker.storage import dead_letters
+from card_worker.storage.dead_letters import DeadLetter
+from card_worker.storage.engine import begin, open_engine
+from card_worker.storage.files import not_written, written
+from tests.cli.commands import lines_of_json, run
+from tests.orders import ACCOUNT, CODES, Orders
+
+ODD = ["[/oops]", "[bold]x", "[link=x]x", ":heart:", "a\\[b]"]
+STEERING = "\x1b]0;owned\x07\x9b2J\x7f\r"
+WRITTEN_OUT = r"\x1b]0;owned\x07\x9b2J\x7f\r"
+OBEYED = set("\x1b\x07\x9b\x7f\r")
+RED = "\x1b[31m"
+LOAD = {"amount": 500, "currency": "NOK"}
+AT = datetime(2026, 11, 25, 1, 36, 54, 999_000, tzinfo=UTC)
+AT_IN_WORDS = "2026-11-25T01:36:54.999Z"
+
+
+@pytest.fixture
+def orders(sqlite_url: str) -> Iterator[Orders]:
+    engine: Engine = open_engine(sqlite_url)
+    yield Orders(engine)
+    engine.dispose()
+
+
+def shown(sqlite_url: str, *arguments: str) -> str:
+    done = run(*arguments, DATABASE_URL=sqlite_url)
+    assert done.exit_code == 0, done.exception
+    return done.output
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_names_are_text_and_no_markup(name: str, orders: Orders, sqlite_url: str) -> None:
+    orders.order(1, batch_id=name, card_id_pattern="B1-{n}", name=name)
+    orders.work()
+    orders.ask("cards.create", "card", card_id=name, name=name, **LOAD)
+    for what in (("batch", "show", name), ("card", "show", name), ("card", "history", name)):
+        assert shown(sqlite_url, *what, "--account", ACCOUNT).count(name) >= 1
+    assert shown(sqlite_url, "batch", "show", name, "-a", ACCOUNT).count(name) == 3
+    assert name in shown(sqlite_url, "card", "list", "--account", ACCOUNT)
+    assert f"{name}: completed" in shown(sqlite_url, "batch", "watch", name, "--account", ACCOUNT)
+    done = run("card", "show", f"no {name}", "--account", ACCOUNT, DATABASE_URL=sqlite_url)
+    assert f"no {name}" in done.stderr
+
+
+def test_a_terminal_is_not_steered(orders: Orders, sqlite_url: str) -> None:
+    name = f"x{STEERING}x"
+    orders.order(1, batch_id=name, card_id_pattern="B1-{n}", name=name, created_by=RED)
+    orders.work()
+    account = ("--account", ACCOUNT)
+    for what in ("show", "watch"):
+        said = shown(sqlite_url, "batch", what, name, *account)
+        assert f"x{WRITTEN_OUT}x" in said
+        assert not OBEYED & set(said)
+    (told,) = lines_of_json(run("batch", "show", name, *account, "--json", DATABASE_URL=sqlite_url))
+    assert (told["batch_id"], told["name"], told["created_by"]) == (name, name, RED)
+    said = shown(sqlite_url, "batch", "show", name, *account, "--json")
+    assert not OBEYED & set(said)
+
+
+def test_why_an_order_does_not_get_on_is_text(orders: Orders, sqlite_url: str) -> None:
+    orders.order(1)
+    orders.work()
+    change = "UPDATE batches SET trouble = :trouble"
+    with begin(orders.engine) as (connection, _):
+        connection.exec_driver_sql(change, {"trouble": f"[/oops] {RED}"})
+    said = shown(sqlite_url, "batch", "show", "B1", "--account", ACCOUNT)
+    assert r"[/oops] \x1b[31m" in said
+
+
+def test_times_of_a_batch_s_files_are_written_as_all_times(orders: Orders, sqlite_url: str) -> None:
+    orders.order(1, **CODES)
+    orders.work()
+    file = orders.file()
+    with begin(orders.engine) as (connection, _):
+        written(connection, file, AT)
+    (told,) = lines_of_json(
+        run("batch", "show", "B1", "--account", ACCOUNT, "--json", DATABASE_URL=sqlite_url)
+    )
+    (seen,) = told["files"]
+    assert (seen["written_at"], seen["confirmed_at"]) == (AT_IN_WORDS, None)
+    assert AT_IN_WORDS in shown(sqlite_url, "batch", "show", "B1", "--account", ACCOUNT)
+    with begin(orders.engine) as (connection, _):
+        not_written(connection, file, "[/oops]")
+    assert "[/oops]" in shown(sqlite_url, "batch", "show", "B1", "--account", ACCOUNT)
+
+
+def test_times_of_a_dead_letter_are_written_as_all_times(orders: Orders, sqlite_url: str) -> None:
+    headers: dict[str, Any] = {"id": "x", "half": "\ud800"}
+    letter = DeadLetter(
+        received_at=AT, queue="cards", reason=f"[/oops]{RED}", headers=headers, body=b"\x1b[/x]"
+    )
+    with begin(orders.engine) as (connection, _):
+        dead_letters.add(connection, letter)
+        assert dead_letters.settle(connection, 1, AT, "dropped")
+    for what in (("list", "--settled"), ("show", "1")):
+        named = ("dead-letters", *what)
+        (told,) = lines_of_json(run(*named, "--json", DATABASE_URL=sqlite_url))
+        assert (told["received_at"], told["settled_at"]) == (AT_IN_WORDS, AT_IN_WORDS)
+        said = shown(sqlite_url, *named)
+        assert AT_IN_WORDS in said
+        assert r"[/oops]\x1b[31m" in said
+        assert RED[0] not in said
