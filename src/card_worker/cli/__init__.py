@@ -1,6 +1,7 @@
 """The command line: `card-worker`. Exit 0 done, 1 refused or found wrong, 2 wrong usage."""
 
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
@@ -57,6 +58,7 @@ def main() -> None:
     from card_worker.cli.embedded import NoServer
 
     try:
+        _check_arguments(sys.argv[1:])
         app()
     except WrongSetting as wrong:
         _stop(str(wrong))
@@ -68,5 +70,14 @@ def main() -> None:
         _stop(f"database: {str(error.orig).strip()}")
 
 
-def _stop(why: str) -> NoReturn:
-    sys.exit(refuse(why).exit_code)
+def _check_arguments(given: Sequence[str]) -> None:
+    # What isn't text no command can use: no database holds it, and no line shows it.
+    for place, argument in enumerate(given, start=1):
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            _stop(f"argument {place} is not UTF-8: {argument}", code=2)
+
+
+def _stop(why: str, *, code: int = 1) -> NoReturn:
+    sys.exit(refuse(why, code=code).exit_code)

@@ -1,0 +1,39 @@
+"""What isn't text is refused before any command looks at it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+NOT_UTF_8 = b"B\xff"
+ACCOUNT = (b"--account", b"T00000001")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (b"batch", b"confirm", NOT_UTF_8, *ACCOUNT),
+        (b"batch", b"show", NOT_UTF_8, *ACCOUNT, b"--json"),
+        (b"card", b"show", NOT_UTF_8, *ACCOUNT),
+        (b"card", b"list", *ACCOUNT, b"--batch", NOT_UTF_8),
+        (b"batch", b"confirm", b"B1", *ACCOUNT, b"--by=" + NOT_UTF_8),
+        (b"send", b"cards.block", b"account_id=T00000001", b"card_id=" + NOT_UTF_8),
+        (NOT_UTF_8,),
+    ],
+)
+def test_an_argument_that_is_no_text_is_refused(
+    arguments: tuple[bytes, ...], sqlite_url: str
+) -> None:
+    environment = {"PATH": os.defpath, "CARD_WORKER_DATABASE_URL": sqlite_url}
+    done = subprocess.run(
+        [sys.executable, "-m", "card_worker.cli", *arguments],
+        env=environment,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    place = next(n for n, one in enumerate(arguments, start=1) if NOT_UTF_8 in one)
+    said = os.fsdecode(arguments[place - 1]).replace("\udcff", r"\udcff")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"card-worker: argument {place} is not UTF-8: {said}\n"
