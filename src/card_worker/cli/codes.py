@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from card_worker.cli.console import AsJson, err, print_json, refuse
 from card_worker.minting import COLUMNS
@@ -75,12 +75,21 @@ def open_answer(
 ) -> None:
     """Open what an answer has sealed: a card's token, its PIN, or both."""
     sealed = sys.stdin.buffer.read() if file is None else _read(file)
-    told: Row = json.loads(_opened(sealed, identity))
+    told = _told(_opened(sealed, identity))
     if as_json:
         print_json(told)
         return
     row = {name: told.get(name, "") for name in COLUMNS}
     show_codes([row], output=output, images=images, sheet=sheet, symbol=symbol)
+
+
+def _told(plain: bytes) -> Row:
+    try:
+        return TypeAdapter(Row).validate_json(plain)
+    except ValidationError:
+        raise refuse(
+            "no answer is sealed there; open the file of a batch with card-worker batch open"
+        ) from None
 
 
 def write_opened(file: Path, identity: Path, output: Path | None) -> None:
@@ -94,7 +103,7 @@ def write_opened(file: Path, identity: Path, output: Path | None) -> None:
         if output is not None:
             plain = opened_files.enter_context(_new_file(output))
         try:
-            open_pieces([read_identity(identity)], sealed, plain.write)
+            open_pieces(identities_in(identity), sealed, plain.write)
         except NotOpened as reason:
             raise refuse(f"{file}: {reason}") from None
         except OSError as error:
@@ -103,8 +112,15 @@ def write_opened(file: Path, identity: Path, output: Path | None) -> None:
 
 def opened(file: Path, identity: Path) -> list[Row]:
     """Return the lines of a batch's file, opened with an identity."""
-    text = _opened(_read(file), identity).decode()
-    return list(csv.DictReader(io.StringIO(text, newline="")))
+    plain = _opened(_read(file), identity)
+    try:
+        head, *lines = csv.reader(io.StringIO(plain.decode(), newline=""), strict=True)
+        rows = [dict(zip(head, line, strict=True)) for line in lines]
+    except (csv.Error, ValueError):
+        head, rows = [], []
+    if tuple(head) != COLUMNS:
+        raise refuse(f"{file}: no lines of a batch are sealed there")
+    return rows
 
 
 def show_codes(
@@ -116,19 +132,21 @@ def show_codes(
     symbol: Barcode | None,
 ) -> None:
     """Do what the options ask for with opened lines; without options, print them."""
-    from card_worker.cli.barcodes import TooLong, draw_images, draw_sheet
+    from card_worker.cli.barcodes import NotDrawn, draw_images, draw_sheet
 
     kind = symbol or Barcode.CODE_128
-    if images is not None and images.exists() and not images.is_dir():
-        raise refuse(f"{images} is not a folder", code=2)
     try:
         if images is not None:
             err.print(f"{draw_images(rows, kind, images)} barcodes in {images}")
         if sheet is not None:
             _write_new(sheet, draw_sheet(rows, kind))
             err.print(f"{len(rows)} labels in {sheet}")
-    except TooLong as reason:
+    except NotDrawn as reason:
         raise refuse(str(reason)) from None
+    except (FileExistsError, NotADirectoryError):
+        raise refuse(f"{images} is not a folder", code=2) from None
+    except OSError as error:
+        raise refuse(f"{images}: {error.strerror}") from None
     if output is not None:
         _write_new(output, "".join(_csv(rows)).encode())
     elif images is None and sheet is None:
@@ -143,15 +161,19 @@ def _csv(rows: Sequence[Row]) -> Iterator[str]:
         yield line.getvalue()
 
 
-def read_identity(file: Path) -> str:
-    """Return the identity that stands in a file, among comments."""
-    lines = _read(file).decode(errors="replace").splitlines()
-    return next((line for line in lines if line and not line.startswith("#")), "")
+def identities_in(file: Path) -> list[str]:
+    """Return the identities that stand in a file, one a line, among comments and empty lines."""
+    # Some editors begin a file with a mark that says it is UTF-8.
+    lines = map(str.strip, _read(file).decode("utf-8-sig", errors="replace").splitlines())
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise refuse(f"{file}: there is no age identity in it")
+    return found
 
 
 def _opened(sealed: bytes, identity: Path) -> bytes:
     try:
-        return open_sealed([read_identity(identity)], sealed)
+        return open_sealed(identities_in(identity), sealed)
     except NotOpened as reason:
         raise refuse(str(reason)) from None
 
@@ -181,6 +203,8 @@ def _new_file(file: Path) -> Iterator[BinaryIO]:
     try:
         with os.fdopen(handle, "wb") as opened_file:
             yield opened_file
-    except BaseException:
+    except BaseException as failure:
         file.unlink()
+        if isinstance(failure, OSError):
+            raise refuse(f"{file}: {failure.strerror}") from None
         raise

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from card_worker.cli.codes import read_identity
+from card_worker.cli.codes import identities_in
 from card_worker.cli.console import AsJson, database, looking, out, print_json, refuse, table
 from card_worker.secrets.sealing import NotOpened
 from card_worker.settings import load_settings
@@ -112,7 +112,7 @@ def _whole(found: DeadLetter, identity: Path | None) -> DeadLetter:
     if identity is None:
         raise refuse("the secrets in it are sealed: give the --identity that opens them")
     try:
-        return dead_letters.opened(found, read_identity(identity))
+        return dead_letters.opened(found, identities_in(identity))
     except NotOpened as reason:
         raise refuse(str(reason)) from None
 

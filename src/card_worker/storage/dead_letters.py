@@ -130,10 +130,10 @@ def forget_starts(connection: Connection, message_ids: Sequence[str]) -> None:
         connection.execute(delete(starts).where(starts.c.message_id.in_(message_ids)))
 
 
-def opened(letter: DeadLetter, secret: str) -> DeadLetter:
+def opened(letter: DeadLetter, secrets: Sequence[str]) -> DeadLetter:
     """Return a sealed letter as it came, to the owner of an age identity. Raises NotOpened."""
     assert letter.sealed is not None
-    whole = json.loads(open_sealed([secret], letter.sealed))
+    whole = json.loads(open_sealed(secrets, letter.sealed))
     return replace(letter, headers=whole["headers"], body=base64.b64decode(whole["body"]))
 
 
