@@ -192,16 +192,32 @@ class Client:
     ) -> dict[str, Answer]:
         """Return the answers to these commands by command_id, as far as they came in time.
 
-        `after` is what `newest` returned before the commands were sent.
+        What else is told of a command, before its answer or after it, is passed over. `after` is
+        what `newest` returned before the commands were sent.
         """
         wanted, found = set(command_ids), dict[str, Answer]()
         for event in self.events(after, timeout_s=timeout_s):
             command_id = event["correlationid"]
-            if command_id in wanted:
+            if command_id in wanted and is_answer(event):
                 found.setdefault(command_id, event)
                 if len(found) == len(wanted):
                     break
         return found
+
+
+def is_answer(event: Answer) -> bool:
+    """Say whether an event answers its command, and doesn't tell what else came of that."""
+    data = event["data"]
+    match event["type"]:
+        case "batch.progressed" | "batch.recalled" | "batch.confirmed":
+            return False
+        case "batch.completed":  # of a list that was made at once
+            return "cards" in data
+        case "batch.cancelled":
+            return bool(data["command"] == "batches.cancel")
+        case "hold.expired":
+            return bool(data["command"] == "holds.expire")
+    return True
 
 
 def fields(command: Asked) -> Answer:

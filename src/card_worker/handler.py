@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from hashlib import sha256
 from typing import NamedTuple, TypeAlias
 
 from sqlalchemy import Connection
@@ -19,7 +18,7 @@ from card_worker.domain.rules import decide
 from card_worker.minting import Mint
 from card_worker.secrets.vault import Vault
 from card_worker.storage.books import load, to_rows
-from card_worker.storage.claims import Key, claim, key_and_digest, stored_answers
+from card_worker.storage.claims import Key, claim, conflict_key, key_and_digest, stored_answers
 from card_worker.storage.writing import slices, write
 
 NO_MINT = Mint(Vault())
@@ -113,7 +112,7 @@ def _claim(
         asked = [
             _Asked(command, key)
             if digests[key] == digest
-            else _Asked(command, _conflict_key(key, digest), conflicting=True)
+            else _Asked(command, conflict_key(key, digest), conflicting=True)
             for command, key, digest in known
         ]
         conflicts = {one.key: one.key[1] for one in asked if one.conflicting}
@@ -122,12 +121,6 @@ def _claim(
         return asked, claimed.fresh | claim(connection, conflicts, now)().fresh
 
     return wait
-
-
-def _conflict_key(key: Key, digest: str) -> Key:
-    """Return the key of a refusal that can't have the command's own, which belongs to another."""
-    account_id, taken = key
-    return account_id, f"conflict/{sha256(f'{taken} {digest}'.encode()).hexdigest()}"
 
 
 def _once_each(asked: Sequence[_Asked]) -> list[_Asked]:

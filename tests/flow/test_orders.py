@@ -1,5 +1,6 @@
 """Orders as a chain and its bureau meet them: workers, broker, command line, files."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,27 @@ def test_a_refused_order_is_told_at_once(own: System, files: Path) -> None:
     told = own.cli("batch", "create", *named, "--pattern", "B1-{n}", "--seal-to", "age1wrong")
     assert told.exit_code == 2
     assert "seal_to" in told.output
+
+
+def test_an_order_that_is_sent_again_is_shown_its_first_answer(own: System, files: Path) -> None:
+    parts = worker(own, files), own.start("relay")
+    named = ("batch", "create", "--account", ACCOUNT, "--pattern", "B1-{n}", "--command-id", "B1")
+    made = own.cli(*named, "--count", "3", "--watch", "--json")
+    assert made.exit_code == 0, made.output
+    accepted, batch = map(json.loads, made.stdout.splitlines())
+    assert accepted["type"] == "batch.accepted"
+    assert (batch["state"], batch["created"]) == ("completed", 3)
+    other = own.cli(*named, "--count", "4", "--json")
+    assert other.exit_code == 1
+    assert json.loads(other.stdout)["data"]["reason"] == "idempotency_conflict"
+    # Nobody is there to answer, and nobody has to be.
+    for part in parts:
+        part.stop()
+    again = own.cli(*named, "--count", "3", "--json")
+    assert (again.exit_code, json.loads(again.stdout)) == (0, accepted)
+    watched = own.cli(*named, "--count", "3", "--watch", "--json")
+    assert list(map(json.loads, watched.stdout.splitlines())) == [accepted, batch]
+    assert own.cli(*named, "--count", "4", "--json").stdout == other.stdout
 
 
 def test_losing_all_of_redis_delays_an_order(own: System, files: Path) -> None:

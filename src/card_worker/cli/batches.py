@@ -21,9 +21,18 @@ from card_worker.cli.codes import (
     show_codes,
     write_opened,
 )
-from card_worker.cli.console import AsJson, database, err, out, print_json, refuse, table, visible
+from card_worker.cli.console import (
+    AsJson,
+    database,
+    err,
+    looking,
+    out,
+    print_json,
+    refuse,
+    table,
+    visible,
+)
 from card_worker.contracts.batches import CreateBatch
-from card_worker.contracts.events import write
 from card_worker.contracts.kinds import BatchState, CardType
 from card_worker.contracts.message import problems_of
 from card_worker.domain.answers import shown_batch, shown_file
@@ -32,6 +41,7 @@ from card_worker.files import NotConfirmed
 from card_worker.files import confirm as confirm_files
 from card_worker.settings import load_settings
 from card_worker.storage.batches import find_batch
+from card_worker.storage.claims import answer_before
 from card_worker.storage.engine import begin
 from card_worker.storage.files import find_files, written
 
@@ -108,7 +118,7 @@ def create(
     except ValidationError as error:
         problems = "; ".join(f"{one.field}: {one.message}" for one in problems_of(error))
         raise refuse(problems, code=2) from None
-    answer = _sent(order)
+    answer = _answer(order, is_new=command_id is None)
     if as_json:
         print_json(answer)
     elif answer["type"] == "command.rejected":
@@ -121,11 +131,11 @@ def create(
         raise typer.Exit(1)
     if watch_it:
         with database() as engine:
-            _watch(engine, account, order.called)
+            _watch(engine, account, order.called, as_json=as_json)
 
 
-def _sent(order: CreateBatch) -> dict[str, Any]:
-    """Send an order; return its answer."""
+def _answer(order: CreateBatch, *, is_new: bool) -> dict[str, Any]:
+    """Send an order, unless the database knows what it was answered before; return its answer."""
     from card_worker.client import Client
 
     settings = load_settings()
@@ -133,24 +143,37 @@ def _sent(order: CreateBatch) -> dict[str, Any]:
         settings.broker(), events_url=settings.events_url, stream=settings.event_stream
     ) as client:
         after = client.newest()
+        # An order that is sent again isn't answered again.
+        if not is_new and settings.database_url is not None:
+            known = _answer_before(order)
+            if known is not None:
+                return known
         client.send(order)
         answers = client.answers([order.command_id], after=after, timeout_s=ANSWER_S)
     if order.command_id not in answers:
         raise refuse(
-            f"no answer within {ANSWER_S:g} s; the order is sent. Look at it with"
+            f"no answer within {ANSWER_S:g} s; the order is sent, and one that was answered before"
+            " isn't answered again. Look at it with"
             f" card-worker batch show {order.called} --account {order.account_id}"
         )
     return answers[order.command_id]
 
 
+def _answer_before(order: CreateBatch) -> dict[str, Any] | None:
+    with looking() as connection:
+        answer = answer_before(connection, order)
+    return None if answer is None else dict(json.loads(answer.event))
+
+
 @app.command()
-def watch(batch_id: BatchId, account: AccountId) -> None:
+def watch(batch_id: BatchId, account: AccountId, as_json: AsJson = False) -> None:
     """Watch an order being made. Exit 0 when it is complete, 1 when it is cancelled."""
     with database() as engine:
-        _watch(engine, account, batch_id)
+        _watch(engine, account, batch_id, as_json=as_json)
 
 
-def _watch(engine: Engine, account: str, batch_id: str) -> None:
+def _watch(engine: Engine, account: str, batch_id: str, *, as_json: bool) -> None:
+    """Show how far a batch is until it has ended; print what it is then."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -181,7 +204,10 @@ def _watch(engine: Engine, account: str, batch_id: str) -> None:
             sleep(LOOK_S)
             batch = _found(engine, account, batch_id)
         bar.update(shown, completed=batch.created, rate=batch.state.value)
-    out.print(f"{batch_id}: {batch.state.value}, {batch.created:,} cards")
+    if as_json:
+        print_json(_told(engine, batch))
+    else:
+        out.print(f"{batch_id}: {batch.state.value}, {batch.created:,} cards")
     if batch.state is BatchState.CANCELLED:
         raise typer.Exit(1)
 
@@ -198,17 +224,22 @@ def _found(engine: Engine, account: str, batch_id: str) -> Batch:
 def show(batch_id: BatchId, account: AccountId, as_json: AsJson = False) -> None:
     """Show a batch, and what became of its files."""
     with database() as engine:
-        batch = _found(engine, account, batch_id)
-        with begin(engine) as (connection, _):
-            files = find_files(connection, account, batch_id)
-    told = json.loads(write(shown_batch(batch)))
-    told["files"] = [{**shown_file(file), **_became(file)} for file in files]
+        told = _told(engine, _found(engine, account, batch_id))
     if as_json:
         print_json(told)
         return
     rows = [(name, value) for name, value in told.items() if name != "files"]
     rows += [(f"file {name}", value) for file in told["files"] for name, value in file.items()]
     out.print(table(f"Batch {batch_id}", "", "", rows=rows))
+
+
+def _told(engine: Engine, batch: Batch) -> dict[str, Any]:
+    with begin(engine) as (connection, _):
+        files = find_files(connection, *batch.key)
+    return {
+        **shown_batch(batch),
+        "files": [{**shown_file(file), **_became(file)} for file in files],
+    }
 
 
 @app.command(name="open")

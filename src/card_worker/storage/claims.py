@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -63,6 +64,24 @@ def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Calla
 def key_and_digest(command: Command) -> tuple[Key, str]:
     """Return what a command is known by, and what it asks."""
     return (command.account_id, command.key), digest_of(command)
+
+
+def conflict_key(key: Key, digest: str) -> Key:
+    """Return the key of a refusal that can't have the command's own, which belongs to another."""
+    account_id, taken = key
+    return account_id, f"conflict/{sha256(f'{taken} {digest}'.encode()).hexdigest()}"
+
+
+def answer_before(connection: Connection, command: Command) -> Answer | None:
+    """Return what a command was answered when it was handled before; None when it wasn't."""
+    key, digest = key_and_digest(command)
+    account_id, name = key
+    handled = find(connection, keys, ("digest",), [{"account_id": account_id, "key": name}])()
+    if not handled:
+        return None
+    ((known,),) = handled
+    id = event_id(*(key if known == digest else conflict_key(key, digest)))
+    return stored_answers(connection, [id]).get(id)
 
 
 def stored_answers(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Answer]:
