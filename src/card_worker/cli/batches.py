@@ -267,10 +267,12 @@ def write_again(batch_id: BatchId, account: AccountId) -> None:
         if not files:
             raise refuse(f"there is no file of a batch {batch_id}")
         kept = [file for file in files if file.confirmed_at is None]
-        if not kept:
-            raise refuse(f"the file of {batch_id} was confirmed; its secrets are deleted")
         for file in kept:
             written(connection, file, None)
+    if len(kept) < len(files):
+        # What a recall has left holds no secrets, and nobody confirms it.
+        rest = "; that of the cards refused will be written again" if kept else ""
+        raise refuse(f"the file of {batch_id} was confirmed; its secrets are deleted{rest}")
     out.print(f"The files of {batch_id} will be written again.")
 
 

@@ -1,0 +1,87 @@
+"""What the command line says of a batch, on its database alone."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine
+from typer.testing import Result
+
+from card_worker.domain.rows import File, Holds
+from card_worker.files import confirm
+from card_worker.storage.engine import begin, open_engine
+from card_worker.storage.files import find_files, written
+from tests.cli.commands import lines_of_json, refused, run
+from tests.orders import ACCOUNT, CODES, Orders
+
+LOAD = {"amount": 500, "currency": "NOK"}
+
+
+@pytest.fixture
+def orders(sqlite_url: str) -> Iterator[Orders]:
+    engine: Engine = open_engine(sqlite_url)
+    yield Orders(engine)
+    engine.dispose()
+
+
+def batch(orders: Orders, what: str, *options: str) -> Result:
+    named = ("batch", what, "B1", "--account", ACCOUNT, *options)
+    return run(*named, DATABASE_URL=str(orders.engine.url))
+
+
+def recall(orders: Orders) -> None:
+    """Give a batch another end, which cards don't have that aren't activated."""
+    orders.ask("cards.activate", "on", card_id="B1-0001", **LOAD)
+    orders.ask("batches.extend", "later", batch_id="B1", expires_at="2041-01-01T00:00:00Z")
+    orders.work()
+    assert orders.file(holds=Holds.REFUSED).cards
+
+
+def put_all(orders: Orders) -> None:
+    with begin(orders.engine) as (connection, now):
+        for file in find_files(connection, ACCOUNT, "B1"):
+            written(connection, file, now)
+
+
+def waiting(orders: Orders) -> list[Holds]:
+    """Return what the files hold that wait to be put in place."""
+    with begin(orders.engine) as (connection, _):
+        files: list[File] = find_files(connection, ACCOUNT, "B1")
+    return sorted(file.holds for file in files if file.written_at is None)
+
+
+def test_what_was_confirmed_is_not_written_again_whatever_a_recall_has_left(
+    orders: Orders,
+) -> None:
+    orders.order(3, **CODES)
+    orders.work()
+    recall(orders)
+    put_all(orders)
+    assert batch(orders, "write").exit_code == 0
+    assert waiting(orders) == [Holds.CODES, Holds.REFUSED]
+    put_all(orders)
+    confirm(orders.engine, ACCOUNT, "B1")
+    code, why = refused(batch(orders, "write"))
+    assert (code, "the file of B1 was confirmed; its secrets are deleted" in why) == (1, True)
+    assert "that of the cards refused will be written again" in why
+    assert waiting(orders) == [Holds.REFUSED]
+
+
+def test_what_a_recall_has_left_is_written_again(orders: Orders) -> None:
+    orders.order(3)
+    orders.work()
+    recall(orders)
+    put_all(orders)
+    done = batch(orders, "write")
+    assert (done.exit_code, waiting(orders)) == (0, [Holds.REFUSED])
+    assert done.stdout == "The files of B1 will be written again.\n"
+
+
+def test_a_batch_that_was_watched_is_one_line_of_json(orders: Orders) -> None:
+    orders.order(3)
+    orders.work()
+    watched, shown = batch(orders, "watch", "--json"), batch(orders, "show", "--json")
+    assert watched.exit_code == 0
+    (told,) = lines_of_json(watched)
+    assert (told["state"], told["created"]) == ("completed", 3)
+    assert lines_of_json(shown) == [told]
+    assert "B1" in watched.stderr
