@@ -8,6 +8,7 @@ from itertools import cycle
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from redis import Redis
 from sqlalchemy import Engine, make_url
 
@@ -16,6 +17,10 @@ from card_worker.storage.engine import open_engine
 from card_worker.storage.migrations import upgrade
 from tests import servers
 from tests.servers import Given, Server
+
+# However slow this machine is just now.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def pytest_configure() -> None:

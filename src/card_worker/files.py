@@ -26,6 +26,7 @@ from card_worker.storage import leases, outbox
 from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin
 from card_worker.storage.files import (
+    begun,
     confirmed,
     find_files,
     first_waiting,
@@ -130,15 +131,18 @@ def write_files(engine: Engine, store: FileStore) -> int:
             # Nothing is locked while a store takes its time. Twice at once does no harm.
             lease = f"file {file.name}"
             is_ours = leases.take(connection, lease, holder, now, LEASE_S)
+            if is_ours:
+                begun(connection, file)
         tried.add(file.name)
         if is_ours:
             why = _put(engine, store, file)
             with begin(engine) as (connection, now):
-                if why is None:
-                    written(connection, file, now)
+                if why is not None:
+                    not_written(connection, file, why)
+                elif written(connection, file, now):
                     put += 1
                 else:
-                    not_written(connection, file, why)
+                    tried.discard(file.name)
                 leases.release(connection, lease, holder)
 
 

@@ -9,7 +9,7 @@ from typer.testing import Result
 from card_worker.domain.rows import File, Holds
 from card_worker.files import confirm
 from card_worker.storage.engine import begin, open_engine
-from card_worker.storage.files import find_files, written
+from card_worker.storage.files import begun, find_files, written
 from tests.cli.commands import lines_of_json, refused, run
 from tests.orders import ACCOUNT, CODES, Orders
 
@@ -39,7 +39,8 @@ def recall(orders: Orders) -> None:
 def put_all(orders: Orders) -> None:
     with begin(orders.engine) as (connection, now):
         for file in find_files(connection, ACCOUNT, "B1"):
-            written(connection, file, now)
+            begun(connection, file)
+            assert written(connection, file, now)
 
 
 def waiting(orders: Orders) -> list[Holds]:

@@ -65,10 +65,17 @@ def printed(running: System, folder: Path, identity: str) -> list[Row]:
     assert (told["created"], told["files"][0]["written_at"]) == (10, None)
     too_early = running.cli("batch", "confirm", "order", "--account", ACCOUNT)
     assert (too_early.exit_code, "hasn't been written" in too_early.stderr) == (1, True)
+    until(lambda: trouble(running, "order"), "the note of it")
     (folder / "files").unlink()
     running.client.publish("sweeps.write_files", {})
     until((folder / "files" / ACCOUNT / "order.csv.age").exists, "the file")
     return opened(running, folder, identity)
+
+
+def trouble(system: System, batch_id: str) -> str | None:
+    """Return why the file of a batch couldn't be put in its place when that was tried last."""
+    (told,) = system.cli_json("batch", "show", batch_id, "--account", ACCOUNT)
+    return str(told["files"][0]["trouble"] or "") or None
 
 
 def opened(system: System, folder: Path, identity: str) -> list[Row]:

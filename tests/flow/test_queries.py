@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.flow.system import ACCOUNT, System, envelope
+from tests.flow.system import ACCOUNT, Event, System, envelope
 
 WAIT_S = 30
 
@@ -95,7 +95,8 @@ def test_why_there_is_nothing_to_show(
 
 
 def test_a_query_leaves_no_event_and_no_key(running: System, stranger: Celery) -> None:
-    before, events = running.rows(), len(running.events())
+    running.catches_up()
+    before, events = running.rows(), len(ours(running))
     look(stranger, "cards.get", card_id="c2")
     # One that nobody waits for, and one that nobody can be answered: only that is kept.
     running.send("cards.get", "for-nobody", card_id="c2")
@@ -103,5 +104,8 @@ def test_a_query_leaves_no_event_and_no_key(running: System, stranger: Celery) -
     assert running.letter("from-nobody").reason == "no account_id to answer to"
     running.catches_up()
     assert running.rows() == before
-    ours = [event for event in running.events() if event["data"]["account_id"] == ACCOUNT]
-    assert len(ours) == events
+    assert len(ours(running)) == events
+
+
+def ours(running: System) -> list[Event]:
+    return [event for event in running.events() if event["data"]["account_id"] == ACCOUNT]

@@ -4,7 +4,7 @@ import base64
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -15,7 +15,7 @@ from card_worker.domain.rows import File, Holds
 from card_worker.files import FileStore, write_files
 from card_worker.storage import leases
 from card_worker.storage.engine import begin
-from card_worker.storage.files import add, find_files
+from card_worker.storage.files import add, find_files, wanted_again
 from card_worker.storage.tables import file_parts
 
 ACCOUNT = "T00000001"
@@ -138,6 +138,65 @@ def test_while_one_is_at_a_file_others_leave_it(engine: Engine, tmp_path: Path) 
         name = f"file {ACCOUNT}/b1.csv.age"
         assert leases.take(connection, name, "another", now, 60)
     assert write_files(engine, FileStore(str(tmp_path))) == 0
+
+
+class AskedAgain(FileStore):
+    """A store from which a file is gone as soon as it was put there, once, and is asked for."""
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        super().__init__(str(folder))
+        self._engine, self._folder = engine, folder
+        self.puts = 0
+
+    def put(self, name: str, content: Iterable[bytes]) -> None:
+        super().put(name, content)
+        self.puts += 1
+        if self.puts == 1:
+            (self._folder / name).unlink()
+            with begin(self._engine) as (connection, _):
+                (file,) = find_files(connection, ACCOUNT, "b1")
+                wanted_again(connection, file)
+
+
+def test_a_file_that_is_asked_for_while_it_is_put_is_put_once_more(
+    engine: Engine, tmp_path: Path
+) -> None:
+    keep(engine, "b1")
+    store = AskedAgain(engine, tmp_path)
+    assert write_files(engine, store) == 1
+    assert store.puts == 2
+    assert (tmp_path / ACCOUNT / "b1.csv.age").read_bytes() == CONTENT
+    assert is_written(engine, "b1")
+    assert write_files(engine, store) == 0
+
+
+def test_who_looks_sees_the_whole_file_or_what_was_there_before(tmp_path: Path) -> None:
+    path, store = tmp_path / ACCOUNT / "b1", FileStore(str(tmp_path))
+    store.put(f"{ACCOUNT}/b1", [b"before"])
+
+    def content(*, breaks: bool) -> Iterator[bytes]:
+        yield bytes(1_000_000)
+        assert path.read_bytes() == b"before"
+        if breaks:
+            raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        store.put(f"{ACCOUNT}/b1", content(breaks=True))
+    assert path.read_bytes() == b"before"
+    store.put(f"{ACCOUNT}/b1", content(breaks=False))
+    assert path.read_bytes() == bytes(1_000_000)
+
+
+def test_a_file_is_on_the_disk_before_it_is_in_its_place_and_then_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / ACCOUNT / "b1"
+    synced: list[tuple[int, bool]] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: synced.append((os.fstat(handle).st_ino, path.exists()))
+    )
+    FileStore(str(tmp_path)).put(f"{ACCOUNT}/b1", [CONTENT])
+    assert synced == [(path.stat().st_ino, False), (path.parent.stat().st_ino, True)]
 
 
 def test_any_store_will_do(engine: Engine) -> None:

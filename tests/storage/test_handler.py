@@ -390,7 +390,9 @@ BEGINNING = [
 
 
 @settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(GROUPS)
 def test_a_group_is_its_commands_one_by_one(engine: Engine, groups: list[list[Command]]) -> None:

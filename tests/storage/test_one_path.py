@@ -196,7 +196,9 @@ def _drawn(account: str, number: int, drawn: tuple[Any, ...]) -> Command:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(COMMANDS, max_size=14), st.sets(st.integers(0, 14)))
 def test_commands_at_once_one_by_one_and_in_any_groups_are_the_same(

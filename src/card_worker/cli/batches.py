@@ -43,7 +43,7 @@ from card_worker.settings import load_settings
 from card_worker.storage.batches import find_batch
 from card_worker.storage.claims import answer_before
 from card_worker.storage.engine import begin
-from card_worker.storage.files import find_files, written
+from card_worker.storage.files import find_files, wanted_again
 
 app = typer.Typer(
     help="Order a batch of cards, watch it, and see to its files.", no_args_is_help=True
@@ -268,7 +268,7 @@ def write_again(batch_id: BatchId, account: AccountId) -> None:
             raise refuse(f"there is no file of a batch {batch_id}")
         kept = [file for file in files if file.confirmed_at is None]
         for file in kept:
-            written(connection, file, None)
+            wanted_again(connection, file)
     if len(kept) < len(files):
         # What a recall has left holds no secrets, and nobody confirms it.
         rest = "; that of the cards refused will be written again" if kept else ""

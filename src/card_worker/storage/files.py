@@ -14,6 +14,7 @@ from card_worker.storage.pipeline import send
 from card_worker.storage.tables import file_parts, files
 
 PART_BYTES = 1024 * 1024
+WANTED_AGAIN = "it is wanted once more"
 _COLUMNS = columns_named(files, File._fields)
 _ADD_PART = insert(file_parts)
 
@@ -88,10 +89,24 @@ def parts(engine: Engine, file: File) -> Iterator[bytes]:
         yield base64.b64decode(content)
 
 
-def written(connection: Connection, file: File, now: datetime | None) -> None:
-    """Note that a file is in its place; None: that it has to be put there again."""
+def wanted_again(connection: Connection, file: File) -> None:
+    """Note that a file has to be put in its place once more, also if somebody is just at it."""
     statement = update(files).where(files.c.name == file.name)
-    connection.execute(statement.values(written_at=now, trouble=None))
+    connection.execute(statement.values(written_at=None, trouble=WANTED_AGAIN))
+
+
+def begun(connection: Connection, file: File) -> None:
+    """Note that somebody is at a file, and will be done with what was wanted until now."""
+    statement = update(files).where(files.c.name == file.name, files.c.trouble == WANTED_AGAIN)
+    connection.execute(statement.values(trouble=None))
+
+
+def written(connection: Connection, file: File, now: datetime) -> bool:
+    """Note that a file is in its place, unless it is wanted once more since it was begun."""
+    statement = update(files).where(
+        files.c.name == file.name, files.c.trouble.is_distinct_from(WANTED_AGAIN)
+    )
+    return connection.execute(statement.values(written_at=now, trouble=None)).rowcount == 1
 
 
 def not_written(connection: Connection, file: File, why: str) -> None:
