@@ -1,8 +1,9 @@
 """Orders are made chunk by chunk: all of their cards, once, whatever comes in between."""
 
 import random
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,9 +26,20 @@ from card_worker.reader import look
 from card_worker.secrets.peppers import Pepper, Peppers
 from card_worker.secrets.sealing import NotOpened, new_identity
 from card_worker.secrets.vault import Vault
+from card_worker.storage.batches import find_batch
+from card_worker.storage.bulk import insert_alike
 from card_worker.storage.engine import IDLE_MAX_S, begin, is_transient, open_engine, reading
 from card_worker.storage.reconcile import differences
-from card_worker.storage.tables import cards, chunks, file_parts, files, pins, runs, tokens
+from card_worker.storage.tables import (
+    cards,
+    chunks,
+    file_parts,
+    files,
+    pins,
+    runs,
+    tokens,
+    transactions,
+)
 from tests.codes import OWNER, PIN_PEPPERS, VAULT
 from tests.orders import ACCOUNT, CODES, Orders
 
@@ -465,6 +477,21 @@ def test_files_that_have_arrived_are_confirmed_once(orders: Orders) -> None:
     assert orders.count(file_parts) == 0
 
 
+def test_two_who_confirm_at_once_meet_at_the_batch(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    orders = Orders(engine)
+    orders.order(1, **CODES)
+    orders.work()
+    write_files(engine, FileStore("memory://at-once"))
+    with begin(engine) as (connection, _):
+        find_batch(connection, ACCOUNT, "B1", lock=True)
+        with pytest.raises(OperationalError) as raised:
+            confirm(engine, ACCOUNT, "B1")
+    assert is_transient(raised.value)
+    confirm(engine, ACCOUNT, "B1")
+    engine.dispose()
+
+
 def test_what_has_no_secrets_is_not_confirmed(orders: Orders) -> None:
     orders.order(3)
     orders.work()
@@ -588,28 +615,119 @@ def test_a_chunk_that_is_at_work_when_its_order_is_cancelled_is_not_kept(
     orders.order(3 * CHUNK)
     orders.work(1)
     (second, *_) = orders.waiting
-
-    def cancel_first(*_: Any) -> None:
-        orders.ask("batches.cancel", "stop", batch_id="B1")
-
-    # Between the chunk's first look at the order and its last.
-    monkeypatch.setattr("card_worker.batches.making.insert_alike", cancel_first)
-    assert do(engine, orders.mint, second) == []
-    monkeypatch.undo()
+    with cancelling_at_work(orders, monkeypatch):
+        assert do(engine, orders.mint, second) == []
+    assert orders.names() == names(CHUNK)
     orders.work()
     let_go(orders)
     engine.dispose()
+
+
+@contextmanager
+def cancelling_at_work(orders: Orders, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let an order be cancelled between a chunk's first look at it and its last."""
+
+    def cancel_first(*args: Any) -> None:
+        orders.ask("batches.cancel", "stop", batch_id="B1")
+        insert_alike(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("card_worker.batches.making.insert_alike", cancel_first)
+        yield
+
+
+def test_an_order_that_was_cancelled_is_not_given_up_as_well(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(postgres_url)
+    orders = Orders(engine)
+    orders.order(CHUNK)
+    take_name(orders, "B1-0007")
+    with cancelling_at_work(orders, monkeypatch):
+        assert do(engine, orders.mint, orders.waiting.popleft()) == []
+    (told,) = orders.events("batch.cancelled")
+    assert told["correlationid"] == "stop"
+    engine.dispose()
+
+
+def test_a_chunk_that_another_worker_is_at_is_left_to_it(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    orders = Orders(engine)
+    orders.order(2 * CHUNK)
+    first, second = orders.waiting
+    with engine.begin() as connection:
+        connection.execute(select(chunks).where(chunks.c.number == 1).with_for_update())
+        assert do(engine, orders.mint, first) == []
+        do(engine, orders.mint, second)
+    assert orders.names() == sorted(names(CHUNK, CHUNK + 1))
+    do(engine, orders.mint, first)
+    assert orders.names() == sorted(names(2 * CHUNK))
+    engine.dispose()
+
+
+SEE_WHETHER_COMMITS_WAIT = """
+CREATE TABLE seen (setting text);
+CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO seen VALUES (current_setting('synchronous_commit'));
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER see AFTER UPDATE ON runs DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION see();
+"""
+
+
+def test_a_chunk_waits_for_the_disk_when_something_is_told_or_others_wait(
+    postgres_url: str,
+) -> None:
+    engine = open_engine(postgres_url)
+    orders = Orders(engine)
+    orders.order(4 * CHUNK)
+    tell_last(orders, ago=-timedelta(hours=1))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(SEE_WHETHER_COMMITS_WAIT)
+
+    def seen() -> set[str]:
+        with engine.begin() as connection:
+            return set(connection.exec_driver_sql("DELETE FROM seen RETURNING setting").scalars())
+
+    orders.work(1)
+    assert seen() == {"off"}
+    do(engine, orders.mint, orders.waiting.popleft(), lambda _: None)
+    assert seen() == {"on"}
+    tell_last(orders, ago=TELL_EVERY)
+    seen()
+    orders.work(1)
+    assert len(orders.events("batch.progressed")) == 1
+    assert seen() == {"on"}
+    orders.work(1)
+    assert seen() == {"off"}
+    orders.work()
+    assert orders.batch().state is BatchState.COMPLETED
+    assert seen() == {"on"}
+    engine.dispose()
+
+
+def test_what_one_chunk_has_kept_does_not_stand_for_another(orders: Orders) -> None:
+    orders.order(2 * CHUNK, **CODES)
+    orders.work(2)
+    with begin(orders.engine) as (connection, _):
+        kept = connection.execute(
+            select(chunks.c.number, chunks.c.kept).where(chunks.c.kept.is_not(None))
+        ).all()
+        (one, first), (two, second) = kept
+        for number, text in ((one, second), (two, first)):
+            connection.execute(update(chunks).where(chunks.c.number == number).values(kept=text))
+    orders.work()
+    batch = orders.batch()
+    assert (batch.state, batch.trouble is None) == (BatchState.RUNNING, False)
+    assert orders.count(files) == 0
 
 
 def test_cards_that_got_in_between_stop_an_order_and_are_left_alone(orders: Orders) -> None:
     orders.order(4 * CHUNK, **CODES)
     orders.work(2)
     name = f"B1-{3 * CHUNK}"
-    # By a commit that had begun before the order's.
-    with begin(orders.engine) as (connection, _):
-        row = dict(connection.execute(select(cards).limit(1)).mappings().one())
-        own = {"id": card_uuid(ACCOUNT, name), "card_id": name, "batch_id": None}
-        connection.execute(cards.insert().values(row | own))
+    take_name(orders, name)
     orders.work()
     batch = let_go(orders)
     assert batch.trouble == "A card with this card_id exists."
@@ -617,7 +735,17 @@ def test_cards_that_got_in_between_stop_an_order_and_are_left_alone(orders: Orde
     assert told["data"]["reason"] == "card_exists"
     (problem,) = told["data"]["problems"]
     assert problem["message"].startswith(f"{name}: ")
-    assert orders.count(cards) == 1
+    assert orders.count(cards) == 2
+
+
+def take_name(orders: Orders, name: str) -> None:
+    """Make a card that an order would make, as a commit does that had begun before the order's."""
+    orders.ask("cards.create", f"take-{name}", card_id=f"before {name}", **LOAD)
+    with begin(orders.engine) as (connection, _):
+        own = {"id": card_uuid(ACCOUNT, name), "card_id": name}
+        made = cards.c.card_id == f"before {name}"
+        row = dict(connection.execute(select(cards).where(made)).mappings().one())
+        connection.execute(cards.insert().values(row | own))
 
 
 def test_an_order_whose_values_run_out_is_let_go(engine: Engine) -> None:
@@ -734,6 +862,20 @@ def test_cards_are_called_back(orders: Orders, *, is_listed: bool) -> None:
     blocks = [one for one in orders.events("card.blocked") if one["data"]["version"]]
     assert len(blocks) == 249
     assert {one["data"]["reason_text"] for one in blocks} == {"lost", "recall"}
+
+
+def test_who_called_cards_back_stands_in_their_history(orders: Orders) -> None:
+    orders.order(2)
+    orders.work()
+    orders.ask("cards.activate", "on", card_id="B1-0002", created_by="till", **LOAD)
+    by = {"created_by": "kari", "originated_by": "desk"}
+    orders.ask("batches.close", "close", batch_id="B1", reason="recall", **by)
+    orders.work()
+    with reading(orders.engine) as connection:
+        asked = select(transactions.c.created_by, transactions.c.originated_by)
+        (_, paid_out) = connection.execute(asked.order_by(transactions.c.version)).all()
+        assert list(differences(connection)) == []
+    assert paid_out == ("kari", "desk")
 
 
 def test_what_was_called_back_may_come_again(orders: Orders) -> None:
