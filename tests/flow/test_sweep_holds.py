@@ -1,0 +1,106 @@
+"""The sweep of holds: what is locked and whose time has passed is free again, once, and told."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select
+
+from card_worker.contracts.commands import Command
+from card_worker.contracts.kinds import EventType
+from card_worker.contracts.message import Letter, read_commands
+from card_worker.handler import handle
+from card_worker.storage.engine import begin, open_engine, reading
+from card_worker.storage.reconcile import differences
+from card_worker.storage.tables import cards, holds, outbox
+from card_worker.sweeps import SLICES_MAX, expire_holds
+from tests.flow.processes import until
+from tests.flow.system import ACCOUNT, System, envelope
+
+THEN = datetime(2026, 1, 1, tzinfo=UTC)
+AN_HOUR = 3600
+LOAD = {"amount": 500, "currency": "NOK"}
+
+
+def lock(engine: Engine, *card_ids: str, hold_expires_in: int | None = AN_HOUR) -> None:
+    """Make cards of 5.00 as long ago as THEN, and lock 2.00 on each."""
+    commands: list[Command] = []
+    for card_id in card_ids:
+        about: dict[str, Any] = {"account_id": ACCOUNT, "card_id": card_id}
+        locked = {"ref_id": "r", "pending": True, "amount": 200, "currency": "NOK"}
+        if hold_expires_in is not None:
+            locked["hold_expires_in"] = hold_expires_in
+        for task, fields in (("cards.create", LOAD), ("transactions.create", locked)):
+            (command,) = read_commands(task, f"{task} {card_id}", {**about, **fields})
+            assert not isinstance(command, Letter)
+            commands.append(command)
+    with begin(engine) as (connection, _):
+        assert {answer.reason for answer in handle(connection, commands, THEN)} == {None}
+
+
+def locked(engine: Engine) -> Sequence[str]:
+    """Return the cards on which something is locked."""
+    with reading(engine) as connection:
+        asked = select(cards.c.card_id).where(cards.c.amount_reserved > 0)
+        return connection.execute(asked.order_by(cards.c.card_id)).scalars().all()
+
+
+def told(engine: Engine) -> int:
+    with reading(engine) as connection:
+        asked = select(func.count()).where(outbox.c.type == EventType.HOLD_EXPIRED)
+        return int(connection.execute(asked.select_from(outbox)).scalar_one())
+
+
+def test_what_is_due_is_free_again_and_nothing_else(engine: Engine) -> None:
+    lock(engine, "due", "due too")
+    lock(engine, "never", hold_expires_in=None)
+    with begin(engine) as (connection, now):
+        later = int((now - THEN).total_seconds()) + AN_HOUR
+    lock(engine, "later", hold_expires_in=later)
+    assert expire_holds(engine) == told(engine) == 2
+    assert locked(engine) == ["later", "never"]
+    assert expire_holds(engine) == 0
+    with reading(engine) as connection:
+        assert list(differences(connection)) == []
+
+
+def test_the_sweep_is_bounded_and_the_next_goes_on(engine: Engine) -> None:
+    lock(engine, *(f"card-{number}" for number in range(SLICES_MAX + 2)))
+    assert expire_holds(engine, slice_rows=1) == SLICES_MAX
+    assert expire_holds(engine, slice_rows=1) == 2
+    assert locked(engine) == []
+
+
+def test_a_hold_on_a_card_in_other_hands_is_left_for_the_next_sweep(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    lock(engine, "free", "held")
+    with begin(engine) as (connection, _):
+        connection.execute(select(cards).where(cards.c.card_id == "held").with_for_update())
+        assert expire_holds(engine) == 1
+        assert locked(engine) == ["held"]
+    assert expire_holds(engine) == 1
+    engine.dispose()
+
+
+@pytest.mark.parametrize("done", ["transactions.capture", "transactions.void"])
+def test_what_was_captured_or_voided_is_not_due(engine: Engine, done: str) -> None:
+    lock(engine, "done")
+    with reading(engine) as connection:
+        hold = connection.execute(select(holds.c.id)).scalar_one()
+    asked = {"account_id": ACCOUNT, "transaction_id": str(hold), "ref_id": "done"}
+    (command,) = read_commands(done, "done", asked)
+    assert not isinstance(command, Letter)
+    with begin(engine) as (connection, _):
+        (answer,) = handle(connection, [command], THEN)
+    assert answer.reason is None
+    assert (expire_holds(engine), told(engine)) == (0, 0)
+
+
+def test_a_worker_frees_what_is_due_when_beat_asks(own: System) -> None:
+    own.start("worker")
+    own.start("relay")
+    lock(own.engine, "due")
+    own.push(envelope("sweeps.expire_holds", "sweep", queue="cards.system"), "cards.system")
+    until(lambda: own.events_of("hold.expired"), "the word of it")
+    assert locked(own.engine) == []
