@@ -17,7 +17,7 @@ from card_worker.batches.work import TELL_EVERY
 from card_worker.contracts.commands import CHUNK as TASK
 from card_worker.contracts.kinds import Action, BatchState
 from card_worker.contracts.queries import GetCard, ListTransactions, Look
-from card_worker.delivery import Answered, Delivery, Message
+from card_worker.delivery import Answered, Buried, Delivery, Message
 from card_worker.domain.evolve import card_uuid
 from card_worker.domain.rows import CARDS_PER_CHUNK, Batch, Holds, State
 from card_worker.files import FileStore, NotConfirmed, confirm, write_files
@@ -41,6 +41,7 @@ from card_worker.storage.tables import (
     transactions,
 )
 from tests.codes import OWNER, PIN_PEPPERS, VAULT
+from tests.flow import defects
 from tests.orders import ACCOUNT, CODES, Orders
 
 CHUNK = CARDS_PER_CHUNK[Action.MAKE]
@@ -544,6 +545,27 @@ def test_a_worker_without_peppers_leaves_an_order_to_others(
     orders.work()
     assert orders.batch().trouble is None
     assert_complete(orders, 2 * CHUNK)
+
+
+def test_a_chunk_that_fails_again_and_again_is_a_dead_letter_and_its_order_says_so(
+    postgres_url: str,
+) -> None:
+    engine = open_engine(postgres_url)
+    defects.plant(engine)
+    orders = Orders(engine)
+    orders.order(3, card_id_pattern="defect-{n}")
+    delivery = Delivery(engine, lambda: False, vault=VAULT)
+    (fate,) = delivery.deliver([message_for(orders.waiting.popleft())])
+    assert isinstance(fate, Buried)
+    batch = orders.batch()
+    assert (batch.state, batch.trouble) == (BatchState.RUNNING, fate.why)
+    defects.remove(engine)
+    rest(orders)
+    orders.waiting += resting_chunks(engine)
+    orders.work()
+    batch = orders.batch()
+    assert (batch.state, batch.trouble) == (BatchState.COMPLETED, None)
+    engine.dispose()
 
 
 def let_go(orders: Orders) -> Batch:
