@@ -42,7 +42,10 @@ def test_labels_are_read_as_their_tokens(kind: Barcode, format: TokenFormat | No
     labels = rows(format, 14)
     printed = pages(draw_sheet(labels, kind))
     assert len(printed) == 2
-    read = [code.text for page in printed for code in zxingcpp.read_barcodes(page)]
+    # Scaled down, bars run into each other, and a wrong reading can have the right check sum.
+    read = [
+        code.text for page in printed for code in zxingcpp.read_barcodes(page, try_downscale=False)
+    ]
     assert sorted(read) == sorted(label["token"] for label in labels)
 
 
