@@ -7,6 +7,7 @@ import os
 
 from kombu.entity import Exchange, Queue
 
+from card_worker.beat import every
 from card_worker.contracts.commands import QUEUES, SWEEPS
 from card_worker.contracts.queries import QUERY_QUEUES
 from card_worker.settings import WrongSetting, load_settings
@@ -31,14 +32,15 @@ broker_connection_max_retries = None  # for ever: Redis comes back, and its mess
 broker_transport_options = {
     "messages_max": _settings.group_max,
     "strict": True,  # what isn't exactly a message becomes a dead letter, as it came
+    "queue_names": sorted(set(QUEUES.values())),  # messages of dead workers go nowhere else
     # Seconds. Without them a half-open connection wedges a worker for minutes.
     "socket_timeout": 5,
     "socket_connect_timeout": 3,
     "socket_keepalive": True,
     "health_check_interval": 5,
 }
-redis_socket_timeout = 5  # seconds; the result backend's
-redis_socket_connect_timeout = 3
+redis_socket_timeout = 1  # seconds; the result backend's. No group waits longer for it
+redis_socket_connect_timeout = 1
 redis_backend_health_check_interval = 5
 
 # --- Queues: a till never waits behind an order of cards -----------------------------------------
@@ -83,6 +85,13 @@ task_send_sent_event = False
 timezone = "UTC"
 enable_utc = True
 # Keeps nothing on disk: after a restart the next sweep is one interval away, which harms nobody.
-beat_scheduler = "celery.beat:Scheduler"
-beat_schedule = {sweep: {"task": sweep, "schedule": _settings.sweep_interval_s} for sweep in SWEEPS}
+beat_scheduler = "card_worker.beat:Scheduler"
+beat_schedule = {
+    sweep: {
+        "task": sweep,
+        "schedule": every(_settings.sweep_interval_s),
+        "options": {"retry": False},  # the scheduler sends it again itself
+    }
+    for sweep in SWEEPS
+}
 beat_max_loop_interval = 5  # seconds

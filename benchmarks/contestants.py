@@ -182,7 +182,7 @@ def _worker(number: int, *options: str) -> Command:
 
 def _nothing_worker(number: int) -> Command:
     line = f"-A benchmarks.nothing worker --loglevel WARNING --hostname worker{number}@%h"
-    return (ours("celery"), *line.split(), "--without-gossip", "--without-mingle")
+    return (ours("celery"), *line.split())
 
 
 def _left_to_us(place: Place) -> int:

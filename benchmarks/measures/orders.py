@@ -107,7 +107,6 @@ def _workers(place: Place, *queues: tuple[str, ...]) -> Iterator[list[Program]]:
         "CARD_WORKER_PIN_PEPPERS": new_pepper("p1"),
         "CARD_WORKER_FILES_URL": str(files),
     }
-    quiet = ("--loglevel=WARNING", "--without-gossip", "--without-mingle")
     with ExitStack() as running:
 
         def start(name: str, *command: str) -> Program:
@@ -117,7 +116,13 @@ def _workers(place: Place, *queues: tuple[str, ...]) -> Iterator[list[Program]]:
 
         start("relay", "relay")
         yield [
-            start(f"worker {number}", "worker", *named, *quiet, f"--hostname={number}@%h")
+            start(
+                f"worker {number}",
+                "worker",
+                *named,
+                "--loglevel=WARNING",
+                f"--hostname={number}@%h",
+            )
             for number, named in enumerate(queues, 1)
         ]
 

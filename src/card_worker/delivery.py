@@ -42,7 +42,8 @@ from card_worker.reader import Seen, look, look_as_holder
 from card_worker.secrets.vault import Vault
 from card_worker.storage import dead_letters, outbox
 from card_worker.storage.dead_letters import DeadLetter
-from card_worker.storage.engine import begin, is_transient, reading
+from card_worker.storage.engine import begin, reading
+from card_worker.storage.errors import is_retryable
 from card_worker.storage.guesses import guessing, note_guesses
 
 BATCH_COMPLETED = EventType.BATCH_COMPLETED
@@ -445,7 +446,7 @@ class Delivery:
                 for letter in kept:
                     self._add(connection, letter)
         except Exception as defect:
-            if is_transient(defect):
+            if is_retryable(defect):
                 raise
             _log_defect(defect, messages=len(letters))
             if len(letters) > 1:
@@ -472,7 +473,7 @@ class Delivery:
         Raises Interrupted when the worker is told to stop meanwhile.
         """
         retrying = Retrying(
-            retry=retry_if_exception(is_transient),
+            retry=retry_if_exception(is_retryable),
             wait=wait_random_exponential(multiplier=0.05, max=PAUSE_S_MAX),
             stop=lambda _: self._stopping(),
             before_sleep=_log_pause,
@@ -481,7 +482,7 @@ class Delivery:
         try:
             return retrying(work)
         except Exception as error:
-            if is_transient(error):
+            if is_retryable(error):
                 raise Interrupted from error
             raise
 

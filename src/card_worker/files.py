@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from uuid import uuid4
 
 import structlog
@@ -36,7 +36,8 @@ from card_worker.storage.files import (
 )
 from card_worker.storage.writing import write
 
-LEASE_S = 600.0
+RENEW_S = 3.0
+"""How often the lease of a file is counted up while its parts are read."""
 TROUBLE_CHARS_MAX = 200
 BEGUN = ".writing-"
 ABANDONED_S = 3600.0
@@ -124,18 +125,17 @@ def write_files(engine: Engine, store: FileStore) -> int:
     """Put all files in place that aren't yet; return how many. What can't be put is left."""
     put, tried, holder = 0, set[str](), uuid4().hex
     while True:
-        with begin(engine) as (connection, now):
+        with begin(engine) as (connection, _):
             file = first_waiting(connection, tried)
             if file is None:
                 return put
             # Nothing is locked while a store takes its time. Twice at once does no harm.
-            lease = f"file {file.name}"
-            is_ours = leases.take(connection, lease, holder, now, LEASE_S)
+            is_ours = leases.take(connection, _lease(file), holder, at=monotonic())
             if is_ours:
                 begun(connection, file)
         tried.add(file.name)
         if is_ours:
-            why = _put(engine, store, file)
+            why = _put(engine, store, file, holder)
             with begin(engine) as (connection, now):
                 if why is not None:
                     not_written(connection, file, why)
@@ -143,13 +143,13 @@ def write_files(engine: Engine, store: FileStore) -> int:
                     put += 1
                 else:
                     tried.discard(file.name)
-                leases.release(connection, lease, holder)
+                leases.release(connection, _lease(file), holder)
 
 
-def _put(engine: Engine, store: FileStore, file: File) -> str | None:
+def _put(engine: Engine, store: FileStore, file: File, holder: str) -> str | None:
     """Put a file in its place; return why it can't be."""
     try:
-        store.put(file.name, _whole(engine, file))
+        store.put(file.name, _whole(engine, file, holder))
     except Exception as error:
         # A full disk, a folder that may not be written, a store that is away: the next sweep tries
         # again. The fsspec of each store raises errors of its own.
@@ -160,13 +160,21 @@ def _put(engine: Engine, store: FileStore, file: File) -> str | None:
     return None
 
 
-def _whole(engine: Engine, file: File) -> Iterable[bytes]:
-    size = 0
+def _whole(engine: Engine, file: File, holder: str) -> Iterable[bytes]:
+    size, renew_at = 0, monotonic() + RENEW_S
     for part in parts(engine, file):
         size += len(part)
         yield part
+        if monotonic() > renew_at:
+            with begin(engine) as (connection, _):
+                leases.take(connection, _lease(file), holder, at=monotonic())
+            renew_at = monotonic() + RENEW_S
     if size != file.bytes:
         raise Incomplete(file.name)
+
+
+def _lease(file: File) -> str:
+    return f"file {file.name}"
 
 
 def _clear(folder: Path) -> None:

@@ -12,23 +12,27 @@ from time import monotonic
 from typing import Any
 
 import structlog
-from celery.app.task import Context
+from celery import states
 from celery.exceptions import WorkerLostError
 from celery.utils.time import utcoffset
 from celery.worker import state
-from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu import serialization
 from kombu.message import Message as KombuMessage
 
 from card_worker.contracts.fields import write_json
 from card_worker.contracts.message import Unreadable, vet
 from card_worker.delivery import Answered, Buried, Fate, Message, Returned, Shown
+from card_worker.health import Record
+from card_worker.reconnecting import ReconnectingConsumer
+from card_worker.results import Result, Results
 
 EVENTS_BUFFERED_MAX = 4_096
 """Celery's events of a group leave in one publication, not in one for every two dozen."""
 EVENTS_AS = "card_worker.json"
 """A serializer for those events: the same JSON as kombu's own, written faster."""
 OBJECTS_PER_GROUP = 100_000
+HEALTH_S = 5.0
+"""How often a worker writes down its health."""
 
 SHOWN = ("account_id", "card_id", "batch_id", "command_id", "action", "number")
 SHOWN_CHARS_MAX = 400
@@ -46,7 +50,7 @@ class Received:
     message: Message
 
 
-class Consumer(CeleryConsumer):  # type: ignore[misc]
+class Consumer(ReconnectingConsumer):
     """Celery's consumer, but what is taken together is handled together.
 
     A subclass says what to do with a group.
@@ -75,6 +79,12 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         """Return what a producer that asked for a result is given."""
         raise NotImplementedError
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._record: Record | None = None
+        backend = self.app.conf.result_backend and self.app.backend
+        self._results = Results(backend) if backend else None
+
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[KombuMessage], None]:
         self._run_by_celery = super().create_task_handler(*args, **kwargs)
         self._waiting: list[Received] = []
@@ -88,7 +98,19 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self._says_when = hasattr(transport, "on_taken")
         if self._says_when:
             transport.on_taken = self._on_taken
+        if hasattr(transport, "health"):
+            self._write_health()
+            self.timer.call_repeatedly(HEALTH_S, self._write_health)
         return self._on_message
+
+    def _write_health(self) -> None:
+        """Say when messages were last asked for, and since when the oldest waits for its end."""
+        if self._record is None:
+            self._record = Record("worker")
+        asked_at, unsettled_since = self.connection.transport.health()
+        self._record.write(
+            {"hostname": self.hostname, "asked_at": asked_at, "unsettled_since": unsettled_since}
+        )
 
     def _on_message(self, raw: KombuMessage) -> None:
         try:
@@ -199,8 +221,6 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         ends = list(zip(group, fates, strict=True))
         back = [one.raw for one, fate in ends if isinstance(fate, Returned)]
         self._settle(back, requeue=True)
-        if self.app.conf.result_backend is not None:
-            self._store_results(ends)
         self._tell(
             "task-succeeded",
             (
@@ -218,19 +238,21 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             ),
         )
         self._settle([one.raw for one, fate in ends if not isinstance(fate, Returned)])
+        if self._results is not None:
+            self._results.store([result for end in ends if (result := self._result(*end))])
         self._rest(max(fate.rest_s if isinstance(fate, Answered) else 0.0 for fate in fates))
 
     def _settle(self, raws: Sequence[KombuMessage], *, requeue: bool = False) -> None:
-        """Acknowledge messages, in one step where the transport can, or give them back."""
+        """Acknowledge messages, or give them back; in one step where the transport can."""
+        if not raws:
+            return
+        at_once = getattr(raws[0].channel.qos, "requeue_all" if requeue else "ack_all", None)
         try:
-            if requeue:
-                for raw in raws:
-                    raw.requeue()
-            elif raws and hasattr(raws[0].channel.qos, "ack_all"):
-                raws[0].channel.qos.ack_all([raw.delivery_tag for raw in raws])
-            else:
-                for raw in raws:
-                    raw.ack()
+            if at_once is not None:
+                at_once([raw.delivery_tag for raw in raws])
+                return
+            for raw in raws:
+                raw.requeue() if requeue else raw.ack()
         except self.connection_errors as error:
             # They come again, and their keys are known.
             log.warning("not acknowledged", messages=len(raws), error=type(error).__name__)
@@ -249,25 +271,18 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             for one, fields in about:
                 events.send(kind, uuid=one.message.id, utcoffset=lambda: offset, **fields)
 
-    def _store_results(self, ends: Sequence[tuple[Received, Fate]]) -> None:
-        try:
-            for one, fate in ends:
-                self._store_result(one, fate)
-        except Exception as error:
-            # What was done stays done, and its answer is on the stream.
-            log.warning("results not stored", error=type(error).__name__)
-
-    def _store_result(self, one: Received, fate: Fate) -> None:
+    def _result(self, one: Received, fate: Fate) -> Result | None:
+        """Return what is stored for a producer that asked for a result."""
         if one.raw.headers.get("ignore_result"):
-            return
-        request = Context(id=one.message.id, task=one.message.task, ignore_result=False)
+            return None
+        id, task = one.message.id, one.message.task
         match fate:
             case Answered() | Shown():
-                result = self.result(one.message, fate)
-                self.app.backend.mark_as_done(one.message.id, result, request=request)
+                return Result(id, task, states.SUCCESS, self.result(one.message, fate))
             case Buried():
-                failure = DeadLettered(fate.why)
-                self.app.backend.mark_as_failure(one.message.id, failure, request=request)
+                return Result(id, task, states.FAILURE, DeadLettered(fate.why))
+            case Returned():
+                return None
 
 
 class DeadLettered(Exception):

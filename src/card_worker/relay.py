@@ -2,34 +2,34 @@
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic, sleep
 from uuid import uuid4
 
 import structlog
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    wait_random_exponential,
-)
 
+from card_worker.pauses import Pauses
 from card_worker.sinks import Sink
 from card_worker.storage import leases, outbox
-from card_worker.storage.engine import begin, is_transient
+from card_worker.storage.engine import begin
+from card_worker.storage.errors import is_retryable
+from card_worker.storage.outbox import Unpublished
 
 LEASE = "relay"
-LEASE_S = 10.0
-"""How long the others wait for a relay that died without a word."""
 RENEW_S = 3.0
 SLICE_EVENTS = 500
-REST_S = 0.4
-"""At rest: how long until a look is taken although nobody said that there is something."""
+PUBLICATION_BYTES_MAX = 4 * 1024 * 1024
+"""A sink is given at most so many bytes of events at once, or a single event."""
+POLL_S = 0.4
+"""Poll interval while idle, in case a notification was lost."""
+STANDBY_POLL_S = 1.0
+"""How often a relay without the lease asks for it."""
 GATHER_S = 0.005
 """Between two publications: many small commits are not as many publications."""
 PAUSE_S_MAX = 2.0
+STOP_CHECK_S = 0.1
 
 log = structlog.get_logger(__name__)
 
@@ -47,72 +47,104 @@ class Relay:
         self._sinks = sinks
         self._holder = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
         self._renew_at = 0.0
+        self._published: Sequence[Unpublished] = ()
+        """Published, but not marked so yet: after a full slice that is done with the next one."""
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Publish until `stopping` says so. Redis or the database being away is waited out."""
         log.info("relay started", holder=self._holder)
-        retrying = Retrying(
-            retry=retry_if_exception(_is_away),
-            wait=wait_random_exponential(multiplier=0.1, max=PAUSE_S_MAX),
-            stop=lambda _: stopping(),
-            before_sleep=self._on_away,
-            reraise=True,
-        )
-        try:
-            while not stopping():
-                # A new count of tries for each stretch that went well.
-                retrying.copy()(self._publish_until_away, stopping)
-        except Exception as error:
-            if not (stopping() and _is_away(error)):
-                raise
+        pauses = Pauses(first_s=0.1, max_s=PAUSE_S_MAX)
+        while not stopping():
+            try:
+                self._publish_until_away(stopping)
+            except Exception as error:
+                if not _is_away(error):
+                    raise
+                self._renew_at = 0.0
+                pause_s = pauses.next_s()
+                log.warning(
+                    "database or sink unavailable, retrying",
+                    error=type(error).__name__,
+                    pause_s=round(pause_s, 1),
+                )
+                _sleep(pause_s, stopping)
         self._release()
         log.info("relay stopped", holder=self._holder)
 
-    def _publish_slice(self, watch: outbox.Watch) -> int:
+    def _publish_until_away(self, stopping: Callable[[], bool]) -> None:
+        while not stopping():
+            if not self._has_lease():
+                _sleep(STANDBY_POLL_S, stopping)
+                continue
+            with outbox.watching(self._engine) as watch:
+                while not stopping() and self._has_lease():
+                    gathered_at = monotonic() + GATHER_S
+                    if self._publish_slice() < SLICE_EVENTS:
+                        watch.wait(POLL_S)
+                        sleep(max(0.0, gathered_at - monotonic()))
+
+    def _publish_slice(self) -> int:
         """Publish the next events, at most SLICE_EVENTS; return how many there were."""
-        if not self._has_lease():
-            return 0
-        events = outbox.first_unpublished(watch.connection, SLICE_EVENTS)
+        with begin(self._engine, writing=bool(self._published)) as (connection, _):
+            outbox.mark_published(connection, self._published)
+            events = outbox.first_unpublished(connection, SLICE_EVENTS)
+        self._published = ()
         if not events:
             return 0
-        for sink in self._sinks:
-            sink.publish(events)
-        outbox.mark_published(watch.connection, events)
+        for part in _publications(events):
+            for sink in self._sinks:
+                sink.publish(part)
+        self._published = events
+        if len(events) < SLICE_EVENTS:
+            self._mark_published()
         log.debug("events published", events=len(events))
         return len(events)
 
-    def _publish_until_away(self, stopping: Callable[[], bool]) -> None:
-        with outbox.watching(self._engine) as watch:
-            while not stopping():
-                rested_at = monotonic() + GATHER_S
-                if self._publish_slice(watch) < SLICE_EVENTS:
-                    watch.wait(REST_S)
-                    sleep(max(0.0, rested_at - monotonic()))
+    def _mark_published(self) -> None:
+        with begin(self._engine) as (connection, _):
+            outbox.mark_published(connection, self._published)
+        self._published = ()
 
     def _has_lease(self) -> bool:
         asked_at = monotonic()
         if asked_at < self._renew_at:
             return True
-        with begin(self._engine) as (connection, now):
-            taken = leases.take(connection, LEASE, self._holder, now, LEASE_S)
-        # Counted from before the question, so that the lease lasts longer than we believe.
+        with begin(self._engine) as (connection, _):
+            taken = leases.take(connection, LEASE, self._holder, at=asked_at)
         self._renew_at = asked_at + RENEW_S if taken else 0.0
         return taken
 
     def _release(self) -> None:
         try:
+            self._mark_published()
             with begin(self._engine) as (connection, _):
                 leases.release(connection, LEASE, self._holder)
         except Exception as error:
-            if not is_transient(error):
+            if not is_retryable(error):
                 raise
-            log.warning("lease not released, it runs out by itself", seconds=LEASE_S)
+            log.warning("lease not released, others take it", seconds=leases.ABANDONED_S)
 
-    def _on_away(self, state: RetryCallState) -> None:
-        self._renew_at = 0.0
-        error = state.outcome.exception() if state.outcome else None
-        log.warning("relay waits", error=type(error).__name__, tries=state.attempt_number)
+
+def _publications(events: Sequence[Unpublished]) -> Iterator[Sequence[Unpublished]]:
+    """Yield `events` in parts of at most PUBLICATION_BYTES_MAX, or of a single event."""
+    part: list[Unpublished] = []
+    size = 0
+    for event in events:
+        event_bytes = len(event.event.encode())
+        if part and size + event_bytes > PUBLICATION_BYTES_MAX:
+            yield part
+            part, size = [], 0
+        part.append(event)
+        size += event_bytes
+    if part:
+        yield part
+
+
+def _sleep(seconds: float, stopping: Callable[[], bool]) -> None:
+    until = monotonic() + seconds
+    while monotonic() < until and not stopping():
+        sleep(STOP_CHECK_S)
 
 
 def _is_away(error: BaseException) -> bool:
-    return isinstance(error, RedisError) or is_transient(error)
+    return isinstance(error, RedisError) or is_retryable(error)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
-from uuid import uuid4
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -11,11 +10,10 @@ from sqlalchemy import Connection, Engine
 from card_worker.contracts.commands import Command, ExpireCard, ExpireHold
 from card_worker.domain.rows import Hold
 from card_worker.handler import handle
-from card_worker.storage import leases
 from card_worker.storage.engine import begin
+from card_worker.storage.locks import try_lock
 from card_worker.storage.looks import DueCard, due_cards, due_holds
 
-LEASE_S = 60.0
 SLICE_ROWS = 1_000
 SLICES_MAX = 20
 """A sweep ends after so many slices; what is left is the next one's."""
@@ -39,35 +37,30 @@ def expire_holds(engine: Engine, *, slice_rows: int = SLICE_ROWS) -> int:
 
 def _sweep(
     engine: Engine,
-    lease: str,
+    name: str,
     due: Callable[[Connection, datetime, int, Row | None], Sequence[Row]],
     ask: Callable[[Row], Command],
     slice_rows: int,
 ) -> int:
     """Do what is due, slice by slice; return how many there were.
 
-    One slice is one commit, so nobody waits for more than a slice. The rules don't wait for the
-    sweep: what is over is over when its time has passed, swept or not.
+    One slice is one commit, so nobody waits for more than a slice. While one process is at a
+    slice, others leave the sweep to it. The rules don't wait for the sweep: what is over is over
+    when its time has passed, swept or not.
     """
-    holder = uuid4().hex
-    with begin(engine) as (connection, now):
-        if not leases.take(connection, lease, holder, now, LEASE_S):
-            return 0
     swept, last = 0, None
-    try:
-        for _ in range(SLICES_MAX):
-            with begin(engine) as (connection, now):
-                rows = due(connection, now, slice_rows, last)
-                handle(connection, [ask(row) for row in rows], now)
-            swept += len(rows)
-            if len(rows) < slice_rows:
+    for _ in range(SLICES_MAX):
+        with begin(engine) as (connection, now):
+            if not try_lock(connection, name):
                 break
-            last = rows[-1]
-    finally:
-        with begin(engine) as (connection, _):
-            leases.release(connection, lease, holder)
+            rows = due(connection, now, slice_rows, last)
+            handle(connection, [ask(row) for row in rows], now)
+        swept += len(rows)
+        if len(rows) < slice_rows:
+            break
+        last = rows[-1]
     if swept:
-        log.info("swept", what=lease, rows=swept)
+        log.info("swept", what=name, rows=swept)
     return swept
 
 

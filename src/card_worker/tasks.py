@@ -12,12 +12,11 @@ import structlog
 from celery import Celery, Task, signals
 from celery.exceptions import Reject
 from celery.worker import state
-from celery.worker.control import Panel, nok
 from kombu.message import Message as KombuMessage
 from sqlalchemy import Engine
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from card_worker import grouping
+from card_worker import grouping, remote_control
 from card_worker.batches.chunks import Chunk, resting_chunks
 from card_worker.contracts.commands import (
     APPLY,
@@ -48,7 +47,8 @@ from card_worker.grouping import DeadLettered, queue_of
 from card_worker.secrets.vault import Vault
 from card_worker.settings import LogFormat, WrongSetting, load_settings
 from card_worker.storage.dead_letters import DeadLetter
-from card_worker.storage.engine import is_transient, open_engine, reading
+from card_worker.storage.engine import open_engine, reading
+from card_worker.storage.errors import is_retryable
 from card_worker.storage.migrations import SchemaOutdated, check
 from card_worker.sweeps import expire_cards, expire_holds
 from card_worker.telemetry import configure_logs
@@ -57,9 +57,6 @@ TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, CHUNK, *SWEEPS])
 """What a message may name. Celery's own tasks (chains, chords, clean-ups) are not among them."""
 
 PRIORITY_LOWEST = 9
-
-HARMLESS_CONTROLS = frozenset(["enable_events", "heartbeat"])
-"""By these a monitor asks to be told more."""
 
 app = Celery("card_worker", set_as_current=False)
 app.config_from_object("celeryconfig")
@@ -95,7 +92,7 @@ def _vault() -> Vault:
 def _delivery_of(_pid: int) -> Delivery:
     return Delivery(
         _engine(),
-        stopping=lambda: state.should_stop is not None,
+        stopping=lambda: state.should_stop is not None or state.should_terminate is not None,
         vault=_vault(),
         files=_files(),
         letters_to=load_settings().letter_recipients or (),
@@ -177,7 +174,7 @@ def _make_sweep(name: str, sweep: Callable[[Engine], object]) -> None:
             sweep(_engine())
         except Exception as error:
             log.warning("sweep put off", error=type(error).__name__)
-            if not is_transient(error):
+            if not is_retryable(error):
                 raise
 
 
@@ -244,13 +241,9 @@ def _on_setup_logging(loglevel: int, **_: Any) -> None:
 def _on_worker_init(**_: Any) -> None:
     """Refuse to start on a database that isn't migrated; let nobody steer the worker remotely."""
     grouping.spare_cycle_search()
-    # What reports stays; what shuts down, revokes, or changes pools and queues is refused. Whoever
-    # may publish a command would else be able to stop all workers.
-    for name, about in Panel.meta.items():
-        if about.type == "control" and name not in HARMLESS_CONTROLS:
-            Panel.data[name] = _refuse_control
+    remote_control.restrict()
     waiting = Retrying(
-        retry=retry_if_exception(is_transient),
+        retry=retry_if_exception(is_retryable),
         wait=wait_random_exponential(multiplier=0.2, max=5),
         before_sleep=_log_pause,
     )
@@ -259,11 +252,6 @@ def _on_worker_init(**_: Any) -> None:
         waiting(_check_schema)
     except (SchemaOutdated, WrongSetting) as reason:
         raise SystemExit(f"card_worker: {reason}") from None
-
-
-def _refuse_control(_: object, **__: Any) -> dict[str, str]:
-    refusal: dict[str, str] = nok("this worker can be inspected, not steered")
-    return refusal
 
 
 def _check_schema() -> None:

@@ -21,10 +21,8 @@ LOOK_S = 0.02
 TAIL_LINES = 40
 
 CELERY = ("-m", "celery", "-A", "card_worker")
-# There is no other worker to ask what it knows, so it doesn't spend a second on asking.
-ALONE = ("--without-mingle", "--without-gossip")
 PARTS = {
-    "worker": (*CELERY, "worker", "--loglevel=INFO", *ALONE),
+    "worker": (*CELERY, "worker", "--loglevel=INFO"),
     "relay": ("-m", "card_worker.cli", "relay"),
     "beat": ("-m", "card_worker.cli", "beat"),
     "flower": (*CELERY, "flower", "--address=127.0.0.1", "--read_only"),

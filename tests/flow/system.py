@@ -18,7 +18,7 @@ from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.tables import cards, keys, outbox, transactions
-from card_worker.transport import InFlight
+from card_worker.transport.in_flight import InFlight
 from tests.flow.processes import Part, Parts, parts, until
 
 ACCOUNT = "T00000001"

@@ -127,7 +127,7 @@ def test_what_redis_has_when_it_is_killed_is_answered(running: System, own_broke
     running.create(*BUSY)
     running.answers(BUSY[0])
     own_broker.kill()
-    worker.says("Trying again in")
+    worker.says("broker unavailable, retrying")
     own_broker.start()
     # What the worker had taken before lies aside until it counts as lost.
     running.catches_up()

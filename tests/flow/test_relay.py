@@ -18,10 +18,11 @@ from card_worker.cli import app
 from card_worker.cli.embedded import Valkey
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.handler import handle
-from card_worker.relay import LEASE, LEASE_S, Relay
+from card_worker.relay import LEASE, Relay
 from card_worker.sinks import RedisStream
 from card_worker.storage import leases, outbox
-from card_worker.storage.engine import begin, is_transient, open_engine
+from card_worker.storage.engine import begin, open_engine, reading
+from card_worker.storage.errors import is_retryable
 from card_worker.storage.tables import outbox as events
 from tests.flow.processes import WAIT_S, until
 from tests.flow.system import ACCOUNT, STREAM, System
@@ -43,7 +44,7 @@ def _handle(engine: Engine, now: datetime, task: str, command_id: str, **fields:
     (command,) = read_commands(task, command_id, {"account_id": ACCOUNT, **fields})
     assert not isinstance(command, Letter)
     # Of those who wait for SQLite one may come last again and again.
-    for attempt in Retrying(retry=retry_if_exception(is_transient), stop=stop_after_delay(WAIT_S)):
+    for attempt in Retrying(retry=retry_if_exception(is_retryable), stop=stop_after_delay(WAIT_S)):
         with attempt, begin(engine) as (connection, _):
             (answer,) = handle(connection, [command], now)
             assert answer.reason is None
@@ -246,18 +247,48 @@ def test_check_says_whether_a_relay_is_at_work(engine: Engine, database_url: str
         return done.exit_code, done.output
 
     assert check() == (1, "card-worker: no relay is at work\n")
-    with begin(engine) as (connection, now):
-        leases.take(connection, LEASE, "someone", now, LEASE_S)
-    assert check() == (0, "the relay is at work\n")
-    write(engine, "new", now=datetime.now(UTC) - timedelta(seconds=20))
-    assert check()[0] == 0
-    with engine.begin() as connection:
-        connection.execute(events.update().values(created_at=THEN))
-    code, words = check()
-    assert (code, words) == (
-        1,
-        "card-worker: an event has waited since 2026-11-22T10:00:00+00:00\n",
-    )
-    with begin(engine) as (connection, now):
-        leases.take(connection, LEASE, "someone", now - timedelta(minutes=1), LEASE_S)
-    assert check()[0] == 1
+    with holding_the_lease(database_url):
+        assert check() == (0, "the relay is at work\n")
+        write(engine, "new", now=datetime.now(UTC) - timedelta(seconds=20))
+        assert check()[0] == 0
+        with engine.begin() as connection:
+            connection.execute(events.update().values(created_at=THEN))
+        code, words = check()
+        assert (code, words) == (
+            1,
+            "card-worker: an event has waited since 2026-11-22T10:00:00+00:00\n",
+        )
+    # Its holder is gone without releasing it.
+    with engine.connect() as connection:
+        assert leases.find(connection, LEASE) is not None
+    assert check() == (1, "card-worker: no relay is at work\n")
+
+
+@contextmanager
+def holding_the_lease(database_url: str) -> Iterator[None]:
+    """Count up the relay's lease meanwhile, as its holder does."""
+    gone = Event()
+
+    def hold() -> None:
+        engine = open_engine(database_url)
+        while not gone.wait(0.05):
+            with begin(engine) as (connection, _):
+                leases.take(connection, LEASE, "someone", at=0.0)
+        engine.dispose()
+
+    with ThreadPoolExecutor() as threads:
+        holder = threads.submit(hold)
+        until(lambda: _held(database_url), "the lease")
+        try:
+            yield
+        finally:
+            gone.set()
+        holder.result(WAIT_S)
+
+
+def _held(database_url: str) -> leases.Held | None:
+    engine = open_engine(database_url)
+    with reading(engine) as connection:
+        held = leases.find(connection, LEASE)
+    engine.dispose()
+    return held

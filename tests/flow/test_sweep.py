@@ -15,8 +15,9 @@ from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.rows import State
 from card_worker.handler import handle
 from card_worker.storage.engine import begin, open_engine
+from card_worker.storage.locks import try_lock
 from card_worker.storage.reconcile import differences
-from card_worker.storage.tables import cards, leases, outbox
+from card_worker.storage.tables import cards, outbox
 from card_worker.sweeps import SLICES_MAX, expire_cards
 from tests.flow.processes import until
 from tests.flow.system import ACCOUNT, System
@@ -56,11 +57,6 @@ def told(engine: Engine) -> int:
         return int(connection.execute(asked.select_from(outbox)).scalar_one())
 
 
-def nobody_sweeps(engine: Engine) -> bool:
-    with engine.connect() as connection:
-        return connection.execute(select(leases.c.name)).first() is None
-
-
 def test_what_is_due_is_expired_and_nothing_else(engine: Engine) -> None:
     make(engine, "due", "due too")
     make(engine, "later", expires_at=FAR)
@@ -96,20 +92,17 @@ def test_sweeps_at_once_expire_each_card_once(
         swept = list(threads.map(sweep, range(sweeps)))
     assert sum(swept) + expire_cards(engine) == 100
     assert told(engine) == len(expired(engine)) == 100
-    assert nobody_sweeps(engine)
 
 
 def test_a_sweep_is_bounded_and_the_next_goes_on(engine: Engine) -> None:
     make(engine, *names(SLICES_MAX + 5))
     assert expire_cards(engine, slice_rows=1) == SLICES_MAX
-    assert nobody_sweeps(engine)
     assert expire_cards(engine, slice_rows=1) == 5
 
 
 def test_slices_end_neatly_when_the_last_one_is_full(engine: Engine) -> None:
     make(engine, *names(20))
     assert expire_cards(engine, slice_rows=10) == 20
-    assert nobody_sweeps(engine)
 
 
 def test_the_longest_past_comes_first(engine: Engine) -> None:
@@ -158,15 +151,14 @@ def test_a_blocked_card_expires_too(engine: Engine) -> None:
     assert expire_cards(engine) == 1
 
 
-def test_a_sweep_that_died_holds_the_next_one_up_for_its_lease_only(engine: Engine) -> None:
+def test_while_one_is_at_a_slice_others_leave_the_sweep_to_it(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
     make(engine, "due")
-    with begin(engine) as (connection, now):
-        lease = {"name": "sweep", "holder": "dead", "expires_at": now + timedelta(minutes=1)}
-        connection.execute(leases.insert().values(lease))
-    assert expire_cards(engine) == 0
-    with begin(engine) as (connection, now):
-        connection.execute(leases.update().values(expires_at=now))
+    with begin(engine) as (connection, _):
+        assert try_lock(connection, "sweep")
+        assert expire_cards(engine) == 0
     assert expire_cards(engine) == 1
+    engine.dispose()
 
 
 def test_beat_and_a_worker_expire_a_card_when_its_time_comes(own: System) -> None:
@@ -181,7 +173,7 @@ def test_beat_and_a_worker_expire_a_card_when_its_time_comes(own: System) -> Non
     # One more round of both beats changes nothing.
     worker.says("swept")
     swept = worker.said.count("swept")
-    until(lambda: all(beat.said.count("Sending due task") > 5 for beat in beats), "more sweeps")
+    until(lambda: all(beat.said.count("sweep requested") > 5 for beat in beats), "more sweeps")
     own.catches_up("cards.system")
     (event,) = own.events_of("card.expired")
     assert event["subject"] == "short"

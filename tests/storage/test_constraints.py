@@ -31,7 +31,8 @@ from card_worker.contracts.kinds import BatchState, CardType, EventType, Side, T
 from card_worker.domain.rows import State
 from card_worker.money import AMOUNT_MAX, Currency
 from card_worker.storage import migrations
-from card_worker.storage.engine import begin, is_transient, open_engine
+from card_worker.storage.engine import begin, open_engine
+from card_worker.storage.errors import is_retryable
 from card_worker.storage.tables import batches, cards, keys, metadata, outbox, transactions
 
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
@@ -199,7 +200,7 @@ def test_a_transaction_belongs_to_a_card(engine: Engine) -> None:
 def test_what_could_only_be_a_bug_is_not_tried_again(engine: Engine) -> None:
     with pytest.raises(IntegrityError) as raised:
         put(engine, cards, {**CARD, "amount_reserved": -1})
-    assert not is_transient(raised.value)
+    assert not is_retryable(raised.value)
 
 
 @pytest.mark.parametrize(

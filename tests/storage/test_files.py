@@ -134,9 +134,8 @@ def test_a_file_of_which_a_part_is_gone_is_not_put(engine: Engine, tmp_path: Pat
 
 def test_while_one_is_at_a_file_others_leave_it(engine: Engine, tmp_path: Path) -> None:
     keep(engine, "b1")
-    with begin(engine) as (connection, now):
-        name = f"file {ACCOUNT}/b1.csv.age"
-        assert leases.take(connection, name, "another", now, 60)
+    with begin(engine) as (connection, _):
+        assert leases.take(connection, f"file {ACCOUNT}/b1.csv.age", "another", at=0.0)
     assert write_files(engine, FileStore(str(tmp_path))) == 0
 
 

@@ -28,7 +28,8 @@ from card_worker.secrets.sealing import NotOpened, new_identity
 from card_worker.secrets.vault import Vault
 from card_worker.storage.batches import find_batch
 from card_worker.storage.bulk import insert_alike
-from card_worker.storage.engine import IDLE_MAX_S, begin, is_transient, open_engine, reading
+from card_worker.storage.engine import IDLE_MAX_S, begin, open_engine, reading
+from card_worker.storage.errors import is_retryable
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import (
     cards,
@@ -127,7 +128,7 @@ def test_by_many_workers_at_once(postgres_url: str) -> None:
             try:
                 waiting += do(own, orders.mint, chunk)
             except DBAPIError as error:
-                if not is_transient(error):
+                if not is_retryable(error):
                     raise
                 waiting.append(chunk)
         own.dispose()
@@ -488,7 +489,7 @@ def test_two_who_confirm_at_once_meet_at_the_batch(postgres_url: str) -> None:
         find_batch(connection, ACCOUNT, "B1", lock=True)
         with pytest.raises(OperationalError) as raised:
             confirm(engine, ACCOUNT, "B1")
-    assert is_transient(raised.value)
+    assert is_retryable(raised.value)
     confirm(engine, ACCOUNT, "B1")
     engine.dispose()
 

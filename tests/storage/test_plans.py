@@ -35,9 +35,9 @@ def test_no_commit_reads_a_whole_table(postgres_url: str) -> None:
         orders.handle(connection, now, "transactions.create", "pay", **paid)
         assert read_whole(connection) == {}
     engine.dispose()
-    with outbox.watching(engine) as watch:
-        assert len(outbox.first_unpublished(watch.connection, 2)) == 2
-        assert read_whole(watch.connection) == {}
+    with begin(engine) as (connection, _):
+        assert len(outbox.first_unpublished(connection, 2)) == 2
+        assert read_whole(connection) == {}
     engine.dispose()
 
 

@@ -16,7 +16,8 @@ from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.answers import Answer
 from card_worker.handler import handle
-from card_worker.storage.engine import begin, is_transient, open_engine, reading
+from card_worker.storage.engine import begin, open_engine, reading
+from card_worker.storage.errors import is_retryable
 from card_worker.storage.reconcile import differences, totals
 
 ACCOUNT = "T00000001"
@@ -31,7 +32,7 @@ def command(task: str, command_id: str, **fields: Any) -> Command:
     return read
 
 
-@retry(retry=retry_if_exception(is_transient))
+@retry(retry=retry_if_exception(is_retryable))
 def do(engine: Engine, commands: Sequence[Command], now: datetime = NOW) -> list[Answer]:
     with begin(engine) as (connection, _):
         return handle(connection, commands, now)

@@ -12,7 +12,8 @@ from sqlalchemy.exc import DBAPIError
 from card_worker.contracts.commands import Command
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.handler import handle
-from card_worker.storage.engine import begin, is_transient, open_engine, reading
+from card_worker.storage.engine import begin, open_engine, reading
+from card_worker.storage.errors import is_retryable
 from card_worker.storage.pipeline import send
 from card_worker.storage.tables import cards, unpublished
 from card_worker.storage.writing import SLICE, Changed, New, write
@@ -42,7 +43,7 @@ def test_a_defect_in_any_slice_is_told_as_it_is_and_leaves_nothing(
     with pytest.raises(DBAPIError) as raised, begin(engine) as (connection, now):
         handle(connection, create(*names), now)
     assert isinstance(raised.value.orig, psycopg.errors.RaiseException)
-    assert not is_transient(raised.value)
+    assert not is_retryable(raised.value)
     # The connection is as good as new.
     with begin(engine) as (connection, now):
         answers = handle(connection, create(*(f"after-{number}" for number in range(CARDS))), now)
@@ -57,7 +58,7 @@ def test_a_session_that_ends_meanwhile_is_only_an_interruption(postgres_url: str
     engine = open_engine(postgres_url)
     with pytest.raises(DBAPIError) as raised:
         _write_while_sessions_end(engine, postgres_url)
-    assert is_transient(raised.value)
+    assert is_retryable(raised.value)
     with begin(engine) as (connection, now):
         assert len(handle(connection, create("card"), now)) == 1
     engine.dispose()
@@ -78,7 +79,7 @@ def test_a_row_that_is_not_there_to_be_changed_stops_the_commit(postgres_url: st
     gone = {"id": UUID(int=1), "version": 2}
     with pytest.raises(DBAPIError) as raised, begin(engine) as (connection, _):
         write(connection, [New(unpublished, [{"position": 1}]), Changed(cards, [gone])])
-    assert not is_transient(raised.value)
+    assert not is_retryable(raised.value)
     with reading(engine) as connection:
         assert connection.execute(select(func.count()).select_from(unpublished)).scalar() == 0
     engine.dispose()
@@ -92,7 +93,7 @@ def test_who_is_paused_in_mid_commit_is_timed_out(is_waiting: bool, postgres_url
     engine = open_engine(postgres_url)
     with pytest.raises(DBAPIError) as raised:
         _be_idle_in_mid_commit(engine, is_waiting)
-    assert is_transient(raised.value)
+    assert is_retryable(raised.value)
     engine.dispose()
 
 
@@ -137,8 +138,15 @@ def _be_idle_in_mid_commit(engine: Engine, is_waiting: bool) -> None:
             until(lambda: other.execute(session, {"pid": pid}).scalar_one() == 0, "the timeout")
 
 
+def sqlite(words: str, code: int) -> sqlite3.Error:
+    """Return an error as SQLite raises it."""
+    error = sqlite3.OperationalError(words)
+    error.sqlite_errorcode = code
+    return error
+
+
 @pytest.mark.parametrize(
-    ("error", "transient"),
+    ("error", "retryable"),
     [
         (psycopg.errors.DiskFull(), True),
         (psycopg.errors.OutOfMemory(), True),
@@ -148,17 +156,39 @@ def _be_idle_in_mid_commit(engine: Engine, is_waiting: bool) -> None:
         (psycopg.errors.ReadOnlySqlTransaction(), True),
         (psycopg.errors.QueryCanceled(), True),
         (psycopg.errors.IoError(), True),
-        (psycopg.errors.UndefinedColumn(), False),
+        # A right, a table, a column is missing: no message is at fault.
+        (psycopg.errors.UndefinedColumn(), True),
+        (psycopg.errors.UndefinedTable(), True),
+        (psycopg.errors.InsufficientPrivilege(), True),
+        (psycopg.errors.InvalidCatalogName(), True),
+        (psycopg.errors.InvalidSchemaName(), True),
+        (psycopg.errors.FeatureNotSupported(), True),
+        (psycopg.errors.InvalidPassword(), True),
+        (psycopg.errors.InternalError_(), True),
+        (psycopg.errors.ObjectNotInPrerequisiteState(), True),
+        (psycopg.errors.NoActiveSqlTransaction(), True),
+        (psycopg.OperationalError("no state: the server can't be reached"), True),
         (psycopg.errors.CheckViolation(), False),
         (psycopg.errors.NumericValueOutOfRange(), False),
-        (sqlite3.OperationalError("database or disk is full"), True),
-        (sqlite3.OperationalError("disk I/O error"), True),
-        (sqlite3.OperationalError("database is locked"), True),
-        (sqlite3.OperationalError("no such table: cards"), False),
+        (psycopg.errors.RaiseException(), False),
+        (psycopg.errors.ProgramLimitExceeded(), False),
+        (psycopg.DataError("no state: the driver refused a value"), False),
+        (sqlite("database or disk is full", sqlite3.SQLITE_FULL), True),
+        (sqlite("disk I/O error", sqlite3.SQLITE_IOERR_FSYNC), True),
+        (sqlite("database is locked", sqlite3.SQLITE_BUSY_SNAPSHOT), True),
+        (sqlite("no such table: cards", sqlite3.SQLITE_ERROR), True),
+        (sqlite("unable to open database file", sqlite3.SQLITE_CANTOPEN), True),
+        (sqlite("readonly", sqlite3.SQLITE_READONLY_DBMOVED), True),
+        (sqlite("database disk image is malformed", sqlite3.SQLITE_CORRUPT), True),
+        (sqlite("malformed JSON", sqlite3.SQLITE_ERROR), False),
+        (sqlite("integer overflow", sqlite3.SQLITE_ERROR), False),
+        (sqlite("CHECK constraint failed", sqlite3.SQLITE_CONSTRAINT_CHECK), False),
+        (sqlite("string or blob too big", sqlite3.SQLITE_TOOBIG), False),
+        (sqlite3.ProgrammingError("Error binding parameter"), False),
     ],
     ids=repr,
 )
-def test_what_may_pass_is_tried_again_and_nothing_else(error: Exception, transient: bool) -> None:
+def test_only_data_can_be_a_message_s_fault(error: Exception, retryable: bool) -> None:
     base = sqlite3.Error if isinstance(error, sqlite3.Error) else psycopg.Error
     wrapped = DBAPIError.instance("SELECT", None, error, base)
-    assert is_transient(wrapped) == transient
+    assert is_retryable(wrapped) == retryable

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from card_worker import transport
 from card_worker.contracts.commands import APPLY, COMMANDS, SWEEPS
 from card_worker.contracts.message import Unreadable, read_commands, vet
-from card_worker.transport import payload
+from card_worker.transport.envelope import payload
 from tests.transport.corpus import CORPUS, LEGAL
 from tests.transport.entries import fields, listed, message, nested, part
 

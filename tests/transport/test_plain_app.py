@@ -13,13 +13,16 @@ from kombu import pools
 from kombu.utils.url import parse_url
 from redis import Redis
 
-from tests.flow.processes import ALONE, Part, until
+from tests.flow.processes import Part, until
 from tests.transport.wire import Wire, wire
 
 ROOT = Path(__file__).parents[2]
 TASKS = "tests.transport.plain"
 GROUPED = "tests.transport.grouped"
 NOTED, GO = "noted", "go"
+
+# There is no other worker to ask what it knows, so it doesn't spend a second on asking.
+ALONE = ("--without-mingle", "--without-gossip")
 
 Start = Callable[..., Part]
 

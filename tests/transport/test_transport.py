@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,10 +19,12 @@ from redis.exceptions import OutOfMemoryError
 
 from card_worker import transport
 from card_worker.cli.embedded import valkey
-from card_worker.transport import InFlight, payload
+from card_worker.transport import channel
+from card_worker.transport.envelope import payload
+from card_worker.transport.in_flight import InFlight
+from card_worker.transport.liveness import ANSWERED_S_MAX, BEAT_S, DEAD_S, Watch
 
 TRANSPORT = "card_worker.transport:Transport"
-LONG_AGO = 1_000_000_000
 
 
 def send(url: str, *names: str, queue: str = "cards", **options: Any) -> None:
@@ -175,7 +177,7 @@ def test_one_that_rests_leaves_the_lowest_priority_for_a_while(broker_url: str) 
 def test_a_waiting_consumer_is_told_and_does_not_ask(
     broker_url: str, monkeypatch: pytest.MonkeyPatch, bytes_client: Redis
 ) -> None:
-    monkeypatch.setattr(transport, "LOOK_S", 3600.0)
+    monkeypatch.setattr(channel, "POLL_S", 3600.0)
     reader = Reader(broker_url)
     with pytest.raises(TimeoutError):
         reader._connection.drain_events(timeout=0.5)
@@ -194,34 +196,29 @@ def _calls(redis: Redis, command: str) -> int:
     return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
+def give_back_of(dead: InFlight, living: InFlight) -> bool:
+    """Return a dead consumer's messages, as one that has watched it for long enough does."""
+    return living.return_dead(dead.consumer, living.beat()[dead.consumer])
+
+
 def test_the_dead_are_returned_to_the_head_oldest_first(bytes_client: Redis) -> None:
     bytes_client.lpush("cards", b"1", b"2", b"3", b"4")
     dead, living = in_flight(bytes_client), in_flight(bytes_client)
     assert [raw for _, raw in take(dead, "cards", messages=3)] == [b"1", b"2", b"3"]
-    bytes_client.zadd("inflight.consumers", {dead.consumer: LONG_AGO})
-    assert living.beat(dead_after_s=15) == [dead.consumer.encode()]
+    assert give_back_of(dead, living)
     assert [raw for _, raw in take(living, "cards")] == [b"1 ", b"2 ", b"3 ", b"4"]
     assert bytes_client.hlen(dead.key) == 0
+    assert dead.consumer not in living.beat()
 
 
-def test_the_living_are_left_alone_however_long_they_take(bytes_client: Redis) -> None:
+def test_one_that_beats_again_just_in_time_is_left_alone(bytes_client: Redis) -> None:
     bytes_client.lpush("cards", b"1")
     slow, other = in_flight(bytes_client), in_flight(bytes_client)
     take(slow, "cards")
-    bytes_client.zadd("inflight.consumers", {slow.consumer: LONG_AGO})
-    slow.beat(dead_after_s=0)
-    assert other.beat(dead_after_s=15) == []
+    seen = other.beat()[slow.consumer]
+    slow.beat()
+    assert not other.return_dead(slow.consumer, seen)
     assert take(other, "cards") == []
-
-
-def test_after_an_outage_nobody_is_taken_for_dead(bytes_client: Redis) -> None:
-    # Everybody's last beat is old then; who has not beaten for long itself doesn't look.
-    bytes_client.lpush("cards", b"1")
-    one, other = in_flight(bytes_client), in_flight(bytes_client)
-    take(one, "cards")
-    bytes_client.zadd("inflight.consumers", {one.consumer: LONG_AGO, other.consumer: LONG_AGO})
-    assert other.beat(dead_after_s=0) == []
-    assert bytes_client.hlen(one.key) == 1
 
 
 def test_many_living_return_a_message_once(bytes_client: Redis) -> None:
@@ -229,15 +226,14 @@ def test_many_living_return_a_message_once(bytes_client: Redis) -> None:
     bytes_client.lpush("cards", *names)
     dead = in_flight(bytes_client)
     take(dead, "cards")
-    bytes_client.zadd("inflight.consumers", {dead.consumer: LONG_AGO})
+    seen = in_flight(bytes_client).beat()[dead.consumer]
     start = threading.Barrier(8)
 
-    def beat() -> None:
-        living = in_flight(bytes_client)
+    def return_it() -> None:
         start.wait()
-        living.beat(dead_after_s=15)
+        in_flight(bytes_client).return_dead(dead.consumer, seen)
 
-    threads = [threading.Thread(target=beat) for _ in range(8)]
+    threads = [threading.Thread(target=return_it) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -249,11 +245,106 @@ def test_one_that_was_only_paused_finds_nothing_of_its_own(bytes_client: Redis) 
     bytes_client.lpush("cards", b"1")
     paused, living = in_flight(bytes_client), in_flight(bytes_client)
     ((place, _),) = take(paused, "cards")
-    bytes_client.zadd("inflight.consumers", {paused.consumer: LONG_AGO})
-    living.beat(dead_after_s=15)
+    give_back_of(paused, living)
     ((again, _),) = take(living, "cards")
     assert paused.acknowledge([place]) == 0
     assert living.acknowledge([again]) == 1
+    # What it takes from now on is returned like anybody's.
+    bytes_client.lpush("cards", b"2")
+    take(paused, "cards")
+    assert give_back_of(paused, living)
+    assert [raw for _, raw in take(living, "cards")] == [b"2 "]
+
+
+# --- who is dead ------------------------------------------------------------------------------
+
+
+def watched(watch: Watch, counts: dict[str, int], times: Iterable[float]) -> dict[str, int]:
+    """Return the dead after looks at these times, at which nobody's count changes."""
+    dead: dict[str, int] = {}
+    for time in times:
+        dead = watch.observe(counts, time)
+    return dead
+
+
+def looks(first: float, seconds: float) -> list[float]:
+    """Return the times of looks that a server answers for so long."""
+    return [first + BEAT_S * number for number in range(int(seconds // BEAT_S) + 1)]
+
+
+def test_a_count_that_stands_still_for_long_is_a_death() -> None:
+    watch = Watch()
+    assert watched(watch, {"a": 7}, looks(1000, DEAD_S - BEAT_S)) == {}
+    assert watched(watch, {"a": 7}, [1000 + DEAD_S]) == {"a": 7}
+
+
+def test_a_beat_in_between_is_a_life() -> None:
+    watch = Watch()
+    watched(watch, {"a": 7}, looks(1000, DEAD_S - BEAT_S))
+    assert watched(watch, {"a": 8}, [1000 + DEAD_S]) == {}
+    assert watched(watch, {"a": 8}, looks(1000 + DEAD_S + BEAT_S, DEAD_S - 2 * BEAT_S)) == {}
+
+
+def test_an_outage_makes_nobody_dead() -> None:
+    watch = Watch()
+    watched(watch, {"a": 7}, looks(1000, BEAT_S))
+    assert watched(watch, {"a": 7}, looks(5000, DEAD_S - 2 * BEAT_S)) == {}
+    # What was seen before the outage counts.
+    assert watched(watch, {"a": 7}, [5000 + DEAD_S - BEAT_S]) == {"a": 7}
+
+
+@pytest.mark.parametrize(("well_s", "silent_s"), [(7, 7), (14, 7), (7, 3), (10, 10)])
+def test_the_dead_are_found_between_outages_within_a_minute(well_s: int, silent_s: int) -> None:
+    assert silent_s > ANSWERED_S_MAX or silent_s == 3
+    watch, now, dead = Watch(), 0.0, dict[str, int]()
+    while not dead and now < 60:
+        # A beat that was sent into the outage is answered, or fails, up to a beat after its end.
+        dead = watched(watch, {"a": 7}, looks(now + BEAT_S - 0.1, well_s - BEAT_S))
+        now += well_s + silent_s
+    assert dead
+    assert now <= 45
+
+
+# --- places that can't be given back to ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_place_that_names_no_list_keeps_nobody_from_theirs(full: bool, tmp_path: Path) -> None:
+    with valkey(tmp_path) as server, Redis.from_url(server.url) as redis:
+        redis.lpush("cards", b"1", b"2")
+        redis.zadd("a-set", {"x": 1})
+        dead, living = in_flight(redis), InFlight(redis, "", lists=["cards", "a-set"])
+        take(dead, "cards")
+        bad = {
+            "000000000000007 a-set": b"wrong type",
+            "000000000000008 elsewhere": b"not a queue of ours",
+            "no place at all": b"no number",
+            "000000000000009 ": b"no name",
+            "": b"nothing",
+        }
+        redis.hset(dead.key, mapping=bad)
+        if full:
+            redis.config_set("maxmemory", 1)
+        assert give_back_of(dead, living)
+        assert not redis.exists(dead.key, "elsewhere")
+        taken = take(living, "cards", living.aside)
+        assert [raw for _, raw in taken[:2]] == [b"1 ", b"2 "]
+        assert {raw for _, raw in taken[2:]} == {raw + b" " for raw in bad.values()}
+
+
+def test_a_hash_that_is_none_stops_nobody(bytes_client: Redis) -> None:
+    dead, living = in_flight(bytes_client), in_flight(bytes_client)
+    dead.beat()
+    bytes_client.set(dead.key, "a text")
+    assert give_back_of(dead, living)
+    assert dead.consumer not in living.beat()
+    assert bytes_client.get(dead.key) == b"a text"
+
+
+def test_a_key_that_is_no_list_keeps_nobody_from_the_lists(bytes_client: Redis) -> None:
+    bytes_client.set("cards", "a text")
+    bytes_client.lpush("cards.bulk", b"1")
+    assert [raw for _, raw in take(in_flight(bytes_client), "cards", "cards.bulk")] == [b"1"]
 
 
 def test_a_consumer_that_leaves_gives_back_what_it_has(broker_url: str) -> None:
@@ -329,11 +420,10 @@ def test_a_full_server_can_still_be_emptied(tmp_path: Path) -> None:
         redis.lpush("cards", *(b"x" * 1000 for _ in range(100)))
         dead, living = in_flight(redis), in_flight(redis)
         take(dead, "cards", messages=10)
-        redis.zadd("inflight.consumers", {dead.consumer: LONG_AGO})
         redis.config_set("maxmemory", 1)
         with pytest.raises(OutOfMemoryError):
             redis.lpush("cards", b"x")
-        living.beat(dead_after_s=15)
+        give_back_of(dead, living)
         taken = take(living, "cards", messages=100)
         assert len(taken) == 100
         assert living.acknowledge([place for place, _ in taken]) == 100

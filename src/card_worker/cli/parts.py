@@ -1,37 +1,97 @@
 """The parts of a running system, one process each: worker, relay, beat; and their schema."""
 
 import signal
-import sys
 from datetime import timedelta
-from typing import Annotated, NoReturn
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from card_worker.cli.console import database, out, refuse
+from card_worker.cli.console import database, looking, out, refuse
 from card_worker.settings import LogFormat, load_settings
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Options that aren't ours are Celery's."""
 
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
 LAG_S_MAX = 60.0
+LEASE_POLL_S = 0.2
+IDLE_S_MAX = 30.0
+"""A worker that has asked for no message, or settled none that it has, for so long is stuck. Beat
+may be so late."""
 
 
-def worker(context: typer.Context) -> None:
+def worker(
+    context: typer.Context,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Don't run; exit 0 if the workers of this machine ask for messages and settle"
+            " them, and the database answers.",
+        ),
+    ] = False,
+) -> None:
     """Handle commands. Options are those of `celery worker`, such as --loglevel."""
+    if check:
+        _check_workers()
+        return
     _celery("worker", context.args)
 
 
-def beat(context: typer.Context) -> None:
+def beat(
+    context: typer.Context,
+    check: Annotated[
+        bool, typer.Option("--check", help="Don't run; exit 0 if beat runs here and is on time.")
+    ] = False,
+) -> None:
     """Ask for the sweeps. Options are those of `celery beat`. One is enough; two do no harm."""
+    if check:
+        _check_beat()
+        return
     _celery("beat", context.args)
 
 
-def _celery(part: str, args: list[str]) -> NoReturn:
-    from card_worker.tasks import app
+def _celery(part: str, args: list[str]) -> None:
+    from celery.bin.celery import celery
 
     given = any(arg.startswith(("-l", "--loglevel")) for arg in args)
-    app.start([part, *args, *([] if given else ["--loglevel=INFO"])])
-    sys.exit(0)
+    level = [] if given else ["--loglevel=INFO"]
+    # It exits with Celery's own code.
+    celery.main(["-A", "card_worker", part, *args, *level], prog_name="card-worker")
+
+
+def _check_workers() -> None:
+    from sqlalchemy import select
+
+    from card_worker.health import living
+
+    workers = list(living("worker"))
+    if not workers:
+        raise refuse("no worker runs here")
+    for one in workers:
+        for name, what in (("asked_at", "asked for"), ("unsettled_since", "settled")):
+            since = one.get(name, float("-inf"))
+            if since is not None and monotonic() - since > IDLE_S_MAX:
+                raise refuse(f"{one.get('hostname')} has {what} no message for {IDLE_S_MAX:g} s")
+    with looking() as connection:
+        connection.execute(select(1))
+    out.print(f"{len(workers)} at work")
+
+
+def _check_beat() -> None:
+    from card_worker.health import living
+
+    beats = list(living("beat"))
+    if not beats:
+        raise refuse("no beat runs here")
+    for one in beats:
+        late_s = monotonic() - one["sent_at"] - one["interval_s"]
+        if late_s > IDLE_S_MAX:
+            raise refuse(f"beat is {late_s:.0f} s late")
+    out.print("beat is on time")
 
 
 def relay(
@@ -62,18 +122,34 @@ def relay(
 
 
 def _check_relay() -> None:
-    from card_worker.relay import LEASE
-    from card_worker.storage import leases, outbox
+    from card_worker.storage import outbox
     from card_worker.storage.engine import begin
 
-    with database() as engine, begin(engine) as (connection, now):
-        until = leases.expires_at(connection, LEASE)
-        oldest = outbox.oldest_unpublished(connection)
-    if until is None or until < now:
-        raise refuse("no relay is at work")
+    with database() as engine:
+        if not _relay_works(engine):
+            raise refuse("no relay is at work")
+        with begin(engine, writing=False) as (connection, now):
+            oldest = outbox.oldest_unpublished(connection)
     if oldest is not None and now - oldest > timedelta(seconds=LAG_S_MAX):
         raise refuse(f"an event has waited since {oldest.isoformat(timespec='seconds')}")
     out.print("the relay is at work")
+
+
+def _relay_works(engine: "Engine") -> bool:
+    """Say whether the relay's lease is counted up, which its holder does every few seconds."""
+    from card_worker.relay import LEASE
+    from card_worker.storage import leases
+    from card_worker.storage.engine import reading
+
+    first, until = None, monotonic() + leases.ABANDONED_S
+    while monotonic() < until:
+        with reading(engine) as connection:
+            held = leases.find(connection, LEASE)
+        first = first or held
+        if held is None or held != first:
+            return held is not None
+        sleep(LEASE_POLL_S)
+    return False
 
 
 def migrate() -> None:

@@ -46,8 +46,7 @@ FOREIGN = ("CARD_WORKER_", "CELERY_", "FLOWER_")
 CELERY = ("-m", "celery", "-A", "card_worker")
 COMMANDS = {
     "relay": ("-m", "card_worker.cli", "relay"),
-    # There is no other worker to ask what it knows, so it doesn't spend a second on asking.
-    "worker": (*CELERY, "worker", "--loglevel=INFO", "--without-mingle", "--without-gossip"),
+    "worker": (*CELERY, "worker", "--loglevel=INFO"),
     "beat": (*CELERY, "beat", "--loglevel=INFO"),
     # Workers send events by themselves; Flower needn't tell them to, and they wouldn't be told.
     "flower": (*CELERY, "flower", "--address=127.0.0.1", "--read_only"),
@@ -257,7 +256,7 @@ class Stack:
 
     def _relay_lease(self) -> object:
         with reading(self.engine) as connection:
-            return leases.expires_at(connection, LEASE)
+            return leases.find(connection, LEASE)
 
     def _worker_answers(self) -> bool:
         from celery import Celery

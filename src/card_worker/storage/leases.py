@@ -1,28 +1,58 @@
-"""Leases: which one of several processes does a thing that one should do at a time."""
+"""Leases: which one of several processes does a thing that one should do at a time.
 
-from datetime import datetime, timedelta
+The holder of a lease counts it up while it is at work. Whoever else wants it judges by a monotonic
+clock of its own how long the count has not changed. So neither a step of the database's clock nor
+one of any machine's keeps a lease held that nobody holds, or takes it from its holder.
+"""
 
-from sqlalchemy import Connection, delete, or_, select
+from typing import NamedTuple
+
+from sqlalchemy import Connection, and_, delete, or_, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from card_worker.storage.tables import leases
 
+ABANDONED_S = 10.0
+"""Nobody holds a lease any more whose count has not changed for so long."""
 
-def take(connection: Connection, name: str, holder: str, now: datetime, seconds: float) -> bool:
-    """Say whether `holder` has the lease called `name` from now on for `seconds`.
 
-    True for who has it already, and for anyone when nobody has or it has run out.
+class Held(NamedTuple):
+    """A lease as it stands in the database."""
+
+    holder: str
+    renewals: int
+
+
+Seen = dict[str, tuple[Held, float]]
+"""The leases that others hold, as this process saw them, and since when they have been so."""
+_SEEN: Seen = {}
+
+
+def take(connection: Connection, name: str, holder: str, *, at: float, seen: Seen = _SEEN) -> bool:
+    """Say whether `holder` has the lease called `name` from now on; for its holder, count it up.
+
+    `at` is the time of this machine's monotonic clock. A lease is taken from its holder only by a
+    process that has seen the same count ABANDONED_S before, so ask again from time to time.
     """
     upsert = postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert
-    until = now + timedelta(seconds=seconds)
-    row = upsert(leases).values(name=name, holder=holder, expires_at=until)
+    row = upsert(leases).values(name=name, holder=holder, renewals=1)
+    held, since = seen.get(name, (None, at))
+    free = leases.c.holder == holder
+    if held is not None and at - since >= ABANDONED_S:
+        free = or_(free, and_(leases.c.holder == held.holder, leases.c.renewals == held.renewals))
     statement = row.on_conflict_do_update(
         index_elements=[leases.c.name],
-        set_={"holder": row.excluded.holder, "expires_at": row.excluded.expires_at},
-        where=or_(leases.c.holder == holder, leases.c.expires_at <= now),
+        set_={"holder": row.excluded.holder, "renewals": leases.c.renewals + 1},
+        where=free,
     ).returning(leases.c.name)
-    return connection.execute(statement).first() is not None
+    if connection.execute(statement).first() is not None:
+        seen.pop(name, None)
+        return True
+    now_held = find(connection, name)
+    if now_held is not None and now_held != held:
+        seen[name] = (now_held, at)
+    return False
 
 
 def release(connection: Connection, name: str, holder: str) -> None:
@@ -30,8 +60,8 @@ def release(connection: Connection, name: str, holder: str) -> None:
     connection.execute(delete(leases).where(leases.c.name == name, leases.c.holder == holder))
 
 
-def expires_at(connection: Connection, name: str) -> datetime | None:
-    """Return until when the lease called `name` is held; None when nobody ever took it."""
-    return connection.execute(
-        select(leases.c.expires_at).where(leases.c.name == name)
-    ).scalar_one_or_none()
+def find(connection: Connection, name: str) -> Held | None:
+    """Return who holds the lease called `name`, alive or not; None when nobody does."""
+    statement = select(leases.c.holder, leases.c.renewals).where(leases.c.name == name)
+    row = connection.execute(statement).first()
+    return None if row is None else Held._make(row)

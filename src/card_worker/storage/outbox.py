@@ -11,13 +11,17 @@ from sqlalchemy import Connection, Engine, bindparam, exists, func, select, text
 
 from card_worker.contracts.kinds import EventType
 from card_worker.domain.answers import Answer
-from card_worker.storage.engine import look_up_by_keys
+from card_worker.storage.pipeline import send
+from card_worker.storage.sessions import is_pooled
 from card_worker.storage.sets import delete_rows
 from card_worker.storage.tables import outbox, unpublished
 from card_worker.storage.writing import New
 
 CHANNEL = "card_worker_outbox"
-SQLITE_LOOK_S = 0.02
+SQLITE_POLL_S = 0.02
+POOLED_POLL_S = 0.1
+ASK_S = 20.0
+"""How often a session that waits for notifications is asked whether it is still there."""
 
 _DATA_VERSION = text("PRAGMA data_version")
 
@@ -60,12 +64,12 @@ def first_unpublished(connection: Connection, events_max: int) -> list[Unpublish
     Positions become visible out of order between cards, so what is missing is asked for each
     time; nobody remembers how far he was.
     """
-    rows = connection.execute(_FIRST_UNPUBLISHED, {"events_max": events_max})
+    rows = send(connection, _FIRST_UNPUBLISHED, {"events_max": events_max})()
     return [Unpublished._make(row) for row in rows]
 
 
 def mark_published(connection: Connection, events: Sequence[Unpublished]) -> None:
-    """Note that `events` are out in the world."""
+    """Note that `events` are published; an error may be raised later, at the latest at the end."""
     delete_rows(connection, unpublished, [{"position": event.position} for event in events])
 
 
@@ -90,12 +94,7 @@ def oldest_unpublished(connection: Connection) -> datetime | None:
 
 
 class Watch(Protocol):
-    """A connection without a transaction, on which the next commit that adds events is noticed.
-
-    PostgreSQL's notifications and SQLite's data version both belong to a connection.
-    """
-
-    connection: Connection
+    """Notices that a commit may have added events."""
 
     def wait(self, timeout_s: float) -> None:
         """Return when a commit may have added events, or after so many seconds."""
@@ -103,38 +102,54 @@ class Watch(Protocol):
 
 @contextmanager
 def watching(engine: Engine) -> Iterator[Watch]:
-    """Give a watch that begins with the next commit."""
+    """Give a watch that begins with the next commit.
+
+    PostgreSQL's notifications and SQLite's data version both belong to a session. Behind a pooler
+    there is none of one's own, and the watch just waits.
+    """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        if engine.dialect.name == "postgresql":
-            yield _Notified(connection)
+        if engine.dialect.name != "postgresql":
+            yield _DataVersion(connection)
+        elif is_pooled(connection):
+            connection.close()
+            yield _Waiting()
         else:
-            yield _Looking(connection)
+            yield _Notifications(connection)
 
 
-class _Notified:
+class _Notifications:
     def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        look_up_by_keys(connection)
+        self._connection = connection
+        self._asked_at = monotonic()
         connection.execute(text(f"LISTEN {CHANNEL}"))
 
     def wait(self, timeout_s: float) -> None:
-        driver = self.connection.connection.driver_connection
+        if monotonic() - self._asked_at > ASK_S:
+            # A session that has gone silent would notify of nothing; this ends it.
+            self._connection.execute(select(1))
+            self._asked_at = monotonic()
+        driver = self._connection.connection.driver_connection
         assert driver is not None
         # What came in while the connection was busy is there at once.
         for _ in driver.notifies(timeout=timeout_s, stop_after=1):
             pass
 
 
-class _Looking:
+class _DataVersion:
     def __init__(self, connection: Connection) -> None:
-        self.connection = connection
+        self._connection = connection
         self._seen = self._version()
 
     def wait(self, timeout_s: float) -> None:
         until = monotonic() + timeout_s
         while (version := self._version()) == self._seen and monotonic() < until:
-            sleep(SQLITE_LOOK_S)
+            sleep(SQLITE_POLL_S)
         self._seen = version
 
     def _version(self) -> int:
-        return int(self.connection.execute(_DATA_VERSION).scalar_one())
+        return int(self._connection.execute(_DATA_VERSION).scalar_one())
+
+
+class _Waiting:
+    def wait(self, timeout_s: float) -> None:
+        sleep(min(timeout_s, POOLED_POLL_S))

@@ -18,8 +18,9 @@ import psycopg
 from psycopg.generators import fetch_many
 from sqlalchemy import Connection, Engine, Select, UpdateBase, event
 from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
+
+from card_worker.storage.sessions import as_sqlalchemy
 
 Statement: TypeAlias = Select[Any] | UpdateBase
 Rows: TypeAlias = Sequence[tuple[Any, ...]]
@@ -41,11 +42,11 @@ def send(
         rows = [tuple(row) for row in done] if done.returns_rows else []
         return lambda: rows
     known = _compiled(connection.dialect, statement)
-    with _told(connection):
+    with as_sqlalchemy(connection):
         cursor = _sent(connection, known.text, {**known.constants, **values})
 
     def wait() -> Rows:
-        with _told(connection):
+        with as_sqlalchemy(connection):
             if cursor.pgresult is None:
                 connection.info[_OPEN].wait_for(cursor)
             return _converted(cursor.fetchall(), known.converters)
@@ -56,14 +57,14 @@ def send(
 def finish(connection: Connection) -> None:
     """Commit. The order to do so travels with what was sent last."""
     if _OPEN in connection.info:
-        with _told(connection):
+        with as_sqlalchemy(connection):
             _driver(connection).commit()
 
 
 @contextmanager
 def direct(connection: Connection) -> Iterator[Any]:
     """Give the driver's own connection, all that was sent being answered; PostgreSQL's only."""
-    with _told(connection):
+    with as_sqlalchemy(connection):
         pipeline = connection.info.pop(_OPEN, None)
         if pipeline is not None:
             pipeline.close()
@@ -75,7 +76,7 @@ def keep_order(engine: Engine) -> None:
 
     def close(connection: Connection, *_: object) -> None:
         if (pipeline := connection.info.pop(_OPEN, None)) is not None:
-            with _told(connection):
+            with as_sqlalchemy(connection):
                 pipeline.close()
 
     def abandon(connection: Connection) -> None:
@@ -140,28 +141,6 @@ def _abandon(connection: Connection) -> None:
 
 def _driver(connection: Connection) -> Any:
     return connection.connection.driver_connection
-
-
-@contextmanager
-def _told(connection: Connection) -> Iterator[None]:
-    """Raise what the driver raises as SQLAlchemy would."""
-    driver = _driver(connection)
-    try:
-        yield
-    except psycopg.Error as error:
-        lost = driver.closed
-        if lost:
-            _abandon(connection)
-            connection.invalidate(error)
-        raise DBAPIError.instance(
-            "pipeline",
-            None,
-            error,
-            psycopg.Error,
-            hide_parameters=True,
-            connection_invalidated=lost,
-            dialect=connection.dialect,
-        ) from error
 
 
 class _Compiled(NamedTuple):

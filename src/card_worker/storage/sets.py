@@ -127,11 +127,11 @@ def insert_or_add(
 
 
 def delete_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
-    """Delete the rows that have the values of one of `rows`."""
+    """Delete the rows that have the values of one of `rows`; an error may be raised later."""
     if rows:
         columns = columns_of(table, rows[0])
         statement = _delete(connection.dialect.name, table, columns)
-        connection.execute(statement, parameters(connection.dialect.name, columns, rows))
+        send(connection, statement, parameters(connection.dialect.name, columns, rows))
 
 
 def columns_of(table: Table, row: Row) -> Columns:

@@ -415,6 +415,8 @@ dead_letters = Table(
     # Set instead of deleting the row, so that nothing that arrived ever goes without a trace.
     Column("settled_at", UtcTime, nullable=True),
     Column("settled_as", Text, nullable=True),
+    # Where Redis keeps the whole of an entry that was too large to be read, until it expires.
+    Column("aside_key", Text, nullable=True),
     UniqueConstraint("message_id", "digest"),
     sqlite_strict=True,
 )
@@ -433,6 +435,6 @@ leases = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("holder", Text, nullable=False),
-    Column("expires_at", UtcTime, nullable=False),
+    Column("renewals", WholeNumber, nullable=False),
     sqlite_strict=True,
 )

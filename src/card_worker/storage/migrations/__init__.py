@@ -22,7 +22,7 @@ def upgrade(url: str) -> str:
 
     Several at once wait for each other. All changes are one commit: none or all.
     """
-    engine = open_engine(url)
+    engine = open_engine(url, reply_max_s=None)  # a large table takes its time
     try:
         with engine.begin() as connection:
             if engine.dialect.name == "postgresql":

@@ -1,0 +1,64 @@
+"""Beat: asks for the sweeps at intervals, whatever the wall clock and the broker do."""
+
+from datetime import UTC, datetime
+from time import monotonic, sleep
+from typing import Any
+
+import structlog
+from celery import beat
+from celery.schedules import schedule
+
+from card_worker.health import Record
+from card_worker.pauses import Pauses
+
+PAUSE_S_MAX = 3.0
+
+log = structlog.get_logger(__name__)
+
+
+def every(seconds: float) -> schedule:
+    """Return a schedule by the machine's monotonic clock: no step of the wall clock changes it."""
+    return schedule(seconds, nowfun=lambda: datetime.fromtimestamp(monotonic(), UTC))
+
+
+class Scheduler(beat.Scheduler):  # type: ignore[misc]  # Celery has no types
+    """Celery's scheduler in memory. What is due is sent again until the broker accepts it."""
+
+    producer = None  # one from the app's pool each time: the pool replaces what was lost
+
+    def __init__(self, *args: Any, lazy: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, lazy=lazy, **kwargs)
+        self._pauses = Pauses(first_s=0.2, max_s=PAUSE_S_MAX)
+        # Celery also makes a lazy one, to print its settings.
+        self._record = None if lazy else Record("beat")
+        self._write_health()
+
+    def install_default_entries(self, data: Any) -> None:
+        """Add nothing: Celery's own clean-up of results is no task of ours."""
+
+    def apply_entry(self, entry: Any, producer: Any = None) -> None:
+        while True:
+            try:
+                self.apply_async(entry, advance=False)
+            except Exception as error:
+                self._wait(entry.task, error.__context__ or error)
+            else:
+                break
+        log.info("sweep requested", task=entry.task)
+        self._write_health()
+
+    def _write_health(self) -> None:
+        if self._record is not None:
+            intervals = [entry.schedule.seconds for entry in self.schedule.values()]
+            self._record.write({"sent_at": monotonic(), "interval_s": min(intervals)})
+
+    def _wait(self, task: str, error: BaseException) -> None:
+        pause_s = self._pauses.next_s()
+        log.warning(
+            "broker unavailable, retrying",
+            task=task,
+            error=type(error).__name__,
+            reason=f"{error!s:.200}",
+            pause_s=round(pause_s, 1),
+        )
+        sleep(pause_s)

@@ -1,0 +1,99 @@
+"""Celery's remote control, reduced to what can do no harm, and safe from what anybody publishes.
+
+Everybody who may publish a command may also publish on the remote control channel. So a worker can
+be inspected, but not be changed, and a message that asks for anything else is ignored.
+"""
+
+from typing import Annotated, Any, Literal
+
+import structlog
+from celery.worker import pidbox
+from celery.worker.consumer.control import Control
+from celery.worker.control import Panel, nok
+from kombu.message import Message
+from pydantic import BaseModel, Field, ValidationError
+
+ALLOWED = frozenset(
+    [
+        *("active", "active_queues", "clock", "conf", "ping", "query_task", "registered"),
+        *("report", "reserved", "revoked", "scheduled", "stats"),
+        # With these a monitor asks for events.
+        *("enable_events", "heartbeat"),
+    ]
+)
+CLOCK_MAX = 2**53
+
+Text = Annotated[str, Field(max_length=255)]
+
+log = structlog.get_logger(__name__)
+
+
+class _ReplyTo(BaseModel):
+    exchange: Text
+    routing_key: Text
+
+
+class _Request(BaseModel):
+    """What a remote control message may say."""
+
+    method: Text
+    arguments: dict[str, Any] | None = None
+    destination: list[Text] | None = None
+    pattern: Text | None = None
+    matcher: Literal["glob"] | None = None  # a regular expression could take for ever
+    reply_to: _ReplyTo | None = None
+    ticket: Text | None = None
+
+
+def restrict() -> None:
+    """Answer every command that isn't allowed with a refusal."""
+    for name in Panel.data:
+        if name not in ALLOWED:
+            Panel.data[name] = _refuse
+
+
+def _refuse(_: object, **__: Any) -> dict[str, str]:
+    refusal: dict[str, str] = nok("this worker can be inspected, but not changed")
+    return refusal
+
+
+class _Pidbox(pidbox.Pidbox):  # type: ignore[misc]  # Celery has no types
+    """Celery's mailbox; a message that isn't well formed is ignored."""
+
+    def start(self, c: Any) -> None:
+        super().start(c)
+        self.consumer.on_decode_error = lambda _, error: _ignore(type(error).__name__)
+
+    def on_message(self, body: Any, message: Message) -> None:
+        try:
+            request = _Request.model_validate(body, strict=True)
+        except ValidationError as error:
+            _ignore(f"{error.error_count()} parts are wrong")
+            return
+        replies = self.node.mailbox.reply_exchange.name
+        if request.reply_to is not None and request.reply_to.exchange != replies:
+            _ignore("the reply would go elsewhere")
+            return
+        clock = message.headers.get("clock")
+        is_clock = isinstance(clock, int) and 0 <= clock < CLOCK_MAX
+        message.headers["clock"] = clock if is_clock else 0
+        self._forward_clock()
+        try:
+            self.node.handle_message(request.model_dump(), message)
+        except self.c.connection_errors:
+            raise
+        except Exception as error:
+            _ignore(type(error).__name__)
+
+
+def _ignore(why: str) -> None:
+    log.warning("remote control message ignored", reason=why)
+
+
+class RemoteControl(Control):  # type: ignore[misc]
+    """Celery's step of the same purpose, with this module's mailbox."""
+
+    def __init__(self, c: Any, **kwargs: Any) -> None:
+        super().__init__(c, **kwargs)
+        self.box = _Pidbox(c)
+        self.start, self.stop, self.shutdown = self.box.start, self.box.stop, self.box.shutdown

@@ -1,0 +1,112 @@
+"""Bytes on a list, or on a channel, to what kombu makes a message of."""
+
+import base64
+import json
+from typing import Any
+
+from card_worker.contracts.strict_json import NotJson, read_json
+
+STRICT_BYTES_MAX = 3 * 512 * 1024
+"""A body of 1 MiB in base64, and room for what is around it."""
+STRICT_LEVELS_MAX = 8
+FANOUT_BYTES_MAX = 4 * 1024 * 1024
+"""The largest message on a fan-out channel. Celery's events of a group are one message."""
+DESCRIPTION = b"aside:"
+"""What the description of an oversize entry begins with. No JSON begins so."""
+
+
+def payload(raw: bytes, delivery_tag: str, queue: str, *, strict: bool = False) -> dict[str, Any]:
+    """Return what kombu makes a message of. Bytes that are no message become the body of one.
+
+    `delivery_info` says why they aren't (`malformed`), on which `queue` they lay and how often they
+    had come back to it (`returns`).
+    """
+    try:
+        read = _well_formed(_read_strictly(raw) if strict else json.loads(raw))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        why = str(error) if isinstance(error, NotJson) else "the parts of a message are missing"
+        read = _no_message(raw, malformed=why)
+    returns = len(raw) - len(raw.rstrip(b" "))
+    return _addressed(read, delivery_tag, queue, returns)
+
+
+def described(raw: bytes, delivery_tag: str) -> dict[str, Any] | None:
+    """Return what kombu makes a message of for an oversize entry that was set aside.
+
+    Its body is the beginning of the entry; `delivery_info["aside"]` holds `bytes` and `sha1` of the
+    whole, and the `key` where it is kept for a while, if it is. None if `raw` describes no entry.
+    """
+    if not raw.startswith(DESCRIPTION):
+        return None
+    about = json.loads(raw[len(DESCRIPTION) :])
+    kept = {name: about[name] for name in ("bytes", "sha1", "key") if name in about}
+    why = f"an entry of {about['bytes']} bytes, which is too large to be read"
+    read = _no_message(bytes.fromhex(about["begins"]), malformed=why, aside=kept)
+    returns = len(raw) - len(raw.rstrip(b" "))
+    return _addressed(read, delivery_tag, about["list"], returns)
+
+
+def fanout_payload(raw: bytes) -> dict[str, Any]:
+    """Return what kombu makes a message of, from a fan-out channel. Raises NotJson."""
+    try:
+        read = _well_formed(_read_fanout(raw))
+        if read.get("content-type") == "application/json":
+            is_base64 = read["properties"].get("body_encoding")
+            _read_fanout(base64.b64decode(read["body"]) if is_base64 else read["body"].encode())
+    except NotJson:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise NotJson("the parts of a message are missing") from None
+    # Kombu would unpack the body, whatever its size is then.
+    read["headers"].pop("compression", None)
+    return read
+
+
+def _read_fanout(raw: bytes) -> Any:
+    return read_json(raw, bytes_max=FANOUT_BYTES_MAX, levels_max=STRICT_LEVELS_MAX)
+
+
+def _no_message(body: bytes, **about: object) -> dict[str, Any]:
+    return {
+        "body": body,
+        "headers": {},
+        "content-type": "application/octet-stream",
+        "content-encoding": "binary",
+        "properties": {"delivery_info": about},
+    }
+
+
+def _addressed(read: dict[str, Any], tag: str, queue: str, returns: int) -> dict[str, Any]:
+    properties = read["properties"]
+    properties["delivery_tag"] = tag
+    about = properties["delivery_info"]
+    about |= {"queue": queue, "returns": returns, "redelivered": returns > 0}
+    for name, instead in (("exchange", ""), ("routing_key", queue)):
+        if not isinstance(about.get(name), str):
+            about[name] = instead
+    return read
+
+
+def _read_strictly(raw: bytes) -> Any:
+    read = read_json(raw, bytes_max=STRICT_BYTES_MAX, levels_max=STRICT_LEVELS_MAX)
+    if b"\\u" in raw:
+        # Half a surrogate pair is no text, though JSON can spell it. UnicodeEncodeError says so.
+        json.dumps(read, ensure_ascii=False).encode()
+    return read
+
+
+def _well_formed(read: Any) -> dict[str, Any]:
+    """Return `read` if kombu can make a message of it without failing."""
+    match read:
+        case {"properties": {"delivery_info": dict(), "body_encoding": "base64"}}:
+            base64.b64decode(read["body"], validate=True)
+        case {"properties": {"delivery_info": dict(), **properties}}:
+            if properties.get("body_encoding"):
+                raise ValueError("an encoding that kombu doesn't know")
+            read["body"].encode()
+        case _:
+            raise ValueError("not a message")
+    headers = read.get("headers") or {}
+    if not isinstance(headers, dict):
+        raise TypeError("headers without names")
+    return {**read, "headers": headers}

@@ -1,0 +1,120 @@
+"""What one consumer has taken and not acknowledged, as Redis stores it.
+
+    inflight.consumers       sorted set: consumer -> its number of heartbeats
+    inflight.of.<consumer>   hash: place -> message as it came
+    inflight.aside           list: descriptions of oversize entries, and entries that their own list
+                             couldn't take back
+    inflight.aside.of.<id>   list of one: an oversize entry, until it expires
+    inflight.aside.sizes     hash: key of an oversize entry -> its size in bytes
+
+The transport's `global_keyprefix` stands before each key. A place is a number of 15 digits that
+rises with each message, a blank, and the list that the message was taken from.
+"""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+from uuid import uuid4
+
+from redis import Redis
+
+ENTRY_BYTES_MAX = 16 * 1024 * 1024
+"""A larger entry is set aside: it is described to the consumer, and not handed out."""
+ASIDE_BYTES_MAX = 1024**3
+"""Of what is set aside, so many bytes are kept at a time."""
+ASIDE_S = 7 * 24 * 3600
+"""An entry that was set aside is kept for so many seconds."""
+
+
+def script(name: str) -> str:
+    """Return a Lua script of this package, without its comments."""
+    lines = files(__package__).joinpath(f"{name}.lua").read_text("utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith("--"))
+
+
+TAKE, GIVE_BACK, BEAT = script("take"), script("give_back"), script("beat")
+
+
+class InFlight:
+    """The messages of one consumer. Usable by any thread.
+
+    `lists` are the lists that messages may be given back to; without any, all lists are.
+    """
+
+    def __init__(
+        self, redis: Redis, prefix: str, consumer: str | None = None, lists: Sequence[str] = ()
+    ) -> None:
+        self._redis = redis
+        self._lists = tuple(lists)
+        self.consumer = consumer or uuid4().hex
+        self.consumers_key = f"{prefix}inflight.consumers"
+        self.hashes = f"{prefix}inflight.of."
+        self.key = f"{self.hashes}{self.consumer}"
+        self.aside = f"{prefix}inflight.aside"
+        self._taken = 0
+
+    def take_command(
+        self,
+        lists: Sequence[str],
+        *,
+        messages_max: int,
+        bytes_max: int,
+        single: int = 0,
+        entry_bytes_max: int = ENTRY_BYTES_MAX,
+    ) -> tuple[Any, ...]:
+        """Return the command that takes from `lists`, in their order, within both bounds.
+
+        From the last `single` lists at most one message is taken. Where client tracking is on, the
+        server then notifies the connection once, as soon as one of the lists changes.
+        """
+        bounds = (messages_max, bytes_max, self._taken, single)
+        aside = (self.aside, entry_bytes_max, ASIDE_BYTES_MAX, ASIDE_S)
+        keys = (self.key, self.consumers_key, self.consumer)
+        return ("EVAL", TAKE, len(lists), *lists, *keys, *bounds, *aside)
+
+    def read_taken(self, reply: Sequence[bytes]) -> list[tuple[str, bytes]]:
+        """Return (place, raw message) for each message in the reply to a take command."""
+        self._taken += len(reply) // 2
+        return [(reply[i].decode(), reply[i + 1]) for i in range(0, len(reply), 2)]
+
+    def take_one(self, lists: Sequence[str]) -> tuple[str, bytes] | None:
+        """Take one message; None when there is none."""
+        command = self.take_command(lists, messages_max=1, bytes_max=1)
+        taken = self.read_taken(self._redis.execute_command(*command))  # type: ignore[no-untyped-call]
+        return taken[0] if taken else None
+
+    def acknowledge(self, places: Sequence[str]) -> int:
+        """Remove messages, in one step; return how many of them were still this consumer's."""
+        return int(self._redis.hdel(self.key, *places)) if places else 0
+
+    def give_back(self, places: Sequence[str] = ()) -> None:
+        """Put messages back at the heads of their lists, in one step; all if none is named."""
+        self._give_back(self.consumer, "", places)
+
+    def beat(self) -> dict[str, int]:
+        """Count a heartbeat; return the number of heartbeats of every consumer."""
+        reply: Any = self._redis.eval(BEAT, 1, self.consumers_key, self.consumer)
+        return {reply[i].decode(): int(float(reply[i + 1])) for i in range(0, len(reply), 2)}
+
+    def return_dead(self, consumer: str, beats: int) -> bool:
+        """Give back all that another consumer has, and remove it.
+
+        Return False, and change nothing, if its number of heartbeats isn't `beats` any more.
+        """
+        return self._give_back(consumer, str(beats)) >= 0
+
+    def leave(self) -> None:
+        """Give everything back and remove this consumer."""
+        self._give_back(self.consumer, "leave")
+
+    def _give_back(self, consumer: str, removal: str, places: Sequence[str] = ()) -> int:
+        keys = (self.consumers_key, f"{self.hashes}{consumer}", self.aside)
+        arguments: tuple[str | int, ...] = (
+            consumer,
+            removal,
+            len(self._lists),
+            *self._lists,
+            *places,
+        )
+        reply: Any = self._redis.eval(GIVE_BACK, len(keys), *keys, *arguments)
+        return int(reply)

@@ -1,0 +1,116 @@
+-- Moves waiting entries into the in-flight hash of a consumer and returns them.
+--
+-- KEYS     the lists to take from, in their order. No other key is named here: Redis 6.2 notifies a
+--          consumer of changes to all keys of a script that has read one of them.
+-- ARGV 1   the in-flight hash of the consumer
+--      2   the sorted set of consumers
+--      3   the consumer
+--      4   how many entries to take at most
+--      5   how many bytes to take at most; the last entry may exceed it
+--      6   the number of the next entry; it rises with each entry that this consumer takes
+--      7   of how many lists, the last ones in KEYS, at most one entry is taken together
+--      8   the list of oversize entries; their raw bytes are at this key, ".of." and an id
+--      9   how many bytes an entry may have
+--      10  how many bytes of oversize entries are kept at most
+--      11  for how many seconds an oversize entry is kept
+--
+-- Returns place, entry, place, entry ... A place is the number in 15 digits, a blank, the list.
+-- An entry is written to the hash before it is removed from its list, so that no failure between
+-- the two can lose it.
+
+-- With client tracking on, this also asks for one notification when one of the lists changes.
+if redis.call('EXISTS', unpack(KEYS)) == 0 then return {} end
+
+local inflight, consumers, consumer, aside = ARGV[1], ARGV[2], ARGV[3], ARGV[8]
+local entries_max, bytes_max, number = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local entry_bytes_max, first_single = tonumber(ARGV[9]), #KEYS - ARGV[7] + 1
+local CHUNK_MAX, SMALL_BYTES, SHOWN_BYTES = 16, 65536, 4096
+local taken, bytes, single_taken = {}, 0, false
+
+local function next_place(list)
+  local place = string.format('%015d %s', number, list)
+  number = number + 1
+  return place
+end
+
+-- Returns how many bytes of oversize entries are kept now; forgets those that have expired.
+local function bytes_kept()
+  local sizes, sum = redis.call('HGETALL', aside .. '.sizes'), 0
+  for i = 1, #sizes, 2 do
+    if redis.call('EXISTS', sizes[i]) == 1 then sum = sum + sizes[i + 1]
+    else redis.call('HDEL', aside .. '.sizes', sizes[i]) end
+  end
+  return sum
+end
+
+-- Moves an oversize entry to a key of its own; a short description goes to the consumer instead.
+local function set_aside(list, raw)
+  local about = { list = list, bytes = #raw, sha1 = redis.sha1hex(raw) }
+  about.begins = string.gsub(string.sub(raw, 1, SHOWN_BYTES), '.', function(c)
+    return string.format('%02x', string.byte(c))
+  end)
+  if bytes_kept() + #raw <= tonumber(ARGV[10]) then
+    about.key = aside .. '.of.' .. consumer .. '.' .. number
+  end
+  local place, description = next_place(aside), 'aside:' .. cjson.encode(about)
+  redis.call('HSET', inflight, place, description)
+  if about.key then
+    redis.call('LMOVE', list, about.key, 'RIGHT', 'LEFT')
+    redis.call('EXPIRE', about.key, ARGV[11])
+    redis.call('HSET', aside .. '.sizes', about.key, #raw)
+  else
+    redis.call('RPOP', list)
+  end
+  taken[#taken + 1], taken[#taken + 2] = place, description
+  bytes = bytes + #description
+end
+
+-- Takes up to `count` entries from the end of a list. Returns how many, and whether all were small;
+-- false and the error if the server refused.
+local function take(list, count)
+  local raws = redis.pcall('LRANGE', list, -count, -1)
+  if raws.err then
+    -- A key of another type is no queue. The other lists are still served.
+    if string.find(raws.err, 'WRONGTYPE', 1, true) then return 0, false end
+    return false, raws
+  end
+  local fields, small = {}, true
+  for i = #raws, 1, -1 do
+    local raw = raws[i]
+    small = small and #raw <= SMALL_BYTES
+    if #raw > entry_bytes_max then break end
+    local place = next_place(list)
+    fields[#fields + 1], fields[#fields + 2] = place, raw
+    taken[#taken + 1], taken[#taken + 2] = place, raw
+    bytes = bytes + #raw
+    if bytes >= bytes_max then break end
+  end
+  if #fields > 0 then
+    redis.call('HSET', inflight, unpack(fields))
+    redis.call('LTRIM', list, 0, -#fields / 2 - 1)
+  elseif #raws > 0 then
+    set_aside(list, raws[#raws])
+    return 1, false
+  end
+  return #fields / 2, small
+end
+
+-- A server at `maxmemory` refuses the first write of a script, unless it is one that frees memory,
+-- and accepts all writes after it.
+redis.call('ZREM', consumers, '')
+redis.call('ZADD', consumers, 'NX', 0, consumer)
+for turn = 1, #KEYS do
+  local count = 1
+  while true do
+    local single = turn >= first_single
+    local room = entries_max - #taken / 2
+    if room <= 0 or bytes >= bytes_max or (single and single_taken) then break end
+    local got, small = take(KEYS[turn], single and 1 or math.min(count, room))
+    if not got then return small end
+    if got == 0 then break end
+    single_taken = single_taken or single
+    -- Entries of unknown size are read one at a time.
+    count = small and math.min(2 * count, CHUNK_MAX) or 1
+  end
+end
+return taken
