@@ -11,22 +11,32 @@ from card_worker.beat import every
 from card_worker.contracts.commands import QUEUES, SWEEPS
 from card_worker.contracts.queries import QUERY_QUEUES
 from card_worker.settings import WrongSetting, load_settings
+from card_worker.transport import TRANSPORT
 
-# Celery obeys these before any setting; worker and relay could then look at different servers.
-for _name in ("BROKER_URL", "BROKER_READ_URL", "BROKER_WRITE_URL"):
+# Celery obeys these before any setting. Worker and relay could then look at different servers, and
+# the password of one server would go to another.
+for _name in ("BROKER_URL", "BROKER_READ_URL", "BROKER_WRITE_URL", "RESULT_BACKEND"):
     if f"CELERY_{_name}" in os.environ:
         raise SystemExit(f"card_worker: CELERY_{_name} is set; unset it, CARD_WORKER_* names them")
 
 try:
     _settings = load_settings()
-    broker_url = _settings.broker()
+    _broker = _settings.broker()
 except WrongSetting as wrong:
     raise SystemExit(f"card_worker: {wrong}") from None
 
 # --- Where messages are --------------------------------------------------------------------------
-result_backend = _settings.result_backend_url  # None: the answer is the event
+# User and password stand in no URL: what shows a URL can't show them.
+broker_url = _broker.broker_url
+broker_user, broker_password = _broker.user, _broker.password
+broker_use_ssl = _broker.tls_options
+_results = _settings.result_backend_url
+if _results is not None:  # else the answer is the event
+    result_backend = _results.backend_url
+    redis_username, redis_password = _results.user, _results.password
+    redis_backend_use_ssl = _results.tls_options
 
-broker_transport = "card_worker.transport:Transport"  # loses nothing, takes many at once
+broker_transport = TRANSPORT  # loses nothing, takes many at once
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None  # for ever: Redis comes back, and its messages with it
 broker_transport_options = {

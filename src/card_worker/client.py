@@ -27,9 +27,11 @@ from card_worker.contracts.commands import (
 )
 from card_worker.contracts.message import MESSAGE_BYTES_MAX
 from card_worker.contracts.queries import QUERY_QUEUES
+from card_worker.redis_url import RedisAddress
 from card_worker.secrets.sealing import read_recipients, seal_text
 from card_worker.secrets.secret import REVEAL
 from card_worker.sinks import connect
+from card_worker.transport import TRANSPORT
 
 STREAM = "card-events"
 _QUEUES = QUEUES | QUERY_QUEUES
@@ -50,22 +52,32 @@ class Client:
 
     With `seal_to`, the age recipients of the workers' COMMAND_IDENTITIES, tokens and PINs leave
     sealed, so that nobody reads them in the broker, its memory or its files.
+
+    A URL may have every form that the setting BROKER_URL may have. Raises ValueError, one line that
+    repeats no part of the URL, for any other.
     """
 
     def __init__(
         self,
-        broker_url: str,
+        broker_url: str | RedisAddress,
         *,
-        events_url: str | None = None,
+        events_url: str | RedisAddress | None = None,
         stream: str = STREAM,
         seal_to: Sequence[str] | None = None,
     ) -> None:
         # An app and a connection of its own: a producer's Celery settings, and CELERY_BROKER_URL,
         # which Celery puts before them, never meet ours.
         self._app = Celery(set_as_current=False)
-        options = {"socket_timeout": 5, "socket_connect_timeout": 3}
-        self._broker = Connection(broker_url, transport_options=options)
-        self._redis: Redis = connect(events_url or broker_url)
+        broker = _address(broker_url)
+        self._redis: Redis = connect(broker if events_url is None else _address(events_url))
+        self._broker = Connection(
+            broker.broker_url,
+            userid=broker.user,
+            password=broker.password,
+            ssl=broker.tls_options,
+            transport=TRANSPORT,
+            transport_options={"socket_timeout": 5, "socket_connect_timeout": 3},
+        )
         self._stream = stream
         self._recipients = None if seal_to is None else read_recipients(seal_to)
 
@@ -203,6 +215,10 @@ class Client:
                 if len(found) == len(wanted):
                     break
         return found
+
+
+def _address(url: str | RedisAddress) -> RedisAddress:
+    return RedisAddress.parse(url) if isinstance(url, str) else url
 
 
 def is_answer(event: Answer) -> bool:

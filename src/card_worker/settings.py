@@ -4,17 +4,27 @@ import os
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from card_worker.redis_url import RedisAddress
 from card_worker.secrets.peppers import Peppers
 from card_worker.secrets.sealing import NotOpened, read_identities, read_recipients
 from card_worker.secrets.vault import Vault
+
+Value = TypeVar("Value")
 
 PREFIX = "CARD_WORKER_"
 PEPPERS = ("TOKEN_PEPPERS", "PIN_PEPPERS")
@@ -47,10 +57,8 @@ def _parts(text: object) -> tuple[str, ...] | None:
     return tuple(part.strip() for part in text.split(",")) if isinstance(text, str) else None
 
 
-def _redis_url(url: str) -> str:
-    if not url.startswith(("redis://", "rediss://", "unix://", "redis+socket://")):
-        raise ValueError("use redis://host:port/number, rediss:// or unix://")
-    return url
+def _redis_address(url: object) -> object:
+    return RedisAddress.parse(url) if isinstance(url, str) else url
 
 
 def _peppers(text: str) -> str:
@@ -59,7 +67,8 @@ def _peppers(text: str) -> str:
 
 
 PeppersText = Annotated[str, AfterValidator(_peppers)]
-RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+# NoDecode: or else pydantic-settings reads the variable as JSON.
+RedisUrl = Annotated[RedisAddress, NoDecode, BeforeValidator(_redis_address)]
 
 
 class Settings(BaseSettings):
@@ -72,10 +81,12 @@ class Settings(BaseSettings):
         description="Where cards are kept: postgresql://user:password@host/name or sqlite:///file",
     )
     broker_url: RedisUrl | None = Field(
-        None, description="Where commands wait: redis://:password@host:6379/0"
+        None,
+        description="Where commands wait: redis://user:password@host:6379/0, rediss:// for TLS,"
+        " unix:///path?db=0 or redis+socket:///path?db=0; user and password percent-encoded",
     )
     events_url: RedisUrl | None = Field(
-        None, description="Where the event stream is; absent: the broker"
+        None, description="Where the event stream is, a URL as above; absent: the broker"
     )
     event_stream: str = Field(
         "card-events", min_length=1, description="Name of the Redis Stream that answers go to"
@@ -84,7 +95,9 @@ class Settings(BaseSettings):
         "redis", description="Where events are published: redis, the stream"
     )
     result_backend_url: RedisUrl | None = Field(
-        None, description="Where Celery results go; absent: nowhere, the answer is the event"
+        None,
+        description="Where Celery results go, a URL as above; absent: nowhere, the answer is the"
+        " event",
     )
     files_url: str = Field(
         "card-worker-files",
@@ -164,16 +177,16 @@ class Settings(BaseSettings):
         """Return where cards are kept. Raises WrongSetting when nobody said."""
         return _given("DATABASE_URL", self.database_url)
 
-    def broker(self) -> str:
+    def broker(self) -> RedisAddress:
         """Return where commands wait. Raises WrongSetting when nobody said."""
         return _given("BROKER_URL", self.broker_url)
 
-    def events(self) -> str:
+    def events(self) -> RedisAddress:
         """Return the Redis that holds the event stream: the broker's, when nobody said."""
         return self.events_url or self.broker()
 
 
-def _given(name: str, value: str | None) -> str:
+def _given(name: str, value: Value | None) -> Value:
     if value is None:
         raise WrongSetting(f"{PREFIX}{name}: missing")
     return value

@@ -7,6 +7,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from card_worker.redis_url import RedisAddress
 from card_worker.storage.outbox import Unpublished
 
 
@@ -42,9 +43,9 @@ FIELDS = ("id", "type", "account_id", "subject", "event")
 class RedisStream:
     """A Redis Stream: one entry per event, read with consumer groups."""
 
-    def __init__(self, url: str, stream: str) -> None:
+    def __init__(self, address: RedisAddress, stream: str) -> None:
         # No retries here: the relay tries again itself, with the whole slice and in order.
-        self._redis = connect(url)
+        self._redis = connect(address)
         self._stream = stream
 
     def publish(self, events: Sequence[Unpublished]) -> None:
@@ -59,10 +60,10 @@ class RedisStream:
         self._redis.close()
 
 
-def connect(url: str) -> "Redis":
+def connect(address: RedisAddress) -> "Redis":
     """Return a client that notices a dead connection instead of waiting on it for ever."""
-    return Redis.from_url(
-        url,
+    return Redis(
+        **address.redis_options,
         socket_timeout=5,
         socket_connect_timeout=3,
         socket_keepalive=True,

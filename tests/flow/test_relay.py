@@ -18,6 +18,7 @@ from card_worker.cli import app
 from card_worker.cli.embedded import Valkey
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.handler import handle
+from card_worker.redis_url import RedisAddress
 from card_worker.relay import LEASE, Relay
 from card_worker.sinks import RedisStream
 from card_worker.storage import leases, outbox
@@ -57,7 +58,7 @@ def relays(database_url: str, broker_url: str, *, number: int = 1) -> Iterator[N
 
     def run() -> None:
         engine = open_engine(database_url)
-        sink = RedisStream(broker_url, STREAM)
+        sink = RedisStream(RedisAddress.parse(broker_url), STREAM)
         try:
             Relay(engine, [sink]).run(stop.is_set)
         finally:

@@ -5,7 +5,6 @@ Nothing secret stands in it: not what the lines say, nor how one gets into the b
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from card_worker.cli.console import refuse
+from card_worker.redis_url import RedisAddress
 
 DIGEST_DIGITS = 16
 
@@ -78,14 +78,9 @@ class Note:
             raise refuse(f"{self._path} can't be written: {error.strerror}") from None
 
 
-def broker_digest(url: str) -> str:
-    """Return what tells one broker from another: host, port and database, without credentials."""
-    places = []
-    for address in url.split(";"):
-        where, _, options = address.partition("?")
-        where = where.partition("://")[2].rpartition("@")[2]
-        places.append((where, re.findall(r"(?:^|&)(?:db|virtual_host)=([^&]*)", options)))
-    return hashlib.sha256(json.dumps(places).encode()).hexdigest()[:DIGEST_DIGITS]
+def broker_digest(broker: RedisAddress) -> str:
+    """Return what tells one broker from another: its place and database, without the login."""
+    return hashlib.sha256(broker.broker_url.encode()).hexdigest()[:DIGEST_DIGITS]
 
 
 def _differences(before: Sending, now: Sending) -> Iterator[str]:

@@ -21,6 +21,14 @@ may be processed twice, and processing it twice must do no harm.
 For Redis from 6.2 on and Valkey; `broker_transport = "card_worker.transport:Transport"`.
 """
 
+from kombu.transport import TRANSPORT_ALIASES
+
+from card_worker.redis_url import SOCKET_TRANSPORT
 from card_worker.transport.channel import Channel, Message, QoS, Transport
 
-__all__ = ["Channel", "Message", "QoS", "Transport"]
+__all__ = ["TRANSPORT", "Channel", "Message", "QoS", "Transport"]
+
+TRANSPORT = f"{__name__}:Transport"
+"""The name of the transport, for `broker_transport`."""
+# A URL with a + in its scheme names the transport itself, by an alias.
+TRANSPORT_ALIASES[SOCKET_TRANSPORT] = TRANSPORT

@@ -137,6 +137,15 @@ class Channel(stock.Channel):
         self._failure: Exception | None = None
         self._ignored, self._ignored_logged_at = 0, float("-inf")
 
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        """Return redis-py's arguments. For a socket, kombu takes the login from the URL only."""
+        params: dict[str, Any] = super()._connparams(asynchronous)
+        if "path" in params:
+            given = self.connection.client
+            params["username"] = params["username"] or given.userid
+            params["password"] = params["password"] or given.password
+        return params
+
     @cached_property
     def in_flight(self) -> InFlight:
         lists = self._lists(self.queue_names)
