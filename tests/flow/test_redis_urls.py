@@ -1,0 +1,231 @@
+"""Every accepted form of a Redis URL works in every part, and no part ever shows the password."""
+
+import json
+import random
+import re
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from urllib.request import urlopen
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+from typer.testing import CliRunner
+
+from card_worker.cli import app
+from card_worker.cli.embedded import PORTS, NoServer, find_binary, valkey
+from card_worker.client import Client
+from card_worker.contracts.commands import CreateCard
+from card_worker.money import Currency
+from tests import servers
+from tests.certificates import make_certificates
+from tests.flow.processes import WAIT_S, Parts, parts, until
+from tests.flow.system import ACCOUNT, card
+from tests.proxy import proxy
+
+USER = "till#1/?@:%+æ"
+PASSWORD = "Zq7x#Kw9v/Jf3m?Xb8n@Ty2g:Lc5d%Hs4r+Pw6k&Vd1t;Rn0b=Gæ"
+PIECES = re.findall(r"\w{4,}", PASSWORD)
+LOGIN = f"{quote(USER, safe='')}:{quote(PASSWORD, safe='')}@"
+WORD = f":{quote(PASSWORD, safe='')}@"
+
+FORMS = {
+    "redis://{word}127.0.0.1:{port}/3": 3,
+    "redis://{login}localhost:{port}?db=3": 3,
+    "redis://{word}[::1]:{port}": 0,
+    "unix://{login}{socket}?db=3": 3,
+    "redis+socket://{word}{socket}?virtual_host=3": 3,
+    "rediss://{word}localhost:{tls}/3?ssl_ca_certs={ca}": 3,
+    "rediss://{login}localhost:{mutual_tls}?db=3&ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs={ca}"
+    "&ssl_certfile={client}&ssl_keyfile={client}": 3,
+    "rediss://{word}127.0.0.1:{tls}/3?ssl_cert_reqs=optional&ssl_ca_certs={ca}"
+    "&ssl_check_hostname=false": 3,
+    "rediss://{word}127.0.0.1:{tls}/3?ssl_cert_reqs=CERT_NONE": 3,
+}
+"""The forms, and the database that each names."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """What a form is filled in with, and how the test itself gets at the two servers."""
+
+    named: dict[str, object]
+    tcp: dict[str, Any]
+    socket: dict[str, Any]
+
+    def url(self, form: str) -> str:
+        return form.format(**self.named, login=LOGIN, word=WORD)
+
+    def server(self, form: str, **options: Any) -> Redis:
+        """Return a client of the server that a form leads to."""
+        place = self.socket if "{socket}" in form else self.tcp
+        return Redis(**place, **options, decode_responses=True)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
+    """Two servers that ask for a password: one on TCP with TLS before it, one on a socket only."""
+    with ExitStack() as running:
+        # Longer paths, such as those of pytest's folders, may be too long for a socket.
+        folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="card_worker-")))
+        try:
+            port = running.enter_context(valkey(folder / "tcp")).port
+            binary = find_binary()
+        except NoServer as error:
+            servers.missing(error, "PATH")
+        path = folder / "Valkey's; 1.sock"
+        become = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
+        running.enter_context(parts(folder / "parts")).run(
+            *("-c", become, binary, "--port", "0", "--unixsocket", str(path), "--save", "")
+        )
+        tcp, socket = {"port": port}, {"unix_socket_path": str(path)}
+        for place in (tcp, socket):
+            with Redis(**place) as client:
+                until(partial(_answers, client), "the server")
+                _ask_for_password(client)
+        certificates = make_certificates(folder)
+        tls, mutual_tls = (
+            running.enter_context(proxy(port, tls=certificates.server_context(needs_client=needs)))
+            for needs in (False, True)
+        )
+        named = {
+            "port": port,
+            "socket": quote(str(path)),
+            "tls": tls.port,
+            "mutual_tls": mutual_tls.port,
+            "ca": quote(str(certificates.ca)),
+            "client": quote(str(certificates.client)),
+        }
+        yield Places(named, {**tcp, "password": PASSWORD}, {**socket, "password": PASSWORD})
+
+
+def _answers(client: Redis) -> bool:
+    with suppress(RedisError):
+        return bool(client.ping())
+    return False
+
+
+def _ask_for_password(client: Redis) -> None:
+    """Let nobody in without the password, as USER or as the default user."""
+    client.config_set("bind", "127.0.0.1 -::1")
+    client.acl_setuser(
+        USER,
+        enabled=True,
+        passwords=[f"+{PASSWORD}"],
+        keys=["*"],
+        channels=["*"],
+        commands=["+@all"],
+    )
+    client.config_set("requirepass", PASSWORD)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_works_in_every_part(
+    form: str, places: Places, tmp_path: Path, sqlite_url: str
+) -> None:
+    if "[::1]" in form and not _has_ipv6():
+        pytest.skip("this machine has no ::1")
+    url = places.url(form)
+    with places.server(form) as server:
+        server.flushall()
+    settings = {"DATABASE_URL": sqlite_url, "BROKER_URL": url, "RESULT_BACKEND_URL": url}
+    with parts(tmp_path / "parts", **settings, SWEEP_INTERVAL_S="0.5") as running:
+        # With its events from the start, Flower needn't ask for them, which it does every 5 s.
+        running.start("worker", "--task-events")
+        running.start("relay")
+        running.start("beat")
+        flower = Flower(running)
+        asked = [f"{name}={value}" for name, value in card("by-cli").items()]
+        sent = _cli(running, "send", "cards.create", *asked, "--wait", "--timeout=60", "--json")
+        assert json.loads(sent)["type"] == "card.created"
+        with Client(url) as client:
+            assert _answer(client, "by-client") == "card.created"
+            told = _cli(running, "events", "tail", "--from-start", "--count=2", "--json")
+            events = [json.loads(line) for line in told.splitlines()]
+            assert [event["subject"] for event in events] == ["by-cli", "by-client"]
+            workers = flower.shows("/api/workers?refresh=1", lambda shown: len(shown) == 1)
+            # Only beat asks for sweeps.
+            flower.shows("/api/tasks?taskname=sweeps.expire_cards", _has_succeeded)
+            assert _answer(client, "for-flower") == "card.created"
+            tasks = flower.shows("/api/tasks?taskname=cards.create", _has_succeeded)
+        for part in running.all:
+            part.ask_to_stop()
+        assert [part.ended() for part in running.all] == [0, 0, 0, 0]
+        assert_hidden(sent, told, workers, tasks, *(part.said for part in running.all))
+    with places.server(form, db=FORMS[form]) as server:
+        assert server.exists("card-events", "celery-task-meta-for-flower") == 2
+        assert server.info("keyspace").keys() == {f"db{FORMS[form]}"}
+
+
+class Flower:
+    """A running Flower, and what its API shows."""
+
+    def __init__(self, running: Parts) -> None:
+        self._port = random.choice(PORTS)
+        self._part = running.start("flower", f"--port={self._port}")
+
+    def shows(self, path: str, is_so: Callable[[dict[str, Any]], bool]) -> str:
+        """Return what it shows at `path` once that is so."""
+        shown = ""
+
+        def shows() -> bool:
+            nonlocal shown
+            assert self._part.runs, self._part.tail
+            shown = self._get(path)
+            return bool(shown) and is_so(json.loads(shown))
+
+        until(shows, f"{path} of Flower")
+        return shown
+
+    def _get(self, path: str) -> str:
+        address = f"http://127.0.0.1:{self._port}{path}"
+        with suppress(OSError), urlopen(address, timeout=WAIT_S) as response:
+            return str(response.read().decode())
+        return ""
+
+
+def _has_succeeded(tasks: dict[str, Any]) -> bool:
+    return any(task["state"] == "SUCCESS" for task in tasks.values())
+
+
+def _answer(client: Client, card_id: str) -> str:
+    """Ask for a card; return the type of the answer."""
+    after = client.newest()
+    client.send(
+        CreateCard(
+            account_id=ACCOUNT,
+            command_id=card_id,
+            card_id=card_id,
+            amount=500,
+            currency=Currency.NOK,
+        )
+    )
+    answer = client.answers([card_id], after=after, timeout_s=WAIT_S)[card_id]
+    return str(answer["type"])
+
+
+def _cli(running: Parts, *arguments: str) -> str:
+    """Return what `card-worker` prints with the settings of the parts."""
+    done = CliRunner().invoke(app, arguments, env=running.settings)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def _has_ipv6() -> bool:
+    with suppress(OSError), socket.socket(socket.AF_INET6) as server:
+        server.bind(("::1", 0))
+        return True
+    return False
+
+
+def assert_hidden(*texts: str) -> None:
+    """No text shows the password or a part of it."""
+    for text in texts:
+        assert [piece for piece in PIECES if piece in text] == []
