@@ -76,7 +76,12 @@ class Client:
             password=broker.password,
             ssl=broker.tls_options,
             transport=TRANSPORT,
-            transport_options={"socket_timeout": 5, "socket_connect_timeout": 3},
+            transport_options={
+                "socket_timeout": 5,
+                "socket_connect_timeout": 3,
+                # No option of the transport: kombu's pools compare these, but not `ssl`.
+                "tls": broker.tls_options,
+            },
         )
         self._stream = stream
         self._recipients = None if seal_to is None else read_recipients(seal_to)

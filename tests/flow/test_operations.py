@@ -37,7 +37,7 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
     ),
     ("celery worker", DATABASE, "BROKER_URL: missing"),
     ("celery worker", BROKER, "DATABASE_URL: missing"),
-    ("celery worker", {**DATABASE, "BROKER_URL": "amqp://secret"}, "BROKER_URL: use redis://"),
+    ("celery worker", {**DATABASE, "BROKER_URL": "amqp://secret"}, "BROKER_URL: must begin with"),
     ("relay", DATABASE, "BROKER_URL: missing"),
     ("relay", BROKER, "DATABASE_URL: missing"),
     ("relay", {**BROKER, **DATABASE, "LOG_FORMAT": "secret"}, "LOG_FORMAT: "),
@@ -168,9 +168,12 @@ def test_a_wrong_or_missing_setting_stops_the_start_with_one_line(
     assert "secret" not in part.said
 
 
-def test_a_setting_that_celery_would_obey_before_ours_stops_the_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"])
+def test_a_setting_that_celery_would_obey_before_ours_stops_the_start(
+    name: str, tmp_path: Path
+) -> None:
     with parts(tmp_path, **BROKER, **DATABASE) as foreign:
-        foreign.settings["CELERY_BROKER_URL"] = "redis://127.0.0.1:2/0"
+        foreign.settings[name] = "redis://127.0.0.1:2/0"
         worker = foreign.run(*STARTS["worker"])
         assert worker.ended() == 1
-        assert "CELERY_BROKER_URL is set" in worker.said
+        assert f"{name} is set" in worker.said

@@ -6,7 +6,7 @@ import re
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,8 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 import pytest
+from celery import Celery
+from kombu.exceptions import KombuError
 from redis import Redis
 from redis.exceptions import RedisError
 from typer.testing import CliRunner
@@ -23,10 +25,13 @@ from card_worker.cli import app
 from card_worker.cli.embedded import PORTS, NoServer, find_binary, valkey
 from card_worker.client import Client
 from card_worker.contracts.commands import CreateCard
+from card_worker.handler import handle
 from card_worker.money import Currency
+from card_worker.redis_url import RedisAddress
+from card_worker.storage.engine import begin, open_engine
 from tests import servers
 from tests.certificates import make_certificates
-from tests.flow.processes import WAIT_S, Parts, parts, until
+from tests.flow.processes import PARTS, WAIT_S, Parts, parts, until
 from tests.flow.system import ACCOUNT, card
 from tests.proxy import proxy
 
@@ -164,12 +169,104 @@ def test_a_form_works_in_every_part(
         assert server.info("keyspace").keys() == {f"db{FORMS[form]}"}
 
 
+UNREACHABLE = {
+    "redis://{login}127.0.0.1:1/3": "Connection refused",
+    "unix://{login}/nowhere/redis.sock": "No such file or directory",
+    "rediss://{login}localhost:{tls}": "certificate verify failed",
+}
+"""Forms that lead nowhere, and what the connection fails with."""
+
+
+@pytest.mark.parametrize("form", UNREACHABLE)
+def test_what_tells_of_a_failed_connection_shows_no_password(
+    form: str, places: Places, tmp_path: Path, sqlite_url: str
+) -> None:
+    url, why = places.url(form), UNREACHABLE[form]
+    _make_event(sqlite_url)
+    settings = {"DATABASE_URL": sqlite_url, "BROKER_URL": url, "SWEEP_INTERVAL_S": "0.5"}
+    with parts(tmp_path / "parts", **settings) as running:
+        relay, worker, beat = (running.start(part) for part in ("relay", "worker", "beat"))
+        flower = Flower(running).part
+        send = running.run("-m", "card_worker.cli", "send", "cards.create", "account_id=T00000001")
+        assert send.ended() == 1
+        assert re.fullmatch(f"card-worker: Redis: .*{why}.*\n", send.said)
+        for part in (worker, beat, flower):
+            part.says(why)
+        relay.says("relay waits")
+        assert_hidden(*(part.said for part in running.all))
+
+
+VERIFIED = {
+    "rediss://{login}localhost:{tls}?ssl_ca_certs={ca}": None,
+    "rediss://{login}localhost:{tls}": "certificate verify failed",
+    "rediss://{login}localhost:{tls}?ssl_cert_reqs=optional": "certificate verify failed",
+    "rediss://{login}127.0.0.1:{tls}?ssl_cert_reqs=none": None,
+    "rediss://{login}127.0.0.1:{tls}?ssl_ca_certs={ca}&ssl_check_hostname=false": None,
+    "rediss://{login}127.0.0.1:{tls}?ssl_ca_certs={ca}": "certificate verify failed",
+    # The server hangs up on a client without a certificate.
+    "rediss://{login}localhost:{mutual_tls}?ssl_ca_certs={ca}": "closed|reset|required",
+}
+"""Forms of TLS, and what the connection fails with. A form that is refused comes after one for the
+same server that is accepted: it must not get the connection of that one."""
+
+
+@pytest.mark.parametrize("form", VERIFIED)
+def test_a_server_is_verified_unless_the_url_says_otherwise(form: str, places: Places) -> None:
+    url, why = places.url(form), VERIFIED[form]
+    address = RedisAddress.parse(url)
+    with Celery(backend=address.backend_url, set_as_current=False) as app, Client(url) as client:
+        app.conf.update(
+            redis_username=address.user,
+            redis_password=address.password,
+            redis_backend_use_ssl=address.tls_options,
+        )
+        results = app.backend.client
+        for connect in (partial(client.publish, "cards.create", {}), client.newest, results.ping):
+            expected = pytest.raises((KombuError, RedisError), match=why) if why else nullcontext()
+            with expected:
+                connect()
+        results.close()
+
+
+def _make_event(database_url: str) -> None:
+    """Leave an event that no relay has published."""
+    engine = open_engine(database_url)
+    with begin(engine) as (connection, now):
+        handle(connection, [_create_card("unpublished")], now)
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("setting", "url"),
+    [
+        ("BROKER_URL", "redis://:Zq7x#Kw9v@127.0.0.1:6379/0"),
+        ("EVENTS_URL", "rediss://:Zq7x/Kw9v@127.0.0.1:6379/0"),
+        ("RESULT_BACKEND_URL", "unix://:Zq7x@Kw9v@/run/redis.sock"),
+    ],
+)
+def test_a_refused_url_stops_every_part_with_one_line(
+    setting: str, url: str, tmp_path: Path, sqlite_url: str
+) -> None:
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as refused:
+        RedisAddress.parse(url)
+    settings = {"DATABASE_URL": sqlite_url, "BROKER_URL": "redis://", setting: url}
+    with parts(tmp_path / "parts", **settings) as running:
+        for name in PARTS:
+            running.start(name)
+        running.run("-m", "card_worker.cli", "send", "cards.create", "account_id=T00000001")
+        for part in running.all:
+            assert part.ended() == 1
+            assert part.said.splitlines()[-1].endswith(f": CARD_WORKER_{setting}: {refused.value}")
+            assert "Traceback" not in part.said
+        assert_hidden(*(part.said for part in running.all))
+
+
 class Flower:
     """A running Flower, and what its API shows."""
 
     def __init__(self, running: Parts) -> None:
         self._port = random.choice(PORTS)
-        self._part = running.start("flower", f"--port={self._port}")
+        self.part = running.start("flower", f"--port={self._port}")
 
     def shows(self, path: str, is_so: Callable[[dict[str, Any]], bool]) -> str:
         """Return what it shows at `path` once that is so."""
@@ -177,7 +274,7 @@ class Flower:
 
         def shows() -> bool:
             nonlocal shown
-            assert self._part.runs, self._part.tail
+            assert self.part.runs, self.part.tail
             shown = self._get(path)
             return bool(shown) and is_so(json.loads(shown))
 
@@ -198,17 +295,15 @@ def _has_succeeded(tasks: dict[str, Any]) -> bool:
 def _answer(client: Client, card_id: str) -> str:
     """Ask for a card; return the type of the answer."""
     after = client.newest()
-    client.send(
-        CreateCard(
-            account_id=ACCOUNT,
-            command_id=card_id,
-            card_id=card_id,
-            amount=500,
-            currency=Currency.NOK,
-        )
-    )
+    client.send(_create_card(card_id))
     answer = client.answers([card_id], after=after, timeout_s=WAIT_S)[card_id]
     return str(answer["type"])
+
+
+def _create_card(card_id: str) -> CreateCard:
+    return CreateCard(
+        account_id=ACCOUNT, command_id=card_id, card_id=card_id, amount=500, currency=Currency.NOK
+    )
 
 
 def _cli(running: Parts, *arguments: str) -> str:
