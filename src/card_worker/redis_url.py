@@ -6,7 +6,7 @@ and user, password and TLS options as separate settings.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from ipaddress import IPv6Address
 from typing import Any
@@ -60,7 +60,7 @@ _ENCODE = (
 
 @dataclass(frozen=True)
 class Tls:
-    """How the server is verified. The paths are those of PEM files."""
+    """How the server is verified, and the client's certificate. Files are PEM files."""
 
     cert_reqs: str = "required"
     check_hostname: bool = True
@@ -87,7 +87,7 @@ class Tls:
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """Where a Redis server is, and how to log in. A text of it never shows the password."""
+    """Where a Redis server is, and how to log in. Its repr and str do not show the password."""
 
     host: str = "localhost"
     port: int = 6379
@@ -114,30 +114,29 @@ class RedisAddress:
         if "@" in query:
             raise ValueError(f"has an unencoded ? or @: {_ENCODE_LOGIN}")
         user, password = _login(login)
+        options = _options(query, _OPTIONS[scheme])
         if scheme in _SOCKETS:
-            options = _options(query, _OPTIONS[scheme])
             db = _database(options.get("db"), options.get("virtual_host"))
             return cls(path=_path(place, slash + path), db=db, user=user, password=password)
         if "@" in path:
             raise ValueError(f"has an unencoded / or @: {_ENCODE_LOGIN}")
         host, port = _host_and_port(place)
-        options = _options(query, _OPTIONS[scheme])
         db = _database(path or None, options.get("db"))
         tls = Tls.of(options) if scheme == "rediss" else None
         return cls(host=host, port=port, db=db, user=user, password=password, tls=tls)
 
     @property
     def broker_url(self) -> str:
-        """The value of Celery's `broker_url`; user, password and TLS are other settings.
+        """Return Celery's `broker_url`; user, password and TLS options are other settings.
 
-        It is never rediss://: `broker_use_ssl` is enough, and kombu warns of rediss:// without
-        options in the URL.
+        It is redis:// also for TLS: `broker_use_ssl` is enough, and kombu logs a warning about
+        rediss:// without options in the URL.
         """
         return self._url("redis", f"{SOCKET_TRANSPORT}+socket")
 
     @property
     def backend_url(self) -> str:
-        """The value of Celery's `result_backend`; user, password and TLS are other settings."""
+        """Return Celery's `result_backend`; user, password and TLS options are other settings."""
         return self._url("rediss" if self.tls else "redis", "redis+socket")
 
     def _url(self, tcp: str, socket: str) -> str:
@@ -148,7 +147,7 @@ class RedisAddress:
 
     @property
     def tls_options(self) -> dict[str, Any]:
-        """The TLS options as redis-py, kombu, Celery and Flower name them; empty without TLS."""
+        """Return TLS options as redis-py, kombu, Celery and Flower name them; none without TLS."""
         if self.tls is None:
             return {}
         options = asdict(self.tls).items()
@@ -156,7 +155,7 @@ class RedisAddress:
 
     @property
     def redis_options(self) -> dict[str, Any]:
-        """The arguments of redis-py's `Redis`."""
+        """Return the arguments of redis-py's `Redis`."""
         options = {"db": self.db, "username": self.user, "password": self.password}
         if self.path is not None:
             return {**options, "unix_socket_path": self.path}
@@ -203,7 +202,7 @@ def _host(host: str) -> str:
         ) from None
 
 
-def _options(query: str, allowed: Iterable[str]) -> dict[str, str]:
+def _options(query: str, allowed: Collection[str]) -> dict[str, str]:
     found = dict[str, str]()
     for pair in query.split("&") if query else ():
         name, _, value = pair.partition("=")

@@ -16,6 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 from celery import Celery
+from kombu.connection import Connection
 from kombu.exceptions import KombuError
 from redis import Redis
 from redis.exceptions import RedisError
@@ -29,6 +30,7 @@ from card_worker.handler import handle
 from card_worker.money import Currency
 from card_worker.redis_url import RedisAddress
 from card_worker.storage.engine import begin, open_engine
+from card_worker.transport import TRANSPORT
 from tests import servers
 from tests.certificates import make_certificates
 from tests.flow.processes import PARTS, WAIT_S, Parts, parts, until
@@ -226,6 +228,13 @@ def test_a_server_is_verified_unless_the_url_says_otherwise(form: str, places: P
             with expected:
                 connect()
         results.close()
+
+
+def test_another_app_may_put_the_login_of_a_socket_into_the_url(places: Places) -> None:
+    url = places.url("card-worker+socket://{login}{socket}?virtual_host=3")
+    with Connection(url, transport=TRANSPORT) as connection:
+        assert connection.default_channel.client.ping()
+        assert_hidden(connection.as_uri())
 
 
 def _make_event(database_url: str) -> None:

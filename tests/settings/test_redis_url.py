@@ -282,6 +282,13 @@ def test_kombu_keeps_our_transport_and_knows_what_an_address_says(address: Redis
     assert "w%23rd" not in shown
 
 
+def test_kombu_itself_takes_other_transports_and_no_tls() -> None:
+    # Why no library gets the URL of the user; docs/transport.md says the same.
+    socket = Connection("redis+socket:///run/redis.sock", transport=TRANSPORT)
+    assert socket.get_transport_cls() is not Transport
+    assert not Connection("rediss://cache", transport=TRANSPORT).ssl
+
+
 @pytest.mark.parametrize("address", ADDRESSES, ids=str)
 def test_the_result_backend_connects_to_what_an_address_says(address: RedisAddress) -> None:
     with Celery(backend=address.backend_url, set_as_current=False) as app:
