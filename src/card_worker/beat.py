@@ -1,7 +1,7 @@
 """Beat: asks for the sweeps at intervals, whatever the wall clock and the broker do."""
 
 from datetime import UTC, datetime
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 import structlog
@@ -9,7 +9,7 @@ from celery import beat
 from celery.schedules import schedule
 
 from card_worker.health import Record
-from card_worker.pauses import Pauses
+from card_worker.pauses import Pauses, keep_trying
 
 PAUSE_S_MAX = 3.0
 
@@ -37,13 +37,12 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]  # Celery has no types
         """Add nothing: Celery's own clean-up of results is no task of ours."""
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
-        while True:
-            try:
-                self.apply_async(entry, advance=False)
-            except Exception as error:
-                self._wait(entry.task, error.__context__ or error)
-            else:
-                break
+        keep_trying(
+            lambda: self._send(entry),
+            "broker unavailable",
+            pauses=self._pauses,
+            is_retryable=lambda _: True,
+        )
         log.info("sweep requested", task=entry.task)
         self._write_health()
 
@@ -52,13 +51,8 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]  # Celery has no types
             intervals = [entry.schedule.seconds for entry in self.schedule.values()]
             self._record.write({"sent_at": monotonic(), "interval_s": min(intervals)})
 
-    def _wait(self, task: str, error: BaseException) -> None:
-        pause_s = self._pauses.next_s()
-        log.warning(
-            "broker unavailable, retrying",
-            task=task,
-            error=type(error).__name__,
-            reason=f"{error!s:.200}",
-            pause_s=round(pause_s, 1),
-        )
-        sleep(pause_s)
+    def _send(self, entry: Any) -> None:
+        try:
+            self.apply_async(entry, advance=False)
+        except beat.SchedulingError as error:
+            raise error.__context__ or error from None

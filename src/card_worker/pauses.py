@@ -1,7 +1,16 @@
 """Growing pauses between tries."""
 
 import random
-from time import monotonic
+from collections.abc import Callable
+from time import monotonic, sleep
+from typing import TypeVar
+
+import structlog
+from redis.exceptions import RedisError
+
+Done = TypeVar("Done")
+
+log = structlog.get_logger(__name__)
 
 
 class Pauses:
@@ -24,3 +33,36 @@ class Pauses:
         self._full_s = min(2 * self._full_s, self._max_s)
         self._over_at = now + pause_s
         return pause_s
+
+    def log_next(self, event: str, error: BaseException) -> float:
+        """Log a failure with the pause that follows; return that in seconds."""
+        pause_s = self.next_s()
+        log.warning(f"{event}, retrying", pause_s=round(pause_s, 1), **described(error))  # noqa: G004
+        return pause_s
+
+
+def keep_trying(
+    work: Callable[[], Done],
+    event: str,
+    *,
+    pauses: Pauses,
+    is_retryable: Callable[[Exception], bool],
+    wait: Callable[[float], None] = sleep,
+) -> Done:
+    """Do `work`; after a retryable failure log `event`, wait, and do it again."""
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            if not is_retryable(error):
+                raise
+            wait(pauses.log_next(event, error))
+
+
+def described(error: BaseException) -> dict[str, str]:
+    """Return what a log may say of an error. A database's own words may quote rows."""
+    name = {"error": type(error).__name__}
+    if isinstance(error, RedisError | OSError):
+        name["reason"] = f"{error!s:.200}"
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return name if state is None else {**name, "sqlstate": state}

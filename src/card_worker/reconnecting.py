@@ -4,7 +4,6 @@ from contextlib import suppress
 from time import monotonic, sleep
 from typing import Any
 
-import structlog
 from celery.worker import state
 from celery.worker.consumer import Consumer
 
@@ -13,8 +12,6 @@ from card_worker.pauses import Pauses
 PAUSE_S_MAX = 3.0
 STOP_CHECK_S = 0.1
 """How often a worker that waits for its broker checks whether it was told to stop."""
-
-log = structlog.get_logger(__name__)
 
 
 class ReconnectingConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
@@ -63,14 +60,7 @@ class ReconnectingConsumer(Consumer):  # type: ignore[misc]  # Celery has no typ
 
     def _wait_for_broker(self, error: Exception) -> None:
         """Wait before the next try. Raises WorkerShutdown or WorkerTerminate when told to stop."""
-        pause_s = self._pauses.next_s()
-        log.warning(
-            "broker unavailable, retrying",
-            error=type(error).__name__,
-            reason=f"{error!s:.200}",
-            pause_s=round(pause_s, 1),
-        )
-        until = monotonic() + pause_s
+        until = monotonic() + self._pauses.log_next("broker unavailable", error)
         while monotonic() < until:
             state.maybe_shutdown()
             sleep(STOP_CHECK_S)

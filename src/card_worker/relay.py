@@ -10,7 +10,7 @@ import structlog
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
 
-from card_worker.pauses import Pauses
+from card_worker.pauses import Pauses, keep_trying
 from card_worker.sinks import Sink
 from card_worker.storage import leases, outbox
 from card_worker.storage.engine import begin
@@ -47,31 +47,32 @@ class Relay:
         self._sinks = sinks
         self._holder = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
         self._renew_at = 0.0
+        self._is_checked = False
         self._published: Sequence[Unpublished] = ()
         """Published, but not marked so yet: after a full slice that is done with the next one."""
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Publish until `stopping` says so. Redis or the database being away is waited out."""
+        """Publish until `stopping` says so. Redis or the database being away is waited out.
+
+        Raises Refused if a sink refuses at the start what waiting can't mend.
+        """
         log.info("relay started", holder=self._holder)
-        pauses = Pauses(first_s=0.1, max_s=PAUSE_S_MAX)
-        while not stopping():
-            try:
-                self._publish_until_away(stopping)
-            except Exception as error:
-                if not _is_away(error):
-                    raise
-                self._renew_at = 0.0
-                pause_s = pauses.next_s()
-                log.warning(
-                    "database or sink unavailable, retrying",
-                    error=type(error).__name__,
-                    pause_s=round(pause_s, 1),
-                )
-                _sleep(pause_s, stopping)
+        keep_trying(
+            lambda: self._publish_until_away(stopping),
+            "database or sink unavailable",
+            pauses=Pauses(first_s=0.1, max_s=PAUSE_S_MAX),
+            is_retryable=_is_away,
+            wait=lambda seconds: _sleep(seconds, stopping),
+        )
         self._release()
         log.info("relay stopped", holder=self._holder)
 
     def _publish_until_away(self, stopping: Callable[[], bool]) -> None:
+        self._renew_at = 0.0
+        if not self._is_checked:
+            for sink in self._sinks:
+                sink.check()
+            self._is_checked = True
         while not stopping():
             if not self._has_lease():
                 _sleep(STANDBY_POLL_S, stopping)

@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Any, NamedTuple
 
-import structlog
 from celery.app.task import Context
 from redis.exceptions import RedisError
 
 from card_worker.pauses import Pauses
 
 PAUSE_S_MAX = 60.0
-
-log = structlog.get_logger(__name__)
 
 
 class Result(NamedTuple):
@@ -46,14 +43,8 @@ class Results:
                     self._add(pipeline, result)
                 pipeline.execute()
         except (RedisError, OSError) as error:
-            pause_s = self._pauses.next_s()
+            pause_s = self._pauses.log_next("result backend unavailable, results not stored", error)
             self._again_at = monotonic() + pause_s
-            log.warning(
-                "result backend unavailable, results not stored",
-                error=type(error).__name__,
-                results=len(results),
-                pause_s=round(pause_s, 1),
-            )
 
     def _add(self, pipeline: Any, result: Result) -> None:
         backend = self._backend

@@ -9,10 +9,14 @@ from redis.retry import Retry
 
 from card_worker.redis_url import RedisAddress
 from card_worker.storage.outbox import Unpublished
+from card_worker.transport.access import check_access, streaming
 
 
 class Sink(Protocol):
     """A place that events are published to."""
+
+    def check(self) -> None:
+        """Try what publishing needs. Raises Refused if waiting can't mend what is refused."""
 
     def publish(self, events: Sequence[Unpublished]) -> None:
         """Publish `events` in their order.
@@ -47,6 +51,9 @@ class RedisStream:
         # No retries here: the relay tries again itself, with the whole slice and in order.
         self._redis = connect(address)
         self._stream = stream
+
+    def check(self) -> None:
+        check_access(self._redis, streaming(self._stream))
 
     def publish(self, events: Sequence[Unpublished]) -> None:
         values = [

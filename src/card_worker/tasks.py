@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
 from typing import Any
@@ -13,8 +13,8 @@ from celery import Celery, Task, signals
 from celery.exceptions import Reject
 from celery.worker import state
 from kombu.message import Message as KombuMessage
+from redis.exceptions import RedisError
 from sqlalchemy import Engine
-from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from card_worker import grouping, remote_control
 from card_worker.batches.chunks import Chunk, resting_chunks
@@ -44,19 +44,23 @@ from card_worker.delivery import (
 )
 from card_worker.files import FileStore, write_files
 from card_worker.grouping import DeadLettered, queue_of
+from card_worker.pauses import Pauses, keep_trying
 from card_worker.secrets.vault import Vault
 from card_worker.settings import LogFormat, WrongSetting, load_settings
+from card_worker.sinks import connect
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.errors import is_retryable
 from card_worker.storage.migrations import SchemaOutdated, check
 from card_worker.sweeps import expire_cards, expire_holds
 from card_worker.telemetry import configure_logs
+from card_worker.transport.access import Refused, Step, check_access, consuming, publishing
 
 TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, CHUNK, *SWEEPS])
 """What a message may name. Celery's own tasks (chains, chords, clean-ups) are not among them."""
 
 PRIORITY_LOWEST = 9
+PAUSE_S_MAX = 5.0
 
 app = Celery("card_worker", set_as_current=False)
 app.config_from_object("celeryconfig")
@@ -210,6 +214,7 @@ class Consumer(grouping.Consumer):
 
 def _letter(message: KombuMessage, why: str, now: datetime) -> DeadLetter:
     headers, body = message.headers, message.body
+    aside = message.delivery_info.get("aside")
     return DeadLetter(
         received_at=now,
         queue=queue_of(message),
@@ -220,7 +225,14 @@ def _letter(message: KombuMessage, why: str, now: datetime) -> DeadLetter:
         content_type=_text(message.content_type),
         content_encoding=_text(message.content_encoding),
         body=body if isinstance(body, bytes) else str(body).encode(errors="surrogatepass"),
+        detail=_aside_in_words(aside) if aside else None,
+        aside_key=aside.get("key", "") if aside else None,
     )
+
+
+def _aside_in_words(aside: Mapping[str, Any]) -> str:
+    kept = f"kept at {aside['key']} for 7 days" if "key" in aside else "not kept: too much was"
+    return f"{aside['bytes']} bytes, SHA-1 {aside['sha1']}, {kept}; this is the beginning"
 
 
 def _address(value: object) -> str | None:
@@ -242,23 +254,41 @@ def _on_worker_init(**_: Any) -> None:
     """Refuse to start on a database that isn't migrated; let nobody steer the worker remotely."""
     grouping.spare_cycle_search()
     remote_control.restrict()
-    waiting = Retrying(
-        retry=retry_if_exception(is_retryable),
-        wait=wait_random_exponential(multiplier=0.2, max=5),
-        before_sleep=_log_pause,
-    )
+    broker = load_settings().broker()
+    lists = sorted(set(QUEUES.values()))
     try:
         _files()
-        waiting(_check_schema)
-    except (SchemaOutdated, WrongSetting) as reason:
+        _try_until_available("database unavailable", _check_schema)
+        _check_broker(consuming(lists, db=broker.db))
+    except (SchemaOutdated, WrongSetting, Refused) as reason:
         raise SystemExit(f"card_worker: {reason}") from None
+
+
+@signals.beat_init.connect
+def _on_beat_init(**_: Any) -> None:
+    try:
+        _check_broker(publishing([QUEUES[sweep] for sweep in SWEEPS]))
+    except Refused as reason:
+        raise SystemExit(f"card_worker: {reason}") from None
+
+
+def _check_broker(steps: Iterator[Step]) -> None:
+    """Wait for the broker. Raises Refused if it refuses what waiting can't mend."""
+    needed = list(steps)
+    with connect(load_settings().broker()) as redis:
+        _try_until_available("broker unavailable", lambda: check_access(redis, needed))
+
+
+def _try_until_available(event: str, work: Callable[[], None]) -> None:
+    keep_trying(
+        work,
+        event,
+        pauses=Pauses(first_s=0.2, max_s=PAUSE_S_MAX),
+        is_retryable=lambda error: isinstance(error, RedisError) or is_retryable(error),
+    )
 
 
 def _check_schema() -> None:
     with reading(_engine()) as connection:
         check(connection)
     _engine().dispose()  # so that a pool which forks from here takes no connection along
-
-
-def _log_pause(state: RetryCallState) -> None:
-    log.warning("database waits", tries=state.attempt_number)

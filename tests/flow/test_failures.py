@@ -81,7 +81,7 @@ def test_a_database_that_crashes_and_recovers_costs_nothing(
         own_postgres.crash()
         running.create("meanwhile")  # the others may all be done
         worker.says("database waits")
-        relay.says("relay waits")
+        relay.says("database or sink unavailable, retrying")
         own_postgres.start()
         assert_done_once(running, [*BUSY, "meanwhile"])
         assert (worker.stop(), relay.stop()) == (0, 0)

@@ -122,7 +122,7 @@ def test_who_may_publish_may_not_steer_the_worker(
         control, arguments=arguments, reply=True, limit=1, timeout=60
     )
     ((_, said),) = answer.items()
-    assert said == {"error": "this worker can be inspected, not steered"}
+    assert said == {"error": "this worker can be inspected, but not changed"}
     running.create(f"after {control}")
     assert running.types(f"after {control}") == ["card.created"]
     assert running.parts.all[0].runs

@@ -193,7 +193,7 @@ def test_what_tells_of_a_failed_connection_shows_no_password(
         assert re.fullmatch(f"card-worker: Redis: .*{why}.*\n", send.said)
         for part in (worker, beat, flower):
             part.says(why)
-        relay.says("relay waits")
+        relay.says("database or sink unavailable, retrying")
         assert_hidden(*(part.said for part in running.all))
 
 

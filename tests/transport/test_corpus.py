@@ -19,8 +19,8 @@ from tests.transport.trial import Outcome, Trial, answers_to, unmatched
 
 SEED = 20261123
 STORM_S = 60.0
-MEMORY_MAX = 400_000_000
-"""Bytes that a worker may have had after an entry of 20 MB. An idle one has a quarter."""
+MEMORY_MAX = 200_000_000
+"""Bytes that a worker may have had after an entry of 20 MB. An idle one has half of it."""
 NAME_CHARS_MAX = 60
 PREFORK = ("--pool", "processes", "--concurrency", "2")
 

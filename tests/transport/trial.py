@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import sha1, sha256
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -116,9 +116,11 @@ def _fate(entry: Entry, raw: bytes, letters: list[Row[Any]], answers: list[Event
 
 
 def shows(letter: Row[Any], raw: bytes) -> bool:
-    """Say whether a letter holds what lay on the list."""
+    """Say whether a letter holds what lay on the list; of what is too large, the beginning."""
     if letter.body == raw:
         return True
+    if letter.aside_key is not None:
+        return raw.startswith(letter.body) and _whole_digest(raw) in letter.detail
     headers, sent = _sent(raw)
     if letter.body != sent or headers is None:
         return False
@@ -153,7 +155,10 @@ def unmatched(entries: Iterable[Entry], letters: Iterable[Row[Any]]) -> tuple[li
             by_digest.setdefault(digest, []).append(entry.name)
     strangers = []
     for letter in letters:
-        shown = by_digest.get(sha256(letter.body).hexdigest(), ())
+        digest = sha256(letter.body).hexdigest()
+        if letter.aside_key is not None:
+            digest = letter.detail.partition("SHA-1 ")[2][:40]
+        shown = by_digest.get(digest, ())
         name = next((name for name in shown if missing[name]), None)
         if name is None:
             strangers.append(f"{letter.message_id}: {letter.reason}")
@@ -165,4 +170,10 @@ def unmatched(entries: Iterable[Entry], letters: Iterable[Row[Any]]) -> tuple[li
 def _digests(raw: bytes) -> set[str]:
     """Return the digests of what a letter may hold of an entry: its bytes, or those of its body."""
     _, sent = _sent(raw)
-    return {sha256(held).hexdigest() for held in (raw, sent) if held is not None}
+    digests = {sha256(held).hexdigest() for held in (raw, sent) if held is not None}
+    return digests | {_whole_digest(raw)}
+
+
+def _whole_digest(raw: bytes) -> str:
+    """Return what a letter says of an entry that is too large to be read."""
+    return sha1(raw, usedforsecurity=False).hexdigest()

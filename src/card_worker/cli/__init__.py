@@ -56,12 +56,15 @@ def main() -> None:
     from sqlalchemy.exc import DBAPIError
 
     from card_worker.cli.embedded import NoServer
+    from card_worker.transport.access import Refused
 
     try:
         _check_arguments(sys.argv[1:])
         app()
     except WrongSetting as wrong:
         _stop(str(wrong))
+    except Refused as refused:
+        _stop(str(refused))
     except NoServer as missing:
         _stop(f"no embedded server: {missing}")
     except (BrokerAway, RedisError) as away:

@@ -90,11 +90,26 @@ def requeue(
 
 @app.command()
 def drop(letter: LetterId) -> None:
-    """Set the letter aside for good. The row stays, with what was done and when."""
-    with database() as engine, begin(engine) as (connection, now):
-        if not dead_letters.settle(connection, letter, now, "dropped"):
-            raise refuse(f"no dead letter {letter} is waiting")
+    """Set the letter aside for good. The row stays, with what was done and when.
+
+    An entry that was too large to be read, and is still kept in Redis, is deleted there.
+    """
+    with database() as engine:
+        with looking() as connection:
+            found = _waiting(dead_letters.find(connection, letter), letter)
+        if found.aside_key:
+            _delete_aside(found.aside_key)
+        with begin(engine) as (connection, now):
+            if not dead_letters.settle(connection, letter, now, "dropped"):
+                raise refuse(f"no dead letter {letter} is waiting")
     out.print(f"dead letter {letter} is dropped")
+
+
+def _delete_aside(key: str) -> None:
+    from card_worker.sinks import connect
+
+    with connect(load_settings().broker()) as redis:
+        redis.unlink(key)
 
 
 def _waiting(found: DeadLetter | None, letter: int) -> DeadLetter:
@@ -105,6 +120,8 @@ def _waiting(found: DeadLetter | None, letter: int) -> DeadLetter:
 
 def _whole(found: DeadLetter, identity: Path | None) -> DeadLetter:
     """Return the letter as it came, its secrets as well."""
+    if found.aside_key is not None:
+        raise refuse("the entry is too large to be read: its sender has to send less at a time")
     if not found.is_masked:
         return found
     if found.sealed is None:

@@ -47,6 +47,9 @@ class DeadLetter:
     """If so, and if there is anybody who may open it: headers and body as they came."""
     settled_at: datetime | None = None
     settled_as: str | None = None
+    aside_key: str | None = None
+    """Where Redis keeps all of an entry of which `body` is only the beginning, until it expires;
+    empty if it isn't kept; None for all other letters."""
 
 
 def add(connection: Connection, letter: DeadLetter, open_to: Sequence[str] = ()) -> None:
@@ -71,6 +74,7 @@ def add(connection: Connection, letter: DeadLetter, open_to: Sequence[str] = ())
         "digest": _digest(letter),
         "settled_at": None,
         "settled_as": None,
+        "aside_key": letter.aside_key,
     }
     upsert = postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert
     connection.execute(

@@ -415,7 +415,7 @@ dead_letters = Table(
     # Set instead of deleting the row, so that nothing that arrived ever goes without a trace.
     Column("settled_at", UtcTime, nullable=True),
     Column("settled_as", Text, nullable=True),
-    # Where Redis keeps the whole of an entry that was too large to be read, until it expires.
+    # Where Redis keeps the whole of an entry that was too large to be read; empty if it doesn't.
     Column("aside_key", Text, nullable=True),
     UniqueConstraint("message_id", "digest"),
     sqlite_strict=True,

@@ -1,0 +1,108 @@
+"""What a part needs of Redis, tried before it starts.
+
+A server that is away, or refuses for a while, is waited for. What waiting can't mend ends the start
+with a line that names the command: a missing right, a wrong password, a database that isn't there.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import chain
+from typing import Any
+from uuid import uuid4
+
+from redis import Redis
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    NoPermissionError,
+    RedisError,
+)
+
+from card_worker.transport.in_flight import script
+
+_PROBE = script("probe")
+# Errors without a class of their own, by their words.
+_LASTING = (
+    "NOPERM",
+    "no permissions",
+    "No permissions",
+    "DB index is out of range",
+    "invalid DB index",
+    "unknown command",
+    "SELECT is not allowed",  # of a cluster
+    "CROSSSLOT",
+    "MOVED",
+)
+
+
+class Refused(Exception):
+    """Redis refuses what a part needs, and will go on to. The text is one line."""
+
+
+Step = tuple[str, Callable[[Redis], object]]
+"""A command's name, and what runs it without lasting effect."""
+
+
+def consuming(lists: Sequence[str], *, prefix: str = "", db: int = 0) -> Iterator[Step]:
+    """Yield what a consumer of these lists runs."""
+    free = f"{prefix}inflight.of.{uuid4().hex}"
+    keys = [free, f"{prefix}inflight.consumers", f"{prefix}inflight.aside", *lists]
+    topic = f"/{db}.celeryev/probe"  # a subscriber ignores an empty message
+    yield "EVAL", lambda redis: _run_probe(redis, keys)
+    yield "CLIENT TRACKING", _track
+    yield "PUBLISH", lambda redis: redis.publish(topic, b"")
+    yield "PSUBSCRIBE", lambda redis: _subscribe(redis, f"/{db}.celery.pidbox")
+
+
+def publishing(lists: Sequence[str]) -> Iterator[Step]:
+    """Yield what a publisher to these lists runs."""
+    free = f"inflight.of.{uuid4().hex}"
+    yield "EVAL", lambda redis: _run_probe(redis, [free, *lists])
+
+
+def streaming(stream: str) -> Iterator[Step]:
+    """Yield what a publisher of events runs."""
+    # An entry can't have this id: the server checks the right to add one, and adds none.
+    refused = "return redis.pcall('XADD', KEYS[1], '0-0', 'a', 'a').err"
+    yield "XADD", lambda redis: _raise_if_lasting("XADD", redis.eval(refused, 1, stream))
+
+
+def check_access(redis: Redis, steps: Iterable[Step]) -> None:
+    """Run `steps`. Raises Refused, or RedisError when it may be tried again."""
+    connecting: Step = ("the connection", lambda redis: redis.ping())
+    for name, run in chain([connecting], steps):
+        try:
+            run(redis)
+        except RedisError as error:
+            if _is_lasting(error):
+                raise Refused(f"Redis refuses {name}: {error}") from None
+            raise
+
+
+def _run_probe(redis: Redis, keys: Sequence[str]) -> None:
+    reply: Any = redis.eval(_PROBE, len(keys), *keys)
+    if reply:
+        name, words = (part if isinstance(part, str) else part.decode() for part in reply)
+        _raise_if_lasting(name, words)
+        raise RedisError(f"{name}: {words}")
+
+
+def _track(redis: Redis) -> None:
+    redis.execute_command("CLIENT", "TRACKING", "OFF")  # type: ignore[no-untyped-call]
+
+
+def _subscribe(redis: Redis, channel: str) -> None:
+    with closing(redis.pubsub()) as pubsub:  # type: ignore[no-untyped-call]
+        pubsub.psubscribe(channel)
+        pubsub.get_message(timeout=5)
+
+
+def _raise_if_lasting(name: str, words: Any) -> None:
+    words = words if isinstance(words, str) else words.decode()
+    if any(part in words for part in _LASTING):
+        raise Refused(f"Redis refuses {name}: {words}")
+
+
+def _is_lasting(error: RedisError) -> bool:
+    lasting = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
+    return isinstance(error, lasting) or any(part in str(error) for part in _LASTING)
