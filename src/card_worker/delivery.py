@@ -3,6 +3,8 @@
 refusal      an answer like any other; not a failure
 unreadable   Buried: a dead letter, with what is wrong
 transient    rolled back and tried again until it works; Returned when the worker stops
+locked       another session holds a row for longer than LOCK_TIMEOUT_MS: Waiting, and so is what
+             needs the same rows and comes later; the rest of the group is done without it
 defect       rolled back; each message of the group is started again alone, at most 5 times in
              all; then Buried
 """
@@ -10,18 +12,19 @@ defect       rolled back; each message of the group is started again alone, at m
 import json
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from itertools import count
-from time import perf_counter, sleep
+from time import monotonic, perf_counter, sleep
 from typing import Any, TypeAlias, TypeVar
+from uuid import UUID
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
-from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from card_worker.batches.chunks import Chunk, do, first_chunks, note_trouble
 from card_worker.contracts.commands import CHUNK, Command, InvalidCommand
@@ -35,15 +38,18 @@ from card_worker.contracts.message import (
 )
 from card_worker.contracts.queries import QUERIES, Look, Query
 from card_worker.domain.answers import Answer
+from card_worker.domain.needs import needs
 from card_worker.files import FileStore, write_files
 from card_worker.handler import handle
 from card_worker.minting import Mint
+from card_worker.pauses import Pauses, described, keep_trying
 from card_worker.reader import Seen, look, look_as_holder
 from card_worker.secrets.vault import Vault
 from card_worker.storage import dead_letters, outbox
+from card_worker.storage.contention import Contention, Name, find_contention
 from card_worker.storage.dead_letters import DeadLetter
-from card_worker.storage.engine import begin, reading
-from card_worker.storage.errors import is_retryable
+from card_worker.storage.engine import LOCK_TIMEOUT_MS, begin, reading
+from card_worker.storage.errors import OwnFault, is_lock_timeout, is_retryable, needs_operator
 from card_worker.storage.guesses import guessing, note_guesses
 
 BATCH_COMPLETED = EventType.BATCH_COMPLETED
@@ -60,6 +66,9 @@ STARTS_MAX = 5
 RETURNS_TOGETHER_MAX = 1
 """A message that came back more often than this is started alone: it may be what kills."""
 PAUSE_S_MAX = 5.0
+STOP_CHECK_S = 0.1
+LOCK_TIMEOUT_AGAIN_MS = 50
+"""The lock timeout of a group of which some rows are known to be locked: nobody else waits."""
 RESTS = 9.0
 """So many times as long as a chunk has taken, its worker leaves the database to those who wait for
 answers, if there are any. An order then takes a tenth of what one worker could do."""
@@ -98,6 +107,8 @@ class Message:
     body: bytes
     headers: Mapping[str, Any] | None = None
     returns: int = 0
+    is_waiting: bool = False
+    """Whether it is delivered again because a row it needs was locked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +139,20 @@ class Returned:
     """Untouched: the worker stops before the database would take it."""
 
 
-Fate: TypeAlias = Answered | Shown | Buried | Returned
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Untouched: another session has locked a row. To be delivered again, before later messages."""
+
+
+Fate: TypeAlias = Answered | Shown | Buried | Returned | Waiting
 
 
 class Interrupted(Exception):
     """The worker has been told to stop while the database was away."""
+
+
+class Blocked(Exception):
+    """Another session has locked a row for longer than the lock timeout."""
 
 
 @dataclass(slots=True)
@@ -179,72 +199,161 @@ class Delivery:
         self._files = files
         self._mint = Mint(vault)
         self._stopping = stopping
+        self._unkept = Pauses(first_s=0.2, max_s=2.0)
 
     def deliver(self, messages: Sequence[Message]) -> list[Fate]:
         """Return the fate of each message, in their order.
 
-        Those that are well are one group: handled together, in one commit.
+        Those that are well are one group: handled together, in one commit. One that may be what
+        kills is started alone, in its place among the others.
         """
         fates: dict[int, Fate] = {}
         together: dict[int, _Read] = {}
-        queries: dict[int, Message] = {}
-        chunks: dict[int, Message] = {}
+        locked: set[Name | UUID] = set()
         for place, message in enumerate(messages):
-            if message.task in QUERIES:
-                queries[place] = message
+            if message.task in QUERIES or message.task == CHUNK:
                 continue
-            if message.task == CHUNK:
-                chunks[place] = message
-                continue
-            try:
-                read = _Read(
-                    message,
-                    read_commands(message.task, message.id, message.kwargs, self._mint.vault),
-                )
-            except Unreadable as problem:
-                fates[place] = self._bury(message, problem.why)
-                continue
-            except Exception as defect:
-                # Reading depends on nothing but the message: another start would end the same.
-                _log_defect(defect, messages=1)
-                fates[place] = self._bury(message, f"defect: {type(defect).__name__}")
-                continue
-            if message.returns > RETURNS_TOGETHER_MAX:
-                fates[place] = self._alone(message, partial(self._commit_counted, read))
+            read = self._read(message)
+            if not isinstance(read, _Read):
+                fates[place] = read
+            elif message.returns > RETURNS_TOGETHER_MAX:
+                fates |= self._deliver_together(together, locked)
+                fates |= self._each_alone({place: read}, locked)
+                together = {}
             else:
                 together[place] = read
-        fates |= self._deliver_together(together)
+        fates |= self._deliver_together(together, locked)
         # After the commit, so that they see what was sent before them.
-        fates |= {place: self._show(message) for place, message in queries.items()}
-        fates |= {place: self._work(message) for place, message in chunks.items()}
-        return [fates[place] for place in range(len(messages))]
+        for place, message in enumerate(messages):
+            if message.task in QUERIES:
+                fates[place] = self._show(message)
+        for place, message in enumerate(messages):
+            if message.task == CHUNK:
+                fates[place] = self._work(message)
+        ends = [fates[place] for place in range(len(messages))]
+        if waiting := sum(isinstance(fate, Waiting) for fate in ends):
+            log.warning("rows locked by another session, messages wait", messages=waiting)
+        return ends
 
-    def bury(self, letters: Sequence[LetterAt]) -> None:
-        """Keep messages as dead letters, in one commit. They may be acknowledged afterwards.
+    def _read(self, message: Message) -> _Read | Fate:
+        """Return what a message says; its fate, if it can't be read."""
+        try:
+            parts = read_commands(message.task, message.id, message.kwargs, self._mint.vault)
+        except Unreadable as problem:
+            return self._bury(message, problem.why)
+        except Exception as defect:
+            # Reading depends on nothing but the message: another start would end the same.
+            _log_defect(defect, messages=1)
+            return self._bury(message, f"defect: {type(defect).__name__}")
+        return _Read(message, parts)
 
-        Raises Interrupted.
+    def bury(self, letters: Sequence[LetterAt]) -> bool:
+        """Keep messages as dead letters, in one commit; they may be acknowledged afterwards.
+
+        Return False if they couldn't be kept: then they go back to their queue.
         """
-        for kept in self._persistently(partial(self._keep, letters)):
-            log.warning("dead letter", reason=kept.reason, dead_message_id=kept.message_id)
+        try:
+            for kept in self._persistently(partial(self._keep, letters)):
+                log.warning("dead letter", reason=kept.reason, dead_message_id=kept.message_id)
+        except Interrupted:
+            return False
+        except Exception as defect:
+            # They come again at once; the others shall not stand behind that for ever.
+            sleep(self._unkept.log_next("dead letters not kept", defect, alarm=True))
+            return False
+        return True
 
-    def _deliver_together(self, group: dict[int, _Read]) -> dict[int, Fate]:
+    def _deliver_together(
+        self, group: dict[int, _Read], locked: set[Name | UUID]
+    ) -> dict[int, Fate]:
+        """Commit a group, around the rows that are `locked`; add those that turn out to be."""
         if not group:
             return {}
         reads = list(group.values())
+        waited = bool(locked) or any(read.message.is_waiting for read in reads)
         try:
-            returned = [read.message for read in reads if read.message.returns]
-            if returned:
-                self._persistently(partial(self._count_starts, returned))
-            fates = self._persistently(partial(self._commit, reads))
+            counted = self._count_returned(reads)
+            if not waited:
+                try:
+                    fates = self._persistently(partial(self._commit, reads))
+                except Blocked:
+                    waited = True
+            if waited:
+                fates = self._commit_around_locks(reads, locked)
+                ends = zip(reads, fates, strict=True)
+                waiting = [read.message for read, fate in ends if isinstance(fate, Waiting)]
+                self._uncount_starts([one for one in waiting if one in counted])
         except Interrupted:
             return dict.fromkeys(group, Returned())
         except Exception as defect:
-            _log_defect(defect, messages=len(reads))
-            return {
-                place: self._alone(read.message, partial(self._commit_counted, read), defect)
-                for place, read in group.items()
-            }
+            _log_defect(defect, messages=len(group))
+            return self._each_alone(group, locked, defect)
         return dict(zip(group, fates, strict=True))
+
+    def _count_returned(self, reads: Sequence[_Read]) -> list[Message]:
+        """Note a start of each message that has come back to its queue; return these."""
+        messages = [read.message for read in reads]
+        returned = [one for one in messages if one.returns and not one.is_waiting]
+        if returned:
+            self._persistently(partial(self._count_starts, returned))
+        return returned
+
+    def _commit_around_locks(self, reads: Sequence[_Read], locked: set[Name | UUID]) -> list[Fate]:
+        """Commit the messages that need no locked row, together or one by one.
+
+        Those that need one wait, and so do all later ones that need a row which one of them needs:
+        what is done to a card stays in its order.
+        """
+        try:
+            contention = self._persistently(partial(self._find_contention, reads))
+        except Blocked:
+            # A whole table is locked.
+            contention = Contention({}, frozenset())
+        rows = [contention.rows(map(needs, read.commands)) for read in reads]
+        locked |= contention.locked
+        free = _free(rows, locked)
+        try:
+            done = self._persistently(partial(self._commit_at_once, [reads[at] for at in free]))
+        except Blocked:
+            # What is locked is no card, but such as the key of a command.
+            done = [self._commit_one(reads[at], rows[at], locked) for at in free]
+        fates: dict[int, Fate] = dict(zip(free, done, strict=True))
+        return [fates.get(at, Waiting()) for at in range(len(reads))]
+
+    def _commit_one(self, read: _Read, rows: set[Name | UUID], locked: set[Name | UUID]) -> Fate:
+        if not rows & locked:
+            with suppress(Blocked):
+                (fate,) = self._persistently(partial(self._commit_at_once, [read]))
+                return fate
+        locked |= rows
+        return Waiting()
+
+    def _commit_at_once(self, reads: Sequence[_Read]) -> list[Fate]:
+        return self._commit(reads, lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS) if reads else []
+
+    def _find_contention(self, reads: Sequence[_Read]) -> Contention:
+        needed = [needs(command) for read in reads for command in read.commands]
+        with begin(self._engine, lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS) as (connection, _):
+            return find_contention(connection, needed)
+
+    def _each_alone(
+        self, group: dict[int, _Read], locked: set[Name | UUID], defect: Exception | None = None
+    ) -> dict[int, Fate]:
+        """Start each message alone, but those that need a `locked` row; add those that turn up."""
+        fates: dict[int, Fate] = {}
+        unlooked = Contention({}, frozenset())
+        for place, read in group.items():
+            rows = unlooked.rows(map(needs, read.commands))
+            fate: Fate = Waiting()
+            if not rows & locked:
+                in_doubt = bool(locked) or read.message.is_waiting
+                lock_timeout_ms = LOCK_TIMEOUT_AGAIN_MS if in_doubt else LOCK_TIMEOUT_MS
+                start = partial(self._commit_counted, read, lock_timeout_ms)
+                fate = self._alone(read.message, start, defect)
+            if isinstance(fate, Waiting):
+                locked |= rows
+            fates[place] = fate
+        return fates
 
     def _alone(
         self, message: Message, start: Callable[[], Fate], defect: Exception | None = None
@@ -255,20 +364,20 @@ class Delivery:
         its process is counted too. The first needs no note, so an ordinary message costs none.
         """
         with structlog.contextvars.bound_contextvars(message_id=message.id, task=message.task):
-            try:
-                while True:
-                    spent = self._persistently(partial(self._spend_start, message, defect))
-                    if spent is not None:
-                        return spent
-                    try:
+            while True:
+                try:
+                    if self._persistently(partial(self._has_starts_left, message)):
                         return self._persistently(start)
-                    except Interrupted:
-                        raise
-                    except Exception as another:
-                        _log_defect(another, messages=1)
-                        defect = another
-            except Interrupted:
-                return Returned()
+                except Interrupted:
+                    return Returned()
+                except Blocked:
+                    self._uncount_starts([message])
+                    return Waiting()
+                except Exception as another:
+                    _log_defect(another, messages=1)
+                    defect = another
+                    continue
+                return self._bury_started(message, defect)
 
     def _work(self, message: Message) -> Fate:
         """Do a chunk of what is done to the cards of a batch."""
@@ -285,6 +394,8 @@ class Delivery:
             return self._persistently(partial(self._do_chunk, message, chunk, begun))
         except Interrupted:
             return Returned()
+        except Blocked:
+            return Waiting()
         except Exception as defect:
             _log_defect(defect, messages=1)
             return self._chunk_alone(message, chunk, counted, defect)
@@ -298,7 +409,10 @@ class Delivery:
     ) -> Fate:
         fate = self._alone(message, start, defect)
         if isinstance(fate, Buried):
-            self._persistently(partial(note_trouble, self._engine, chunk, fate.why))
+            try:
+                self._persistently(partial(note_trouble, self._engine, chunk, fate.why))
+            except Exception as error:
+                log.warning("trouble of a batch not noted", **described(error))
         return fate
 
     def _do_chunk(
@@ -309,11 +423,13 @@ class Delivery:
         rests = self._in_company and self._engine.dialect.name == "postgresql"
         company = self._give_way if rests else None
         again = next(begun) > 0
-        following = do(self._engine, self._mint, chunk, company, again=again)
+        lock_timeout_ms = LOCK_TIMEOUT_AGAIN_MS if message.is_waiting else LOCK_TIMEOUT_MS
+        following = do(
+            self._engine, self._mint, chunk, company, again=again, lock_timeout_ms=lock_timeout_ms
+        )
         seconds = perf_counter() - started
         if counted:
-            with begin(self._engine) as (connection, _):
-                dead_letters.forget_starts(connection, [message.id])
+            self._forget_starts([message])
         self._in_company = self._others_are_served()
         if self._rested:
             # It has given way in between, and only the last piece is left to rest from.
@@ -347,6 +463,8 @@ class Delivery:
             return Shown(self._persistently(partial(self._look, query)))
         except Interrupted:
             return Returned()
+        except Blocked:
+            return Waiting()
         except Unreadable as problem:
             return self._bury(message, problem.why)
         except Exception as defect:
@@ -362,33 +480,39 @@ class Delivery:
         with reading(self._engine) as connection:
             return look(connection, query)
 
-    def _bury(self, message: Message, why: str) -> Fate:
-        try:
-            self.bury([partial(_letter, message, why)])
-        except Interrupted:
-            return Returned()
-        return Buried(why)
+    def _bury(self, message: Message, why: str, detail: str | None = None) -> Fate:
+        kept = self.bury([partial(_letter, message, why, detail=detail)])
+        return Buried(why) if kept else Returned()
 
-    def _commit(self, reads: Sequence[_Read], *, counted: bool = False) -> list[Fate]:
+    def _commit(
+        self,
+        reads: Sequence[_Read],
+        *,
+        counted: bool = False,
+        lock_timeout_ms: int = LOCK_TIMEOUT_MS,
+    ) -> list[Fate]:
         started = perf_counter()
         commands = [command for read in reads for command in read.commands]
-        self._note_guesses(commands)
-        with begin(self._engine) as (connection, now):
-            for read in reads:
-                for part in read.parts:
-                    if isinstance(part, Letter):
-                        self._add(connection, _part_letter(read.message, part, now))
-            ended = [one.message.id for one in reads if counted or one.message.returns]
-            dead_letters.forget_starts(connection, ended)
+        self._note_guesses(commands, lock_timeout_ms)
+        with begin(self._engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):
             answers = handle(connection, commands, now, self._mint)
         self._has_served = True
         _log_group(commands, answers, messages=len(reads), ms=(perf_counter() - started) * 1000)
         self._follow_up(answers)
+        self._forget_starts([one.message for one in reads if counted or one.message.returns])
         left = iter(answers)
-        return [Answered(tuple(next(left) for _ in read.commands)) for read in reads]
+        fates = [Answered(tuple(next(left) for _ in read.commands)) for read in reads]
+        return [self._keep_parts(read, fate) for read, fate in zip(reads, fates, strict=True)]
 
-    def _commit_counted(self, read: _Read) -> Fate:
-        (fate,) = self._commit([read], counted=True)
+    def _keep_parts(self, read: _Read, fate: Answered) -> Fate:
+        """Keep the parts of a list that can't be read. Without that, the list comes again."""
+        letters = [part for part in read.parts if isinstance(part, Letter)]
+        if not letters or self.bury([partial(_part_letter, read.message, one) for one in letters]):
+            return fate
+        return Returned()
+
+    def _commit_counted(self, read: _Read, lock_timeout_ms: int) -> Fate:
+        (fate,) = self._commit([read], counted=True, lock_timeout_ms=lock_timeout_ms)
         return fate
 
     def _follow_up(self, answers: Sequence[Answer]) -> None:
@@ -414,30 +538,54 @@ class Delivery:
         except Exception as error:
             log.warning("files put off", error=type(error).__name__)
 
-    def _note_guesses(self, asked: Sequence[Command | Look]) -> None:
+    # Our own book-keeping. When it fails, no message is at fault: it is tried again.
+
+    def _note_guesses(
+        self, asked: Sequence[Command | Look], lock_timeout_ms: int = LOCK_TIMEOUT_MS
+    ) -> None:
         """Note that PINs were given: in a commit of its own, before any of them is compared."""
         if guessing(asked):
-            with begin(self._engine) as (connection, now):
-                note_guesses(connection, asked, now)
+            with _own_fault(), begin(self._engine, lock_timeout_ms=lock_timeout_ms) as (c, now):
+                note_guesses(c, asked, now)
 
-    def _count_starts(self, messages: Sequence[Message]) -> None:
-        with begin(self._engine) as (connection, now):
-            dead_letters.count_starts(connection, [message.id for message in messages], now)
+    def _count_starts(self, messages: Sequence[Message]) -> list[int]:
+        with _own_fault(), begin(self._engine) as (connection, now):
+            return dead_letters.count_starts(connection, [one.id for one in messages], now)
 
-    def _spend_start(self, message: Message, defect: Exception | None) -> Buried | None:
-        """Note one more start; return what became of the message if it has had all of them."""
-        with begin(self._engine) as (connection, now):
-            (starts,) = dead_letters.count_starts(connection, [message.id], now)
-            if starts < STARTS_MAX:
-                return None
-            if defect is None:
-                buried, detail = Buried(f"started {STARTS_MAX} times, never to an end"), None
-            else:
-                buried, detail = Buried(f"defect: {type(defect).__name__}"), _traceback(defect)
-            self._add(connection, _letter(message, buried.why, now, detail))
-            dead_letters.forget_starts(connection, [message.id])
-        log.warning("dead letter", reason=buried.why)
-        return buried
+    def _has_starts_left(self, message: Message) -> bool:
+        """Note one more start; say whether the message may still have it."""
+        (starts,) = self._count_starts([message])
+        return starts < STARTS_MAX
+
+    def _uncount_starts(self, messages: Sequence[Message]) -> None:
+        """Take back a start that came to nothing without the message's fault."""
+        self._change_starts(dead_letters.uncount_starts, messages)
+
+    def _forget_starts(self, messages: Sequence[Message]) -> None:
+        """Count no more starts of messages that are done."""
+        self._change_starts(dead_letters.forget_starts, messages)
+
+    def _change_starts(
+        self, change: Callable[[Connection, Sequence[str]], None], messages: Sequence[Message]
+    ) -> None:
+        if not messages:
+            return
+        try:
+            with begin(self._engine) as (connection, _):
+                change(connection, [message.id for message in messages])
+        except DBAPIError as error:
+            # A start too many is counted; a message that is done isn't started again.
+            log.warning("starts not noted", **described(error))
+
+    def _bury_started(self, message: Message, defect: Exception | None) -> Fate:
+        """Keep a message that has had all its starts."""
+        if defect is None:
+            fate = self._bury(message, f"started {STARTS_MAX} times, never to an end")
+        else:
+            fate = self._bury(message, f"defect: {type(defect).__name__}", _traceback(defect))
+        if isinstance(fate, Buried):
+            self._forget_starts([message])
+        return fate
 
     def _keep(self, letters: Sequence[LetterAt]) -> list[DeadLetter]:
         try:
@@ -470,26 +618,51 @@ class Delivery:
     def _persistently(self, work: Callable[[], Done]) -> Done:
         """Do `work`, again and again while the database can't; there is no last try.
 
-        Raises Interrupted when the worker is told to stop meanwhile.
+        Raises Interrupted when the worker is told to stop meanwhile, and Blocked when another
+        session holds a row for too long.
         """
-        retrying = Retrying(
-            retry=retry_if_exception(is_retryable),
-            wait=wait_random_exponential(multiplier=0.05, max=PAUSE_S_MAX),
-            stop=lambda _: self._stopping(),
-            before_sleep=_log_pause,
-            reraise=True,
-        )
         try:
-            return retrying(work)
-        except Exception as error:
-            if is_retryable(error):
-                raise Interrupted from error
+            return keep_trying(
+                work,
+                "database unavailable",
+                pauses=Pauses(first_s=0.1, max_s=PAUSE_S_MAX),
+                is_retryable=lambda error: is_retryable(error) and not is_lock_timeout(error),
+                is_alarming=needs_operator,
+                wait=self._wait,
+            )
+        except DBAPIError as error:
+            if is_lock_timeout(error):
+                raise Blocked from error
             raise
 
+    def _wait(self, seconds: float) -> None:
+        until = monotonic() + seconds
+        while monotonic() < until:
+            if self._stopping():
+                raise Interrupted
+            sleep(min(STOP_CHECK_S, seconds))
 
-def _log_pause(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    log.warning("database waits", error=type(error).__name__, tries=state.attempt_number)
+
+@contextmanager
+def _own_fault() -> Iterator[None]:
+    """Raise OwnFault for what no message has caused, whatever the database says of it."""
+    try:
+        yield
+    except DBAPIError as error:
+        if is_retryable(error):
+            raise
+        raise OwnFault from error
+
+
+def _free(rows: Sequence[set[Name | UUID]], locked: set[Name | UUID]) -> list[int]:
+    """Return the places of those that need no locked row, nor one that an earlier one waits for."""
+    free = []
+    for place, needed in enumerate(rows):
+        if needed & locked:
+            locked |= needed
+        else:
+            free.append(place)
+    return free
 
 
 def _log_defect(defect: Exception, *, messages: int) -> None:

@@ -7,7 +7,7 @@ fate when another one of the group fails.
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
@@ -21,7 +21,7 @@ from kombu.message import Message as KombuMessage
 
 from card_worker.contracts.fields import write_json
 from card_worker.contracts.message import Unreadable, vet
-from card_worker.delivery import Answered, Buried, Fate, Message, Returned, Shown
+from card_worker.delivery import Answered, Buried, Fate, Message, Returned, Shown, Waiting
 from card_worker.health import Record
 from card_worker.reconnecting import ReconnectingConsumer
 from card_worker.results import Result, Results
@@ -31,6 +31,10 @@ EVENTS_BUFFERED_MAX = 4_096
 EVENTS_AS = "card_worker.json"
 """A serializer for those events: the same JSON as kombu's own, written faster."""
 OBJECTS_PER_GROUP = 100_000
+PARKED_S = 0.5
+"""How soon a message is delivered again whose rows were locked, if no other comes before."""
+PARKED_MAX = 1_000
+"""So many of them are held besides the others; beyond that, nothing more is taken."""
 HEALTH_S = 5.0
 """How often a worker writes down its health."""
 
@@ -82,12 +86,16 @@ class Consumer(ReconnectingConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._record: Record | None = None
+        self._connections = 0
         backend = self.app.conf.result_backend and self.app.backend
         self._results = Results(backend) if backend else None
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[KombuMessage], None]:
         self._run_by_celery = super().create_task_handler(*args, **kwargs)
         self._waiting: list[Received] = []
+        self._parked: list[Received] = []
+        self._held = 0  # parked, or just delivered again
+        self._connections += 1
         self._unreadable: list[tuple[KombuMessage, str]] = []
         self._is_due = False
         if self.event_dispatcher:
@@ -165,7 +173,8 @@ class Consumer(ReconnectingConsumer):
 
     def _flush(self) -> None:
         self._is_due = False
-        waiting, self._waiting = self._waiting, []
+        # What is parked was sent earlier, so it goes first.
+        waiting, self._waiting, self._parked = [*self._parked, *self._waiting], [], []
         together = [one for one in waiting if one.message.task not in self.apart]
         for start in range(0, len(together), self.group_max):
             self._start(together[start : start + self.group_max])
@@ -182,12 +191,14 @@ class Consumer(ReconnectingConsumer):
         self._run(group, started=monotonic())
 
     def _run(self, group: list[Received], started: float) -> None:
-        delivered = False
+        delivered, connection = False, self._connections
 
         def on_fates(fates: Sequence[Fate]) -> None:
             nonlocal delivered
             delivered = True
-            self._finish(group, fates, seconds=monotonic() - started)
+            # What was taken over a connection that is lost has gone back.
+            if connection == self._connections:
+                self._finish(group, fates, seconds=monotonic() - started)
 
         try:
             self.pool.apply_async(
@@ -219,6 +230,8 @@ class Consumer(ReconnectingConsumer):
 
     def _finish(self, group: list[Received], fates: Sequence[Fate], *, seconds: float) -> None:
         ends = list(zip(group, fates, strict=True))
+        self._park(group, [one for one, fate in ends if isinstance(fate, Waiting)])
+        ends = [(one, fate) for one, fate in ends if not isinstance(fate, Waiting)]
         back = [one.raw for one, fate in ends if isinstance(fate, Returned)]
         self._settle(back, requeue=True)
         self._tell(
@@ -241,6 +254,21 @@ class Consumer(ReconnectingConsumer):
         if self._results is not None:
             self._results.store([result for end in ends if (result := self._result(*end))])
         self._rest(max(fate.rest_s if isinstance(fate, Answered) else 0.0 for fate in fates))
+
+    def _park(self, group: Sequence[Received], waiting: Sequence[Received]) -> None:
+        """Keep messages whose rows another session has locked, and deliver them again soon.
+
+        They take no room from others, up to PARKED_MAX.
+        """
+        before = sum(one.message.is_waiting for one in group)
+        if not waiting and not before:
+            return
+        self._parked += [_parked(one) for one in waiting]
+        self._held += len(waiting) - before
+        self.qos.value = self.initial_prefetch_count + min(self._held, PARKED_MAX)
+        if waiting and not self._is_due:
+            self._is_due = True
+            self.timer.call_after(PARKED_S, self._flush)
 
     def _settle(self, raws: Sequence[KombuMessage], *, requeue: bool = False) -> None:
         """Acknowledge messages, or give them back; in one step where the transport can."""
@@ -281,7 +309,7 @@ class Consumer(ReconnectingConsumer):
                 return Result(id, task, states.SUCCESS, self.result(one.message, fate))
             case Buried():
                 return Result(id, task, states.FAILURE, DeadLettered(fate.why))
-            case Returned():
+            case Returned() | Waiting():
                 return None
 
 
@@ -300,6 +328,13 @@ def _message(raw: KombuMessage, kwargs: Mapping[str, Any]) -> Message:
         headers=raw.headers,
         returns=about.get("returns", int(bool(about.get("redelivered")))),
     )
+
+
+def _parked(one: Received) -> Received:
+    raw: Any = one.raw
+    # For a health check it has just been delivered: it isn't stuck, but waits for others.
+    raw.delivered_at = monotonic()
+    return replace(one, message=replace(one.message, is_waiting=True))
 
 
 def spare_cycle_search() -> None:

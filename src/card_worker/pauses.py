@@ -34,10 +34,14 @@ class Pauses:
         self._over_at = now + pause_s
         return pause_s
 
-    def log_next(self, event: str, error: BaseException) -> float:
-        """Log a failure with the pause that follows; return that in seconds."""
+    def log_next(self, event: str, error: BaseException, *, alarm: bool = False) -> float:
+        """Log a failure with the pause that follows; return that in seconds.
+
+        `alarm` says that an operator has to mend something.
+        """
         pause_s = self.next_s()
-        log.warning(f"{event}, retrying", pause_s=round(pause_s, 1), **described(error))  # noqa: G004
+        write = log.error if alarm else log.warning
+        write(f"{event}, retrying", pause_s=round(pause_s, 1), **described(error))
         return pause_s
 
 
@@ -47,16 +51,20 @@ def keep_trying(
     *,
     pauses: Pauses,
     is_retryable: Callable[[Exception], bool],
+    is_alarming: Callable[[Exception], bool] = lambda _: False,
     wait: Callable[[float], None] = sleep,
 ) -> Done:
-    """Do `work`; after a retryable failure log `event`, wait, and do it again."""
+    """Do `work`; after a retryable failure log `event`, wait, and do it again.
+
+    What is alarming will not pass by itself, and is logged as an error.
+    """
     while True:
         try:
             return work()
         except Exception as error:
             if not is_retryable(error):
                 raise
-            wait(pauses.log_next(event, error))
+            wait(pauses.log_next(event, error, alarm=is_alarming(error)))
 
 
 def described(error: BaseException) -> dict[str, str]:

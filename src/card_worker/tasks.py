@@ -36,10 +36,10 @@ from card_worker.delivery import (
     Buried,
     Delivery,
     Fate,
-    Interrupted,
     Message,
     Returned,
     Shown,
+    Waiting,
     body_of,
 )
 from card_worker.files import FileStore, write_files
@@ -152,8 +152,8 @@ def _make_task(name: str) -> None:
                 return _result(message, fate)
             case Buried():
                 raise DeadLettered(fate.why)
-            case Returned():
-                raise Reject("the worker stops", requeue=True)
+            case Returned() | Waiting():
+                raise Reject("not now", requeue=True)
 
 
 def _result(message: Message, fate: Answered | Shown) -> Any:
@@ -202,11 +202,7 @@ class Consumer(grouping.Consumer):
         self.group_max, self.group_wait_s = settings.group_max, settings.group_wait_ms / 1000
 
     def bury(self, unreadable: Sequence[tuple[KombuMessage, str]]) -> bool:
-        try:
-            _delivery().bury([partial(_letter, raw, why) for raw, why in unreadable])
-        except Interrupted:
-            return False
-        return True
+        return _delivery().bury([partial(_letter, raw, why) for raw, why in unreadable])
 
     def result(self, message: Message, fate: Answered | Shown) -> Any:
         return _result(message, fate)

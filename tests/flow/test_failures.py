@@ -80,7 +80,7 @@ def test_a_database_that_crashes_and_recovers_costs_nothing(
         running.answers(BUSY[0])
         own_postgres.crash()
         running.create("meanwhile")  # the others may all be done
-        worker.says("database waits")
+        worker.says("database unavailable, retrying")
         relay.says("database or sink unavailable, retrying")
         own_postgres.start()
         assert_done_once(running, [*BUSY, "meanwhile"])
@@ -96,13 +96,13 @@ def test_a_message_goes_back_when_the_worker_stops_while_the_database_is_away(
         own_postgres.stop()
         running.create("waits", "waits too")
         running.push(envelope("cards.explode", "unreadable"))
-        worker.says("database waits")
+        worker.says("database unavailable, retrying")
         assert worker.stop() == 0
         assert (running.redis.llen("cards"), running.held()) == (3, 0)
         # One that is started while the database is away waits for it.
         second = running.start("worker")
         relay = running.start("relay")
-        second.says("database waits")
+        second.says("database unavailable, retrying")
         own_postgres.start()
         assert running.types("waits", "waits too") == ["card.created", "card.created"]
         assert running.letter("unreadable").reason == "unknown task 'cards.explode'"
@@ -116,7 +116,7 @@ def test_a_command_waits_for_a_lock_however_long_it_is_held(running: System) -> 
     with running.engine.begin() as connection:
         connection.execute(held)
         running.send("cards.activate", "waits", card_id="locked", amount=1, currency="NOK")
-        running.parts.all[0].says("database waits")
+        running.parts.all[0].says("rows locked by another session")
         assert running.rows()["outbox"] == 1
     assert running.types("waits") == ["card_already_active"]
     assert running.letters() == []

@@ -25,7 +25,7 @@ from card_worker.minting import Mint
 from card_worker.secrets.keeping import NotKept
 from card_worker.storage import runs
 from card_worker.storage.batches import change_batch, find_batch
-from card_worker.storage.engine import begin
+from card_worker.storage.engine import LOCK_TIMEOUT_MS, begin
 from card_worker.storage.finding import find
 from card_worker.storage.tables import cards
 
@@ -92,6 +92,7 @@ def do(
     company: Callable[[float], None] | None = None,
     *,
     again: bool = False,
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
 ) -> list[Chunk]:
     """Do a chunk, unless it is done or somebody is at it; return what to ask for next.
 
@@ -101,7 +102,7 @@ def do(
     is_retryable knows when it may be tried again.
     """
     try:
-        with begin(engine) as (connection, now):
+        with begin(engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):
             work = _work(connection, chunk, now, mint)
             if work is None:
                 return []

@@ -128,6 +128,12 @@ def count_starts(connection: Connection, message_ids: Sequence[str], now: dateti
     return [counts[id] for id in message_ids]
 
 
+def uncount_starts(connection: Connection, message_ids: Sequence[str]) -> None:
+    """Take back one start of each message: it came to nothing, and the message isn't at fault."""
+    own = starts.c.message_id.in_(message_ids) & (starts.c.starts > 0)
+    connection.execute(update(starts).where(own).values(starts=starts.c.starts - 1))
+
+
 def forget_starts(connection: Connection, message_ids: Sequence[str]) -> None:
     """Count from nothing again: the messages are done, or an operator sends them once more."""
     if message_ids:

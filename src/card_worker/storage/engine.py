@@ -40,7 +40,7 @@ _NOW = {
     # One statement for both, and no session state, so that a pooler in transaction mode works.
     "postgresql": select(
         func.date_trunc("milliseconds", func.clock_timestamp()),
-        func.set_config("lock_timeout", f"{LOCK_TIMEOUT_MS}ms", true()),
+        func.set_config("lock_timeout", bindparam("lock_timeout"), true()),
         func.set_config("idle_in_transaction_session_timeout", f"{IDLE_MAX_S}s", true()),
         # The first and the last hours there are have no name in some zones' years 1 to 9999.
         func.set_config("timezone", "UTC", true()),
@@ -66,15 +66,17 @@ def open_engine(url: str, *, reply_max_s: float | None = REPLY_MAX_S) -> Engine:
 
 
 @contextmanager
-def begin(engine: Engine, *, writing: bool = True) -> Iterator[tuple[Connection, datetime]]:
+def begin(
+    engine: Engine, *, writing: bool = True, lock_timeout_ms: int = LOCK_TIMEOUT_MS
+) -> Iterator[tuple[Connection, datetime]]:
     """Open a commit; give its connection and its time, which is the database's clock, read once.
 
-    One that isn't `writing` leaves SQLite's lock to others.
+    One that isn't `writing` leaves SQLite's lock to others. `lock_timeout_ms` is PostgreSQL's.
     """
     with engine.connect() as plain:
         connection = plain.execution_options(card_worker_reading=not writing)
         with connection.begin():
-            yield connection, clock(connection)
+            yield connection, clock(connection, lock_timeout_ms=lock_timeout_ms)
             finish(connection)
 
 
@@ -88,9 +90,11 @@ def wait_for_disk(connection: Connection, *, wait: bool) -> None:
         send(connection, _WAIT_FOR_DISK, {"is_so": "on" if wait else "off"})
 
 
-def clock(connection: Connection) -> datetime:
+def clock(connection: Connection, *, lock_timeout_ms: int = LOCK_TIMEOUT_MS) -> datetime:
     """Return the database's time, and set the limits that a transaction has from now on."""
-    ((now, *_),) = send(connection, _NOW[connection.dialect.name], {})()
+    dialect = connection.dialect.name
+    values = {"lock_timeout": f"{lock_timeout_ms}ms"} if dialect == "postgresql" else {}
+    ((now, *_),) = send(connection, _NOW[dialect], values)()
     return now.astimezone(UTC) if isinstance(now, datetime) else read_time(now)
 
 
