@@ -40,6 +40,8 @@ class System:
         self.engine = open_engine(database_url)
         self.redis: Redis = Redis.from_url(broker_url, decode_responses=True)
         self.client = Client(broker_url)
+        self.owner: Any = None
+        """A connection of the tables' owner, where the system's own role has fewer rights."""
         self._last = "0-0"
         self._found: dict[str, Event] = {}
 

@@ -1,0 +1,284 @@
+"""What the database refuses for a while makes no good command a dead letter, and ends no part."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+from tests.flow.processes import Part, until
+from tests.flow.system import System, card, envelope, system
+from tests.pgbouncer import pgbouncer
+from tests.proxy import proxy
+from tests.servers import Server
+
+COMMANDS = 60
+ANSWER_S_MAX = 60.0
+WAITS = "database unavailable, retrying"
+APP_ROLE = "card_worker_app"
+
+
+def names(prefix: str, count: int = COMMANDS) -> list[str]:
+    return [f"{prefix}-{number}" for number in range(count)]
+
+
+@contextmanager
+def parts(own: System) -> Iterator[tuple[Part, Part]]:
+    """Run a worker and a relay; both must still be there at the end."""
+    worker, relay = own.start("worker", GROUP_MAX="20"), own.start("relay")
+    own.create("before")
+    own.answers("before")
+    yield worker, relay
+    assert worker.runs, worker.tail
+    assert relay.runs, relay.tail
+
+
+def assert_all_done(own: System, *ids: str) -> None:
+    assert set(own.types(*ids)) == {"card.created"}
+    assert own.letters() == []
+    until(lambda: own.waiting() == 0, "the acknowledgements")
+    assert own.cli("reconcile").exit_code == 0
+
+
+@pytest.fixture
+def limited(tmp_path: Path, postgres_url: str, broker_url: str) -> Iterator[System]:
+    """A system whose database role has no more rights than it needs."""
+    with create_engine(postgres_url, isolation_level="AUTOCOMMIT").connect() as owner:
+        owner.execute(text(f"DROP ROLE IF EXISTS {APP_ROLE}"))
+        owner.execute(text(f"CREATE ROLE {APP_ROLE} LOGIN PASSWORD 'app'"))
+        for what in ("TABLES", "SEQUENCES"):
+            owner.execute(text(f"GRANT ALL ON ALL {what} IN SCHEMA public TO {APP_ROLE}"))
+        url = make_url(postgres_url).set(username=APP_ROLE, password="app")
+        try:
+            with system(
+                tmp_path,
+                database_url=url.render_as_string(hide_password=False),
+                broker_url=broker_url,
+            ) as made:
+                made.owner = owner
+                yield made
+        finally:
+            owner.execute(text(f"DROP OWNED BY {APP_ROLE}"))
+            owner.execute(text(f"DROP ROLE {APP_ROLE}"))
+    owner.engine.dispose()
+
+
+TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ROLE'"
+TERMINATE = TERMINATE.replace("ROLE", APP_ROLE)
+FAULTS = {
+    "a right is missing": (
+        f"REVOKE INSERT ON transactions FROM {APP_ROLE}",
+        f"GRANT INSERT ON transactions TO {APP_ROLE}",
+    ),
+    "a right on our notes is missing": (
+        f"REVOKE ALL ON unpublished, leases, starts FROM {APP_ROLE}",
+        f"GRANT ALL ON unpublished, leases, starts TO {APP_ROLE}",
+    ),
+    "a table has another name": (
+        "ALTER TABLE transactions RENAME TO elsewhere",
+        "ALTER TABLE elsewhere RENAME TO transactions",
+    ),
+    "a column has another name": (
+        "ALTER TABLE outbox RENAME event TO elsewhere",
+        "ALTER TABLE outbox RENAME elsewhere TO event",
+    ),
+    "the schema may not be used": (
+        f"REVOKE USAGE ON SCHEMA public FROM {APP_ROLE}, PUBLIC",
+        f"GRANT USAGE ON SCHEMA public TO {APP_ROLE}, PUBLIC",
+    ),
+    "nobody may log in": (
+        f"ALTER ROLE {APP_ROLE} NOLOGIN; {TERMINATE}",
+        f"ALTER ROLE {APP_ROLE} LOGIN",
+    ),
+    "no connection is left": (
+        f"ALTER ROLE {APP_ROLE} CONNECTION LIMIT 0; {TERMINATE}",
+        f"ALTER ROLE {APP_ROLE} CONNECTION LIMIT -1",
+    ),
+    "it is read-only": (
+        f"ALTER ROLE {APP_ROLE} SET default_transaction_read_only = on; {TERMINATE}",
+        f"ALTER ROLE {APP_ROLE} RESET default_transaction_read_only",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_the_server_refuses_is_waited_for(fault: str, limited: System) -> None:
+    breaks, mends = FAULTS[fault]
+    with parts(limited) as (worker, _):
+        run = limited.owner.execute
+        run(text(breaks))
+        limited.create(*names("meanwhile"))
+        worker.says(WAITS)
+        run(text(mends))
+        assert_all_done(limited, *names("meanwhile"))
+
+
+@pytest.mark.parametrize("fault", ["a right is missing", "a table has another name"])
+def test_what_an_operator_has_to_mend_is_logged_as_an_error(fault: str, limited: System) -> None:
+    breaks, mends = FAULTS[fault]
+    with parts(limited) as (worker, _):
+        limited.owner.execute(text(breaks))
+        limited.create("meanwhile")
+        worker.says(WAITS)
+        (first, *_) = [line for line in worker.said.splitlines() if WAITS in line]
+        assert "[error" in first
+        assert "sqlstate=42" in first
+        limited.owner.execute(text(mends))
+        assert_all_done(limited, "meanwhile")
+
+
+# --- our own book-keeping -------------------------------------------------------------------------
+
+
+def plant(table: str, event: str) -> tuple[str, str]:
+    """Return what lets each such statement fail as if its data were wrong, and what mends it."""
+    function = (
+        "CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'planted'; END $$;"
+    )
+    trigger = f"CREATE TRIGGER planted BEFORE {event} ON {table} FOR EACH STATEMENT"
+    return f"{function} {trigger} EXECUTE FUNCTION planted()", "DROP FUNCTION planted CASCADE"
+
+
+@pytest.fixture
+def own(tmp_path: Path, postgres_url: str, broker_url: str) -> Iterator[System]:
+    with system(tmp_path, database_url=postgres_url, broker_url=broker_url) as made:
+        yield made
+
+
+def test_starts_that_cannot_be_counted_are_no_message_s_fault(own: System) -> None:
+    breaks, mends = plant("starts", "INSERT OR UPDATE")
+    with parts(own) as (worker, _):
+        own.sql(breaks)
+        for returns, name in ((1, "once"), (2, "twice")):
+            own.push(envelope("cards.create", name, card(name)), returns=returns)
+        worker.says(WAITS)
+        own.sql(mends)
+        assert_all_done(own, "once", "twice")
+
+
+def test_starts_that_cannot_be_forgotten_are_no_message_s_fault(own: System) -> None:
+    breaks, mends = plant("starts", "DELETE")
+    with parts(own):
+        own.sql(breaks)
+        own.push(envelope("cards.create", "once", card("once")), returns=1)
+        assert_all_done(own, "once")
+        own.sql(mends)
+
+
+def test_letters_that_cannot_be_written_go_back_and_stop_nobody(own: System) -> None:
+    breaks, mends = plant("dead_letters", "INSERT")
+    with parts(own) as (worker, _):
+        own.sql(breaks)
+        own.push(b"nonsense")
+        own.push(envelope("cards.explode", "unknown"))
+        good = {"command": "cards.create", "command_id": "listed", **card("listed")}
+        own.push(envelope("commands.apply", "list", {"commands": [good, 0]}))
+        worker.says("dead letters not kept, retrying")
+        own.create("after")
+        own.answers("after", "listed")
+        own.sql(mends)
+        until(lambda: len(own.letters()) == 3, "the letters")
+        until(lambda: own.waiting() == 0, "the acknowledgements")
+
+
+# --- SQLite ---------------------------------------------------------------------------------------
+
+
+def _away(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
+def _back(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.with_name("elsewhere").rename(folder)
+
+
+def _replace(folder: Path) -> None:
+    _away(folder)
+    folder.mkdir()
+    (folder / "cards.db").write_bytes(b"no database" * 1000)
+
+
+SQLITE_FAULTS: dict[str, Callable[[Path], None]] = {"away": _away, "no database": _replace}
+
+
+@pytest.mark.parametrize("fault", SQLITE_FAULTS)
+def test_a_file_that_is_away_is_waited_for(
+    fault: str, tmp_path: Path, sqlite_url: str, broker_url: str
+) -> None:
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    shutil.move(sqlite_url.removeprefix("sqlite:///"), folder / "cards.db")
+    url = f"sqlite:///{folder / 'cards.db'}"
+    with system(tmp_path, database_url=url, broker_url=broker_url) as own:
+        own.start("relay")
+        SQLITE_FAULTS[fault](folder)
+        # One that is running keeps its file open, so this one has to open it.
+        worker = own.start("worker")
+        worker.says(WAITS)
+        own.push(envelope("cards.explode", "unreadable"))
+        own.create(*names("meanwhile", 5))
+        _back(folder)
+        assert set(own.types(*names("meanwhile", 5))) == {"card.created"}
+        assert own.letter("unreadable").reason == "unknown task 'cards.explode'"
+        assert len(own.letters()) == 1
+        assert all(part.runs for part in own.parts.all)
+
+
+def test_a_table_that_goes_away_while_it_is_used_is_waited_for(
+    tmp_path: Path, sqlite_url: str, broker_url: str
+) -> None:
+    with system(tmp_path, database_url=sqlite_url, broker_url=broker_url) as own, parts(own):
+        own.sql("ALTER TABLE transactions RENAME TO elsewhere")
+        own.create(*names("meanwhile", 5))
+        own.parts.all[0].says(WAITS)
+        own.sql("ALTER TABLE elsewhere RENAME TO transactions")
+        assert_all_done(own, *names("meanwhile", 5))
+
+
+# --- silence --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("silent", ["pause", "hold_replies"])
+def test_a_database_that_falls_silent_delays_answers_by_less_than_a_minute(
+    silent: str, tmp_path: Path, postgres_url: str, broker_url: str
+) -> None:
+    port = make_url(postgres_url).port
+    assert port is not None
+    with proxy(port) as between:
+        url = make_url(postgres_url).set(port=between.port).render_as_string(hide_password=False)
+        with system(tmp_path, database_url=url, broker_url=broker_url) as own:
+            with parts(own) as (worker, relay):
+                getattr(between, silent)()
+                began = monotonic()
+                own.create(*names("meanwhile"))
+                worker.says(WAITS)
+                relay.says("database or sink unavailable, retrying")
+                # Only what is new gets through: the old connections stay silent for good.
+                between.cut()
+                between.resume()
+                own.answers(*names("meanwhile"))
+                assert monotonic() - began < ANSWER_S_MAX
+            assert_all_done(own, *names("meanwhile"))
+
+
+def test_behind_a_pooler_all_is_answered_and_nothing_is_a_letter(
+    tmp_path: Path, postgres_server: Server, postgres_url: str, broker_url: str
+) -> None:
+    with pgbouncer(postgres_server.url) as pooler:
+        url = pooler.url(postgres_url)
+        with (
+            system(tmp_path, database_url=url, broker_url=broker_url) as own,
+            parts(own) as (worker, _),
+        ):
+            own.start("worker", "--hostname=second@%h", GROUP_MAX="20")
+            worker.says("connected through a pooler")
+            own.create(*names("one", 750))
+            pooler.stop()
+            own.create(*names("two", 750))
+            pooler.start()
+            assert_all_done(own, *names("one", 750), *names("two", 750))
