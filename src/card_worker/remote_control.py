@@ -70,6 +70,9 @@ class _Pidbox(pidbox.Pidbox):  # type: ignore[misc]  # Celery has no types
         except ValidationError as error:
             _ignore(f"{error.error_count()} parts are wrong")
             return
+        if request.method not in Panel.data:
+            _ignore("there is no such command")
+            return
         replies = self.node.mailbox.reply_exchange.name
         if request.reply_to is not None and request.reply_to.exchange != replies:
             _ignore("the reply would go elsewhere")

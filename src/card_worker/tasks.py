@@ -62,7 +62,7 @@ TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, CHUNK, *SWEEPS])
 PRIORITY_LOWEST = 9
 PAUSE_S_MAX = 5.0
 
-app = Celery("card_worker", set_as_current=False)
+app = Celery("card_worker", events="card_worker.monitoring:Events", set_as_current=False)
 app.config_from_object("celeryconfig")
 
 log = structlog.get_logger(__name__)

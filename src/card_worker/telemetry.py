@@ -12,6 +12,8 @@ QUIET = {
     "celery.worker.strategy": logging.WARNING,
     "celery.pool": logging.INFO,
     "celery.redirected": logging.WARNING,
+    # A traceback for each remote control message with wrong arguments; its sender has an answer.
+    "kombu.pidbox": logging.CRITICAL,
     "alembic": logging.WARNING,
     "tornado.access": logging.WARNING,
 }

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
@@ -75,10 +75,14 @@ class Part:
     def tail(self) -> str:
         return "\n".join(self.said.splitlines()[-TAIL_LINES:])
 
-    def says(self, words: str) -> None:
-        """Return when `words` stand in its log."""
-        until(lambda: words in self.said or not self.runs, f"{words!r} in {self.log.name}")
-        assert words in self.said, f"it ended:\n{self.tail}"
+    def says(self, words: str, *, times: int = 1) -> None:
+        """Return when `words` stand in its log, so many times at least."""
+
+        def is_said() -> bool:
+            return self.said.count(words) >= times
+
+        until(lambda: is_said() or not self.runs, f"{words!r} in {self.log.name}")
+        assert is_said(), f"it ended:\n{self.tail}"
 
     def stop(self) -> int:
         """End it in order; return what it ended with."""
@@ -116,26 +120,35 @@ class Parts:
         self.folder = folder
         self.settings = {f"CARD_WORKER_{name}": value for name, value in settings.items()}
         self.all: list[Part] = []
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir(exist_ok=True)
 
     def start(self, part: str, *options: str, **settings: str) -> Part:
         """Start a part by its name; `settings` are for it alone."""
-        return self.run(*PARTS[part], *options, name=part, **settings)
+        return self.run(*PARTS[part], *options, name=part, env=None, **settings)
 
-    def run(self, *arguments: str, name: str = "run", **settings: str) -> Part:
-        """Start this Python with `arguments`."""
+    def run(
+        self,
+        *arguments: str,
+        name: str = "run",
+        env: Mapping[str, str] | None = None,
+        **settings: str,
+    ) -> Part:
+        """Start this Python with `arguments`; `env` is more for its environment."""
         own = {f"CARD_WORKER_{setting}": value for setting, value in settings.items()}
         # Celery looks for a celeryconfig.py where it is started: in this folder there is none.
         cwd = self.folder / "cwd"
         cwd.mkdir(exist_ok=True)
         log = self.folder / f"{len(self.all)}-{name}.log"
-        started = Part(log, arguments, self.environment() | own, cwd)
+        started = Part(log, arguments, self.environment() | own | dict(env or {}), cwd)
         self.all.append(started)
         return started
 
     def environment(self) -> dict[str, str]:
         """Return all that a part finds in its environment."""
         flower = {"FLOWER_UNAUTHENTICATED_API": "true"}  # it is on loopback, and only looks
-        return {"PATH": os.defpath, "HOME": str(self.folder), **flower, **self.settings}
+        folders = {"HOME": str(self.folder), "TMPDIR": str(self.temporary)}
+        return {"PATH": os.defpath, **folders, **flower, **self.settings}
 
     def tails(self) -> Iterator[tuple[str, str]]:
         """Yield what each has written last, with the name of its log."""

@@ -153,7 +153,7 @@ def test_a_worker_on_a_database_that_is_not_migrated_says_what_to_do(
 def refused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Part]]:
     """All of them, started together."""
     with parts(tmp_path_factory.mktemp("refused")) as all_parts:
-        yield [all_parts.run(*STARTS[start], **settings) for start, settings, _ in WRONG]
+        yield [all_parts.run(*STARTS[start], env=None, **settings) for start, settings, _ in WRONG]
 
 
 @pytest.mark.parametrize("case", range(len(WRONG)), ids=lambda case: f"{WRONG[case][0]}-{case}")
