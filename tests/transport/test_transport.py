@@ -3,6 +3,8 @@
 import json
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from hashlib import sha1
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +22,8 @@ from redis.exceptions import OutOfMemoryError
 from card_worker import transport
 from card_worker.cli.embedded import valkey
 from card_worker.transport import channel
-from card_worker.transport.envelope import payload
+from card_worker.transport import in_flight as flight
+from card_worker.transport.envelope import described, payload
 from card_worker.transport.in_flight import InFlight
 from card_worker.transport.liveness import ANSWERED_S_MAX, BEAT_S, DEAD_S, Watch
 
@@ -189,6 +192,96 @@ def test_a_waiting_consumer_is_told_and_does_not_ask(
     reader.read(1)
     reader.ack()
     reader.close()
+
+
+def test_a_message_costs_each_idle_consumer_two_commands(
+    broker_url: str, bytes_client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "POLL_S", 3600.0)
+    idle = 20
+    readers = [Reader(broker_url, "cards", "cards.bulk", "cards.system") for _ in range(idle)]
+    for reader in readers:
+        _rest(reader)
+    before = _calls(bytes_client, "exists")
+    bytes_client.lpush("cards", b"1")
+    for reader in readers:
+        _rest(reader)
+    assert sum(len(reader.got) for reader in readers) == 1
+    # Each is notified and looks once, the one that got it once more; a look is two commands, EVAL
+    # and EXISTS. (Heartbeats are EVALs as well.)
+    assert _calls(bytes_client, "exists") - before <= idle + 1
+    for reader in readers:
+        reader.ack()
+        reader.close()
+
+
+def _rest(reader: Reader) -> None:
+    """Let a reader do what it has to do, until it is idle."""
+    with suppress(TimeoutError):
+        while True:
+            reader._connection.drain_events(timeout=0.1)
+
+
+def test_an_oversize_entry_is_described_and_kept_and_what_is_behind_it_goes_on(
+    bytes_client: Redis,
+) -> None:
+    consumer = in_flight(bytes_client)
+    large = [bytes([number]) * 1000 for number in range(3)]
+    for raw in (b"before", large[0], b"between", large[1], b"behind"):
+        bytes_client.lpush("cards", raw)
+    command = consumer.take_command(
+        ["cards", consumer.aside], messages_max=500, bytes_max=10**9, entry_bytes_max=999
+    )
+    reply: Any = bytes_client.execute_command(*command)  # type: ignore[no-untyped-call]
+    taken = consumer.read_taken(reply)
+    assert [raw for _, raw in taken[::2]] == [b"before", b"between", b"behind"]
+    for (place, raw), whole in zip(taken[1::2], large, strict=False):
+        message = described(raw, place)
+        assert message is not None
+        about = message["properties"]["delivery_info"]
+        assert about["queue"] == "cards"
+        assert about["aside"]["bytes"] == 1000
+        assert about["aside"]["sha1"] == sha1(whole, usedforsecurity=False).hexdigest()
+        assert whole.startswith(message["body"])
+        assert bytes_client.lrange(about["aside"]["key"], 0, -1) == [whole]
+        assert bytes_client.ttl(about["aside"]["key"]) > 0
+    # Its description is returned like any message; the bytes stay where they are.
+    other = in_flight(bytes_client)
+    assert give_back_of(consumer, other)
+    again = take(other, "cards", other.aside)
+    assert [described(raw, "") is None for _, raw in again] == [True] * 3 + [False] * 2
+
+
+def test_of_oversize_entries_only_so_much_is_kept(
+    bytes_client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flight, "ASIDE_BYTES_MAX", 2500)
+    consumer = in_flight(bytes_client)
+    bytes_client.lpush("cards", *(b"x" * 1000 for _ in range(4)))
+
+    def kept() -> list[bool]:
+        command = consumer.take_command(
+            ["cards"], messages_max=500, bytes_max=10**9, entry_bytes_max=999
+        )
+        reply: Any = bytes_client.execute_command(*command)  # type: ignore[no-untyped-call]
+        return ["key" in json.loads(raw[6:]) for _, raw in consumer.read_taken(reply)]
+
+    assert kept() == [True, True, False, False]
+    # What an operator has dropped, or what has expired, counts no more.
+    bytes_client.unlink(*bytes_client.keys(f"{consumer.aside}.of.*"))
+    bytes_client.lpush("cards", b"x" * 1000)
+    assert kept() == [True]
+
+
+def test_a_take_reads_no_more_of_large_entries_than_it_brings(bytes_client: Redis) -> None:
+    bytes_client.lpush("cards", *(b"x" * 100 for _ in range(50)))
+    bytes_client.lpush("cards", *(b"y" * 100_000 for _ in range(50)))
+    consumer = in_flight(bytes_client)
+    taken = take(consumer, "cards", size=1_000_000)
+    # After the small ones they are read one by one, and not a chunk at a time.
+    assert len(taken) == 50 + 10
+    assert [raw[:1] for _, raw in taken] == [b"x"] * 50 + [b"y"] * 10
+    assert bytes_client.llen("cards") == 40
 
 
 def _calls(redis: Redis, command: str) -> int:
