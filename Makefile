@@ -47,6 +47,10 @@ chaos: $(VENV)/ready  ## Kill workers under load and prove the books; ARGS="--se
 chaos-batch: $(VENV)/ready  ## Kill everything while an order is made; hold its cards against its file
 	@$(BIN)/python -m tests.chaos.orders $(ARGS)
 
+.PHONY: soak
+soak: $(VENV)/ready  ## Send 300,000 commands one by one and see whether a worker keeps growing
+	@$(BIN)/python -m tests.chaos.soak $(ARGS)
+
 # The peers' libraries stay out of the project's own environment.
 BENCH := benchmarks/.venv
 
