@@ -280,23 +280,24 @@ class Delivery:
                     waited = True
             if waited:
                 fates = self._commit_around_locks(reads, locked)
-                ends = zip(reads, fates, strict=True)
-                waiting = [read.message for read, fate in ends if isinstance(fate, Waiting)]
-                self._uncount_starts([one for one in waiting if one in counted])
+                waiting = [at for at in counted if isinstance(fates[at], Waiting)]
+                self._uncount_starts([reads[at].message for at in waiting])
         except Interrupted:
             return dict.fromkeys(group, Returned())
+        except Blocked:
+            return dict.fromkeys(group, Waiting())
         except Exception as defect:
             _log_defect(defect, messages=len(group))
             return self._each_alone(group, locked, defect)
         return dict(zip(group, fates, strict=True))
 
-    def _count_returned(self, reads: Sequence[_Read]) -> list[Message]:
-        """Note a start of each message that has come back to its queue; return these."""
+    def _count_returned(self, reads: Sequence[_Read]) -> list[int]:
+        """Note a start of each message that has come back to its queue; return their places."""
         messages = [read.message for read in reads]
-        returned = [one for one in messages if one.returns and not one.is_waiting]
-        if returned:
-            self._persistently(partial(self._count_starts, returned))
-        return returned
+        places = [at for at, one in enumerate(messages) if one.returns and not one.is_waiting]
+        if places:
+            self._persistently(partial(self._count_starts, [messages[at] for at in places]))
+        return places
 
     def _commit_around_locks(self, reads: Sequence[_Read], locked: set[Name | UUID]) -> list[Fate]:
         """Commit the messages that need no locked row, together or one by one.
@@ -571,7 +572,7 @@ class Delivery:
         if not messages:
             return
         try:
-            with begin(self._engine) as (connection, _):
+            with begin(self._engine, lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS) as (connection, _):
                 change(connection, [message.id for message in messages])
         except DBAPIError as error:
             # A start too many is counted; a message that is done isn't started again.

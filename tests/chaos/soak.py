@@ -2,9 +2,9 @@
 
 python -m tests.chaos.soak --commands 300000
 
-Prints, after each tenth, how much memory the worker has of its own, and how many blocks of it Python
-has allocated after looking for garbage. Ends with 1 if the second half of the commands has left more
-than a byte each.
+Prints, after each tenth, how much memory the worker has of its own, and how many blocks of it
+Python has allocated after looking for garbage. Ends with 1 if the second half of the commands has
+left more than a byte each.
 """
 
 import argparse
