@@ -17,6 +17,7 @@ import structlog
 from fsspec.core import url_to_fs
 from sqlalchemy import Connection, Engine
 
+from card_worker.contracts import keys
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.events import Said
 from card_worker.contracts.kinds import EventType
@@ -115,7 +116,7 @@ def _tell_confirmed(
     add_files(data, files)
     if by is not None:
         data["confirmed_by"] = by
-    id = event_id(batch.account_id, f"confirmed/{batch.batch_id}")
+    id = event_id(batch.account_id, keys.confirmation(batch.batch_id))
     told = freeze(data, id=id, type=EventType.BATCH_CONFIRMED, subject=batch.batch_id, at=now)
     write(connection, [outbox.new([told])])
 

@@ -8,7 +8,10 @@ from uuid import uuid4
 import structlog
 from sqlalchemy import Connection, Engine
 
-from card_worker.contracts.commands import Command, ExpireCard, ExpireHold
+from card_worker.contracts.commands import Command
+from card_worker.contracts.kinds import EventType
+from card_worker.contracts.own import SweptCard, SweptHold
+from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Hold
 from card_worker.handler import handle
 from card_worker.storage import leases
@@ -18,11 +21,11 @@ from card_worker.storage.looks import DueCard, due_cards, due_holds
 LEASE_S = 60.0
 SLICE_ROWS = 1_000
 SLICES_MAX = 20
-"""A sweep ends after so many slices; what is left is the next one's."""
+"""A sweep ends when it has changed so many slices of rows; what is left is the next one's."""
 
 Row = TypeVar("Row", DueCard, Hold)
 
-_EXPIRE = ExpireCard(account_id="T00000000", card_id="-", command_id="-", originated_by="sweep")
+_EXPIRE = SweptCard(account_id="T00000000", card_id="-", command_id="-", originated_by="sweep")
 
 log = structlog.get_logger(__name__)
 
@@ -44,10 +47,11 @@ def _sweep(
     ask: Callable[[Row], Command],
     slice_rows: int,
 ) -> int:
-    """Do what is due, slice by slice; return how many there were.
+    """Do what is due, slice by slice; return how many rows were changed.
 
-    One slice is one commit, so nobody waits for more than a slice. The rules don't wait for the
-    sweep: what is over is over when its time has passed, swept or not.
+    One slice is one commit, so nobody waits for more than a slice. A sweep ends when it has changed
+    SLICES_MAX slices of rows, or has seen all. It goes past rows that it can't change. The rules
+    don't wait for the sweep: what is over is over when its time has passed, swept or not.
     """
     holder = uuid4().hex
     with begin(engine) as (connection, now):
@@ -55,11 +59,11 @@ def _sweep(
             return 0
     swept, last = 0, None
     try:
-        for _ in range(SLICES_MAX):
+        while swept < SLICES_MAX * slice_rows:
             with begin(engine) as (connection, now):
                 rows = due(connection, now, slice_rows, last)
-                handle(connection, [ask(row) for row in rows], now)
-            swept += len(rows)
+                answers = handle(connection, [ask(row) for row in rows], now)
+            swept += _changed(rows, answers)
             if len(rows) < slice_rows:
                 break
             last = rows[-1]
@@ -71,17 +75,28 @@ def _sweep(
     return swept
 
 
+def _changed(rows: Sequence[Row], answers: Sequence[Answer]) -> int:
+    """Return how many rows were changed. The release of a hold releases all that are due on its
+    card."""
+    done = {
+        row.card
+        for row, answer in zip(rows, answers, strict=True)
+        if answer.type is not EventType.COMMAND_REJECTED
+    }
+    return sum(row.card in done for row in rows)
+
+
 # The same row gives the same key: a second sweep repeats, it doesn't ask.
 
 
-def _expire_card(card: DueCard) -> ExpireCard:
+def _expire_card(card: DueCard) -> SweptCard:
     named = {"account_id": card.account_id, "card_id": card.card_id}
     # Names of cards that exist needn't be checked once more.
     return _EXPIRE.model_copy(update={**named, "command_id": f"expire-{card.id}-{card.version}"})
 
 
-def _expire_hold(hold: Hold) -> ExpireHold:
-    return ExpireHold(
+def _expire_hold(hold: Hold) -> SweptHold:
+    return SweptHold(
         account_id=hold.account_id,
         transaction_id=hold.id,
         command_id=f"expire-{hold.id}",

@@ -292,7 +292,7 @@ def test_the_same_content_has_the_same_digest_however_it_is_written() -> None:
 def test_digests_and_keys_stay_what_they_are() -> None:
     # A change here makes commands that were handled look new after an upgrade.
     assert read().key == "id/message-1"
-    assert read(dry_run=True).key == "dry/message-1"
+    assert read(dry_run=True).key == "dry/id/message-1"
     assert digest_of(read())[:16] == "92d7717be4beebd4"
 
 

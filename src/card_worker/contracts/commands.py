@@ -18,7 +18,8 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypeIs
 
 from card_worker import uuids
-from card_worker.contracts.about import AboutAccount
+from card_worker.contracts import keys
+from card_worker.contracts.about import AboutAccount, OwnCommand
 from card_worker.contracts.batches import (
     ApproveBatch,
     BlockBatch,
@@ -82,13 +83,7 @@ class Moves(AboutAccount):
 class _MovesOnCard(Moves, _AboutCard):
     @property
     def key(self) -> str:
-        return self._unless_dry(ref_key(self.card_id, self.ref_id))
-
-
-def ref_key(card_id: str, ref_id: str) -> str:
-    """Return the key of what moves money on a card."""
-    # With its length, so that no two cards and references spell the same key.
-    return f"ref/{len(card_id)}/{card_id}/{ref_id}"
+        return self._unless_dry(keys.on_card(self.card_id, self.ref_id))
 
 
 class _AboutTransaction(AboutAccount):
@@ -100,7 +95,7 @@ class _AboutTransaction(AboutAccount):
 class _MovesByTransaction(Moves, _AboutTransaction):
     @property
     def key(self) -> str:
-        return self._unless_dry(f"ref/{self.transaction_id}/{self.ref_id}")
+        return self._unless_dry(keys.by_transaction(self.transaction_id, self.ref_id))
 
 
 class CreateCard(_AboutCard):
@@ -243,7 +238,7 @@ class CreateToken(_AboutCard):
 
     @property
     def key(self) -> str:
-        return self._unless_dry(f"token/{len(self.card_id)}/{self.card_id}/{self.ref_id}")
+        return self._unless_dry(keys.new_token(self.card_id, self.ref_id))
 
 
 class RevokeToken(_AboutCard):
@@ -318,9 +313,9 @@ class CreateTransaction(Moves, ByToken):
     @property
     def key(self) -> str:
         if self.card_id is not None:
-            return self._unless_dry(ref_key(self.card_id, self.ref_id))
+            return self._unless_dry(keys.on_card(self.card_id, self.ref_id))
         assert self.given_token is not None
-        return self._unless_dry(f"ref/token/{self.given_token.fingerprint}/{self.ref_id}")
+        return self._unless_dry(keys.by_token(self.given_token.fingerprint, self.ref_id))
 
     @field_validator("pending")
     @classmethod
@@ -366,8 +361,8 @@ class ExpireCard(_AboutCard):
     command: Literal["cards.expire"] = "cards.expire"
 
 
-class WithdrawCard(_AboutCard):
-    """Close a card that isn't activated, its batch having been cancelled. Nobody sends it."""
+class WithdrawCard(OwnCommand, _AboutCard):
+    """Close a card that isn't activated, its batch having been cancelled."""
 
     command: Literal["batches.cancel"] = "batches.cancel"
     reason: Why | None = None
@@ -397,7 +392,8 @@ class InvalidCommand(BaseModel):
 
     @property
     def key(self) -> str:
-        return f"{'dry' if self.dry_run else 'id'}/{self.command_id}"
+        key = keys.by_id(self.command_id)
+        return keys.dry(key) if self.dry_run else key
 
 
 Asked: TypeAlias = (
