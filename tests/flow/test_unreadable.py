@@ -63,8 +63,8 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         _headers("compression", compression="zlib"),
         "the header compression is not accepted",
     ),
-    "id": (_headers("id", id=5), "the header id must be text"),
-    "long id": (_headers("long id", id="x" * 65), "the header id must be text"),
+    "id": (_headers("id", id=5), "the header id must be an id"),
+    "long id": (_headers("long id", id="x" * 65), "the header id must be an id"),
     "chain": (
         _body("chain", json.dumps([[], {}, {"chain": [{"task": "cards.create"}]}]).encode()),
         "an embedded chain is not accepted",

@@ -16,9 +16,9 @@ from typing_extensions import TypeIs
 
 from card_worker.contracts.about import AboutAccount
 from card_worker.contracts.codes import BatchOptions
-from card_worker.contracts.fields import Metadata, Name, Text, Text255, Time, Why
+from card_worker.contracts.fields import Metadata, Name, Text255, Time, Why
 from card_worker.contracts.kinds import CardType
-from card_worker.contracts.patterns import CARD_ID_CHARS_MAX, Pattern
+from card_worker.contracts.patterns import Pattern
 from card_worker.contracts.secret_fields import Recipients
 
 CARDS_PER_BATCH_MAX = 1_000
@@ -54,9 +54,8 @@ class CreateBatch(AboutAccount):
 
     command: Literal["cards.batch_create"] = "cards.batch_create"
     count: _Count | None = Field(None, description="How many cards, numbered from 1")
-    card_id_pattern: Text | None = Field(
+    card_id_pattern: Name | None = Field(
         None,
-        max_length=CARD_ID_CHARS_MAX,
         validate_default=True,
         description="How they are called: `{n}` or `{n:08d}` is the number, `{luhn}` at the end a"
         " check digit over all digits before it",
@@ -64,7 +63,7 @@ class CreateBatch(AboutAccount):
     cards: _Cards | None = Field(
         None, validate_default=True, description="One by one, instead of a count and a pattern"
     )
-    batch_id: Name | None = Field(None, validate_default=True, description="Absent: the command_id")
+    batch_id: Name | None = Field(None, description="Absent: the command_id")
     type: CardType = Field(CardType.GIFT_CARD, description="What it is")
     name: Text255 | None = Field(None, description="What people call it")
     metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
@@ -91,15 +90,6 @@ class CreateBatch(AboutAccount):
             return len(self.cards)
         assert self.count is not None
         return self.count
-
-    @field_validator("batch_id")
-    @classmethod
-    def _is_called(cls, text: str | None, info: ValidationInfo) -> str | None:
-        command_id = info.data.get("command_id", "")
-        if text is None and command_id != command_id.strip():
-            message = "is needed: a batch can't be called as the command_id is"
-            raise PydanticCustomError("called", message)
-        return text
 
     @field_validator("card_id_pattern")
     @classmethod

@@ -8,9 +8,10 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
 from card_worker.contracts.about import AboutAccount
 from card_worker.contracts.batches import CreateBatch
@@ -22,7 +23,7 @@ from card_worker.contracts.commands import (
     InvalidCommand,
 )
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
-from card_worker.contracts.fields import METADATA_DEPTH_MAX, storable, write_json
+from card_worker.contracts.fields import METADATA_DEPTH_MAX, is_account_id, read_id, write_json
 from card_worker.contracts.queries import QUERIES, Query
 from card_worker.contracts.strict_json import NotJson, read_json
 from card_worker.secrets.masking import without_secrets
@@ -32,7 +33,7 @@ MESSAGE_BYTES_MAX = 1024 * 1024
 LEVELS_MAX = METADATA_DEPTH_MAX + 4
 """How deep a body may go: a message, its fields, a list, a command, and that one's metadata."""
 COMMAND_BYTES_MAX = 64 * 1024
-ADDRESS_CHARS_MAX = 64
+ID_CHARS_MAX = 64
 CARD_ID_CHARS_MAX = 255
 # Headers by which a sender would command the worker instead of asking it something.
 EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
@@ -96,8 +97,8 @@ def vet(
     if not isinstance(task, str) or task not in tasks:
         raise Unreadable(f"unknown task {task!r:.200}")
     message_id = headers.get("id")
-    if not is_address(message_id):
-        raise Unreadable("the header id must be text of 1 to 64 characters")
+    if not is_id(message_id):
+        raise Unreadable("the header id must be an id of 1 to 64 characters")
     for name in FORBIDDEN_HEADERS:
         if _says_something(headers.get(name)):
             raise Unreadable(f"the header {name} is not accepted")
@@ -195,14 +196,14 @@ def _read_as(
         except ValidationError as error:
             problems = tuple(problems_of(error))
     account_id, card_id = fields.get("account_id"), fields.get("card_id")
-    if not is_address(account_id):
+    if not is_account_id(account_id):
         raise Unreadable("no account_id to answer to")
     command_id = fields.get("command_id")
     return InvalidCommand(
         command=task,
-        account_id=str(account_id),
-        command_id=str(command_id) if is_address(command_id) else fallback_id,
-        card_id=str(card_id) if is_address(card_id, chars_max=CARD_ID_CHARS_MAX) else None,
+        account_id=account_id,
+        command_id=command_id if is_id(command_id) else fallback_id,
+        card_id=card_id if is_id(card_id, chars_max=CARD_ID_CHARS_MAX) else None,
         # A dry run that is refused must not use up the key of the real one either.
         dry_run=fields.get("dry_run") is True,
         problems=problems[:PROBLEMS_MAX],
@@ -235,13 +236,13 @@ def problems_of(error: ValidationError) -> Iterator[Problem]:
             yield Problem(field=field, message=problem["msg"])
 
 
-def is_address(value: object, *, chars_max: int = ADDRESS_CHARS_MAX) -> bool:
-    """Say whether `value` can stand in an answer, or a letter, as who or what it is about."""
+def is_id(value: object, *, chars_max: int = ID_CHARS_MAX) -> TypeGuard[str]:
+    """Say whether `value` is an id of 1 to `chars_max` characters."""
     if not isinstance(value, str) or not 1 <= len(value) <= chars_max:
         return False
     try:
-        storable(value)
-    except ValueError:
+        read_id(value)
+    except PydanticCustomError:
         return False
     return True
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from card_worker.contracts.commands import COMMANDS, QUEUES
+from card_worker.contracts.fields import ID_SCHEMA, TEXT_SCHEMA
 from card_worker.contracts.kinds import HAPPENED, MESSAGES, EventType, Reason
 from card_worker.contracts.queries import QUERIES, QUERY_QUEUES
 from card_worker.reference.schemas import command_schema
@@ -28,7 +29,15 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             "## Commands",
             "",
             "Each is a Celery task, protocol 2, JSON, with keyword arguments only. Unknown fields"
-            " are refused. All take these:",
+            " are refused.",
+            "",
+            "- An *id* names something. It has visible characters only: no control or formatting"
+            " characters, no other invisible ones, and none that Unicode hasn't assigned. The only"
+            " space is U+0020, and it is neither first nor last.",
+            "- A *text* is one line for people. It has no control characters (tab and line feed"
+            " among them), no line separators and no bidirectional formatting characters.",
+            "",
+            "All take these:",
             "",
             *_fields(common, [name for name in common["properties"] if name in _COMMON]),
             "",
@@ -134,15 +143,21 @@ def _type(field: dict[str, Any], schema: dict[str, Any]) -> str:
             least = field.get("minimum", field.get("exclusiveMinimum"))
             sign = "≥" if "minimum" in field else ">"
             return f"integer {sign} {least}, ≤ {field['maximum']}"
-        case {"type": "string", "pattern": str(pattern)}:
-            return f"text `{pattern}`"
-        case {"type": "string", "maxLength": int(most)}:
-            return f"text {field.get('minLength', 0)}..{most}"
+        case {"type": "string"}:
+            return _text(field)
         case {"type": "array", "items": items}:
             return f"list of ({_type(items, schema)}), {field['minItems']}..{field['maxItems']}"
         case {"type": str(kind)}:
             return {"boolean": "true or false", "null": "not offered"}.get(kind, kind)
     return "any"
+
+
+def _text(field: dict[str, Any]) -> str:
+    pattern, most = field.get("pattern"), field.get("maxLength")
+    if pattern not in (None, ID_SCHEMA["pattern"], TEXT_SCHEMA["pattern"]):
+        return f"text `{pattern}`"
+    kind = "id" if pattern == ID_SCHEMA["pattern"] else "text"
+    return "string" if most is None else f"{kind} {field.get('minLength', 0)}..{most}"
 
 
 def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
