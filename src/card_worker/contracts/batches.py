@@ -16,10 +16,11 @@ from typing_extensions import TypeIs
 
 from card_worker.contracts.about import AboutAccount
 from card_worker.contracts.codes import BatchOptions
-from card_worker.contracts.fields import Metadata, Name, Text255, Time, Why
+from card_worker.contracts.fields import CellName, Metadata, Name, Text255, Time, Why
 from card_worker.contracts.kinds import CardType
 from card_worker.contracts.patterns import Pattern
 from card_worker.contracts.secret_fields import Recipients
+from card_worker.secrets.formats import no_formula
 
 CARDS_PER_BATCH_MAX = 1_000
 CARDS_PER_ORDER_MAX = 10_000_000
@@ -33,7 +34,9 @@ class BatchCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    card_id: Name = Field(description="What the caller calls the card, for ever")
+    card_id: CellName = Field(
+        description="What the caller calls the card, for ever; no = + - @ in front"
+    )
     type: CardType | None = Field(None, description="Absent: the batch's type")
 
 
@@ -58,7 +61,7 @@ class CreateBatch(AboutAccount):
         None,
         validate_default=True,
         description="How they are called: `{n}` or `{n:08d}` is the number, `{luhn}` at the end a"
-        " check digit over all digits before it",
+        " check digit over all digits before it; no = + - @ in front",
     )
     cards: _Cards | None = Field(
         None, validate_default=True, description="One by one, instead of a count and a pattern"
@@ -104,6 +107,7 @@ class CreateBatch(AboutAccount):
             raise PydanticCustomError("pattern", "needs a count")
         if count is not None and not pattern.fits(count):
             raise PydanticCustomError("pattern", "doesn't make names that cards can have")
+        no_formula(pattern.card_id(1))
         return text
 
     @field_validator("cards")

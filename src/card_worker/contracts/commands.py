@@ -32,6 +32,7 @@ from card_worker.contracts.batches import (
 from card_worker.contracts.codes import PinOptions, TokenBehaviour, TokenOptions
 from card_worker.contracts.events import Problem
 from card_worker.contracts.fields import (
+    CellName,
     Metadata,
     Name,
     RefId,
@@ -84,6 +85,14 @@ class _MovesOnCard(Moves, _AboutCard):
     @property
     def key(self) -> str:
         return self._unless_dry(keys.on_card(self.card_id, self.ref_id))
+
+
+class _GivesCodes(_AboutCard):
+    """A command that gives a card values, which its caller may write into a CSV file."""
+
+    card_id: CellName = Field(
+        description="What the caller calls the card, for ever; no = + - @ in front"
+    )
 
 
 class _AboutTransaction(AboutAccount):
@@ -219,7 +228,7 @@ class AdjustBalance(_MovesOnCard):
     reason: Why = Field(description="For people")
 
 
-class CreateToken(_AboutCard):
+class CreateToken(_GivesCodes):
     """Give a card one more token, for a while or for one payment."""
 
     command: Literal["tokens.create"] = "tokens.create"
@@ -248,7 +257,7 @@ class RevokeToken(_AboutCard):
     token_id: TokenId = Field(description="The id that its event told")
 
 
-class RotatePin(_AboutCard):
+class RotatePin(_GivesCodes):
     """Give a card a new PIN, or its first."""
 
     command: Literal["cards.rotate_pin"] = "cards.rotate_pin"

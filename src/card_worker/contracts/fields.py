@@ -21,6 +21,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from card_worker.secrets.formats import FORMULA_PATTERN, no_formula
+
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 METADATA_BYTES_MAX = 16 * 1024
@@ -87,6 +89,21 @@ Name = Annotated[
     AfterValidator(read_id),
 ]
 """What a caller calls something."""
+
+CellName = Annotated[
+    StrictStr,
+    Field(
+        min_length=1,
+        max_length=255,
+        json_schema_extra={
+            "pattern": ID_SCHEMA["pattern"],
+            "not": {"pattern": f"^ | $|{FORMULA_PATTERN}"},
+        },
+    ),
+    AfterValidator(read_id),
+    AfterValidator(no_formula),
+]
+"""What a caller calls something that stands in a cell of a CSV file."""
 
 RefId = Name
 """What a caller calls a movement of money."""

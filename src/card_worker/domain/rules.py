@@ -81,6 +81,7 @@ from card_worker.domain.orders import decide_on_batch
 from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import State
 from card_worker.money import AMOUNT_MAX
+from card_worker.secrets.formats import FORMULA, is_formula
 
 TOKENS_PER_CARD_MAX = 100
 """Tokens that serve at one time. All of them stand in each event of the card."""
@@ -146,6 +147,8 @@ def _begins(command: Command) -> TypeIs[Beginning]:
 
 def _create(books: Books, command: CreateCard, now: datetime) -> CardCreated:
     key = command.account_id, command.card_id
+    if (command.card_token or command.pin) is not None and is_formula(command.card_id):
+        raise Refused(Reason.INVALID, Problem(field="card_id", message=FORMULA))
     if key in books.cards or books.busy_with(key) is not None:
         raise Refused(Reason.CARD_EXISTS)
     _check_load(books, command)

@@ -33,7 +33,9 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             "",
             "- An *id* names something. It has visible characters only: no control or formatting"
             " characters, no other invisible ones, and none that Unicode hasn't assigned. The only"
-            " space is U+0020, and it is neither first nor last.",
+            " space is U+0020, and it is neither first nor last. Where it may come to stand in a"
+            " CSV file, it has none of `=`, `+`, `-` and `@` in front or behind a semicolon, since"
+            " a spreadsheet takes that for a formula.",
             "- A *text* is one line for people. It has no control characters (tab and line feed"
             " among them), no line separators and no bidirectional formatting characters.",
             "",
