@@ -39,7 +39,8 @@ from card_worker.storage.writing import write
 
 LEASE_S = 600.0
 TROUBLE_CHARS_MAX = 200
-BEGUN = ".writing-"
+BEGUN = ".writing+"
+"""The beginning of a file's name while it is written. No other file here has a + in its name."""
 ABANDONED_S = 3600.0
 """A file that nobody has written to for so long."""
 
