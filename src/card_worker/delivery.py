@@ -32,6 +32,7 @@ from card_worker.contracts.message import (
     Unreadable,
     read_commands,
     read_query,
+    why_unreadable,
 )
 from card_worker.contracts.queries import QUERIES, Look, Query
 from card_worker.domain.answers import Answer
@@ -145,6 +146,10 @@ class _Read:
     def commands(self) -> list[Command]:
         return [part for part in self.parts if not isinstance(part, Letter)]
 
+    @property
+    def letters(self) -> list[Letter]:
+        return [part for part in self.parts if isinstance(part, Letter)]
+
 
 def _ask_nobody(_: Sequence[Chunk]) -> None:
     """Leave it to the sweep."""
@@ -201,7 +206,7 @@ class Delivery:
                     read_commands(message.task, message.id, message.kwargs, self._mint.vault),
                 )
             except Unreadable as problem:
-                fates[place] = self._bury(message, problem.why)
+                fates[place] = self._bury(message, problem.why, problem.detail)
                 continue
             except Exception as defect:
                 # Reading depends on nothing but the message: another start would end the same.
@@ -223,8 +228,7 @@ class Delivery:
 
         Raises Interrupted.
         """
-        for kept in self._persistently(partial(self._keep, letters)):
-            log.warning("dead letter", reason=kept.reason, dead_message_id=kept.message_id)
+        _log_letters(self._persistently(partial(self._keep, letters)))
 
     def _deliver_together(self, group: dict[int, _Read]) -> dict[int, Fate]:
         if not group:
@@ -361,9 +365,9 @@ class Delivery:
         with reading(self._engine) as connection:
             return look(connection, query)
 
-    def _bury(self, message: Message, why: str) -> Fate:
+    def _bury(self, message: Message, why: str, detail: str | None = None) -> Fate:
         try:
-            self.bury([partial(_letter, message, why)])
+            self.bury([partial(_letter, message, why, detail=detail)])
         except Interrupted:
             return Returned()
         return Buried(why)
@@ -373,14 +377,14 @@ class Delivery:
         commands = [command for read in reads for command in read.commands]
         self._note_guesses(commands)
         with begin(self._engine) as (connection, now):
-            for read in reads:
-                for part in read.parts:
-                    if isinstance(part, Letter):
-                        self._add(connection, _part_letter(read.message, part, now))
+            letters = [_parts_letter(read, now) for read in reads if read.letters]
+            for letter in letters:
+                self._add(connection, letter)
             ended = [one.message.id for one in reads if counted or one.message.returns]
             dead_letters.forget_starts(connection, ended)
             answers = handle(connection, commands, now, self._mint)
         self._has_served = True
+        _log_letters(letters)
         _log_group(commands, answers, messages=len(reads), ms=(perf_counter() - started) * 1000)
         self._follow_up(answers)
         left = iter(answers)
@@ -498,6 +502,11 @@ def _log_defect(defect: Exception, *, messages: int) -> None:
     log.error("defect", error=type(defect).__name__, at=place, messages=messages)
 
 
+def _log_letters(letters: Sequence[DeadLetter]) -> None:
+    for letter in letters:
+        log.warning("dead letter", reason=letter.reason, dead_message_id=letter.message_id)
+
+
 def _log_group(
     commands: Sequence[Command], answers: Sequence[Answer], *, messages: int, ms: float
 ) -> None:
@@ -539,18 +548,24 @@ def _letter(message: Message, why: str, now: datetime, detail: str | None = None
     )
 
 
-def _part_letter(message: Message, part: Letter, now: datetime) -> DeadLetter:
-    """Return the letter for one part of a list: a list of its own, so that it can be sent again."""
-    id, kwargs = f"{message.id[:60]}:{part.place}", {"commands": [part.part]}
+def _parts_letter(read: _Read, now: datetime) -> DeadLetter:
+    """Return the letter for the parts of a list that can't be read: a list of these alone, with an
+    id of its own, so that it can be sent again."""
+    message, letters = read.message, read.letters
+    id, kwargs = f"{message.id[:60]}:bad", {"commands": [letter.part for letter in letters]}
     headers = None if message.headers is None else {**message.headers, "id": id}
-    alone = replace(message, id=id, kwargs=kwargs, headers=headers, body=body_of(kwargs))
-    return _letter(alone, part.why, now)
+    rest = replace(message, id=id, kwargs=kwargs, headers=headers, body=body_of(kwargs))
+    why, detail = why_unreadable(letters, len(read.parts))
+    return _letter(rest, why, now, detail)
 
 
 def body_of(kwargs: Mapping[str, Any]) -> bytes:
     """Return the body of a message with these fields."""
-    return json.dumps([[], kwargs, {}], default=str).encode()
+    text = json.dumps([[], kwargs, {}], default=str, ensure_ascii=False, separators=(",", ":"))
+    # JSON spells half of a surrogate pair as Python does.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _traceback(defect: Exception) -> str:
-    return "".join(traceback.format_exception(defect))
+    # What went wrong stands at its end.
+    return "".join(traceback.format_exception(defect))[-dead_letters.DETAIL_CHARS_MAX :]

@@ -319,7 +319,8 @@ def message(**changed: Any) -> dict[str, Any]:
         "content_encoding": "utf-8",
         "tasks": TASKS,
     }
-    return {**good, **changed, "headers": changed.get("headers", {**headers, **changed})}
+    said = {name: value for name, value in changed.items() if name not in good}
+    return {**good, **changed, "headers": changed.get("headers", {**headers, **said})}
 
 
 def vet_message(**changed: Any) -> None:

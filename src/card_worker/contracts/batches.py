@@ -198,9 +198,9 @@ Recall: TypeAlias = BlockBatch | UnblockBatch | CloseBatch | ExtendBatch
 """What goes on with the cards of a batch, one after the other."""
 OnBatch: TypeAlias = ApproveBatch | CancelBatch | Recall
 """What names a batch that exists."""
-_ABOUT_BATCHES = frozenset([CreateBatch, *get_args(OnBatch)])
+ABOUT_BATCHES = frozenset([CreateBatch, *get_args(OnBatch)])
 
 
 def is_about_batch(command: object) -> TypeIs[CreateBatch | OnBatch]:
     """Say whether a command is about a batch: by its type, since a union is slow to ask."""
-    return type(command) in _ABOUT_BATCHES
+    return type(command) in ABOUT_BATCHES

@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from card_worker.secrets.formats import FORMULA_PATTERN, no_formula
 
+ELLIPSIS = "…"
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 METADATA_BYTES_MAX = 16 * 1024
@@ -115,6 +116,12 @@ Why = Annotated[
 ]
 """Why something was done, for people."""
 
+
+def cut(text: str, chars_max: int) -> str:
+    """Return `text`, or its beginning with an ellipsis if it is longer than `chars_max`."""
+    return text if len(text) <= chars_max else text[: chars_max - 1] + ELLIPSIS
+
+
 SECONDS_MAX = 10 * 366 * 24 * 3600
 Seconds = Annotated[StrictInt, Field(gt=0, le=SECONDS_MAX)]
 """A length of time, at most some ten years."""
@@ -191,7 +198,16 @@ def write_json(value: object) -> str:
         return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME).decode()
     except orjson.JSONEncodeError:
         # It knows no whole number beyond 64 bits and no half of a surrogate pair. Both may come.
-        return json.dumps(value, default=_plain, separators=(",", ":"))
+        text = json.dumps(value, default=_plain, separators=(",", ":"), ensure_ascii=False)
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
+def json_bytes(value: object) -> int:
+    """Return how many bytes `value` takes as `write_json` writes it. Raises TypeError."""
+    try:
+        return len(orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME))
+    except orjson.JSONEncodeError:
+        return len(write_json(value).encode())
 
 
 def _plain(value: object) -> Any:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from card_worker.contracts.about import AboutAccount
-from card_worker.contracts.batches import CreateBatch
+from card_worker.contracts.batches import ABOUT_BATCHES, CreateBatch
 from card_worker.contracts.commands import (
     APPLY,
     COMMANDS,
@@ -23,7 +23,14 @@ from card_worker.contracts.commands import (
     InvalidCommand,
 )
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
-from card_worker.contracts.fields import METADATA_DEPTH_MAX, is_account_id, read_id, write_json
+from card_worker.contracts.fields import (
+    METADATA_DEPTH_MAX,
+    cut,
+    is_account_id,
+    json_bytes,
+    read_id,
+    write_json,
+)
 from card_worker.contracts.queries import QUERIES, Query
 from card_worker.contracts.strict_json import NotJson, read_json
 from card_worker.secrets.masking import without_secrets
@@ -33,6 +40,14 @@ MESSAGE_BYTES_MAX = 1024 * 1024
 LEVELS_MAX = METADATA_DEPTH_MAX + 4
 """How deep a body may go: a message, its fields, a list, a command, and that one's metadata."""
 COMMAND_BYTES_MAX = 64 * 1024
+HEADERS_BYTES_MAX = 64 * 1024
+FIELD_CHARS_MAX = 100
+"""How much an answer repeats of the name of a field. A sender may have made it up."""
+EXTRA_MAX = 1_000
+"""How much more than its commands the commit of a list may be asked for; see `extra_parts`."""
+BATCH_PARTS = 100
+WHYS_MAX = 20
+"""So many different reasons are listed of a list that can't be read."""
 ID_CHARS_MAX = 64
 CARD_ID_CHARS_MAX = 255
 # Headers by which a sender would command the worker instead of asking it something.
@@ -55,11 +70,14 @@ Kind = TypeVar("Kind", bound=AboutAccount)
 
 
 class Unreadable(Exception):
-    """A message, or a part of one, from which no sender can be told. `why` is one line."""
+    """A message, or a part of one, from which no sender can be told.
 
-    def __init__(self, why: str) -> None:
+    `why` is one line; `detail`, if any, has a line for each kind of reason.
+    """
+
+    def __init__(self, why: str, detail: str | None = None) -> None:
         super().__init__(why)
-        self.why = why
+        self.why, self.detail = why, detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +100,14 @@ def vet(
     """Return the keyword arguments of a message that may go on to its task, one of `tasks`.
 
     Reads the body strictly: no NaN, no key twice, nothing larger than 1 MiB or deeper than a
-    command can be. Headers and embedded signatures that would make the worker wait, drop or publish
-    something are refused.
+    command can be. Headers have at most 64 KiB. Headers and embedded signatures that would make the
+    worker wait, drop or publish something are refused.
 
     Raises Unreadable.
     """
     if not isinstance(headers, Mapping) or "task" not in headers:
         raise Unreadable("not a task message of protocol 2")
+    _check_size(headers)
     if content_type != "application/json":
         raise Unreadable(f"content type {content_type!r:.200} instead of application/json")
     if str(content_encoding).lower() not in ("utf-8", "utf8", "us-ascii"):
@@ -103,6 +122,15 @@ def vet(
         if _says_something(headers.get(name)):
             raise Unreadable(f"the header {name} is not accepted")
     return _read_body(body)
+
+
+def _check_size(headers: Mapping[str, Any]) -> None:
+    try:
+        size = json_bytes(headers)
+    except TypeError:
+        raise Unreadable("the headers are no JSON") from None
+    if size > HEADERS_BYTES_MAX:
+        raise Unreadable(f"headers of {size} bytes; at most {HEADERS_BYTES_MAX} are read")
 
 
 def _read_body(body: bytes | str) -> dict[str, Any]:
@@ -148,7 +176,63 @@ def read_commands(
         raise Unreadable(f"{APPLY} takes one list, commands")
     if not 1 <= len(commands) <= COMMANDS_PER_MESSAGE_MAX:
         raise Unreadable(f"{APPLY} takes 1 to {COMMANDS_PER_MESSAGE_MAX} commands")
-    return list(_read_list(message_id, commands, vault))
+    read = list(_read_list(message_id, commands, vault))
+    letters = [part for part in read if isinstance(part, Letter)]
+    if len(letters) == len(read):
+        raise Unreadable(*why_unreadable(letters, len(read)))
+    return read
+
+
+def why_unreadable(letters: Sequence[Letter], parts: int) -> tuple[str, str]:
+    """Return why some of the parts of a list can't be read: in a line, and a line for each reason.
+
+    Places are counted from 0.
+    """
+    places: dict[str, list[int]] = {}
+    for letter in letters:
+        places.setdefault(letter.why, []).append(letter.place)
+    lines = [f"{_ranges(places[why])}: {why}" for why in list(places)[:WHYS_MAX]]
+    if len(places) > WHYS_MAX:
+        lines.append(f"and {len(places) - WHYS_MAX} other reasons")
+    first = letters[0]
+    why = f"{len(letters)} of {parts} commands can't be read, {first.place} for one: {first.why}"
+    return why, "\n".join(lines)
+
+
+def _ranges(places: Sequence[int]) -> str:
+    """Return numbers that rise as `0-3, 7`."""
+    ranges: list[tuple[int, int]] = []
+    for place in places:
+        if ranges and ranges[-1][1] == place - 1:
+            ranges[-1] = ranges[-1][0], place
+        else:
+            ranges.append((place, place))
+    return ", ".join(f"{one}-{last}" if last > one else f"{one}" for one, last in ranges)
+
+
+def parts_of(task: object, fields: Mapping[str, Any]) -> int:
+    """Return how much the commit of a message is asked for: its commands, and what is extra."""
+    if task != APPLY:
+        return 1 + extra_parts(task, fields)
+    commands = fields.get("commands")
+    if not isinstance(commands, list | tuple):
+        return 1
+    named = [one for one in commands if isinstance(one, Mapping)]
+    extra = sum(extra_parts(one.get("command"), one) for one in named)
+    return len(commands) + min(extra, EXTRA_MAX)
+
+
+def extra_parts(task: object, fields: Mapping[str, Any]) -> int:
+    """Return how much more than one command a command asks for.
+
+    One for each card that it lists. BATCH_PARTS for what is done to a batch piece by piece, since
+    its pieces are rows.
+    """
+    kind = COMMANDS.get(task) if isinstance(task, str) else None
+    if kind is None or kind not in ABOUT_BATCHES:
+        return 0
+    cards = fields.get("cards")
+    return min(len(cards), EXTRA_MAX) if isinstance(cards, list | tuple) else BATCH_PARTS
 
 
 def read_query(
@@ -162,19 +246,34 @@ def read_query(
 def _read_list(
     message_id: str, commands: Sequence[Any], vault: Vault
 ) -> Iterator[Command | Letter]:
+    room = EXTRA_MAX
     for place, part in enumerate(commands):
         try:
             # Room for ":999" within the 64 characters of an id.
-            yield _read_part(part, vault, fallback_id=f"{message_id[:60]}:{place}")
+            command, extra = _read_part(
+                part, vault, room=room, fallback_id=f"{message_id[:60]}:{place}"
+            )
         except Unreadable as problem:
             yield Letter(problem.why, place, part)
+        else:
+            room -= extra
+            yield command
 
 
-def _read_part(part: object, vault: Vault, *, fallback_id: str) -> Command:
+def _read_part(part: object, vault: Vault, *, room: int, fallback_id: str) -> tuple[Command, int]:
+    """Return the command that a part of a list is, and how much of the room it takes."""
     if not isinstance(part, Mapping):
         raise Unreadable("not an object")
+    task = part.get("command")
     fields = {name: value for name, value in part.items() if name != "command"}
-    return _read(part.get("command"), fields, vault, fallback_id=fallback_id)
+    extra = extra_parts(task, fields)
+    if extra <= room:
+        return _read(task, fields, vault, fallback_id=fallback_id), extra
+    message = (
+        f"a list has room for {EXTRA_MAX} listed cards;"
+        f" another command about a batch takes the room of {BATCH_PARTS}"
+    )
+    return _invalid(str(task), fields, (Problem(field="", message=message),), fallback_id), 0
 
 
 def _read(task: object, fields: Mapping[str, Any], vault: Vault, *, fallback_id: str) -> Command:
@@ -195,6 +294,12 @@ def _read_as(
             return kind.model_validate(fields, context=vault)
         except ValidationError as error:
             problems = tuple(problems_of(error))
+    return _invalid(task, fields, problems, fallback_id)
+
+
+def _invalid(
+    task: str, fields: Mapping[str, Any], problems: tuple[Problem, ...], fallback_id: str
+) -> InvalidCommand:
     account_id, card_id = fields.get("account_id"), fields.get("card_id")
     if not is_account_id(account_id):
         raise Unreadable("no account_id to answer to")
@@ -233,7 +338,7 @@ def problems_of(error: ValidationError) -> Iterator[Problem]:
         # A list whose parts are all wrong is also called empty.
         if problem["loc"] not in inside:
             field = ".".join(str(part) for part in problem["loc"])
-            yield Problem(field=field, message=problem["msg"])
+            yield Problem(field=cut(field, FIELD_CHARS_MAX), message=problem["msg"])
 
 
 def is_id(value: object, *, chars_max: int = ID_CHARS_MAX) -> TypeGuard[str]:

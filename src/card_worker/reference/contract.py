@@ -3,9 +3,16 @@
 from collections.abc import Iterable
 from typing import Any
 
-from card_worker.contracts.commands import COMMANDS, QUEUES
+from card_worker.contracts.commands import APPLY, COMMANDS, COMMANDS_PER_MESSAGE_MAX, QUEUES
 from card_worker.contracts.fields import ID_SCHEMA, TEXT_SCHEMA
 from card_worker.contracts.kinds import HAPPENED, MESSAGES, EventType, Reason
+from card_worker.contracts.message import (
+    BATCH_PARTS,
+    COMMAND_BYTES_MAX,
+    EXTRA_MAX,
+    HEADERS_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+)
 from card_worker.contracts.queries import QUERIES, QUERY_QUEUES
 from card_worker.reference.schemas import command_schema
 
@@ -44,6 +51,21 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             *_fields(common, [name for name in common["properties"] if name in _COMMON]),
             "",
             *tasks,
+            "### `commands.apply`",
+            "",
+            f"A list of commands, handled in order, each with its own answer. Queue:"
+            f" `{QUEUES[APPLY]}`. Its one field, `commands`, has 1 to {COMMANDS_PER_MESSAGE_MAX:,}"
+            " objects: the fields of a command, its `command_id` among them, and its name as"
+            f" `command`. A list has room for {EXTRA_MAX:,} listed cards; any other command about"
+            f" a batch takes the room of {BATCH_PARTS}. What has no room is refused, `invalid`.",
+            "",
+            "### Limits",
+            "",
+            f"A message has at most {MESSAGE_BYTES_MAX // 1024:,} KiB and its headers"
+            f" {HEADERS_BYTES_MAX // 1024} KiB, a command {COMMAND_BYTES_MAX // 1024} KiB unless it"
+            " lists cards. What one message writes at most is in"
+            " [operations.md](operations.md#what-one-message-writes).",
+            "",
             "## Queries",
             "",
             "Celery tasks as well, but what they show comes as the task's result alone: to"
