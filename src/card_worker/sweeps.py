@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 from uuid import uuid4
 
 import structlog
@@ -15,7 +15,7 @@ from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Hold
 from card_worker.handler import handle
 from card_worker.storage import leases
-from card_worker.storage.engine import begin
+from card_worker.storage.engine import begin, is_transient
 from card_worker.storage.looks import DueCard, due_cards, due_holds
 
 LEASE_S = 60.0
@@ -24,6 +24,8 @@ SLICES_MAX = 20
 """A sweep ends when it has changed so many slices of rows; what is left is the next one's."""
 
 Row = TypeVar("Row", DueCard, Hold)
+Due: TypeAlias = Callable[[Connection, datetime, int, Row | None], Sequence[Row]]
+"""Returns what is due at a time, up to so many rows, behind the last one seen."""
 
 _EXPIRE = SweptCard(account_id="T00000000", card_id="-", command_id="-", originated_by="sweep")
 
@@ -43,7 +45,7 @@ def expire_holds(engine: Engine, *, slice_rows: int = SLICE_ROWS) -> int:
 def _sweep(
     engine: Engine,
     lease: str,
-    due: Callable[[Connection, datetime, int, Row | None], Sequence[Row]],
+    due: Due[Row],
     ask: Callable[[Row], Command],
     slice_rows: int,
 ) -> int:
@@ -60,10 +62,8 @@ def _sweep(
     swept, last = 0, None
     try:
         while swept < SLICES_MAX * slice_rows:
-            with begin(engine) as (connection, now):
-                rows = due(connection, now, slice_rows, last)
-                answers = handle(connection, [ask(row) for row in rows], now)
-            swept += _changed(rows, answers)
+            rows, changed = _sweep_slice(engine, due, ask, slice_rows, last)
+            swept += changed
             if len(rows) < slice_rows:
                 break
             last = rows[-1]
@@ -73,6 +73,38 @@ def _sweep(
     if swept:
         log.info("swept", what=lease, rows=swept)
     return swept
+
+
+def _sweep_slice(
+    engine: Engine, due: Due[Row], ask: Callable[[Row], Command], rows_max: int, after: Row | None
+) -> tuple[Sequence[Row], int]:
+    """Do what is due, up to so many rows; return these, and how many of them were changed.
+
+    Where a defect fails the commit, each row gets a commit of its own.
+    """
+    rows: Sequence[Row] = ()
+    try:
+        with begin(engine) as (connection, now):
+            rows = due(connection, now, rows_max, after)
+            answers = handle(connection, [ask(row) for row in rows], now)
+    except Exception as defect:
+        if is_transient(defect) or not rows:
+            raise
+        return rows, sum(_sweep_one(engine, ask, row) for row in rows)
+    return rows, _changed(rows, answers)
+
+
+def _sweep_one(engine: Engine, ask: Callable[[Row], Command], row: Row) -> int:
+    """Do what is due of one row; return 1 if it was changed, else 0."""
+    try:
+        with begin(engine) as (connection, now):
+            answers = handle(connection, [ask(row)], now)
+    except Exception as defect:
+        if is_transient(defect):
+            raise
+        log.warning("row not swept", id=str(row.id), error=type(defect).__name__)
+        return 0
+    return _changed([row], answers)
 
 
 def _changed(rows: Sequence[Row], answers: Sequence[Answer]) -> int:

@@ -184,6 +184,28 @@ def test_rows_that_can_not_be_changed_keep_no_other_from_being_swept(
     assert nobody_sweeps(engine)
 
 
+DEFECT = {
+    "postgresql": "CREATE FUNCTION defect() RETURNS trigger LANGUAGE plpgsql AS"
+    " $$ BEGIN RAISE EXCEPTION 'planted'; END $$; CREATE TRIGGER defect BEFORE UPDATE ON cards"
+    " FOR EACH ROW WHEN (NEW.card_id LIKE 'defect%%') EXECUTE FUNCTION defect()",
+    "sqlite": "CREATE TRIGGER defect BEFORE UPDATE ON cards WHEN NEW.card_id LIKE 'defect%'"
+    " BEGIN SELECT RAISE(ABORT, 'planted'); END",
+}
+
+
+@pytest.mark.parametrize("slice_rows", [1, 3, 1_000])
+def test_a_row_that_fails_its_commit_keeps_no_other_from_being_swept(
+    engine: Engine, slice_rows: int
+) -> None:
+    make(engine, "defect-1", "due", "defect-2")
+    make(engine, "due too", expires_at=PAST + timedelta(days=1))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(DEFECT[engine.dialect.name])
+    assert expire_cards(engine, slice_rows=slice_rows) == 2
+    assert expired(engine) == ["due", "due too"]
+    assert nobody_sweeps(engine)
+
+
 def test_what_was_changed_meanwhile_is_not_expired(engine: Engine) -> None:
     make(engine, "prolonged", "due")
     with engine.begin() as connection:

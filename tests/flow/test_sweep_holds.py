@@ -14,6 +14,7 @@ from card_worker.contracts.message import Letter, read_commands
 from card_worker.contracts.own import SweptHold
 from card_worker.handler import handle
 from card_worker.storage.engine import begin, open_engine, reading
+from card_worker.storage.looks import due_holds
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, holds, outbox
 from card_worker.sweeps import SLICES_MAX, expire_holds
@@ -109,6 +110,15 @@ def test_rows_that_can_not_be_changed_keep_no_other_from_being_swept(
     lock(engine, "due", "due too", hold_expires_in=2 * AN_HOUR)
     assert expire_holds(engine, slice_rows=slice_rows) == told(engine) == 2
     assert len(locked(engine)) == len(stuck)
+
+
+def test_a_look_for_due_holds_goes_on_where_the_last_one_ended(engine: Engine) -> None:
+    lock(engine, "one", "two", "three")
+    with begin(engine) as (connection, now):
+        first = due_holds(connection, now, 2)
+        last = due_holds(connection, now, 2, first[-1])
+        assert [hold.id for hold in (*first, *last)] == holds_of(engine)
+        assert due_holds(connection, now, 2, last[-1]) == []
 
 
 def test_all_holds_of_a_card_count_that_are_released_with_one(engine: Engine) -> None:

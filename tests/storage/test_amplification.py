@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from sqlalchemy import Engine, text, update
+from sqlalchemy import Engine, select, text, update
 
 from card_worker.contracts.commands import APPLY
 from card_worker.contracts.kinds import BatchState
@@ -15,7 +15,7 @@ from card_worker.contracts.message import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX, 
 from card_worker.delivery import Answered, Delivery, Fate, Message
 from card_worker.secrets.sealing import new_identity, open_sealed
 from card_worker.storage.engine import begin, reading
-from card_worker.storage.tables import batches, holds, metadata
+from card_worker.storage.tables import batches, dead_letters, holds, metadata
 from card_worker.tasks import TASKS
 from tests.codes import OWNER, SEAL_TO, VAULT
 
@@ -282,6 +282,17 @@ def test_a_message_writes_no_more_than_is_said(engine: Engine, what: str) -> Non
 
 def test_each_message_of_the_page_is_looked_at() -> None:
     assert set(bounds()) == set(MESSAGES)
+
+
+@pytest.mark.parametrize("secret", [{}, {"pin": WIDE * 100}], ids=["plain", "with a PIN"])
+def test_what_a_letter_keeps_of_a_list_is_no_longer_than_it(engine: Engine, secret: Fields) -> None:
+    place = Place(engine)
+    some: list[Any] = listed("cards.expire", 1, card_id="nobody")["commands"]
+    kwargs = {"commands": [*some, secret, *([WIDE * 250] * 900)]}
+    place.send(APPLY, kwargs)
+    with reading(engine) as connection:
+        (body,) = connection.execute(select(dead_letters.c.body)).scalars()
+    assert len(body) <= len(json.dumps(kwargs, ensure_ascii=False).encode())
 
 
 def test_a_command_releases_each_due_hold_of_its_card_once(engine: Engine) -> None:
