@@ -25,7 +25,7 @@ from card_worker.contracts.commands import (
     Asked,
     Queue,
 )
-from card_worker.contracts.message import EXTRA_MAX, MESSAGE_BYTES_MAX, extra_parts
+from card_worker.contracts.message import EXTRA_COST_MAX, MESSAGE_BYTES_MAX, extra_cost
 from card_worker.contracts.queries import QUERY_QUEUES
 from card_worker.secrets.sealing import read_recipients, seal_text
 from card_worker.secrets.secret import REVEAL
@@ -235,8 +235,8 @@ def sliced(
     size = extra = 0
     for command in commands:
         one = {"command": command.command, **written(command)}
-        bytes_more, extra_more = len(json.dumps(one)) + 1, extra_parts(command.command, one)
-        is_full = len(part) == COMMANDS_PER_MESSAGE_MAX or extra + extra_more > EXTRA_MAX
+        bytes_more, extra_more = len(json.dumps(one)) + 1, extra_cost(command.command, one)
+        is_full = len(part) == COMMANDS_PER_MESSAGE_MAX or extra + extra_more > EXTRA_COST_MAX
         if part and (is_full or size + bytes_more > SLICE_BYTES_MAX):
             yield part
             part, size, extra = [], 0, 0

@@ -30,9 +30,9 @@ from card_worker.contracts.message import (
     NO_VAULT,
     Letter,
     Unreadable,
+    describe_letters,
     read_commands,
     read_query,
-    why_unreadable,
 )
 from card_worker.contracts.queries import QUERIES, Look, Query
 from card_worker.domain.answers import Answer
@@ -555,7 +555,7 @@ def _parts_letter(read: _Read, now: datetime) -> DeadLetter:
     id, kwargs = f"{message.id[:60]}:bad", {"commands": [letter.part for letter in letters]}
     headers = None if message.headers is None else {**message.headers, "id": id}
     rest = replace(message, id=id, kwargs=kwargs, headers=headers, body=body_of(kwargs))
-    why, detail = why_unreadable(letters, len(read.parts))
+    why, detail = describe_letters(letters, len(read.parts))
     return _letter(rest, why, now, detail)
 
 

@@ -21,7 +21,7 @@ from kombu import serialization
 from kombu.message import Message as KombuMessage
 
 from card_worker.contracts.fields import write_json
-from card_worker.contracts.message import Unreadable, is_id, parts_of, vet
+from card_worker.contracts.message import Unreadable, cost_of, is_id, vet
 from card_worker.delivery import Answered, Buried, Fate, Message, Returned, Shown
 
 EVENTS_BUFFERED_MAX = 4_096
@@ -29,9 +29,8 @@ EVENTS_BUFFERED_MAX = 4_096
 EVENTS_AS = "card_worker.json"
 """A serializer for those events: the same JSON as kombu's own, written faster."""
 OBJECTS_PER_GROUP = 100_000
-PARTS_MAX = 2_000
-"""What the commit of a group is asked for at most (`parts_of`), unless one message asks for more.
-No list does: it has at most 1,000 commands, and room for as much besides."""
+GROUP_COST_MAX = 2_000
+"""How much the messages of a group may cost together (`cost_of`). No message costs more."""
 
 SHOWN = ("account_id", "card_id", "batch_id", "command_id", "action", "number")
 SHOWN_CHARS_MAX = 400
@@ -155,15 +154,15 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
                 self._start([one])
 
     def _groups(self, waiting: Sequence[Received]) -> Iterator[list[Received]]:
-        """Yield messages in groups: bounded by their number, and by what their commit is asked."""
-        group, parts = list[Received](), 0
+        """Yield messages in groups, bounded by their number and by their cost."""
+        group, cost = list[Received](), 0
         for one in waiting:
-            more = parts_of(one.message.task, one.message.kwargs)
-            if group and (len(group) == self.group_max or parts + more > PARTS_MAX):
+            more = cost_of(one.message.task, one.message.kwargs)
+            if group and (len(group) == self.group_max or cost + more > GROUP_COST_MAX):
                 yield group
-                group, parts = [], 0
+                group, cost = [], 0
             group.append(one)
-            parts += more
+            cost += more
         if group:
             yield group
 

@@ -46,7 +46,7 @@ def _sweep(
     engine: Engine,
     lease: str,
     due: Due[Row],
-    ask: Callable[[Row], Command],
+    command_for: Callable[[Row], Command],
     slice_rows: int,
 ) -> int:
     """Do what is due, slice by slice; return how many rows were changed.
@@ -62,7 +62,7 @@ def _sweep(
     swept, last = 0, None
     try:
         while swept < SLICES_MAX * slice_rows:
-            rows, changed = _sweep_slice(engine, due, ask, slice_rows, last)
+            rows, changed = _sweep_slice(engine, due, command_for, slice_rows, last)
             swept += changed
             if len(rows) < slice_rows:
                 break
@@ -76,7 +76,11 @@ def _sweep(
 
 
 def _sweep_slice(
-    engine: Engine, due: Due[Row], ask: Callable[[Row], Command], rows_max: int, after: Row | None
+    engine: Engine,
+    due: Due[Row],
+    command_for: Callable[[Row], Command],
+    rows_max: int,
+    after: Row | None,
 ) -> tuple[Sequence[Row], int]:
     """Do what is due, up to so many rows; return these, and how many of them were changed.
 
@@ -86,19 +90,19 @@ def _sweep_slice(
     try:
         with begin(engine) as (connection, now):
             rows = due(connection, now, rows_max, after)
-            answers = handle(connection, [ask(row) for row in rows], now)
+            answers = handle(connection, [command_for(row) for row in rows], now)
     except Exception as defect:
         if is_transient(defect) or not rows:
             raise
-        return rows, sum(_sweep_one(engine, ask, row) for row in rows)
+        return rows, sum(_sweep_one(engine, command_for, row) for row in rows)
     return rows, _changed(rows, answers)
 
 
-def _sweep_one(engine: Engine, ask: Callable[[Row], Command], row: Row) -> int:
+def _sweep_one(engine: Engine, command_for: Callable[[Row], Command], row: Row) -> int:
     """Do what is due of one row; return 1 if it was changed, else 0."""
     try:
         with begin(engine) as (connection, now):
-            answers = handle(connection, [ask(row)], now)
+            answers = handle(connection, [command_for(row)], now)
     except Exception as defect:
         if is_transient(defect):
             raise
@@ -118,7 +122,7 @@ def _changed(rows: Sequence[Row], answers: Sequence[Answer]) -> int:
     return sum(row.card in done for row in rows)
 
 
-# The same row gives the same key: a second sweep repeats, it doesn't ask.
+# The same row gives the same key: a second sweep repeats, it doesn't command_for.
 
 
 def _expire_card(card: DueCard) -> SweptCard:

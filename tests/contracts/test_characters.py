@@ -75,11 +75,11 @@ IDS, TEXTS = fields(str(ID_SCHEMA["pattern"])), fields(TEXT_SCHEMA["pattern"])
 
 
 def read(task: str, field: str, value: str) -> Command:
-    asked = {"account_id": "T00000001", "command_id": "c", **GOOD[task]}
+    request = {"account_id": "T00000001", "command_id": "c", **GOOD[task]}
     if field == "card_id_pattern":
-        asked |= {"cards": None, "count": 5}
+        request |= {"cards": None, "count": 5}
         value += "{n}x"
-    (command,) = read_commands(task, "m", {**asked, field: value}, VAULT)
+    (command,) = read_commands(task, "m", {**request, field: value}, VAULT)
     assert not isinstance(command, Letter)
     return command
 
@@ -119,8 +119,8 @@ def test_what_is_visible_is_an_id(task: str, field: str, value: str) -> None:
 
 @pytest.mark.parametrize("value", NO_ID.values(), ids=NO_ID)
 def test_no_card_of_a_list_has_such_a_name(value: str) -> None:
-    asked = {"account_id": "T00000001", "cards": [{"card_id": "a"}, {"card_id": value}]}
-    (command,) = read_commands("cards.batch_create", "m", asked)
+    request = {"account_id": "T00000001", "cards": [{"card_id": "a"}, {"card_id": value}]}
+    (command,) = read_commands("cards.batch_create", "m", request)
     assert not isinstance(command, Letter)
     assert refused(command) == ["cards.1.card_id"]
 
@@ -140,8 +140,8 @@ def test_a_text_may_have_all_other_characters(task: str, field: str, value: str)
 
 def test_metadata_may_have_all_that_a_database_holds() -> None:
     free = {"a\nb\u202e\u200b ": "\ufeff\x1b[31m\ue000\u2028"}
-    asked = {"account_id": "T00000001", **GOOD["cards.create"], "metadata": free}
-    (command,) = read_commands("cards.create", "m", asked)
+    request = {"account_id": "T00000001", **GOOD["cards.create"], "metadata": free}
+    (command,) = read_commands("cards.create", "m", request)
     assert not isinstance(command, InvalidCommand | Letter)
 
 

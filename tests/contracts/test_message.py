@@ -17,18 +17,18 @@ from card_worker.contracts.commands import (
 )
 from card_worker.contracts.events import PROBLEMS_MAX
 from card_worker.contracts.message import (
-    BATCH_PARTS,
+    BATCH_COST,
     COMMAND_BYTES_MAX,
     EMBEDDED,
-    EXTRA_MAX,
+    EXTRA_COST_MAX,
     FIELD_CHARS_MAX,
     FORBIDDEN_HEADERS,
     HEADERS_BYTES_MAX,
     MESSAGE_BYTES_MAX,
-    WHYS_MAX,
+    REASONS_MAX,
     Letter,
     Unreadable,
-    parts_of,
+    cost_of,
     read_commands,
     vet,
 )
@@ -343,7 +343,7 @@ def test_what_a_list_says_of_itself_is_bounded() -> None:
     with pytest.raises(Unreadable) as raised:
         listed(*(part for one in every_other for part in (one, 0)))
     lines = (raised.value.detail or "").splitlines()
-    assert len(lines) == WHYS_MAX + 1
+    assert len(lines) == REASONS_MAX + 1
     assert lines[-1] == "and 481 other reasons"
     assert len(raised.value.why) < 300
     assert len(raised.value.detail or "") < 10_000
@@ -361,7 +361,7 @@ def test_a_list_has_room_for_ten_commands_about_batches(task: str) -> None:
     refused = read[10]
     assert isinstance(refused, InvalidCommand)
     assert (refused.command_id, refused.problems[0].field) == ("c10", "")
-    assert refused.problems[0].message.startswith("a list has room for 1000 listed cards;")
+    assert refused.problems[0].message.startswith("a list has at most 1000 listed cards;")
 
 
 def test_a_list_has_room_for_a_thousand_listed_cards() -> None:
@@ -383,21 +383,21 @@ def test_a_list_has_room_for_a_thousand_listed_cards() -> None:
         ("nobody.knows", {}, 1),
         (["x"], {}, 1),
         ("cards.batch_create", {"cards": [{}] * 3}, 4),
-        ("cards.batch_create", {"cards": [{}] * 9_999}, 1 + EXTRA_MAX),
-        ("cards.batch_create", {"cards": 5}, 1 + BATCH_PARTS),
-        ("cards.batch_create", {"count": 5}, 1 + BATCH_PARTS),
-        ("batches.block", {}, 1 + BATCH_PARTS),
+        ("cards.batch_create", {"cards": [{}] * 9_999}, 1 + EXTRA_COST_MAX),
+        ("cards.batch_create", {"cards": 5}, 1 + BATCH_COST),
+        ("cards.batch_create", {"count": 5}, 1 + BATCH_COST),
+        ("batches.block", {}, 1 + BATCH_COST),
         (APPLY, {}, 1),
         (APPLY, {"commands": 5}, 1),
         (APPLY, {"commands": [0, {}, {"command": []}, {"command": "cards.expire"}]}, 4),
-        (APPLY, {"commands": [{"command": "batches.close"}, 0]}, 2 + BATCH_PARTS),
-        (APPLY, {"commands": [{"command": "batches.close"}] * 1_000}, 1_000 + EXTRA_MAX),
+        (APPLY, {"commands": [{"command": "batches.close"}, 0]}, 2 + BATCH_COST),
+        (APPLY, {"commands": [{"command": "batches.close"}] * 1_000}, 1_000 + EXTRA_COST_MAX),
     ],
 )
 def test_how_much_the_commit_of_a_message_is_asked_for(
     task: str, fields: dict[str, Any], parts: int
 ) -> None:
-    assert parts_of(task, fields) == parts
+    assert cost_of(task, fields) == parts
 
 
 def test_a_list_of_a_thousand_is_read_and_one_more_is_not() -> None:

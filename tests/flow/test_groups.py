@@ -1,4 +1,4 @@
-"""Groups: how much one commit is asked for, and what monitors are told of its messages."""
+"""Groups: how much work a group is for its commit, and which ids monitors get."""
 
 import base64
 import json
@@ -34,8 +34,8 @@ def test_lists_that_wait_together_are_not_one_commit(own: System) -> None:
 
 def test_commands_on_batches_that_wait_together_are_not_one_commit(own: System) -> None:
     for number in range(50):
-        asked = {"account_id": ACCOUNT, "batch_id": "nobody's", "reason": "recall"}
-        own.push(envelope("batches.block", f"recall-{number}", asked))
+        request = {"account_id": ACCOUNT, "batch_id": "nobody's", "reason": "recall"}
+        own.push(envelope("batches.block", f"recall-{number}", request))
     worker = own.start("worker")
     until(lambda: sum(messages for _, messages in groups(worker)) == 50, "all recalls")
     assert [messages for _, messages in groups(worker)] == [19, 19, 12]
@@ -43,11 +43,11 @@ def test_commands_on_batches_that_wait_together_are_not_one_commit(own: System) 
 
 def events(pubsub: Any) -> list[dict[str, Any]]:
     """Return the Celery events that have come since the last call."""
-    told = []
+    found: list[dict[str, Any]] = []
     while (message := pubsub.get_message(ignore_subscribe_messages=True)) is not None:
         said = json.loads(base64.b64decode(json.loads(message["data"])["body"]))
-        told += said if isinstance(said, list) else [said]
-    return told
+        found += said if isinstance(said, list) else [said]
+    return found
 
 
 IDS = {
@@ -61,13 +61,13 @@ IDS = {
 
 
 @pytest.mark.parametrize("header", ["root_id", "parent_id"])
-def test_monitors_are_told_ids_only_as_ids(own: System, header: str) -> None:
+def test_monitors_get_ids_only_as_ids(own: System, header: str) -> None:
     own.start("worker", "--task-events").says("ready.")
     with own.redis.pubsub() as pubsub:  # type: ignore[no-untyped-call]
         pubsub.psubscribe("*celeryev*")
         for name, value in IDS.items():
-            asked = {**card(name), "name": "x" * 50_000}
-            own.push(envelope("cards.create", name, asked, headers={header: value}))
+            request = {**card(name), "name": "x" * 50_000}
+            own.push(envelope("cards.create", name, request, headers={header: value}))
         received: dict[str, dict[str, Any]] = {}
 
         def all_received() -> bool:

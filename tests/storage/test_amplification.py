@@ -152,8 +152,8 @@ def replacements(place: Place) -> list[Written]:
 
 
 def payments(place: Place) -> list[Written]:
-    told = place.ask("cards.create", card_id="one", amount=1_000, **NOK, pin={}, **SEAL_TO)
-    pin = json.loads(open_sealed([OWNER.secret], told["data"]["sealed"].encode()))["pin"]
+    event = place.ask("cards.create", card_id="one", amount=1_000, **NOK, pin={}, **SEAL_TO)
+    pin = json.loads(open_sealed([OWNER.secret], event["data"]["sealed"].encode()))["pin"]
     locked = {"card_id": "one", "pin": pin, "ref_id": str, "amount": 1, **NOK, "pending": True}
     return [place.write(APPLY, listed("transactions.create", 1_000, **locked, hold_expires_in=60))]
 
@@ -207,7 +207,7 @@ def batch(place: Place) -> list[Written]:
         "card_token": {"format": {"length": 128, "prefix": "#" * 32, "symbols": True}},
         "pin": {"format": {"length": 32}},
     }
-    asked = {
+    request = {
         "account_id": ACCOUNT,
         "cards": [{"card_id": f"{number:04d}{WIDE * 240}"} for number in range(1_000)],
         **dict.fromkeys(("batch_id", "name", "created_by", "originated_by"), WIDE * 255),
@@ -216,18 +216,18 @@ def batch(place: Place) -> list[Written]:
         "seal_pins_to": [OTHERS.recipient],
         **SEAL_TO,
     }
-    return [place.write("cards.batch_create", asked)]
+    return [place.write("cards.batch_create", request)]
 
 
 def order(place: Place) -> list[Written]:
-    asked = {"count": 10_000_000, "card_id_pattern": "{n}", "metadata": {"a": "x" * 16_000}}
-    return [place.write("cards.batch_create", {"account_id": ACCOUNT, **asked})]
+    request = {"count": 10_000_000, "card_id_pattern": "{n}", "metadata": {"a": "x" * 16_000}}
+    return [place.write("cards.batch_create", {"account_id": ACCOUNT, **request})]
 
 
 def make_largest_batch(place: Place) -> None:
     """Order as many cards as can be, and let them be made."""
-    asked = {"count": 10_000_000, "card_id_pattern": "{n}", "batch_id": "largest"}
-    place.ask("cards.batch_create", **asked)
+    request = {"count": 10_000_000, "card_id_pattern": "{n}", "batch_id": "largest"}
+    place.ask("cards.batch_create", **request)
     with begin(place.engine) as (connection, now):
         whole = {"state": BatchState.COMPLETED, "busy": False, "completed_at": now}
         connection.execute(update(batches).values(whole))
@@ -235,8 +235,8 @@ def make_largest_batch(place: Place) -> None:
 
 def recall(place: Place) -> list[Written]:
     make_largest_batch(place)
-    asked = {"account_id": ACCOUNT, "batch_id": "largest", "reason": WIDE * 255}
-    return [place.write("batches.block", asked)]
+    request = {"account_id": ACCOUNT, "batch_id": "largest", "reason": WIDE * 255}
+    return [place.write("batches.block", request)]
 
 
 def recalls(place: Place) -> list[Written]:

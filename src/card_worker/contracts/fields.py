@@ -49,7 +49,7 @@ _CONTROLS = r"\u0000-\u001f\u007f-\u009f"
 _SPACES_AND_FORMATS = r"\u00a0\u00ad\u061c\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff"
 _NOT_IN_ID = f"{_CONTROLS}{_SPACES_AND_FORMATS}{_BLANKS}"
 ID_SCHEMA = {"pattern": f"^[^{_NOT_IN_ID}]*$", "not": {"pattern": "^ | $"}}
-"""The rule for ids in JSON Schema, without what only tables of Unicode can tell."""
+"""The rule for ids in JSON Schema, without the characters that need tables of Unicode."""
 _NOT_IN_TEXT = rf"{_CONTROLS}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 _not_in_text = re.compile(rf"[{_NOT_IN_TEXT}\ud800-\udfff]")
 TEXT_SCHEMA = {"pattern": f"^[^{_NOT_IN_TEXT}]*$"}

@@ -54,7 +54,7 @@ def conflict(taken: str, digest: str) -> str:
     return f"conflict/{sha256(f'{taken} {digest}'.encode()).hexdigest()}"
 
 
-# What follows are the keys of events that no command has asked for.
+# The keys of events that aren't the answer to a command.
 
 
 def guard(guess: UUID) -> str:
@@ -78,7 +78,7 @@ def breakage(answer: UUID) -> str:
 
 
 def of_run(run: UUID, what: str) -> str:
-    """Return the key of what is told of a run."""
+    """Return the key of an event about a run."""
     return f"run/{run}/{what}"
 
 

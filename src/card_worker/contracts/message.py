@@ -43,10 +43,10 @@ COMMAND_BYTES_MAX = 64 * 1024
 HEADERS_BYTES_MAX = 64 * 1024
 FIELD_CHARS_MAX = 100
 """How much an answer repeats of the name of a field. A sender may have made it up."""
-EXTRA_MAX = 1_000
-"""How much more than its commands the commit of a list may be asked for; see `extra_parts`."""
-BATCH_PARTS = 100
-WHYS_MAX = 20
+EXTRA_COST_MAX = 1_000
+"""How much a list may cost besides its commands; see `extra_cost`."""
+BATCH_COST = 100
+REASONS_MAX = 20
 """So many different reasons are listed of a list that can't be read."""
 ID_CHARS_MAX = 64
 CARD_ID_CHARS_MAX = 255
@@ -70,7 +70,7 @@ Kind = TypeVar("Kind", bound=AboutAccount)
 
 
 class Unreadable(Exception):
-    """A message, or a part of one, from which no sender can be told.
+    """A message, or a part of one, whose sender can't be answered.
 
     `why` is one line; `detail`, if any, has a line for each kind of reason.
     """
@@ -179,11 +179,11 @@ def read_commands(
     read = list(_read_list(message_id, commands, vault))
     letters = [part for part in read if isinstance(part, Letter)]
     if len(letters) == len(read):
-        raise Unreadable(*why_unreadable(letters, len(read)))
+        raise Unreadable(*describe_letters(letters, len(read)))
     return read
 
 
-def why_unreadable(letters: Sequence[Letter], parts: int) -> tuple[str, str]:
+def describe_letters(letters: Sequence[Letter], parts: int) -> tuple[str, str]:
     """Return why some of the parts of a list can't be read: in a line, and a line for each reason.
 
     Places are counted from 0.
@@ -191,9 +191,9 @@ def why_unreadable(letters: Sequence[Letter], parts: int) -> tuple[str, str]:
     places: dict[str, list[int]] = {}
     for letter in letters:
         places.setdefault(letter.why, []).append(letter.place)
-    lines = [f"{_ranges(places[why])}: {why}" for why in list(places)[:WHYS_MAX]]
-    if len(places) > WHYS_MAX:
-        lines.append(f"and {len(places) - WHYS_MAX} other reasons")
+    lines = [f"{_ranges(places[why])}: {why}" for why in list(places)[:REASONS_MAX]]
+    if len(places) > REASONS_MAX:
+        lines.append(f"and {len(places) - REASONS_MAX} other reasons")
     first = letters[0]
     why = f"{len(letters)} of {parts} commands can't be read, {first.place} for one: {first.why}"
     return why, "\n".join(lines)
@@ -210,29 +210,29 @@ def _ranges(places: Sequence[int]) -> str:
     return ", ".join(f"{one}-{last}" if last > one else f"{one}" for one, last in ranges)
 
 
-def parts_of(task: object, fields: Mapping[str, Any]) -> int:
-    """Return how much the commit of a message is asked for: its commands, and what is extra."""
+def cost_of(task: object, fields: Mapping[str, Any]) -> int:
+    """Return how much work a message is for its commit: 1 for each command, and the extra cost."""
     if task != APPLY:
-        return 1 + extra_parts(task, fields)
+        return 1 + extra_cost(task, fields)
     commands = fields.get("commands")
     if not isinstance(commands, list | tuple):
         return 1
     named = [one for one in commands if isinstance(one, Mapping)]
-    extra = sum(extra_parts(one.get("command"), one) for one in named)
-    return len(commands) + min(extra, EXTRA_MAX)
+    extra = sum(extra_cost(one.get("command"), one) for one in named)
+    return len(commands) + min(extra, EXTRA_COST_MAX)
 
 
-def extra_parts(task: object, fields: Mapping[str, Any]) -> int:
-    """Return how much more than one command a command asks for.
+def extra_cost(task: object, fields: Mapping[str, Any]) -> int:
+    """Return how much more than 1 a command costs.
 
-    One for each card that it lists. BATCH_PARTS for what is done to a batch piece by piece, since
-    its pieces are rows.
+    1 for each card that it lists. BATCH_COST for any other command about a batch: it may write a
+    row for each chunk of the batch.
     """
     kind = COMMANDS.get(task) if isinstance(task, str) else None
     if kind is None or kind not in ABOUT_BATCHES:
         return 0
     cards = fields.get("cards")
-    return min(len(cards), EXTRA_MAX) if isinstance(cards, list | tuple) else BATCH_PARTS
+    return min(len(cards), EXTRA_COST_MAX) if isinstance(cards, list | tuple) else BATCH_COST
 
 
 def read_query(
@@ -246,32 +246,32 @@ def read_query(
 def _read_list(
     message_id: str, commands: Sequence[Any], vault: Vault
 ) -> Iterator[Command | Letter]:
-    room = EXTRA_MAX
+    left = EXTRA_COST_MAX
     for place, part in enumerate(commands):
         try:
             # Room for ":999" within the 64 characters of an id.
             command, extra = _read_part(
-                part, vault, room=room, fallback_id=f"{message_id[:60]}:{place}"
+                part, vault, left=left, fallback_id=f"{message_id[:60]}:{place}"
             )
         except Unreadable as problem:
             yield Letter(problem.why, place, part)
         else:
-            room -= extra
+            left -= extra
             yield command
 
 
-def _read_part(part: object, vault: Vault, *, room: int, fallback_id: str) -> tuple[Command, int]:
-    """Return the command that a part of a list is, and how much of the room it takes."""
+def _read_part(part: object, vault: Vault, *, left: int, fallback_id: str) -> tuple[Command, int]:
+    """Return the command that a part of a list is, and its extra cost, of which `left` is left."""
     if not isinstance(part, Mapping):
         raise Unreadable("not an object")
     task = part.get("command")
     fields = {name: value for name, value in part.items() if name != "command"}
-    extra = extra_parts(task, fields)
-    if extra <= room:
+    extra = extra_cost(task, fields)
+    if extra <= left:
         return _read(task, fields, vault, fallback_id=fallback_id), extra
     message = (
-        f"a list has room for {EXTRA_MAX} listed cards;"
-        f" another command about a batch takes the room of {BATCH_PARTS}"
+        f"a list has at most {EXTRA_COST_MAX} listed cards;"
+        f" any other command about a batch counts as {BATCH_COST} of them"
     )
     return _invalid(str(task), fields, (Problem(field="", message=message),), fallback_id), 0
 

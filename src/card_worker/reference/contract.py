@@ -7,9 +7,9 @@ from card_worker.contracts.commands import APPLY, COMMANDS, COMMANDS_PER_MESSAGE
 from card_worker.contracts.fields import ID_SCHEMA, TEXT_SCHEMA
 from card_worker.contracts.kinds import HAPPENED, MESSAGES, EventType, Reason
 from card_worker.contracts.message import (
-    BATCH_PARTS,
+    BATCH_COST,
     COMMAND_BYTES_MAX,
-    EXTRA_MAX,
+    EXTRA_COST_MAX,
     HEADERS_BYTES_MAX,
     MESSAGE_BYTES_MAX,
 )
@@ -56,8 +56,8 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             f"A list of commands, handled in order, each with its own answer. Queue:"
             f" `{QUEUES[APPLY]}`. Its one field, `commands`, has 1 to {COMMANDS_PER_MESSAGE_MAX:,}"
             " objects: the fields of a command, its `command_id` among them, and its name as"
-            f" `command`. A list has room for {EXTRA_MAX:,} listed cards; any other command about"
-            f" a batch takes the room of {BATCH_PARTS}. What has no room is refused, `invalid`.",
+            f" `command`. A list has at most {EXTRA_COST_MAX:,} listed cards; any other command"
+            f" about a batch counts as {BATCH_COST} of them. What is beyond is refused, `invalid`.",
             "",
             "### Limits",
             "",
