@@ -53,7 +53,7 @@ WITH changed AS (
     RETURNING id, account_id, card_id
 ), known AS (
     INSERT INTO keys (account_id, key, digest, event_id, created_at)
-    SELECT account_id, 'id/expire-' || id || '-2', repeat(md5(card_id), 2),
+    SELECT account_id, 'own/expire-' || id || '-2', repeat(md5(card_id), 2),
         md5('event' || id)::uuid, now() FROM changed
 )
 INSERT INTO outbox (id, account_id, type, subject, partition_key, event, created_at)
@@ -231,7 +231,7 @@ def _expire(session: Session, id: UUID, event: str) -> None:
     assert card is not None
     card.state, card.version = "expired", card.version + 1
     told = {"account_id": card.account_id, "created_at": now}
-    key = f"id/expire-{id}-{card.version}"
+    key = f"own/expire-{id}-{card.version}"
     session.add(
         Key(key=key, digest=hashlib.sha256(key.encode()).hexdigest(), event_id=event_id, **told)
     )

@@ -25,7 +25,7 @@ from card_worker.contracts.commands import (
     Asked,
     Queue,
 )
-from card_worker.contracts.message import MESSAGE_BYTES_MAX
+from card_worker.contracts.message import EXTRA_COST_MAX, MESSAGE_BYTES_MAX, extra_cost
 from card_worker.contracts.queries import QUERY_QUEUES
 from card_worker.redis_url import RedisAddress
 from card_worker.secrets.sealing import read_recipients, seal_text
@@ -253,14 +253,16 @@ def sliced(
 ) -> Iterator[Sequence[Answer]]:
     """Yield `commands` as the lists that fit into one message each, in their order."""
     part: list[Answer] = []
-    size = 0
+    size = extra = 0
     for command in commands:
         one = {"command": command.command, **written(command)}
-        bytes_more = len(json.dumps(one)) + 1
-        if part and (len(part) == COMMANDS_PER_MESSAGE_MAX or size + bytes_more > SLICE_BYTES_MAX):
+        bytes_more, extra_more = len(json.dumps(one)) + 1, extra_cost(command.command, one)
+        is_full = len(part) == COMMANDS_PER_MESSAGE_MAX or extra + extra_more > EXTRA_COST_MAX
+        if part and (is_full or size + bytes_more > SLICE_BYTES_MAX):
             yield part
-            part, size = [], 0
+            part, size, extra = [], 0, 0
         part.append(one)
         size += bytes_more
+        extra += extra_more
     if part:
         yield part

@@ -33,6 +33,7 @@ from card_worker.contracts.message import (
     NO_VAULT,
     Letter,
     Unreadable,
+    describe_letters,
     read_commands,
     read_query,
 )
@@ -166,6 +167,10 @@ class _Read:
     def commands(self) -> list[Command]:
         return [part for part in self.parts if not isinstance(part, Letter)]
 
+    @property
+    def letters(self) -> list[Letter]:
+        return [part for part in self.parts if isinstance(part, Letter)]
+
 
 def _ask_nobody(_: Sequence[Chunk]) -> None:
     """Leave it to the sweep."""
@@ -240,7 +245,7 @@ class Delivery:
         try:
             parts = read_commands(message.task, message.id, message.kwargs, self._mint.vault)
         except Unreadable as problem:
-            return self._bury(message, problem.why)
+            return self._bury(message, problem.why, problem.detail)
         except Exception as defect:
             # Reading depends on nothing but the message: another start would end the same.
             _log_defect(defect, messages=1)
@@ -253,8 +258,7 @@ class Delivery:
         Return False if they couldn't be kept: then they go back to their queue.
         """
         try:
-            for kept in self._persistently(partial(self._keep, letters)):
-                log.warning("dead letter", reason=kept.reason, dead_message_id=kept.message_id)
+            _log_letters(self._persistently(partial(self._keep, letters)))
         except Interrupted:
             return False
         except Exception as defect:
@@ -507,8 +511,7 @@ class Delivery:
 
     def _keep_parts(self, read: _Read, fate: Answered) -> Fate:
         """Keep the parts of a list that can't be read. Without that, the list comes again."""
-        letters = [part for part in read.parts if isinstance(part, Letter)]
-        if not letters or self.bury([partial(_part_letter, read.message, one) for one in letters]):
+        if not read.letters or self.bury([partial(_parts_letter, read)]):
             return fate
         return Returned()
 
@@ -673,6 +676,11 @@ def _log_defect(defect: Exception, *, messages: int) -> None:
     log.error("defect", error=type(defect).__name__, at=place, messages=messages)
 
 
+def _log_letters(letters: Sequence[DeadLetter]) -> None:
+    for letter in letters:
+        log.warning("dead letter", reason=letter.reason, dead_message_id=letter.message_id)
+
+
 def _log_group(
     commands: Sequence[Command], answers: Sequence[Answer], *, messages: int, ms: float
 ) -> None:
@@ -714,18 +722,24 @@ def _letter(message: Message, why: str, now: datetime, detail: str | None = None
     )
 
 
-def _part_letter(message: Message, part: Letter, now: datetime) -> DeadLetter:
-    """Return the letter for one part of a list: a list of its own, so that it can be sent again."""
-    id, kwargs = f"{message.id[:60]}:{part.place}", {"commands": [part.part]}
+def _parts_letter(read: _Read, now: datetime) -> DeadLetter:
+    """Return the letter for the parts of a list that can't be read: a list of these alone, with an
+    id of its own, so that it can be sent again."""
+    message, letters = read.message, read.letters
+    id, kwargs = f"{message.id[:60]}:bad", {"commands": [letter.part for letter in letters]}
     headers = None if message.headers is None else {**message.headers, "id": id}
-    alone = replace(message, id=id, kwargs=kwargs, headers=headers, body=body_of(kwargs))
-    return _letter(alone, part.why, now)
+    rest = replace(message, id=id, kwargs=kwargs, headers=headers, body=body_of(kwargs))
+    why, detail = describe_letters(letters, len(read.parts))
+    return _letter(rest, why, now, detail)
 
 
 def body_of(kwargs: Mapping[str, Any]) -> bytes:
     """Return the body of a message with these fields."""
-    return json.dumps([[], kwargs, {}], default=str).encode()
+    text = json.dumps([[], kwargs, {}], default=str, ensure_ascii=False, separators=(",", ":"))
+    # JSON spells half of a surrogate pair as Python does.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _traceback(defect: Exception) -> str:
-    return "".join(traceback.format_exception(defect))
+    # What went wrong stands at its end.
+    return "".join(traceback.format_exception(defect))[-dead_letters.DETAIL_CHARS_MAX :]

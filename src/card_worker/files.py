@@ -17,6 +17,7 @@ import structlog
 from fsspec.core import url_to_fs
 from sqlalchemy import Connection, Engine
 
+from card_worker.contracts import keys
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.events import Said
 from card_worker.contracts.kinds import EventType
@@ -39,7 +40,8 @@ from card_worker.storage.writing import write
 RENEW_S = 3.0
 """How often the lease of a file is counted up while its parts are read."""
 TROUBLE_CHARS_MAX = 200
-BEGUN = ".writing-"
+BEGUN = ".writing+"
+"""The beginning of a file's name while it is written. No other file here has a + in its name."""
 ABANDONED_S = 3600.0
 """A file that nobody has written to for so long."""
 
@@ -116,7 +118,7 @@ def _tell_confirmed(
     add_files(data, files)
     if by is not None:
         data["confirmed_by"] = by
-    id = event_id(batch.account_id, f"confirmed/{batch.batch_id}")
+    id = event_id(batch.account_id, keys.confirmation(batch.batch_id))
     told = freeze(data, id=id, type=EventType.BATCH_CONFIRMED, subject=batch.batch_id, at=now)
     write(connection, [outbox.new([told])])
 

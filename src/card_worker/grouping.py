@@ -6,7 +6,7 @@ fate when another one of the group fails.
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
@@ -20,7 +20,7 @@ from kombu import serialization
 from kombu.message import Message as KombuMessage
 
 from card_worker.contracts.fields import write_json
-from card_worker.contracts.message import Unreadable, vet
+from card_worker.contracts.message import Unreadable, cost_of, is_id, vet
 from card_worker.delivery import Answered, Buried, Fate, Message, Returned, Shown, Waiting
 from card_worker.health import Record
 from card_worker.reconnecting import ReconnectingConsumer
@@ -31,6 +31,8 @@ EVENTS_BUFFERED_MAX = 4_096
 EVENTS_AS = "card_worker.json"
 """A serializer for those events: the same JSON as kombu's own, written faster."""
 OBJECTS_PER_GROUP = 100_000
+GROUP_COST_MAX = 2_000
+"""How much the messages of a group may cost together (`cost_of`). No message costs more."""
 PARKED_S = 0.5
 """How soon a message is delivered again whose rows were locked, if no other comes before."""
 PARKED_MAX = 1_000
@@ -176,11 +178,24 @@ class Consumer(ReconnectingConsumer):
         # What is parked was sent earlier, so it goes first.
         waiting, self._waiting, self._parked = [*self._parked, *self._waiting], [], []
         together = [one for one in waiting if one.message.task not in self.apart]
-        for start in range(0, len(together), self.group_max):
-            self._start(together[start : start + self.group_max])
+        for group in self._groups(together):
+            self._start(group)
         for one in waiting:
             if one.message.task in self.apart:
                 self._start([one])
+
+    def _groups(self, waiting: Sequence[Received]) -> Iterator[list[Received]]:
+        """Yield messages in groups, bounded by their number and by their cost."""
+        group, cost = list[Received](), 0
+        for one in waiting:
+            more = cost_of(one.message.task, one.message.kwargs)
+            if group and (len(group) == self.group_max or cost + more > GROUP_COST_MAX):
+                yield group
+                group, cost = [], 0
+            group.append(one)
+            cost += more
+        if group:
+            yield group
 
     def _start(self, group: list[Received]) -> None:
         names = Counter(one.message.task for one in group)
@@ -362,12 +377,18 @@ def _introduction(one: Received) -> dict[str, Any]:
         "name": one.message.task,
         "args": "()",
         "kwargs": repr(shown)[:SHOWN_CHARS_MAX],
-        "root_id": headers.get("root_id"),
-        "parent_id": headers.get("parent_id"),
+        "root_id": _id_in(headers, "root_id"),
+        "parent_id": _id_in(headers, "parent_id"),
         "retries": 0,
         "eta": None,
         "expires": None,
     }
+
+
+def _id_in(headers: Mapping[str, Any], name: str) -> str | None:
+    """Return the id that a header holds; None if it holds anything else."""
+    value = headers.get(name)
+    return value if is_id(value) else None
 
 
 def _types(fate: Answered | Shown) -> str:

@@ -260,7 +260,8 @@ def as_csv(card_ids: Sequence[str], values: Values, kinds: Sequence[str]) -> byt
 def file_name(account_id: str, batch_id: str, holds: Holds, run: UUID | None = None) -> str:
     """Return where a file of a batch lies: a name that any folder and store can hold.
 
-    `run` tells the files of several recalls apart.
+    `run` tells the files of several recalls apart. Percent-encoding leaves ASCII letters, digits
+    and `_.-~%`: names that are for something else have other characters.
     """
     name = quote(batch_id, safe="")
     if name.endswith(".pins"):  # or it would be taken for the PINs of another batch

@@ -1,80 +1,132 @@
 """What time has made due, done by ordinary commands. Twice at once has the effect of once."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine
 
-from card_worker.contracts.commands import Command, ExpireCard, ExpireHold
+from card_worker.contracts.commands import Command
+from card_worker.contracts.kinds import EventType
+from card_worker.contracts.own import SweptCard, SweptHold
+from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Hold
 from card_worker.handler import handle
 from card_worker.storage.engine import begin
+from card_worker.storage.errors import is_retryable
 from card_worker.storage.locks import try_lock
 from card_worker.storage.looks import DueCard, due_cards, due_holds
 
 SLICE_ROWS = 1_000
 SLICES_MAX = 20
-"""A sweep ends after so many slices; what is left is the next one's."""
+"""A sweep ends when it has changed so many slices of rows; what is left is the next one's."""
 
 Row = TypeVar("Row", DueCard, Hold)
+Due: TypeAlias = Callable[[Connection, datetime, int, Row | None], Sequence[Row]]
+"""Returns what is due at a time, up to so many rows, behind the last one seen."""
 
-_EXPIRE = ExpireCard(account_id="T00000000", card_id="-", command_id="-", originated_by="sweep")
+_EXPIRE = SweptCard(account_id="T00000000", card_id="-", command_id="-", originated_by="sweep")
 
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class _Sweep(Generic[Row]):
+    """What is swept: its name, what finds the rows, and the command for each."""
+
+    name: str
+    due: Due[Row]
+    command_for: Callable[[Row], Command]
+
+
 def expire_cards(engine: Engine, *, slice_rows: int = SLICE_ROWS) -> int:
     """Write down the expiry of cards whose time has passed; return how many."""
-    return _sweep(engine, "sweep", due_cards, _expire_card, slice_rows)
+    return _run(engine, _Sweep("sweep", due_cards, _expire_card), slice_rows)
 
 
 def expire_holds(engine: Engine, *, slice_rows: int = SLICE_ROWS) -> int:
     """Release what holds lock whose time has passed; return how many."""
-    return _sweep(engine, "sweep holds", due_holds, _expire_hold, slice_rows)
+    return _run(engine, _Sweep("sweep holds", due_holds, _expire_hold), slice_rows)
 
 
-def _sweep(
-    engine: Engine,
-    name: str,
-    due: Callable[[Connection, datetime, int, Row | None], Sequence[Row]],
-    ask: Callable[[Row], Command],
-    slice_rows: int,
-) -> int:
-    """Do what is due, slice by slice; return how many there were.
+def _run(engine: Engine, sweep: _Sweep[Row], slice_rows: int) -> int:
+    """Do what is due, slice by slice; return how many rows were changed.
 
     One slice is one commit, so nobody waits for more than a slice. While one process is at a
-    slice, others leave the sweep to it. The rules don't wait for the sweep: what is over is over
-    when its time has passed, swept or not.
+    slice, others leave the sweep to it. A sweep ends when it has changed SLICES_MAX slices of rows,
+    or has seen all. It goes past rows that it can't change. The rules don't wait for the sweep:
+    what is over is over when its time has passed, swept or not.
     """
     swept, last = 0, None
-    for _ in range(SLICES_MAX):
-        with begin(engine) as (connection, now):
-            if not try_lock(connection, name):
-                break
-            rows = due(connection, now, slice_rows, last)
-            handle(connection, [ask(row) for row in rows], now)
-        swept += len(rows)
+    while swept < SLICES_MAX * slice_rows:
+        rows, changed = _sweep_slice(engine, sweep, slice_rows, last)
+        swept += changed
         if len(rows) < slice_rows:
             break
         last = rows[-1]
     if swept:
-        log.info("swept", what=name, rows=swept)
+        log.info("swept", what=sweep.name, rows=swept)
     return swept
 
 
-# The same row gives the same key: a second sweep repeats, it doesn't ask.
+def _sweep_slice(
+    engine: Engine, sweep: _Sweep[Row], rows_max: int, after: Row | None
+) -> tuple[Sequence[Row], int]:
+    """Do what is due, up to so many rows; return these, and how many of them were changed.
+
+    Where a defect fails the commit, each row gets a commit of its own.
+    """
+    rows: Sequence[Row] = ()
+    try:
+        with begin(engine) as (connection, now):
+            if not try_lock(connection, sweep.name):
+                return (), 0
+            rows = sweep.due(connection, now, rows_max, after)
+            answers = handle(connection, [sweep.command_for(row) for row in rows], now)
+    except Exception as defect:
+        if is_retryable(defect) or not rows:
+            raise
+        return rows, sum(_sweep_one(engine, sweep.command_for(row), row) for row in rows)
+    return rows, _changed(rows, answers)
 
 
-def _expire_card(card: DueCard) -> ExpireCard:
+def _sweep_one(engine: Engine, command: Command, row: Row) -> int:
+    """Do what is due of one row; return 1 if it was changed, else 0."""
+    try:
+        with begin(engine) as (connection, now):
+            answers = handle(connection, [command], now)
+    except Exception as defect:
+        if is_retryable(defect):
+            raise
+        log.warning("row not swept", id=str(row.id), error=type(defect).__name__)
+        return 0
+    return _changed([row], answers)
+
+
+def _changed(rows: Sequence[Row], answers: Sequence[Answer]) -> int:
+    """Return how many rows were changed. The release of a hold releases all that are due on its
+    card."""
+    done = {
+        row.card
+        for row, answer in zip(rows, answers, strict=True)
+        if answer.type is not EventType.COMMAND_REJECTED
+    }
+    return sum(row.card in done for row in rows)
+
+
+# The same row gives the same key: a second sweep repeats the command, and changes nothing.
+
+
+def _expire_card(card: DueCard) -> SweptCard:
     named = {"account_id": card.account_id, "card_id": card.card_id}
     # Names of cards that exist needn't be checked once more.
     return _EXPIRE.model_copy(update={**named, "command_id": f"expire-{card.id}-{card.version}"})
 
 
-def _expire_hold(hold: Hold) -> ExpireHold:
-    return ExpireHold(
+def _expire_hold(hold: Hold) -> SweptHold:
+    return SweptHold(
         account_id=hold.account_id,
         transaction_id=hold.id,
         command_id=f"expire-{hold.id}",

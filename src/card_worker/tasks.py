@@ -29,7 +29,7 @@ from card_worker.contracts.commands import (
     SWEEP_RUNS,
     SWEEPS,
 )
-from card_worker.contracts.message import is_address
+from card_worker.contracts.message import is_id
 from card_worker.contracts.queries import QUERIES
 from card_worker.delivery import (
     Answered,
@@ -233,7 +233,7 @@ def _aside_in_words(aside: Mapping[str, Any]) -> str:
 
 def _address(value: object) -> str | None:
     # What else there may be stands in the headers.
-    return str(value) if is_address(value) else None
+    return value if is_id(value) else None
 
 
 def _text(value: object) -> str | None:

@@ -5,12 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import begin, open_engine
 from card_worker.storage.files import not_written, written
+from card_worker.storage.tables import batches
 from tests.cli.commands import lines_of_json, run
 from tests.orders import ACCOUNT, CODES, Orders
 
@@ -52,9 +53,13 @@ def test_names_are_text_and_no_markup(name: str, orders: Orders, sqlite_url: str
 
 
 def test_a_terminal_is_not_steered(orders: Orders, sqlite_url: str) -> None:
+    # No sender can have named a batch so, but somebody at the database.
     name = f"x{STEERING}x"
-    orders.order(1, batch_id=name, card_id_pattern="B1-{n}", name=name, created_by=RED)
+    orders.order(1)
     orders.work()
+    with begin(orders.engine) as (connection, _):
+        named = {"batch_id": name, "name": name, "created_by": RED}
+        connection.execute(update(batches).values(named))
     account = ("--account", ACCOUNT)
     for what in ("show", "watch"):
         said = shown(sqlite_url, "batch", what, name, *account)

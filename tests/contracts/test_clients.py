@@ -10,7 +10,9 @@ from celery import Celery
 from kombu.connection import Connection
 from kombu.message import Message
 
-from card_worker.contracts.commands import COMMANDS, ActivateCard
+from card_worker.client import sliced
+from card_worker.contracts.batches import ApproveBatch, BatchCard, CreateBatch
+from card_worker.contracts.commands import APPLY, COMMANDS, ActivateCard, InvalidCommand
 from card_worker.contracts.message import Unreadable, read_commands, vet
 
 GOOD = {"account_id": "T00000001", "card_id": "card-01", "amount": 500, "currency": "NOK"}
@@ -83,6 +85,25 @@ def test_what_a_stock_client_adds_to_steer_the_worker_does_not_pass(
 ) -> None:
     with pytest.raises(Unreadable):
         vet_sent(sent(client, kwargs=GOOD, **options))
+
+
+def cards(count: int, batch_id: str) -> CreateBatch:
+    listed = tuple(BatchCard(card_id=f"{batch_id}-{number}") for number in range(count))
+    return CreateBatch(account_id="T00000001", command_id=batch_id, cards=listed)
+
+
+def test_lists_of_a_client_have_room_for_all_that_is_in_them() -> None:
+    approvals = [
+        ApproveBatch(account_id="T00000001", command_id=f"a{n}", batch_id="b") for n in range(25)
+    ]
+    activations = [ActivateCard.model_validate({**GOOD, "command_id": f"c{n}"}) for n in range(990)]
+    assert [len(part) for part in sliced([*activations, *approvals])] == [1_000, 10, 5]
+    assert [len(part) for part in sliced([*approvals, *activations])] == [10, 10, 995]
+    batches = [cards(count, f"b{count}") for count in (600, 401, 400, 199, 1_000)]
+    assert [len(part) for part in sliced(batches)] == [1, 3, 1]
+    for part in sliced([*batches, *approvals]):
+        read = read_commands(APPLY, "m", {"commands": part})
+        assert not any(isinstance(one, InvalidCommand) for one in read)
 
 
 def test_python_producers_may_pass_times_and_uuids(client: Celery) -> None:

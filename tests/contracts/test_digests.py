@@ -226,7 +226,7 @@ def test_digests_stay_what_they_are(task: str) -> None:
 def test_keys_and_ids_stay_what_they_are() -> None:
     real, dry = accepted("cards.expire"), accepted("cards.expire", dry_run=True)
     invalid = read("cards.expire", card_id=5)
-    assert [command.key for command in (real, dry, invalid)] == ["id/c", "dry/c", "id/c"]
+    assert [command.key for command in (real, dry, invalid)] == ["id/c", "dry/id/c", "id/c"]
     assert event_id(ACCOUNT, "id/c") == UUID("ef1e3e86-0b9a-5570-84eb-cf58def18bde")
 
 

@@ -110,7 +110,8 @@ def test_only_what_took_a_place_in_a_cards_life_has_a_sequence(event: str) -> No
 def test_the_id_of_an_event_is_the_one_of_its_key() -> None:
     said = [json.loads(answer.event) for answer in ANSWERS]
     keys = [
-        f"{'dry' if 'dry_run' in one['data'] else 'id'}/{one['data']['command_id']}" for one in said
+        f"{'dry/' if 'dry_run' in one['data'] else ''}id/{one['data']['command_id']}"
+        for one in said
     ]
     assert [UUID(one["id"]) for one in said] == [event_id(ACCOUNT, key) for key in keys]
 

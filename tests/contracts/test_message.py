@@ -17,12 +17,18 @@ from card_worker.contracts.commands import (
 )
 from card_worker.contracts.events import PROBLEMS_MAX
 from card_worker.contracts.message import (
+    BATCH_COST,
     COMMAND_BYTES_MAX,
     EMBEDDED,
+    EXTRA_COST_MAX,
+    FIELD_CHARS_MAX,
     FORBIDDEN_HEADERS,
+    HEADERS_BYTES_MAX,
     MESSAGE_BYTES_MAX,
+    REASONS_MAX,
     Letter,
     Unreadable,
+    cost_of,
     read_commands,
     vet,
 )
@@ -86,9 +92,13 @@ def test_a_task_that_is_not_ours_does_not_pass(task: object) -> None:
         pass_through({**HEADERS, "task": task})
 
 
-@pytest.mark.parametrize("message_id", ["", "x" * 65, None, 5, [], {}, "a\x00", "\ud800"], ids=repr)
+@pytest.mark.parametrize(
+    "message_id",
+    ["", "x" * 65, None, 5, [], {}, "a\x00", "\ud800", "a\nb", " a", "\u200b"],
+    ids=repr,
+)
 def test_a_message_must_have_an_id_to_be_known_by(message_id: object) -> None:
-    with pytest.raises(Unreadable, match=r"^the header id must be text of 1 to 64 characters$"):
+    with pytest.raises(Unreadable, match=r"^the header id must be an id of 1 to 64 characters$"):
         pass_through({**HEADERS, "id": message_id})
 
 
@@ -96,6 +106,28 @@ def test_a_message_must_have_an_id_to_be_known_by(message_id: object) -> None:
 def test_what_is_not_protocol_2_does_not_pass(headers: object) -> None:
     with pytest.raises(Unreadable, match=r"^not a task message of protocol 2$"):
         pass_through(headers)
+
+
+def noted(size: int) -> dict[str, Any]:
+    """Return headers that take so many bytes as JSON."""
+    around = len(json.dumps({**HEADERS, "note": ""}, separators=(",", ":")))
+    return {**HEADERS, "note": "x" * (size - around)}
+
+
+def test_headers_have_at_most_64_kib() -> None:
+    pass_through(noted(HEADERS_BYTES_MAX))
+    many = HEADERS | {f"header-{number}": None for number in range(10_000)}
+    wide = HEADERS | {"note": "ø" * (HEADERS_BYTES_MAX // 2)}
+    half = HEADERS | {"note": "\ud800" + "x" * HEADERS_BYTES_MAX}
+    for headers in (noted(HEADERS_BYTES_MAX + 1), many, wide, half):
+        with pytest.raises(Unreadable, match=r"^headers of \d+ bytes; at most 65536 are read$"):
+            pass_through(headers)
+
+
+def test_headers_are_json() -> None:
+    for odd in (b"bytes", {1, 2}, object()):
+        with pytest.raises(Unreadable, match=r"^the headers are no JSON$"):
+            pass_through({**HEADERS, "note": odd})
 
 
 @pytest.mark.parametrize("kind", [None, "", "text/plain", "application/x-python-serialize", 5, []])
@@ -165,7 +197,9 @@ def test_a_command_is_known_by_its_message_unless_it_says_otherwise() -> None:
     assert one("cards.activate", "m", command_id="c").command_id == "c"
 
 
-@pytest.mark.parametrize("command_id", ["", "x" * 65, None, 5, "a\x00", "\ud800"], ids=repr)
+@pytest.mark.parametrize(
+    "command_id", ["", "x" * 65, None, 5, "a\x00", "\ud800", "a\nb", "a\u202eb"], ids=repr
+)
 def test_who_names_no_usable_key_is_answered_under_the_messages(command_id: object) -> None:
     command = invalid(command_id=command_id)
     assert command.command_id == "message-1"
@@ -175,12 +209,24 @@ def test_who_names_no_usable_key_is_answered_under_the_messages(command_id: obje
 def test_the_answer_to_a_wrong_command_names_what_can_be_named() -> None:
     command = invalid(amount="5", dry_run=True)
     assert (command.account_id, command.card_id, command.dry_run) == (ACCOUNT, "card-01", True)
-    assert invalid(card_id="x" * 256).card_id is None
-    assert invalid(account_id="nobody").account_id == "nobody"
+    for card_id in ("x" * 256, "a\nb", "\u202ea", " a", 5):
+        assert invalid(card_id=card_id).card_id is None
 
 
 def test_at_most_20_problems_are_named() -> None:
     assert len(invalid(**{f"x{n}": 1 for n in range(50)}).problems) == PROBLEMS_MAX
+
+
+@pytest.mark.parametrize("name", ["x" * 60_000, "\U0001f600" * 10_000, "a\nb" * 10_000])
+def test_of_the_name_of_an_unknown_field_no_more_is_repeated_than_the_beginning(name: str) -> None:
+    (problem,) = invalid(**{name: 1}).problems
+    assert problem.field == name[: FIELD_CHARS_MAX - 1] + "…"
+    options = {"card_token": {"format": {name: 1}}}
+    command = read_commands(
+        "cards.batch_create", "m", {"account_id": ACCOUNT, "cards": [{}], "options": options}
+    )
+    assert isinstance(command[0], InvalidCommand)
+    assert all(len(problem.field) <= FIELD_CHARS_MAX for problem in command[0].problems)
 
 
 def test_a_batch_of_which_no_card_is_right_has_only_their_problems() -> None:
@@ -265,6 +311,93 @@ def test_a_part_nobody_can_be_answered_for_is_a_letter(part: Any) -> None:
     assert (letter.place, letter.part) == (1, part)
     assert first == last
     assert isinstance(first, ActivateCard)
+
+
+GARBAGE: list[tuple[list[Any], str, list[str]]] = [
+    ([0], "1 of 1 commands can't be read, 0 for one: not an object", ["0: not an object"]),
+    (
+        [0] * 1_000,
+        "1000 of 1000 commands can't be read, 0 for one: not an object",
+        ["0-999: not an object"],
+    ),
+    (
+        [{}, 1, 2, {}, 3, {"command": "x"}],
+        "6 of 6 commands can't be read, 0 for one: unknown command None",
+        ["0, 3: unknown command None", "1-2, 4: not an object", "5: unknown command 'x'"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("parts", "why", "lines"), GARBAGE)
+def test_a_list_of_which_nothing_can_be_read_says_why(
+    parts: list[Any], why: str, lines: list[str]
+) -> None:
+    with pytest.raises(Unreadable) as raised:
+        listed(*parts)
+    assert raised.value.why == why
+    assert (raised.value.detail or "").splitlines() == lines
+
+
+def test_what_a_list_says_of_itself_is_bounded() -> None:
+    every_other = [{"command": f"{number}" + "x" * 1_000} for number in range(500)]
+    with pytest.raises(Unreadable) as raised:
+        listed(*(part for one in every_other for part in (one, 0)))
+    lines = (raised.value.detail or "").splitlines()
+    assert len(lines) == REASONS_MAX + 1
+    assert lines[-1] == "and 481 other reasons"
+    assert len(raised.value.why) < 300
+    assert len(raised.value.detail or "") < 10_000
+
+
+@pytest.mark.parametrize("task", ["batches.approve", "batches.block", "cards.batch_create"])
+def test_a_list_has_room_for_ten_commands_about_batches(task: str) -> None:
+    about: dict[str, Any] = {"batch_id": "b"} if task != "cards.batch_create" else {}
+    about |= {"reason": "x"} if task == "batches.block" else {}
+    about |= {"count": 5, "card_id_pattern": "{n}"} if task == "cards.batch_create" else {}
+    part = {"command": task, "account_id": ACCOUNT, **about}
+    plain = {"command": "cards.activate", "command_id": "plain", **GOOD}
+    read = listed(*({**part, "command_id": f"c{n}"} for n in range(20)), plain)
+    assert [isinstance(one, InvalidCommand) for one in read] == [False] * 10 + [True] * 10 + [False]
+    refused = read[10]
+    assert isinstance(refused, InvalidCommand)
+    assert (refused.command_id, refused.problems[0].field) == ("c10", "")
+    assert refused.problems[0].message.startswith("a list has at most 1000 listed cards;")
+
+
+def test_a_list_has_room_for_a_thousand_listed_cards() -> None:
+    def batch(number: int, cards: int) -> dict[str, Any]:
+        listed_cards = [{"card_id": f"{number}-{n}"} for n in range(cards)]
+        about = {"command": "cards.batch_create", "command_id": f"c{number}"}
+        return {**about, "account_id": ACCOUNT, "cards": listed_cards}
+
+    read = listed(*(batch(number, cards) for number, cards in enumerate([500, 501, 500, 1])))
+    assert [isinstance(one, InvalidCommand) for one in read] == [False, True, False, True]
+    # As alone, the rules refuse it.
+    assert isinstance(listed(batch(0, 1_001))[0], CreateBatch)
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "parts"),
+    [
+        ("cards.activate", GOOD, 1),
+        ("nobody.knows", {}, 1),
+        (["x"], {}, 1),
+        ("cards.batch_create", {"cards": [{}] * 3}, 4),
+        ("cards.batch_create", {"cards": [{}] * 9_999}, 1 + EXTRA_COST_MAX),
+        ("cards.batch_create", {"cards": 5}, 1 + BATCH_COST),
+        ("cards.batch_create", {"count": 5}, 1 + BATCH_COST),
+        ("batches.block", {}, 1 + BATCH_COST),
+        (APPLY, {}, 1),
+        (APPLY, {"commands": 5}, 1),
+        (APPLY, {"commands": [0, {}, {"command": []}, {"command": "cards.expire"}]}, 4),
+        (APPLY, {"commands": [{"command": "batches.close"}, 0]}, 2 + BATCH_COST),
+        (APPLY, {"commands": [{"command": "batches.close"}] * 1_000}, 1_000 + EXTRA_COST_MAX),
+    ],
+)
+def test_how_much_the_commit_of_a_message_is_asked_for(
+    task: str, fields: dict[str, Any], parts: int
+) -> None:
+    assert cost_of(task, fields) == parts
 
 
 def test_a_list_of_a_thousand_is_read_and_one_more_is_not() -> None:

@@ -48,8 +48,6 @@ def test_one_wrong_digit_is_seen(text: str) -> None:
             assert check_digit(other) != whole[-1]
 
 
-@pytest.mark.parametrize(
-    ("text", "fits"), [("a" * 250 + "{n}", True), ("a" * 254 + "{n}", False), (" {n}", False)]
-)
+@pytest.mark.parametrize(("text", "fits"), [("a" * 250 + "{n}", True), ("a" * 254 + "{n}", False)])
 def test_names_are_card_ids(text: str, fits: bool) -> None:
     assert Pattern.read(text).fits(99_999) is fits

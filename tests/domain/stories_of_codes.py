@@ -18,6 +18,15 @@ STORIES = {
         draw      $nobody 100 NOK pin=wrong    -> command.rejected card_not_usable
         draw      B1 100 NOK pin=wrong         -> command.rejected card_not_found
     """,
+    "no card with codes is called as a formula begins": """
+        create    =A1 500 NOK token            -> command.rejected invalid
+        create    @A1 500 NOK pin              -> command.rejected invalid
+        create    +A1 500 NOK token pin        -> command.rejected invalid
+        create    -A1 500 NOK                  -> card.created
+        repin     -A1                          -> command.rejected invalid
+        token     -A1 t1                       -> command.rejected invalid
+        batch     B1: A1 -A2                   -> command.rejected invalid
+    """,
     "a card without a PIN needs none, and takes none": """
         create    A1 500 NOK token             -> card.created
         draw      $A1 100 NOK                  -> card.drawn_down     # A1: 400 partially_used

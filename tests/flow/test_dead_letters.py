@@ -1,6 +1,7 @@
 """What an operator does with dead letters, by the command line."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -52,10 +53,11 @@ def test_what_is_requeued_after_its_defect_is_gone_is_answered(running: System) 
     assert settled["defect-mended"].settled_as == "requeued"
 
 
-def test_a_requeued_part_of_a_list_is_done_alone(running: System) -> None:
-    def part(name: str) -> dict[str, object]:
-        return {"command": "cards.create", "command_id": name, **card(name)}
+def part(name: str, **fields: Any) -> dict[str, Any]:
+    return {"command": "cards.create", "command_id": name, **card(name, **fields)}
 
+
+def test_a_requeued_part_of_a_list_is_done_alone(running: System) -> None:
     defects.plant(running.engine)
     listed = {"commands": [part("list-1"), part("defect-listed"), part("list-2")]}
     running.push(envelope("commands.apply", "defect-list", listed))
@@ -69,14 +71,46 @@ def test_a_requeued_part_of_a_list_is_done_alone(running: System) -> None:
 def test_what_is_requeued_though_it_was_done_is_not_done_again(running: System) -> None:
     running.create("done")
     running.answers("done")
-    part = {"command": "cards.create", "command_id": "done", **card("done")}
-    running.push(envelope("commands.apply", "half", {"commands": ["?", part]}))
-    letter = _id(running, "half:0")
-    before = running.rows()
+    running.push(envelope("commands.apply", "half", {"commands": ["?", part("done")]}))
+    letter = _id(running, "half:bad")
+    before, letters = running.rows(), len(running.letters())
     assert running.cli("dead-letters", "requeue", letter).exit_code == 0
     running.catches_up("cards.bulk")
     running.catches_up()
     assert running.rows() == before
+    # What can still not be read is the same letter again.
+    assert (_id(running, "half:bad"), len(running.letters())) == (letter, letters)
+
+
+def test_parts_that_can_be_read_when_they_are_requeued_are_answered(running: System) -> None:
+    bad = {"commands": ["?", {"command": "cards.explode"}, part("good", account_id=None)]}
+    running.push(
+        envelope("commands.apply", "mended", {"commands": [part("well"), *bad["commands"]]})
+    )
+    letter = running.letter("mended:bad")
+    assert running.types("well") == ["card.created"]
+    # As a later version of the worker would read it.
+    message = json.loads(letter.body)
+    message[1]["commands"][2]["account_id"] = ACCOUNT
+    mended = json.dumps(message).encode()
+    running.sql("UPDATE dead_letters SET body = :body WHERE id = :id", body=mended, id=letter.id)
+    assert running.cli("dead-letters", "requeue", str(letter.id)).exit_code == 0
+    assert running.types("good") == ["card.created"]
+
+
+def test_a_letter_whose_headers_are_cut_is_shown_and_not_requeued(running: System) -> None:
+    message = envelope("cards.create", "cut", card("cut"), headers={"note": "x" * 70_000})
+    running.push(message)
+    letter = running.letter("cut")
+    assert letter.headers is not None
+    assert list(letter.headers) == ["cut"]
+    assert len(json.dumps(letter.headers)) < 10_000
+    (shown,) = running.cli_json("dead-letters", "show", str(letter.id))
+    assert '"task":"cards.create"' in shown["headers"]["cut"]
+    done = running.cli("dead-letters", "requeue", str(letter.id))
+    assert done.exit_code == 1
+    assert "too large to be read" in done.stderr
+    assert running.letter("cut").settled_at is None
 
 
 def test_a_letter_is_settled_once(running: System) -> None:

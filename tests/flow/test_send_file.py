@@ -23,6 +23,7 @@ from tests.flow.system import ACCOUNT, System
 
 CARDS = 1_200
 HEADER = "card_id,amount,currency,name"
+WITH_METADATA = "card_id,amount,currency,metadata"
 UNREACHABLE = "redis://user:mellon@127.0.0.1:1/0"
 SECRETS = ("DINCARD:9f0c2ab4", "471147")
 
@@ -120,8 +121,8 @@ def test_json_lines_say_all_that_a_command_can(running: System, tmp_path: Path) 
 def test_killed_it_goes_on_where_it_was(running: System, tmp_path: Path) -> None:
     file = tmp_path / "many.csv"
     wanted = 30_000
-    rows = (f'nobody-{n},1,NOK,"two\nlines"' for n in range(wanted))
-    file.write_text("\n".join([HEADER, *rows]))
+    rows = (f'nobody-{n},1,NOK,"{{""two"":\n""lines""}}"' for n in range(wanted))
+    file.write_text("\n".join([WITH_METADATA, *rows]))
     note = tmp_path / "many.csv.sent"
     command = [sys.executable, "-m", "card_worker.cli", "send-file", str(file), "-a", ACCOUNT]
     kills = 0
@@ -192,9 +193,10 @@ def test_from_a_quote_on_that_is_not_closed_nothing_is_sent_until_it_is_mended(
     running: System, tmp_path: Path
 ) -> None:
     file = tmp_path / "open.csv"
-    before = [f'open-{n},1,NOK,"two\nlines"' for n in range(3)]
-    after = [f'open-{n},1,NOK,"it\'s {n}"' for n in range(4, 8)]
-    file.write_text("\n".join([HEADER, *before, 'open-3,1,NOK,"abc', *after]))
+    before = [f'open-{n},1,NOK,"{{""two"":\n""lines""}}"' for n in range(3)]
+    after = [f'open-{n},1,NOK,"{{""it\'s"": {n}}}"' for n in range(4, 8)]
+    begun = 'open-3,1,NOK,"{""abc"": 1}'
+    file.write_text("\n".join([WITH_METADATA, *before, begun, *after]))
     for _ in range(2):
         done = running.cli("send-file", str(file), "-a", ACCOUNT)
         assert done.exit_code == 1
@@ -203,7 +205,7 @@ def test_from_a_quote_on_that_is_not_closed_nothing_is_sent_until_it_is_mended(
         (told,) = (line for line in done.stderr.splitlines() if line.startswith("line "))
         assert told.startswith("line 8: a quote that opens here isn't closed")
         assert answered(running, "open-") == {"open-0", "open-1", "open-2"}
-    file.write_text("\n".join([HEADER, *before, 'open-3,1,NOK,"abc"', *after]))
+    file.write_text("\n".join([WITH_METADATA, *before, f'{begun}"', *after]))
     done = running.cli("send-file", str(file), "-a", ACCOUNT, "--json")
     assert (done.exit_code, json.loads(done.stdout)) == (0, {"lines": 12, "sent": 8, "bad": 0})
     assert answered(running, "open-") == {f"open-{n}" for n in range(8)}

@@ -12,6 +12,8 @@ from sqlalchemy.exc import OperationalError
 from card_worker.contracts.commands import Command
 from card_worker.contracts.kinds import EventType
 from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.own import SweptCard
+from card_worker.domain.evolve import card_uuid
 from card_worker.domain.rows import State
 from card_worker.handler import handle
 from card_worker.storage.engine import begin, open_engine
@@ -133,6 +135,66 @@ def test_a_sweep_that_finds_the_file_taken_is_put_off(sqlite_url: str) -> None:
         expire_cards(engine)
     assert expire_cards(engine) == 1
     engine.dispose()
+
+
+def ask(engine: Engine, *commands: Command) -> list[str]:
+    """Handle commands as long ago as THEN; return the types of their answers."""
+    with begin(engine) as (connection, _):
+        return [answer.type.value for answer in handle(connection, commands, THEN)]
+
+
+def swept(card_id: str, command_id: str) -> SweptCard:
+    return SweptCard(account_id=ACCOUNT, card_id=card_id, command_id=command_id)
+
+
+def test_no_sender_takes_the_key_of_a_sweep(engine: Engine) -> None:
+    make(engine, *names(3))
+    for card_id in names(3):
+        command_id = f"expire-{card_uuid(ACCOUNT, card_id)}-1"
+        asked = {"account_id": ACCOUNT, "card_id": card_id}
+        (taken,) = read_commands("cards.expire", command_id, asked)
+        assert not isinstance(taken, Letter)
+        assert ask(engine, taken) == ["command.rejected"]
+    assert expire_cards(engine) == told(engine) == 3
+
+
+# A sweep of the past that was refused, and one whose key another card has.
+@pytest.mark.parametrize("stuck_by", ["itself", "another"])
+@pytest.mark.parametrize("slice_rows", [1, 7, 1_000])
+def test_rows_that_can_not_be_changed_keep_no_other_from_being_swept(
+    engine: Engine, slice_rows: int, stuck_by: str
+) -> None:
+    stuck = names(SLICES_MAX + 3)
+    make(engine, *stuck)
+    make(engine, "due", "due too", expires_at=PAST + timedelta(days=1))
+    for card_id in stuck:
+        named = card_id if stuck_by == "itself" else "nobody"
+        command = swept(named, f"expire-{card_uuid(ACCOUNT, card_id)}-1")
+        command = command.model_copy(update={"originated_by": "sweep"})
+        assert ask(engine, command) == ["command.rejected"]
+    assert expire_cards(engine, slice_rows=slice_rows) == 2
+    assert expired(engine) == ["due", "due too"]
+
+
+DEFECT = {
+    "postgresql": "CREATE FUNCTION defect() RETURNS trigger LANGUAGE plpgsql AS"
+    " $$ BEGIN RAISE EXCEPTION 'planted'; END $$; CREATE TRIGGER defect BEFORE UPDATE ON cards"
+    " FOR EACH ROW WHEN (NEW.card_id LIKE 'defect%%') EXECUTE FUNCTION defect()",
+    "sqlite": "CREATE TRIGGER defect BEFORE UPDATE ON cards WHEN NEW.card_id LIKE 'defect%'"
+    " BEGIN SELECT RAISE(ABORT, 'planted'); END",
+}
+
+
+@pytest.mark.parametrize("slice_rows", [1, 3, 1_000])
+def test_a_row_that_fails_its_commit_keeps_no_other_from_being_swept(
+    engine: Engine, slice_rows: int
+) -> None:
+    make(engine, "defect-1", "due", "defect-2")
+    make(engine, "due too", expires_at=PAST + timedelta(days=1))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(DEFECT[engine.dialect.name])
+    assert expire_cards(engine, slice_rows=slice_rows) == 2
+    assert expired(engine) == ["due", "due too"]
 
 
 def test_what_was_changed_meanwhile_is_not_expired(engine: Engine) -> None:

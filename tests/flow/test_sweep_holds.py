@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, func, select
@@ -10,8 +11,10 @@ from sqlalchemy import Engine, func, select
 from card_worker.contracts.commands import Command
 from card_worker.contracts.kinds import EventType
 from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.own import SweptHold
 from card_worker.handler import handle
 from card_worker.storage.engine import begin, open_engine, reading
+from card_worker.storage.looks import due_holds
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, holds, outbox
 from card_worker.sweeps import SLICES_MAX, expire_holds
@@ -70,6 +73,63 @@ def test_the_sweep_is_bounded_and_the_next_goes_on(engine: Engine) -> None:
     assert expire_holds(engine, slice_rows=1) == SLICES_MAX
     assert expire_holds(engine, slice_rows=1) == 2
     assert locked(engine) == []
+
+
+def holds_of(engine: Engine) -> list[UUID]:
+    """Return the ids of all holds, the longest past first."""
+    with reading(engine) as connection:
+        found = connection.execute(select(holds.c.id).order_by(holds.c.expires_at, holds.c.id))
+        return list(found.scalars())
+
+
+def ask(engine: Engine, *commands: Command) -> None:
+    """Let commands be refused as long ago as THEN."""
+    with begin(engine) as (connection, _):
+        assert None not in {answer.reason for answer in handle(connection, commands, THEN)}
+
+
+def test_no_sender_takes_the_key_of_a_sweep(engine: Engine) -> None:
+    lock(engine, "one", "two")
+    for hold in holds_of(engine):
+        asked = {"account_id": ACCOUNT, "transaction_id": str(hold)}
+        (taken,) = read_commands("holds.expire", f"expire-{hold}", asked)
+        assert not isinstance(taken, Letter)
+        ask(engine, taken)
+    assert expire_holds(engine) == told(engine) == 2
+
+
+@pytest.mark.parametrize("slice_rows", [1, 7, 1_000])
+def test_rows_that_can_not_be_changed_keep_no_other_from_being_swept(
+    engine: Engine, slice_rows: int
+) -> None:
+    lock(engine, *(f"stuck-{number}" for number in range(SLICES_MAX + 3)))
+    stuck = holds_of(engine)
+    for hold in stuck:
+        about: dict[str, Any] = {"account_id": ACCOUNT, "transaction_id": hold}
+        ask(engine, SweptHold(command_id=f"expire-{hold}", originated_by="sweep", **about))
+    lock(engine, "due", "due too", hold_expires_in=2 * AN_HOUR)
+    assert expire_holds(engine, slice_rows=slice_rows) == told(engine) == 2
+    assert len(locked(engine)) == len(stuck)
+
+
+def test_a_look_for_due_holds_goes_on_where_the_last_one_ended(engine: Engine) -> None:
+    lock(engine, "one", "two", "three")
+    with begin(engine) as (connection, now):
+        first = due_holds(connection, now, 2)
+        last = due_holds(connection, now, 2, first[-1])
+        assert [hold.id for hold in (*first, *last)] == holds_of(engine)
+        assert due_holds(connection, now, 2, last[-1]) == []
+
+
+def test_all_holds_of_a_card_count_that_are_released_with_one(engine: Engine) -> None:
+    lock(engine, "one")
+    asked = {"account_id": ACCOUNT, "card_id": "one", "amount": 100, "currency": "NOK"}
+    asked |= {"ref_id": "r2", "pending": True, "hold_expires_in": 2 * AN_HOUR}
+    (command,) = read_commands("transactions.create", "again", asked)
+    assert not isinstance(command, Letter)
+    with begin(engine) as (connection, _):
+        handle(connection, [command], THEN)
+    assert expire_holds(engine) == told(engine) == 2
 
 
 def test_a_hold_on_a_card_in_other_hands_is_left_for_the_next_sweep(postgres_url: str) -> None:

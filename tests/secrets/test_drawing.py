@@ -1,5 +1,6 @@
 """Values are drawn evenly from what their format says, and shown no further than a mask."""
 
+import os
 from collections import Counter
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from card_worker.secrets.drawing import PREFIX, draw_pins, draw_tokens, letters_of, mask
 from card_worker.secrets.formats import (
     DIGITS,
+    FORMULA_SIGNS,
     LETTERS,
     LOOKALIKES,
     SYMBOLS,
@@ -73,6 +75,42 @@ def test_pins_have_their_length() -> None:
     assert set("".join(pins)) == set(DIGITS)
 
 
+SIGNED: list[dict[str, Any]] = [
+    {"symbols": True},
+    {"symbols": True, "numbers": True},
+    {"symbols": True, "numbers": True, "characters": True, "unambiguous": True},
+]
+
+
+@pytest.mark.parametrize("flags", SIGNED)
+def test_no_value_begins_as_a_formula_does(flags: dict[str, Any]) -> None:
+    alphabet = TokenFormat(**flags).alphabet
+    assert set(FORMULA_SIGNS) & set(alphabet) == {"-"}
+    drawn = draw_pins(PinFormat(**flags, length=4), 20_000)
+    drawn += draw_tokens(TokenFormat(**flags, length=8), 20_000)
+    assert {value[0] for value in drawn} == set(alphabet) - {"-"}
+    for place in (1, 2, 3):
+        assert {value[place] for value in drawn} == set(alphabet)
+    with_prefix = draw_tokens(TokenFormat(**flags, length=8, prefix="GC;"), 2_000)
+    assert {value[3] for value in with_prefix} == set(alphabet) - {"-"}
+
+
+def test_each_value_that_may_be_drawn_is_as_likely_as_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # In place of chance: for each value of a first byte, all values of a second byte.
+    values = bytes(range(256))
+    firsts, seconds = bytes(value for value in values for _ in values), values * 256
+    pairs = bytes(byte for pair in zip(firsts, seconds, strict=True) for byte in pair)
+    given = iter([pairs, firsts])
+    monkeypatch.setattr(os, "urandom", lambda _: next(given))
+    # Of the first byte's values 255 are used, since 256 isn't a multiple of 3.
+    count, kinds = 255 * 256, 3 * 4
+    counts = Counter(draw_pins(PinFormat(symbols=True, length=2), count))
+    assert set(counts.values()) == {count // kinds}
+    assert len(counts) == kinds
+
+
 def test_none_is_none() -> None:
     assert draw_tokens(None, 0) == draw_tokens(TokenFormat(), 0) == draw_pins(PinFormat(), 0) == []
 
@@ -127,6 +165,7 @@ def test_how_long_a_pin_must_be() -> None:
         {"prefix": 'a"b'},
         {"prefix": "a\\b"},
         {"prefix": "é"},
+        {"prefix": "-GC"},
         {"barcode": "ean13"},
         {"numbers": 1},
         {"colour": "red"},

@@ -2,17 +2,22 @@
 
 import base64
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from uuid import UUID
 
 import fsspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from card_worker.domain.rows import File, Holds
-from card_worker.files import FileStore, write_files
+from card_worker.files import BEGUN, FileStore, write_files
+from card_worker.minting import file_name
 from card_worker.storage import leases
 from card_worker.storage.engine import begin
 from card_worker.storage.files import add, find_files, wanted_again
@@ -211,10 +216,35 @@ def test_what_is_no_store_is_told_at_once(url: str) -> None:
         FileStore(url)
 
 
+@pytest.mark.parametrize(
+    "batch_id",
+    [".writing-x", ".writing+x", ".writing+", ".writing%2Bx", "..", "+", ".writing-1.pins"],
+)
+@pytest.mark.parametrize("holds", Holds)
+def test_no_file_of_a_batch_is_taken_for_a_leftover(
+    tmp_path: Path, batch_id: str, holds: Holds
+) -> None:
+    store, name = FileStore(str(tmp_path)), file_name(ACCOUNT, batch_id, holds, UUID(int=1))
+    store.put(name, [CONTENT])
+    os.utime(tmp_path / name, (0, 0))
+    store.put(file_name(ACCOUNT, "next", Holds.CODES), [CONTENT])
+    assert (tmp_path / name).read_bytes() == CONTENT
+
+
+@given(st.text(min_size=1, max_size=255), st.sampled_from(Holds))
+def test_no_name_of_a_file_is_one_of_a_file_that_is_being_written(
+    batch_id: str, holds: Holds
+) -> None:
+    account_id, _, name = file_name(ACCOUNT, batch_id, holds, UUID(int=1)).partition("/")
+    assert account_id == ACCOUNT
+    assert re.fullmatch(r"[A-Za-z0-9_.~%-]{1,200}", name)
+    assert "+" in BEGUN
+
+
 def test_what_the_dead_left_of_a_file_is_cleared_away(engine: Engine, tmp_path: Path) -> None:
     folder = tmp_path / ACCOUNT
     folder.mkdir()
-    dead, alive, other = (folder / name for name in (".writing-1", ".writing-2", "writing-1"))
+    dead, alive, other = (folder / name for name in (".writing+1", ".writing+2", "writing-1"))
     for path in (dead, alive, other):
         path.write_bytes(CONTENT)
     for path in (dead, other):

@@ -920,6 +920,33 @@ def test_what_was_called_back_may_come_again(orders: Orders) -> None:
     assert orders.events("batch.recalled")[-1]["data"]["file"] is None
 
 
+RECALLS: list[tuple[str, dict[str, Any]]] = [
+    ("batches.block", {"reason": "recall"}),
+    ("batches.close", {"reason": "recall"}),
+    ("batches.extend", {"expires_at": "2041-01-01T00:00:00Z"}),
+    ("batches.cancel", {}),
+]
+
+
+@pytest.mark.parametrize(("task", "fields"), RECALLS)
+def test_nobody_takes_the_keys_of_a_recall(
+    orders: Orders, task: str, fields: dict[str, Any]
+) -> None:
+    orders.order(3)
+    orders.work()
+    if task != "batches.cancel":
+        load = {"expires_at": "2040-01-01T00:00:00Z", **LOAD}
+        for name in names(3):
+            orders.ask("cards.activate", f"on-{name}", card_id=name, **load)
+    orders.ask(task, "recall", batch_id="B1", **fields)
+    run = orders.waiting[0].run
+    for number in (1, 2, 3):
+        orders.ask("cards.expire", f"{run.hex}-{number}", card_id=f"other-{number}")
+    orders.work()
+    recall = orders.events("batch.recalled")[-1]["data"]["recall"]
+    assert (recall["done"], recall["refused"]) == (3, 0)
+
+
 def test_the_end_of_cards_is_put_off(orders: Orders) -> None:
     orders.order(4)
     orders.work()

@@ -199,7 +199,7 @@ def odd_fields() -> Iterator[Entry]:
     for field in ("schema", "version", "v", "specversion", "datacontenttype"):
         yield invalid(f"a field {field}", **{field: "0.1"})
     wrong: dict[str, list[Any]] = {
-        "card_id": ["", " ", "x" * 256, "a\x00b", "\ud800", None, 5, [], {}],
+        "card_id": ["", " ", "x" * 256, "a\x00b", "\ud800", "\u200b", "a\nb", None, 5, [], {}],
         "command_id": ["", "x" * 65, "a\x00b", "\udc00", None, 5, [], {}],
         "dry_run": ["yes", 1, None, []],
         "not_after": [
@@ -210,7 +210,7 @@ def odd_fields() -> Iterator[Entry]:
             "9999-12-31T23:59:59-23:59",
         ],
         "expires_at": ["0000-00-00T00:00:00Z", "2026-11-22T10:00:00", True],
-        "name": ["a\x00b", "\ud800", "x" * 256, 5],
+        "name": ["a\x00b", "\ud800", "\u202ea", "a\nb", "x" * 256, 5],
         "customer_id": ["\udfff", " x"],
         "created_by": ["a\x00", []],
         "type": ["bomb", 5],

@@ -67,7 +67,7 @@ def _legal() -> Iterator[Entry]:
         "all the money": message("all the money", body("all the money", amount=2**53 - 1)),
         "from right to left": message(
             "from right to left",
-            body("from right to left", name="\u202eabc \U0001f381 e\u0301 \ufeff"),
+            body("from right to left", name="\u05d0\u05d1 \U0001f381 e\u0301 \ufeff"),
         ),
         "metadata 8 deep": message(
             "metadata 8 deep", body_around("metadata 8 deep", nested(8, '{"a":', "}", "1"))

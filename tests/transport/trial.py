@@ -12,6 +12,8 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
+from card_worker.contracts.fields import json_bytes, write_json
+from card_worker.contracts.message import HEADERS_BYTES_MAX
 from card_worker.storage.engine import reading
 from card_worker.storage.tables import dead_letters, outbox
 from tests.flow.processes import LOOK_S
@@ -124,8 +126,10 @@ def shows(letter: Row[Any], raw: bytes) -> bool:
     headers, sent = _sent(raw)
     if letter.body != sent or headers is None:
         return False
-    # A part of a list is a letter of its own, with an id of its own.
-    return letter.headers in (headers, {**headers, "id": letter.message_id})
+    if json_bytes(headers) > HEADERS_BYTES_MAX:
+        kept = (letter.headers or {}).get("cut", "").removesuffix("…")
+        return len(kept) > 8_000 and write_json(headers).startswith(kept)
+    return bool(letter.headers == headers)
 
 
 def _sent(raw: bytes) -> tuple[Any, bytes | None]:

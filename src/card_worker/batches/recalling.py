@@ -5,15 +5,14 @@ import io
 from collections.abc import Sequence
 
 from card_worker.batches.work import Work, add_file, card_ids, new_file, tell, tell_progress
-from card_worker.contracts.commands import (
-    BlockCard,
-    CloseCard,
-    Command,
-    UnblockCard,
-    UpdateCard,
-    WithdrawCard,
-)
+from card_worker.contracts.commands import Command, WithdrawCard
 from card_worker.contracts.kinds import Action, EventType, Reason
+from card_worker.contracts.own import (
+    RecalledBlock,
+    RecalledClose,
+    RecalledUnblock,
+    RecalledUpdate,
+)
 from card_worker.domain.answers import about_run, add_files, recall_shown
 from card_worker.domain.rows import File, Holds, Run
 from card_worker.handler import handle
@@ -84,13 +83,13 @@ def _command(run: Run, card_id: str, command_id: str) -> Command:
     }
     match run.action:
         case Action.BLOCK:
-            return BlockCard.model_validate({**about, "reason": run.reason})
+            return RecalledBlock.model_validate({**about, "reason": run.reason})
         case Action.UNBLOCK:
-            return UnblockCard.model_validate({**about, "reason": run.reason})
+            return RecalledUnblock.model_validate({**about, "reason": run.reason})
         case Action.CLOSE:
-            return CloseCard.model_validate({**about, "reason": run.reason})
+            return RecalledClose.model_validate({**about, "reason": run.reason})
         case Action.EXTEND:
-            return UpdateCard.model_validate({**about, "expires_at": run.expires_at})
+            return RecalledUpdate.model_validate({**about, "expires_at": run.expires_at})
         case Action.CANCEL:
             return WithdrawCard.model_validate({**about, "reason": run.reason})
         case Action.MAKE | Action.REMOVE:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from card_worker.contracts import keys
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.events import BatchData, Problem
 from card_worker.contracts.kinds import Action, EventType, Reason
@@ -91,7 +92,7 @@ def tell_progress(work: Work, run: Run, batch: Batch) -> Run:
 
 def tell(work: Work, data: BatchData, type: EventType, key: str) -> UUID:
     """Tell the world; return the event's id, which is the same whenever this is told again."""
-    id = event_id(work.run.account_id, f"run/{work.run.id}/{key}")
+    id = event_id(work.run.account_id, keys.of_run(work.run.id, key))
     answer = freeze(data, id=id, type=type, subject=work.run.batch_id, at=work.now)
     wait_for_disk(work.connection, wait=True)  # what is told is so for good
     write(work.connection, [outbox.new([answer])])

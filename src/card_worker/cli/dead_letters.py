@@ -71,6 +71,8 @@ def requeue(
             if found.message_id is not None:
                 dead_letters.forget_starts(connection, [found.message_id])
         found = _whole(found, identity)
+        if found.is_cut:
+            raise refuse("its headers are too large to be read: its sender has to send it again")
         # Published first: if we die in between it is sent twice, never lost.
         with Client(settings.broker()) as client:
             client.republish(

@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
+from card_worker.contracts import keys
 from card_worker.contracts.fields import AccountId, CommandId, Name, Text255, Time
 
 
@@ -24,8 +25,16 @@ class AboutAccount(BaseModel):
     @property
     def key(self) -> str:
         """Return the idempotency key, unique within the account."""
-        return self._unless_dry(f"id/{self.command_id}")
+        return self._unless_dry(keys.by_id(self.command_id))
 
     def _unless_dry(self, key: str) -> str:
         # To ask what would happen must not use up the real one.
-        return f"dry/{key.removeprefix('id/')}" if self.dry_run else key
+        return keys.dry(key) if self.dry_run else key
+
+
+class OwnCommand(AboutAccount):
+    """A command that a worker makes itself: it is read from no message."""
+
+    @property
+    def key(self) -> str:
+        return keys.own(self.command_id)

@@ -16,10 +16,11 @@ from typing_extensions import TypeIs
 
 from card_worker.contracts.about import AboutAccount
 from card_worker.contracts.codes import BatchOptions
-from card_worker.contracts.fields import Metadata, Name, Text, Text255, Time, Why
+from card_worker.contracts.fields import CellName, Metadata, Name, Text255, Time, Why
 from card_worker.contracts.kinds import CardType
-from card_worker.contracts.patterns import CARD_ID_CHARS_MAX, Pattern
+from card_worker.contracts.patterns import Pattern
 from card_worker.contracts.secret_fields import Recipients
+from card_worker.secrets.formats import no_formula
 
 CARDS_PER_BATCH_MAX = 1_000
 CARDS_PER_ORDER_MAX = 10_000_000
@@ -33,7 +34,9 @@ class BatchCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    card_id: Name = Field(description="What the caller calls the card, for ever")
+    card_id: CellName = Field(
+        description="What the caller calls the card, for ever; no = + - @ in front"
+    )
     type: CardType | None = Field(None, description="Absent: the batch's type")
 
 
@@ -54,17 +57,16 @@ class CreateBatch(AboutAccount):
 
     command: Literal["cards.batch_create"] = "cards.batch_create"
     count: _Count | None = Field(None, description="How many cards, numbered from 1")
-    card_id_pattern: Text | None = Field(
+    card_id_pattern: Name | None = Field(
         None,
-        max_length=CARD_ID_CHARS_MAX,
         validate_default=True,
         description="How they are called: `{n}` or `{n:08d}` is the number, `{luhn}` at the end a"
-        " check digit over all digits before it",
+        " check digit over all digits before it; no = + - @ in front",
     )
     cards: _Cards | None = Field(
         None, validate_default=True, description="One by one, instead of a count and a pattern"
     )
-    batch_id: Name | None = Field(None, validate_default=True, description="Absent: the command_id")
+    batch_id: Name | None = Field(None, description="Absent: the command_id")
     type: CardType = Field(CardType.GIFT_CARD, description="What it is")
     name: Text255 | None = Field(None, description="What people call it")
     metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
@@ -92,15 +94,6 @@ class CreateBatch(AboutAccount):
         assert self.count is not None
         return self.count
 
-    @field_validator("batch_id")
-    @classmethod
-    def _is_called(cls, text: str | None, info: ValidationInfo) -> str | None:
-        command_id = info.data.get("command_id", "")
-        if text is None and command_id != command_id.strip():
-            message = "is needed: a batch can't be called as the command_id is"
-            raise PydanticCustomError("called", message)
-        return text
-
     @field_validator("card_id_pattern")
     @classmethod
     def _names_all(cls, text: str | None, info: ValidationInfo) -> str | None:
@@ -114,6 +107,7 @@ class CreateBatch(AboutAccount):
             raise PydanticCustomError("pattern", "needs a count")
         if count is not None and not pattern.fits(count):
             raise PydanticCustomError("pattern", "doesn't make names that cards can have")
+        no_formula(pattern.card_id(1))
         return text
 
     @field_validator("cards")
@@ -204,9 +198,9 @@ Recall: TypeAlias = BlockBatch | UnblockBatch | CloseBatch | ExtendBatch
 """What goes on with the cards of a batch, one after the other."""
 OnBatch: TypeAlias = ApproveBatch | CancelBatch | Recall
 """What names a batch that exists."""
-_ABOUT_BATCHES = frozenset([CreateBatch, *get_args(OnBatch)])
+ABOUT_BATCHES = frozenset([CreateBatch, *get_args(OnBatch)])
 
 
 def is_about_batch(command: object) -> TypeIs[CreateBatch | OnBatch]:
     """Say whether a command is about a batch: by its type, since a union is slow to ask."""
-    return type(command) in _ABOUT_BATCHES
+    return type(command) in ABOUT_BATCHES

@@ -18,7 +18,8 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypeIs
 
 from card_worker import uuids
-from card_worker.contracts.about import AboutAccount
+from card_worker.contracts import keys
+from card_worker.contracts.about import AboutAccount, OwnCommand
 from card_worker.contracts.batches import (
     ApproveBatch,
     BlockBatch,
@@ -31,6 +32,7 @@ from card_worker.contracts.batches import (
 from card_worker.contracts.codes import PinOptions, TokenBehaviour, TokenOptions
 from card_worker.contracts.events import Problem
 from card_worker.contracts.fields import (
+    CellName,
     Metadata,
     Name,
     RefId,
@@ -82,13 +84,15 @@ class Moves(AboutAccount):
 class _MovesOnCard(Moves, _AboutCard):
     @property
     def key(self) -> str:
-        return self._unless_dry(ref_key(self.card_id, self.ref_id))
+        return self._unless_dry(keys.on_card(self.card_id, self.ref_id))
 
 
-def ref_key(card_id: str, ref_id: str) -> str:
-    """Return the key of what moves money on a card."""
-    # With its length, so that no two cards and references spell the same key.
-    return f"ref/{len(card_id)}/{card_id}/{ref_id}"
+class _GivesCodes(_AboutCard):
+    """A command that gives a card values, which its caller may write into a CSV file."""
+
+    card_id: CellName = Field(
+        description="What the caller calls the card, for ever; no = + - @ in front"
+    )
 
 
 class _AboutTransaction(AboutAccount):
@@ -100,7 +104,7 @@ class _AboutTransaction(AboutAccount):
 class _MovesByTransaction(Moves, _AboutTransaction):
     @property
     def key(self) -> str:
-        return self._unless_dry(f"ref/{self.transaction_id}/{self.ref_id}")
+        return self._unless_dry(keys.by_transaction(self.transaction_id, self.ref_id))
 
 
 class CreateCard(_AboutCard):
@@ -224,7 +228,7 @@ class AdjustBalance(_MovesOnCard):
     reason: Why = Field(description="For people")
 
 
-class CreateToken(_AboutCard):
+class CreateToken(_GivesCodes):
     """Give a card one more token, for a while or for one payment."""
 
     command: Literal["tokens.create"] = "tokens.create"
@@ -243,7 +247,7 @@ class CreateToken(_AboutCard):
 
     @property
     def key(self) -> str:
-        return self._unless_dry(f"token/{len(self.card_id)}/{self.card_id}/{self.ref_id}")
+        return self._unless_dry(keys.new_token(self.card_id, self.ref_id))
 
 
 class RevokeToken(_AboutCard):
@@ -253,7 +257,7 @@ class RevokeToken(_AboutCard):
     token_id: TokenId = Field(description="The id that its event told")
 
 
-class RotatePin(_AboutCard):
+class RotatePin(_GivesCodes):
     """Give a card a new PIN, or its first."""
 
     command: Literal["cards.rotate_pin"] = "cards.rotate_pin"
@@ -318,9 +322,9 @@ class CreateTransaction(Moves, ByToken):
     @property
     def key(self) -> str:
         if self.card_id is not None:
-            return self._unless_dry(ref_key(self.card_id, self.ref_id))
+            return self._unless_dry(keys.on_card(self.card_id, self.ref_id))
         assert self.given_token is not None
-        return self._unless_dry(f"ref/token/{self.given_token.fingerprint}/{self.ref_id}")
+        return self._unless_dry(keys.by_token(self.given_token.fingerprint, self.ref_id))
 
     @field_validator("pending")
     @classmethod
@@ -366,8 +370,8 @@ class ExpireCard(_AboutCard):
     command: Literal["cards.expire"] = "cards.expire"
 
 
-class WithdrawCard(_AboutCard):
-    """Close a card that isn't activated, its batch having been cancelled. Nobody sends it."""
+class WithdrawCard(OwnCommand, _AboutCard):
+    """Close a card that isn't activated, its batch having been cancelled."""
 
     command: Literal["batches.cancel"] = "batches.cancel"
     reason: Why | None = None
@@ -397,7 +401,8 @@ class InvalidCommand(BaseModel):
 
     @property
     def key(self) -> str:
-        return f"{'dry' if self.dry_run else 'id'}/{self.command_id}"
+        key = keys.by_id(self.command_id)
+        return keys.dry(key) if self.dry_run else key
 
 
 Asked: TypeAlias = (

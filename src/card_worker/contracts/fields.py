@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeGuard
 from uuid import UUID
 
 import orjson
@@ -21,6 +21,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from card_worker.secrets.formats import FORMULA_PATTERN, no_formula
+
+ELLIPSIS = "…"
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 METADATA_BYTES_MAX = 16 * 1024
@@ -39,22 +42,85 @@ def storable(text: str) -> str:
     return text
 
 
-def _no_outer_spaces(text: str) -> str:
-    if text != text.strip():
+# Invisible characters that str.isprintable() accepts: fillers, blanks, and variation selectors.
+_BLANKS = r"\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+_blank = re.compile(rf"[{_BLANKS}\U000e0100-\U000e01ef]")
+_CONTROLS = r"\u0000-\u001f\u007f-\u009f"
+_SPACES_AND_FORMATS = r"\u00a0\u00ad\u061c\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff"
+_NOT_IN_ID = f"{_CONTROLS}{_SPACES_AND_FORMATS}{_BLANKS}"
+ID_SCHEMA = {"pattern": f"^[^{_NOT_IN_ID}]*$", "not": {"pattern": "^ | $"}}
+"""The rule for ids in JSON Schema, without the characters that need tables of Unicode."""
+_NOT_IN_TEXT = rf"{_CONTROLS}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_not_in_text = re.compile(rf"[{_NOT_IN_TEXT}\ud800-\udfff]")
+TEXT_SCHEMA = {"pattern": f"^[^{_NOT_IN_TEXT}]*$"}
+
+
+def read_id(text: str) -> str:
+    """Return `text` if it can be an id: all of it is visible, and it has no space at either end.
+
+    Raises PydanticCustomError.
+    """
+    # Not printable: all of the Unicode categories C and Z but U+0020.
+    if not text.isprintable() or (not text.isascii() and _blank.search(text)):
+        raise PydanticCustomError(
+            "id", "must not contain control, formatting or invisible characters"
+        )
+    if text[:1] == " " or text[-1:] == " ":
         raise PydanticCustomError("outer_space", "must not begin or end with a space")
     return text
 
 
-Text = Annotated[StrictStr, AfterValidator(storable)]
-Text255 = Annotated[Text, Field(max_length=255)]
-Name = Annotated[Text, Field(min_length=1, max_length=255), AfterValidator(_no_outer_spaces)]
-"""What a caller calls something: 1..255 characters, no space at either end."""
+def _read_line(text: str) -> str:
+    if (text.isascii() and text.isprintable()) or _not_in_text.search(text) is None:
+        return text
+    raise PydanticCustomError(
+        "text", "must be one line without control or bidirectional formatting characters"
+    )
 
-RefId = Annotated[Text, Field(min_length=1, max_length=255)]
+
+# Lengths stand first: pydantic checks them itself then, and before the function.
+Text255 = Annotated[
+    StrictStr, Field(max_length=255, json_schema_extra=TEXT_SCHEMA), AfterValidator(_read_line)
+]
+"""What people read: one line."""
+
+Name = Annotated[
+    StrictStr,
+    Field(min_length=1, max_length=255, json_schema_extra=ID_SCHEMA),
+    AfterValidator(read_id),
+]
+"""What a caller calls something."""
+
+CellName = Annotated[
+    StrictStr,
+    Field(
+        min_length=1,
+        max_length=255,
+        json_schema_extra={
+            "pattern": ID_SCHEMA["pattern"],
+            "not": {"pattern": f"^ | $|{FORMULA_PATTERN}"},
+        },
+    ),
+    AfterValidator(read_id),
+    AfterValidator(no_formula),
+]
+"""What a caller calls something that stands in a cell of a CSV file."""
+
+RefId = Name
 """What a caller calls a movement of money."""
 
-Why = Annotated[Text, Field(min_length=1, max_length=255)]
+Why = Annotated[
+    StrictStr,
+    Field(min_length=1, max_length=255, json_schema_extra=TEXT_SCHEMA),
+    AfterValidator(_read_line),
+]
 """Why something was done, for people."""
+
+
+def cut(text: str, chars_max: int) -> str:
+    """Return `text`, or its beginning with an ellipsis if it is longer than `chars_max`."""
+    return text if len(text) <= chars_max else text[: chars_max - 1] + ELLIPSIS
+
 
 SECONDS_MAX = 10 * 366 * 24 * 3600
 Seconds = Annotated[StrictInt, Field(gt=0, le=SECONDS_MAX)]
@@ -76,13 +142,23 @@ TransactionId = Annotated[UUID, BeforeValidator(_read_uuid)]
 TokenId = Annotated[UUID, BeforeValidator(_read_uuid)]
 """The `id` of a token, from the event that told of it."""
 
-AccountId = Annotated[StrictStr, Field(pattern=r"^[PT][0-9]{8}$")]
+_ACCOUNT_ID = "[PT][0-9]{8}"
+AccountId = Annotated[StrictStr, Field(pattern=f"^{_ACCOUNT_ID}$")]
 """The tenant: `P` production or `T` sandbox, and eight digits."""
+
+_account_id = re.compile(_ACCOUNT_ID)
+
+
+def is_account_id(value: object) -> TypeGuard[str]:
+    """Say whether `value` is the id of an account."""
+    return isinstance(value, str) and _account_id.fullmatch(value) is not None
+
 
 # Python producers may pass a UUID object; Celery's JSON brings it back as one.
 CommandId = Annotated[
-    Text,
-    Field(min_length=1, max_length=64),
+    StrictStr,
+    Field(min_length=1, max_length=64, json_schema_extra=ID_SCHEMA),
+    AfterValidator(read_id),
     BeforeValidator(lambda value: str(value) if isinstance(value, UUID) else value),
 ]
 
@@ -122,7 +198,16 @@ def write_json(value: object) -> str:
         return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME).decode()
     except orjson.JSONEncodeError:
         # It knows no whole number beyond 64 bits and no half of a surrogate pair. Both may come.
-        return json.dumps(value, default=_plain, separators=(",", ":"))
+        text = json.dumps(value, default=_plain, separators=(",", ":"), ensure_ascii=False)
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
+def json_bytes(value: object) -> int:
+    """Return how many bytes `value` takes as `write_json` writes it. Raises TypeError."""
+    try:
+        return len(orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME))
+    except orjson.JSONEncodeError:
+        return len(write_json(value).encode())
 
 
 def _plain(value: object) -> Any:

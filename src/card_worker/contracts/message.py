@@ -8,12 +8,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
 from card_worker.contracts.about import AboutAccount
-from card_worker.contracts.batches import CreateBatch
+from card_worker.contracts.batches import ABOUT_BATCHES, CreateBatch
 from card_worker.contracts.commands import (
     APPLY,
     COMMANDS,
@@ -22,7 +23,14 @@ from card_worker.contracts.commands import (
     InvalidCommand,
 )
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
-from card_worker.contracts.fields import METADATA_DEPTH_MAX, storable, write_json
+from card_worker.contracts.fields import (
+    METADATA_DEPTH_MAX,
+    cut,
+    is_account_id,
+    json_bytes,
+    read_id,
+    write_json,
+)
 from card_worker.contracts.queries import QUERIES, Query
 from card_worker.contracts.strict_json import NotJson, read_json
 from card_worker.secrets.masking import without_secrets
@@ -32,7 +40,15 @@ MESSAGE_BYTES_MAX = 1024 * 1024
 LEVELS_MAX = METADATA_DEPTH_MAX + 4
 """How deep a body may go: a message, its fields, a list, a command, and that one's metadata."""
 COMMAND_BYTES_MAX = 64 * 1024
-ADDRESS_CHARS_MAX = 64
+HEADERS_BYTES_MAX = 64 * 1024
+FIELD_CHARS_MAX = 100
+"""How much an answer repeats of the name of a field. A sender may have made it up."""
+EXTRA_COST_MAX = 1_000
+"""How much a list may cost besides its commands; see `extra_cost`."""
+BATCH_COST = 100
+REASONS_MAX = 20
+"""So many different reasons are listed of a list that can't be read."""
+ID_CHARS_MAX = 64
 CARD_ID_CHARS_MAX = 255
 # Headers by which a sender would command the worker instead of asking it something.
 EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
@@ -54,11 +70,14 @@ Kind = TypeVar("Kind", bound=AboutAccount)
 
 
 class Unreadable(Exception):
-    """A message, or a part of one, from which no sender can be told. `why` is one line."""
+    """A message, or a part of one, whose sender can't be answered.
 
-    def __init__(self, why: str) -> None:
+    `why` is one line; `detail`, if any, has a line for each kind of reason.
+    """
+
+    def __init__(self, why: str, detail: str | None = None) -> None:
         super().__init__(why)
-        self.why = why
+        self.why, self.detail = why, detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +100,14 @@ def vet(
     """Return the keyword arguments of a message that may go on to its task, one of `tasks`.
 
     Reads the body strictly: no NaN, no key twice, nothing larger than 1 MiB or deeper than a
-    command can be. Headers and embedded signatures that would make the worker wait, drop or publish
-    something are refused.
+    command can be. Headers have at most 64 KiB. Headers and embedded signatures that would make the
+    worker wait, drop or publish something are refused.
 
     Raises Unreadable.
     """
     if not isinstance(headers, Mapping) or "task" not in headers:
         raise Unreadable("not a task message of protocol 2")
+    _check_size(headers)
     if content_type != "application/json":
         raise Unreadable(f"content type {content_type!r:.200} instead of application/json")
     if str(content_encoding).lower() not in ("utf-8", "utf8", "us-ascii"):
@@ -96,12 +116,21 @@ def vet(
     if not isinstance(task, str) or task not in tasks:
         raise Unreadable(f"unknown task {task!r:.200}")
     message_id = headers.get("id")
-    if not is_address(message_id):
-        raise Unreadable("the header id must be text of 1 to 64 characters")
+    if not is_id(message_id):
+        raise Unreadable("the header id must be an id of 1 to 64 characters")
     for name in FORBIDDEN_HEADERS:
         if _says_something(headers.get(name)):
             raise Unreadable(f"the header {name} is not accepted")
     return _read_body(body)
+
+
+def _check_size(headers: Mapping[str, Any]) -> None:
+    try:
+        size = json_bytes(headers)
+    except TypeError:
+        raise Unreadable("the headers are no JSON") from None
+    if size > HEADERS_BYTES_MAX:
+        raise Unreadable(f"headers of {size} bytes; at most {HEADERS_BYTES_MAX} are read")
 
 
 def _read_body(body: bytes | str) -> dict[str, Any]:
@@ -147,7 +176,63 @@ def read_commands(
         raise Unreadable(f"{APPLY} takes one list, commands")
     if not 1 <= len(commands) <= COMMANDS_PER_MESSAGE_MAX:
         raise Unreadable(f"{APPLY} takes 1 to {COMMANDS_PER_MESSAGE_MAX} commands")
-    return list(_read_list(message_id, commands, vault))
+    read = list(_read_list(message_id, commands, vault))
+    letters = [part for part in read if isinstance(part, Letter)]
+    if len(letters) == len(read):
+        raise Unreadable(*describe_letters(letters, len(read)))
+    return read
+
+
+def describe_letters(letters: Sequence[Letter], parts: int) -> tuple[str, str]:
+    """Return why some of the parts of a list can't be read: in a line, and a line for each reason.
+
+    Places are counted from 0.
+    """
+    places: dict[str, list[int]] = {}
+    for letter in letters:
+        places.setdefault(letter.why, []).append(letter.place)
+    lines = [f"{_ranges(places[why])}: {why}" for why in list(places)[:REASONS_MAX]]
+    if len(places) > REASONS_MAX:
+        lines.append(f"and {len(places) - REASONS_MAX} other reasons")
+    first = letters[0]
+    why = f"{len(letters)} of {parts} commands can't be read, {first.place} for one: {first.why}"
+    return why, "\n".join(lines)
+
+
+def _ranges(places: Sequence[int]) -> str:
+    """Return numbers that rise as `0-3, 7`."""
+    ranges: list[tuple[int, int]] = []
+    for place in places:
+        if ranges and ranges[-1][1] == place - 1:
+            ranges[-1] = ranges[-1][0], place
+        else:
+            ranges.append((place, place))
+    return ", ".join(f"{one}-{last}" if last > one else f"{one}" for one, last in ranges)
+
+
+def cost_of(task: object, fields: Mapping[str, Any]) -> int:
+    """Return how much work a message is for its commit: 1 for each command, and the extra cost."""
+    if task != APPLY:
+        return 1 + extra_cost(task, fields)
+    commands = fields.get("commands")
+    if not isinstance(commands, list | tuple):
+        return 1
+    named = [one for one in commands if isinstance(one, Mapping)]
+    extra = sum(extra_cost(one.get("command"), one) for one in named)
+    return len(commands) + min(extra, EXTRA_COST_MAX)
+
+
+def extra_cost(task: object, fields: Mapping[str, Any]) -> int:
+    """Return how much more than 1 a command costs.
+
+    1 for each card that it lists. BATCH_COST for any other command about a batch: it may write a
+    row for each chunk of the batch.
+    """
+    kind = COMMANDS.get(task) if isinstance(task, str) else None
+    if kind is None or kind not in ABOUT_BATCHES:
+        return 0
+    cards = fields.get("cards")
+    return min(len(cards), EXTRA_COST_MAX) if isinstance(cards, list | tuple) else BATCH_COST
 
 
 def read_query(
@@ -161,19 +246,34 @@ def read_query(
 def _read_list(
     message_id: str, commands: Sequence[Any], vault: Vault
 ) -> Iterator[Command | Letter]:
+    left = EXTRA_COST_MAX
     for place, part in enumerate(commands):
         try:
             # Room for ":999" within the 64 characters of an id.
-            yield _read_part(part, vault, fallback_id=f"{message_id[:60]}:{place}")
+            command, extra = _read_part(
+                part, vault, left=left, fallback_id=f"{message_id[:60]}:{place}"
+            )
         except Unreadable as problem:
             yield Letter(problem.why, place, part)
+        else:
+            left -= extra
+            yield command
 
 
-def _read_part(part: object, vault: Vault, *, fallback_id: str) -> Command:
+def _read_part(part: object, vault: Vault, *, left: int, fallback_id: str) -> tuple[Command, int]:
+    """Return the command that a part of a list is, and its extra cost, of which `left` is left."""
     if not isinstance(part, Mapping):
         raise Unreadable("not an object")
+    task = part.get("command")
     fields = {name: value for name, value in part.items() if name != "command"}
-    return _read(part.get("command"), fields, vault, fallback_id=fallback_id)
+    extra = extra_cost(task, fields)
+    if extra <= left:
+        return _read(task, fields, vault, fallback_id=fallback_id), extra
+    message = (
+        f"a list has at most {EXTRA_COST_MAX} listed cards;"
+        f" any other command about a batch counts as {BATCH_COST} of them"
+    )
+    return _invalid(str(task), fields, (Problem(field="", message=message),), fallback_id), 0
 
 
 def _read(task: object, fields: Mapping[str, Any], vault: Vault, *, fallback_id: str) -> Command:
@@ -194,15 +294,21 @@ def _read_as(
             return kind.model_validate(fields, context=vault)
         except ValidationError as error:
             problems = tuple(problems_of(error))
+    return _invalid(task, fields, problems, fallback_id)
+
+
+def _invalid(
+    task: str, fields: Mapping[str, Any], problems: tuple[Problem, ...], fallback_id: str
+) -> InvalidCommand:
     account_id, card_id = fields.get("account_id"), fields.get("card_id")
-    if not is_address(account_id):
+    if not is_account_id(account_id):
         raise Unreadable("no account_id to answer to")
     command_id = fields.get("command_id")
     return InvalidCommand(
         command=task,
-        account_id=str(account_id),
-        command_id=str(command_id) if is_address(command_id) else fallback_id,
-        card_id=str(card_id) if is_address(card_id, chars_max=CARD_ID_CHARS_MAX) else None,
+        account_id=account_id,
+        command_id=command_id if is_id(command_id) else fallback_id,
+        card_id=card_id if is_id(card_id, chars_max=CARD_ID_CHARS_MAX) else None,
         # A dry run that is refused must not use up the key of the real one either.
         dry_run=fields.get("dry_run") is True,
         problems=problems[:PROBLEMS_MAX],
@@ -232,16 +338,16 @@ def problems_of(error: ValidationError) -> Iterator[Problem]:
         # A list whose parts are all wrong is also called empty.
         if problem["loc"] not in inside:
             field = ".".join(str(part) for part in problem["loc"])
-            yield Problem(field=field, message=problem["msg"])
+            yield Problem(field=cut(field, FIELD_CHARS_MAX), message=problem["msg"])
 
 
-def is_address(value: object, *, chars_max: int = ADDRESS_CHARS_MAX) -> bool:
-    """Say whether `value` can stand in an answer, or a letter, as who or what it is about."""
+def is_id(value: object, *, chars_max: int = ID_CHARS_MAX) -> TypeGuard[str]:
+    """Say whether `value` is an id of 1 to `chars_max` characters."""
     if not isinstance(value, str) or not 1 <= len(value) <= chars_max:
         return False
     try:
-        storable(value)
-    except ValueError:
+        read_id(value)
+    except PydanticCustomError:
         return False
     return True
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, StrictInt, StrictStr
 
+from card_worker.contracts import keys
 from card_worker.contracts.about import AboutAccount
 from card_worker.contracts.commands import ByToken, Queue
 from card_worker.contracts.fields import Name
@@ -18,7 +19,7 @@ class GetCard(ByToken):
 
     @property
     def key(self) -> str:
-        return f"get/{self.command_id}"
+        return keys.query(self.command, self.command_id)
 
 
 class ListTransactions(ByToken):
@@ -34,7 +35,7 @@ class ListTransactions(ByToken):
 
     @property
     def key(self) -> str:
-        return f"list/{self.command_id}"
+        return keys.query(self.command, self.command_id)
 
 
 class GetBatch(AboutAccount):
@@ -42,6 +43,10 @@ class GetBatch(AboutAccount):
 
     command: Literal["batches.get"] = "batches.get"
     batch_id: Name = Field(description="What its order called it, or the command_id of that")
+
+    @property
+    def key(self) -> str:
+        return keys.query(self.command, self.command_id)
 
 
 Look: TypeAlias = GetCard | ListTransactions

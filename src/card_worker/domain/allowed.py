@@ -1,6 +1,7 @@
 """Which command may go on when its card shows what, and what it is told otherwise: one table."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import TypeAlias, get_args
 
 from typing_extensions import TypeIs
@@ -27,10 +28,11 @@ from card_worker.contracts.commands import (
     VoidTransaction,
 )
 from card_worker.contracts.kinds import Reason, Status, TransactionType
+from card_worker.contracts.own import SweptHold
 
 ByTransaction: TypeAlias = CaptureTransaction | VoidTransaction | RefundTransaction | ExpireHold
 """What names its card by a transaction."""
-_BY_TRANSACTION = frozenset(get_args(ByTransaction))
+_BY_TRANSACTION = frozenset([*get_args(ByTransaction), SweptHold])
 OnCard: TypeAlias = (
     CreateCard
     | ActivateCard
@@ -131,4 +133,10 @@ def reason_against(
         return ALLOWED[command][status]
     if type(command) is CreateTransaction and command.type is TransactionType.FUND:
         return ALLOWED[Fund][status]
-    return ALLOWED[type(command)][status]
+    return _column(type(command))[status]
+
+
+@cache
+def _column(kind: type[OnCard | ByTransaction]) -> Column:
+    """Return the row of a kind of command; of one that workers make, that of its base class."""
+    return next(ALLOWED[base] for base in kind.__mro__ if base in ALLOWED)

@@ -9,6 +9,7 @@ once, until a right one or an unblock.
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
+from card_worker.contracts import keys
 from card_worker.contracts.commands import CreateTransaction, event_id
 from card_worker.contracts.kinds import Reason, Status
 from card_worker.contracts.queries import Look
@@ -91,7 +92,7 @@ def _judge(books: Books, asked: Entering, card: Card, now: datetime) -> Judged:
     wrong = sum(guess.outcome is Outcome.WRONG for guess in books.guesses_of(card.id)) + 1
     guard = None
     if wrong >= WRONG_MAX:
-        guard = CardBlocked(asked, now, card.key, key=f"guard/{noted.id}")
+        guard = CardBlocked(asked, now, card.key, key=keys.guard(noted.id))
     return Judged(noted._replace(outcome=Outcome.WRONG), guard=guard)
 
 

@@ -7,6 +7,7 @@ from typing import TypeAlias, get_args
 
 from typing_extensions import TypeIs
 
+from card_worker.contracts import keys
 from card_worker.contracts.batches import is_about_batch
 from card_worker.contracts.codes import BatchOptions
 from card_worker.contracts.commands import (
@@ -80,6 +81,7 @@ from card_worker.domain.orders import decide_on_batch
 from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import State
 from card_worker.money import AMOUNT_MAX
+from card_worker.secrets.formats import FORMULA, is_formula
 
 TOKENS_PER_CARD_MAX = 100
 """Tokens that serve at one time. All of them stand in each event of the card."""
@@ -145,6 +147,8 @@ def _begins(command: Command) -> TypeIs[Beginning]:
 
 def _create(books: Books, command: CreateCard, now: datetime) -> CardCreated:
     key = command.account_id, command.card_id
+    if (command.card_token or command.pin) is not None and is_formula(command.card_id):
+        raise Refused(Reason.INVALID, Problem(field="card_id", message=FORMULA))
     if key in books.cards or books.busy_with(key) is not None:
         raise Refused(Reason.CARD_EXISTS)
     _check_load(books, command)
@@ -209,7 +213,7 @@ def _with_tidying(case: Case, command: OnCard | ByTransaction) -> Decision:
     released = _release_due(case, command, [answer, *after])
     unlocks = bool(released) or isinstance(answer, HoldVoided | HoldExpired)
     if unlocks and _leaves_breakage(case, answer):
-        key = f"breakage/{id_of(answer)}"
+        key = keys.breakage(id_of(answer))
         after.append(CardExpired(command, case.now, case.key, takes_rest=True, key=key))
     return Decision(answer, released, tuple(after))
 
@@ -221,7 +225,7 @@ def _release_due(
     if not books.due:  # as hardly ever there is one
         return ()
     return tuple(
-        HoldExpired(command, now, key, hold.id, key=f"hold/{hold.id}")
+        HoldExpired(command, now, key, hold.id, key=keys.release(hold.id))
         for key in dict.fromkeys(event.card for event in events)
         if key in books.cards
         for hold in books.due_holds(books.cards[key], now)
@@ -311,7 +315,7 @@ def _(command: TransferBalance, case: Case) -> Events:
     case.check_available(max(amount, 1))  # all of nothing isn't available either
     case.check_room(amount, on=to)
     out = TransferredOut(command, case.now, case.key, amount)
-    return out, TransferredIn(command, case.now, to.key, amount, key=f"in/{id_of(out)}")
+    return out, TransferredIn(command, case.now, to.key, amount, key=keys.arrival(id_of(out)))
 
 
 @_rule.register
@@ -326,7 +330,7 @@ def _(command: ReplaceCard, case: Case) -> Events:
             raise Refused(reason or Reason.CARD_BLOCKED)
     case.check_nothing_locked()
     out, amount = CardReplaced(command, case.now, case.key), case.card.amount_balance
-    return out, CardTookOver(command, case.now, new_key, amount, key=f"in/{id_of(out)}")
+    return out, CardTookOver(command, case.now, new_key, amount, key=keys.arrival(id_of(out)))
 
 
 @_rule.register

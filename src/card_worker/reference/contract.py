@@ -3,8 +3,16 @@
 from collections.abc import Iterable
 from typing import Any
 
-from card_worker.contracts.commands import COMMANDS, QUEUES
+from card_worker.contracts.commands import APPLY, COMMANDS, COMMANDS_PER_MESSAGE_MAX, QUEUES
+from card_worker.contracts.fields import ID_SCHEMA, TEXT_SCHEMA
 from card_worker.contracts.kinds import HAPPENED, MESSAGES, EventType, Reason
+from card_worker.contracts.message import (
+    BATCH_COST,
+    COMMAND_BYTES_MAX,
+    EXTRA_COST_MAX,
+    HEADERS_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+)
 from card_worker.contracts.queries import QUERIES, QUERY_QUEUES
 from card_worker.reference.schemas import command_schema
 
@@ -28,11 +36,36 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             "## Commands",
             "",
             "Each is a Celery task, protocol 2, JSON, with keyword arguments only. Unknown fields"
-            " are refused. All take these:",
+            " are refused.",
+            "",
+            "- An *id* names something. It has visible characters only: no control or formatting"
+            " characters, no other invisible ones, and none that Unicode hasn't assigned. The only"
+            " space is U+0020, and it is neither first nor last. Where it may come to stand in a"
+            " CSV file, it has none of `=`, `+`, `-` and `@` in front or behind a semicolon, since"
+            " a spreadsheet takes that for a formula.",
+            "- A *text* is one line for people. It has no control characters (tab and line feed"
+            " among them), no line separators and no bidirectional formatting characters.",
+            "",
+            "All take these:",
             "",
             *_fields(common, [name for name in common["properties"] if name in _COMMON]),
             "",
             *tasks,
+            "### `commands.apply`",
+            "",
+            f"A list of commands, handled in order, each with its own answer. Queue:"
+            f" `{QUEUES[APPLY]}`. Its one field, `commands`, has 1 to {COMMANDS_PER_MESSAGE_MAX:,}"
+            " objects: the fields of a command, its `command_id` among them, and its name as"
+            f" `command`. A list has at most {EXTRA_COST_MAX:,} listed cards; any other command"
+            f" about a batch counts as {BATCH_COST} of them. What is beyond is refused, `invalid`.",
+            "",
+            "### Limits",
+            "",
+            f"A message has at most {MESSAGE_BYTES_MAX // 1024:,} KiB and its headers"
+            f" {HEADERS_BYTES_MAX // 1024} KiB, a command {COMMAND_BYTES_MAX // 1024} KiB unless it"
+            " lists cards. What one message writes at most is in"
+            " [operations.md](operations.md#what-one-message-writes).",
+            "",
             "## Queries",
             "",
             "Celery tasks as well, but what they show comes as the task's result alone: to"
@@ -134,15 +167,21 @@ def _type(field: dict[str, Any], schema: dict[str, Any]) -> str:
             least = field.get("minimum", field.get("exclusiveMinimum"))
             sign = "≥" if "minimum" in field else ">"
             return f"integer {sign} {least}, ≤ {field['maximum']}"
-        case {"type": "string", "pattern": str(pattern)}:
-            return f"text `{pattern}`"
-        case {"type": "string", "maxLength": int(most)}:
-            return f"text {field.get('minLength', 0)}..{most}"
+        case {"type": "string"}:
+            return _text(field)
         case {"type": "array", "items": items}:
             return f"list of ({_type(items, schema)}), {field['minItems']}..{field['maxItems']}"
         case {"type": str(kind)}:
             return {"boolean": "true or false", "null": "not offered"}.get(kind, kind)
     return "any"
+
+
+def _text(field: dict[str, Any]) -> str:
+    pattern, most = field.get("pattern"), field.get("maxLength")
+    if pattern not in (None, ID_SCHEMA["pattern"], TEXT_SCHEMA["pattern"]):
+        return f"text `{pattern}`"
+    kind = "id" if pattern == ID_SCHEMA["pattern"] else "text"
+    return "string" if most is None else f"{kind} {field.get('minLength', 0)}..{most}"
 
 
 def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:

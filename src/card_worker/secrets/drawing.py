@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from card_worker import uuids
-from card_worker.secrets.formats import DIGITS, LETTERS, PinFormat, TokenFormat
+from card_worker.secrets.formats import DIGITS, FORMULA_SIGNS, LETTERS, PinFormat, TokenFormat
 
 PREFIX = "DINCARD:"
 """What a token without a format begins with; a UUID follows."""
@@ -43,12 +43,23 @@ def mask(values: Sequence[str], prefix: str) -> list[str]:
 
 
 def _draw(alphabet: str, length: int, count: int) -> list[str]:
-    wanted = length * count
+    """Return values that don't begin as a formula does, each of them as likely as any other."""
+    text = _letters(alphabet, length * count)
+    values = [text[start : start + length] for start in range(0, length * count, length)]
+    beginning = "".join(c for c in alphabet if c not in FORMULA_SIGNS)
+    if beginning == alphabet:
+        return values
+    # Characters are drawn apart from each other, so the first of each may be another one.
+    firsts = _letters(beginning, count)
+    return [first + value[1:] for first, value in zip(firsts, values, strict=True)]
+
+
+def _letters(alphabet: str, count: int) -> str:
+    """Return so many letters of an alphabet."""
     drawn = bytearray()
-    while (missing := wanted - len(drawn)) > 0:
+    while (missing := count - len(drawn)) > 0:
         drawn += letters_of(os.urandom(int(missing * _waste(alphabet) * SPARE) + 16), alphabet)
-    text = drawn[:wanted].decode("ascii")
-    return [text[start : start + length] for start in range(0, wanted, length)]
+    return drawn[:count].decode("ascii")
 
 
 def letters_of(raw: bytes, alphabet: str) -> bytes:

@@ -1,9 +1,11 @@
 """What the values of tokens and PINs look like, as a sender may ask for it."""
 
+import re
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic_core import PydanticCustomError
 
 DIGITS = "0123456789"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -16,6 +18,30 @@ TOKEN_LENGTH = 36
 TOKEN_MIN, TOKEN_MIN_DIGITS, TOKEN_MIN_WITH_PIN = 12, 16, 8
 TOKEN_MAX = 128
 PIN_MIN, PIN_MAX = 4, 32
+
+# What spreadsheets take for the beginning of a formula, in East Asia also where it is wide.
+FORMULA_SIGNS = "=+-@\uff1d\uff0b\uff0d\uff20"
+FORMULA_PATTERN = f"(^|;)[{FORMULA_SIGNS.replace('-', '')}-]"
+_formula = re.compile(FORMULA_PATTERN)
+FORMULA = (
+    "must not begin with =, +, - or @, nor have one of these behind a semicolon:"
+    " a spreadsheet takes that for a formula"
+)
+
+
+def is_formula(text: str) -> bool:
+    """Say whether a spreadsheet that opens a CSV file with `text` may take it for a formula.
+
+    Some take semicolons for the ends of cells, depending on the language of the system.
+    """
+    return _formula.search(text) is not None
+
+
+def no_formula(text: str) -> str:
+    """Return `text` if it can stand in a CSV file. Raises PydanticCustomError."""
+    if is_formula(text):
+        raise PydanticCustomError("formula", FORMULA)
+    return text
 
 
 class Barcode(StrEnum):
@@ -52,8 +78,17 @@ class TokenFormat(_Alphabet):
     length: Annotated[StrictInt, Field(ge=1, le=TOKEN_MAX)] = Field(
         TOKEN_LENGTH, description="Without the prefix"
     )
-    prefix: Annotated[StrictStr, Field(max_length=32, pattern=r"^[!#-&(-\[\]-~]*$")] = Field(
-        "", description="Printable ASCII without spaces, quotes and backslash"
+    prefix: Annotated[
+        StrictStr,
+        Field(
+            max_length=32,
+            pattern=r"^[!#-&(-\[\]-~]*$",
+            json_schema_extra={"not": {"pattern": FORMULA_PATTERN}},
+        ),
+        AfterValidator(no_formula),
+    ] = Field(
+        "",
+        description="Printable ASCII without spaces, quotes and backslash; no = + - @ in front",
     )
     barcode: Barcode | None = Field(None, description="How it is printed")
 

@@ -104,7 +104,10 @@ def _masked_whole(raw: bytes, task: str | None = None) -> bytes:
         kept = _masked_message(read, task)
     except (ValueError, RecursionError):
         return _masked_fields(raw)
-    return raw if kept == read else json.dumps(kept).encode()
+    if kept == read:
+        return raw
+    text = json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _masked_message(read: Any, task: str | None) -> Any:

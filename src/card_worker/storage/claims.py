@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from hashlib import sha256
 from uuid import UUID
 
 from sqlalchemy import Connection
 
 from card_worker.contracts.commands import Command, digest_of, event_id
+from card_worker.contracts.keys import conflict
 from card_worker.domain.answers import Answer
 from card_worker.storage.finding import find
 from card_worker.storage.sets import insert_absent
@@ -69,7 +69,7 @@ def key_and_digest(command: Command) -> tuple[Key, str]:
 def conflict_key(key: Key, digest: str) -> Key:
     """Return the key of a refusal that can't have the command's own, which belongs to another."""
     account_id, taken = key
-    return account_id, f"conflict/{sha256(f'{taken} {digest}'.encode()).hexdigest()}"
+    return account_id, conflict(taken, digest)
 
 
 def answer_before(connection: Connection, command: Command) -> Answer | None:

@@ -16,13 +16,21 @@ from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from card_worker.contracts.fields import write_json
+from card_worker.contracts.fields import cut, json_bytes, write_json
+from card_worker.contracts.message import HEADERS_BYTES_MAX
 from card_worker.secrets.masking import masked, masked_body, masked_text
 from card_worker.secrets.sealing import open_sealed, read_recipients, seal
 from card_worker.secrets.secret import HIDDEN
 from card_worker.storage.sets import insert_or_add
 from card_worker.storage.tables import dead_letters as table
 from card_worker.storage.tables import starts
+
+REASON_CHARS_MAX = 500
+DETAIL_CHARS_MAX = 32 * 1024
+TEXT_CHARS_MAX = 255
+HEADERS_CHARS_KEPT = 8 * 1024
+CUT = "cut"
+"""The only header of a letter whose headers are too large to be read: their beginning, as JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +59,17 @@ class DeadLetter:
     """Where Redis keeps all of an entry of which `body` is only the beginning, until it expires;
     empty if it isn't kept; None for all other letters."""
 
+    @property
+    def is_cut(self) -> bool:
+        """Say whether the headers weren't kept whole, so that nobody can send it again."""
+        return self.headers is not None and set(self.headers) == {CUT}
+
 
 def add(connection: Connection, letter: DeadLetter, open_to: Sequence[str] = ()) -> None:
     """Keep `letter`. The same message once more opens its letter again: it is never two.
 
-    What is secret in it is masked, and sealed to the age recipients `open_to`.
+    What is secret in it is masked, and sealed to the age recipients `open_to`. The body is kept
+    whole, however large it is; all else is bounded.
     """
     letter = _without_secrets(letter, open_to)
     values = {
@@ -63,8 +77,8 @@ def add(connection: Connection, letter: DeadLetter, open_to: Sequence[str] = ())
         "queue": _in_text(letter.queue),
         "task": _in_text(letter.task),
         "message_id": _in_text(letter.message_id),
-        "reason": _in_text(letter.reason),
-        "detail": _in_text(letter.detail),
+        "reason": _in_text(letter.reason, REASON_CHARS_MAX),
+        "detail": _in_text(letter.detail, DETAIL_CHARS_MAX),
         "headers": letter.headers,
         "content_type": _in_text(letter.content_type),
         "content_encoding": _in_text(letter.content_encoding),
@@ -155,12 +169,24 @@ def _without_secrets(letter: DeadLetter, open_to: Sequence[str]) -> DeadLetter:
     sealed = None
     if is_masked and open_to:
         encoded = base64.b64encode(letter.body).decode("ascii")
-        whole = write_json({"headers": letter.headers, "body": encoded})
+        whole = write_json({"headers": _bounded(letter.headers), "body": encoded})
         sealed = seal(read_recipients(open_to), whole.encode(errors="surrogatepass"))
     detail = None if letter.detail is None else masked_text(letter.detail)
     return replace(
-        letter, headers=headers, body=body, detail=detail, is_masked=is_masked, sealed=sealed
+        letter,
+        headers=_bounded(headers),
+        body=body,
+        detail=detail,
+        is_masked=is_masked,
+        sealed=sealed,
     )
+
+
+def _bounded(headers: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return headers as they are kept: whole, or their beginning if they are too large."""
+    if headers is None or json_bytes(headers) <= HEADERS_BYTES_MAX:
+        return headers
+    return {CUT: cut(write_json(headers), HEADERS_CHARS_KEPT)}
 
 
 def _digest(letter: DeadLetter) -> str:
@@ -175,8 +201,10 @@ def _letter(row: dict[str, Any]) -> DeadLetter:
     return DeadLetter(**{**row, "body": bytes(row["body"]), "sealed": sealed})
 
 
-def _in_text(text: str | None) -> str | None:
-    """Return `text` so that any database holds it: what isn't Unicode, and NUL, are escaped."""
+def _in_text(text: str | None, chars_max: int = TEXT_CHARS_MAX) -> str | None:
+    """Return the beginning of `text` so that any database holds it: what isn't Unicode, and NUL,
+    are escaped."""
     if text is None:
         return None
-    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    escaped = text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    return cut(escaped, chars_max)

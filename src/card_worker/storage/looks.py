@@ -14,6 +14,7 @@ from sqlalchemy import (
     Select,
     bindparam,
     func,
+    literal,
     not_,
     select,
     tuple_,
@@ -155,6 +156,10 @@ class DueCard(NamedTuple):
     version: int
     expires_at: datetime
 
+    @property
+    def card(self) -> UUID:
+        return self.id
+
 
 def due_cards(
     connection: Connection, now: datetime, cards_max: int, after: DueCard | None = None
@@ -197,7 +202,8 @@ def due_holds(
     statement = statement.where(is_open, holds.c.expires_at <= now)
     if after is not None:
         place = tuple_(holds.c.expires_at, holds.c.id)
-        statement = statement.where(place > tuple_(after.expires_at, after.id))
+        last = literal(after.expires_at, UtcTime()), literal(after.id, Uuid())
+        statement = statement.where(place > tuple_(*last))
     statement = statement.order_by(holds.c.expires_at, holds.c.id).limit(holds_max)
     rows = connection.execute(statement.with_for_update(skip_locked=True, of=cards))
     return [Hold._make(row) for row in rows]

@@ -1,0 +1,83 @@
+"""Dead letters: whatever a sender has written, what is kept besides the body is bounded."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select
+
+from card_worker.contracts.message import HEADERS_BYTES_MAX
+from card_worker.storage import dead_letters
+from card_worker.storage.dead_letters import DeadLetter, find, opened
+from card_worker.storage.engine import begin
+from card_worker.storage.tables import dead_letters as table
+from tests.codes import OWNER
+
+NOW = datetime(2026, 11, 25, tzinfo=UTC)
+LONG = "\x00😀\ud800" * 500_000
+SECRET = "DINCARD:9f0c-4711"
+
+
+def keep(engine: Engine, **parts: Any) -> DeadLetter:
+    """Keep a letter; return it as it is kept."""
+    about: dict[str, Any] = {"queue": "cards", "reason": "x", "body": b"x", "task": "cards.create"}
+    letter = DeadLetter(received_at=NOW, **{**about, **parts})
+    with begin(engine) as (connection, _):
+        dead_letters.add(connection, letter, [OWNER.recipient])
+        newest = connection.execute(select(table.c.id).order_by(table.c.id.desc())).first()
+        assert newest is not None
+        kept = find(connection, newest.id)
+    assert kept is not None
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("part", "chars_max"),
+    [
+        *(("queue", 255), ("task", 255), ("message_id", 255), ("content_type", 255)),
+        *(("content_encoding", 255), ("reason", 500), ("detail", 32 * 1024)),
+    ],
+)
+def test_what_is_text_in_a_letter_is_cut(engine: Engine, part: str, chars_max: int) -> None:
+    kept = getattr(keep(engine, **{part: LONG}), part)
+    assert len(kept) == chars_max
+    assert kept.startswith("\\x00😀\\ud800")
+    assert kept.endswith("…")
+    assert getattr(keep(engine, **{part: "x" * chars_max}), part) == "x" * chars_max
+
+
+HEADERS: dict[str, dict[str, Any]] = {
+    "one is long": {"task": "cards.create", "note": LONG},
+    "many": {"task": "cards.create", **{f"x{number}": [1] for number in range(50_000)}},
+    "a name is long": {"task": "cards.create", LONG: None},
+    "with secrets": {"token": SECRET, "argsrepr": f"('{SECRET}',)", "note": "x" * 100_000},
+}
+
+
+@pytest.mark.parametrize("headers", HEADERS.values(), ids=HEADERS)
+def test_of_headers_that_are_too_large_the_beginning_is_kept(
+    engine: Engine, headers: dict[str, Any]
+) -> None:
+    kept = keep(engine, headers=headers, task="transactions.create")
+    assert kept.is_cut
+    assert kept.headers is not None
+    shown = kept.headers["cut"]
+    assert shown.startswith('{"task":"cards.create",') or '"token":"***"' in shown
+    assert len(shown) == 8 * 1024
+    assert SECRET not in json.dumps(kept.headers)
+    if kept.sealed is not None:
+        assert len(kept.sealed) < 50_000
+        assert SECRET in json.dumps(opened(kept, [OWNER.secret]).headers)
+        assert opened(kept, [OWNER.secret]).is_cut
+
+
+def test_headers_that_may_be_read_are_kept_whole(engine: Engine) -> None:
+    headers = {"task": "cards.create", "note": "x" * (HEADERS_BYTES_MAX - 40)}
+    kept = keep(engine, headers=headers)
+    assert (kept.headers, kept.is_cut) == (headers, False)
+
+
+def test_a_body_is_kept_whole(engine: Engine) -> None:
+    body = bytes(range(256)) * 20_000
+    assert keep(engine, body=body).body == body
