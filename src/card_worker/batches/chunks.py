@@ -31,7 +31,7 @@ from card_worker.storage.tables import cards
 
 AHEAD = 64
 """So many chunks of a run are on their way at a time."""
-RESTING = timedelta(seconds=20)
+RESTING = timedelta(seconds=15)
 """A run of which nothing was done for so long has lost its messages."""
 
 log = structlog.get_logger(__name__)
@@ -74,7 +74,7 @@ def resting_chunks(engine: Engine) -> list[Chunk]:
     """Return what to ask for again, its messages being lost: the first of each row of chunks."""
     asked: list[Chunk] = []
     with begin(engine) as (connection, now):
-        for run in runs.resting(connection, now - RESTING):
+        for run in runs.resting(connection, now, RESTING):
             runs.asked_again(connection, run, now)
             firsts = dict[int, int]()
             for number in runs.missing(connection, run):

@@ -1,11 +1,11 @@
 """Runs and their chunks: which are to be done, by whom, and what came of them."""
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
 from card_worker.domain.rows import Run
 from card_worker.storage.finding import columns_named, find
@@ -136,9 +136,13 @@ def end_others(connection: Connection, run: Run, now: datetime) -> None:
         ended(connection, Run._make(row), now)
 
 
-def resting(connection: Connection, before: datetime) -> list[Run]:
-    """Return the runs of which nothing was done since then, locked until the commit."""
-    statement = select(*_COLUMNS).where(runs.c.ended_at.is_(None), runs.c.moved_at < before)
+def resting(connection: Connection, now: datetime, after: timedelta) -> list[Run]:
+    """Return the runs of which nothing was done for so long, locked until the commit.
+
+    One that seems to have been moved in the future rests as well: the clock was set back.
+    """
+    rests = or_(runs.c.moved_at < now - after, runs.c.moved_at > now + after)
+    statement = select(*_COLUMNS).where(runs.c.ended_at.is_(None), rests)
     statement = statement.order_by(runs.c.moved_at, runs.c.id).with_for_update(skip_locked=True)
     return [Run._make(row) for row in connection.execute(statement)]
 
