@@ -1,0 +1,393 @@
+"""Faults of Redis, of its network, and of what lies in it."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from threading import Thread
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+import psutil
+from redis.exceptions import RedisError
+
+from tests.chaos.servers.broker import USER, faketime
+from tests.chaos.servers.checker import POISONED
+from tests.chaos.servers.journal import Garbage
+from tests.chaos.servers.kinds import Counts, Kind
+from tests.chaos.servers.world import IN_FLIGHT, World
+
+NOWHERE = ("127.0.0.1", "1")
+"""A host and port where nobody listens."""
+FILLERS = 2_000
+NO_LIST = "no-list"
+POISON = f"{1:015d} {NO_LIST}"
+"""A place in an in-flight hash: a number, and the list that the message came from."""
+PILE_UP_S = 1.5
+MB = 2**20
+FREE_FOR_500_MB = 8 * 2**30
+
+BAD_EVENTS = (
+    b"[" * 200_000,
+    b"[]",
+    b"null",
+    b"{",
+    b"\xff\xfe",
+    b'{"body": []}',
+    b'{"body": "W10=", "properties": {"body_encoding": "base64", "delivery_info": []}}',
+    b'{"body": "W10=", "headers": {}, "content-type": "application/json",'
+    b' "content-encoding": "utf-8", "properties": {"body_encoding": "base64",'
+    b' "delivery_tag": "x", "delivery_info": {"exchange": "", "routing_key": ""}}}',
+)
+"""What is published on the channels of events and remote control. The last one's body is a list."""
+
+
+@contextmanager
+def paused_for_all(world: World) -> Iterator[None]:
+    """CLIENT PAUSE 7000 ALL."""
+    _ask(world, "CLIENT", "PAUSE", "7000", "ALL")
+    yield
+
+
+@contextmanager
+def paused_for_writes(world: World) -> Iterator[None]:
+    """CLIENT PAUSE 7000 WRITE."""
+    _ask(world, "CLIENT", "PAUSE", "7000", "WRITE")
+    yield
+
+
+@contextmanager
+def stopped(world: World) -> Iterator[None]:
+    """SIGSTOP of the server, SIGCONT at the end."""
+    world.broker.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        world.broker.signal(signal.SIGCONT)
+
+
+@contextmanager
+def killed(world: World) -> Iterator[None]:
+    """SIGKILL of the server, started again at the end."""
+    world.broker.kill()
+    yield
+    world.broker.start()
+
+
+@contextmanager
+def full(world: World) -> Iterator[None]:
+    """`maxmemory` below what is in use while commands wait; all workers are restarted meanwhile."""
+    world.crew.kill(*world.crew.workers)
+    world.crew.wait(lambda: False, max_s=PILE_UP_S)
+    with world.broker.client() as client:
+        in_use = int(client.info("memory")["used_memory"])
+        client.config_set("maxmemory", in_use - 64 * 1024)
+    world.crew.start_all()
+    try:
+        yield
+    finally:
+        _ask(world, "CONFIG", "SET", "maxmemory", "0")
+
+
+@contextmanager
+def read_only(world: World) -> Iterator[None]:
+    """READONLY: the server is a replica of a host that isn't there."""
+    _ask(world, "REPLICAOF", *NOWHERE)
+    try:
+        yield
+    finally:
+        _ask(world, "REPLICAOF", "NO", "ONE")
+
+
+@contextmanager
+def master_down(world: World) -> Iterator[None]:
+    """MASTERDOWN: such a replica, which serves no stale data."""
+    _ask(world, "CONFIG", "SET", "replica-serve-stale-data", "no")
+    _ask(world, "REPLICAOF", *NOWHERE)
+    try:
+        yield
+    finally:
+        _ask(world, "REPLICAOF", "NO", "ONE")
+        _ask(world, "CONFIG", "SET", "replica-serve-stale-data", "yes")
+
+
+@contextmanager
+def misconf(world: World) -> Iterator[None]:
+    """MISCONF: the last snapshot could not be written."""
+    # A snapshot is renamed to its name, which a folder has.
+    (world.broker.folder / "in-the-way").mkdir(exist_ok=True)
+    _ask(world, "CONFIG", "SET", "dbfilename", "in-the-way")
+    _ask(world, "CONFIG", "SET", "save", "3600 1")
+    _ask(world, "BGSAVE")
+    try:
+        world.crew.wait(lambda: _info(world, "rdb_last_bgsave_status") == "err", max_s=10)
+        yield
+    finally:
+        _ask(world, "CONFIG", "SET", "save", "")
+        _ask(world, "CONFIG", "SET", "dbfilename", "dump.rdb")
+
+
+@contextmanager
+def no_replicas(world: World) -> Iterator[None]:
+    """NOREPLICAS: `min-replicas-to-write` is 1."""
+    _ask(world, "CONFIG", "SET", "min-replicas-to-write", "1")
+    try:
+        yield
+    finally:
+        _ask(world, "CONFIG", "SET", "min-replicas-to-write", "0")
+
+
+@contextmanager
+def loading(world: World) -> Iterator[None]:
+    """LOADING: killed and started again, and slow in reading its data back."""
+    with world.broker.client(timeout_s=30) as client:
+        keys = [f"filler:{number}" for number in range(FILLERS)]
+        client.mset(dict.fromkeys(keys, "x"))
+        # Only in a snapshot there is a delay for each key.
+        client.bgrewriteaof()
+    world.crew.wait(lambda: _info(world, "aof_rewrite_in_progress") == 0, max_s=30)
+    world.broker.kill()
+    delay_us = int(world.seconds(3, 10) * 1e6 / FILLERS)
+    world.broker.start(load_delay_us=delay_us, wait=False)
+    world.crew.wait(world.broker.is_loading, max_s=10)
+    world.crew.wait(lambda: not world.broker.is_loading() and _answers(world), max_s=120)
+    with world.broker.client(timeout_s=30) as client:
+        client.delete(*keys)
+    yield
+
+
+@contextmanager
+def busy(world: World) -> Iterator[None]:
+    """BUSY: a script runs until it is killed."""
+    _ask(world, "CONFIG", "SET", "busy-reply-threshold", "50")
+
+    def run() -> None:
+        with world.broker.client(timeout_s=120) as client, suppress(RedisError):
+            client.eval("while true do end", 0)
+
+    thread = Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        while thread.is_alive():
+            with suppress(RedisError):
+                _ask(world, "SCRIPT", "KILL")
+            thread.join(timeout=0.2)
+        _ask(world, "CONFIG", "SET", "busy-reply-threshold", "5000")
+
+
+@contextmanager
+def no_permission(world: World) -> Iterator[None]:
+    """NOPERM: the parts' user may do nothing but connect."""
+    _ask(world, "ACL", "SETUSER", USER, "-@all", "+@connection")
+    try:
+        yield
+    finally:
+        _ask(world, "ACL", "SETUSER", USER, "+@all")
+
+
+@contextmanager
+def clients_killed(world: World) -> Iterator[None]:
+    """CLIENT KILL of every connection, five times."""
+    for _ in range(5):
+        for kind in ("normal", "pubsub"):
+            _ask(world, "CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+        world.rest(0.5)
+    yield
+
+
+@contextmanager
+def silent(world: World) -> Iterator[None]:
+    """Connections to Redis stay open and carry nothing."""
+    world.to_broker.pause()
+    try:
+        yield
+    finally:
+        world.to_broker.resume()
+
+
+@contextmanager
+def replies_held(world: World) -> Iterator[None]:
+    """Redis does what it is asked, and nobody hears its replies."""
+    world.to_broker.hold_replies()
+    try:
+        yield
+    finally:
+        world.to_broker.resume()
+
+
+@contextmanager
+def refused(world: World) -> Iterator[None]:
+    """Connections to Redis are refused."""
+    world.to_broker.refuse()
+    try:
+        yield
+    finally:
+        world.to_broker.accept()
+
+
+@contextmanager
+def clock_ahead(world: World) -> Iterator[None]:
+    """The server's clock is an hour ahead, and then right again."""
+    with _clock(world, 3600):
+        yield
+
+
+@contextmanager
+def clock_behind(world: World) -> Iterator[None]:
+    """The server's clock is an hour behind, and then right again."""
+    with _clock(world, -3600):
+        yield
+
+
+@contextmanager
+def _clock(world: World, offset_s: int) -> Iterator[None]:
+    world.broker.set_clock(offset_s)
+    try:
+        yield
+    finally:
+        world.broker.set_clock(0)
+
+
+@contextmanager
+def hiccups(world: World) -> Iterator[None]:
+    """SIGSTOP for 7 s of every 21 s; all workers are killed with messages in hand meanwhile."""
+    for number in range(int(world.seconds(2, 4))):
+        with stopped(world):
+            world.rest(7)
+        if number == 0:
+            with world.at_work():
+                world.crew.kill(*world.crew.workers)
+            world.crew.start_all()
+        world.rest(14)
+    yield
+
+
+@contextmanager
+def large_entry(world: World) -> Iterator[None]:
+    """An entry of 5 MB that is no message."""
+    _push(world, b"\xff" * 5 * MB)
+    yield
+
+
+@contextmanager
+def huge_entry(world: World) -> Iterator[None]:
+    """An entry of 500 MB that is no message."""
+    _push(world, b"\xff" * 500 * MB)
+    yield
+
+
+@contextmanager
+def bad_events(world: World) -> Iterator[None]:
+    """Junk on the channels of Celery's events and remote control."""
+    with world.broker.client(text=False) as client:
+        channels: list[bytes] = client.pubsub_channels()
+        database = b"/0."
+        names = {b"celery.pidbox", b"celeryev", b"celeryev/worker.heartbeat"}
+        for channel in {*channels, *(database + name for name in names)}:
+            for junk in BAD_EVENTS:
+                client.publish(channel, junk)
+    yield
+
+
+@contextmanager
+def poisoned(world: World) -> Iterator[None]:
+    """All workers die; what they held names a key that is no list."""
+    with world.at_work():
+        world.crew.kill(*world.crew.workers)
+    with world.broker.client() as client:
+        client.set(NO_LIST, "x")
+        for key in list(client.scan_iter(IN_FLIGHT)):
+            client.hset(str(key), POISON, POISONED)
+    world.clean_ups.append(partial(_take_poison_away, world))
+    world.crew.start_all()
+    yield
+
+
+def _take_poison_away(world: World) -> None:
+    with world.broker.client() as client:
+        for key in list(client.scan_iter(IN_FLIGHT)):
+            client.hdel(str(key), POISON)
+        client.delete(NO_LIST)
+
+
+@contextmanager
+def results_silent(world: World) -> Iterator[None]:
+    """Connections to the result backend stay open and carry nothing."""
+    world.to_results.pause()
+    try:
+        yield
+    finally:
+        world.to_results.resume()
+
+
+def _ask(world: World, *command: str) -> Any:
+    """Send a command as the default user, again while the server can't be asked."""
+    for left in range(50, -1, -1):
+        try:
+            with world.broker.client() as client:
+                return client.execute_command(*command)
+        except RedisError:
+            if not left:
+                raise
+            world.rest(0.2)
+    return None
+
+
+def _info(world: World, name: str) -> Any:
+    with world.broker.client() as client, suppress(RedisError):
+        return client.info("persistence")[name]
+    return None
+
+
+def _answers(world: World) -> bool:
+    with world.broker.client() as client, suppress(RedisError):
+        return bool(client.ping())
+    return False
+
+
+def _push(world: World, raw: bytes) -> None:
+    mark = str(uuid4())
+    with world.broker.client(timeout_s=60) as client:
+        client.lpush("cards", mark.encode() + raw)
+    world.journal.garbage.append(Garbage(mark, accepted=monotonic()))
+
+
+def _no_faketime() -> str | None:
+    return None if faketime() else "libfaketime (apt-get install libfaketime)"
+
+
+def _no_room_for_500_mb() -> str | None:
+    is_there = psutil.virtual_memory().available >= FREE_FOR_500_MB
+    return None if is_there else f"{FREE_FOR_500_MB / 2**30:g} GB of free memory"
+
+
+FULL = Counts.IN_FULL
+KINDS = (
+    Kind("redis-paused", paused_for_all, 7, 7),
+    Kind("redis-writes-paused", paused_for_writes, 7, 7),
+    Kind("redis-stopped", stopped, 4, 15),
+    Kind("redis-killed", killed, 2, 8),
+    Kind("redis-full", full, 3, 15),
+    Kind("redis-read-only", read_only, 3, 15),
+    Kind("redis-master-down", master_down, 3, 15),
+    Kind("redis-misconf", misconf, 3, 15),
+    Kind("redis-no-replicas", no_replicas, 3, 15),
+    Kind("redis-loading", loading, 0, 0),
+    Kind("redis-busy", busy, 3, 15),
+    Kind("redis-no-permission", no_permission, 3, 10),
+    Kind("redis-clients-killed", clients_killed, 0, 0, FULL),
+    Kind("redis-silent", silent, 7, 20),
+    Kind("redis-replies-held", replies_held, 7, 20),
+    Kind("redis-refused", refused, 3, 15),
+    Kind("redis-clock-ahead", clock_ahead, 3, 20, FULL, _no_faketime),
+    Kind("redis-clock-behind", clock_behind, 3, 20, FULL, _no_faketime),
+    Kind("redis-hiccups", hiccups, 0, 0, FULL),
+    Kind("entry-of-5-mb", large_entry, 1, 3, FULL),
+    Kind("entry-of-500-mb", huge_entry, 10, 10, FULL, _no_room_for_500_mb, long_only=True),
+    Kind("bad-events", bad_events, 2, 5, FULL),
+    Kind("poisoned-hash", poisoned, 3, 10, FULL),
+    Kind("results-silent", results_silent, 4, 15, FULL),
+)
