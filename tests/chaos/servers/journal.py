@@ -38,8 +38,10 @@ ANSWERS: dict[str, frozenset[str]] = {
 
 def is_answer(event: Event) -> bool:
     """Say whether an event answers a command."""
-    kind = event["type"]
-    return kind == "command.rejected" or kind in ANSWERS.get(event["data"]["command"], ())
+    kind, data = event["type"], event["data"]
+    if kind == "batch.completed" and "cards" not in data:
+        return False  # the end of an order that was accepted before
+    return kind == "command.rejected" or kind in ANSWERS.get(data["command"], ())
 
 
 @dataclass(eq=False)

@@ -66,7 +66,7 @@ class Producer(Thread):
                 message = self._workload.next()
                 self._send(client, message)
                 with self._lock:
-                    self._left -= max(1, len(message.asked) + len(message.garbage))
+                    self._left -= len(message.asked) + len(message.garbage)
                     self._at_work = False
 
     def _may_send(self) -> bool:
