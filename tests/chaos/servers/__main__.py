@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.servers.faults import KINDS, chosen, left_out
-from tests.chaos.servers.report import Report
 from tests.chaos.servers.run import run
 
 
@@ -27,13 +26,11 @@ def main() -> int:
     names = [name for name in asked.kinds.split(",") if name]
     if unknown := [name for name in names if name not in KINDS]:
         options.error(f"no such kinds: {', '.join(unknown)}; --list shows them")
-    lacks = left_out(names)
+    lacks = left_out(names, is_long=not asked.short)
     if asked.list:
         for kind in KINDS.values():
-            _print(
-                f"{kind.name:28}{kind.what}"
-                + (f" LACKS {lacks[kind.name]}" if kind.name in lacks else "")
-            )
+            needs = f" NEEDS {lacks[kind.name]}" if kind.name in lacks else ""
+            _print(f"{kind.name:28}{kind.what}{needs}")
         return 0
     for name, lack in lacks.items():
         _print(f"LEFT OUT: {name} needs {lack}")
@@ -41,8 +38,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-servers-") as temporary:
         folder = Path(asked.keep or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        options_of_run = {"commands": asked.commands, "seed": asked.seed}
-        report: Report = run(folder, kinds, is_long=not asked.short, **options_of_run)
+        report = run(
+            folder,
+            kinds,
+            commands=asked.commands,
+            seed=asked.seed,
+            is_long=not asked.short,
+            say=_print,
+        )
     report.left_out = lacks
     _print(str(report))
     return 1 if report.failures else 0

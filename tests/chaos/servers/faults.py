@@ -14,12 +14,9 @@ OWN_CLOCK = frozenset(["redis-clock-ahead", "redis-clock-behind"])
 
 
 def chosen(names: Collection[str], faults: int, seed: int, *, is_long: bool) -> list[Kind]:
-    """Return the kinds of so many faults in their order: each of `names`, then by chance.
-
-    Left out is what the machine lacks something for, and what takes a long run.
-    """
-    kinds = [KINDS[name] for name in names or KINDS]
-    able = [kind for kind in kinds if not kind.missing() and (is_long or not kind.long_only)]
+    """Return the kinds of so many faults in their order: each of `names` once, then once more."""
+    missing = left_out(names, is_long=is_long)
+    able = [KINDS[name] for name in names or KINDS if name not in missing]
     chance = random.Random(seed)
     picked: list[Kind] = []
     while able and len(picked) < faults:
@@ -29,7 +26,13 @@ def chosen(names: Collection[str], faults: int, seed: int, *, is_long: bool) -> 
     return picked[:faults]
 
 
-def left_out(names: Collection[str]) -> dict[str, str]:
-    """Return which kinds can't be done on this machine, and what it lacks."""
-    lacks = {name: KINDS[name].missing() for name in names or KINDS}
-    return {name: lack for name, lack in lacks.items() if lack}
+def left_out(names: Collection[str], *, is_long: bool) -> dict[str, str]:
+    """Return which kinds can't be done, by what each of them needs."""
+    found: dict[str, str] = {}
+    for name in names or KINDS:
+        lack = KINDS[name].missing()
+        if lack is None and KINDS[name].long_only and not is_long:
+            lack = "a long run"
+        if lack is not None:
+            found[name] = lack
+    return found

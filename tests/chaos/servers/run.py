@@ -1,11 +1,13 @@
 """One run: faults one after the other under traffic, and then the proof."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
+
+import psycopg
 
 from tests.chaos.servers.checker import Checker, Entry
 from tests.chaos.servers.faults import OWN_CLOCK
@@ -19,15 +21,23 @@ LEAD_S = 1.0
 """How long traffic goes on before each fault."""
 GIVE_UP_S = 30.0
 """How long an answer that is too late is waited for beyond WAIT_MAX_S."""
-WARM_UP = 150
+WARM_UP, WARM_UP_PER_S = 150, 75
 READ_MAX = 1_000
 
 
 class Run:
     """A run in a world where everything is up."""
 
-    def __init__(self, made: World, kinds: Sequence[Kind], *, commands: int, seed: int) -> None:
-        self._world, self._kinds, self._commands = made, kinds, commands
+    def __init__(
+        self,
+        made: World,
+        kinds: Sequence[Kind],
+        *,
+        commands: int,
+        seed: int,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._world, self._kinds, self._commands, self._say = made, kinds, commands, say
         self._workload = Workload(seed)
         self._producer = Producer(made.broker, made.journal, self._workload)
         self._reader = Reader(made.broker, made.journal, self._workload)
@@ -51,7 +61,8 @@ class Run:
         return self._report
 
     def _warm_up(self) -> None:
-        self._producer.plan(WARM_UP, 0)
+        commands = WARM_UP if self._kinds else self._commands
+        self._producer.plan(commands, commands / WARM_UP_PER_S)
         self._settle(within_s=WAIT_MAX_S)
         assert not self._world.journal.unanswered(), "without a fault, commands aren't answered"
 
@@ -79,6 +90,10 @@ class Run:
         made.clean_ups = []
         if not is_settled:
             self._rescue(episode)
+        how = "not all answered" if episode.rescued else "all answered"
+        since = monotonic() - episode.ended
+        of = f"{number + 1} of {len(self._kinds)}"
+        self._say(f"{of}: {kind.name}, {how} {since:.0f} s after its end")
 
     def _settle(self, *, within_s: float) -> bool:
         """Wait until all that was planned is sent and answered; say whether it is."""
@@ -97,21 +112,24 @@ class Run:
     def _finish(self) -> None:
         """Wait for all that is still to come, and end the parts."""
         made = self._world
-        made.crew.kind = "the end of the run"
-        if not made.crew.wait(self._is_all_done, max_s=WAIT_MAX_S + GIVE_UP_S):
-            self._report.violations.append("messages are left on a queue or with a worker")
+        crew = made.crew
+        crew.kind = "the end of the run"
+        if not crew.wait(self._is_all_done, max_s=WAIT_MAX_S + GIVE_UP_S):
+            self._report.violations += made.left()
+        # Who makes work ends first, and who publishes last.
+        for role in ("beat", "worker", "relay"):
+            crew.end(signal.SIGTERM, *[part for part in crew.running[role] if crew.is_ready(part)])
+            crew.wait(self._is_published, max_s=WAIT_MAX_S)
+        crew.kill_all()
         self._reconcile()
-        everyone = [part for parts in made.crew.running.values() for part in parts]
-        ready = [part for part in everyone if made.crew.is_ready(part)]
-        made.crew.end(signal.SIGTERM, *ready)
-        made.crew.kill_all()
+
+    def _is_published(self) -> bool:
+        ((left,),) = self._world.database.run("SELECT count(*) FROM unpublished")
+        return not left
 
     def _is_all_done(self) -> bool:
-        unfinished = (
-            "SELECT (SELECT count(*) FROM unpublished) + (SELECT count(*) FROM batches WHERE busy)"
-        )
-        ((left,),) = self._world.database.run(unfinished)
-        return not left and self._world.is_empty()
+        ((busy,),) = self._world.database.run("SELECT count(*) FROM batches WHERE busy")
+        return not busy and self._is_published() and self._world.is_empty()
 
     def _reconcile(self) -> None:
         url = self._world.database.admin_url
@@ -130,13 +148,7 @@ class Run:
         if self._reader.failure is not None:
             report.violations.append(f"the reader of the stream failed: {self._reader.failure!r}")
         with made.database.connect() as connection:
-            checker = Checker(
-                journal,
-                self._stream(),
-                connection,
-                clock=datetime.now(UTC),
-                clock_at=monotonic(),
-            )
+            checker = self.checker(self.entries(), connection)
             report.violations += checker.violations()
             ((letters,),) = connection.execute("SELECT count(*) FROM dead_letters").fetchall()
         report.letters = int(letters)
@@ -153,7 +165,13 @@ class Run:
             if seconds > WAIT_MAX_S
         ]
 
-    def _stream(self) -> list[Entry]:
+    def checker(self, entries: Sequence[Entry], connection: "psycopg.Connection[Any]") -> Checker:
+        """Return what holds a stream and a database against what was sent."""
+        now, at = datetime.now(UTC), monotonic()
+        return Checker(self._world.journal, entries, connection, clock=now, clock_at=at)
+
+    def entries(self) -> list[Entry]:
+        """Return the whole stream."""
         entries, last = list[Entry](), "-"
         with self._world.broker.client(timeout_s=60) as client:
             while True:
@@ -168,4 +186,4 @@ def run(folder: Path, kinds: Sequence[Kind], *, commands: int, seed: int, is_lon
     """Do these faults, one after the other, on servers of its own. Raises NoServer."""
     own_clock = any(kind.name in OWN_CLOCK for kind in kinds)
     with world(folder, seed=seed, is_long=is_long, own_clock=own_clock) as made:
-        return Run(made, kinds, commands=commands, seed=seed).run()
+        return Run(made, kinds, commands=commands, seed=seed, say=say).run()

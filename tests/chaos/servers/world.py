@@ -77,11 +77,23 @@ class World:
 
     def is_empty(self) -> bool:
         """Say whether no message lies on a queue or with a worker."""
-        with self.broker.client() as client, suppress(RedisError):
-            lists = [f"{queue}{priority}" for queue in QUEUES for priority in PRIORITIES]
-            held = sum(int(str(client.hlen(key))) for key in client.scan_iter(IN_FLIGHT))
-            return not held and not client.exists(*lists)
+        with suppress(RedisError):
+            return not self._lying()
         return False
+
+    def left(self) -> list[str]:
+        """Return a line for each place where messages lie."""
+        with suppress(RedisError):
+            return [f"{number} messages are left in {key!r}" for key, number in self._lying()]
+        return ["the broker doesn't answer at the end of the run"]
+
+    def _lying(self) -> list[tuple[str, int]]:
+        lists = [f"{queue}{priority}" for queue in QUEUES for priority in PRIORITIES]
+        with self.broker.client() as client:
+            hashes = [str(key) for key in client.scan_iter(IN_FLIGHT)]
+            lying = [(key, int(str(client.llen(key)))) for key in lists]
+            lying += [(key, int(str(client.hlen(key)))) for key in hashes]
+        return [(key, number) for key, number in lying if number]
 
 
 @contextmanager
