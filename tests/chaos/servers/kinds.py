@@ -24,8 +24,9 @@ class Counts(StrEnum):
 class Kind:
     """A kind of fault. `act` begins it when it is entered and ends it when it is left.
 
-    It lasts for `short_s` in a short run and for `long_s` in a long one, beside what `act` takes.
-    `missing` says what the machine lacks for it, if it lacks something.
+    It lasts for `short_s` in a short run and for `long_s` in a long one, beside what `act` itself
+    takes, which is `busy_s` then and then. `missing` says what the machine lacks for it, if it
+    lacks something.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Kind:
     counts: Counts = Counts.AFTER
     missing: Callable[[], str | None] = lambda: None
     long_only: bool = False
+    busy_s: tuple[float, float] = (0.0, 0.0)
 
     @property
     def what(self) -> str:

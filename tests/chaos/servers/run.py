@@ -19,6 +19,8 @@ from tests.chaos.servers.world import World, world
 
 LEAD_S = 1.0
 """How long traffic goes on before each fault."""
+SPREAD_S = 2.0
+"""Over how many seconds the commands of a short fault are spread."""
 GIVE_UP_S = 30.0
 """How long an answer that is too late is waited for beyond WAIT_MAX_S."""
 WARM_UP, WARM_UP_PER_S = 150, 75
@@ -75,7 +77,7 @@ class Run:
         share -= (self._commands - WARM_UP) * number // len(self._kinds)
         lasts_s = made.seconds(kind.short_s, kind.long_s)
         opened = monotonic()
-        self._producer.plan(share, LEAD_S + max(lasts_s, 2.0))
+        self._producer.plan(share, LEAD_S + max(lasts_s + made.seconds(*kind.busy_s), SPREAD_S))
         made.rest(LEAD_S)
         began = monotonic()
         with kind.act(made):
@@ -182,7 +184,15 @@ class Run:
                 last = f"({page[-1][0]}"
 
 
-def run(folder: Path, kinds: Sequence[Kind], *, commands: int, seed: int, is_long: bool) -> Report:
+def run(
+    folder: Path,
+    kinds: Sequence[Kind],
+    *,
+    commands: int,
+    seed: int,
+    is_long: bool,
+    say: Callable[[str], None] = lambda _: None,
+) -> Report:
     """Do these faults, one after the other, on servers of its own. Raises NoServer."""
     own_clock = any(kind.name in OWN_CLOCK for kind in kinds)
     with world(folder, seed=seed, is_long=is_long, own_clock=own_clock) as made:
