@@ -22,8 +22,8 @@ NOWHERE = ("127.0.0.1", "1")
 """A host and port where nobody listens."""
 FILLERS = 2_000
 NO_LIST = "no-list"
-POISON = f"{1:015d} {NO_LIST}"
-"""A place in an in-flight hash: a number, and the list that the message came from."""
+POISON = (f"{0:015d} {NO_LIST}", f"{10**15 - 1:015d} {NO_LIST}")
+"""Places in an in-flight hash, before and behind all others: a number, and a message's list."""
 PILE_UP_S = 1.5
 MB = 2**20
 FREE_FOR_500_MB = 8 * 2**30
@@ -300,7 +300,7 @@ def poisoned(world: World) -> Iterator[None]:
     with world.broker.client() as client:
         client.set(NO_LIST, "x")
         for key in list(client.scan_iter(IN_FLIGHT)):
-            client.hset(str(key), POISON, POISONED)
+            client.hset(str(key), mapping=dict.fromkeys(POISON, POISONED))
     world.clean_ups.append(partial(_take_poison_away, world))
     world.crew.start_all()
     yield
@@ -309,7 +309,7 @@ def poisoned(world: World) -> Iterator[None]:
 def _take_poison_away(world: World) -> None:
     with world.broker.client() as client:
         for key in list(client.scan_iter(IN_FLIGHT)):
-            client.hdel(str(key), POISON)
+            client.hdel(str(key), *POISON)
         client.delete(NO_LIST)
 
 
