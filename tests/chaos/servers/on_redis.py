@@ -21,6 +21,7 @@ from tests.chaos.servers.world import IN_FLIGHT, World
 NOWHERE = ("127.0.0.1", "1")
 """A host and port where nobody listens."""
 FILLERS = 2_000
+HOUR_S = 3_600
 NO_LIST = "no-list"
 POISON = (f"{0:015d} {NO_LIST}", f"{10**15 - 1:015d} {NO_LIST}")
 """Places in an in-flight hash, before and behind all others: a number, and a message's list."""
@@ -230,25 +231,30 @@ def refused(world: World) -> Iterator[None]:
 
 @contextmanager
 def clock_ahead(world: World) -> Iterator[None]:
-    """The server's clock is an hour ahead, and then right again."""
-    with _clock(world, 3600):
+    """The server's clock is an hour ahead; a worker is killed, and the clock is set right."""
+    world.broker.set_clock(HOUR_S)
+    try:
         yield
+        _kill_at_work(world)
+    finally:
+        world.broker.set_clock(0)
 
 
 @contextmanager
 def clock_behind(world: World) -> Iterator[None]:
-    """The server's clock is an hour behind, and then right again."""
-    with _clock(world, -3600):
-        yield
-
-
-@contextmanager
-def _clock(world: World, offset_s: int) -> Iterator[None]:
-    world.broker.set_clock(offset_s)
+    """A worker is killed, and the server's clock goes an hour back; then it is set right."""
+    _kill_at_work(world)
+    world.broker.set_clock(-HOUR_S)
     try:
         yield
     finally:
         world.broker.set_clock(0)
+
+
+def _kill_at_work(world: World) -> None:
+    with world.at_work():
+        world.crew.kill(world.worker())
+    world.crew.start_all()
 
 
 @contextmanager
@@ -370,7 +376,7 @@ KINDS = (
     Kind("redis-writes-paused", paused_for_writes, 7, 7),
     Kind("redis-stopped", stopped, 4, 15),
     Kind("redis-killed", killed, 2, 8),
-    Kind("redis-full", full, 3, 15),
+    Kind("redis-full", full, 8, 20),
     Kind("redis-read-only", read_only, 3, 15),
     Kind("redis-master-down", master_down, 3, 15),
     Kind("redis-misconf", misconf, 3, 15),
@@ -383,11 +389,11 @@ KINDS = (
     Kind("redis-replies-held", replies_held, 7, 20),
     Kind("redis-refused", refused, 3, 15),
     Kind("redis-clock-ahead", clock_ahead, 3, 20, FULL, _no_faketime),
-    Kind("redis-clock-behind", clock_behind, 3, 20, FULL, _no_faketime),
+    Kind("redis-clock-behind", clock_behind, 3, 30, FULL, _no_faketime),
     Kind("redis-hiccups", hiccups, 0, 0, FULL, busy_s=(42, 84)),
     Kind("entry-of-5-mb", large_entry, 1, 3, FULL),
     Kind("entry-of-500-mb", huge_entry, 10, 10, FULL, _no_room_for_500_mb, long_only=True),
     Kind("bad-events", bad_events, 2, 5, FULL),
     Kind("poisoned-hash", poisoned, 3, 10, FULL),
-    Kind("results-silent", results_silent, 4, 15, FULL),
+    Kind("results-silent", results_silent, 8, 20, FULL),
 )
