@@ -22,6 +22,8 @@ NOWHERE = ("127.0.0.1", "1")
 """A host and port where nobody listens."""
 FILLERS = 2_000
 HOUR_S = 3_600
+FOUND_S = 20.0
+"""How long an entry that names no list may take to become a dead letter."""
 NO_LIST = "no-list"
 POISON = (f"{0:015d} {NO_LIST}", f"{10**15 - 1:015d} {NO_LIST}")
 """Places in an in-flight hash, before and behind all others: a number, and a message's list."""
@@ -303,20 +305,34 @@ def poisoned(world: World) -> Iterator[None]:
     """All workers die; what they held names a key that is no list."""
     with world.at_work():
         world.crew.kill(*world.crew.workers)
+    doses = 0
     with world.broker.client() as client:
         client.set(NO_LIST, "x")
         for key in list(client.scan_iter(IN_FLIGHT)):
-            client.hset(str(key), mapping=dict.fromkeys(POISON, POISONED))
-    world.clean_ups.append(partial(_take_poison_away, world))
+            for place in POISON:
+                doses += int(str(client.hset(str(key), place, f"{POISONED} {uuid4()}")))
+    world.clean_ups.append(partial(_take_poison_away, world, doses))
     world.crew.start_all()
     yield
 
 
-def _take_poison_away(world: World) -> None:
+def _take_poison_away(world: World, doses: int) -> None:
+    """Look for what was put in; what is still in flight is taken away."""
+    world.crew.wait(lambda: _letters_of_poison(world) >= doses, max_s=FOUND_S)
+    found = _letters_of_poison(world)
     with world.broker.client() as client:
         for key in list(client.scan_iter(IN_FLIGHT)):
-            client.hdel(str(key), *POISON)
+            found += int(str(client.hdel(str(key), *POISON)))
         client.delete(NO_LIST)
+    if found < doses:
+        world.violations.append(f"of {doses} poisoned entries {doses - found} left no trace")
+
+
+def _letters_of_poison(world: World) -> int:
+    counting = "SELECT count(*) FROM dead_letters WHERE position(%s::bytea IN body) > 0"
+    with world.database.connect() as connection:
+        ((letters,),) = connection.execute(counting, [POISONED.encode()]).fetchall()
+    return int(letters)
 
 
 @contextmanager
@@ -388,7 +404,7 @@ KINDS = (
     Kind("redis-silent", silent, 7, 20),
     Kind("redis-replies-held", replies_held, 7, 20),
     Kind("redis-refused", refused, 3, 15),
-    Kind("redis-clock-ahead", clock_ahead, 3, 20, FULL, _no_faketime),
+    Kind("redis-clock-ahead", clock_ahead, 3, 20, FULL, _no_faketime, busy_s=(5, 8)),
     Kind("redis-clock-behind", clock_behind, 3, 30, FULL, _no_faketime),
     Kind("redis-hiccups", hiccups, 0, 0, FULL, busy_s=(42, 84)),
     Kind("entry-of-5-mb", large_entry, 1, 3, FULL),

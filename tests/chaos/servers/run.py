@@ -145,6 +145,7 @@ class Run:
     def _look(self) -> None:
         made, report, journal = self._world, self._report, self._world.journal
         report.ended = made.crew.ended
+        report.violations += made.violations
         report.messages, report.repeats = self._producer.messages, self._producer.repeats
         report.retries = self._producer.retries
         if self._reader.failure is not None:

@@ -51,6 +51,8 @@ class World:
         self.journal = Journal()
         self.locked_card: str | None = None
         """The card that somebody else has locked."""
+        self.violations: list[str] = []
+        """What a fault has seen that must not be."""
         self.clean_ups: list[Callable[[], None]] = []
         """What is to be done once the system has got over a fault, or couldn't."""
 
