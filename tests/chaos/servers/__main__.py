@@ -4,6 +4,7 @@ python -m tests.chaos.servers --faults 60 --commands 50000 --seed 1 [--kinds a,b
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +24,8 @@ def main() -> int:
     options.add_argument("--list", action="store_true", help="show the kinds and do nothing")
     options.add_argument("--keep", help="a folder for data and logs, which stay there")
     asked = options.parse_args()
+    # As on Ctrl-C, so that servers and parts are ended, also those that are stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     names = [name for name in asked.kinds.split(",") if name]
     if unknown := [name for name in names if name not in KINDS]:
         options.error(f"no such kinds: {', '.join(unknown)}; --list shows them")

@@ -63,6 +63,8 @@ class Asked:
     answered: float | None = None
     """When its answer was seen first."""
     answer_id: str | None = None
+    is_given_up: bool = False
+    """Whether nobody waits for its answer any more."""
 
 
 @dataclass(eq=False)
@@ -132,14 +134,15 @@ class Journal:
         return event
 
     def unanswered(self) -> list[Asked]:
-        """Return the accepted commands whose answer hasn't been seen."""
+        """Return the accepted commands whose answer hasn't been seen and is waited for."""
         with self._lock:
-            return [
-                one
-                for waiting in self._open.values()
-                for one in waiting
-                if one.accepted is not None
-            ]
+            every = (one for waiting in self._open.values() for one in waiting)
+            return [one for one in every if one.accepted is not None and not one.is_given_up]
+
+    def give_up(self) -> None:
+        """Wait no longer for the answers that are missing; should they come, they are noted."""
+        for one in self.unanswered():
+            one.is_given_up = True
 
     @property
     def sent(self) -> int:

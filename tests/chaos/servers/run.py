@@ -110,6 +110,7 @@ class Run:
         self._world.crew.kill_all()
         self._world.crew.start_all()
         self._settle(within_s=WAIT_MAX_S)
+        self._world.journal.give_up()
 
     def _finish(self) -> None:
         """Wait for all that is still to come, and end the parts."""
