@@ -10,12 +10,14 @@ from typing import Any
 from uuid import uuid4
 
 import psutil
+from redis import Redis
 from redis.exceptions import RedisError
 
 from tests.chaos.servers.broker import USER, faketime
 from tests.chaos.servers.checker import POISONED
 from tests.chaos.servers.journal import Garbage
 from tests.chaos.servers.kinds import Counts, Kind
+from tests.chaos.servers.report import WAIT_MAX_S
 from tests.chaos.servers.world import IN_FLIGHT, World
 
 NOWHERE = ("127.0.0.1", "1")
@@ -29,6 +31,20 @@ POISON = (f"{0:015d} {NO_LIST}", f"{10**15 - 1:015d} {NO_LIST}")
 """Places in an in-flight hash, before and behind all others: a number, and a message's list."""
 PILE_UP_S = 1.5
 MB = 2**20
+# KEYS: a list, and in-flight hashes.
+TAKE_AWAY = """
+for place = redis.call('LLEN', KEYS[1]) - 1, 0, -1 do
+  local raw = redis.call('LINDEX', KEYS[1], place)
+  if #raw > 1000000 then redis.call('LREM', KEYS[1], 0, raw) end
+end
+for turn = 2, #KEYS do
+  for _, place in ipairs(redis.call('HKEYS', KEYS[turn])) do
+    if redis.call('HSTRLEN', KEYS[turn], place) > 1000000 then
+      redis.call('HDEL', KEYS[turn], place)
+    end
+  end
+end
+"""
 FREE_FOR_500_MB = 8 * 2**30
 
 BAD_EVENTS = (
@@ -83,7 +99,7 @@ def full(world: World) -> Iterator[None]:
     """`maxmemory` below what is in use while commands wait; all workers are restarted meanwhile."""
     world.crew.kill(*world.crew.workers)
     world.crew.wait(lambda: False, max_s=PILE_UP_S)
-    with world.broker.client() as client:
+    with _client(world) as client:
         in_use = int(client.info("memory")["used_memory"])
         client.config_set("maxmemory", in_use - 64 * 1024)
     world.crew.start_all()
@@ -144,7 +160,7 @@ def no_replicas(world: World) -> Iterator[None]:
 @contextmanager
 def loading(world: World) -> Iterator[None]:
     """LOADING: killed and started again, and slow in reading its data back."""
-    with world.broker.client(timeout_s=30) as client:
+    with _client(world) as client:
         keys = [f"filler:{number}" for number in range(FILLERS)]
         client.mset(dict.fromkeys(keys, "x"))
         # Only in a snapshot there is a delay for each key.
@@ -155,7 +171,7 @@ def loading(world: World) -> Iterator[None]:
     world.broker.start(load_delay_us=delay_us, wait=False)
     world.crew.wait(world.broker.is_loading, max_s=10)
     world.crew.wait(lambda: not world.broker.is_loading() and _answers(world), max_s=120)
-    with world.broker.client(timeout_s=30) as client:
+    with _client(world) as client:
         client.delete(*keys)
     yield
 
@@ -290,7 +306,7 @@ def huge_entry(world: World) -> Iterator[None]:
 @contextmanager
 def bad_events(world: World) -> Iterator[None]:
     """Junk on the channels of Celery's events and remote control."""
-    with world.broker.client(text=False) as client:
+    with _client(world, text=False) as client:
         channels: list[bytes] = client.pubsub_channels()
         database = b"/0."
         names = {b"celery.pidbox", b"celeryev", b"celeryev/worker.heartbeat"}
@@ -306,7 +322,7 @@ def poisoned(world: World) -> Iterator[None]:
     with world.at_work():
         world.crew.kill(*world.crew.workers)
     doses = 0
-    with world.broker.client() as client:
+    with _client(world) as client:
         client.set(NO_LIST, "x")
         for key in list(client.scan_iter(IN_FLIGHT)):
             for place in POISON:
@@ -318,21 +334,14 @@ def poisoned(world: World) -> Iterator[None]:
 
 def _take_poison_away(world: World, doses: int) -> None:
     """Look for what was put in; what is still in flight is taken away."""
-    world.crew.wait(lambda: _letters_of_poison(world) >= doses, max_s=FOUND_S)
-    found = _letters_of_poison(world)
-    with world.broker.client() as client:
+    world.crew.wait(lambda: _letters_with(world, POISONED) >= doses, max_s=FOUND_S)
+    found = _letters_with(world, POISONED)
+    with _client(world) as client:
         for key in list(client.scan_iter(IN_FLIGHT)):
             found += int(str(client.hdel(str(key), *POISON)))
         client.delete(NO_LIST)
     if found < doses:
         world.violations.append(f"of {doses} poisoned entries {doses - found} left no trace")
-
-
-def _letters_of_poison(world: World) -> int:
-    counting = "SELECT count(*) FROM dead_letters WHERE position(%s::bytea IN body) > 0"
-    with world.database.connect() as connection:
-        ((letters,),) = connection.execute(counting, [POISONED.encode()]).fetchall()
-    return int(letters)
 
 
 @contextmanager
@@ -349,7 +358,7 @@ def _ask(world: World, *command: str) -> Any:
     """Send a command as the default user, again while the server can't be asked."""
     for left in range(50, -1, -1):
         try:
-            with world.broker.client() as client:
+            with _client(world) as client:
                 return client.execute_command(*command)
         except RedisError:
             if not left:
@@ -371,10 +380,38 @@ def _answers(world: World) -> bool:
 
 
 def _push(world: World, raw: bytes) -> None:
+    """Put an entry on a queue; it has to become a dead letter in time."""
     mark = str(uuid4())
-    with world.broker.client(timeout_s=60) as client:
+    with _client(world) as client:
         client.lpush("cards", mark.encode() + raw)
     world.journal.garbage.append(Garbage(mark, accepted=monotonic()))
+    world.clean_ups.append(partial(_await_letter, world, mark, len(raw)))
+
+
+def _await_letter(world: World, mark: str, size: int) -> None:
+    if not world.crew.wait(lambda: _letters_with(world, mark), max_s=WAIT_MAX_S):
+        about = f"an entry of {size // MB} MB"
+        world.violations.append(f"{about} is no dead letter {WAIT_MAX_S:g} s after its fault")
+        _take_large_ones_away(world)
+
+
+def _take_large_ones_away(world: World) -> None:
+    with _client(world) as client:
+        hashes = [str(key) for key in client.scan_iter(IN_FLIGHT)]
+        client.eval(TAKE_AWAY, len(hashes) + 1, "cards", *hashes)
+
+
+def _letters_with(world: World, mark: str) -> int:
+    """Return how many dead letters have a mark at the beginning of their body."""
+    counting = "SELECT count(*) FROM dead_letters WHERE substring(body for 100) LIKE %s"
+    with world.database.connect() as connection:
+        ((letters,),) = connection.execute(counting, [f"%{mark}%".encode()]).fetchall()
+    return int(letters)
+
+
+def _client(world: World, *, text: bool = True) -> "Redis":
+    """Return a client that waits for a busy server."""
+    return world.broker.client(timeout_s=30, text=text)
 
 
 def _no_faketime() -> str | None:

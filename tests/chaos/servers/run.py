@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 
 import psycopg
+from redis.exceptions import RedisError
 
 from tests.chaos.servers.checker import Checker, Entry
 from tests.chaos.servers.faults import OWN_CLOCK
@@ -76,12 +77,15 @@ class Run:
         share = (self._commands - WARM_UP) * (number + 1) // len(self._kinds)
         share -= (self._commands - WARM_UP) * number // len(self._kinds)
         lasts_s = made.seconds(kind.short_s, kind.long_s)
-        opened = monotonic()
+        opened = began = monotonic()
         self._producer.plan(share, LEAD_S + max(lasts_s + made.seconds(*kind.busy_s), SPREAD_S))
         made.rest(LEAD_S)
-        began = monotonic()
-        with kind.act(made):
-            made.rest(lasts_s)
+        try:
+            began = monotonic()
+            with kind.act(made):
+                made.rest(lasts_s)
+        except (RedisError, psycopg.Error) as error:
+            made.violations.append(f"{kind.name} could not be done: {error!r}")
         episode = Episode(kind, opened, began, monotonic(), made.locked_card)
         self._report.episodes.append(episode)
         self._report.memory_mb = max(self._report.memory_mb, made.crew.memory_mb())
