@@ -8,7 +8,6 @@ project's libraries, which hold no `card_worker`, and the copy's `src`.
 import os
 import shutil
 import subprocess
-import sys
 import sysconfig
 import venv
 from collections.abc import Sequence
@@ -102,7 +101,3 @@ def _tracked() -> list[str]:
         text=True,
     )
     return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
-
-
-if sys.platform == "win32":
-    raise ImportError("a copy is made with symbolic links")

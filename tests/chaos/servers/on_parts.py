@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.chaos.servers.kinds import Counts, Kind
-from tests.chaos.servers.world import World
+from tests.chaos.servers.world import AT_WORK_S, World
 from tests.flow.processes import Part
 
 OFF_S = 600
@@ -115,6 +115,7 @@ def clocks_off(world: World) -> Iterator[None]:
 def _active_relay(world: World) -> Part:
     """Return the relay that holds the lease, else any."""
     relays = world.crew.running["relay"]
+    world.crew.wait(lambda: relays, max_s=AT_WORK_S)
     held = world.database.run("SELECT holder FROM leases WHERE name = 'relay'")
     by_pid = {str(relay.pid): relay for relay in relays}
     named = [

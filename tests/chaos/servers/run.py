@@ -47,7 +47,7 @@ class Run:
         self._report = Report(seed)
 
     def run(self) -> Report:
-        """Do it all; say what was seen."""
+        """Do all faults; return what was seen."""
         started = monotonic()
         self._reader.start()
         self._producer.start()

@@ -65,7 +65,8 @@ class World:
         return long if self.is_long else short
 
     def worker(self) -> Part:
-        """Return one of the workers, one that is at work if there is one."""
+        """Return one of the workers, one that is ready if there is one."""
+        self.crew.wait(lambda: self.crew.workers, max_s=AT_WORK_S)
         ready = [worker for worker in self.crew.workers if self.crew.is_ready(worker)]
         return self.chance.choice(ready or self.crew.workers)
 
