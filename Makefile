@@ -47,6 +47,14 @@ chaos: $(VENV)/ready  ## Kill workers under load and prove the books; ARGS="--se
 chaos-batch: $(VENV)/ready  ## Kill everything while an order is made; hold its cards against its file
 	@$(BIN)/python -m tests.chaos.orders $(ARGS)
 
+.PHONY: chaos-servers
+chaos-servers: $(VENV)/ready  ## Do 60 faults to servers and parts under load; ARGS="--seed 2"
+	@$(BIN)/python -m tests.chaos.servers $(ARGS)
+
+.PHONY: planted
+planted: $(VENV)/ready  ## Plant bugs one at a time and name the test that catches each
+	@$(BIN)/python -m tests.planted $(ARGS)
+
 .PHONY: soak
 soak: $(VENV)/ready  ## Send 300,000 commands one by one and see whether a worker keeps growing
 	@$(BIN)/python -m tests.chaos.soak $(ARGS)

@@ -1,0 +1,44 @@
+"""A PIN that was compared leaves a note, whatever becomes of the commit that compared it."""
+
+from sqlalchemy import Engine, select
+
+from card_worker.delivery import Buried, Delivery, Message
+from card_worker.storage.engine import open_engine, reading
+from card_worker.storage.tables import guesses
+from tests.codes import PIN, VAULT, WRONG_PIN
+from tests.flow import defects
+from tests.storage.test_codes import ACCOUNT, ask, create, note, pay
+
+
+def test_a_pin_is_noted_before_it_is_compared(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    assert ask(engine, create("defect", card_token={}, pin={})) == ["card.created"]
+    defects.plant(engine)
+    asked = {"account_id": ACCOUNT, "token": "TOKEN-0", "pin": WRONG_PIN}
+    amount = {"amount": 1, "currency": "NOK"}
+    delivery = Delivery(engine, lambda: False, vault=VAULT)
+    # The fifth wrong one would block the card, which can't be written to any more.
+    for number in range(5):
+        kwargs = {**asked, **amount, "ref_id": f"r{number}"}
+        message = Message(
+            task="transactions.create", id=f"m{number}", queue="cards", kwargs=kwargs, body=b""
+        )
+        (fate,) = delivery.deliver([message])
+    assert isinstance(fate, Buried)
+    with reading(engine) as connection:
+        outcomes = connection.execute(select(guesses.c.outcome).order_by(guesses.c.number))
+        assert [outcome.value for (outcome,) in outcomes] == ["wrong"] * 4 + ["open"]
+    engine.dispose()
+
+
+def test_no_pin_is_compared_after_five_that_nobody_came_to_judge(engine: Engine) -> None:
+    assert ask(engine, create("A1", card_token={}, pin={})) == ["card.created"]
+    for number in range(5):
+        note(engine, pay(f"r{number}", pin=WRONG_PIN))  # and then its worker died
+    assert ask(engine, pay("right", pin=PIN)) == ["card_not_usable"]
+    # Once they are judged, the card is blocked as if they had come one by one.
+    told = [ask(engine, pay(f"r{number}", pin=WRONG_PIN)) for number in range(5)]
+    assert told == [["card_not_usable"]] * 5
+    with reading(engine) as connection:
+        outcomes = connection.execute(select(guesses.c.outcome).order_by(guesses.c.number))
+        assert [outcome.value for (outcome,) in outcomes] == ["wrong"] * 5 + ["settled"]

@@ -1,0 +1,326 @@
+"""The bugs that are planted: where, what, and which tests are run to catch each.
+
+A text is as short as it can be while it stands in its file exactly once. When the code around it is
+changed, it has to follow; tests/planted/test_bugs.py says so at once.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+SRC = Path("src/card_worker")
+
+
+class Misplaced(Exception):
+    """The text of a bug doesn't stand in its file exactly once."""
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A text of a file and what is put in its place; `tests` are arguments of pytest."""
+
+    name: str
+    file: str
+    text: str
+    instead: str
+    tests: tuple[str, ...]
+
+    def place(self, root: Path) -> Path:
+        """Return the file below `root`. Raises Misplaced."""
+        path = root / SRC / self.file
+        found = path.read_text().count(self.text) if path.exists() else 0
+        if found != 1:
+            raise Misplaced(f"{self.text!r} stands {found} times in {self.file}")
+        return path
+
+    @contextmanager
+    def planted(self, root: Path) -> Iterator[None]:
+        """Let the file below `root` have the bug. Raises Misplaced."""
+        path = self.place(root)
+        whole = path.read_text()
+        path.write_text(whole.replace(self.text, self.instead))
+        try:
+            yield
+        finally:
+            path.write_text(whole)
+
+
+def _commit_between(indent: int, statement: str, *rest: str) -> str:
+    """Return `statement`, a commit of its own, and what comes after that in a second one."""
+    lines = ('connection.exec_driver_sql("COMMIT")', 'connection.exec_driver_sql("BEGIN")', *rest)
+    return statement + "".join(f"\n{' ' * indent}{line}" for line in lines)
+
+
+ONE_PATH = "tests/storage/test_one_path.py"
+HANDLER = "tests/storage/test_handler.py"
+TRANSPORT = "tests/transport/test_transport.py"
+FAILURES = "tests/flow/test_failures.py"
+RELAY = "tests/flow/test_relay.py"
+STORIES = "tests/domain/test_stories.py"
+CONSTRAINTS = "tests/storage/test_constraints.py"
+CODES = "tests/storage/test_codes.py"
+SWEEP = "tests/flow/test_sweep.py"
+OUTAGES = "tests/flow/test_outages.py"
+_WRITE = "write(connection, to_rows(books.take_changes(), told))"
+
+BUGS = (
+    # --- one commit, one answer ------------------------------------------------------------------
+    Bug(
+        "a key is claimed in a commit of its own",
+        "storage/claims.py",
+        "fresh = frozenset(inserted())",
+        _commit_between(8, "fresh = frozenset(inserted())"),
+        (HANDLER,),
+    ),
+    Bug(
+        "the outbox is written in a second commit",
+        "handler.py",
+        _WRITE,
+        _commit_between(8, _WRITE.replace("told", "[]"), _WRITE),
+        (HANDLER,),
+    ),
+    Bug(
+        "a refusal is not stored",
+        "handler.py",
+        _WRITE,
+        _WRITE.replace("told", "[one for one in told if one.reason is None]"),
+        (ONE_PATH, HANDLER),
+    ),
+    Bug(
+        "a conflict is answered with the first answer",
+        "handler.py",
+        "if digests[key] == digest",
+        "if digests[key]",
+        (ONE_PATH,),
+    ),
+    Bug("a dry run stores", "handler.py", "books.aside()", "books", (ONE_PATH,)),
+    Bug(
+        "ids of answers are drawn by chance",
+        "contracts/commands.py",
+        'return _event_id(f"{account_id}/{key}")',
+        'return UUID(bytes=__import__("os").urandom(16))',
+        ("tests/contracts/test_digests.py",),
+    ),
+    Bug(
+        "all contents have one digest",
+        "contracts/commands.py",
+        'return hashlib.sha256(f"{command.command} {asked}".encode()).hexdigest()',
+        'return hashlib.sha256(b"").hexdigest()',
+        ("tests/contracts/test_digests.py",),
+    ),
+    # --- rules -----------------------------------------------------------------------------------
+    Bug(
+        "cards are read before they are locked",
+        "storage/books.py",
+        "rows = find(connection, cards, Card._fields, by_key, lock=True)",
+        "rows = find(connection, cards, Card._fields, by_key)",
+        ("tests/storage/test_races.py",),
+    ),
+    Bug(
+        "a capture doesn't look at what is held",
+        "domain/rules.py",
+        "if amount > locked:",
+        "if amount < 0:",
+        (STORIES,),
+    ),
+    Bug(
+        "a refund has no limit",
+        "domain/rules.py",
+        "if amount > left or left == 0:",
+        "if amount < 0:",
+        (STORIES,),
+    ),
+    Bug(
+        "a command that is too late is done",
+        "domain/rules.py",
+        "command.not_after < now",
+        "command.not_after > now",
+        (STORIES, "tests/domain/test_stories_times.py"),
+    ),
+    Bug(
+        "a token that serves once serves again",
+        "domain/evolve.py",
+        "spent_at = event.at if token.expires_after_transaction else None",
+        "spent_at = None",
+        (STORIES,),
+    ),
+    Bug(
+        "a transfer never arrives",
+        "domain/rules.py",
+        'return out, TransferredIn(command, case.now, to.key, amount, key=f"in/{id_of(out)}")',
+        "return (out,)",
+        (STORIES,),
+    ),
+    # --- PINs and secrets ------------------------------------------------------------------------
+    Bug(
+        "PINs are compared before they are noted",
+        "delivery.py",
+        "        self._note_guesses(commands)\n"
+        "        with begin(self._engine) as (connection, now):\n",
+        "        with begin(self._engine) as (connection, now):\n"
+        "            note_guesses(connection, commands, now)\n",
+        ("tests/flow/test_guesses.py",),
+    ),
+    Bug(
+        "any number of wrong PINs is compared",
+        "domain/entry.py",
+        " or len(counting) >= WRONG_MAX:",
+        ":",
+        ("tests/flow/test_guesses.py",),
+    ),
+    Bug(
+        "the guard doesn't block a card",
+        "domain/entry.py",
+        "if wrong >= WRONG_MAX:",
+        "if wrong > WRONG_MAX:",
+        (CODES,),
+    ),
+    Bug(
+        "secrets stand in dead letters",
+        "storage/dead_letters.py",
+        "masked(letter.headers, letter.task), masked_body(letter.body, letter.task)",
+        "letter.headers, letter.body",
+        ("tests/flow/test_leaks.py",),
+    ),
+    # --- time ------------------------------------------------------------------------------------
+    Bug(
+        "the time of a commit is that of the worker",
+        "storage/engine.py",
+        "return now.astimezone(UTC) if isinstance(now, datetime) else read_time(now)",
+        "return datetime.now(UTC)",
+        ("tests/flow/test_clocks.py",),
+    ),
+    Bug(
+        "a sweep has no end",
+        "sweeps.py",
+        "for _ in range(SLICES_MAX):",
+        "while True:",
+        (SWEEP, "tests/flow/test_sweep_holds.py"),
+    ),
+    Bug(
+        "a lease keeps nobody out",
+        "storage/leases.py",
+        "leases.c.expires_at <= now",
+        "leases.c.expires_at >= now",
+        (SWEEP,),
+    ),
+    # --- the database ----------------------------------------------------------------------------
+    Bug(
+        "a commit may be idle for ever",
+        "storage/engine.py",
+        'func.set_config("idle_in_transaction_session_timeout", f"{IDLE_MAX_S}s", true()),',
+        "",
+        (OUTAGES,),
+    ),
+    Bug(
+        "a commit may wait for a lock for ever",
+        "storage/engine.py",
+        'func.set_config("lock_timeout", f"{LOCK_TIMEOUT_MS}ms", true()),',
+        "",
+        (f"{FAILURES}::test_a_command_waits_for_a_lock_however_long_it_is_held",),
+    ),
+    Bug(
+        "two cards may have one name",
+        "storage/migrations/versions/0001_cards.py",
+        'sa.UniqueConstraint("account_id", "card_id", name="uq_cards_account_id_card_id"),',
+        "",
+        (CONSTRAINTS,),
+    ),
+    Bug(
+        "transactions can be changed",
+        "storage/migrations/versions/0001_cards.py",
+        '    _make_append_only("transactions")\n',
+        "",
+        (CONSTRAINTS,),
+    ),
+    Bug(
+        "a file is in its place before it is on the disk",
+        "files.py",
+        "            file.flush()\n"
+        "            os.fsync(file.fileno())\n"
+        "        Path(beside).replace(path)\n",
+        "            Path(beside).replace(path)\n"
+        "            file.flush()\n"
+        "            os.fsync(file.fileno())\n",
+        ("tests/storage/test_files.py",),
+    ),
+    # --- the way in ------------------------------------------------------------------------------
+    Bug(
+        "messages are acknowledged before their commit",
+        "grouping.py",
+        "        self._run(group, started=monotonic())",
+        "        self._settle([one.raw for one in group])\n"
+        "        self._run(group, started=monotonic())",
+        (f"{FAILURES}::test_starts_that_killed_the_worker_count",),
+    ),
+    Bug(
+        "messages that expire are dropped",
+        "grouping.py",
+        "self._unreadable.append((raw, problem.why))",
+        'raw.ack() if "expires" in problem.why else self._unreadable.append((raw, problem.why))',
+        ("tests/flow/test_unreadable.py",),
+    ),
+    Bug(
+        "starts aren't counted",
+        "delivery.py",
+        "if starts < STARTS_MAX:",
+        "if starts:",
+        (f"{FAILURES}::test_a_defect_is_started_five_times_and_then_kept_with_its_traceback",),
+    ),
+    Bug(
+        "dead letters are acknowledged and not kept",
+        "delivery.py",
+        "for kept in self._persistently(partial(self._keep, letters)):",
+        "for kept in list[DeadLetter]():",
+        ("tests/flow/test_unreadable.py",),
+    ),
+    Bug(
+        "messages are taken without a note of it",
+        "transport.py",
+        "redis.call('HSET', KEYS[2], place, raw)",
+        "",
+        (TRANSPORT,),
+    ),
+    Bug(
+        "messages are given back in the wrong order",
+        "transport.py",
+        "return one > other end",
+        "return one < other end",
+        (TRANSPORT,),
+    ),
+    Bug("returns aren't counted", "transport.py", "raw .. ' ')", "raw)", (TRANSPORT,)),
+    Bug(
+        "messages are taken off and not put back",
+        "transport.py",
+        "redis.call('RPUSH', string.sub(place, 17), raw .. ' ')",
+        "",
+        (TRANSPORT,),
+    ),
+    Bug(
+        "after its own outage a heart takes all others for dead",
+        "transport.py",
+        "DEAD_S if now - since >= DEAD_S else 0",
+        "DEAD_S",
+        (OUTAGES,),
+    ),
+    # --- the way out -----------------------------------------------------------------------------
+    Bug(
+        "the relay forgets events before they are published",
+        "relay.py",
+        "        for sink in self._sinks:\n"
+        "            sink.publish(events)\n"
+        "        outbox.mark_published(watch.connection, events)\n",
+        "        outbox.mark_published(watch.connection, events)\n"
+        "        for sink in self._sinks:\n"
+        "            sink.publish(events)\n",
+        (RELAY,),
+    ),
+    Bug(
+        "the relay publishes in the order of ids",
+        "storage/outbox.py",
+        ".order_by(outbox.c.position)",
+        ".order_by(outbox.c.id)",
+        (RELAY,),
+    ),
+)
