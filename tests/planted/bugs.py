@@ -62,6 +62,9 @@ CONSTRAINTS = "tests/storage/test_constraints.py"
 CODES = "tests/storage/test_codes.py"
 SWEEP = "tests/flow/test_sweep.py"
 OUTAGES = "tests/flow/test_outages.py"
+LOCKED = "tests/flow/test_locked_rows.py"
+LEASES = "tests/storage/test_leases.py"
+SESSIONS = "tests/storage/test_sessions.py"
 _WRITE = "write(connection, to_rows(books.take_changes(), told))"
 
 BUGS = (
@@ -148,7 +151,8 @@ BUGS = (
     Bug(
         "a transfer never arrives",
         "domain/rules.py",
-        'return out, TransferredIn(command, case.now, to.key, amount, key=f"in/{id_of(out)}")',
+        "return out, TransferredIn("
+        "command, case.now, to.key, amount, key=keys.arrival(id_of(out)))",
         "return (out,)",
         (STORIES,),
     ),
@@ -156,9 +160,9 @@ BUGS = (
     Bug(
         "PINs are compared before they are noted",
         "delivery.py",
-        "        self._note_guesses(commands)\n"
-        "        with begin(self._engine) as (connection, now):\n",
-        "        with begin(self._engine) as (connection, now):\n"
+        "        self._note_guesses(commands, lock_timeout_ms)\n"
+        "        with begin(self._engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):\n",
+        "        with begin(self._engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):\n"
         "            note_guesses(connection, commands, now)\n",
         ("tests/flow/test_guesses.py",),
     ),
@@ -194,16 +198,30 @@ BUGS = (
     Bug(
         "a sweep has no end",
         "sweeps.py",
-        "for _ in range(SLICES_MAX):",
+        "while swept < SLICES_MAX * slice_rows:",
         "while True:",
+        (SWEEP, "tests/flow/test_sweep_holds.py"),
+    ),
+    Bug(
+        "a sweep stops at rows that it can't change",
+        "sweeps.py",
+        "        last = rows[-1]",
+        "        last = None",
         (SWEEP, "tests/flow/test_sweep_holds.py"),
     ),
     Bug(
         "a lease keeps nobody out",
         "storage/leases.py",
-        "leases.c.expires_at <= now",
-        "leases.c.expires_at >= now",
-        (SWEEP,),
+        "free = leases.c.holder == holder",
+        "free = leases.c.holder != holder",
+        (LEASES,),
+    ),
+    Bug(
+        "a lease is judged by what was seen once",
+        "storage/leases.py",
+        ", leases.c.renewals == held.renewals))",
+        "))",
+        (LEASES,),
     ),
     # --- the database ----------------------------------------------------------------------------
     Bug(
@@ -216,9 +234,51 @@ BUGS = (
     Bug(
         "a commit may wait for a lock for ever",
         "storage/engine.py",
-        'func.set_config("lock_timeout", f"{LOCK_TIMEOUT_MS}ms", true()),',
+        'func.set_config("lock_timeout", bindparam("lock_timeout"), true()),',
         "",
-        (f"{FAILURES}::test_a_command_waits_for_a_lock_however_long_it_is_held",),
+        (LOCKED,),
+    ),
+    Bug(
+        "a group waits for one locked card",
+        "delivery.py",
+        "                except Blocked:\n                    waited = True\n",
+        "                except ZeroDivisionError:\n                    waited = True\n",
+        (LOCKED,),
+    ),
+    Bug(
+        "a message passes one that waits for the same card",
+        "delivery.py",
+        "            locked |= needed\n",
+        "            pass\n",
+        (LOCKED,),
+    ),
+    Bug(
+        "a session without a reply is waited for for ever",
+        "storage/sessions.py",
+        "            driver.pgconn.finish()\n",
+        "            return wait_for_ever(gen, interval)\n",
+        (SESSIONS,),
+    ),
+    Bug(
+        "a session that can only read goes back to the pool",
+        "storage/sessions.py",
+        "            context.is_disconnect = True\n",
+        "            pass\n",
+        (SESSIONS,),
+    ),
+    Bug(
+        "behind a pooler statements are prepared",
+        "storage/sessions.py",
+        "driver.prepare_threshold = None",
+        "pass",
+        (SESSIONS,),
+    ),
+    Bug(
+        "a right that is missing is a message's fault",
+        "storage/errors.py",
+        "return not state.startswith(_DATA_STATES)",
+        "return state.startswith(_PASSING_STATES)",
+        ("tests/flow/test_server_faults.py",),
     ),
     Bug(
         "two cards may have one name",
@@ -264,56 +324,89 @@ BUGS = (
     Bug(
         "starts aren't counted",
         "delivery.py",
-        "if starts < STARTS_MAX:",
-        "if starts:",
+        "return starts < STARTS_MAX",
+        "return True",
         (f"{FAILURES}::test_a_defect_is_started_five_times_and_then_kept_with_its_traceback",),
     ),
     Bug(
         "dead letters are acknowledged and not kept",
         "delivery.py",
-        "for kept in self._persistently(partial(self._keep, letters)):",
-        "for kept in list[DeadLetter]():",
+        "_log_letters(self._persistently(partial(self._keep, letters)))",
+        "pass",
         ("tests/flow/test_unreadable.py",),
     ),
     Bug(
         "messages are taken without a note of it",
-        "transport.py",
-        "redis.call('HSET', KEYS[2], place, raw)",
+        "transport/take.lua",
+        "redis.call('HSET', inflight, unpack(fields))",
         "",
         (TRANSPORT,),
     ),
     Bug(
+        "messages are taken and stay in their list",
+        "transport/take.lua",
+        "redis.call('LTRIM', list, 0, -#fields / 2 - 1)",
+        "",
+        (TRANSPORT,),
+    ),
+    Bug(
+        "an oversize entry is dropped",
+        "transport/take.lua",
+        "redis.call('LMOVE', list, about.key, 'RIGHT', 'LEFT')",
+        "redis.call('RPOP', list)",
+        (TRANSPORT,),
+    ),
+    Bug(
         "messages are given back in the wrong order",
-        "transport.py",
+        "transport/give_back.lua",
         "return one > other end",
         "return one < other end",
         (TRANSPORT,),
     ),
-    Bug("returns aren't counted", "transport.py", "raw .. ' ')", "raw)", (TRANSPORT,)),
+    Bug("returns aren't counted", "transport/give_back.lua", "raw .. ' ')", "raw)", (TRANSPORT,)),
     Bug(
         "messages are taken off and not put back",
-        "transport.py",
-        "redis.call('RPUSH', string.sub(place, 17), raw .. ' ')",
+        "transport/give_back.lua",
+        "if (allowed and push(list, raw)) or push(KEYS[3], raw) then",
+        "do",
+        (TRANSPORT,),
+    ),
+    Bug(
+        "what can't go back to its list is dropped",
+        "transport/give_back.lua",
+        "(allowed and push(list, raw)) or push(KEYS[3], raw)",
+        "not allowed or push(list, raw)",
+        (TRANSPORT,),
+    ),
+    Bug(
+        "one that lives again is returned as dead",
+        "transport/give_back.lua",
+        "if beats and redis.call('ZSCORE', KEYS[1], ARGV[1]) ~= ARGV[2] then return -1 end",
         "",
         (TRANSPORT,),
     ),
     Bug(
         "after its own outage a heart takes all others for dead",
-        "transport.py",
-        "DEAD_S if now - since >= DEAD_S else 0",
-        "DEAD_S",
+        "transport/liveness.py",
+        "passed if passed <= ANSWERED_S_MAX else 0.0",
+        "passed",
         (OUTAGES,),
+    ),
+    Bug(
+        "a worker goes on when settling failed",
+        "transport/channel.py",
+        "        self._failure = error\n",
+        "        pass\n",
+        ("tests/flow/test_broker_trouble.py",),
     ),
     # --- the way out -----------------------------------------------------------------------------
     Bug(
         "the relay forgets events before they are published",
         "relay.py",
-        "        for sink in self._sinks:\n"
-        "            sink.publish(events)\n"
-        "        outbox.mark_published(watch.connection, events)\n",
-        "        outbox.mark_published(watch.connection, events)\n"
-        "        for sink in self._sinks:\n"
-        "            sink.publish(events)\n",
+        "        for part in _publications(events):\n",
+        "        self._published = events\n"
+        "        self._mark_published()\n"
+        "        for part in _publications(events):\n",
         (RELAY,),
     ),
     Bug(
