@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from redis import Redis
 from sqlalchemy import Engine, make_url
 
-from card_worker.cli.embedded import NoServer
+from card_worker.cli.embedded import NoServer, Valkey, valkey
 from card_worker.storage.engine import open_engine
 from card_worker.storage.migrations import upgrade
 from tests import servers
@@ -115,6 +115,13 @@ def broker_url(broker_urls: Iterator[str]) -> str:
     with Redis.from_url(url) as client:
         client.flushdb()
     return url
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[Valkey]:
+    """A broker of the test's own, to be killed and filled up."""
+    with valkey(tmp_path / "broker") as server:
+        yield server
 
 
 @pytest.fixture

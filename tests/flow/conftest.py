@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 from redis import Redis
 
-from card_worker.cli.embedded import Valkey, valkey
+from card_worker.cli.embedded import Valkey
 from tests import servers
 from tests.flow.system import System, system
 
@@ -50,13 +50,6 @@ def shared(
     folder = tmp_path_factory.mktemp("shared")
     with system(folder, database_url=shared_database_url, broker_url=shared_broker_url) as made:
         yield made
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Valkey]:
-    """A broker of the test's own, to be killed and filled up."""
-    with valkey(tmp_path / "broker") as server:
-        yield server
 
 
 @pytest.fixture

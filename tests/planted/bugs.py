@@ -390,7 +390,7 @@ BUGS = (
         "transport/liveness.py",
         "passed if passed <= ANSWERED_S_MAX else 0.0",
         "passed",
-        (OUTAGES,),
+        (TRANSPORT,),
     ),
     Bug(
         "a worker goes on when settling failed",

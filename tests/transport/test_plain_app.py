@@ -14,7 +14,7 @@ from kombu.utils.url import parse_url
 from redis import Redis
 
 from tests.flow.processes import Part, until
-from tests.transport.wire import Wire, wire
+from tests.proxy import Proxy, proxy
 
 ROOT = Path(__file__).parents[2]
 TASKS = "tests.transport.plain"
@@ -145,22 +145,25 @@ def test_what_a_stopped_worker_had_not_begun_goes_back_in_its_order(
     assert noted(redis, 10) == words
 
 
-def test_a_wire_that_goes_silent_is_noticed(
+def test_a_connection_that_goes_silent_is_noticed(
     start: Start, producer: Celery, redis: Redis, broker_url: str
 ) -> None:
     server = parse_url(broker_url)
-    with wire(server["port"]) as between:
+    with proxy(server["port"]) as between:
         start("--pool=solo", url=_through(broker_url, between))
         send(producer, "note", "before")
         noted(redis, 1)
-        between.cut()
+        between.pause()
+        before = between.accepted
+        until(lambda: between.accepted > before, "a new connection")
+        between.resume()
         words = [f"word-{number}" for number in range(10)]
         for word in words:
             send(producer, "note", word)
         assert set(noted(redis, 11)) == {"before", *words}
 
 
-def _through(url: str, between: Wire) -> str:
+def _through(url: str, between: Proxy) -> str:
     return url.replace(f":{parse_url(url)['port']}", f":{between.port}")
 
 

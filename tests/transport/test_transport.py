@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from hashlib import sha1
 from pathlib import Path
+from time import sleep
 from typing import Any, cast
 
 import pytest
@@ -20,12 +21,14 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
 from card_worker import transport
-from card_worker.cli.embedded import valkey
-from card_worker.transport import channel
+from card_worker.cli.embedded import Valkey, valkey
+from card_worker.transport import channel, liveness
 from card_worker.transport import in_flight as flight
 from card_worker.transport.envelope import described, payload
 from card_worker.transport.in_flight import InFlight
-from card_worker.transport.liveness import ANSWERED_S_MAX, BEAT_S, DEAD_S, Watch
+from card_worker.transport.liveness import ANSWERED_S_MAX, BEAT_S, DEAD_S, Heart, Watch
+from tests.flow.processes import until
+from tests.proxy import proxy
 
 TRANSPORT = "card_worker.transport:Transport"
 
@@ -396,6 +399,43 @@ def test_the_dead_are_found_between_outages_within_a_minute(well_s: int, silent_
         now += well_s + silent_s
     assert dead
     assert now <= 45
+
+
+def test_after_an_outage_only_the_dead_are_returned(
+    own_broker: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "BEAT_S", 0.3)
+    monkeypatch.setattr(liveness, "ANSWERED_S_MAX", 0.6)
+    monkeypatch.setattr(liveness, "DEAD_S", 3.0)
+    redis = Redis.from_url(own_broker.url)
+    redis.lpush("cards", b"1", b"2", b"3")
+    with proxy(own_broker.port) as between:
+        through = Redis.from_url(f"redis://127.0.0.1:{between.port}/0", socket_timeout=1.0)
+        consumers = [in_flight(through) for _ in range(3)]
+        for consumer in consumers:
+            take(consumer, "cards", messages=1)
+        hearts = [Heart(living) for living in consumers[1:]]
+        for heart in hearts:
+            heart.start()
+        try:
+            until(lambda: beats_of(redis, *consumers[1:]) >= 2, "heartbeats")
+            between.pause()
+            sleep(4.0)
+            between.resume()
+            until(lambda: redis.llen("cards"), "the message of the dead consumer")
+            assert redis.lrange("cards", 0, -1) == [b"1 "]
+            assert [redis.hlen(one.key) for one in consumers] == [0, 1, 1]
+        finally:
+            for heart in hearts:
+                heart.stop(5.0)
+            through.close()
+            redis.close()
+
+
+def beats_of(redis: Redis, *consumers: InFlight) -> int:
+    """Return the smallest number of heartbeats of some consumers."""
+    scores = [redis.zscore(one.consumers_key, one.consumer) for one in consumers]
+    return int(min(cast("float", score or 0) for score in scores))
 
 
 # --- places that can't be given back to ---------------------------------------------------------

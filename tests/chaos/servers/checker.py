@@ -210,6 +210,7 @@ class Checker:
     def letters(self) -> Iterator[str]:
         """Garbage has a dead letter, and nothing else has one."""
         known = Counter(letter["message_id"] for letter in self._letters if letter["message_id"])
+        bodies = {letter["message_id"]: bytes(letter["body"]) for letter in self._letters}
         nameless = [bytes(one["body"]) for one in self._letters if one["message_id"] is None]
         for garbage in self._journal.garbage:
             letters = known.pop(garbage.mark, 0)
@@ -219,6 +220,9 @@ class Checker:
                 yield f"lost: {garbage.mark} is no dead letter"
             if letters > 1:
                 yield f"doubled: {garbage.mark} has {letters} dead letters"
+            for part in garbage.parts if letters else ():
+                if f'"{part}"'.encode() not in bodies[garbage.mark]:
+                    yield f"lost: {part} is not in the dead letter {garbage.mark}"
         reasons = {one["message_id"]: one["reason"] for one in self._letters}
         for message_id in known:
             yield f"a message in order became a dead letter: {message_id}: {reasons[message_id]}"

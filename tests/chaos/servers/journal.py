@@ -69,9 +69,11 @@ class Asked:
 
 @dataclass(eq=False)
 class Garbage:
-    """A message that has to become a dead letter. `mark` stands in its id or in its bytes."""
+    """A message that has to become one dead letter. `mark` is its id, or stands in its bytes."""
 
     mark: str
+    parts: tuple[str, ...] = ()
+    """What has to stand in the letter, if only parts of the message are garbage."""
     accepted: float | None = None
 
 

@@ -116,11 +116,11 @@ class Workload:
 
     def _list(self) -> Message:
         message_id = self._next_id("list-")
-        asked, garbage, parts = list[Asked](), list[Garbage](), list[Any]()
+        asked, parts, unreadable = list[Asked](), list[Any](), list[str]()
         for place in range(self._chance.randint(2, LIST_MAX)):
             if self._chance.random() < 0.05:
-                parts.append({"command": "cards.explode"})
-                garbage.append(Garbage(f"{message_id}:{place}"))
+                unreadable.append(f"cards.explode-{place}")
+                parts.append({"command": unreadable[-1]})
                 continue
             task, fields = self._command()
             command_id = self._next_id("c")
@@ -128,6 +128,7 @@ class Workload:
             asked.append(_asked(task, command_id, fields))
         raw_body = json.dumps([[], {"commands": parts}, {}]).encode()
         raw = self._raw(message_id, raw_body, "commands.apply")
+        garbage = [Garbage(f"{message_id}:bad", parts=tuple(unreadable))] if unreadable else []
         return Message(raw, "cards.bulk", asked, garbage)
 
     def _repeat(self) -> Message:
