@@ -255,10 +255,11 @@ class Delivery:
     def bury(self, letters: Sequence[LetterAt]) -> bool:
         """Keep messages as dead letters, in one commit; they may be acknowledged afterwards.
 
-        Return False if they couldn't be kept: then they go back to their queue.
+        Return False if they couldn't be kept: then they go back to their queue. Only what passes by
+        itself is waited for: if nothing but the letters' table is at fault, commands can go on.
         """
         try:
-            _log_letters(self._persistently(partial(self._keep, letters)))
+            _log_letters(self._persistently(partial(self._keep, letters), gives_up=needs_operator))
         except Interrupted:
             return False
         except Exception as defect:
@@ -577,7 +578,7 @@ class Delivery:
         try:
             with begin(self._engine, lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS) as (connection, _):
                 change(connection, [message.id for message in messages])
-        except DBAPIError as error:
+        except Exception as error:
             # A start too many is counted; a message that is done isn't started again.
             log.warning("starts not noted", **described(error))
 
@@ -619,18 +620,24 @@ class Delivery:
             self._add(connection, bare)
         return bare
 
-    def _persistently(self, work: Callable[[], Done]) -> Done:
+    def _persistently(
+        self, work: Callable[[], Done], *, gives_up: Callable[[Exception], bool] = lambda _: False
+    ) -> Done:
         """Do `work`, again and again while the database can't; there is no last try.
 
-        Raises Interrupted when the worker is told to stop meanwhile, and Blocked when another
-        session holds a row for too long.
+        Raises Interrupted when the worker is told to stop meanwhile, Blocked when another session
+        holds a row for too long, and what is retryable where it `gives_up`.
         """
+
+        def is_passing(error: Exception) -> bool:
+            return is_retryable(error) and not is_lock_timeout(error) and not gives_up(error)
+
         try:
             return keep_trying(
                 work,
                 "database unavailable",
                 pauses=Pauses(first_s=0.1, max_s=PAUSE_S_MAX),
-                is_retryable=lambda error: is_retryable(error) and not is_lock_timeout(error),
+                is_retryable=is_passing,
                 is_alarming=needs_operator,
                 wait=self._wait,
             )
@@ -649,10 +656,10 @@ class Delivery:
 
 @contextmanager
 def _own_fault() -> Iterator[None]:
-    """Raise OwnFault for what no message has caused, whatever the database says of it."""
+    """Raise OwnFault for what no message has caused, whatever it is."""
     try:
         yield
-    except DBAPIError as error:
+    except Exception as error:
         if is_retryable(error):
             raise
         raise OwnFault from error
