@@ -44,13 +44,13 @@ from card_worker.delivery import (
 )
 from card_worker.files import FileStore, write_files
 from card_worker.grouping import DeadLettered, queue_of
-from card_worker.pauses import Pauses, keep_trying
+from card_worker.pauses import Pauses, described, keep_trying
 from card_worker.secrets.vault import Vault
 from card_worker.settings import LogFormat, WrongSetting, load_settings
 from card_worker.sinks import connect
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import open_engine, reading
-from card_worker.storage.errors import is_retryable
+from card_worker.storage.errors import is_retryable, needs_operator
 from card_worker.storage.migrations import SchemaOutdated, check
 from card_worker.sweeps import expire_cards, expire_holds
 from card_worker.telemetry import configure_logs
@@ -177,7 +177,8 @@ def _make_sweep(name: str, sweep: Callable[[Engine], object]) -> None:
         try:
             sweep(_engine())
         except Exception as error:
-            log.warning("sweep put off", error=type(error).__name__)
+            write = log.error if needs_operator(error) else log.warning
+            write("sweep put off", **described(error))
             if not is_retryable(error):
                 raise
 
@@ -281,6 +282,7 @@ def _try_until_available(event: str, work: Callable[[], None]) -> None:
         event,
         pauses=Pauses(first_s=0.2, max_s=PAUSE_S_MAX),
         is_retryable=lambda error: isinstance(error, RedisError) or is_retryable(error),
+        is_alarming=needs_operator,
     )
 
 

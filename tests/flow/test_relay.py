@@ -240,6 +240,17 @@ def test_a_relay_that_is_stopped_gives_way_at_once(own: System) -> None:
     assert own.cli("relay", "--check").exit_code == 1
 
 
+@pytest.mark.parametrize(
+    "away",
+    [{"BROKER_URL": "redis://127.0.0.1:1/0"}, {"DATABASE_URL": "postgresql://127.0.0.1:1/cards"}],
+    ids=["broker", "database"],
+)
+def test_a_relay_that_waits_ends_when_it_is_told_to(away: dict[str, str], own: System) -> None:
+    relay = own.start("relay", **away)
+    relay.says("database or sink unavailable, retrying")
+    assert relay.stop() == 0
+
+
 def test_check_says_whether_a_relay_is_at_work(engine: Engine, database_url: str) -> None:
     def check() -> tuple[int, str]:
         done = CliRunner().invoke(

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine
 from card_worker.contracts.fields import write_json, write_time
 from card_worker.money import Currency, in_words
 from card_worker.settings import load_settings
-from card_worker.storage.engine import open_engine, reading
+from card_worker.storage.engine import REPLY_MAX_S, open_engine, reading
 
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """What a terminal obeys, or what isn't Unicode; of the former, not the tab and the new line."""
@@ -92,9 +92,9 @@ def refuse(why: str, *, code: int = 1) -> typer.Exit:
 
 
 @contextmanager
-def database() -> Iterator[Engine]:
-    """Give the database that the settings name."""
-    engine = open_engine(load_settings().database())
+def database(*, reply_max_s: float | None = None) -> Iterator[Engine]:
+    """Give the database that the settings name. A reply may take REPLY_MAX_S or `reply_max_s`."""
+    engine = open_engine(load_settings().database(), reply_max_s=reply_max_s or REPLY_MAX_S)
     try:
         yield engine
     finally:
@@ -102,7 +102,7 @@ def database() -> Iterator[Engine]:
 
 
 @contextmanager
-def looking() -> Iterator[Connection]:
-    """Give a connection to look at the database with."""
-    with database() as engine, reading(engine) as connection:
+def looking(*, reply_max_s: float | None = None) -> Iterator[Connection]:
+    """Give a connection to look at the database with; `reply_max_s` as for `database`."""
+    with database(reply_max_s=reply_max_s) as engine, reading(engine) as connection:
         yield connection
