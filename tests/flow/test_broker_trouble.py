@@ -412,6 +412,26 @@ def test_a_cold_stop_ends_a_commit_that_waits(
     assert own.types("waits") == ["card.updated"]
 
 
+@pytest.mark.parametrize("pool", [(), ("--pool", "processes", "--concurrency", "2")], ids=str)
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGTERM])
+def test_a_stop_ends_a_group_that_waits_for_the_database(
+    number: signal.Signals, pool: tuple[str, ...], tmp_path: Path, sqlite_url: str, broker_url: str
+) -> None:
+    with system(tmp_path, database_url=sqlite_url, broker_url=broker_url) as own:
+        worker = own.start("worker", *pool)
+        worker.says("ready.")
+        with own.engine.begin() as connection:
+            connection.execute(text("UPDATE cards SET card_id = card_id"))
+            own.create("waits")
+            worker.says("database unavailable, retrying")
+            os.kill(worker.pid, number)
+            worker.ended()
+        until(lambda: own.held() == 0, "the message that goes back")
+        own.start("relay")
+        own.start("worker", "--hostname=second@%h")
+        assert own.types("waits") == ["card.created"]
+
+
 def test_a_worker_that_fails_does_not_end_with_0(own: System) -> None:
     # A defect of ours in Celery's loop: the loop can't be made.
     broken = "import card_worker.grouping as g; g.Consumer.create_task_handler = None; "
