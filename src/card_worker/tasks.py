@@ -5,13 +5,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
+from mmap import mmap
 from typing import Any
 from uuid import uuid4, uuid5
 
 import structlog
 from celery import Celery, Task, signals
 from celery.exceptions import Reject
-from celery.worker import state
 from kombu.message import Message as KombuMessage
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
@@ -62,6 +62,9 @@ TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, CHUNK, *SWEEPS])
 PRIORITY_LOWEST = 9
 PAUSE_S_MAX = 5.0
 
+# Shared with the children of a pool, which get no signal of a stop and would wait on.
+_is_stopping = mmap(-1, 1)
+
 app = Celery("card_worker", events="card_worker.monitoring:Events", set_as_current=False)
 app.config_from_object("celeryconfig")
 
@@ -96,7 +99,7 @@ def _vault() -> Vault:
 def _delivery_of(_pid: int) -> Delivery:
     return Delivery(
         _engine(),
-        stopping=lambda: state.should_stop is not None or state.should_terminate is not None,
+        stopping=lambda: bool(_is_stopping[0]),
         vault=_vault(),
         files=_files(),
         letters_to=load_settings().letter_recipients or (),
@@ -202,6 +205,11 @@ class Consumer(grouping.Consumer):
         settings = load_settings()
         self.group_max, self.group_wait_s = settings.group_max, settings.group_wait_ms / 1000
 
+    def cancel_active_requests(self) -> None:
+        """Begin a cold stop. Celery then waits for the pool, before it says that it stops."""
+        _on_shutting_down()
+        super().cancel_active_requests()
+
     def bury(self, unreadable: Sequence[tuple[KombuMessage, str]]) -> bool:
         return _delivery().bury([partial(_letter, raw, why) for raw, why in unreadable])
 
@@ -259,6 +267,11 @@ def _on_worker_init(**_: Any) -> None:
         _check_broker(consuming(lists, db=broker.db))
     except (SchemaOutdated, WrongSetting, Refused) as reason:
         raise SystemExit(f"card_worker: {reason}") from None
+
+
+@signals.worker_shutting_down.connect
+def _on_shutting_down(**_: Any) -> None:
+    _is_stopping[0] = 1
 
 
 @signals.beat_init.connect
