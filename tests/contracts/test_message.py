@@ -1,6 +1,7 @@
 """From a message to commands: what may pass, and who can be answered."""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -284,7 +285,7 @@ HIDING: list[Any] = [
 @pytest.mark.parametrize("value", HIDING, ids=repr)
 def test_a_reason_repeats_no_secret(value: Any) -> None:
     content = ("content_type", "content_encoding")
-    attempts = [
+    attempts: list[Callable[[], object]] = [
         lambda: pass_through({**HEADERS, "task": value}),
         *(partial(pass_through, HEADERS, **{name: value}) for name in content),
         lambda: listed({"command": value, **GOOD}),

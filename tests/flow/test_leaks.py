@@ -242,8 +242,11 @@ def _use_plainly(place: Place, cards: Sequence[dict[str, str]]) -> None:
             for kwargs in (look, look | {"pin": WRONG}):
                 celery.send_task("cards.get", queue="cards", kwargs=kwargs, ignore_result=False)
             celery.send_task("transactions.create", queue="cards", args=[row["token"], row["pin"]])
-            listed = [{"command": "transactions.create", **row}, {"command": "?", **row}]
-            listed += [{"command": row, **look}]
+            listed: list[dict[str, Any]] = [
+                {"command": "transactions.create", **row},
+                {"command": "?", **row},
+                {"command": row, **look},
+            ]
             celery.send_task("commands.apply", queue="cards.bulk", kwargs={"commands": listed})
         for row in cards[:DEFECTS]:
             right = {"account_id": ACCOUNT, "ref_id": "defect", **_askings(row)["right"]}
