@@ -15,15 +15,17 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Connection, Engine
 
-from card_worker.contracts.fields import write_json, write_time
+from card_worker.contracts.fields import NOT_IN_TEXT, write_json, write_time
 from card_worker.money import Currency, in_words
 from card_worker.settings import load_settings
 from card_worker.storage.engine import REPLY_MAX_S, open_engine, reading
 
-_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_STEERING = re.compile(rf"(?![\t\n])[{NOT_IN_TEXT}\ud800-\udfff]")
 """What a terminal obeys, or what isn't Unicode; of the former, not the tab and the new line."""
-# JSON leaves these in its texts.
-_STEERING_IN_JSON = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+# JSON leaves these in its texts, and those below it has escaped already.
+_STEERING_IN_JSON = {
+    code: f"\\u{code:04x}" for code in range(0x7F, 0xD800) if _STEERING.match(chr(code))
+}
 
 
 def visible(text: str) -> str:

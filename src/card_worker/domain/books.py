@@ -1,7 +1,7 @@
 """The books: the rows a group of commands needs, held in memory while the rules run over them."""
 
 from collections import ChainMap
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -120,6 +120,8 @@ class Books:
     _pins_before: dict[UUID, Pin | None] = field(default_factory=dict)
     _guesses_before: dict[UUID, Guess | None] = field(default_factory=dict)
     _batches_before: dict[BatchKey, Batch | None] = field(default_factory=dict)
+    _listed: dict[str, dict[str, Batch]] = field(default_factory=dict)
+    """The orders of an account by each card_id that they list, once somebody has looked for one."""
     _new_runs: list[Run] = field(default_factory=list)
     _new_files: list[tuple[File, FilePart]] = field(default_factory=list)
     _told: int = 0
@@ -206,13 +208,23 @@ class Books:
             return None
         card = self.cards.get(key)
         if card is None:
-            return next((order for order in orders.values() if order.has(key[1])), None)
+            return self._ordering(key, orders.values())
         if card.batch_id is None or card.state is not State.INACTIVE:
             return None
         return orders.get(card.batch_id)
 
+    def _ordering(self, key: CardKey, orders: Iterable[Batch]) -> Batch | None:
+        account_id, card_id = key
+        listed = self._listed.get(account_id)
+        if listed is None:
+            # To search the lists for each card would take minutes where many orders wait.
+            listed = {card["card_id"]: one for one in orders for card in one.listed or ()}
+            self._listed[account_id] = listed
+        return listed.get(card_id) or next((one for one in orders if one.numbers(card_id)), None)
+
     def put_batch(self, batch: Batch) -> None:
         """Let a batch be as given: one that changes, or one that is new."""
+        self._listed.pop(batch.account_id, None)
         self._batches_before.setdefault(batch.key, self.batches.get(batch.key))
         self.batches[batch.key] = batch
         orders = dict(self.orders.get(batch.account_id, {}))
@@ -284,6 +296,7 @@ class Books:
             ChainMap({}, self.pins),
             self.guesses,
             self.guesses_by_card,
+            _listed=dict(self._listed),
         )
 
     def take_changes(self) -> Changes:

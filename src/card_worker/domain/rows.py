@@ -299,10 +299,10 @@ class Batch(NamedTuple):
         listed = self.listed[first - 1 : first - 1 + count]
         return [CardType(card["type"]) if "type" in card else self.type for card in listed]
 
-    def has(self, card_id: str) -> bool:
-        """Say whether a card of this name is one of its own, made or not."""
+    def numbers(self, card_id: str) -> bool:
+        """Say whether its pattern gives this name to one of its cards, made or not."""
         if self.pattern is None:
-            return any(card["card_id"] == card_id for card in self.listed or ())
+            return False
         number = Pattern.known(self.pattern).number_of(card_id)
         return number is not None and 1 <= number <= self.requested
 
