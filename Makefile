@@ -30,14 +30,28 @@ demo: $(VENV)/ready  ## Run the whole worker once, with nothing but this machine
 dev: $(VENV)/ready  ## Keep the same running, with beat and Flower, until Ctrl-C
 	@$(BIN)/card-worker dev $(ARGS)
 
+# tests/conftest.py says how many run at once, and which stay together.
+SIDE_BY_SIDE := -n auto --no-loadscope-reorder
+# Orders of thousands of cards take a third of the time that all this takes.
+QUICK := $(addprefix tests/,cli contracts domain reference secrets settings storage) \
+	--ignore tests/storage/test_orders.py
+
 .PHONY: test
-test: $(VENV)/ready  ## Run the tests; select some with ARGS="-k expiry"
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/ready  ## Run the tests, side by side; select some with ARGS="-k expiry"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not debian" $(ARGS)
+
+.PHONY: test-quick
+test-quick: $(VENV)/ready  ## Run most tests that need no server, in less than a minute
+	@$(BIN)/python -m pytest -n logical --no-loadscope-reorder -m "not debian and not server" $(QUICK) $(ARGS)
+
+.PHONY: test-debian
+test-debian: $(VENV)/ready programs  ## Run the tests that need programs of Debian's; as root, install those
+	@$(BIN)/python -m pytest -m debian $(ARGS)
 
 .PHONY: test-model
-test-model: $(VENV)/ready  ## Prove the rules at length: a plain model, a long stream, races
-	@MODEL_EXAMPLES=1000 MODEL_STEPS=50 STREAM_COMMANDS=10000 RACES=2000 \
-		$(BIN)/python -m pytest tests/model tests/storage/test_races.py $(ARGS)
+test-model: $(VENV)/ready  ## Prove the rules at length: a plain model, a long stream, races, forms of URLs
+	@MODEL_EXAMPLES=1000 MODEL_STEPS=50 STREAM_COMMANDS=10000 RACES=2000 ALL_FORMS=1 \
+		$(BIN)/python -m pytest tests/model tests/storage/test_races.py tests/flow/test_redis_urls.py $(ARGS)
 
 .PHONY: chaos
 chaos: $(VENV)/ready  ## Kill workers under load and prove the books; ARGS="--seed 2"
@@ -100,6 +114,18 @@ lock: python  ## Pin what pyproject.toml asks for; raise what is pinned with ARG
 clean:  ## Remove everything that was made here
 	@rm -rf $(VENV) $(BENCH) .venv-lock build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What tests with the marker `debian` run. An installed service isn't started: RUNLEVEL is for that.
+PROGRAMS := age pgbouncer
+
+.PHONY: programs
+programs:
+	@missing=$$(for program in $(PROGRAMS); do \
+		PATH=$$PATH:/usr/sbin command -v $$program >/dev/null || echo $$program; done); \
+	install="apt-get install --no-install-recommends --yes --quiet=2 "$$missing; \
+	if [[ -n $$missing ]] && ! { [[ $$(id -u) = 0 ]] && command -v apt-get >/dev/null \
+		&& apt-get update --quiet=2 && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive $$install; }; then \
+		echo "tests will be skipped until a root user has run: $$install" >&2; fi
 
 .PHONY: python
 python:

@@ -1,16 +1,23 @@
 """Fixtures that any test may ask for: real databases and a real broker, started on first use."""
 
+import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cache
 from itertools import cycle
 from pathlib import Path
+from typing import NoReturn
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 from redis import Redis
 from sqlalchemy import Engine, make_url
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from card_worker.cli.embedded import NoServer, Valkey, valkey
 from card_worker.storage.engine import open_engine
@@ -18,14 +25,87 @@ from card_worker.storage.migrations import upgrade
 from tests import servers
 from tests.servers import Given, Server
 
+ROOT = Path(__file__).parents[1]
+SLOW = ("tests/chaos/", "tests/flow/")
+"""Where most tests run the worker and other parts as processes."""
+SERVERS = {"postgres_server", "valkey_server", "own_broker"}
+"""Fixtures that start a server."""
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+WORKERS_MAX = 8
+"""Each runs a PostgreSQL and a Valkey of its own."""
+
 # However slow this machine is just now.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """End tests on SIGTERM as on Ctrl-C, with all that they have to clean up."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if IS_WORKER:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _end)
+    elif config.getoption("numprocesses"):
+        signal.signal(signal.SIGTERM, _end_workers)
+    else:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _end(*_: object) -> NoReturn:
+    # pytest-xdist sends SIGINT to a worker that takes longer than 5 s to clean up.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _end_workers(*_: object) -> NoReturn:
+    # By itself pytest-xdist gives them 5 s to end their tests, and as long to clean up.
+    for worker in psutil.Process().children():
+        worker.terminate()
+    raise KeyboardInterrupt
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Choose how many tests run side by side: for `-n auto` two for each core, as most wait."""
+    cores = os.cpu_count() or 1
+    return cores if config.option.numprocesses == "logical" else min(2 * cores, WORKERS_MAX)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> "Scheduler":
+    return Scheduler(config, log)
+
+
+class Scheduler(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """Gives each worker of pytest-xdist a file at a time; of a slow folder, a single test.
+
+    Tests that share a fixture of their module stay together. The groups of `--dist loadgroup` would
+    say so, but that option ignores them since pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return nodeid if file.startswith(SLOW) and not _shares(file) else file
+
+
+@cache
+def _shares(file: str) -> bool:
+    text = (ROOT / file).read_text()
+    return re.search(r'scope="module"|\bshared\w*: ', text) is not None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a server."""
+    for item in items:
+        if isinstance(item, pytest.Function) and _needs_server(item):
+            item.add_marker(pytest.mark.server)
+
+
+def _needs_server(item: pytest.Function) -> bool:
+    kind = item.callspec.params.get("database_url") if hasattr(item, "callspec") else None
+    return (
+        item.nodeid.startswith(SLOW)
+        or kind == "postgresql"
+        or not SERVERS.isdisjoint(item.fixturenames)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ class PgBouncer:
     def __init__(self, folder: Path, server_url: str) -> None:
         self._folder = folder
         self._server = make_url(server_url)
-        self.port = random.choice(PORTS)
+        self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database_url: str) -> str:
@@ -47,6 +47,17 @@ class PgBouncer:
         return make_url(database_url).set(port=self.port).render_as_string(hide_password=False)
 
     def start(self) -> None:
+        """Start the pooler; the port is chosen once."""
+        ports = [self.port] if self.port else random.sample(PORTS, 3)
+        while self._process is None:
+            self.port = ports.pop()
+            self._launch()
+            until(lambda: self._has_ended() or self._answers(), "PgBouncer")
+            if self._has_ended():
+                self._process = None
+                assert ports, "PgBouncer did not start"
+
+    def _launch(self) -> None:
         settings = self._folder / "pgbouncer.ini"
         settings.write_text(
             SETTINGS.format(server_port=self._server.port, port=self.port, folder=self._folder)
@@ -61,10 +72,12 @@ class PgBouncer:
         self._process = subprocess.Popen(
             tied([program, "-q", *as_user, str(settings)]), start_new_session=True
         )
-        url = self.url(self._server.render_as_string(hide_password=False))
-        until(lambda: self._answers(url), "PgBouncer")
 
-    def _answers(self, url: str) -> bool:
+    def _has_ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def _answers(self) -> bool:
+        url = self.url(self._server.render_as_string(hide_password=False))
         try:
             psycopg.connect(url, connect_timeout=5).close()
         except psycopg.OperationalError:

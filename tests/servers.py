@@ -103,7 +103,9 @@ def missing(error: NoServer, variable: str) -> NoReturn:
 def database(server: Server, *, template: str | None = None) -> Iterator[str]:
     """Give the URL of a new database, a copy of `template`; drop it whoever is connected."""
     name = f"card_worker_test_{secrets.token_hex(6)}"
-    _administer(server, "CREATE DATABASE {} TEMPLATE {}", name, template or "template1")
+    # A copy of the files takes a sixth of the CPU time that a copy through the log takes.
+    create: LiteralString = "CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy"
+    _administer(server, create, name, template or "template1")
     try:
         yield make_url(server.url).set(database=name).render_as_string(hide_password=False)
     finally:

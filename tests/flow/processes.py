@@ -5,6 +5,7 @@ environment but what it is given; and writes to a log whose end a failing test s
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -111,6 +112,12 @@ class Part:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._killed = True
+
+
+def flower_address(flower: Part) -> str | None:
+    """Return the host and port of a Flower that was started with --port=0; None at its start."""
+    found = re.search(r"Visit me at http://(127\.0\.0\.1:\d+)", flower.said)
+    return found and found[1]
 
 
 class Parts:

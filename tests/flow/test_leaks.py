@@ -9,7 +9,6 @@ import base64
 import csv
 import io
 import json
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from card_worker.secrets.secret import Secret
 from card_worker.storage.migrations import upgrade
 from tests import servers
 from tests.flow.haystack import Haystack
-from tests.flow.processes import until
+from tests.flow.processes import Part, flower_address, until
 from tests.flow.system import ACCOUNT, System, envelope, system
 
 BUREAU, OPERATOR, SERVICE = new_identity(), new_identity(), new_identity()
@@ -62,7 +61,7 @@ class Place:
     broker: Valkey
     data: Path
     batches: int
-    flower: str
+    flower: Part
 
     @property
     def cards(self) -> int:
@@ -85,11 +84,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         made = running.enter_context(system(tmp_path, database_url=url, broker_url=broker.url))
         made.start("worker", "--loglevel=DEBUG", **_settings(tmp_path, broker.url))
         made.start("relay")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        made.start("flower", f"--port={port}", "--logging=debug")
-        place = Place(made, broker, data, batches, f"127.0.0.1:{port}")
+        flower = made.start("flower", "--port=0", "--logging=debug")
+        place = Place(made, broker, data, batches, flower)
         until(lambda: _flower_is_told(place), "Flower")
         yield place
 
@@ -332,12 +328,15 @@ def _content(redis: Redis, key: str) -> Any:
 
 def _flower_s_tasks(place: Place) -> str:
     """Return all that Flower knows of tasks."""
-    connection = HTTPConnection(place.flower, timeout=30)
+    address = flower_address(place.flower)
+    if address is None:
+        return ""
+    connection = HTTPConnection(address, timeout=30)
     try:
         connection.request("GET", "/api/tasks?limit=100000")
         return connection.getresponse().read().decode()
     except OSError:
-        return ""  # it is still starting
+        return ""
     finally:
         connection.close()
 

@@ -86,6 +86,7 @@ def stack(
         broker_url = running.enter_context(valkey(folder / "broker")).url
         ours = {"CARD_WORKER_DATABASE_URL": database_url, "CARD_WORKER_BROKER_URL": broker_url}
         clean = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        clean["TMPDIR"] = str(folder)
         for name, command in {
             "worker": ["celery", "-A", "card_worker", "worker", "--loglevel=INFO"],
             "relay": ["card_worker.cli", "relay"],

@@ -149,18 +149,10 @@ def test_a_worker_on_a_database_that_is_not_migrated_says_what_to_do(
         again.says("ready.")
 
 
-@pytest.fixture(scope="module")
-def refused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Part]]:
-    """All of them, started together."""
-    with parts(tmp_path_factory.mktemp("refused")) as all_parts:
-        yield [all_parts.run(*STARTS[start], env=None, **settings) for start, settings, _ in WRONG]
-
-
 @pytest.mark.parametrize("case", range(len(WRONG)), ids=lambda case: f"{WRONG[case][0]}-{case}")
-def test_a_wrong_or_missing_setting_stops_the_start_with_one_line(
-    case: int, refused: list[Part]
-) -> None:
-    part, (_, _, named) = refused[case], WRONG[case]
+def test_a_wrong_or_missing_setting_stops_the_start_with_one_line(case: int, bare: Parts) -> None:
+    start, settings, named = WRONG[case]
+    part = bare.run(*STARTS[start], env=None, **settings)
     assert part.ended() == 1, part.said
     (line,) = [line for line in part.said.splitlines() if "CARD_WORKER_" in line]
     assert f"CARD_WORKER_{named}" in line

@@ -1,6 +1,7 @@
 """Every accepted form of a Redis URL works in every part, and no part ever shows the password."""
 
 import json
+import os
 import re
 import socket
 import tempfile
@@ -32,7 +33,7 @@ from card_worker.storage.engine import begin, open_engine
 from card_worker.transport import TRANSPORT
 from tests import servers
 from tests.certificates import make_certificates
-from tests.flow.processes import PARTS, WAIT_S, Parts, parts, until
+from tests.flow.processes import PARTS, WAIT_S, Parts, flower_address, parts, until
 from tests.flow.system import ACCOUNT, card
 from tests.proxy import proxy
 
@@ -56,6 +57,10 @@ FORMS = {
     "rediss://{word}127.0.0.1:{tls}/3?ssl_cert_reqs=CERT_NONE": 3,
 }
 """The forms, and the database that each names."""
+KINDS = ("redis://{login}localhost", "redis://{word}[::1]", "unix://", "rediss://{login}localhost")
+# `make test-model` takes all of them.
+IN_EVERY_PART = [form for form in FORMS if "ALL_FORMS" in os.environ or form.startswith(KINDS)]
+"""One of each kind: every part takes two seconds of a core to start."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Places:
         return Redis(**place, **options, decode_responses=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
     """Two servers that ask for a password: one on TCP with TLS before it, one on a socket only."""
     with ExitStack() as running:
@@ -132,12 +137,11 @@ def _ask_for_password(client: Redis) -> None:
     client.config_set("requirepass", PASSWORD)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", IN_EVERY_PART)
 def test_a_form_works_in_every_part(
     form: str, places: Places, tmp_path: Path, sqlite_url: str
 ) -> None:
-    if "[::1]" in form and not _has_ipv6():
-        pytest.skip("this machine has no ::1")
+    _skip_without_ipv6(form)
     url = places.url(form)
     with places.server(form) as server:
         server.flushall()
@@ -211,9 +215,12 @@ VERIFIED = {
 same server that is accepted: it must not get the connection of that one."""
 
 
-@pytest.mark.parametrize("form", VERIFIED)
-def test_a_server_is_verified_unless_the_url_says_otherwise(form: str, places: Places) -> None:
-    url, why = places.url(form), VERIFIED[form]
+@pytest.mark.parametrize("form", [*FORMS, *VERIFIED])
+def test_a_client_connects_and_verifies_the_server_unless_the_url_says_otherwise(
+    form: str, places: Places
+) -> None:
+    _skip_without_ipv6(form)
+    url, why = places.url(form), VERIFIED.get(form)
     address = RedisAddress.parse(url)
     with Celery(backend=address.backend_url, set_as_current=False) as app, Client(url) as client:
         app.conf.update(
@@ -273,7 +280,7 @@ class Flower:
     """A running Flower, and what its API shows."""
 
     def __init__(self, running: Parts) -> None:
-        self.part = running.start("flower", "--port=0")  # a free one, which its log tells
+        self.part = running.start("flower", "--port=0")
 
     def shows(self, path: str, is_so: Callable[[dict[str, Any]], bool]) -> str:
         """Return what it shows at `path` once that is so."""
@@ -289,10 +296,10 @@ class Flower:
         return shown
 
     def _get(self, path: str) -> str:
-        found = re.search(r"Visit me at (http://127\.0\.0\.1:\d+)", self.part.said)
+        address = flower_address(self.part)
         with suppress(OSError):
-            if found:
-                with urlopen(f"{found[1]}{path}", timeout=WAIT_S) as response:  # noqa: S310
+            if address:
+                with urlopen(f"http://{address}{path}", timeout=WAIT_S) as response:
                     return str(response.read().decode())
         return ""
 
@@ -320,6 +327,11 @@ def _cli(running: Parts, *arguments: str) -> str:
     done = CliRunner().invoke(app, arguments, env=running.settings)
     assert done.exit_code == 0, done.output
     return done.stdout
+
+
+def _skip_without_ipv6(form: str) -> None:
+    if "[::1]" in form and not _has_ipv6():
+        pytest.skip("this machine has no ::1")
 
 
 def _has_ipv6() -> bool:

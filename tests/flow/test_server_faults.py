@@ -335,6 +335,7 @@ def test_a_database_that_falls_silent_delays_answers_by_less_than_a_minute(
             assert_all_done(own, *names("meanwhile"))
 
 
+@pytest.mark.debian
 def test_behind_a_pooler_all_is_answered_and_nothing_is_a_letter(
     tmp_path: Path, postgres_server: Server, postgres_url: str, broker_url: str
 ) -> None:

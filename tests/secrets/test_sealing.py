@@ -115,6 +115,7 @@ def test_a_wrong_recipient_is_named_by_its_place(texts: list[str], why: str) -> 
         (STRANGER.recipient, seal(read_recipients([STRANGER.recipient]), b"x")),
         ("AGE-SECRET-KEY-1WRONG", b""),
     ],
+    ids=["not sealed", "empty", "a recipient", "no identity"],
 )
 def test_what_does_not_open_says_why_and_shows_no_identity(secret: str, sealed: bytes) -> None:
     with pytest.raises(NotOpened) as raised:
@@ -133,6 +134,7 @@ def test_a_changed_byte_is_noticed() -> None:
 AGE = shutil.which("age")
 
 
+@pytest.mark.debian
 @pytest.mark.skipif(AGE is None, reason="the program `age` isn't installed: apt install age")
 @pytest.mark.parametrize("armored", [True, False])
 def test_the_stock_tool_opens_what_is_sealed_and_seals_what_is_opened(

@@ -110,6 +110,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run([unmount, str(disk)], check=True)
 
 
+@pytest.mark.debian
 def test_a_full_disk_leaves_no_half_file_and_is_tried_again(
     engine: Engine, small_disk: Path
 ) -> None:

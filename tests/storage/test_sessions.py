@@ -189,6 +189,7 @@ def test_an_error_of_what_was_asked_leaves_the_session(postgres_url: str) -> Non
 # --- poolers --------------------------------------------------------------------------------------
 
 
+@pytest.mark.debian
 def test_behind_a_pooler_nothing_belongs_to_a_session(
     postgres_server: Server, postgres_url: str
 ) -> None:
