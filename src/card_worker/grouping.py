@@ -8,6 +8,8 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from time import monotonic
 from typing import Any
 
@@ -19,12 +21,14 @@ from celery.worker import state
 from kombu import serialization
 from kombu.message import Message as KombuMessage
 
+from card_worker import stopping
 from card_worker.contracts.fields import write_json
 from card_worker.contracts.message import Unreadable, cost_of, is_id, vet
-from card_worker.delivery import Answered, Buried, Fate, Message, Returned, Shown, Waiting
 from card_worker.health import Record
+from card_worker.messages import Answered, Buried, Fate, Message, Returned, Shown, Waiting
 from card_worker.reconnecting import ReconnectingConsumer
 from card_worker.results import Result, Results
+from card_worker.storage.contention import Row
 
 EVENTS_BUFFERED_MAX = 4_096
 """Celery's events of a group leave in one publication, not in one for every two dozen."""
@@ -73,8 +77,11 @@ class Consumer(ReconnectingConsumer):
     """How long a group waits for company; a lone message with it."""
 
     @staticmethod
-    def deliver(messages: Sequence[Message]) -> list[Fate]:
-        """Bring a group to its end. Called in the pool, so it must be importable by name."""
+    def deliver(messages: Sequence[Message], locked: frozenset[Row] = frozenset()) -> list[Fate]:
+        """Bring a group to its end. Called in the pool, so it must be importable by name.
+
+        `locked` are rows that earlier messages wait for.
+        """
         raise NotImplementedError
 
     def bury(self, unreadable: Sequence[tuple[KombuMessage, str]]) -> bool:
@@ -92,11 +99,21 @@ class Consumer(ReconnectingConsumer):
         backend = self.app.conf.result_backend and self.app.backend
         self._results = Results(backend) if backend else None
 
+    def stop(self) -> None:
+        stopping.ask()
+        super().stop()
+
+    def cancel_active_requests(self) -> None:
+        # Celery calls it before it waits for the pool.
+        stopping.ask()
+        super().cancel_active_requests()
+
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[KombuMessage], None]:
         self._run_by_celery = super().create_task_handler(*args, **kwargs)
         self._waiting: list[Received] = []
         self._parked: list[Received] = []
         self._held = 0  # parked, or just delivered again
+        self._locked = frozenset[Row]()
         self._connections += 1
         self._unreadable: list[tuple[KombuMessage, str]] = []
         self._is_due = False
@@ -170,19 +187,22 @@ class Consumer(ReconnectingConsumer):
 
     def _bury(self) -> None:
         unreadable, self._unreadable = self._unreadable, []
-        kept = self.bury(unreadable)
-        self._settle([raw for raw, _ in unreadable], requeue=not kept)
+        raws = [raw for raw, _ in unreadable]
+        if self.bury(unreadable):
+            self._acknowledge(raws)
+        else:
+            self._give_back(raws)
 
     def _flush(self) -> None:
-        self._is_due = False
+        self._is_due, self._locked = False, frozenset()
         # What is parked was sent earlier, so it goes first.
         waiting, self._waiting, self._parked = [*self._parked, *self._waiting], [], []
         together = [one for one in waiting if one.message.task not in self.apart]
-        for group in self._groups(together):
-            self._start(group)
-        for one in waiting:
-            if one.message.task in self.apart:
-                self._start([one])
+        apart = [[one] for one in waiting if one.message.task in self.apart]
+        for group in chain(self._groups(together), apart):
+            # What isn't started any more goes back when the worker ends.
+            if not stopping.is_asked():
+                self._start(group)
 
     def _groups(self, waiting: Sequence[Received]) -> Iterator[list[Received]]:
         """Yield messages in groups, bounded by their number and by their cost."""
@@ -218,26 +238,29 @@ class Consumer(ReconnectingConsumer):
         try:
             self.pool.apply_async(
                 self.deliver,
-                ([one.message for one in group],),
+                ([one.message for one in group], self._locked),
                 callback=on_fates,
                 error_callback=lambda error: self._on_error(group, started, error.exception),
             )
-        except Exception as error:
+        except BaseException as error:
             # The solo pool lets through what `deliver` raises, and what comes after it as well.
-            if delivered:
+            if delivered or not isinstance(error, Exception):
+                # It ends this process.
+                self._give_back([one.raw for one in group], died=True)
                 raise
             self._on_error(group, started, error)
 
     def _on_error(self, group: list[Received], started: float, error: BaseException) -> None:
         """Deal with a group that `deliver` has no fates for."""
         if not isinstance(error, Exception) or isinstance(error, WorkerLostError):
-            # The process that had it is gone; who comes next tells by the returns.
-            self._finish(group, [Returned()] * len(group), seconds=0)
+            # The process that had it is gone.
+            self._finish(group, [Returned(died=True)] * len(group), seconds=0)
             return
         log.error("defect", error=type(error).__name__, messages=len(group))
         if len(group) > 1:
             for one in group:
-                self._run([one], started)
+                if not stopping.is_asked():
+                    self._run([one], started)
             return
         (one,), why = group, f"defect: {type(error).__name__}"
         kept = self.bury([(one.raw, why)])
@@ -245,10 +268,12 @@ class Consumer(ReconnectingConsumer):
 
     def _finish(self, group: list[Received], fates: Sequence[Fate], *, seconds: float) -> None:
         ends = list(zip(group, fates, strict=True))
+        waiting = [fate.rows for fate in fates if isinstance(fate, Waiting)]
+        self._locked = self._locked.union(*waiting)
         self._park(group, [one for one, fate in ends if isinstance(fate, Waiting)])
         ends = [(one, fate) for one, fate in ends if not isinstance(fate, Waiting)]
-        back = [one.raw for one, fate in ends if isinstance(fate, Returned)]
-        self._settle(back, requeue=True)
+        back = [(one.raw, fate) for one, fate in ends if isinstance(fate, Returned)]
+        self._give_back([raw for raw, _ in back], died=any(fate.died for _, fate in back))
         self._tell(
             "task-succeeded",
             (
@@ -265,7 +290,7 @@ class Consumer(ReconnectingConsumer):
                 if isinstance(fate, Buried)
             ),
         )
-        self._settle([one.raw for one, fate in ends if not isinstance(fate, Returned)])
+        self._acknowledge([one.raw for one, fate in ends if not isinstance(fate, Returned)])
         if self._results is not None:
             self._results.store([result for end in ends if (result := self._result(*end))])
         self._rest(max(fate.rest_s if isinstance(fate, Answered) else 0.0 for fate in fates))
@@ -285,17 +310,34 @@ class Consumer(ReconnectingConsumer):
             self._is_due = True
             self.timer.call_after(PARKED_S, self._flush)
 
-    def _settle(self, raws: Sequence[KombuMessage], *, requeue: bool = False) -> None:
-        """Acknowledge messages, or give them back; in one step where the transport can."""
-        if not raws:
-            return
-        at_once = getattr(raws[0].channel.qos, "requeue_all" if requeue else "ack_all", None)
+    def _give_back(self, raws: Sequence[KombuMessage], *, died: bool = False) -> None:
+        """Put messages back; `died` says that a process ended at them which wasn't told to.
+
+        When the worker stops they are left for its end, which gives back all that it has taken,
+        in the order in which it was.
+        """
+        if raws and not stopping.is_asked():
+            at_once = getattr(raws[0].channel.qos, "requeue_all", None)
+            self._settle(raws, at_once and partial(at_once, died=died), KombuMessage.requeue)
+
+    def _acknowledge(self, raws: Sequence[KombuMessage]) -> None:
+        if raws:
+            at_once = getattr(raws[0].channel.qos, "ack_all", None)
+            self._settle(raws, at_once, KombuMessage.ack)
+
+    def _settle(
+        self,
+        raws: Sequence[KombuMessage],
+        at_once: Callable[[Sequence[str]], None] | None,
+        one: Callable[[KombuMessage], None],
+    ) -> None:
+        """Settle messages in one step where the transport can, else one by one."""
         try:
             if at_once is not None:
                 at_once([raw.delivery_tag for raw in raws])
                 return
             for raw in raws:
-                raw.requeue() if requeue else raw.ack()
+                one(raw)
         except self.connection_errors as error:
             # They come again, and their keys are known.
             log.warning("not acknowledged", messages=len(raws), error=type(error).__name__)
@@ -334,6 +376,7 @@ class DeadLettered(Exception):
 
 def _message(raw: KombuMessage, kwargs: Mapping[str, Any]) -> Message:
     about = raw.delivery_info
+    redelivered = int(bool(about.get("redelivered")))
     return Message(
         task=raw.headers["task"],
         id=raw.headers["id"],
@@ -341,7 +384,8 @@ def _message(raw: KombuMessage, kwargs: Mapping[str, Any]) -> Message:
         kwargs=kwargs,
         body=raw.body,
         headers=raw.headers,
-        returns=about.get("returns", int(bool(about.get("redelivered")))),
+        returns=about.get("returns", redelivered),
+        deaths=about.get("deaths", redelivered),
     )
 
 

@@ -4,12 +4,17 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Any, NamedTuple
 
+import structlog
 from celery.app.task import Context
 from redis.exceptions import RedisError
 
-from card_worker.pauses import Pauses
+from card_worker.pauses import Pauses, described
 
 PAUSE_S_MAX = 60.0
+REPLIES_PER_RESULT = 2
+"""To what stores it, and to what tells those who wait for it."""
+
+log = structlog.get_logger(__name__)
 
 
 class Result(NamedTuple):
@@ -25,7 +30,7 @@ class Results:
     """Stores results in Celery's own format, those of a group in one round trip.
 
     A result is a convenience: the answer is on the stream. So nobody waits for a backend that is
-    away: after a failure nothing is stored for a growing pause.
+    away: after that nothing is stored for a growing pause.
     """
 
     def __init__(self, backend: Any) -> None:
@@ -34,17 +39,31 @@ class Results:
         self._again_at = float("-inf")
 
     def store(self, results: Sequence[Result]) -> None:
-        """Store `results`, or log that they are not stored."""
-        if not results or monotonic() < self._again_at:
+        """Store `results`, each for itself, or log which are not stored."""
+        if monotonic() < self._again_at:
             return
         try:
-            with self._backend.client.pipeline(transaction=False) as pipeline:
-                for result in results:
-                    self._add(pipeline, result)
-                pipeline.execute()
+            self._store(results)
         except (RedisError, OSError) as error:
             pause_s = self._pauses.log_next("result backend unavailable, results not stored", error)
             self._again_at = monotonic() + pause_s
+
+    def _store(self, results: Sequence[Result]) -> None:
+        with self._backend.client.pipeline(transaction=False) as pipeline:
+            added = [result for result in results if self._is_added(pipeline, result)]
+            replies = pipeline.execute(raise_on_error=False) if added else []
+        for result, reply in zip(added, replies[::REPLIES_PER_RESULT], strict=True):
+            if isinstance(reply, RedisError):
+                _log_not_stored(result, reply)
+
+    def _is_added(self, pipeline: Any, result: Result) -> bool:
+        """Add a result to what is sent; say whether it could be written as JSON."""
+        try:
+            self._add(pipeline, result)
+        except Exception as error:
+            _log_not_stored(result, error)
+            return False
+        return True
 
     def _add(self, pipeline: Any, result: Result) -> None:
         backend = self._backend
@@ -55,6 +74,11 @@ class Results:
         )
         written = backend.encode({**meta, "task_id": result.message_id})
         key = backend.get_key_for_task(result.message_id)
+        # All that can fail has been done: a pipeline keeps what was added.
         pipeline.set(key, written, ex=backend.expires or None)
         # Whoever waits for the result is subscribed to its key.
         pipeline.publish(key, written)
+
+
+def _log_not_stored(result: Result, error: Exception) -> None:
+    log.warning("result not stored", result_of=result.message_id, **described(error))

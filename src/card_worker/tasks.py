@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
-from mmap import mmap
 from typing import Any
 from uuid import uuid4, uuid5
 
@@ -16,7 +15,7 @@ from kombu.message import Message as KombuMessage
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
 
-from card_worker import grouping, remote_control
+from card_worker import grouping, remote_control, stopping
 from card_worker.batches.chunks import Chunk, resting_chunks
 from card_worker.contracts.commands import (
     APPLY,
@@ -31,10 +30,12 @@ from card_worker.contracts.commands import (
 )
 from card_worker.contracts.message import is_id
 from card_worker.contracts.queries import QUERIES
-from card_worker.delivery import (
+from card_worker.delivery import Delivery
+from card_worker.files import FileStore, write_files
+from card_worker.grouping import DeadLettered, queue_of
+from card_worker.messages import (
     Answered,
     Buried,
-    Delivery,
     Fate,
     Message,
     Returned,
@@ -42,12 +43,11 @@ from card_worker.delivery import (
     Waiting,
     body_of,
 )
-from card_worker.files import FileStore, write_files
-from card_worker.grouping import DeadLettered, queue_of
 from card_worker.pauses import Pauses, described, keep_trying
 from card_worker.secrets.vault import Vault
 from card_worker.settings import LogFormat, WrongSetting, load_settings
 from card_worker.sinks import connect
+from card_worker.storage.contention import Row
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.errors import is_retryable, needs_operator
@@ -61,9 +61,6 @@ TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, CHUNK, *SWEEPS])
 
 PRIORITY_LOWEST = 9
 PAUSE_S_MAX = 5.0
-
-# Shared with the children of a pool, which get no signal of a stop and would wait on.
-_is_stopping = mmap(-1, 1)
 
 app = Celery("card_worker", events="card_worker.monitoring:Events", set_as_current=False)
 app.config_from_object("celeryconfig")
@@ -99,7 +96,7 @@ def _vault() -> Vault:
 def _delivery_of(_pid: int) -> Delivery:
     return Delivery(
         _engine(),
-        stopping=lambda: bool(_is_stopping[0]),
+        stopping=stopping.is_asked,
         vault=_vault(),
         files=_files(),
         letters_to=load_settings().letter_recipients or (),
@@ -128,9 +125,9 @@ def _delivery() -> Delivery:
     return _delivery_of(os.getpid())
 
 
-def deliver(messages: Sequence[Message]) -> list[Fate]:
+def deliver(messages: Sequence[Message], locked: frozenset[Row] = frozenset()) -> list[Fate]:
     """Bring a group of messages to its end, in the process that the pool chose for it."""
-    return _delivery().deliver(messages)
+    return _delivery().deliver(messages, locked)
 
 
 class AnyField(Task):  # type: ignore[misc]  # Celery has no types
@@ -205,11 +202,6 @@ class Consumer(grouping.Consumer):
         settings = load_settings()
         self.group_max, self.group_wait_s = settings.group_max, settings.group_wait_ms / 1000
 
-    def cancel_active_requests(self) -> None:
-        """Begin a cold stop. Celery then waits for the pool, before it says that it stops."""
-        _on_shutting_down()
-        super().cancel_active_requests()
-
     def bury(self, unreadable: Sequence[tuple[KombuMessage, str]]) -> bool:
         return _delivery().bury([partial(_letter, raw, why) for raw, why in unreadable])
 
@@ -267,11 +259,6 @@ def _on_worker_init(**_: Any) -> None:
         _check_broker(consuming(lists, db=broker.db))
     except (SchemaOutdated, WrongSetting, Refused) as reason:
         raise SystemExit(f"card_worker: {reason}") from None
-
-
-@signals.worker_shutting_down.connect
-def _on_shutting_down(**_: Any) -> None:
-    _is_stopping[0] = 1
 
 
 @signals.beat_init.connect

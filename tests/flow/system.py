@@ -63,7 +63,7 @@ class System:
     def push(
         self, message: bytes | str | Mapping[str, Any], queue: str = "cards", *, returns: int = 0
     ) -> None:
-        """Put something onto a queue's list with nothing between, as if returned so often."""
+        """Put something onto a queue's list with nothing between, as if so many had died of it."""
         raw = message if isinstance(message, bytes | str) else json.dumps(message)
         raw = raw if isinstance(raw, bytes) else raw.encode()
         self.redis.lpush(queue, raw + b" " * returns)
@@ -157,7 +157,7 @@ class System:
         held = self.held()
         for key in self.redis.scan_iter(IN_FLIGHT):
             consumer = str(key).rpartition(".")[2]
-            InFlight(self.redis, "", consumer).leave()
+            InFlight(self.redis, "", consumer).leave(died=True)
         return held
 
     def sql(self, statement: str, **parameters: Any) -> None:

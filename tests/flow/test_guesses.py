@@ -2,7 +2,8 @@
 
 from sqlalchemy import Engine, select
 
-from card_worker.delivery import Buried, Delivery, Message
+from card_worker.delivery import Delivery
+from card_worker.messages import Buried, Message
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.tables import guesses
 from tests.codes import PIN, VAULT, WRONG_PIN

@@ -9,7 +9,16 @@ from sqlalchemy import Engine, select
 
 from card_worker.contracts.message import HEADERS_BYTES_MAX
 from card_worker.storage import dead_letters
-from card_worker.storage.dead_letters import DeadLetter, find, opened
+from card_worker.storage.dead_letters import (
+    DeadLetter,
+    Start,
+    count_starts,
+    find,
+    forget_starts,
+    listed,
+    opened,
+    uncount_starts,
+)
 from card_worker.storage.engine import begin
 from card_worker.storage.tables import dead_letters as table
 from tests.codes import OWNER
@@ -25,6 +34,7 @@ def keep(engine: Engine, **parts: Any) -> DeadLetter:
     letter = DeadLetter(received_at=NOW, **{**about, **parts})
     with begin(engine) as (connection, _):
         dead_letters.add(connection, letter, [OWNER.recipient])
+        # Of the same letter, come again, the number stays.
         newest = connection.execute(select(table.c.id).order_by(table.c.id.desc())).first()
         assert newest is not None
         kept = find(connection, newest.id)
@@ -76,6 +86,39 @@ def test_headers_that_may_be_read_are_kept_whole(engine: Engine) -> None:
     headers = {"task": "cards.create", "note": "x" * (HEADERS_BYTES_MAX - 40)}
     kept = keep(engine, headers=headers)
     assert (kept.headers, kept.is_cut) == (headers, False)
+
+
+@pytest.mark.parametrize("body", [b"nonsense", b"nonsense ", b"\xff", b'{"cut": {}'])
+def test_an_entry_that_is_no_message_is_one_letter_however_often_it_comes(
+    engine: Engine, body: bytes
+) -> None:
+    about: dict[str, Any] = {"task": None, "message_id": None, "headers": {}}
+    ends = (b"", b" ", b" \t") if body.endswith(b"}") else (b"", b"", b"")
+    kept = [keep(engine, body=body + end, **about) for end in ends]
+    assert len({letter.id for letter in kept}) == 1
+    assert keep(engine, body=body + b"!", **about).id != kept[0].id
+    assert keep(engine, body=body, **about | {"message_id": "m"}).id != kept[0].id
+    with begin(engine) as (connection, _):
+        assert len(listed(connection, settled=False, letters_max=9)) == 3
+
+
+def test_starts_are_counted_unless_the_worker_has_broken_them_off(engine: Engine) -> None:
+    def count(deaths: int, *, failed: bool = False) -> int:
+        noted = [Start("m", deaths), Start(f"other-{deaths}", deaths)]
+        with begin(engine) as (connection, _):
+            starts, _ = count_starts(connection, noted, NOW, failed=failed)
+        return starts
+
+    assert [count(1), count(1), count(1)] == [1, 1, 1]  # broken off twice
+    assert [count(2), count(3), count(3)] == [2, 3, 3]
+    assert [count(3, failed=True), count(3, failed=True)] == [4, 5]
+    for _ in range(2):  # what is taken back once isn't taken back again
+        with begin(engine) as (connection, _):
+            uncount_starts(connection, ["m"])
+    assert [count(3), count(3), count(9)] == [5, 5, 6]
+    with begin(engine) as (connection, _):
+        forget_starts(connection, ["m", "unknown"])
+    assert count(9) == 1
 
 
 def test_a_body_is_kept_whole(engine: Engine) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, event, inspect, select, update
+from sqlalchemy import Engine, event, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from card_worker.batches.chunks import AHEAD, Chunk, do, resting_chunks
@@ -18,10 +18,11 @@ from card_worker.batches.work import TELL_EVERY
 from card_worker.contracts.commands import CHUNK as TASK
 from card_worker.contracts.kinds import Action, BatchState
 from card_worker.contracts.queries import GetCard, ListTransactions, Look
-from card_worker.delivery import Answered, Buried, Delivery, Message
+from card_worker.delivery import Delivery
 from card_worker.domain.evolve import card_uuid
 from card_worker.domain.rows import CARDS_PER_CHUNK, Batch, Holds, State
 from card_worker.files import FileStore, NotConfirmed, confirm, write_files
+from card_worker.messages import Answered, Buried, Message, Waiting
 from card_worker.minting import Craft, Mint
 from card_worker.reader import look
 from card_worker.secrets.peppers import Pepper, Peppers
@@ -29,6 +30,7 @@ from card_worker.secrets.sealing import NotOpened, new_identity
 from card_worker.secrets.vault import Vault
 from card_worker.storage.batches import find_batch
 from card_worker.storage.bulk import insert_alike
+from card_worker.storage.dead_letters import listed
 from card_worker.storage.engine import IDLE_MAX_S, begin, open_engine, reading
 from card_worker.storage.errors import is_retryable
 from card_worker.storage.reconcile import differences
@@ -590,6 +592,29 @@ def test_what_can_be_no_chunk_is_told_at_once_and_troubles_no_order(
     (fate,) = delivery.deliver([replace(genuine, kwargs={**genuine.kwargs, **forged})])
     assert fate == Buried("asks for no chunk")
     assert orders.batch().trouble is None
+
+
+def test_a_chunk_is_not_given_up_before_its_batch_says_why(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    orders = Orders(engine)
+    orders.order(1)
+    asked = replace(message_for(orders.waiting[0]), returns=2, deaths=2)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO starts VALUES ('1', 4, now())"))
+    delivery = Delivery(engine, lambda: False, vault=VAULT)
+    with engine.begin() as connection:
+        connection.execute(text("SELECT FROM batches FOR UPDATE"))
+        assert isinstance(delivery.deliver([asked])[0], Waiting)
+        assert letters(engine) == 0
+    (fate,) = delivery.deliver([asked])
+    assert isinstance(fate, Buried)
+    assert (orders.batch().trouble, letters(engine)) == (fate.why, 1)
+    engine.dispose()
+
+
+def letters(engine: Engine) -> int:
+    with reading(engine) as connection:
+        return len(listed(connection, settled=False, letters_max=9))
 
 
 def let_go(orders: Orders) -> Batch:

@@ -9,7 +9,8 @@ from kombu.message import Message as KombuMessage
 from redis import Redis
 
 from card_worker import grouping
-from card_worker.delivery import Answered, Fate, Message, Shown
+from card_worker.messages import Answered, Fate, Message, Shown
+from card_worker.storage.contention import Row
 
 URL = os.environ["PLAIN_URL"]
 
@@ -30,7 +31,7 @@ def note(word: str) -> None:
     raise AssertionError
 
 
-def deliver(messages: Sequence[Message]) -> list[Fate]:
+def deliver(messages: Sequence[Message], locked: frozenset[Row] = frozenset()) -> list[Fate]:
     """Write down a group's words as one entry; fail as a whole at one that is bad."""
     words = [message.kwargs["word"] for message in messages]
     if "bad" in words:

@@ -64,6 +64,8 @@ _CARD, _TRANSACTION, _BATCH = (
     ("account_id", "id"),
     ("account_id", "batch_id"),
 )
+_PAID = frozenset(["version", *(name for name in Card._fields if name.startswith("amount_"))])
+"""The columns of a card that payments change."""
 
 
 def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Callable[[], Books]:
@@ -207,10 +209,10 @@ def to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]:
     return [
         *_changes(batches, changes.batches),
         *runs.new(changes.runs),
-        New(files, _rows(changes.files)),
-        New(file_parts, _rows(changes.file_parts)),
+        _new(files, changes.files),
+        _new(file_parts, changes.file_parts),
         *_changes(cards, changes.cards),
-        New(transactions, _rows(changes.transactions)),
+        _new(transactions, changes.transactions),
         *_changes(holds, changes.holds),
         *_changes(tokens, changes.tokens),
         *_changes(pins, changes.pins),
@@ -221,25 +223,31 @@ def to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]:
 
 def _changes(table: Table, rows: Differ[Any]) -> list[New | Changed]:
     keys = frozenset(column.name for column in table.primary_key)
-    return [New(table, _rows(rows.new)), Changed(table, _changing(rows.changed, keys))]
+    return [_new(table, rows.new), Changed(table, _changing(rows.changed, keys))]
 
 
-def _rows(values: Sequence[Any]) -> list[Row]:
-    """Return the rows of new values, without the columns that are empty in all of them."""
+def _new(table: Table, values: Sequence[Any]) -> New:
+    """Return what inserts values; what is NULL in all of them isn't sent."""
     if not values:
-        return []
+        return New(table, [])
     columns = zip(values[0]._fields, zip(*values, strict=True), strict=True)
-    return _transposed({name: column for name, column in columns if any(map(_is_there, column))})
+    filled = {name: column for name, column in columns if any(map(_is_there, column))}
+    return New(table, _transposed(filled), values[0]._fields)
 
 
 def _changing(values: Sequence[tuple[Any, Any]], keys: frozenset[str]) -> list[Row]:
-    """Return the keys with the columns in which any of the values is not as it was."""
+    """Return the rows of values that are not as they were: what payments change of a card, or all
+    columns."""
     if not values:
         return []
     before, after = (zip(*side, strict=True) for side in zip(*values, strict=True))
-    columns = zip(values[0][0]._fields, before, after, strict=True)
-    changed = {name: now for name, was, now in columns if name in keys or now != was}
-    return _transposed(changed) if len(changed) > len(keys) else []
+    fields = values[0][0]._fields
+    columns = dict(zip(fields, after, strict=True))
+    changed = {name for name, was in zip(fields, before, strict=True) if columns[name] != was}
+    if not changed:
+        return []
+    names = keys | _PAID if changed <= _PAID else columns.keys()
+    return _transposed({name: columns[name] for name in columns if name in names})
 
 
 def _transposed(columns: dict[str, tuple[Any, ...]]) -> list[Row]:

@@ -15,6 +15,8 @@ from card_worker.storage.tables import cards, tokens, transactions
 
 Name: TypeAlias = tuple[str, str, object]
 """How a command names a row: its kind, the account, and its name there."""
+Row: TypeAlias = Name | UUID
+"""A row by its name, or a card by its id."""
 
 
 class Contention(NamedTuple):
@@ -25,7 +27,7 @@ class Contention(NamedTuple):
     locked: frozenset[UUID]
     """Those of the cards that another session has locked."""
 
-    def rows(self, needed: Iterable[Needs]) -> set[Name | UUID]:
+    def rows(self, needed: Iterable[Needs]) -> set[Row]:
         """Return the names of the rows that commands need, and the ids of the cards among them."""
         names = {name for needs in needed for name in _names(needs)}
         return names | {self.cards[name] for name in names & self.cards.keys()}

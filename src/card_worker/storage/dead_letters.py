@@ -9,10 +9,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, bindparam, case, null, select, true, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -21,16 +22,27 @@ from card_worker.contracts.message import HEADERS_BYTES_MAX
 from card_worker.secrets.masking import masked, masked_body, masked_text
 from card_worker.secrets.sealing import open_sealed, read_recipients, seal
 from card_worker.secrets.secret import HIDDEN
-from card_worker.storage.sets import insert_or_add
+from card_worker.storage.pipeline import send
+from card_worker.storage.sets import delete_rows, given, parameters
+from card_worker.storage.tables import LETTER_ID, starts
 from card_worker.storage.tables import dead_letters as table
-from card_worker.storage.tables import starts
+from card_worker.storage.types import Flag
 
 REASON_CHARS_MAX = 500
 DETAIL_CHARS_MAX = 32 * 1024
 TEXT_CHARS_MAX = 255
 HEADERS_CHARS_KEPT = 8 * 1024
+RETURN_MARKS = b" \t"
+"""What the transport puts behind an entry when it gives it back, if that ends as a message does."""
 CUT = "cut"
 """The only header of a letter whose headers are too large to be read: their beginning, as JSON."""
+
+
+class Start(NamedTuple):
+    """A start of a message, of which so many workers have died before."""
+
+    message_id: str
+    deaths: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +106,7 @@ def add(connection: Connection, letter: DeadLetter, open_to: Sequence[str] = ())
     connection.execute(
         upsert(table)
         .values(values)
-        .on_conflict_do_update(index_elements=[table.c.message_id, table.c.digest], set_=values)
+        .on_conflict_do_update(index_elements=[LETTER_ID, table.c.digest], set_=values)
     )
 
 
@@ -132,26 +144,61 @@ def settle(
     return done.rowcount == 1
 
 
-def count_starts(connection: Connection, message_ids: Sequence[str], now: datetime) -> list[int]:
-    """Note that messages are about to be started again; return how many starts each has had.
+def count_starts(
+    connection: Connection, noted: Sequence[Start], now: datetime, *, failed: bool = False
+) -> list[int]:
+    """Note that messages are about to be started again; return how many starts of each count.
 
-    Committed before the starts, so that a message that kills its process is counted too.
+    Committed before the starts, so that a message that kills its process is counted too. A start
+    takes the place of the last one if that has neither killed its worker nor `failed`: then the
+    worker itself has broken it off.
     """
-    rows = [{"message_id": id, "starts": 1, "started_at": now} for id in sorted(set(message_ids))]
-    counts = dict(insert_or_add(connection, starts, rows, adding="starts"))
-    return [counts[id] for id in message_ids]
+    deaths = {one.message_id: one.deaths for one in noted}
+    rows = [
+        {"message_id": id, "starts": 1, "started_at": now, "deaths": deaths[id]}
+        for id in sorted(deaths)
+    ]
+    dialect = connection.dialect.name
+    values = parameters(dialect, tuple(starts.columns), rows)
+    counted = send(connection, _count(dialect), {**values, "failed": failed})()
+    counts: dict[str, int] = dict(counted)
+    return [counts[one.message_id] for one in noted]
+
+
+@cache
+def _count(dialect: str) -> Any:
+    upsert = postgresql_insert if dialect == "postgresql" else sqlite_insert
+    columns = tuple(starts.columns)
+    source = select(given(dialect, columns)).where(true())
+    row = upsert(starts).from_select([c.name for c in columns], source)
+    new, failed = row.excluded, bindparam("failed", type_=Flag)
+    is_over = starts.c.deaths.is_(None) | (starts.c.deaths < new.deaths) | failed
+    changed = {
+        "starts": case((is_over, starts.c.starts + 1), else_=starts.c.starts),
+        "started_at": new.started_at,
+        "deaths": new.deaths,
+    }
+    counted = row.on_conflict_do_update(index_elements=[starts.c.message_id], set_=changed)
+    return counted.returning(starts.c.message_id, starts.c.starts)
 
 
 def uncount_starts(connection: Connection, message_ids: Sequence[str]) -> None:
-    """Take back one start of each message: it came to nothing, and the message isn't at fault."""
-    own = starts.c.message_id.in_(message_ids) & (starts.c.starts > 0)
-    connection.execute(update(starts).where(own).values(starts=starts.c.starts - 1))
+    """Take back the last start of each message: it came to nothing without its fault."""
+    dialect = connection.dialect.name
+    values = parameters(dialect, (starts.c.message_id,), [{"message_id": id} for id in message_ids])
+    send(connection, _uncount(dialect), values)
+
+
+@cache
+def _uncount(dialect: str) -> Any:
+    taken_back = select(given(dialect, (starts.c.message_id,)))
+    own = starts.c.message_id.in_(taken_back) & starts.c.deaths.is_not(None)
+    return update(starts).where(own).values(starts=starts.c.starts - 1, deaths=null())
 
 
 def forget_starts(connection: Connection, message_ids: Sequence[str]) -> None:
     """Count from nothing again: the messages are done, or an operator sends them once more."""
-    if message_ids:
-        connection.execute(delete(starts).where(starts.c.message_id.in_(message_ids)))
+    delete_rows(connection, starts, [{"message_id": id} for id in message_ids])
 
 
 def opened(letter: DeadLetter, secrets: Sequence[str]) -> DeadLetter:
@@ -192,7 +239,11 @@ def _bounded(headers: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 def _digest(letter: DeadLetter) -> str:
     """Return what tells the same message, come once more, from another one with its id."""
     around = write_json([letter.headers, letter.content_type, letter.content_encoding])
-    return sha256(around.encode() + letter.body).hexdigest()
+    body = letter.body
+    if letter.message_id is None and (unmarked := body.rstrip(RETURN_MARKS)).endswith(b"}"):
+        # Of an entry that is no message they count how often it has come back.
+        body = unmarked
+    return sha256(around.encode() + body).hexdigest()
 
 
 def _letter(row: dict[str, Any]) -> DeadLetter:

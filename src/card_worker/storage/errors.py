@@ -6,6 +6,8 @@ a missing right, table, disk or server would otherwise turn good messages into d
 """
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sqlalchemy.exc import (
     DBAPIError,
@@ -47,6 +49,17 @@ _NUMBERED = ("pk_outbox", "pk_unpublished")
 
 class OwnFault(Exception):
     """Our own book-keeping failed. No message is at fault; `__cause__` says why."""
+
+
+@contextmanager
+def own_fault() -> Iterator[None]:
+    """Raise OwnFault for what no message has caused, whatever it is."""
+    try:
+        yield
+    except Exception as error:
+        if is_retryable(error):
+            raise
+        raise OwnFault from error
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -3,14 +3,17 @@
 import base64
 from collections.abc import Collection, Iterator
 from datetime import datetime
+from functools import cache
 from hashlib import sha256
+from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Select, delete, insert, select, update
 
 from card_worker.domain.rows import File
 from card_worker.storage.engine import reading
 from card_worker.storage.finding import columns_named
 from card_worker.storage.pipeline import send
+from card_worker.storage.sets import given, parameters
 from card_worker.storage.tables import file_parts, files
 
 PART_BYTES = 1024 * 1024
@@ -30,11 +33,19 @@ def find_files(connection: Connection, account_id: str, batch_id: str) -> list[F
 
 def first_waiting(connection: Connection, but: Collection[str]) -> File | None:
     """Return the file that has waited longest to be put in place, without those named."""
+    dialect = connection.dialect.name
+    values = parameters(dialect, (files.c.name,), [{"name": name} for name in but])
+    rows = send(connection, _select_first_waiting(dialect), values)()
+    return File._make(rows[0]) if rows else None
+
+
+@cache
+def _select_first_waiting(dialect: str) -> Select[Any]:
+    passed = select(given(dialect, (files.c.name,)).c.name)
     statement = select(*_COLUMNS).where(
-        files.c.written_at.is_(None), files.c.confirmed_at.is_(None), files.c.name.not_in(but)
+        files.c.written_at.is_(None), files.c.confirmed_at.is_(None), files.c.name.not_in(passed)
     )
-    row = connection.execute(statement.order_by(files.c.created_at, files.c.name).limit(1)).first()
-    return None if row is None else File._make(row)
+    return statement.order_by(files.c.created_at, files.c.name).limit(1)
 
 
 def add(connection: Connection, file: File) -> None:

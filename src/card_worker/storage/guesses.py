@@ -2,18 +2,20 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TypeAlias
+from functools import cache
+from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Select, func, select
 
 from card_worker.contracts.commands import Command, CreateTransaction, event_id
 from card_worker.contracts.queries import Look
 from card_worker.domain.needs import needs
 from card_worker.domain.rows import CardKey, Outcome
 from card_worker.storage.books import lock_cards
-from card_worker.storage.finding import find
-from card_worker.storage.sets import insert_absent
+from card_worker.storage.finding import columns_named, find, matching
+from card_worker.storage.pipeline import send
+from card_worker.storage.sets import given, insert_absent, parameters
 from card_worker.storage.tables import guesses, keys, tokens
 
 Guessing: TypeAlias = CreateTransaction | Look
@@ -79,6 +81,13 @@ def _card(asked: Guessing, by_name: dict[CardKey, UUID], by_digest: dict[str, UU
 
 def _numbers(connection: Connection, cards: set[UUID]) -> dict[UUID, int]:
     """Return the highest number that each card has given."""
+    dialect, by_card = connection.dialect.name, [{"card": card} for card in cards]
+    values = parameters(dialect, columns_named(guesses, ("card",)), by_card)
+    return dict(send(connection, _select_numbers(dialect), values)())
+
+
+@cache
+def _select_numbers(dialect: str) -> Select[Any]:
+    source = given(dialect, columns_named(guesses, ("card",)))
     highest = select(guesses.c.card, func.max(guesses.c.number))
-    rows = connection.execute(highest.where(guesses.c.card.in_(cards)).group_by(guesses.c.card))
-    return {row[0]: row[1] for row in rows}
+    return highest.join(source, matching(guesses, source)).group_by(guesses.c.card)

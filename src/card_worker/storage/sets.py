@@ -4,7 +4,7 @@ The rows travel as one JSON text, which the database reads itself: with `json_to
 PostgreSQL, with `json_each` on SQLite. They stand in the statement as a table called `given`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -73,12 +73,15 @@ def _given_postgresql(columns: Columns, name: str) -> FromClause:
 def parameters(
     dialect: str, columns: Columns, rows: Sequence[Row], name: str = "given"
 ) -> dict[str, str]:
-    """Return the parameters that put `rows` into `given`, in their order."""
+    """Return the parameters that put `rows` into `given`, in their order.
+
+    A column that a row lacks is NULL.
+    """
     apart: dict[str, str] = {}
     for c in columns:
         if isinstance(c.type, JsonText):
             rows = [
-                row if row[c.name] is None else row | {c.name: write_json(row[c.name])}
+                row if row.get(c.name) is None else row | {c.name: write_json(row[c.name])}
                 for row in rows
             ]
         elif isinstance(c.type, JsonLine) and dialect == "postgresql":
@@ -111,21 +114,6 @@ def insert_absent(
     return lambda: set(sent())
 
 
-def insert_or_add(
-    connection: Connection, table: Table, rows: Sequence[Row], *, adding: str
-) -> list[tuple[Any, Any]]:
-    """Insert `rows`; where the primary key is there, add to the column `adding` instead.
-
-    Returns (key, sum) for each. Other columns take the new value.
-    """
-    columns = columns_of(table, rows[0])
-    statement = _insert_or_add(connection.dialect.name, table, columns, adding)
-    return [
-        tuple(row)
-        for row in connection.execute(statement, parameters(connection.dialect.name, columns, rows))
-    ]
-
-
 def delete_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
     """Delete the rows that have the values of one of `rows`; an error may be raised later."""
     if rows:
@@ -134,8 +122,8 @@ def delete_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
         send(connection, statement, parameters(connection.dialect.name, columns, rows))
 
 
-def columns_of(table: Table, row: Row) -> Columns:
-    return tuple(c for c in table.columns if c.name in row)
+def columns_of(table: Table, names: Collection[str]) -> Columns:
+    return tuple(c for c in table.columns if c.name in names)
 
 
 # The statements are built once per dialect and table; SQLAlchemy then finds their text compiled.
@@ -157,17 +145,4 @@ def _insert_absent(dialect: str, table: Table, columns: Columns) -> Any:
         .from_select([c.name for c in columns], source)
         .on_conflict_do_nothing(index_elements=list(table.primary_key))
         .returning(*table.primary_key)
-    )
-
-
-@cache
-def _insert_or_add(dialect: str, table: Table, columns: Columns, adding: str) -> Any:
-    upsert = postgresql_insert if dialect == "postgresql" else sqlite_insert
-    source = select(given(dialect, columns)).where(true())
-    row = upsert(table).from_select([c.name for c in columns], source)
-    key = list(table.primary_key)
-    changed: dict[str, Any] = {c.name: row.excluded[c.name] for c in columns if c not in key}
-    changed[adding] = table.c[adding] + row.excluded[adding]
-    return row.on_conflict_do_update(index_elements=key, set_=changed).returning(
-        *key, table.c[adding]
     )

@@ -66,6 +66,8 @@ def _where(condition: str) -> dict[str, Any]:
     return {"postgresql_where": text(condition), "sqlite_where": text(condition)}
 
 
+# What has no id, because it is no message, is the same letter when it comes again, too.
+LETTER_ID = text("coalesce(message_id, '')")
 TOKEN_IS_LEFT = "spent_at IS NULL AND revoked_at IS NULL"
 FILE_WAITS = "written_at IS NULL AND confirmed_at IS NULL"
 HOLD_IS_OPEN = "captured + released < amount"
@@ -417,7 +419,7 @@ dead_letters = Table(
     Column("settled_as", Text, nullable=True),
     # Where Redis keeps the whole of an entry that was too large to be read; empty if it doesn't.
     Column("aside_key", Text, nullable=True),
-    UniqueConstraint("message_id", "digest"),
+    Index("uq_dead_letters_message_id_digest", LETTER_ID, "digest", unique=True),
     sqlite_strict=True,
 )
 
@@ -427,6 +429,9 @@ starts = Table(
     Column("message_id", Text, primary_key=True),
     Column("starts", WholeNumber, nullable=False),
     Column("started_at", UtcTime, nullable=False),
+    # How many workers had died of the message when it was last started, as far as is known. NULL:
+    # that start came to nothing.
+    Column("deaths", WholeNumber, nullable=True),
     sqlite_strict=True,
 )
 

@@ -1,10 +1,12 @@
 """What a group of commands changes, written together, and on PostgreSQL not waited for.
 
-There a slice of a group is one statement for all its tables. It is sent and left alone: the server
-is at it while the caller is at the next slice.
+There a slice of a group is one statement for the tables that nearly every command writes to, and
+one for each other table. They are sent and left alone: the server executes them while the caller
+decides the next slice. A statement depends on its tables and on few sets of columns, so that there
+are few statements, and each is compiled and prepared once.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
@@ -27,19 +29,27 @@ from sqlalchemy import (
 
 from card_worker.storage.pipeline import send
 from card_worker.storage.sets import Columns, Row, columns_of, given, parameters
+from card_worker.storage.tables import cards, outbox, transactions
 
 SLICE = 125
 """Small enough that the server is seldom idle, large enough that a statement costs little."""
+TOGETHER = frozenset([cards, transactions, outbox])
+"""The tables written to by one statement. Each table more would double the number of statements."""
 
 One = TypeVar("One")
 
 
 @dataclass(frozen=True, slots=True)
 class New:
-    """Rows to be inserted, each with the same columns."""
+    """Rows to be inserted.
+
+    `columns` names the columns that the statement sets: where a row has no value, to NULL. Without
+    it, they are those of the first row.
+    """
 
     table: Table
     rows: Sequence[Row]
+    columns: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,10 @@ class Changed:
 
     table: Table
     rows: Sequence[Row]
+
+    @property
+    def columns(self) -> Collection[str]:
+        return self.rows[0]
 
 
 def slices(connection: Connection, group: Sequence[One]) -> Iterator[Sequence[One]]:
@@ -63,8 +77,19 @@ def write(connection: Connection, changes: Iterable[New | Changed]) -> None:
     if connection.dialect.name != "postgresql":
         for change in asked:
             _write_one(connection, change)
-    elif asked:
-        _send_all(connection, asked)
+    else:
+        for part in _statements(asked):
+            _send_all(connection, part)
+
+
+def _statements(asked: Sequence[New | Changed]) -> Iterator[Sequence[New | Changed]]:
+    """Yield the changes that one statement makes, in their order."""
+    together = [change for change in asked if change.table in TOGETHER]
+    for change in asked:
+        if change.table not in TOGETHER:
+            yield [change]
+        elif change is together[0]:
+            yield together
 
 
 def _write_one(connection: Connection, change: New | Changed) -> None:
@@ -95,7 +120,7 @@ class _Shape(NamedTuple):
 
 
 def _shape(change: New | Changed) -> _Shape:
-    columns = columns_of(change.table, change.rows[0])
+    columns = columns_of(change.table, change.columns or change.rows[0])
     return _Shape(change.table, columns, isinstance(change, Changed))
 
 

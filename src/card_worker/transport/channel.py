@@ -8,7 +8,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from queue import Empty
 from time import monotonic
 from typing import Any
@@ -66,9 +66,12 @@ class QoS(virtual.QoS):
         """Acknowledge messages in one step."""
         self._settle(self.channel.in_flight.acknowledge, delivery_tags)
 
-    def requeue_all(self, delivery_tags: Sequence[str]) -> None:
-        """Put messages back at the heads of their lists, in their order, in one step."""
-        self._settle(self.channel.in_flight.give_back, delivery_tags)
+    def requeue_all(self, delivery_tags: Sequence[str], *, died: bool = False) -> None:
+        """Put messages back at the heads of their lists, in their order, in one step.
+
+        `died` says that a process died while it was at them.
+        """
+        self._settle(partial(self.channel.in_flight.give_back, died=died), delivery_tags)
 
     def _settle(self, how: Callable[[Sequence[str]], object], tags: Sequence[str]) -> None:
         if not tags or self.channel.closed:

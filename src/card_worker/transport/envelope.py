@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from card_worker.contracts.strict_json import NotJson, read_json
+from card_worker.transport.in_flight import DIED, GIVEN_BACK
 
 STRICT_BYTES_MAX = 3 * 512 * 1024
 """A body of 1 MiB in base64, and room for what is around it."""
@@ -30,16 +31,15 @@ class _Description(BaseModel):
 def payload(raw: bytes, delivery_tag: str, queue: str, *, strict: bool = False) -> dict[str, Any]:
     """Return what kombu makes a message of. Bytes that are no message become the body of one.
 
-    `delivery_info` says why they aren't (`malformed`), on which `queue` they lay and how often they
-    had come back to it (`returns`).
+    `delivery_info` says why they aren't (`malformed`), on which `queue` they lay, how often they
+    had come back to it (`returns`), and how often of that because a consumer had died (`deaths`).
     """
     try:
         read = _well_formed(_read_strictly(raw) if strict else json.loads(raw))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         why = str(error) if isinstance(error, NotJson) else "the parts of a message are missing"
         read = _no_message(raw, malformed=why)
-    returns = len(raw) - len(raw.rstrip(b" "))
-    return _addressed(read, delivery_tag, queue, returns)
+    return _addressed(read, delivery_tag, queue, raw)
 
 
 def described(raw: bytes, delivery_tag: str, keys: str) -> dict[str, Any] | None:
@@ -60,8 +60,7 @@ def described(raw: bytes, delivery_tag: str, keys: str) -> dict[str, Any] | None
     kept = about.model_dump(include={"bytes", "sha1", "key"}, exclude_none=True)
     why = f"an entry of {about.bytes} bytes, which is too large to be read"
     read = _no_message(bytes.fromhex(about.begins), malformed=why, aside=kept)
-    returns = len(raw) - len(raw.rstrip(b" "))
-    return _addressed(read, delivery_tag, about.list, returns)
+    return _addressed(read, delivery_tag, about.list, raw)
 
 
 def fanout_payload(raw: bytes) -> dict[str, Any]:
@@ -94,11 +93,13 @@ def _no_message(body: bytes, **about: object) -> dict[str, Any]:
     }
 
 
-def _addressed(read: dict[str, Any], tag: str, queue: str, returns: int) -> dict[str, Any]:
+def _addressed(read: dict[str, Any], tag: str, queue: str, raw: bytes) -> dict[str, Any]:
+    marks = raw[len(raw.rstrip(DIED + GIVEN_BACK)) :]
+    returns, deaths = len(marks), marks.count(DIED)
     properties = read["properties"]
     properties["delivery_tag"] = tag
     about = properties["delivery_info"]
-    about |= {"queue": queue, "returns": returns, "redelivered": returns > 0}
+    about |= {"queue": queue, "returns": returns, "deaths": deaths, "redelivered": returns > 0}
     for name, instead in (("exchange", ""), ("routing_key", queue)):
         if not isinstance(about.get(name), str):
             about[name] = instead

@@ -24,6 +24,9 @@ ASIDE_BYTES_MAX = 1024**3
 """Of what is set aside, so many bytes are kept at a time."""
 ASIDE_S = 7 * 24 * 3600
 """An entry that was set aside is kept for so many seconds."""
+GIVEN_BACK, DIED = b"\t", b" "
+"""The marks at the end of a message, one for each time that it was returned: by its consumer, or
+because that had died."""
 
 
 def script(name: str) -> str:
@@ -87,9 +90,12 @@ class InFlight:
         """Remove messages, in one step; return how many of them were still this consumer's."""
         return int(self._redis.hdel(self.key, *places)) if places else 0
 
-    def give_back(self, places: Sequence[str] = ()) -> None:
-        """Put messages back at the heads of their lists, in one step; all if none is named."""
-        self._give_back(self.consumer, "", places)
+    def give_back(self, places: Sequence[str] = (), *, died: bool = False) -> None:
+        """Put messages back at the heads of their lists, in one step; all if none is named.
+
+        `died` says that a process died while it was at them.
+        """
+        self._give_back(self.consumer, "", DIED if died else GIVEN_BACK, places)
 
     def beat(self) -> dict[str, str]:
         """Count a heartbeat; return the number of heartbeats of every consumer.
@@ -105,18 +111,21 @@ class InFlight:
 
         Return False, and change nothing, if its number of heartbeats isn't `beats` any more.
         """
-        return self._give_back(consumer, beats) >= 0
+        return self._give_back(consumer, beats, DIED) >= 0
 
-    def leave(self) -> None:
-        """Give everything back and remove this consumer."""
-        self._give_back(self.consumer, "leave")
+    def leave(self, *, died: bool = False) -> None:
+        """Give everything back and remove this consumer; `died` as with `give_back`."""
+        self._give_back(self.consumer, "leave", DIED if died else GIVEN_BACK)
 
-    def _give_back(self, consumer: str, removal: str, places: Sequence[str] = ()) -> int:
+    def _give_back(
+        self, consumer: str, removal: str, mark: bytes, places: Sequence[str] = ()
+    ) -> int:
         name = consumer.encode(errors="surrogateescape")
         keys = (self.consumers_key, self.hashes.encode() + name, self.aside)
         arguments: tuple[str | bytes | int, ...] = (
             name,
             removal,
+            mark,
             len(self._lists),
             *self._lists,
             *places,

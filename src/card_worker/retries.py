@@ -1,0 +1,66 @@
+"""Work on the database, repeated until the database can do it or the worker stops."""
+
+from collections.abc import Callable
+from time import monotonic, sleep
+from typing import TypeVar
+
+from sqlalchemy.exc import DBAPIError
+
+from card_worker.pauses import Pauses, keep_trying
+from card_worker.storage.errors import is_lock_timeout, is_retryable, needs_operator
+
+PAUSE_S_MAX = 5.0
+STOP_CHECK_S = 0.1
+
+Done = TypeVar("Done")
+
+
+class Interrupted(Exception):
+    """The worker has been told to stop while the database was away."""
+
+
+class Blocked(Exception):
+    """Another session has locked a row for longer than the lock timeout."""
+
+
+class Retries:
+    """Repeats work that fails by the database's fault; there is no last try.
+
+    `stopping` says whether the worker has been told to stop.
+    """
+
+    def __init__(self, stopping: Callable[[], bool]) -> None:
+        self._stopping = stopping
+
+    def run(
+        self, work: Callable[[], Done], *, gives_up: Callable[[Exception], bool] = lambda _: False
+    ) -> Done:
+        """Do `work` until it succeeds; raise what isn't the database's fault, or `gives_up`.
+
+        Raises Interrupted when the worker is told to stop meanwhile, and Blocked when another
+        session holds a row for too long.
+        """
+
+        def is_passing(error: Exception) -> bool:
+            return is_retryable(error) and not is_lock_timeout(error) and not gives_up(error)
+
+        try:
+            return keep_trying(
+                work,
+                "database unavailable",
+                pauses=Pauses(first_s=0.1, max_s=PAUSE_S_MAX),
+                is_retryable=is_passing,
+                is_alarming=needs_operator,
+                wait=self._wait,
+            )
+        except DBAPIError as error:
+            if is_lock_timeout(error):
+                raise Blocked from error
+            raise
+
+    def _wait(self, seconds: float) -> None:
+        until = monotonic() + seconds
+        while monotonic() < until:
+            if self._stopping():
+                raise Interrupted
+            sleep(min(STOP_CHECK_S, seconds))
