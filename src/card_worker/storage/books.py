@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
     Select,
@@ -19,6 +20,7 @@ from sqlalchemy import (
 )
 
 from card_worker.contracts.batches import CARDS_PER_ORDER_MAX
+from card_worker.contracts.fields import write_json
 from card_worker.contracts.kinds import TransactionType
 from card_worker.contracts.patterns import Pattern
 from card_worker.domain.answers import Answer
@@ -56,7 +58,7 @@ from card_worker.storage.tables import (
     tokens,
     transactions,
 )
-from card_worker.storage.types import UtcTime
+from card_worker.storage.types import JsonText, UtcTime
 from card_worker.storage.writing import Changed, New
 
 _CARD, _TRANSACTION, _BATCH = (
@@ -220,8 +222,7 @@ def to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]:
 
 
 def _changes(table: Table, rows: Differ[Any]) -> list[New | Changed]:
-    keys = frozenset(column.name for column in table.primary_key)
-    return [New(table, _rows(rows.new)), Changed(table, _changing(rows.changed, keys))]
+    return [New(table, _rows(rows.new)), Changed(table, _changing(table, rows.changed))]
 
 
 def _rows(values: Sequence[Any]) -> list[Row]:
@@ -232,14 +233,28 @@ def _rows(values: Sequence[Any]) -> list[Row]:
     return _transposed({name: column for name, column in columns if any(map(_is_there, column))})
 
 
-def _changing(values: Sequence[tuple[Any, Any]], keys: frozenset[str]) -> list[Row]:
-    """Return the keys with the columns in which any of the values is not as it was."""
+def _changing(table: Table, values: Sequence[tuple[Any, Any]]) -> list[Row]:
+    """Return the primary keys with the columns in which any of the values is not as it was."""
     if not values:
         return []
     before, after = (zip(*side, strict=True) for side in zip(*values, strict=True))
-    columns = zip(values[0][0]._fields, before, after, strict=True)
-    changed = {name: now for name, was, now in columns if name in keys or now != was}
-    return _transposed(changed) if len(changed) > len(keys) else []
+    columns = zip(columns_named(table, values[0][0]._fields), before, after, strict=True)
+    changed = {
+        column.name: now
+        for column, was, now in columns
+        if column.primary_key or _differs(column, was, now)
+    }
+    return _transposed(changed) if len(changed) > len(table.primary_key) else []
+
+
+def _differs(column: Column[Any], was: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
+    if not isinstance(column.type, JsonText):
+        return now != was
+    # As it is written: in Python 1, 1.0 and True are equal.
+    return any(
+        after is not before and write_json(after) != write_json(before)
+        for before, after in zip(was, now, strict=True)
+    )
 
 
 def _transposed(columns: dict[str, tuple[Any, ...]]) -> list[Row]:
