@@ -324,6 +324,18 @@ def test_an_unblock_forgives_what_was_wrong_and_not_what_is_still_to_be_judged(
     assert {row.outcome for row in rows(engine, guesses)} == {Outcome.SETTLED}
 
 
+def test_a_dry_run_of_an_unblock_forgives_nothing(engine: Engine) -> None:
+    ask(engine, create("A1", card_token={}, pin={}))
+    ask(engine, *(pay(f"r{n}", pin=WRONG_PIN) for n in range(5)))
+    unblock = {"card_id": "A1", "reason": "found"}
+    dry, again = (command("cards.unblock", key, **unblock, dry_run=True) for key in ("d1", "d2"))
+    assert ask(engine, dry) == ["card.unblocked"]
+    assert {row.outcome for row in rows(engine, guesses)} == {Outcome.WRONG}
+    # Nor for a real one that follows it in a group.
+    assert ask(engine, again, command("cards.unblock", "u", **unblock)) == ["card.unblocked"] * 2
+    assert ask(engine, pay("right", pin=PIN)) == ["card.drawn_down"]
+
+
 def test_a_pin_of_a_card_that_is_not_there_is_noted_too(engine: Engine) -> None:
     assert ask(engine, pay("r1", "NOBODY-S", pin=WRONG_PIN)) == ["card_not_usable"]
     (noted,) = rows(engine, guesses)

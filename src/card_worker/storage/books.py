@@ -110,7 +110,7 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Call
     return wait
 
 
-def _taken(connection: Connection, needed: Sequence[Needs]) -> dict[BatchKey, list[str]]:
+def _taken(connection: Connection, needed: Sequence[Needs]) -> dict[BatchKey, Sequence[str]]:
     """Return which names of new orders cards have already."""
     orders = [needs.order for needs in needed if needs.order is not None]
     return {
@@ -145,7 +145,7 @@ def _load_what_hangs_on_cards(
     load_guesses = _ask_for_guesses(connection, needed, guessed)
     for hold in map(Hold._make, due()):
         books.holds[hold.id] = hold
-        books.due.setdefault(hold.card, []).append(hold.id)
+        books.due[hold.card] = (*books.due.get(hold.card, ()), hold.id)
     books.holds.update((hold.id, hold) for hold in map(Hold._make, named()))
     books.refunded = {parent_id: int(amount) for parent_id, amount in refunded()}
     books.refs = {(card, ref_id): id for card, ref_id, id in taken()}
