@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import cache
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import (
@@ -95,19 +95,43 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Call
             cards={card.key: card for card in rows},
             ids={card.id: card.key for card in rows},
             batches={batch.key: batch for batch in map(Batch._make, ordered())},
-            named={row.id: row for row in map(Transaction._make, named())},
             accounts=set_up(),
             orders=busy(),
             taken=_taken(connection, needed),
         )
-        for token in map(Token._make, given_tokens()):
-            # One that was made since, by a commit that has let go of its card, is not known yet.
-            if token.card in books.ids:
-                books.know_token(token)
+        if _were_made_meanwhile(connection, books, needed):
+            return load(connection, needed, now)()
+        books.named = {row.id: row for row in _of_cards(books, map(Transaction._make, named()))}
+        _know_tokens(books, given_tokens())
         _load_what_hangs_on_cards(connection, books, needed, now)
         return books
 
     return wait
+
+
+def _were_made_meanwhile(connection: Connection, books: Books, needed: Sequence[Needs]) -> bool:
+    """Say whether a card that was not there is there now.
+
+    An order may have made its cards after these were locked, and have ended before the orders that
+    are busy were read: then neither shows that the card exists.
+    """
+    wanted = {key for needs in needed if not needs.makes_cards for key in needs.cards}
+    absent = [key for key in wanted if key not in books.cards and not books.busy_with(key)]
+    return bool(find(connection, cards, ("id",), _by(_CARD, absent))())
+
+
+OfCard = TypeVar("OfCard", Token, Transaction)
+
+
+def _of_cards(books: Books, rows: Iterable[OfCard]) -> Iterator[OfCard]:
+    """Yield the rows whose cards are in the books. Another commit may have made others since the
+    cards were locked; for this one they don't exist yet."""
+    return (row for row in rows if row.card in books.ids)
+
+
+def _know_tokens(books: Books, rows: Rows) -> None:
+    for token in _of_cards(books, map(Token._make, rows)):
+        books.know_token(token)
 
 
 def _taken(connection: Connection, needed: Sequence[Needs]) -> dict[BatchKey, Sequence[str]]:
@@ -164,8 +188,7 @@ def _ask_for_codes(
     kept = find(connection, pins, Pin._fields, [{"id": id} for id in card_ids])
 
     def wait(books: Books) -> None:
-        for token in map(Token._make, chain(serving(), named())):
-            books.know_token(token)
+        _know_tokens(books, [*serving(), *named()])
         books.pins = {pin.id: pin for pin in map(Pin._make, kept())}
 
     return wait
