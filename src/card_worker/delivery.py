@@ -2,6 +2,7 @@
 
 refusal      an answer like any other; not a failure
 unreadable   Buried: a dead letter, with what is wrong
+race         another commit has made the same before: rolled back and tried again at once
 transient    rolled back and tried again until it works; Returned when the worker stops
 locked       another session holds a row for longer than LOCK_TIMEOUT_MS: Waiting, and so is what
              needs the same rows and comes later; the rest of the group is done without it
@@ -50,7 +51,13 @@ from card_worker.storage import dead_letters, outbox
 from card_worker.storage.contention import Contention, Name, find_contention
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, LOCK_TIMEOUT_MS, begin, reading
-from card_worker.storage.errors import OwnFault, is_lock_timeout, is_retryable, needs_operator
+from card_worker.storage.errors import (
+    OwnFault,
+    is_lock_timeout,
+    is_retryable,
+    needs_operator,
+    through_races,
+)
 from card_worker.storage.guesses import guessing, note_guesses
 
 BATCH_COMPLETED = EventType.BATCH_COMPLETED
@@ -636,7 +643,7 @@ class Delivery:
 
         try:
             return keep_trying(
-                work,
+                partial(through_races, work),
                 "database unavailable",
                 pauses=Pauses(first_s=0.1, max_s=PAUSE_S_MAX),
                 is_retryable=is_passing,

@@ -46,7 +46,7 @@ def handle(
     is a handful of SQL statements, and one for each slice of the group. PINs in the commands must
     have been noted before (`note_guesses`). `mint` makes the secrets that commands ask for.
 
-    Raises what is_retryable knows when the whole may be tried again.
+    Raises what is_retryable or is_race knows when the whole may be tried again.
     """
     needed = [needs(command) for command in commands]
     loading = load(connection, needed, now)

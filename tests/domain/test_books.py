@@ -9,7 +9,6 @@ import pytest
 from card_worker.domain.books import Books
 
 
-
 def change(value: Any) -> None:
     if isinstance(value, MutableMapping):
         value["new"] = "new"

@@ -317,7 +317,9 @@ def _laid_aside(value: Any) -> Any:
     return value
 
 
-def _changed(before: MutableMapping[Key, Row | None], now: MutableMapping[Key, Row]) -> Changed[Row]:
+def _changed(
+    before: MutableMapping[Key, Row | None], now: MutableMapping[Key, Row]
+) -> Changed[Row]:
     if not before:
         return Changed([], [])
     rows = [(was, now[key]) for key, was in before.items()]
