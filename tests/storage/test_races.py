@@ -199,7 +199,7 @@ def group(name: str, task: str, fields: dict[str, Any]) -> list[Message]:
 def deliver(url: str, messages: Sequence[Message]) -> tuple[list[Fate], int]:
     """Return the fates of a group of messages, and how many commits that took."""
     engine = open_engine(url)
-    commits = []
+    commits: list[object] = []
     event.listen(engine, "commit", commits.append)
     try:
         return Delivery(engine, lambda: False, vault=VAULT).deliver(messages), len(commits)
@@ -261,7 +261,7 @@ def test_what_always_violates_a_constraint_is_a_defect(engine: Engine) -> None:
     orphan = {"id": card_uuid(ACCOUNT, "same"), "account_id": ACCOUNT, "kid": "p1", "digest": ""}
     with begin(engine) as (connection, now):
         connection.execute(insert(pins).values(**orphan, changed_at=now))
-    tries = []
+    tries: list[object] = []
     event.listen(engine, "rollback", tries.append)
     fields = {"card_id": "same", **MONEY, **CODES}
     *others, bad = Delivery(engine, lambda: False, vault=VAULT).deliver(

@@ -8,6 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from card_worker.contracts.kinds import Side, TransactionType
+from card_worker.domain.needs import Needs
 from card_worker.domain.rows import (
     Account,
     Batch,
@@ -131,6 +132,25 @@ class Books:
 
     def account(self, account_id: str) -> Account:
         return self.accounts.get(account_id) or Account(account_id)
+
+    def cards_for(self, needs: Needs) -> list[Card]:
+        """Return the cards that a command names, by whatever, and that exist; its own first."""
+        cards = [self.cards[key] for key in needs.cards if key in self.cards]
+        for _, digest in needs.tokens:
+            if digest in self.digests:
+                cards.append(self.cards[self.ids[self.tokens[self.digests[digest]].card]])
+        for _, id in needs.transactions:
+            if id in self.named:
+                cards.append(self.cards[self.ids[self.named[id].card]])
+        return cards
+
+    def time(self, needs: Needs, now: datetime) -> datetime:
+        """Return the time of a command that comes at `now`.
+
+        It is never before the last event of a card that the command names: clocks are stepped, a
+        failover leads to another clock, and `now` was read before the cards were locked.
+        """
+        return max([now, *[card.time(now) for card in self.cards_for(needs)]])
 
     def due_holds(self, card: Card, now: datetime) -> list[Hold]:
         """Return the card's holds that still lock something although their time is up."""
@@ -298,12 +318,20 @@ class Books:
             file_parts=[part for _, part in self._new_files],
             transactions=self.transactions[self._told :],
         )
-        assert all(now.version > was.version for was, now in changes.cards.changed)
+        assert all(_follows(now, was) for was, now in changes.cards.changed)
         self._cards_before, self._holds_before = {}, {}
         self._tokens_before, self._pins_before, self._guesses_before = {}, {}, {}
         self._batches_before, self._new_runs, self._new_files = {}, [], []
         self._told = len(self.transactions)
         return changes
+
+
+def _follows(now: Card, was: Card) -> bool:
+    """Say whether a card can be what has become of another one."""
+    changed_at = now.changed_at
+    return (
+        now.version > was.version and changed_at is not None and was.time(changed_at) == changed_at
+    )
 
 
 def _laid_aside(value: Any) -> Any:

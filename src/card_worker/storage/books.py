@@ -154,6 +154,8 @@ def _load_what_hangs_on_cards(
     held, refs, guessed = set[UUID](), set[tuple[UUID, str]](), set[UUID]()
     # Most cards have nothing locked, and so no hold that is open, be it due or not.
     locking = {card.id for card in books.cards.values() if card.amount_reserved}
+    # No command of the group is later. Whether a hold is due is asked once more for each.
+    latest = max([now, *[card.time(now) for card in books.cards.values()]]) if locking else now
     for needs, ids in _card_ids(books, needed):
         if needs.holds and locking:
             held.update(locking.intersection(ids))
@@ -161,7 +163,7 @@ def _load_what_hangs_on_cards(
             refs.add((ids[0], needs.ref_id))
         if needs.guesses:
             guessed.update(ids)
-    due = _due_holds(connection, held, now)
+    due = _due_holds(connection, held, latest)
     named = find(connection, holds, Hold._fields, [{"id": id} for id in books.named])
     refunded = _refunded(connection, books.named)
     taken = find(connection, transactions, ("card", "ref_id", "id"), _by(("card", "ref_id"), refs))
@@ -213,15 +215,9 @@ def _card_ids(books: Books, needed: Sequence[Needs]) -> Iterator[tuple[Needs, Se
     """Yield each need with the ids of its cards that exist."""
     made = dict[UUID, UUID]()
     for needs in needed:
-        ids = [books.cards[key].id for key in needs.cards if key in books.cards]
-        for _, digest in needs.tokens:
-            if digest in books.digests:
-                ids.append(books.tokens[books.digests[digest]].card)
-        for _, id in needs.transactions:
-            if id in books.named:
-                ids.append(books.named[id].card)
-            elif id in made:
-                ids.append(made[id])
+        ids = [card.id for card in books.cards_for(needs)]
+        if not ids:
+            ids = [made[id] for _, id in needs.transactions if id in made]
         if needs.makes is not None and ids:
             made[needs.makes] = ids[0]
         yield needs, ids

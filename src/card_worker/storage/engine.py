@@ -103,7 +103,10 @@ def clock(connection: Connection, *, lock_timeout_ms: int = LOCK_TIMEOUT_MS) -> 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """Open a connection that waits for nobody and changes nothing; all it reads is of one moment."""
+    """Open a connection that waits for nobody and changes nothing.
+
+    All that is read on it is of one moment.
+    """
     options: dict[str, Any] = {"card_worker_reading": True}
     if engine.dialect.name == "postgresql":
         # SQLite reads all of a transaction from one snapshot by itself.
