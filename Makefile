@@ -36,7 +36,7 @@ test: $(VENV)/ready  ## Run the tests; select some with ARGS="-k expiry"
 
 .PHONY: test-model
 test-model: $(VENV)/ready  ## Prove the rules at length: a plain model, a long stream, races
-	@MODEL_EXAMPLES=1000 MODEL_STEPS=50 STREAM_COMMANDS=10000 RACES=2000 \
+	@MODEL_EXAMPLES=1000 MODEL_STEPS=50 STREAM_COMMANDS=10000 STREAMS=1000 RACES=2000 \
 		$(BIN)/python -m pytest tests/model tests/storage/test_races.py $(ARGS)
 
 .PHONY: chaos
