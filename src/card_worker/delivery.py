@@ -2,6 +2,7 @@
 
 refusal      an answer like any other; not a failure
 unreadable   Buried: a dead letter, with what is wrong
+race         another commit has made the same before: rolled back and tried again at once
 transient    rolled back and tried again until it works; Returned when the worker stops
 locked       another session holds a row for longer than LOCK_TIMEOUT_MS: Waiting, and so is what
              needs the same rows and comes later; the rest of the group is done without it

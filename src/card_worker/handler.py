@@ -14,7 +14,7 @@ from card_worker.domain.books import Books
 from card_worker.domain.entry import settle
 from card_worker.domain.events import CommandRejected, Decision, id_of
 from card_worker.domain.evolve import evolve
-from card_worker.domain.needs import needs
+from card_worker.domain.needs import Needs, needs
 from card_worker.domain.rules import decide
 from card_worker.minting import Mint
 from card_worker.secrets.vault import Vault
@@ -32,6 +32,7 @@ class _Asked(NamedTuple):
     """A command under the key that its answer has."""
 
     command: Command
+    needs: Needs
     key: Key
     conflicting: bool = False
 
@@ -46,11 +47,14 @@ def handle(
     is a handful of SQL statements, and one for each slice of the group. PINs in the commands must
     have been noted before (`note_guesses`). `mint` makes the secrets that commands ask for.
 
-    Raises what is_retryable knows when the whole may be tried again.
+    `now` is the time of the commit. A command on a card that has had a later event happens at the
+    time of that one.
+
+    Raises what is_retryable or is_race knows when the whole may be tried again.
     """
     needed = [needs(command) for command in commands]
     loading = load(connection, needed, now)
-    claiming = _claim(connection, commands, now)
+    claiming = _claim(connection, commands, needed, now)
     # What was asked for first is made into books while the server is at the claims.
     books = loading()
     asked, fresh = claiming()
@@ -80,11 +84,11 @@ def handle(
 def _decide(
     connection: Connection, books: Books, asked: _Asked, now: datetime, mint: Mint
 ) -> Decision:
-    command = asked.command
+    command, at = asked.command, books.time(asked.needs, now)
     if asked.conflicting:
         reason = Reason.IDEMPOTENCY_CONFLICT
-        return Decision(CommandRejected(command, now, reason, key=asked.key[1]))
-    return mint.fill(connection, books, decide(books, command, now))
+        return Decision(CommandRejected(command, at, reason, key=asked.key[1]))
+    return mint.fill(connection, books, decide(books, command, at))
 
 
 def _tell(books: Books, asked: _Asked, decided: Decision, released: Released) -> list[Answer]:
@@ -118,13 +122,13 @@ def _aside(books: Books, decided: Decision, released: Released) -> Books:
 
 
 def _claim(
-    connection: Connection, commands: Sequence[Command], now: datetime
+    connection: Connection, commands: Sequence[Command], needed: Sequence[Needs], now: datetime
 ) -> Callable[[], tuple[list[_Asked], frozenset[Key]]]:
     """Claim the keys of commands; return what waits for each command under the key of its answer,
     and for which of those keys are fresh."""
-    known = [(command, *key_and_digest(command)) for command in commands]
+    known = [(*one, *key_and_digest(one[0])) for one in zip(commands, needed, strict=True)]
     first: Digests = {}
-    for _, key, digest in known:
+    for _, _, key, digest in known:
         first.setdefault(key, digest)
     claiming = claim(connection, first, now)
 
@@ -132,10 +136,10 @@ def _claim(
         claimed = claiming()
         digests = first | claimed.digests
         asked = [
-            _Asked(command, key)
+            _Asked(command, needs, key)
             if digests[key] == digest
-            else _Asked(command, conflict_key(key, digest), conflicting=True)
-            for command, key, digest in known
+            else _Asked(command, needs, conflict_key(key, digest), conflicting=True)
+            for command, needs, key, digest in known
         ]
         conflicts = {one.key: one.key[1] for one in asked if one.conflicting}
         if not conflicts:

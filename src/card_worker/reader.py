@@ -49,7 +49,7 @@ def look(connection: Connection, query: Query | InvalidCommand) -> Seen:
         return _refusal(Reason.BATCH_STATE)
     if card is None:
         return _refusal(Reason.CARD_NOT_FOUND)
-    return _see(connection, card, query, clock(connection))
+    return _see(connection, card, query, card.time(clock(connection)))
 
 
 def look_as_holder(connection: Connection, query: Look, now: datetime) -> Seen:
@@ -57,8 +57,9 @@ def look_as_holder(connection: Connection, query: Look, now: datetime) -> Seen:
 
     The PIN must have been noted before, as a command's. Wrong ones count in the same way.
     """
-    books = load(connection, [needs(query)], now)()
-    told = []
+    needed = needs(query)
+    books = load(connection, [needed], now)()
+    now, told = books.time(needed, now), []
     try:
         card, judged = enter(books, query, now)
     except NotLetIn as refusal:

@@ -1,13 +1,14 @@
 """Work on the database, repeated until the database can do it or the worker stops."""
 
 from collections.abc import Callable
+from functools import partial
 from time import monotonic, sleep
 from typing import TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
 from card_worker.pauses import Pauses, keep_trying
-from card_worker.storage.errors import is_lock_timeout, is_retryable, needs_operator
+from card_worker.storage.errors import is_lock_timeout, is_retryable, needs_operator, through_races
 
 PAUSE_S_MAX = 5.0
 STOP_CHECK_S = 0.1
@@ -46,7 +47,7 @@ class Retries:
 
         try:
             return keep_trying(
-                work,
+                partial(through_races, work),
                 "database unavailable",
                 pauses=Pauses(first_s=0.1, max_s=PAUSE_S_MAX),
                 is_retryable=is_passing,

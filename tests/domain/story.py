@@ -384,7 +384,7 @@ def note_due_holds(books: Books, now: datetime) -> None:
     books.due.clear()
     for hold in books.holds.values():
         if hold.is_due(now):
-            books.due.setdefault(hold.card, []).append(hold.id)
+            books.due[hold.card] = (*books.due.get(hold.card, ()), hold.id)
 
 
 def _fields(word: str, words: list[str], now: datetime) -> Iterator[tuple[str, Any]]:

@@ -67,7 +67,7 @@ def test_a_card_starts_when_it_is_activated_unless_it_says_otherwise() -> None:
         activate  A1 5 NOK                     -> card.activated
         activate  A2 5 NOK from=+1h            -> card.activated
         """)
-    assert story.card("A1").active_from == story.now
+    assert story.card("A1").active_from is None
     assert story.card("A2").active_from == story.now + timedelta(hours=1)
 
 

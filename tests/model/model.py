@@ -132,7 +132,7 @@ class Model:
     # --- beginnings -----------------------------------------------------------------------------
 
     def _begin(self, card: Card, asked: Fields, now: datetime) -> None:
-        card.state, card.currency, card.starts, card.since = "active", asked["currency"], now, now
+        card.state, card.currency, card.since = "active", asked["currency"], now
         card.load = card.funds = card.balance = asked["amount"]
         card.ends = asked.get("expires_at")
 

@@ -238,6 +238,26 @@ def test_what_is_stored_is_what_the_event_says(engine: Engine) -> None:
     assert (card.created_at, row.created_at, answer.created_at) == (NOW, NOW, NOW)
 
 
+SAME_TO_PYTHON = {
+    "one": (1, True, 1.0, 1),
+    "zero": (0, False, -0.0, 0.0),
+    "nested": ({"a": [{"b": 1}]}, {"a": [{"b": True}]}, {"a": [{"b": 1.0}]}),
+}
+
+
+@pytest.mark.parametrize("values", SAME_TO_PYTHON.values(), ids=SAME_TO_PYTHON.keys())
+def test_metadata_that_only_json_tells_apart_are_stored(
+    engine: Engine, values: Sequence[Any]
+) -> None:
+    ask(engine, create("A1", metadata={"v": values[-1]}))
+    for number, value in enumerate(values):
+        update = command("cards.update", f"u{number}", card_id="A1", metadata={"v": value})
+        (answer,) = ask(engine, update)
+        # As text, since to Python they are equal.
+        said = json.dumps(json.loads(answer.event)["data"]["card"]["metadata"])
+        assert json.dumps(stored(engine, "A1").metadata) == said
+
+
 def test_every_key_has_one_answer_and_every_answer_a_key(engine: Engine) -> None:
     ask(engine, batch("A1"), activate("A1"), activate("A1"), activate("A1", amount=1), create("A1"))
     with reading(engine) as connection:

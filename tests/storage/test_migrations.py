@@ -2,6 +2,8 @@
 
 import base64
 from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -10,12 +12,13 @@ from sqlalchemy import Engine, MetaData, Table, insert
 
 from card_worker.cli.embedded import NoServer
 from card_worker.contracts.fields import read_time
-from card_worker.contracts.kinds import BatchState, CardType
+from card_worker.contracts.kinds import BatchState, CardType, EventType
 from card_worker.domain.rows import Holds, State
 from card_worker.storage import tables
 from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin, open_engine
 from card_worker.storage.files import confirmed, find_files, parts
+from card_worker.storage.looks import find_card
 from card_worker.storage.migrations import _config, upgrade
 from tests import servers
 from tests.servers import Server
@@ -111,3 +114,35 @@ def test_all_the_way_down_and_up(empty: Engine) -> None:
     upgrade(url)
     migrate(empty, "base", down=True)
     upgrade(url)
+
+
+def test_cards_know_the_time_of_their_last_event(empty: Engine) -> None:
+    migrate(empty, "0006")
+    made = {"type": CardType.GIFT_CARD, "state": State.INACTIVE, "created_at": NOW, "version": 1}
+    amounts = ("amount", "amount_funds", "amount_drawdown", "amount_balance", "amount_pending")
+    nothing = {**dict.fromkeys(amounts, 0), "amount_reserved": 0}
+    flags = {"blocked": False, "has_codes": False}
+    names = ("A1", "A2", "A3")
+    for number, name in enumerate(names):
+        put(empty, "cards", id=UUID(int=number), card_id=name, **made, **nothing, **flags)
+    told = [
+        ("A1", "card.created", 0),
+        ("A1", "hold.placed", 2),
+        ("A1", "card.drawn_down", 1),
+        ("A2", "card.created", 1),
+        # Of a batch of the same name, and a refusal.
+        ("A2", "batch.completed", 3),
+        ("A3", "command.rejected", 4),
+    ]
+    for number, (subject, type, seconds) in enumerate(told):
+        about: dict[str, Any] = {"subject": subject, "partition_key": f"{ACCOUNT}/{subject}"}
+        at = NOW + timedelta(seconds=seconds)
+        about |= {"type": EventType(type), "event": "{}", "created_at": at}
+        put(empty, "outbox", id=UUID(int=number), **about)
+    upgrade(empty.url.render_as_string(hide_password=False))
+    with begin(empty) as (connection, _):
+        cards = [find_card(connection, ACCOUNT, name) for name in names]
+    last = [card.changed_at for card in cards if card is not None]
+    assert last == [NOW + timedelta(seconds=2), NOW + timedelta(seconds=1), None]
+    migrate(empty, "0006", down=True)
+    upgrade(empty.url.render_as_string(hide_password=False))

@@ -9,16 +9,25 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event, insert, select
 from tenacity import retry, retry_if_exception
 
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.message import Letter, read_commands
+from card_worker.delivery import Delivery
 from card_worker.domain.answers import Answer
+from card_worker.domain.evolve import card_uuid
 from card_worker.handler import handle
+from card_worker.messages import Answered, Buried, Fate, Message
+from card_worker.minting import Mint
+from card_worker.starts import STARTS_MAX
 from card_worker.storage.engine import begin, open_engine, reading
-from card_worker.storage.errors import is_retryable
+from card_worker.storage.errors import RACES_MAX, is_race, is_retryable
 from card_worker.storage.reconcile import differences, totals
+from card_worker.storage.tables import dead_letters, outbox, pins
+from tests.codes import SEAL_TO, VAULT
+from tests.flow.processes import until
+from tests.storage.test_moments import waits
 
 ACCOUNT = "T00000001"
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
@@ -26,13 +35,17 @@ LATER = NOW + timedelta(hours=1)
 ROUNDS = int(os.environ.get("RACES", "60"))
 
 
+def is_passing(error: BaseException) -> bool:
+    return is_retryable(error) or is_race(error)
+
+
 def command(task: str, command_id: str, **fields: Any) -> Command:
-    (read,) = read_commands(task, command_id, {"account_id": ACCOUNT, **fields})
+    (read,) = read_commands(task, command_id, {"account_id": ACCOUNT, **fields}, VAULT)
     assert not isinstance(read, Letter)
     return read
 
 
-@retry(retry=retry_if_exception(is_retryable))
+@retry(retry=retry_if_exception(is_passing))
 def do(engine: Engine, commands: Sequence[Command], now: datetime = NOW) -> list[Answer]:
     with begin(engine) as (connection, _):
         return handle(connection, commands, now)
@@ -147,3 +160,119 @@ def test_transfers_to_and_fro_never_wait_for_each_other_for_good(postgres_url: s
     assert told == {"card.transferred_out": 2 * ROUNDS}
     prove(engine)
     engine.dispose()
+
+
+# --- the same card, made twice ----------------------------------------------------------------
+
+NEIGHBOURS = 100
+MONEY: dict[str, Any] = {"amount": 100, "currency": "NOK"}
+CODES = {**SEAL_TO, "card_token": {}, "pin": {}}
+SAME_CARD: dict[str, tuple[str, dict[str, Any]]] = {
+    "with nothing": ("cards.create", {"card_id": "same", "amount": 0, "currency": "NOK"}),
+    "with money": ("cards.create", {"card_id": "same", **MONEY}),
+    "with a PIN": ("cards.create", {"card_id": "same", **MONEY, **SEAL_TO, "pin": {}}),
+    "with a token": ("cards.create", {"card_id": "same", **MONEY, **SEAL_TO, "card_token": {}}),
+    "with all": ("cards.create", {"card_id": "same", **MONEY, **CODES}),
+    "of a batch": ("cards.batch_create", {"cards": [{"card_id": "same"}]}),
+    "of the same batch": (
+        "cards.batch_create",
+        {"batch_id": "same", "cards": [{"card_id": "same"}]},
+    ),
+    "a replacement": ("cards.replace", {"new_card_id": "same", "reason": "lost"}),
+}
+
+
+def message(task: str, id: str, **fields: Any) -> Message:
+    kwargs = {"account_id": ACCOUNT, **fields}
+    return Message(task=task, id=id, queue="cards", kwargs=kwargs, body=id.encode())
+
+
+def group(name: str, task: str, fields: dict[str, Any]) -> list[Message]:
+    """Return a group of messages of a worker; one of them makes the card that is made twice."""
+    if task == "cards.replace":
+        fields = {**fields, "card_id": f"old-{name}"}
+    made = [
+        message("cards.create", f"{name}-{number}", card_id=f"{name}-{number}", **MONEY)
+        for number in range(NEIGHBOURS)
+    ]
+    return [*made, message(task, f"{name}-same", **fields)]
+
+
+def deliver(url: str, messages: Sequence[Message]) -> tuple[list[Fate], int]:
+    """Return the fates of a group of messages, and how many commits that took."""
+    engine = open_engine(url)
+    commits: list[object] = []
+    event.listen(engine, "commit", commits.append)
+    try:
+        return Delivery(engine, lambda: False, vault=VAULT).deliver(messages), len(commits)
+    finally:
+        engine.dispose()
+
+
+@pytest.mark.parametrize(("task", "fields"), SAME_CARD.values(), ids=SAME_CARD.keys())
+def test_a_group_that_makes_a_card_that_another_has_made_is_done_in_one_commit(
+    task: str, fields: dict[str, Any], postgres_url: str
+) -> None:
+    engine = open_engine(postgres_url)
+    if task == "cards.replace":
+        make_cards(engine, "old-one", "old-two")
+    with ThreadPoolExecutor(1) as pool:
+        with begin(engine) as (connection, _):
+            one = group("one", task, fields)
+            mine = [command(each.task, each.id, **each.kwargs) for each in one]
+            handle(connection, mine, NOW, Mint(VAULT))
+            finished = pool.submit(deliver, postgres_url, group("two", task, fields))
+            until(lambda: waits(engine), "the other group waits")
+        fates, commits = finished.result()
+    refused = [one for fate in fates if isinstance(fate, Answered) for one in fate.answers]
+    assert len(refused) == len(fates) == NEIGHBOURS + 1
+    assert [answer.reason for answer in refused if answer.reason] == [refused[-1].reason]
+    assert commits == 1
+    prove(engine)
+    engine.dispose()
+
+
+def test_two_workers_that_make_the_same_cards_need_a_commit_a_group(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    rounds, start, commits = 10, Barrier(2), 0
+
+    def work(name: str) -> int:
+        counted = 0
+        for number in range(rounds):
+            start.wait()
+            same = {"card_id": f"same-{number}", **MONEY, **CODES}
+            _, done = deliver(postgres_url, group(f"{name}-{number}", "cards.create", same))
+            counted += done
+        return counted
+
+    with ThreadPoolExecutor(2) as pool:
+        commits = sum(pool.map(work, ("one", "two")))
+    assert commits == 2 * rounds
+    with reading(engine) as connection:
+        told = Counter(connection.execute(select(outbox.c.type)).scalars())
+    assert told == {
+        "card.created": rounds * (2 * NEIGHBOURS + 1),
+        "command.rejected": rounds,
+    }
+    prove(engine)
+    engine.dispose()
+
+
+def test_what_always_violates_a_constraint_is_a_defect(engine: Engine) -> None:
+    # Of a card that isn't there. No commit of ours leaves it behind.
+    orphan = {"id": card_uuid(ACCOUNT, "same"), "account_id": ACCOUNT, "kid": "p1", "digest": ""}
+    with begin(engine) as (connection, now):
+        connection.execute(insert(pins).values(**orphan, changed_at=now))
+    tries: list[object] = []
+    event.listen(engine, "rollback", tries.append)
+    fields = {"card_id": "same", **MONEY, **CODES}
+    *others, bad = Delivery(engine, lambda: False, vault=VAULT).deliver(
+        group("one", "cards.create", fields)
+    )
+    assert all(isinstance(fate, Answered) for fate in others)
+    assert isinstance(bad, Buried)
+    assert bad.why == "defect: IntegrityError"
+    # First the group, then the message alone.
+    assert RACES_MAX < len(tries) <= (1 + STARTS_MAX) * RACES_MAX
+    with reading(engine) as connection:
+        assert connection.execute(select(dead_letters.c.message_id)).scalars().all() == ["one-same"]

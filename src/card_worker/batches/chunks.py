@@ -105,7 +105,7 @@ def do(
     Whoever did a chunk that is done has asked for the next as well. Not if that was ourselves, and
     we failed or died before: hence `again`. So it does no harm to ask for a chunk many times.
     `company` is called after so many seconds of work when others wait for answers. Raises what
-    is_retryable knows when it may be tried again.
+    is_retryable or is_race knows when it may be tried again.
     """
     try:
         with begin(engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):

@@ -95,6 +95,7 @@ def _make_piece(work: Work, first: int, count: int) -> list[bytes]:
     names, kinds = batch.card_ids(first, count), batch.kinds(first, count)
     ids = card_uuids(batch.account_id, names)
     card = batch_card(batch, names[0], kinds[0], has_codes=batch.recipients is not None)
+    card = card._replace(changed_at=card.time(work.now))
     columns: dict[str, Column] = {"id": ids, "card_id": names}
     if batch.listed is not None:
         columns["type"] = kinds
@@ -145,8 +146,10 @@ def _check_peppers(work: Work) -> None:
 
 def _insert_codes(work: Work, wanted: Wanted, piece: Piece, minted: Minted) -> None:
     """Insert the tokens and PINs of cards."""
-    connection, _, batch, now, *_ = work
+    connection, batch = work.connection, work.batch
     card, ids, order = piece
+    assert card.changed_at is not None
+    now = card.changed_at
     if minted.tokens is not None:
         kid, digests = minted.tokens
         token_ids, masked = token_uuids(ids, now), minted.masked_codes

@@ -28,7 +28,8 @@ AccountId = Annotated[str, typer.Option("--account", "-a", help="The tenant, suc
 def show(card_id: CardId, account: AccountId, as_json: AsJson = False) -> None:
     """Show a card as it is now."""
     with database() as engine, begin(engine) as (connection, now):
-        told = _shown(connection, _find(connection, account, card_id), now)
+        card = _find(connection, account, card_id)
+        told = _shown(connection, card, card.time(now))
     if as_json:
         print_json(told)
         return

@@ -116,7 +116,9 @@ class CreateCard(_AboutCard):
     type: CardType = Field(CardType.GIFT_CARD, description="What it is")
     customer_id: Name | None = Field(None, description="Whose it is")
     name: Text255 | None = Field(None, description="What people call it")
-    active_from: Time | None = Field(None, description="Nothing is spent before; absent: now")
+    active_from: Time | None = Field(
+        None, description="Nothing is spent before; absent: no such limit"
+    )
     expires_at: Time | None = Field(None, description="From then on nothing is possible")
     metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
     card_token: NeedsTokens[TokenOptions] | None = Field(None, description="Make it with a token")
@@ -136,7 +138,9 @@ class ActivateCard(_AboutCard):
     name: Text255 | None = Field(None, description="What people call it")
     card_token: TokenBehaviour | None = Field(None, description="How long its tokens serve")
     metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
-    active_from: Time | None = Field(None, description="Nothing is spent before; absent: now")
+    active_from: Time | None = Field(
+        None, description="Nothing is spent before; absent: no such limit"
+    )
     expires_at: Time | None = Field(None, description="From then on nothing is possible")
 
 

@@ -1,13 +1,14 @@
 """The books: the rows a group of commands needs, held in memory while the rules run over them."""
 
 from collections import ChainMap
-from collections.abc import Iterable, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from card_worker.contracts.kinds import Side, TransactionType
+from card_worker.domain.needs import Needs
 from card_worker.domain.rows import (
     Account,
     Batch,
@@ -80,19 +81,22 @@ class Changes(NamedTuple):
 
 @dataclass(slots=True)
 class Books:
-    """Rows by what callers call them. Rows are values: a change puts another in the place."""
+    """Rows by what callers call them. Rows are values: a change puts another in the place.
+
+    So is all else that the fields hold: only the fields themselves, mappings and lists, change.
+    """
 
     cards: MutableMapping[CardKey, Card] = field(default_factory=dict)
     batches: MutableMapping[BatchKey, Batch] = field(default_factory=dict)
-    orders: MutableMapping[str, dict[str, Batch]] = field(default_factory=dict)
+    orders: MutableMapping[str, Mapping[str, Batch]] = field(default_factory=dict)
     """The batches that are busy, by their account, and there by their names."""
-    taken: dict[BatchKey, list[str]] = field(default_factory=dict)
+    taken: MutableMapping[BatchKey, Sequence[str]] = field(default_factory=dict)
     """Cards, by the batch that orders some of their names: the first few."""
     ids: MutableMapping[UUID, CardKey] = field(default_factory=dict)
     """What the card with the service's own id is called."""
     holds: MutableMapping[UUID, Hold] = field(default_factory=dict)
     """By the id of their pending transaction: those that are named, and those that are due."""
-    due: dict[UUID, list[UUID]] = field(default_factory=dict)
+    due: MutableMapping[UUID, tuple[UUID, ...]] = field(default_factory=dict)
     """The holds whose time is up, by card, as they were loaded."""
     named: MutableMapping[UUID, Transaction] = field(default_factory=dict)
     """Transactions by their id: those that are named, and those made here."""
@@ -111,16 +115,16 @@ class Books:
     """By the id of their card."""
     guesses: MutableMapping[UUID, Guess] = field(default_factory=dict)
     """PINs that were given: those that are to be judged, and all that count on their cards."""
-    guesses_by_card: dict[UUID, list[UUID]] = field(default_factory=dict)
+    guesses_by_card: MutableMapping[UUID, tuple[UUID, ...]] = field(default_factory=dict)
     transactions: list[Transaction] = field(default_factory=list)
     """What was moved here, in order."""
-    _cards_before: dict[CardKey, Card | None] = field(default_factory=dict)
-    _holds_before: dict[UUID, Hold | None] = field(default_factory=dict)
-    _tokens_before: dict[UUID, Token | None] = field(default_factory=dict)
-    _pins_before: dict[UUID, Pin | None] = field(default_factory=dict)
-    _guesses_before: dict[UUID, Guess | None] = field(default_factory=dict)
-    _batches_before: dict[BatchKey, Batch | None] = field(default_factory=dict)
-    _listed: dict[str, dict[str, Batch]] = field(default_factory=dict)
+    _cards_before: MutableMapping[CardKey, Card | None] = field(default_factory=dict)
+    _holds_before: MutableMapping[UUID, Hold | None] = field(default_factory=dict)
+    _tokens_before: MutableMapping[UUID, Token | None] = field(default_factory=dict)
+    _pins_before: MutableMapping[UUID, Pin | None] = field(default_factory=dict)
+    _guesses_before: MutableMapping[UUID, Guess | None] = field(default_factory=dict)
+    _batches_before: MutableMapping[BatchKey, Batch | None] = field(default_factory=dict)
+    _listed: MutableMapping[str, Mapping[str, Batch] | None] = field(default_factory=dict)
     """The orders of an account by each card_id that they list, once somebody has looked for one."""
     _new_runs: list[Run] = field(default_factory=list)
     _new_files: list[tuple[File, FilePart]] = field(default_factory=list)
@@ -128,6 +132,25 @@ class Books:
 
     def account(self, account_id: str) -> Account:
         return self.accounts.get(account_id) or Account(account_id)
+
+    def cards_for(self, needs: Needs) -> list[Card]:
+        """Return the cards that a command names, by whatever, and that exist; its own first."""
+        cards = [self.cards[key] for key in needs.cards if key in self.cards]
+        for _, digest in needs.tokens:
+            if digest in self.digests:
+                cards.append(self.cards[self.ids[self.tokens[self.digests[digest]].card]])
+        for _, id in needs.transactions:
+            if id in self.named:
+                cards.append(self.cards[self.ids[self.named[id].card]])
+        return cards
+
+    def time(self, needs: Needs, now: datetime) -> datetime:
+        """Return the time of a command that comes at `now`.
+
+        It is never before the last event of a card that the command names: clocks are stepped, a
+        failover leads to another clock, and `now` was read before the cards were locked.
+        """
+        return max([now, *[card.time(now) for card in self.cards_for(needs)]])
 
     def due_holds(self, card: Card, now: datetime) -> list[Hold]:
         """Return the card's holds that still lock something although their time is up."""
@@ -183,7 +206,8 @@ class Books:
     def know_guess(self, guess: Guess) -> None:
         """Take in a guess as it was noted."""
         if guess.id not in self.guesses and guess.card is not None:
-            self.guesses_by_card.setdefault(guess.card, []).append(guess.id)
+            known = self.guesses_by_card.get(guess.card, ())
+            self.guesses_by_card[guess.card] = (*known, guess.id)
         self.guesses[guess.id] = guess
 
     def put_guess(self, guess: Guess) -> None:
@@ -224,7 +248,7 @@ class Books:
 
     def put_batch(self, batch: Batch) -> None:
         """Let a batch be as given: one that changes, or one that is new."""
-        self._listed.pop(batch.account_id, None)
+        self._listed[batch.account_id] = None
         self._batches_before.setdefault(batch.key, self.batches.get(batch.key))
         self.batches[batch.key] = batch
         orders = dict(self.orders.get(batch.account_id, {}))
@@ -278,26 +302,7 @@ class Books:
 
     def aside(self) -> "Books":
         """Return books that start as these and leave these as they are: for a dry run."""
-        return Books(
-            ChainMap({}, self.cards),
-            ChainMap({}, self.batches),
-            ChainMap({}, self.orders),
-            self.taken,
-            ChainMap({}, self.ids),
-            ChainMap({}, self.holds),
-            self.due,
-            ChainMap({}, self.named),
-            ChainMap({}, self.refunded),
-            ChainMap({}, self.refs),
-            self.accounts,
-            ChainMap({}, self.tokens),
-            ChainMap({}, self.digests),
-            ChainMap({}, self.tokens_by_card),
-            ChainMap({}, self.pins),
-            self.guesses,
-            self.guesses_by_card,
-            _listed=dict(self._listed),
-        )
+        return Books(**{one.name: _laid_aside(getattr(self, one.name)) for one in fields(self)})
 
     def take_changes(self) -> Changes:
         """Return how the rows differ from those at the last call, or from those loaded."""
@@ -313,7 +318,7 @@ class Books:
             file_parts=[part for _, part in self._new_files],
             transactions=self.transactions[self._told :],
         )
-        assert all(now.version > was.version for was, now in changes.cards.changed)
+        assert all(_follows(now, was) for was, now in changes.cards.changed)
         self._cards_before, self._holds_before = {}, {}
         self._tokens_before, self._pins_before, self._guesses_before = {}, {}, {}
         self._batches_before, self._new_runs, self._new_files = {}, [], []
@@ -321,7 +326,28 @@ class Books:
         return changes
 
 
-def _changed(before: dict[Key, Row | None], now: MutableMapping[Key, Row]) -> Changed[Row]:
+def _follows(now: Card, was: Card) -> bool:
+    """Say whether a card can be what has become of another one."""
+    changed_at = now.changed_at
+    return (
+        now.version > was.version and changed_at is not None and was.time(changed_at) == changed_at
+    )
+
+
+def _laid_aside(value: Any) -> Any:
+    """Return what can be changed in the place of a field of books. What it holds are values."""
+    match value:
+        case MutableMapping():
+            return ChainMap({}, value)
+        case list():
+            return list(value)
+    assert isinstance(value, int)
+    return value
+
+
+def _changed(
+    before: MutableMapping[Key, Row | None], now: MutableMapping[Key, Row]
+) -> Changed[Row]:
     if not before:
         return Changed([], [])
     rows = [(was, now[key]) for key, was in before.items()]

@@ -93,7 +93,7 @@ def token_uuids(cards: Iterable[bytes], now: datetime) -> list[bytes]:
 def _next(books: Books, event: CardEvent, **changed: Any) -> Card:
     """Return the card that an event is about, a version further, and changed."""
     card = books.cards[event.card]
-    return card._replace(version=card.version + 1, **changed)
+    return card._replace(version=card.version + 1, changed_at=event.at, **changed)
 
 
 def _post(books: Books, card: Card, moved: Movement, event: CardEvent) -> Transaction:
@@ -154,12 +154,13 @@ def _load(
     card = card._replace(
         state=State.ACTIVE,
         version=version,
+        changed_at=event.at,
         currency=command.currency,
         amount=command.amount,
         customer_id=command.customer_id,
         name=command.name if command.name is not None else card.name,
         metadata=command.metadata if command.metadata is not None else card.metadata,
-        active_from=command.active_from if command.active_from is not None else event.at,
+        active_from=command.active_from,
         activated_at=event.at,
         expires_at=command.expires_at,
     )
@@ -184,6 +185,7 @@ def _(event: CardTookOver, books: Books) -> Moved:
             created_at=event.at,
             created_by=command.created_by,
             originated_by=command.originated_by,
+            changed_at=event.at,
         )
     card = card._replace(
         state=State.ACTIVE,

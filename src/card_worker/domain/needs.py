@@ -38,6 +38,8 @@ class Needs(NamedTuple):
     """The rows that must be in the books before a command is decided."""
 
     cards: tuple[CardKey, ...] = ()
+    makes_cards: bool = False
+    """Whether the cards are to be made, and not to exist."""
     batches: tuple[BatchKey, ...] = ()
     transactions: tuple[TransactionKey, ...] = ()
     """With their cards, their holds and what was refunded of them."""
@@ -78,7 +80,12 @@ def _(command: OnCard) -> Needs:
 
 
 @needs.register
-def _(command: CreateCard | ActivateCard | WithdrawCard) -> Needs:
+def _(command: CreateCard) -> Needs:
+    return Needs(cards=(_card(command),), makes_cards=True)
+
+
+@needs.register
+def _(command: ActivateCard | WithdrawCard) -> Needs:
     return Needs(cards=(_card(command),))
 
 
@@ -142,6 +149,7 @@ def _(command: CreateBatch) -> Needs:
     account_id = command.account_id
     return Needs(
         cards=tuple((account_id, card.card_id) for card in command.cards or ()),
+        makes_cards=True,
         batches=((account_id, command.called),),
         order=command if command.card_id_pattern is not None else None,
     )

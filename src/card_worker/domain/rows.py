@@ -81,10 +81,16 @@ class Card(NamedTuple):
     amount_reserved: int = 0
     has_codes: bool = False
     """Whether it ever had a token or a PIN; a card that has none isn't asked for them."""
+    changed_at: datetime | None = None
+    """The time of its last event; None: `created_at`."""
 
     @property
     def key(self) -> CardKey:
         return self.account_id, self.card_id
+
+    def time(self, now: datetime) -> datetime:
+        """Return the time of what happens to the card at `now`: never before its last event."""
+        return max(now, self.changed_at or self.created_at)
 
     @property
     def amount_available(self) -> int:

@@ -1,6 +1,6 @@
 """Batches: which are busy, which names of an order are taken, and how far one has come."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from typing import Any
@@ -53,7 +53,7 @@ def find_batch(
 
 def find_busy(
     connection: Connection, account_ids: Collection[str]
-) -> Callable[[], dict[str, dict[str, Batch]]]:
+) -> Callable[[], dict[str, Mapping[str, Batch]]]:
     """Ask for the accounts' batches that are busy; return what waits for them."""
     if not account_ids:
         return dict
@@ -61,11 +61,11 @@ def find_busy(
     values = parameters(dialect, columns, [{"account_id": id} for id in account_ids])
     rows = send(connection, _select_busy(dialect), values)
 
-    def wait() -> dict[str, dict[str, Batch]]:
+    def wait() -> dict[str, Mapping[str, Batch]]:
         found = dict[str, dict[str, Batch]]()
         for batch in map(Batch._make, rows()):
             found.setdefault(batch.account_id, {})[batch.batch_id] = batch
-        return found
+        return {**found}
 
     return wait
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import cache
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
     Select,
@@ -19,6 +20,7 @@ from sqlalchemy import (
 )
 
 from card_worker.contracts.batches import CARDS_PER_ORDER_MAX
+from card_worker.contracts.fields import write_json
 from card_worker.contracts.kinds import TransactionType
 from card_worker.contracts.patterns import Pattern
 from card_worker.domain.answers import Answer
@@ -56,7 +58,7 @@ from card_worker.storage.tables import (
     tokens,
     transactions,
 )
-from card_worker.storage.types import UtcTime
+from card_worker.storage.types import JsonText, UtcTime
 from card_worker.storage.writing import Changed, New
 
 _CARD, _TRANSACTION, _BATCH = (
@@ -64,7 +66,9 @@ _CARD, _TRANSACTION, _BATCH = (
     ("account_id", "id"),
     ("account_id", "batch_id"),
 )
-_PAID = frozenset(["version", *(name for name in Card._fields if name.startswith("amount_"))])
+_PAID = frozenset(
+    ["version", "changed_at", *(name for name in Card._fields if name.startswith("amount_"))]
+)
 """The columns of a card that payments change."""
 
 
@@ -95,22 +99,46 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Call
             cards={card.key: card for card in rows},
             ids={card.id: card.key for card in rows},
             batches={batch.key: batch for batch in map(Batch._make, ordered())},
-            named={row.id: row for row in map(Transaction._make, named())},
             accounts=set_up(),
             orders=busy(),
             taken=_taken(connection, needed),
         )
-        for token in map(Token._make, given_tokens()):
-            # One that was made since, by a commit that has let go of its card, is not known yet.
-            if token.card in books.ids:
-                books.know_token(token)
+        if _were_made_meanwhile(connection, books, needed):
+            return load(connection, needed, now)()
+        books.named = {row.id: row for row in _of_cards(books, map(Transaction._make, named()))}
+        _know_tokens(books, given_tokens())
         _load_what_hangs_on_cards(connection, books, needed, now)
         return books
 
     return wait
 
 
-def _taken(connection: Connection, needed: Sequence[Needs]) -> dict[BatchKey, list[str]]:
+def _were_made_meanwhile(connection: Connection, books: Books, needed: Sequence[Needs]) -> bool:
+    """Say whether a card that was not there is there now.
+
+    An order may have made its cards after these were locked, and have ended before the orders that
+    are busy were read: then neither shows that the card exists.
+    """
+    wanted = {key for needs in needed if not needs.makes_cards for key in needs.cards}
+    absent = [key for key in wanted if key not in books.cards and not books.busy_with(key)]
+    return bool(find(connection, cards, ("id",), _by(_CARD, absent))())
+
+
+OfCard = TypeVar("OfCard", Token, Transaction)
+
+
+def _of_cards(books: Books, rows: Iterable[OfCard]) -> Iterator[OfCard]:
+    """Yield the rows whose cards are in the books. Another commit may have made others since the
+    cards were locked; for this one they don't exist yet."""
+    return (row for row in rows if row.card in books.ids)
+
+
+def _know_tokens(books: Books, rows: Rows) -> None:
+    for token in _of_cards(books, map(Token._make, rows)):
+        books.know_token(token)
+
+
+def _taken(connection: Connection, needed: Sequence[Needs]) -> dict[BatchKey, Sequence[str]]:
     """Return which names of new orders cards have already."""
     orders = [needs.order for needs in needed if needs.order is not None]
     return {
@@ -130,6 +158,8 @@ def _load_what_hangs_on_cards(
     held, refs, guessed = set[UUID](), set[tuple[UUID, str]](), set[UUID]()
     # Most cards have nothing locked, and so no hold that is open, be it due or not.
     locking = {card.id for card in books.cards.values() if card.amount_reserved}
+    # No command of the group is later. Whether a hold is due is asked once more for each.
+    latest = max([now, *[card.time(now) for card in books.cards.values()]]) if locking else now
     for needs, ids in _card_ids(books, needed):
         if needs.holds and locking:
             held.update(locking.intersection(ids))
@@ -137,7 +167,7 @@ def _load_what_hangs_on_cards(
             refs.add((ids[0], needs.ref_id))
         if needs.guesses:
             guessed.update(ids)
-    due = _due_holds(connection, held, now)
+    due = _due_holds(connection, held, latest)
     named = find(connection, holds, Hold._fields, [{"id": id} for id in books.named])
     refunded = _refunded(connection, books.named)
     taken = find(connection, transactions, ("card", "ref_id", "id"), _by(("card", "ref_id"), refs))
@@ -145,7 +175,7 @@ def _load_what_hangs_on_cards(
     load_guesses = _ask_for_guesses(connection, needed, guessed)
     for hold in map(Hold._make, due()):
         books.holds[hold.id] = hold
-        books.due.setdefault(hold.card, []).append(hold.id)
+        books.due[hold.card] = (*books.due.get(hold.card, ()), hold.id)
     books.holds.update((hold.id, hold) for hold in map(Hold._make, named()))
     books.refunded = {parent_id: int(amount) for parent_id, amount in refunded()}
     books.refs = {(card, ref_id): id for card, ref_id, id in taken()}
@@ -164,8 +194,7 @@ def _ask_for_codes(
     kept = find(connection, pins, Pin._fields, [{"id": id} for id in card_ids])
 
     def wait(books: Books) -> None:
-        for token in map(Token._make, chain(serving(), named())):
-            books.know_token(token)
+        _know_tokens(books, [*serving(), *named()])
         books.pins = {pin.id: pin for pin in map(Pin._make, kept())}
 
     return wait
@@ -190,15 +219,9 @@ def _card_ids(books: Books, needed: Sequence[Needs]) -> Iterator[tuple[Needs, Se
     """Yield each need with the ids of its cards that exist."""
     made = dict[UUID, UUID]()
     for needs in needed:
-        ids = [books.cards[key].id for key in needs.cards if key in books.cards]
-        for _, digest in needs.tokens:
-            if digest in books.digests:
-                ids.append(books.tokens[books.digests[digest]].card)
-        for _, id in needs.transactions:
-            if id in books.named:
-                ids.append(books.named[id].card)
-            elif id in made:
-                ids.append(made[id])
+        ids = [card.id for card in books.cards_for(needs)]
+        if not ids:
+            ids = [made[id] for _, id in needs.transactions if id in made]
         if needs.makes is not None and ids:
             made[needs.makes] = ids[0]
         yield needs, ids
@@ -222,8 +245,7 @@ def to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]:
 
 
 def _changes(table: Table, rows: Differ[Any]) -> list[New | Changed]:
-    keys = frozenset(column.name for column in table.primary_key)
-    return [_new(table, rows.new), Changed(table, _changing(rows.changed, keys))]
+    return [_new(table, rows.new), Changed(table, _changing(table, rows.changed))]
 
 
 def _new(table: Table, values: Sequence[Any]) -> New:
@@ -235,19 +257,33 @@ def _new(table: Table, values: Sequence[Any]) -> New:
     return New(table, _transposed(filled), values[0]._fields)
 
 
-def _changing(values: Sequence[tuple[Any, Any]], keys: frozenset[str]) -> list[Row]:
+def _changing(table: Table, values: Sequence[tuple[Any, Any]]) -> list[Row]:
     """Return the rows of values that are not as they were: what payments change of a card, or all
     columns."""
     if not values:
         return []
     before, after = (zip(*side, strict=True) for side in zip(*values, strict=True))
-    fields = values[0][0]._fields
-    columns = dict(zip(fields, after, strict=True))
-    changed = {name for name, was in zip(fields, before, strict=True) if columns[name] != was}
+    columns = dict(zip(values[0][0]._fields, after, strict=True))
+    changed = {
+        name
+        for (name, now), was in zip(columns.items(), before, strict=True)
+        if _differs(table.c[name], was, now)
+    }
     if not changed:
         return []
+    keys = {column.name for column in table.primary_key}
     names = keys | _PAID if changed <= _PAID else columns.keys()
     return _transposed({name: columns[name] for name in columns if name in names})
+
+
+def _differs(column: Column[Any], was: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
+    if not isinstance(column.type, JsonText):
+        return now != was
+    # As it is written: in Python 1, 1.0 and True are equal.
+    return any(
+        after is not before and write_json(after) != write_json(before)
+        for before, after in zip(was, now, strict=True)
+    )
 
 
 def _transposed(columns: dict[str, tuple[Any, ...]]) -> list[Row]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -102,6 +103,13 @@ def clock(connection: Connection, *, lock_timeout_ms: int = LOCK_TIMEOUT_MS) -> 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """Open a look at the database that waits for nobody and changes nothing."""
+    """Open a connection that waits for nobody and changes nothing.
+
+    All that is read on it is of one moment.
+    """
+    options: dict[str, Any] = {"card_worker_reading": True}
+    if engine.dialect.name == "postgresql":
+        # SQLite reads all of a transaction from one snapshot by itself.
+        options["isolation_level"] = "REPEATABLE READ"
     with engine.connect() as connection:
-        yield connection.execution_options(card_worker_reading=True)
+        yield connection.execution_options(**options)

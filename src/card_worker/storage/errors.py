@@ -6,8 +6,9 @@ a missing right, table, disk or server would otherwise turn good messages into d
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from sqlalchemy.exc import (
     DBAPIError,
@@ -37,14 +38,22 @@ _SQLITE_DATA = frozenset(
 # Of the code for everything else, what data can cause.
 _SQLITE_DATA_TEXTS = ("malformed JSON", "integer overflow")
 
-# What another commit got in before us does: the next try sees its row and answers accordingly.
-_RACES = (
-    *("uq_cards_", "pk_cards", "pk_batches", "uq_tokens_digest"),
-    *("cards.account_id", "batches.account_id", "tokens.digest"),
+# A unique constraint is violated, or a primary key.
+_UNIQUE_STATE = "23505"
+_SQLITE_UNIQUE = frozenset(
+    [
+        sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+        sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+        sqlite3.SQLITE_CONSTRAINT_ROWID,
+    ]
 )
-
 # Of what the database itself numbers. Its sequence is behind, as after a restore of rows alone.
 _NUMBERED = ("pk_outbox", "pk_unpublished")
+RACES_MAX = 10
+"""A commit that has violated unique constraints so often in a row hasn't lost races: it is wrong.
+Who loses a race loses it to a commit that has made something, and which is there the next time."""
+
+Done = TypeVar("Done")
 
 
 class OwnFault(Exception):
@@ -63,8 +72,8 @@ def own_fault() -> Iterator[None]:
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Say whether the same work may succeed later: the server is at fault, or another commit won a
-    race. Everything else is a defect of the message, or of our handling of it."""
+    """Say whether the same work may succeed later: the server is at fault. Everything else is a
+    defect of the message, or of our handling of it; if it isn't a race."""
     if isinstance(error, OwnFault | TimeoutError | PendingRollbackError):
         return True
     if not isinstance(error, DBAPIError):
@@ -72,7 +81,7 @@ def is_retryable(error: BaseException) -> bool:
     if error.connection_invalidated:
         return True
     if isinstance(error, IntegrityError):
-        return any(name in str(error.orig) for name in (*_RACES, *_NUMBERED))
+        return any(name in str(error.orig) for name in _NUMBERED)
     if isinstance(error.orig, sqlite3.Error):
         return not _is_sqlite_data(error.orig)
     state = _state(error)
@@ -80,6 +89,33 @@ def is_retryable(error: BaseException) -> bool:
         return not state.startswith(_DATA_STATES)
     # Without a state: PostgreSQL can't be reached, or the driver refused the values.
     return isinstance(error, OperationalError | InterfaceError)
+
+
+def is_race(error: BaseException) -> bool:
+    """Say whether another commit may have made the same before us.
+
+    Which constraint is violated first says nothing: a card is written together with all that it
+    begins with.
+    """
+    if not isinstance(error, IntegrityError):
+        return False
+    if isinstance(error.orig, sqlite3.Error):
+        return getattr(error.orig, "sqlite_errorcode", None) in _SQLITE_UNIQUE
+    return _state(error) == _UNIQUE_STATE
+
+
+def through_races(work: Callable[[], Done]) -> Done:
+    """Do `work`, which begins with a new commit; do it again when it has lost a race.
+
+    The next try finds what the other commit made. Raises the error of the last of RACES_MAX tries.
+    """
+    for _ in range(RACES_MAX - 1):
+        try:
+            return work()
+        except IntegrityError as error:
+            if not is_race(error):
+                raise
+    return work()
 
 
 def needs_operator(error: BaseException) -> bool:

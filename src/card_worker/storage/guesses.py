@@ -47,7 +47,9 @@ def note_guesses(connection: Connection, asked: Iterable[Command | Look], now: d
     token_keys = {key for one in needed for key in one.tokens}
     card_keys = {key for one in needed for key in one.cards}
     waiting = lock_cards(connection, card_keys, given_tokens=token_keys)
-    by_name = {card.key: card.id for card in waiting()}
+    found_cards = waiting()
+    by_name = {card.key: card.id for card in found_cards}
+    times = {card.id: card.time(now) for card in found_cards}
     digests = [{"digest": digest} for _, digest in token_keys]
     named = find(connection, tokens, ("digest", "card"), digests)()
     locked = set(by_name.values())
@@ -66,7 +68,7 @@ def note_guesses(connection: Connection, asked: Iterable[Command | Look], now: d
                 "card": card,
                 "number": number,
                 "outcome": Outcome.OPEN,
-                "created_at": now,
+                "created_at": now if card is None else times[card],
             }
         )
     insert_absent(connection, guesses, sorted(rows, key=lambda row: str(row["id"])))

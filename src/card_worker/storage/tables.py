@@ -101,6 +101,8 @@ cards = Table(
     _amount("amount_pending"),
     _amount("amount_reserved"),
     Column("has_codes", Flag, nullable=False),
+    # Of its last event, before which nothing happens to it, whatever a clock says.
+    Column("changed_at", UtcTime, nullable=True),
     UniqueConstraint("account_id", "card_id"),
     CheckConstraint("version >= 1", "version"),
     CheckConstraint(f"amount BETWEEN 0 AND {AMOUNT_MAX}", "amount"),

@@ -1,0 +1,203 @@
+"""Clocks that go back, as after a failover: nothing of a card does."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from sqlalchemy import Engine, select
+
+from card_worker.contracts.commands import Command, CreateTransaction, event_id
+from card_worker.contracts.fields import read_time, write_time
+from card_worker.contracts.message import read_query
+from card_worker.contracts.queries import GetCard
+from card_worker.domain.answers import Answer
+from card_worker.handler import handle
+from card_worker.reader import look_as_holder
+from card_worker.storage.engine import begin, reading
+from card_worker.storage.guesses import note_guesses
+from card_worker.storage.looks import find_transactions
+from card_worker.storage.reconcile import differences
+from card_worker.storage.tables import guesses, outbox, tokens
+from tests.codes import PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
+from tests.orders import CODES, Orders
+from tests.storage.test_handler import (
+    ACCOUNT,
+    NOW,
+    activate,
+    batch,
+    command,
+    create,
+    follow,
+    spend,
+    stored,
+    told,
+    transfer,
+)
+
+HOUR, MS = timedelta(hours=1), timedelta(milliseconds=1)
+
+
+def ask(engine: Engine, now: datetime, *commands: Command) -> list[Answer]:
+    """Handle commands in a commit whose clock shows `now`."""
+    with begin(engine) as (connection, _):
+        note_guesses(connection, commands, now)
+        return handle(connection, commands, now, plain_mint())
+
+
+def times(engine: Engine) -> dict[str, list[tuple[datetime, str]]]:
+    """Return the times of what was done to each card, in order."""
+    seen = defaultdict(list)
+    with reading(engine) as connection:
+        events = connection.execute(select(outbox.c.event).order_by(outbox.c.position)).scalars()
+        for event in map(json.loads, events):
+            if "sequence" in event:
+                seen[event["subject"]].append((read_time(event["time"]), event["type"]))
+    return seen
+
+
+@pytest.fixture(autouse=True)
+def never_back(engine: Engine) -> Iterator[None]:
+    """Prove, after each test, that the events and rows of no card go back in time."""
+    yield
+    for card_id, events in times(engine).items():
+        assert events == sorted(events, key=lambda event: event[0])
+        card = stored(engine, card_id)
+        with reading(engine) as connection:
+            rows = [row.created_at for row in find_transactions(connection, card)]
+            assert list(differences(connection)) == []
+        assert all(one <= other for one, other in pairwise(rows))
+        assert card.changed_at == events[-1][0] >= max([card.created_at, *rows])
+
+
+@pytest.mark.parametrize("back", [MS, HOUR], ids=["a millisecond", "an hour"])
+@pytest.mark.parametrize("begun", ["created", "activated", "replaced"])
+def test_a_fresh_card_can_be_spent_at_once(engine: Engine, back: timedelta, begun: str) -> None:
+    ways: dict[str, Sequence[Command]] = {
+        "created": [create("A1")],
+        "activated": [batch("A1"), activate("A1")],
+        "replaced": [
+            create("A0"),
+            command("cards.replace", "r", card_id="A0", new_card_id="A1", reason="lost"),
+        ],
+    }
+    ask(engine, NOW, *ways[begun])
+    assert stored(engine, "A1").active_from is None
+    assert told(ask(engine, NOW - back, spend("A1", "r1"))) == ["card.drawn_down"]
+
+
+def test_a_card_that_was_told_when_to_start_starts_then(engine: Engine) -> None:
+    ask(engine, NOW, create("A1", active_from=write_time(NOW + HOUR)))
+    assert told(ask(engine, NOW + HOUR - MS, spend("A1", "r1"))) == ["card_not_started"]
+    assert told(ask(engine, NOW + HOUR, spend("A1", "r2"))) == ["card.drawn_down"]
+    # It has started once and for all.
+    assert told(ask(engine, NOW, spend("A1", "r3"))) == ["card.drawn_down"]
+
+
+def test_a_token_serves_from_the_moment_it_is_made(engine: Engine) -> None:
+    ask(engine, NOW, create("A1"))
+    serves = {"expires_in": 60, "expires_after_transaction": False}
+    made = command("tokens.create", "t", card_id="A1", ref_id="t", **serves, **SEAL_TO)
+    ask(engine, NOW + HOUR, made)
+    paid = {"token": "TOKEN-0", "amount": 1, "currency": "NOK"}
+    pay = [command("transactions.create", ref, ref_id=ref, **paid) for ref in ("r1", "r2")]
+    assert told(ask(engine, NOW, pay[0])) == ["card.drawn_down"]
+    assert told(ask(engine, NOW + HOUR + timedelta(seconds=60), pay[1])) == ["card_not_usable"]
+
+
+def test_each_card_of_a_group_has_its_own_time(engine: Engine) -> None:
+    ask(engine, NOW, create("A1"))
+    ask(engine, NOW + HOUR, create("A2"))
+    group = [spend("A1", "r"), spend("A2", "r"), create("A3"), spend("A4", "r")]
+    answers = ask(engine, NOW + HOUR / 2, *group)
+    minutes = [(answer.created_at - NOW) // timedelta(minutes=1) for answer in answers]
+    assert minutes == [30, 60, 30, 30]
+    for answer in answers:
+        assert json.loads(answer.event)["time"] == write_time(answer.created_at)
+
+
+def test_a_transfer_comes_after_both_cards_and_releases_what_is_due_then(engine: Engine) -> None:
+    ask(engine, NOW, create("A2"), spend("A2", "hold", pending=True, hold_expires_in=60))
+    ask(engine, NOW + HOUR, create("A1"))
+    (moved,) = ask(engine, NOW, transfer("A1", "A2"))
+    assert moved.created_at == NOW + HOUR
+    kinds = [kind for _, kind in times(engine)["A2"]]
+    assert kinds == ["card.created", "hold.placed", "hold.expired", "card.transferred_in"]
+    assert told(ask(engine, NOW, spend("A2", "all", amount=501))) == ["card.drawn_down"]
+
+
+@pytest.mark.parametrize("what", ["capture", "void"])
+def test_a_hold_that_is_over_stays_so(engine: Engine, what: str) -> None:
+    held = spend("A1", "hold", pending=True, hold_expires_in=60)
+    ask(engine, NOW, create("A1"), held)
+    ask(engine, NOW + HOUR, spend("A1", "r1"))
+    assert told(ask(engine, NOW, follow(what, held))) == ["hold_closed"]
+
+
+def test_a_card_that_has_expired_stays_so(engine: Engine) -> None:
+    ask(engine, NOW, create("A1", expires_at=write_time(NOW + HOUR)))
+    update = command("cards.update", "u", card_id="A1", name="Kari")
+    (shown,) = ask(engine, NOW + HOUR, update)
+    assert json.loads(shown.event)["data"]["card"]["status"] == "expired"
+    assert told(ask(engine, NOW, spend("A1", "r"))) == ["card_expired"]
+    assert told(ask(engine, NOW, command("cards.expire", "e", card_id="A1"))) == ["card.expired"]
+
+
+def test_an_activation_can_be_reversed_within_its_window_on_any_clock(engine: Engine) -> None:
+    ask(engine, NOW, create("A1"), create("A2"))
+    reverse = [command("cards.reverse_activation", id, card_id=id) for id in ("A1", "A2")]
+    assert told(ask(engine, NOW - HOUR, reverse[0])) == ["card.activation_reversed"]
+    assert told(ask(engine, NOW + 25 * HOUR, reverse[1])) == ["not_reversible"]
+
+
+def test_what_is_tried_comes_after_what_was_done(engine: Engine) -> None:
+    ask(engine, NOW, create("A1"))
+    group = [spend("A1", "dry", dry_run=True), spend("A1", "real")]
+    assert [answer.created_at for answer in ask(engine, NOW - HOUR, *group)] == [NOW, NOW]
+
+
+def test_pins_are_noted_and_cards_shown_in_the_time_of_the_card(engine: Engine) -> None:
+    ask(engine, NOW, create("A1", card_token={"expires_in": 600}, pin={}, **SEAL_TO))
+    ask(engine, NOW + HOUR / 4, command("cards.update", "u", card_id="A1", name="Kari"))
+    paid = {"token": "TOKEN-0", "amount": 1, "currency": "NOK"}
+    wrong = command("transactions.create", "w", ref_id="w", **paid, pin=WRONG_PIN)
+    assert isinstance(wrong, CreateTransaction)
+    with begin(engine) as (connection, _):
+        note_guesses(connection, [wrong], NOW)
+        noted = connection.execute(select(guesses.c.created_at)).scalar_one()
+    assert noted == NOW + HOUR / 4
+    for number, named in enumerate(({"card_id": "A1"}, {"token": "TOKEN-0"})):
+        fields = {"account_id": ACCOUNT, **named, "pin": PIN}
+        query = read_query("cards.get", f"q{number}", fields, VAULT)
+        assert isinstance(query, GetCard)
+        with begin(engine) as (connection, _):
+            note_guesses(connection, [query], NOW)
+            seen = look_as_holder(connection, query, NOW)
+        # In the time of the card, that of the token is up.
+        if "token" in named:
+            assert seen["reason"] == "card_not_usable"
+        else:
+            assert seen["card"]["tokens"] == []
+
+
+def test_cards_of_an_order_are_no_older_than_their_tokens(engine: Engine) -> None:
+    orders = Orders(engine)
+    orders.order(3, **CODES)
+    orders.work()
+    with reading(engine) as connection:
+        made = set(connection.execute(select(tokens.c.created_at)).scalars())
+    assert {stored(engine, name).changed_at for name in orders.names()} == made
+    (moved,) = ask(engine, NOW, activate("B1-0001"))
+    assert made == {moved.created_at}
+    assert moved.created_at > NOW
+
+
+def test_a_time_that_is_derived_is_derived_from_that_of_the_card(engine: Engine) -> None:
+    ask(engine, NOW, create("A1"))
+    held = spend("A1", "hold", pending=True, hold_expires_in=60)
+    (answer,) = ask(engine, NOW - HOUR, held)
+    hold = json.loads(answer.event)["data"]["hold"]
+    assert hold["expires_at"] == write_time(NOW + timedelta(seconds=60))
+    assert hold["id"] == str(event_id(ACCOUNT, held.key))
