@@ -52,7 +52,7 @@ from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.errors import is_retryable
 from card_worker.storage.migrations import SchemaOutdated, check
-from card_worker.sweeps import expire_cards, expire_holds
+from card_worker.sweeps import expire_cards, expire_holds, lapse_orders
 from card_worker.telemetry import configure_logs
 from card_worker.transport.access import Refused, Step, check_access, consuming, publishing
 
@@ -182,10 +182,15 @@ def _make_sweep(name: str, sweep: Callable[[Engine], object]) -> None:
                 raise
 
 
+def _sweep_batches(engine: Engine) -> None:
+    lapse_orders(engine)
+    _ask(resting_chunks(engine))
+
+
 _make_sweep(SWEEP_CARDS, expire_cards)
 _make_sweep(SWEEP_HOLDS, expire_holds)
 _make_sweep(SWEEP_FILES, lambda engine: write_files(engine, _files()))
-_make_sweep(SWEEP_RUNS, lambda engine: _ask(resting_chunks(engine)))
+_make_sweep(SWEEP_RUNS, _sweep_batches)
 
 
 class Consumer(grouping.Consumer):

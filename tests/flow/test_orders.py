@@ -194,6 +194,17 @@ def test_an_order_is_approved_and_cancelled(own: System, files: Path) -> None:
     assert (watched.exit_code, "B1: cancelled" in watched.output) == (1, True)
 
 
+def test_an_order_that_nobody_approves_lapses(own: System, files: Path) -> None:
+    worker(own, files)
+    own.start("relay")
+    order(own, 3, needs_approval=True, created_by="kari")
+    assert own.types("order") == ["batch.awaiting_approval"]
+    own.sql("UPDATE batches SET created_at = created_at - interval '31 days'")
+    own.push(envelope("sweeps.resume_batches", "sweep", queue="cards.system"), "cards.system")
+    until(lambda: own.events_of("batch.cancelled"), "the end of the order")
+    assert batch(own)["state"] == "cancelled"
+
+
 def test_what_is_no_chunk_is_a_dead_letter(own: System, files: Path) -> None:
     worker(own, files)
     own.push(envelope(CHUNK, "odd", {"run": "x"}, queue="cards.bulk"), "cards.bulk")

@@ -86,6 +86,8 @@ class Books:
     batches: MutableMapping[BatchKey, Batch] = field(default_factory=dict)
     orders: MutableMapping[str, dict[str, Batch]] = field(default_factory=dict)
     """The batches that are busy, by their account, and there by their names."""
+    reserved: MutableMapping[CardKey, str] = field(default_factory=dict)
+    """The batch_id of the list that reserves a card_id; while it is in `orders`."""
     taken: dict[BatchKey, list[str]] = field(default_factory=dict)
     """Cards, by the batch that orders some of their names: the first few."""
     ids: MutableMapping[UUID, CardKey] = field(default_factory=dict)
@@ -199,6 +201,10 @@ class Books:
             if guess.outcome is Outcome.WRONG or guess.created_at + JUDGED_WITHIN < now:
                 self.put_guess(guess._replace(outcome=Outcome.SETTLED))
 
+    def is_taken(self, key: CardKey) -> bool:
+        """Say whether a card has this name, or a batch will give it to one."""
+        return key in self.cards or self.busy_with(key) is not None
+
     def busy_with(self, key: CardKey) -> Batch | None:
         """Return the batch whose card this is, if it is still to be made, removed or let go."""
         orders = self.orders.get(key[0])
@@ -206,7 +212,9 @@ class Books:
             return None
         card = self.cards.get(key)
         if card is None:
-            return next((order for order in orders.values() if order.has(key[1])), None)
+            listed = orders.get(self.reserved.get(key, ""))
+            named = (order for order in orders.values() if order.names_by_pattern(key[1]))
+            return listed or next(named, None)
         if card.batch_id is None or card.state is not State.INACTIVE:
             return None
         return orders.get(card.batch_id)
@@ -218,6 +226,8 @@ class Books:
         orders = dict(self.orders.get(batch.account_id, {}))
         if batch.busy:
             orders[batch.batch_id] = batch
+            for card in batch.listed or ():
+                self.reserved[batch.account_id, card["card_id"]] = batch.batch_id
         else:
             orders.pop(batch.batch_id, None)
         self.orders[batch.account_id] = orders
@@ -270,6 +280,7 @@ class Books:
             ChainMap({}, self.cards),
             ChainMap({}, self.batches),
             ChainMap({}, self.orders),
+            ChainMap({}, self.reserved),
             self.taken,
             ChainMap({}, self.ids),
             ChainMap({}, self.holds),

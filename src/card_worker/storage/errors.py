@@ -37,8 +37,8 @@ _SQLITE_DATA_TEXTS = ("malformed JSON", "integer overflow")
 
 # What another commit got in before us does: the next try sees its row and answers accordingly.
 _RACES = (
-    *("uq_cards_", "pk_cards", "pk_batches", "uq_tokens_digest"),
-    *("cards.account_id", "batches.account_id", "tokens.digest"),
+    *("uq_cards_", "pk_cards", "pk_batches", "pk_reserved_names", "uq_tokens_digest"),
+    *("cards.account_id", "batches.account_id", "reserved_names.account_id", "tokens.digest"),
 )
 
 
