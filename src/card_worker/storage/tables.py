@@ -450,5 +450,6 @@ leases = Table(
     Column("name", Text, primary_key=True),
     Column("holder", Text, nullable=False),
     Column("renewals", WholeNumber, nullable=False),
+    Column("position", WholeNumber, nullable=True),
     sqlite_strict=True,
 )
