@@ -22,7 +22,8 @@ from card_worker.delivery import Answered, Buried, Delivery, Message
 from card_worker.domain.evolve import card_uuid
 from card_worker.domain.needs import Needs
 from card_worker.domain.rows import CARDS_PER_CHUNK, Batch, Holds, State
-from card_worker.files import FileStore, NotConfirmed, confirm, write_files
+from card_worker.file_store import FileStore
+from card_worker.files import NotConfirmed, confirm, write_files
 from card_worker.minting import Craft, Mint
 from card_worker.reader import look
 from card_worker.secrets.peppers import Pepper, Peppers

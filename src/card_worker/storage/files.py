@@ -2,10 +2,10 @@
 
 import base64
 from collections.abc import Collection, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, insert, or_, select, update
 
 from card_worker.domain.rows import File
 from card_worker.storage.engine import reading
@@ -14,6 +14,7 @@ from card_worker.storage.pipeline import send
 from card_worker.storage.tables import file_parts, files
 
 PART_BYTES = 1024 * 1024
+RETRY_MIN, RETRY_MAX = timedelta(seconds=1), timedelta(hours=1)
 WANTED_AGAIN = "it is wanted once more"
 _COLUMNS = columns_named(files, File._fields)
 _ADD_PART = insert(file_parts)
@@ -28,10 +29,19 @@ def find_files(connection: Connection, account_id: str, batch_id: str) -> list[F
     return [File._make(row) for row in rows]
 
 
-def first_waiting(connection: Connection, but: Collection[str]) -> File | None:
-    """Return the file that has waited longest to be put in place, without those named."""
+def first_waiting(connection: Connection, now: datetime, but: Collection[str]) -> File | None:
+    """Return the oldest file that is to be put in place and whose next try is due.
+
+    Files named in `but` are left out.
+    """
+    next_try_at = files.c.next_try_at
+    # A time beyond the longest pause was written before the clock was set back.
+    is_due = or_(next_try_at.is_(None), next_try_at <= now, next_try_at > now + RETRY_MAX)
     statement = select(*_COLUMNS).where(
-        files.c.written_at.is_(None), files.c.confirmed_at.is_(None), files.c.name.not_in(but)
+        files.c.written_at.is_(None),
+        files.c.confirmed_at.is_(None),
+        files.c.name.not_in(but),
+        is_due,
     )
     row = connection.execute(statement.order_by(files.c.created_at, files.c.name).limit(1)).first()
     return None if row is None else File._make(row)
@@ -92,7 +102,8 @@ def parts(engine: Engine, file: File) -> Iterator[bytes]:
 def wanted_again(connection: Connection, file: File) -> None:
     """Note that a file has to be put in its place once more, also if somebody is just at it."""
     statement = update(files).where(files.c.name == file.name)
-    connection.execute(statement.values(written_at=None, trouble=WANTED_AGAIN))
+    again = {"written_at": None, "trouble": WANTED_AGAIN, "tries": 0, "next_try_at": None}
+    connection.execute(statement.values(again))
 
 
 def begun(connection: Connection, file: File) -> None:
@@ -109,9 +120,16 @@ def written(connection: Connection, file: File, now: datetime) -> bool:
     return connection.execute(statement.values(written_at=now, trouble=None)).rowcount == 1
 
 
-def not_written(connection: Connection, file: File, why: str) -> None:
-    """Note why a file couldn't be put in its place."""
-    connection.execute(update(files).where(files.c.name == file.name).values(trouble=why))
+def not_written(connection: Connection, file: File, now: datetime, why: str) -> None:
+    """Note why a file couldn't be put in its place, and when to try again.
+
+    The pause doubles with each try, from RETRY_MIN to RETRY_MAX.
+    """
+    named = files.c.name == file.name
+    tries = int(connection.execute(select(files.c.tries).where(named)).scalar_one())
+    pause = min(RETRY_MIN * 2 ** min(tries, 20), RETRY_MAX)
+    changed = {"trouble": why, "tries": tries + 1, "next_try_at": now + pause}
+    connection.execute(update(files).where(named).values(changed))
 
 
 def confirmed(connection: Connection, file: File, now: datetime) -> None:

@@ -351,6 +351,8 @@ files = Table(
     Column("written_at", UtcTime, nullable=True),
     Column("confirmed_at", UtcTime, nullable=True),
     _optional("trouble"),
+    Column("tries", WholeNumber, nullable=False, server_default="0"),
+    Column("next_try_at", UtcTime, nullable=True),
     Index("ix_files_batch", "account_id", "batch_id"),
     Index("ix_files_waiting", "created_at", **_where(FILE_WAITS)),
     sqlite_strict=True,
