@@ -48,7 +48,7 @@ from card_worker.secrets.vault import Vault
 from card_worker.storage import dead_letters, outbox
 from card_worker.storage.contention import Contention, Name, find_contention
 from card_worker.storage.dead_letters import DeadLetter
-from card_worker.storage.engine import LOCK_TIMEOUT_MS, begin, reading
+from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, LOCK_TIMEOUT_MS, begin, reading
 from card_worker.storage.errors import OwnFault, is_lock_timeout, is_retryable, needs_operator
 from card_worker.storage.guesses import guessing, note_guesses
 
@@ -67,8 +67,6 @@ RETURNS_TOGETHER_MAX = 1
 """A message that came back more often than this is started alone: it may be what kills."""
 PAUSE_S_MAX = 5.0
 STOP_CHECK_S = 0.1
-LOCK_TIMEOUT_AGAIN_MS = 50
-"""The lock timeout of a group of which some rows are known to be locked: nobody else waits."""
 RESTS = 9.0
 """So many times as long as a chunk has taken, its worker leaves the database to those who wait for
 answers, if there are any. An order then takes a tenth of what one worker could do."""
@@ -254,10 +252,11 @@ class Delivery:
     def bury(self, letters: Sequence[LetterAt]) -> bool:
         """Keep messages as dead letters, in one commit; they may be acknowledged afterwards.
 
-        Return False if they couldn't be kept: then they go back to their queue.
+        Return False if they couldn't be kept: then they go back to their queue. Only what passes by
+        itself is waited for: if nothing but the letters' table is at fault, commands can go on.
         """
         try:
-            _log_letters(self._persistently(partial(self._keep, letters)))
+            _log_letters(self._persistently(partial(self._keep, letters), gives_up=needs_operator))
         except Interrupted:
             return False
         except Exception as defect:
@@ -315,13 +314,17 @@ class Delivery:
             contention = Contention({}, frozenset())
         rows = [contention.rows(map(needs, read.commands)) for read in reads]
         locked |= contention.locked
-        free = _free(rows, locked)
-        try:
-            done = self._persistently(partial(self._commit_at_once, [reads[at] for at in free]))
-        except Blocked:
-            # What is locked is no card, but such as the key of a command.
-            done = [self._commit_one(reads[at], rows[at], locked) for at in free]
-        fates: dict[int, Fate] = dict(zip(free, done, strict=True))
+        fates: dict[int, Fate] = {}
+        # What has waited comes first, and apart: where no card of it is locked, but such as the key
+        # of a command, it would fail the commit of the others each time.
+        for is_waiting in (True, False):
+            places = [at for at, read in enumerate(reads) if read.message.is_waiting == is_waiting]
+            free = [places[at] for at in _free([rows[at] for at in places], locked)]
+            try:
+                done = self._persistently(partial(self._commit_at_once, [reads[at] for at in free]))
+            except Blocked:
+                done = [self._commit_one(reads[at], rows[at], locked) for at in free]
+            fates |= zip(free, done, strict=True)
         return [fates.get(at, Waiting()) for at in range(len(reads))]
 
     def _commit_one(self, read: _Read, rows: set[Name | UUID], locked: set[Name | UUID]) -> Fate:
@@ -570,7 +573,7 @@ class Delivery:
         try:
             with begin(self._engine, lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS) as (connection, _):
                 change(connection, [message.id for message in messages])
-        except DBAPIError as error:
+        except Exception as error:
             # A start too many is counted; a message that is done isn't started again.
             log.warning("starts not noted", **described(error))
 
@@ -612,18 +615,24 @@ class Delivery:
             self._add(connection, bare)
         return bare
 
-    def _persistently(self, work: Callable[[], Done]) -> Done:
+    def _persistently(
+        self, work: Callable[[], Done], *, gives_up: Callable[[Exception], bool] = lambda _: False
+    ) -> Done:
         """Do `work`, again and again while the database can't; there is no last try.
 
-        Raises Interrupted when the worker is told to stop meanwhile, and Blocked when another
-        session holds a row for too long.
+        Raises Interrupted when the worker is told to stop meanwhile, Blocked when another session
+        holds a row for too long, and what is retryable where it `gives_up`.
         """
+
+        def is_passing(error: Exception) -> bool:
+            return is_retryable(error) and not is_lock_timeout(error) and not gives_up(error)
+
         try:
             return keep_trying(
                 work,
                 "database unavailable",
                 pauses=Pauses(first_s=0.1, max_s=PAUSE_S_MAX),
-                is_retryable=lambda error: is_retryable(error) and not is_lock_timeout(error),
+                is_retryable=is_passing,
                 is_alarming=needs_operator,
                 wait=self._wait,
             )
@@ -642,10 +651,10 @@ class Delivery:
 
 @contextmanager
 def _own_fault() -> Iterator[None]:
-    """Raise OwnFault for what no message has caused, whatever the database says of it."""
+    """Raise OwnFault for what no message has caused, whatever it is."""
     try:
         yield
-    except DBAPIError as error:
+    except Exception as error:
         if is_retryable(error):
             raise
         raise OwnFault from error

@@ -370,8 +370,9 @@ def queue_of(raw: KombuMessage) -> str | None:
 
 def _introduction(one: Received) -> dict[str, Any]:
     """Return how a message is shown to monitors: what it is about, never all that it says."""
-    kwargs = one.message.kwargs
-    shown = {name: kwargs[name] for name in SHOWN if name in kwargs}
+    named = ((name, one.message.kwargs.get(name)) for name in SHOWN)
+    # Lists and objects may hold anything, also secrets.
+    shown = {name: value for name, value in named if isinstance(value, str | int)}
     headers = one.raw.headers
     return {
         "name": one.message.task,

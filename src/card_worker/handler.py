@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
+from uuid import UUID
 
 from sqlalchemy import Connection
 
@@ -11,7 +12,7 @@ from card_worker.contracts.kinds import Reason
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
 from card_worker.domain.entry import settle
-from card_worker.domain.events import CommandRejected, Decision
+from card_worker.domain.events import CommandRejected, Decision, id_of
 from card_worker.domain.evolve import evolve
 from card_worker.domain.needs import needs
 from card_worker.domain.rules import decide
@@ -23,6 +24,8 @@ from card_worker.storage.writing import slices
 
 NO_MINT = Mint(Vault())
 Digests: TypeAlias = dict[Key, str]
+Released: TypeAlias = dict[tuple[UUID, ...], Books]
+"""Books after events, by the ids of these; until anything else happens in the books."""
 
 
 class _Asked(NamedTuple):
@@ -60,11 +63,12 @@ def handle(
             if one.key not in fresh and isinstance(one.command, CreateTransaction):
                 settle(books, one.command, None, now)
     todo = [one for one in _once_each(asked) if one.key in fresh]
+    released: Released = {}
     for part in slices(connection, todo):
         told = [
             answer
             for one in part
-            for answer in _tell(books, one, _decide(connection, books, one, now, mint))
+            for answer in _tell(books, one, _decide(connection, books, one, now, mint), released)
         ]
         save(connection, books.take_changes(), told)
         answers |= {answer.id: answer for answer in told}
@@ -83,16 +87,34 @@ def _decide(
     return mint.fill(connection, books, decide(books, command, now))
 
 
-def _tell(books: Books, asked: _Asked, decided: Decision) -> list[Answer]:
+def _tell(books: Books, asked: _Asked, decided: Decision, released: Released) -> list[Answer]:
     """Do what was decided; return what is told of it, the answer among it."""
     command = asked.command
     if type(command) is CreateTransaction:
         # Also without a PIN: the same command may stand in the group once more, with one.
         settle(books, command, decided.guess, decided.answer.at)
     if command.dry_run:
-        books = books.aside()
-    told = [answer(books, event, evolve(event, books)) for event in decided.events]
-    return [told[len(decided.before)]] if command.dry_run else told
+        books = _aside(books, decided, released)
+        return [answer(books, decided.answer, evolve(decided.answer, books))]
+    released.clear()
+    return [answer(books, event, evolve(event, books)) for event in decided.events]
+
+
+def _aside(books: Books, decided: Decision, released: Released) -> Books:
+    """Return books for a dry run, what comes before its answer being done.
+
+    That is the release of the due holds on its cards. It is kept in `released` for further dry
+    runs on the same cards, of which a list can have 1,000.
+    """
+    if not decided.before:
+        return books.aside()
+    ids = tuple(id_of(event) for event in decided.before)
+    if ids not in released:
+        after = books.aside()
+        for event in decided.before:
+            evolve(event, after)
+        released[ids] = after
+    return released[ids].aside()
 
 
 def _claim(

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import structlog
 from redis.exceptions import RedisError
+from sqlalchemy.exc import OperationalError
 
 Done = TypeVar("Done")
 
@@ -70,7 +71,13 @@ def keep_trying(
 def described(error: BaseException) -> dict[str, str]:
     """Return what a log may say of an error. A database's own words may quote rows."""
     name = {"error": type(error).__name__}
+    orig = getattr(error, "orig", None)
+    state = getattr(orig, "sqlstate", None)
+    if state is not None:
+        return {**name, "sqlstate": state}
+    if isinstance(error, OperationalError):
+        # No session, no file: who refuses one names the role or the database, and quotes no row.
+        return {**name, "reason": f"{' '.join(str(orig).split()):.200}"}
     if isinstance(error, RedisError | OSError):
         name["reason"] = f"{error!s:.200}"
-    state = getattr(getattr(error, "orig", None), "sqlstate", None)
-    return name if state is None else {**name, "sqlstate": state}
+    return name

@@ -14,7 +14,7 @@ from card_worker.pauses import Pauses, keep_trying
 from card_worker.sinks import Sink
 from card_worker.storage import leases, outbox
 from card_worker.storage.engine import begin
-from card_worker.storage.errors import is_retryable
+from card_worker.storage.errors import is_retryable, needs_operator
 from card_worker.storage.outbox import Unpublished
 
 LEASE = "relay"
@@ -66,6 +66,7 @@ class Relay:
             "database or sink unavailable",
             pauses=Pauses(first_s=0.1, max_s=PAUSE_S_MAX),
             is_retryable=_is_away,
+            is_alarming=needs_operator,
             wait=lambda seconds: _sleep(seconds, stopping),
         )
         self._release()
@@ -73,7 +74,8 @@ class Relay:
 
     def _publish_until_away(self, stopping: Callable[[], bool]) -> None:
         self._renew_at = 0.0
-        if not self._is_checked:
+        # Told to stop meanwhile, it has nothing to check any more.
+        if not self._is_checked and not stopping():
             for sink in self._sinks:
                 sink.check()
             self._is_checked = True

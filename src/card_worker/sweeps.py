@@ -16,8 +16,8 @@ from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Hold
 from card_worker.handler import handle
 from card_worker.storage.batches import find_unapproved
-from card_worker.storage.engine import begin
-from card_worker.storage.errors import is_retryable
+from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, begin
+from card_worker.storage.errors import is_lock_timeout, is_retryable
 from card_worker.storage.locks import try_lock
 from card_worker.storage.looks import DueCard, due_cards, due_holds
 
@@ -99,7 +99,8 @@ def _sweep_slice(
 ) -> tuple[Sequence[Row], int]:
     """Do what is due, up to so many rows; return these, and how many of them were changed.
 
-    Where a defect fails the commit, each row gets a commit of its own.
+    Where a defect fails the commit, or a row that another commit holds beside its card, each row
+    gets a commit of its own.
     """
     rows: Sequence[Row] = ()
     try:
@@ -109,7 +110,7 @@ def _sweep_slice(
             rows = sweep.due(connection, now, rows_max, after)
             answers = handle(connection, [sweep.command_for(row) for row in rows], now)
     except Exception as defect:
-        if is_retryable(defect) or not rows:
+        if _ends_sweep(defect) or not rows:
             raise
         return rows, sum(_sweep_one(engine, sweep.command_for(row), row) for row in rows)
     return rows, _changed(rows, answers)
@@ -118,14 +119,18 @@ def _sweep_slice(
 def _sweep_one(engine: Engine, command: Command, row: Row) -> int:
     """Do what is due of one row; return 1 if it was changed, else 0."""
     try:
-        with begin(engine) as (connection, now):
+        with begin(engine, lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS) as (connection, now):
             answers = handle(connection, [command], now)
     except Exception as defect:
-        if is_retryable(defect):
+        if _ends_sweep(defect):
             raise
         log.warning("row not swept", id=str(row.id), error=type(defect).__name__)
         return 0
     return _changed([row], answers)
+
+
+def _ends_sweep(error: Exception) -> bool:
+    return is_retryable(error) and not is_lock_timeout(error)
 
 
 def _changed(rows: Sequence[Row], answers: Sequence[Answer]) -> int:

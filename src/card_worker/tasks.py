@@ -5,13 +5,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
+from mmap import mmap
 from typing import Any
 from uuid import uuid4, uuid5
 
 import structlog
 from celery import Celery, Task, signals
 from celery.exceptions import Reject
-from celery.worker import state
 from kombu.message import Message as KombuMessage
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
@@ -45,13 +45,13 @@ from card_worker.delivery import (
 from card_worker.file_store import FileStore
 from card_worker.files import FileWriter
 from card_worker.grouping import DeadLettered, queue_of
-from card_worker.pauses import Pauses, keep_trying
+from card_worker.pauses import Pauses, described, keep_trying
 from card_worker.secrets.vault import Vault
 from card_worker.settings import LogFormat, WrongSetting, load_settings
 from card_worker.sinks import connect
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import open_engine, reading
-from card_worker.storage.errors import is_retryable
+from card_worker.storage.errors import is_retryable, needs_operator
 from card_worker.storage.migrations import SchemaOutdated, check
 from card_worker.sweeps import expire_cards, expire_holds, lapse_orders
 from card_worker.telemetry import configure_logs
@@ -64,6 +64,9 @@ PRIORITY_LOWEST = 9
 PAUSE_S_MAX = 5.0
 FILE_S_MAX = 2.0
 """How long a worker that stops waits for the file that is being put."""
+
+# Shared with the children of a pool, which get no signal of a stop and would wait on.
+_is_stopping = mmap(-1, 1)
 
 app = Celery("card_worker", events="card_worker.monitoring:Events", set_as_current=False)
 app.config_from_object("celeryconfig")
@@ -115,7 +118,7 @@ def _vault() -> Vault:
 def _delivery_of(_pid: int) -> Delivery:
     return Delivery(
         _engine(),
-        stopping=lambda: state.should_stop is not None or state.should_terminate is not None,
+        stopping=lambda: bool(_is_stopping[0]),
         vault=_vault(),
         put_files=_put_files,
         letters_to=load_settings().letter_recipients or (),
@@ -196,7 +199,8 @@ def _make_sweep(name: str, sweep: Callable[[Engine], object]) -> None:
         try:
             sweep(_engine())
         except Exception as error:
-            log.warning("sweep put off", error=type(error).__name__)
+            write = log.error if needs_operator(error) else log.warning
+            write("sweep put off", **described(error))
             if not is_retryable(error):
                 raise
 
@@ -224,6 +228,11 @@ class Consumer(grouping.Consumer):
         super().__init__(*args, **kwargs)
         settings = load_settings()
         self.group_max, self.group_wait_s = settings.group_max, settings.group_wait_ms / 1000
+
+    def cancel_active_requests(self) -> None:
+        """Begin a cold stop. Celery then waits for the pool, before it says that it stops."""
+        _on_shutting_down()
+        super().cancel_active_requests()
 
     def bury(self, unreadable: Sequence[tuple[KombuMessage, str]]) -> bool:
         return _delivery().bury([partial(_letter, raw, why) for raw, why in unreadable])
@@ -284,6 +293,11 @@ def _on_worker_init(**_: Any) -> None:
         raise SystemExit(f"card_worker: {reason}") from None
 
 
+@signals.worker_shutting_down.connect
+def _on_shutting_down(**_: Any) -> None:
+    _is_stopping[0] = 1
+
+
 @signals.beat_init.connect
 def _on_beat_init(**_: Any) -> None:
     try:
@@ -305,6 +319,7 @@ def _try_until_available(event: str, work: Callable[[], None]) -> None:
         event,
         pauses=Pauses(first_s=0.2, max_s=PAUSE_S_MAX),
         is_retryable=lambda error: isinstance(error, RedisError) or is_retryable(error),
+        is_alarming=needs_operator,
     )
 
 

@@ -16,9 +16,9 @@ from tests.cli.commands import lines_of_json, run
 from tests.orders import ACCOUNT, CODES, Orders
 
 ODD = ["[/oops]", "[bold]x", "[link=x]x", ":heart:", "a\\[b]"]
-STEERING = "\x1b]0;owned\x07\x9b2J\x7f\r"
-WRITTEN_OUT = r"\x1b]0;owned\x07\x9b2J\x7f\r"
-OBEYED = set("\x1b\x07\x9b\x7f\r")
+STEERING = "\x1b]0;owned\x07\x9b2J\x7f\r\u202e\u2066\u200f\u2028"
+WRITTEN_OUT = r"\x1b]0;owned\x07\x9b2J\x7f\r\u202e\u2066\u200f\u2028"
+OBEYED = set("\x1b\x07\x9b\x7f\r\u202e\u2066\u200f\u2028")
 RED = "\x1b[31m"
 LOAD = {"amount": 500, "currency": "NOK"}
 AT = datetime(2026, 11, 25, 1, 36, 54, 999_000, tzinfo=UTC)
@@ -69,6 +69,21 @@ def test_a_terminal_is_not_steered(orders: Orders, sqlite_url: str) -> None:
     assert (told["batch_id"], told["name"], told["created_by"]) == (name, name, RED)
     said = shown(sqlite_url, "batch", "show", name, *account, "--json")
     assert not OBEYED & set(said)
+
+
+def test_metadata_and_bodies_turn_no_text_round(orders: Orders, sqlite_url: str) -> None:
+    # These have all the characters that senders like.
+    orders.ask("cards.create", "card", card_id="one", metadata={"a\u202e": "\u2067b"}, **LOAD)
+    letter = DeadLetter(received_at=AT, queue=None, reason="x", body="\u202ea".encode())
+    with begin(orders.engine) as (connection, _):
+        dead_letters.add(connection, letter)
+    card = ("card", "show", "one", "--account", ACCOUNT)
+    for what in (card, ("dead-letters", "show", "1")):
+        for form in ((), ("--json",)):
+            said = shown(sqlite_url, *what, *form)
+            assert not {"\u202e", "\u2067"} & set(said)
+    (told,) = lines_of_json(run(*card, "--json", DATABASE_URL=sqlite_url))
+    assert told["metadata"] == {"a\u202e": "\u2067b"}
 
 
 def test_why_an_order_does_not_get_on_is_text(orders: Orders, sqlite_url: str) -> None:

@@ -1,6 +1,8 @@
 """From a message to commands: what may pass, and who can be answered."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -220,13 +222,83 @@ def test_at_most_20_problems_are_named() -> None:
 @pytest.mark.parametrize("name", ["x" * 60_000, "\U0001f600" * 10_000, "a\nb" * 10_000])
 def test_of_the_name_of_an_unknown_field_no_more_is_repeated_than_the_beginning(name: str) -> None:
     (problem,) = invalid(**{name: 1}).problems
-    assert problem.field == name[: FIELD_CHARS_MAX - 1] + "…"
+    assert problem.field == name.replace("\n", r"\n")[: FIELD_CHARS_MAX - 1] + "…"
     options = {"card_token": {"format": {name: 1}}}
     command = read_commands(
         "cards.batch_create", "m", {"account_id": ACCOUNT, "cards": [{}], "options": options}
     )
     assert isinstance(command[0], InvalidCommand)
     assert all(len(problem.field) <= FIELD_CHARS_MAX for problem in command[0].problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "escaped"),
+    [
+        ("a\x1b[31m", r"a\x1b[31m"),
+        ("a\nb\x00", r"a\nb\x00"),
+        ("\u202eb\u200b\ufeff", r"\u202eb\u200b\ufeff"),
+        ("\U000e0041\ue000", r"\U000e0041\ue000"),
+        ("kort-æ 卡😀", "kort-æ 卡😀"),
+    ],
+)
+def test_the_name_of_an_unknown_field_is_repeated_in_visible_characters(
+    name: str, escaped: str
+) -> None:
+    assert [problem.field for problem in invalid(**{name: 1}).problems] == [escaped]
+    inside = invalid("cards.create", card_token={name: 1})
+    assert f"card_token.{escaped}" in [problem.field for problem in inside.problems]
+
+
+def wrong_fields(**fields: Any) -> list[str]:
+    (command,) = read_commands("cards.batch_create", "m", {"account_id": ACCOUNT, **fields})
+    assert isinstance(command, InvalidCommand)
+    return [problem.field for problem in command.problems]
+
+
+def test_a_list_too_long_for_a_batch_is_read_up_to_its_first_wrong_card() -> None:
+    # To describe each of the 500,000 wrong cards of a message would take 10 s.
+    good, wrong = {"card_id": "a"}, [0, {}, {"x": 1}, {"card_id": "\u200b"}]
+    assert len(wrong_fields(cards=[good] * 996 + wrong)) == len(wrong) + 1
+    assert wrong_fields(cards=[good] * 997 + wrong) == ["cards.997"]
+    assert wrong_fields(cards=[0] * 500_000) == ["cards.0"]
+
+
+def test_a_listed_batch_has_at_most_64_kib_besides_its_cards() -> None:
+    cards = [{"card_id": f"{number}-{'x' * 200}"} for number in range(1_000)]
+    assert wrong_fields(cards=cards, name="x" * COMMAND_BYTES_MAX) == [""]
+    assert wrong_fields(cards=cards, **{f"x{n}": 0 for n in range(10_000)}) == [""]
+    whole = {"account_id": ACCOUNT, "cards": cards, "name": "x" * 255}
+    (command,) = read_commands("cards.batch_create", "m", whole)
+    assert isinstance(command, CreateBatch)
+
+
+SECRET = "tok-12345678"
+HIDING: list[Any] = [
+    {"token": SECRET},
+    {"token": {"value": SECRET}},
+    [{"pin": [SECRET]}],
+    json.dumps({"token": SECRET}),
+    repr({"pin": SECRET}),
+]
+
+
+@pytest.mark.parametrize("value", HIDING, ids=repr)
+def test_a_reason_repeats_no_secret(value: Any) -> None:
+    content = ("content_type", "content_encoding")
+    attempts: list[Callable[[], object]] = [
+        lambda: pass_through({**HEADERS, "task": value}),
+        *(partial(pass_through, HEADERS, **{name: value}) for name in content),
+        lambda: listed({"command": value, **GOOD}),
+    ]
+    for attempt in attempts:
+        with pytest.raises(Unreadable) as raised:
+            attempt()
+        assert SECRET not in f"{raised.value.why} {raised.value.detail}"
+        assert len(raised.value.why) < 300
+    neighbour = {"command": "cards.activate", "command_id": "c", **GOOD}
+    _, letter = listed(neighbour, {"command": value, **GOOD})
+    assert isinstance(letter, Letter)
+    assert SECRET not in letter.why
 
 
 def test_a_batch_of_which_no_card_is_right_has_only_their_problems() -> None:

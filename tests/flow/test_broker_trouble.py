@@ -227,14 +227,21 @@ def test_a_start_that_can_come_to_nothing_ends_with_one_line(
     assert started.ended() != 0
     lines = started.said.strip().splitlines()
     (refusal,) = [line for line in lines if "Redis refuses" in line]
-    assert named in refusal or part == "relay"
+    assert named in refusal
     assert "Traceback" not in started.said
     assert password not in refusal
 
 
 @pytest.mark.parametrize(
     ("command", "named"),
-    [("client|tracking", "CLIENT TRACKING"), ("hset", "HSET"), ("psubscribe", "PSUBSCRIBE")],
+    [
+        *(("client|tracking", "CLIENT TRACKING"), ("hset", "HSET"), ("psubscribe", "PSUBSCRIBE")),
+        *(
+            ("evalsha", "EVALSHA"),
+            ("script|load", "SCRIPT LOAD"),
+            ("zrangebyscore", "ZRANGEBYSCORE"),
+        ),
+    ],
 )
 def test_the_start_names_the_command_that_is_refused(
     command: str, named: str, own: System, own_broker: Valkey
@@ -244,6 +251,19 @@ def test_the_start_names_the_command_that_is_refused(
     worker = own.start("worker", BROKER_URL=url)
     assert worker.ended() != 0
     assert f"Redis refuses {named}" in worker.said.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("missing", ["cards\x06\x169", "_kombu.binding.cards", "inflight.aside"])
+def test_a_start_without_a_right_on_a_key_ends_with_one_line(
+    missing: str, own: System, own_broker: Valkey
+) -> None:
+    # Of the names that begin alike, all but the one.
+    others = [f"~{missing[:end]}[^{missing[end]}]*" for end in range(len(missing))]
+    run(own.redis, "ACL", "SETUSER", "someone", "on", ">right", "&*", "+@all", *others)
+    url = f"redis://someone:right@127.0.0.1:{own_broker.port}/0"
+    worker = own.start("worker", BROKER_URL=url)
+    assert worker.ended() != 0
+    assert "Redis refuses EVAL" in worker.said.strip().splitlines()[-1]
 
 
 # --- entries --------------------------------------------------------------------------------------
@@ -390,6 +410,26 @@ def test_a_cold_stop_ends_a_commit_that_waits(
     until(lambda: own.held() == 0, "the message that goes back")
     own.start("worker", "--hostname=second@%h")
     assert own.types("waits") == ["card.updated"]
+
+
+@pytest.mark.parametrize("pool", [(), ("--pool", "processes", "--concurrency", "2")], ids=str)
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGTERM])
+def test_a_stop_ends_a_group_that_waits_for_the_database(
+    number: signal.Signals, pool: tuple[str, ...], tmp_path: Path, sqlite_url: str, broker_url: str
+) -> None:
+    with system(tmp_path, database_url=sqlite_url, broker_url=broker_url) as own:
+        worker = own.start("worker", *pool)
+        worker.says("ready.")
+        with own.engine.begin() as connection:
+            connection.execute(text("UPDATE cards SET card_id = card_id"))
+            own.create("waits")
+            worker.says("database unavailable, retrying")
+            os.kill(worker.pid, number)
+            worker.ended()
+        until(lambda: own.held() == 0, "the message that goes back")
+        own.start("relay")
+        own.start("worker", "--hostname=second@%h")
+        assert own.types("waits") == ["card.created"]
 
 
 def test_a_worker_that_fails_does_not_end_with_0(own: System) -> None:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from card_worker.cli import console
 from tests.flow.processes import PARTS
 from tests.flow.system import ACCOUNT, System
 
@@ -186,3 +187,20 @@ def test_reconcile_proves_the_books_and_names_a_card_that_is_off(running: System
     finally:
         running.sql(change.format(500))
     assert running.cli("reconcile").exit_code == 0
+
+
+def test_reconcile_waits_longer_for_a_reply_than_others_do(
+    running: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.send("cards.batch_create", "slow", batch_id="slow", cards=[{"card_id": "slow-1"}])
+    running.answers("slow")
+    monkeypatch.setattr(console, "REPLY_MAX_S", 0.5)
+    running.sql("ALTER TABLE batches RENAME TO kept")
+    try:
+        running.sql("CREATE VIEW batches AS SELECT kept.* FROM kept, pg_sleep(1)")
+        shown = running.cli("batch", "show", "slow", "--account", ACCOUNT)
+        assert "no reply for 0.5 s" in str(shown.exception)
+        assert running.cli("reconcile").exit_code == 0
+    finally:
+        running.sql("DROP VIEW IF EXISTS batches")
+        running.sql("ALTER TABLE kept RENAME TO batches")

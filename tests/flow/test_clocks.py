@@ -1,4 +1,4 @@
-"""Workers whose clocks are wrong, beside a database whose clock is right: nobody notices."""
+"""Parts whose clocks are wrong, or step, beside a database whose clock is right: nobody notices."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -127,3 +127,25 @@ def test_a_card_that_ends_before_it_begins_is_refused_by_the_clock_of_the_databa
     past = (now() - LATER).isoformat()
     running.send("cards.create", "over", **card("over", expires_at=past))
     assert running.types("over") == ["invalid"]
+
+
+def test_beat_keeps_its_intervals_whatever_steps_its_clock_takes(own: System) -> None:
+    off_s = own.parts.folder / "off_s"
+
+    def step_to(seconds: int) -> None:
+        # In one step: beat reads it at any time.
+        new = off_s.with_suffix(".new")
+        new.write_text(str(seconds))
+        new.replace(off_s)
+
+    step_to(0)
+    arguments = (str(OFF_CLOCK), str(off_s), "card_worker.cli", "beat")
+    beat = own.parts.run(*arguments, name="beat", env=None, SWEEP_INTERVAL_S="0.5")
+    for seconds in (-3600, 0, 3600, 0):
+        beat.says("sweep requested")
+        step_to(seconds)
+        requested = beat.said.count("sweep requested")
+        # Several of each of the four sweeps: what was due before the step is not enough.
+        beat.says("sweep requested", times=requested + 12)
+        said = datetime.fromisoformat(beat.said.splitlines()[-1].split()[0])
+        assert abs(said - datetime.now(UTC) - timedelta(seconds=seconds)) < timedelta(seconds=60)

@@ -81,3 +81,28 @@ def test_monitors_get_ids_only_as_ids(own: System, header: str) -> None:
         name: value if name == "good" else None for name, value in IDS.items()
     }
     assert all(len(json.dumps(event)) < 1_500 for event in received.values())
+
+
+def test_monitors_get_no_lists_and_no_objects(own: System) -> None:
+    secret = "tok-12345678"
+    hiding: list[Any] = [{"token": secret}, [secret], {"a": [{"pin": secret}]}]
+    own.start("worker", "--task-events").says("ready.")
+    with own.redis.pubsub() as pubsub:  # type: ignore[no-untyped-call]
+        pubsub.psubscribe("*celeryev*")
+        for number, value in enumerate(hiding):
+            shown = dict.fromkeys(("account_id", "card_id", "batch_id", "command_id"), value)
+            own.push(envelope("cards.block", f"hiding-{number}", shown))
+            listed = {"commands": [{"command": value, **card("x")}]}
+            own.push(envelope("commands.apply", f"listed-{number}", listed))
+        own.push(envelope("cards.create", "last", {**card("last"), "name": "x" * 50_000}))
+        said: list[dict[str, Any]] = []
+
+        def all_done() -> bool:
+            said.extend(events(pubsub))
+            return any((e["type"], e.get("uuid")) == ("task-succeeded", "last") for e in said)
+
+        until(all_done, "the events")
+    failed = [event for event in said if event["type"] == "task-failed"]
+    assert len(failed) == 2 * len(hiding)
+    assert secret not in json.dumps(said)
+    assert secret not in "".join(f"{one.reason} {one.detail}" for one in own.letters())

@@ -242,7 +242,11 @@ def _use_plainly(place: Place, cards: Sequence[dict[str, str]]) -> None:
             for kwargs in (look, look | {"pin": WRONG}):
                 celery.send_task("cards.get", queue="cards", kwargs=kwargs, ignore_result=False)
             celery.send_task("transactions.create", queue="cards", args=[row["token"], row["pin"]])
-            listed = [{"command": "transactions.create", **row}, {"command": "?", **row}]
+            listed: list[dict[str, Any]] = [
+                {"command": "transactions.create", **row},
+                {"command": "?", **row},
+                {"command": row, **look},
+            ]
             celery.send_task("commands.apply", queue="cards.bulk", kwargs={"commands": listed})
         for row in cards[:DEFECTS]:
             right = {"account_id": ACCOUNT, "ref_id": "defect", **_askings(row)["right"]}
@@ -271,6 +275,7 @@ def _askings(row: dict[str, str]) -> dict[str, dict[str, Any]]:
         "listed": right | {"token": [row["token"]]},
         "nested": right | {"pin": {"value": row["pin"]}},
         "nobody": right | {"account_id": None},
+        "misplaced": right | {"card_id": {"token": row["token"], "pin": row["pin"]}},
     }
 
 
@@ -279,6 +284,8 @@ def _garbage(id: str, row: dict[str, str]) -> Iterator[Any]:
     fields = {"account_id": ACCOUNT, "token": row["token"], "pin": row["pin"]}
     task, body = "transactions.create", json.dumps([[], fields, {}]).encode()
     yield envelope("cards.explode", id, fields)
+    yield envelope(task, id, fields, headers={"task": fields})
+    yield envelope(task, id, fields) | {"content-type": fields}
     yield envelope(task, id, fields, headers={"argsrepr": row["token"], "eta": "x"})
     yield envelope(task, id, fields, headers={"kwargsrepr": repr(fields), "expires": 5})
     yield envelope(task, id, body=body[:-30])

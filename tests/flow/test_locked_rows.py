@@ -1,5 +1,6 @@
 """A row that another session holds keeps back what needs it, in its order, and nothing else."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from sqlalchemy import text
 
 from card_worker.storage.engine import LOCK_TIMEOUT_MS
 from tests.flow.processes import until
-from tests.flow.system import System, system
+from tests.flow.system import System, card, envelope, system
 
 MONEY = {"amount": 10, "currency": "NOK"}
 
@@ -107,6 +108,25 @@ def test_a_key_that_another_session_claims_keeps_back_its_command_only(own: Syst
         own.answers("free-r1")
     assert own.types("claimed") == ["idempotency_conflict"]
     assert own.types("claimed-r1") == ["card_not_found"]
+
+
+def test_what_waits_for_another_row_than_a_card_s_lets_the_others_stay_together(
+    own: System,
+) -> None:
+    worker = own.start("worker")
+    own.send("cards.batch_create", "first", batch_id="B", cards=[{"card_id": "in-batch"}])
+    own.answers("first")
+    with held(own, "SELECT FROM batches WHERE batch_id = 'B' FOR UPDATE"):
+        own.send("cards.batch_create", "second", batch_id="B", cards=[{"card_id": "other"}])
+        worker.says("rows locked by another session")
+        commits = worker.said.count("group committed")
+        names = [f"card-{number}" for number in range(50)]
+        # Pushed at once, so that they are taken together.
+        messages = [json.dumps(envelope("cards.create", name, card(name))) for name in names]
+        own.redis.lpush("cards", *messages)
+        own.answers(*names)
+        assert worker.said.count("group committed") - commits <= 2
+    assert own.types("second") == ["batch_state"]
 
 
 def test_a_locked_table_keeps_back_all_and_loses_nothing(own: System) -> None:

@@ -227,6 +227,54 @@ def test_a_relay_that_is_killed_at_work_leaves_no_gap(own: System) -> None:
     assert len(assert_complete(own.engine, own.redis)) >= 300
 
 
+def test_a_relay_that_was_paused_past_its_lease_changes_no_order(own: System) -> None:
+    paused = own.start("relay")
+    write(own.engine, "before")
+    own.publishes(3)
+    other = own.start("relay")
+    other.says("relay started")
+    # Paused at work: what it has read is published by the other one meanwhile, and then by it.
+    write(own.engine, *(f"card-{number}" for number in range(50)))
+    paused.pause()
+    write(own.engine, *(f"later-{number}" for number in range(50)))
+    until(lambda: unpublished(own.engine) == 0, "the other relay")
+    paused.resume()
+    write(own.engine, "after")
+    assert len(assert_complete(own.engine, own.redis)) >= 306
+    # It has noticed that the lease isn't its own any more, and stands by.
+    assert other.stop() == 0
+    write(own.engine, "last")
+    assert len(assert_complete(own.engine, own.redis)) >= 309
+    assert paused.stop() == 0
+
+
+def test_a_consumer_that_is_stopped_holds_nobody_up_and_misses_nothing(
+    engine: Engine, database_url: str, broker_url: str, redis_client: Redis
+) -> None:
+    for group in ("stopped", "at work"):
+        redis_client.xgroup_create(STREAM, group, id="0", mkstream=True)
+    with relays(database_url, broker_url):
+        write(engine, "before")
+        assert_complete(engine, redis_client)
+        begun = _read(redis_client, "stopped", 2)
+        for number in range(10):
+            write(engine, f"card-{number}")
+            assert_complete(engine, redis_client)
+            assert len(_read(redis_client, "at work", 100)) == (3 if number else 6)
+    # It had taken two and died over them; these come again to it, and then all others.
+    again = _read(redis_client, "stopped", 100, after="0")
+    missed = _read(redis_client, "stopped", 100)
+    assert again == begun
+    assert [*again, *missed] == on_stream(redis_client)
+    assert len(missed) == 31
+
+
+def _read(redis: Redis, group: str, entries: int, after: str = ">") -> list[dict[str, str]]:
+    found: Any = redis.xreadgroup(group, "one", {STREAM: after}, count=entries)
+    ((_, read),) = found
+    return [fields for _, fields in read]
+
+
 def test_a_relay_that_is_stopped_gives_way_at_once(own: System) -> None:
     first = own.start("relay")
     write(own.engine, "before")
@@ -238,6 +286,17 @@ def test_a_relay_that_is_stopped_gives_way_at_once(own: System) -> None:
     assert len(assert_complete(own.engine, own.redis)) == 6
     assert second.stop() == 0
     assert own.cli("relay", "--check").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "away",
+    [{"BROKER_URL": "redis://127.0.0.1:1/0"}, {"DATABASE_URL": "postgresql://127.0.0.1:1/cards"}],
+    ids=["broker", "database"],
+)
+def test_a_relay_that_waits_ends_when_it_is_told_to(away: dict[str, str], own: System) -> None:
+    relay = own.start("relay", **away)
+    relay.says("database or sink unavailable, retrying")
+    assert relay.stop() == 0
 
 
 def test_check_says_whether_a_relay_is_at_work(engine: Engine, database_url: str) -> None:

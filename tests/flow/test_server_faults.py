@@ -36,10 +36,10 @@ def parts(own: System) -> Iterator[tuple[Part, Part]]:
     assert relay.runs, relay.tail
 
 
-def assert_all_done(own: System, *ids: str) -> None:
+def assert_all_done(own: System, *ids: str, letters: int = 0) -> None:
     assert set(own.types(*ids)) == {"card.created"}
-    assert own.letters() == []
     until(lambda: own.waiting() == 0, "the acknowledgements")
+    assert len(own.letters()) == letters
     assert own.cli("reconcile").exit_code == 0
 
 
@@ -110,10 +110,11 @@ def test_what_the_server_refuses_is_waited_for(fault: str, limited: System) -> N
     with parts(limited) as (worker, _):
         run = limited.owner.execute
         run(text(breaks))
+        limited.push(b"nonsense")
         limited.create(*names("meanwhile"))
         worker.says(WAITS)
         run(text(mends))
-        assert_all_done(limited, *names("meanwhile"))
+        assert_all_done(limited, *names("meanwhile"), letters=1)
 
 
 @pytest.mark.parametrize("fault", ["a right is missing", "a table has another name"])
@@ -130,17 +131,58 @@ def test_what_an_operator_has_to_mend_is_logged_as_an_error(fault: str, limited:
         assert_all_done(limited, "meanwhile")
 
 
+def test_a_log_says_why_no_session_is_given(limited: System) -> None:
+    breaks, mends = FAULTS["nobody may log in"]
+    with parts(limited) as (worker, relay):
+        limited.owner.execute(text(breaks))
+        limited.create("meanwhile")
+        for part in (worker, relay):
+            part.says(f'role "{APP_ROLE}" is not permitted to log in')
+        limited.owner.execute(text(mends))
+        assert_all_done(limited, "meanwhile")
+
+
+def test_a_relay_says_as_an_error_what_an_operator_has_to_mend(limited: System) -> None:
+    breaks, mends = FAULTS["a right on our notes is missing"]
+    with parts(limited) as (_, relay):
+        limited.owner.execute(text(breaks))
+        relay.says("database or sink unavailable, retrying")
+        (first, *_) = [line for line in relay.said.splitlines() if "retrying" in line]
+        assert "[error" in first
+        assert "sqlstate=42501" in first
+        limited.owner.execute(text(mends))
+
+
+def test_positions_that_are_drawn_again_are_no_message_s_fault(own: System) -> None:
+    with parts(own) as (worker, _):
+        own.create(*names("meanwhile"))
+        own.answers(*names("meanwhile"))
+        # As after a restore of the rows without their sequence.
+        draw_from = "SELECT setval(pg_get_serial_sequence('outbox', 'position'), :position)"
+        own.sql(draw_from, position=1)
+        own.create("after")
+        worker.says(WAITS)
+        (first, *_) = [line for line in worker.said.splitlines() if WAITS in line]
+        assert "[error" in first
+        own.sql(draw_from, position=10 * COMMANDS)
+        assert_all_done(own, "after")
+
+
 # --- our own book-keeping -------------------------------------------------------------------------
 
 
-def plant(table: str, event: str) -> tuple[str, str]:
+def plant(table: str, event: str, *, does: str = "RAISE EXCEPTION 'planted'") -> tuple[str, str]:
     """Return what lets each such statement fail as if its data were wrong, and what mends it."""
     function = (
-        "CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN RAISE EXCEPTION 'planted'; END $$;"
+        f"CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {does}; END $$;"
     )
-    trigger = f"CREATE TRIGGER planted BEFORE {event} ON {table} FOR EACH STATEMENT"
+    trigger = f"CREATE TRIGGER planted BEFORE {event} ON {table} FOR EACH ROW"
     return f"{function} {trigger} EXECUTE FUNCTION planted()", "DROP FUNCTION planted CASCADE"
+
+
+def rename(table: str) -> tuple[str, str]:
+    """Return what takes a table away, and what brings it back."""
+    return f"ALTER TABLE {table} RENAME TO elsewhere", f"ALTER TABLE elsewhere RENAME TO {table}"
 
 
 @pytest.fixture
@@ -149,8 +191,9 @@ def own(tmp_path: Path, postgres_url: str, broker_url: str) -> Iterator[System]:
         yield made
 
 
-def test_starts_that_cannot_be_counted_are_no_message_s_fault(own: System) -> None:
-    breaks, mends = plant("starts", "INSERT OR UPDATE")
+@pytest.mark.parametrize("does", ["RAISE EXCEPTION 'planted'", "RETURN NULL"])
+def test_starts_that_cannot_be_counted_are_no_message_s_fault(does: str, own: System) -> None:
+    breaks, mends = plant("starts", "INSERT OR UPDATE", does=does)
     with parts(own) as (worker, _):
         own.sql(breaks)
         for returns, name in ((1, "once"), (2, "twice")):
@@ -169,8 +212,19 @@ def test_starts_that_cannot_be_forgotten_are_no_message_s_fault(own: System) -> 
         own.sql(mends)
 
 
-def test_letters_that_cannot_be_written_go_back_and_stop_nobody(own: System) -> None:
-    breaks, mends = plant("dead_letters", "INSERT")
+UNWRITABLE = {
+    "refused": plant("dead_letters", "INSERT"),
+    "no table": rename("dead_letters"),
+    "no column": (
+        "ALTER TABLE dead_letters RENAME digest TO elsewhere",
+        "ALTER TABLE dead_letters RENAME elsewhere TO digest",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", UNWRITABLE)
+def test_letters_that_cannot_be_written_go_back_and_stop_nobody(fault: str, own: System) -> None:
+    breaks, mends = UNWRITABLE[fault]
     with parts(own) as (worker, _):
         own.sql(breaks)
         own.push(b"nonsense")
@@ -238,6 +292,21 @@ def test_a_table_that_goes_away_while_it_is_used_is_waited_for(
         own.parts.all[0].says(WAITS)
         own.sql("ALTER TABLE elsewhere RENAME TO transactions")
         assert_all_done(own, *names("meanwhile", 5))
+
+
+def test_letters_that_a_file_cannot_keep_go_back_and_stop_nobody(
+    tmp_path: Path, sqlite_url: str, broker_url: str
+) -> None:
+    breaks, mends = rename("dead_letters")
+    with system(tmp_path, database_url=sqlite_url, broker_url=broker_url) as own, parts(own):
+        own.sql(breaks)
+        own.push(b"nonsense")
+        own.parts.all[0].says("dead letters not kept, retrying")
+        own.create("after")
+        own.answers("after")
+        own.sql(mends)
+        until(lambda: len(own.letters()) == 1, "the letter")
+        until(lambda: own.waiting() == 0, "the acknowledgements")
 
 
 # --- silence --------------------------------------------------------------------------------------

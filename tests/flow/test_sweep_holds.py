@@ -143,6 +143,18 @@ def test_a_hold_on_a_card_in_other_hands_is_left_for_the_next_sweep(postgres_url
     engine.dispose()
 
 
+def test_a_hold_in_other_hands_keeps_no_other_from_being_swept(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    lock(engine, "free", "held")
+    with begin(engine) as (connection, _):
+        held = select(cards.c.id).where(cards.c.card_id == "held").scalar_subquery()
+        connection.execute(select(holds).where(holds.c.card == held).with_for_update())
+        assert expire_holds(engine) == 1
+        assert locked(engine) == ["held"]
+    assert expire_holds(engine) == 1
+    engine.dispose()
+
+
 @pytest.mark.parametrize("done", ["transactions.capture", "transactions.void"])
 def test_what_was_captured_or_voided_is_not_due(engine: Engine, done: str) -> None:
     lock(engine, "done")

@@ -97,7 +97,13 @@ BUGS = (
         "if digests[key]",
         (ONE_PATH,),
     ),
-    Bug("a dry run stores", "handler.py", "books.aside()", "books", (ONE_PATH,)),
+    Bug(
+        "a dry run stores",
+        "handler.py",
+        "books = _aside(books, decided, released)",
+        "pass",
+        (ONE_PATH,),
+    ),
     Bug(
         "ids of answers are drawn by chance",
         "contracts/commands.py",
@@ -331,7 +337,7 @@ BUGS = (
     Bug(
         "dead letters are acknowledged and not kept",
         "delivery.py",
-        "_log_letters(self._persistently(partial(self._keep, letters)))",
+        "_log_letters(self._persistently(partial(self._keep, letters), gives_up=needs_operator))",
         "pass",
         ("tests/flow/test_unreadable.py",),
     ),
@@ -408,6 +414,13 @@ BUGS = (
         "        self._mark_published()\n"
         "        for part in _publications(events):\n",
         (RELAY,),
+    ),
+    Bug(
+        "a relay that is paused keeps its lease",
+        "storage/leases.py",
+        "ABANDONED_S = 10.0",
+        "ABANDONED_S = 1e9",
+        (f"{RELAY}::test_a_relay_that_was_paused_past_its_lease_changes_no_order",),
     ),
     Bug(
         "the relay publishes in the order of ids",

@@ -2,8 +2,11 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,7 +16,11 @@ from card_worker.contracts.commands import APPLY
 from card_worker.contracts.kinds import BatchState
 from card_worker.contracts.message import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX, vet
 from card_worker.delivery import Answered, Delivery, Fate, Message
+from card_worker.domain.books import Books
+from card_worker.domain.events import HoldExpired
+from card_worker.domain.evolve import evolve
 from card_worker.secrets.sealing import new_identity, open_sealed
+from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin, reading
 from card_worker.storage.tables import batches, dead_letters, holds, metadata
 from card_worker.tasks import TASKS
@@ -305,3 +312,88 @@ def test_a_command_releases_each_due_hold_of_its_card_once(engine: Engine) -> No
     written = place.write("cards.block", {"account_id": ACCOUNT, "card_id": "one", "reason": "x"})
     # A transaction, an event and its note for each, the hold itself; and those of the block.
     assert written.rows == 4 * 100 + 4
+
+
+def test_dry_runs_on_a_card_release_its_due_holds_once_between_them(engine: Engine) -> None:
+    place, count = Place(engine), 20
+    for card_id in ("one", "other"):
+        place.ask("cards.create", card_id=card_id, amount=1_000, **NOK)
+    locked = {"card_id": "one", "ref_id": str, "amount": 1, **NOK, "pending": True}
+    place.send(APPLY, listed("transactions.create", count, **locked, hold_expires_in=60))
+    with begin(engine) as (connection, now):
+        connection.execute(update(holds).values(expires_at=now))
+    moved = {"card_id": "other", "to_card_id": "one", "ref_id": str, "amount": 7}
+    asked = listed("cards.transfer", count, **moved, dry_run=True)
+    # Each tries to draw all that is there: none sees what another has done.
+    drawn = {"card_id": "one", "ref_id": lambda number: f"all-{number}", "amount": 1_000, **NOK}
+    asked["commands"] += listed("transactions.create", count, **drawn, dry_run=True)["commands"]
+    asked["commands"] += listed("cards.block", 1, card_id="one", reason="x")["commands"]
+    with calls_of(evolve.dispatch(HoldExpired)) as releases:
+        fate = place.send(APPLY, asked)
+    assert isinstance(fate, Answered)
+    told = [json.loads(answer.event) for answer in fate.answers]
+    assert [event["type"] for event in told] == [
+        *["card.transferred_out"] * count,
+        *["card.drawn_down"] * count,
+        "card.blocked",
+    ]
+    drawn_down = [event["data"]["card"] for event in told[count : 2 * count]]
+    assert [(one["amount_reserved"], one["amount_balance"]) for one in drawn_down] == [
+        (0, 0)
+    ] * count
+    # Once for all dry runs, and once for the block.
+    assert len(releases) == 2 * count
+
+
+@contextmanager
+def calls_of(function: Callable[..., object]) -> Iterator[list[None]]:
+    """Note each call of a function meanwhile."""
+    calls: list[None] = []
+
+    def note(frame: FrameType, what: str, _: object) -> None:
+        if what == "call" and frame.f_code is function.__code__:
+            calls.append(None)
+
+    sys.setprofile(note)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(None)
+
+
+class Listed(list[dict[str, Any]]):
+    """The cards of an order; counts how often they are gone through."""
+
+    read = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.read += 1
+        return super().__iter__()
+
+
+def test_lists_that_wait_are_gone_through_once_for_all_commands_of_a_commit(
+    engine: Engine,
+) -> None:
+    place = Place(engine)
+    waits = {"needs_approval": True, "created_by": "kari"}
+    place.ask("cards.batch_create", batch_id="a", cards=[{"card_id": "a-1"}], **waits)
+    place.ask("cards.batch_create", batch_id="b", count=5, card_id_pattern="b-{n}", **waits)
+    with reading(engine) as connection:
+        found = [find_batch(connection, ACCOUNT, name) for name in ("a", "b")]
+    first, second = [batch for batch in found if batch is not None]
+    names = Listed(first.listed or ())
+    books = Books()
+    books.put_batch(first._replace(listed=names))
+    books.put_batch(second)
+    for number in range(100):
+        assert books.busy_with((ACCOUNT, f"other-{number}")) is None
+        assert books.aside().busy_with((ACCOUNT, f"other-{number}")) is None
+    assert names.read == 1
+    busy = {name: books.busy_with((ACCOUNT, name)) for name in ("a-1", "b-5", "b-6")}
+    assert {name: batch and batch.batch_id for name, batch in busy.items()} == {
+        "a-1": "a",
+        "b-5": "b",
+        "b-6": None,
+    }
+    books.put_batch(first._replace(busy=False))
+    assert books.busy_with((ACCOUNT, "a-1")) is None

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -575,6 +576,28 @@ def test_a_chunk_that_fails_again_and_again_is_a_dead_letter_and_its_order_says_
     batch = orders.batch()
     assert (batch.state, batch.trouble) == (BatchState.COMPLETED, None)
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        *({"number": number} for number in (0, -1, 10**30, 1.5, None)),
+        *({"account_id": text} for text in ("", "a\x00", "T1", 5)),
+        *({"batch_id": text} for text in ("", "a\x00", "\ud800", "x" * 256)),
+        *({"run": "x"}, {"action": "x"}),
+    ],
+    ids=repr,
+)
+def test_what_can_be_no_chunk_is_told_at_once_and_troubles_no_order(
+    forged: dict[str, Any], engine: Engine
+) -> None:
+    orders = Orders(engine)
+    orders.order(3)
+    genuine = message_for(orders.waiting[0])
+    delivery = Delivery(engine, lambda: False, vault=VAULT)
+    (fate,) = delivery.deliver([replace(genuine, kwargs={**genuine.kwargs, **forged})])
+    assert fate == Buried("asks for no chunk")
+    assert orders.batch().trouble is None
 
 
 def let_go(orders: Orders) -> Batch:

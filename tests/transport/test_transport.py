@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from hashlib import sha1
 from pathlib import Path
 from time import sleep
@@ -239,7 +240,7 @@ def test_an_oversize_entry_is_described_and_kept_and_what_is_behind_it_goes_on(
     taken = consumer.read_taken(reply)
     assert [raw for _, raw in taken[::2]] == [b"before", b"between", b"behind"]
     for (place, raw), whole in zip(taken[1::2], large, strict=False):
-        message = described(raw, place)
+        message = described(raw, place, f"{consumer.aside}.of.")
         assert message is not None
         about = message["properties"]["delivery_info"]
         assert about["queue"] == "cards"
@@ -252,7 +253,8 @@ def test_an_oversize_entry_is_described_and_kept_and_what_is_behind_it_goes_on(
     other = in_flight(bytes_client)
     assert give_back_of(consumer, other)
     again = take(other, "cards", other.aside)
-    assert [described(raw, "") is None for _, raw in again] == [True] * 3 + [False] * 2
+    descriptions = [described(raw, "", f"{other.aside}.of.") for _, raw in again]
+    assert [one is None for one in descriptions] == [True] * 3 + [False] * 2
 
 
 def test_of_oversize_entries_only_so_much_is_kept(
@@ -285,6 +287,90 @@ def test_a_take_reads_no_more_of_large_entries_than_it_brings(bytes_client: Redi
     assert len(taken) == 50 + 10
     assert [raw[:1] for _, raw in taken] == [b"x"] * 50 + [b"y"] * 10
     assert bytes_client.llen("cards") == 40
+
+
+def test_a_take_reads_one_oversize_entry_at_most(tmp_path: Path) -> None:
+    size, large = 1_000_000, 40
+    with valkey(tmp_path) as server, Redis.from_url(server.url) as redis:
+        redis.lpush("cards", *(b"x" for _ in range(31)))
+        for _ in range(large):
+            redis.lpush("cards", bytes(size))
+        redis.lpush("cards", b"behind")
+        consumer, takes = in_flight(redis), 0
+        while redis.llen("cards"):
+            command = consumer.take_command(
+                ["cards"], messages_max=500, bytes_max=size, entry_bytes_max=size // 2
+            )
+            reply: Any = redis.execute_command(*command)
+            assert consumer.read_taken(reply)
+            takes += 1
+        memory: Any = redis.info("memory")
+        assert takes >= large
+        assert memory["used_memory_peak"] - memory["used_memory"] < 15 * size
+        assert len(redis.hgetall(consumer.key)) == 31 + large + 1
+
+
+@pytest.mark.parametrize("junk", [b"text", {"inflight.aside.of.x": "-1e18", "cards": "text"}])
+def test_junk_in_place_of_the_sizes_stops_nobody(
+    junk: bytes | dict[str, str], bytes_client: Redis
+) -> None:
+    consumer = in_flight(bytes_client)
+    sizes = f"{consumer.aside}.sizes"
+    if isinstance(junk, bytes):
+        bytes_client.set(sizes, junk)
+    else:
+        bytes_client.set("inflight.aside.of.x", "x")
+        for name, size in junk.items():
+            bytes_client.hset(sizes, name, size)
+    bytes_client.lpush("cards", b"x" * 1000, b"behind")
+    command = consumer.take_command(
+        ["cards"], messages_max=500, bytes_max=10**9, entry_bytes_max=999
+    )
+    reply: Any = bytes_client.execute_command(*command)  # type: ignore[no-untyped-call]
+    (_, description), (_, behind) = consumer.read_taken(reply)
+    assert behind == b"behind"
+    about = json.loads(description[6:])
+    assert ("key" in about) == isinstance(junk, dict)
+    if isinstance(junk, dict):
+        assert bytes_client.hgetall(sizes) == {about["key"].encode(): b"1000"}
+
+
+DESCRIPTION: dict[str, object] = {
+    "list": "cards",
+    "bytes": 1,
+    "sha1": "0" * 40,
+    "begins": "6a",
+    "key": "aside.of.1",
+}
+CHANGES: list[tuple[str, object]] = [
+    *(("list", value) for value in (1, "", "a\x00", None)),
+    *(("bytes", value) for value in ("1", 1.5)),
+    *(("sha1", value) for value in ("x", "\x00")),
+    *(("begins", value) for value in ("zz", "abc", None)),
+    *(("key", value) for value in ("card-events", 1, "aside.of.\x00")),
+]
+"""What makes a description none."""
+
+
+def test_a_description_is_read() -> None:
+    raw = b"aside:" + json.dumps(DESCRIPTION).encode() + b"  "
+    message = described(raw, "1", "aside.of.")
+    assert message is not None
+    about = message["properties"]["delivery_info"]
+    assert (message["body"], about["queue"], about["returns"]) == (b"j", "cards", 2)
+    assert about["aside"] == {"bytes": 1, "sha1": "0" * 40, "key": "aside.of.1"}
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        *(b"", b"x", b"\xff", b"{", b"[]", b"{}", b"null", b"[" * 100_000),
+        *(json.dumps({**DESCRIPTION, name: value}).encode() for name, value in CHANGES),
+        b"\n" + json.dumps(DESCRIPTION).encode().replace(b'"6a"', b'"\\ud800"'),
+    ],
+)
+def test_what_only_looks_like_a_description_is_none(junk: bytes) -> None:
+    assert described(b"aside:" + junk, "1", "aside.of.") is None
 
 
 def _calls(redis: Redis, command: str) -> int:
@@ -355,9 +441,9 @@ def test_one_that_was_only_paused_finds_nothing_of_its_own(bytes_client: Redis) 
 # --- who is dead ------------------------------------------------------------------------------
 
 
-def watched(watch: Watch, counts: dict[str, int], times: Iterable[float]) -> dict[str, int]:
+def watched(watch: Watch, counts: dict[str, str], times: Iterable[float]) -> dict[str, str]:
     """Return the dead after looks at these times, at which nobody's count changes."""
-    dead: dict[str, int] = {}
+    dead: dict[str, str] = {}
     for time in times:
         dead = watch.observe(counts, time)
     return dead
@@ -370,32 +456,32 @@ def looks(first: float, seconds: float) -> list[float]:
 
 def test_a_count_that_stands_still_for_long_is_a_death() -> None:
     watch = Watch()
-    assert watched(watch, {"a": 7}, looks(1000, DEAD_S - BEAT_S)) == {}
-    assert watched(watch, {"a": 7}, [1000 + DEAD_S]) == {"a": 7}
+    assert watched(watch, {"a": "7"}, looks(1000, DEAD_S - BEAT_S)) == {}
+    assert watched(watch, {"a": "7"}, [1000 + DEAD_S]) == {"a": "7"}
 
 
 def test_a_beat_in_between_is_a_life() -> None:
     watch = Watch()
-    watched(watch, {"a": 7}, looks(1000, DEAD_S - BEAT_S))
-    assert watched(watch, {"a": 8}, [1000 + DEAD_S]) == {}
-    assert watched(watch, {"a": 8}, looks(1000 + DEAD_S + BEAT_S, DEAD_S - 2 * BEAT_S)) == {}
+    watched(watch, {"a": "7"}, looks(1000, DEAD_S - BEAT_S))
+    assert watched(watch, {"a": "8"}, [1000 + DEAD_S]) == {}
+    assert watched(watch, {"a": "8"}, looks(1000 + DEAD_S + BEAT_S, DEAD_S - 2 * BEAT_S)) == {}
 
 
 def test_an_outage_makes_nobody_dead() -> None:
     watch = Watch()
-    watched(watch, {"a": 7}, looks(1000, BEAT_S))
-    assert watched(watch, {"a": 7}, looks(5000, DEAD_S - 2 * BEAT_S)) == {}
+    watched(watch, {"a": "7"}, looks(1000, BEAT_S))
+    assert watched(watch, {"a": "7"}, looks(5000, DEAD_S - 2 * BEAT_S)) == {}
     # What was seen before the outage counts.
-    assert watched(watch, {"a": 7}, [5000 + DEAD_S - BEAT_S]) == {"a": 7}
+    assert watched(watch, {"a": "7"}, [5000 + DEAD_S - BEAT_S]) == {"a": "7"}
 
 
 @pytest.mark.parametrize(("well_s", "silent_s"), [(7, 7), (14, 7), (7, 3), (10, 10)])
 def test_the_dead_are_found_between_outages_within_a_minute(well_s: int, silent_s: int) -> None:
     assert silent_s > ANSWERED_S_MAX or silent_s == 3
-    watch, now, dead = Watch(), 0.0, dict[str, int]()
+    watch, now, dead = Watch(), 0.0, dict[str, str]()
     while not dead and now < 60:
         # A beat that was sent into the outage is answered, or fails, up to a beat after its end.
-        dead = watched(watch, {"a": 7}, looks(now + BEAT_S - 0.1, well_s - BEAT_S))
+        dead = watched(watch, {"a": "7"}, looks(now + BEAT_S - 0.1, well_s - BEAT_S))
         now += well_s + silent_s
     assert dead
     assert now <= 45
@@ -414,7 +500,7 @@ def test_after_an_outage_only_the_dead_are_returned(
         consumers = [in_flight(through) for _ in range(3)]
         for consumer in consumers:
             take(consumer, "cards", messages=1)
-        hearts = [Heart(living) for living in consumers[1:]]
+        hearts = [Heart(living, Watch()) for living in consumers[1:]]
         for heart in hearts:
             heart.start()
         try:
@@ -430,6 +516,69 @@ def test_after_an_outage_only_the_dead_are_returned(
                 heart.stop(5.0)
             through.close()
             redis.close()
+
+
+def test_a_reconnect_does_not_restart_the_wait_for_the_dead(
+    broker_url: str, bytes_client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "BEAT_S", 0.3)
+    monkeypatch.setattr(liveness, "ANSWERED_S_MAX", 3600.0)
+    monkeypatch.setattr(liveness, "DEAD_S", 5.0)
+    bytes_client.lpush("cards", b"1")
+    dead = in_flight(bytes_client)
+    take(dead, "cards")
+    dead.beat()
+    for _ in range(20):
+        reader = Reader(broker_url, "cards")
+        living = reader.channel.in_flight
+        until(partial(_has_beaten, bytes_client, living), "heartbeats")
+        reader.close()
+        if bytes_client.llen("cards"):
+            break
+    assert bytes_client.lrange("cards", 0, -1) == [b"1 "]
+
+
+@pytest.mark.parametrize("junk", ["inf", "-inf", "1.5", "name", "text", "list"])
+def test_junk_among_the_consumers_stops_no_heart(
+    junk: str, bytes_client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "BEAT_S", 0.1)
+    monkeypatch.setattr(liveness, "ANSWERED_S_MAX", 3600.0)
+    monkeypatch.setattr(liveness, "DEAD_S", 1.0)
+    bytes_client.lpush("cards", b"1")
+    dead, living = in_flight(bytes_client), in_flight(bytes_client)
+    take(dead, "cards")
+    match junk:
+        case "text":
+            bytes_client.rename(living.consumers_key, "elsewhere")
+            bytes_client.set(living.consumers_key, "text")
+        case "list":
+            bytes_client.rename(living.consumers_key, "elsewhere")
+            bytes_client.lpush(living.consumers_key, "text")
+        case "name":
+            bytes_client.zadd(living.consumers_key, {b"\xff": 1})
+            bytes_client.hset(f"{living.hashes}".encode() + b"\xff", "000000000000001 cards", "2")
+        case _:
+            bytes_client.zadd(living.consumers_key, {"junk": junk})
+            bytes_client.hset(f"{living.hashes}junk", "000000000000001 cards", "2")
+    heart = Heart(living, Watch())
+    heart.start()
+    try:
+        until(lambda: beats_of(bytes_client, living) >= 2, "heartbeats")
+        if junk in ("text", "list"):
+            bytes_client.lpush("cards", b"2")
+            assert [raw for _, raw in take(living, "cards")] == [b"2"]
+            assert bytes_client.exists(f"{living.consumers_key}.foreign")
+        else:
+            until(lambda: bytes_client.llen("cards") == 2, "all messages")
+            until(lambda: bytes_client.zcard(living.consumers_key) == 1, "the end of the others")
+        assert heart.is_alive()
+    finally:
+        heart.stop(5.0)
+
+
+def _has_beaten(redis: Redis, consumer: InFlight) -> bool:
+    return beats_of(redis, consumer) >= 3
 
 
 def beats_of(redis: Redis, *consumers: InFlight) -> int:

@@ -8,10 +8,11 @@ Runs of one batch are done one after the other: the end of one asks for the next
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypeAlias
 from uuid import UUID
 
 import structlog
+from pydantic import Field
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
@@ -19,7 +20,9 @@ from card_worker.batches.making import complete, make
 from card_worker.batches.recalling import recall, recalled
 from card_worker.batches.removing import give_up, remove, removed
 from card_worker.batches.work import Impossible, Stopped, Work
+from card_worker.contracts.batches import CARDS_PER_ORDER_MAX
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
+from card_worker.contracts.fields import AccountId, Name
 from card_worker.contracts.kinds import MESSAGES, Action, Reason
 from card_worker.domain.rows import Run
 from card_worker.minting import Mint
@@ -49,14 +52,17 @@ END: dict[Action, Callable[[Work], None]] = {
 }
 
 
+ChunkNumber: TypeAlias = Annotated[int, Field(ge=1, le=CARDS_PER_ORDER_MAX)]
+
+
 class Chunk(NamedTuple):
     """Some of the cards of a batch, or the end of what is done to them."""
 
     run: UUID
-    account_id: str
-    batch_id: str
+    account_id: AccountId
+    batch_id: Name
     action: Action
-    number: int
+    number: ChunkNumber
 
 
 def first_chunks(engine: Engine, run_ids: Sequence[UUID]) -> list[Chunk]:

@@ -15,15 +15,17 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Connection, Engine
 
-from card_worker.contracts.fields import write_json, write_time
+from card_worker.contracts.fields import NOT_IN_TEXT, write_json, write_time
 from card_worker.money import Currency, in_words
 from card_worker.settings import load_settings
-from card_worker.storage.engine import open_engine, reading
+from card_worker.storage.engine import REPLY_MAX_S, open_engine, reading
 
-_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_STEERING = re.compile(rf"(?![\t\n])[{NOT_IN_TEXT}\ud800-\udfff]")
 """What a terminal obeys, or what isn't Unicode; of the former, not the tab and the new line."""
-# JSON leaves these in its texts.
-_STEERING_IN_JSON = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+# JSON leaves these in its texts, and those below it has escaped already.
+_STEERING_IN_JSON = {
+    code: f"\\u{code:04x}" for code in range(0x7F, 0xD800) if _STEERING.match(chr(code))
+}
 
 
 def visible(text: str) -> str:
@@ -92,9 +94,9 @@ def refuse(why: str, *, code: int = 1) -> typer.Exit:
 
 
 @contextmanager
-def database() -> Iterator[Engine]:
-    """Give the database that the settings name."""
-    engine = open_engine(load_settings().database())
+def database(*, reply_max_s: float | None = None) -> Iterator[Engine]:
+    """Give the database that the settings name. A reply may take REPLY_MAX_S or `reply_max_s`."""
+    engine = open_engine(load_settings().database(), reply_max_s=reply_max_s or REPLY_MAX_S)
     try:
         yield engine
     finally:
@@ -102,7 +104,7 @@ def database() -> Iterator[Engine]:
 
 
 @contextmanager
-def looking() -> Iterator[Connection]:
-    """Give a connection to look at the database with."""
-    with database() as engine, reading(engine) as connection:
+def looking(*, reply_max_s: float | None = None) -> Iterator[Connection]:
+    """Give a connection to look at the database with; `reply_max_s` as for `database`."""
+    with database(reply_max_s=reply_max_s) as engine, reading(engine) as connection:
         yield connection

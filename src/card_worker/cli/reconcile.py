@@ -8,10 +8,13 @@ from card_worker.cli.console import AsJson, err, looking, out, print_json, table
 from card_worker.money import in_units
 from card_worker.storage.reconcile import CurrencyTotals, Difference, differences, totals
 
+REPLY_MAX_S = 3600.0
+"""A single statement reads all cards and transactions there are."""
+
 
 def reconcile(as_json: AsJson = False) -> None:
     """Prove every balance against the rows that made it; exit 1 and list where they differ."""
-    with looking() as connection:
+    with looking(reply_max_s=REPLY_MAX_S) as connection:
         wrong, sums = list(differences(connection)), totals(connection)
     if as_json:
         print_json(

@@ -5,10 +5,13 @@ from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     StrictBool,
     StrictInt,
+    TypeAdapter,
     ValidationInfo,
     field_validator,
 )
@@ -45,11 +48,22 @@ class BatchCard(BaseModel):
     type: CardType | None = Field(None, description="Absent: the batch's type")
 
 
+_LONG_LIST = TypeAdapter(Annotated[tuple[BatchCard, ...], FailFast()])
+
+
+def _read_long_list(cards: object) -> object:
+    """Read a list that is too long for a batch anyhow up to its first wrong card only."""
+    if isinstance(cards, list | tuple) and len(cards) > CARDS_PER_BATCH_MAX:
+        return _LONG_LIST.validate_python(cards)
+    return cards
+
+
 # How many there may be at most the rules say, in the place that this has among their reasons.
 _Count = Annotated[StrictInt, Field(ge=1, json_schema_extra={"maximum": CARDS_PER_ORDER_MAX})]
 _Cards = Annotated[
     tuple[BatchCard, ...],
     Field(min_length=1, json_schema_extra={"maxItems": CARDS_PER_BATCH_MAX}),
+    BeforeValidator(_read_long_list),
 ]
 
 

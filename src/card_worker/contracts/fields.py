@@ -50,9 +50,10 @@ _SPACES_AND_FORMATS = r"\u00a0\u00ad\u061c\u1680\u2000-\u200f\u2028-\u202f\u205f
 _NOT_IN_ID = f"{_CONTROLS}{_SPACES_AND_FORMATS}{_BLANKS}"
 ID_SCHEMA = {"pattern": f"^[^{_NOT_IN_ID}]*$", "not": {"pattern": "^ | $"}}
 """The rule for ids in JSON Schema, without the characters that need tables of Unicode."""
-_NOT_IN_TEXT = rf"{_CONTROLS}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
-_not_in_text = re.compile(rf"[{_NOT_IN_TEXT}\ud800-\udfff]")
-TEXT_SCHEMA = {"pattern": f"^[^{_NOT_IN_TEXT}]*$"}
+NOT_IN_TEXT = rf"{_CONTROLS}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+"""Controls, and what changes the direction or the line of the text around it."""
+_not_in_text = re.compile(rf"[{NOT_IN_TEXT}\ud800-\udfff]")
+TEXT_SCHEMA = {"pattern": f"^[^{NOT_IN_TEXT}]*$"}
 
 
 def read_id(text: str) -> str:
@@ -120,6 +121,13 @@ Why = Annotated[
 def cut(text: str, chars_max: int) -> str:
     """Return `text`, or its beginning with an ellipsis if it is longer than `chars_max`."""
     return text if len(text) <= chars_max else text[: chars_max - 1] + ELLIPSIS
+
+
+def printable(text: str) -> str:
+    """Return `text` with every character that can't be seen escaped as in Python."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 SECONDS_MAX = 10 * 366 * 24 * 3600

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeGuard, TypeVar
 
 from pydantic import ValidationError
@@ -28,12 +29,13 @@ from card_worker.contracts.fields import (
     cut,
     is_account_id,
     json_bytes,
+    printable,
     read_id,
     write_json,
 )
 from card_worker.contracts.queries import QUERIES, Query
 from card_worker.contracts.strict_json import NotJson, read_json
-from card_worker.secrets.masking import without_secrets
+from card_worker.secrets.masking import masked_text, without_secrets
 from card_worker.secrets.vault import Vault
 
 MESSAGE_BYTES_MAX = 1024 * 1024
@@ -41,6 +43,7 @@ LEVELS_MAX = METADATA_DEPTH_MAX + 4
 """How deep a body may go: a message, its fields, a list, a command, and that one's metadata."""
 COMMAND_BYTES_MAX = 64 * 1024
 HEADERS_BYTES_MAX = 64 * 1024
+QUOTED_CHARS_MAX = 200
 FIELD_CHARS_MAX = 100
 """How much an answer repeats of the name of a field. A sender may have made it up."""
 EXTRA_COST_MAX = 1_000
@@ -109,12 +112,12 @@ def vet(
         raise Unreadable("not a task message of protocol 2")
     _check_size(headers)
     if content_type != "application/json":
-        raise Unreadable(f"content type {content_type!r:.200} instead of application/json")
+        raise Unreadable(f"content type {_quoted(content_type)} instead of application/json")
     if str(content_encoding).lower() not in ("utf-8", "utf8", "us-ascii"):
-        raise Unreadable(f"content encoding {content_encoding!r:.200} instead of utf-8")
+        raise Unreadable(f"content encoding {_quoted(content_encoding)} instead of utf-8")
     task = headers["task"]
     if not isinstance(task, str) or task not in tasks:
-        raise Unreadable(f"unknown task {task!r:.200}")
+        raise Unreadable(f"unknown task {_quoted(task)}")
     message_id = headers.get("id")
     if not is_id(message_id):
         raise Unreadable("the header id must be an id of 1 to 64 characters")
@@ -122,6 +125,16 @@ def vet(
         if _says_something(headers.get(name)):
             raise Unreadable(f"the header {name} is not accepted")
     return _read_body(body)
+
+
+def _quoted(value: object) -> str:
+    """Return a value as a reason repeats it: cut, in printable characters, without secrets.
+
+    Of a list or an object only the type is repeated, since a secret may stand anywhere in it.
+    """
+    if isinstance(value, Mapping | list | tuple):
+        return f"of type {type(value).__name__}"
+    return masked_text(f"{value!r:.{QUOTED_CHARS_MAX}}")
 
 
 def _check_size(headers: Mapping[str, Any]) -> None:
@@ -279,7 +292,7 @@ def _read_part(part: object, vault: Vault, *, left: int, fallback_id: str) -> tu
 def _read(task: object, fields: Mapping[str, Any], vault: Vault, *, fallback_id: str) -> Command:
     kind = COMMANDS.get(task) if isinstance(task, str) else None
     if kind is None:
-        raise Unreadable(f"unknown command {task!r:.200}")
+        raise Unreadable(f"unknown command {_quoted(task)}")
     return _read_as(kind, str(task), fields, vault, fallback_id=fallback_id)
 
 
@@ -293,7 +306,7 @@ def _read_as(
         try:
             return kind.model_validate(fields, context=vault)
         except ValidationError as error:
-            problems = tuple(problems_of(error))
+            problems = tuple(islice(problems_of(error), PROBLEMS_MAX))
     return _invalid(task, fields, problems, fallback_id)
 
 
@@ -311,15 +324,15 @@ def _invalid(
         card_id=card_id if is_id(card_id, chars_max=CARD_ID_CHARS_MAX) else None,
         # A dry run that is refused must not use up the key of the real one either.
         dry_run=fields.get("dry_run") is True,
-        problems=problems[:PROBLEMS_MAX],
+        problems=problems,
         received=hashlib.sha256(f"{task} {_raw(without_secrets(fields))}".encode()).hexdigest(),
     )
 
 
 def _too_large(kind: type, fields: Mapping[str, Any]) -> tuple[Problem, ...]:
-    # A listed batch is a list by nature; the size of its message bounds it.
     if kind is CreateBatch:
-        return ()
+        # A listed batch is a list by nature; the size of its message bounds that.
+        fields = {name: value for name, value in fields.items() if name != "cards"}
     try:
         size = len(write_json(fields))
     except TypeError:  # a type that only a caller in this process can have given
@@ -338,7 +351,7 @@ def problems_of(error: ValidationError) -> Iterator[Problem]:
         # A list whose parts are all wrong is also called empty.
         if problem["loc"] not in inside:
             field = ".".join(str(part) for part in problem["loc"])
-            yield Problem(field=cut(field, FIELD_CHARS_MAX), message=problem["msg"])
+            yield Problem(field=cut(printable(field), FIELD_CHARS_MAX), message=problem["msg"])
 
 
 def is_id(value: object, *, chars_max: int = ID_CHARS_MAX) -> TypeGuard[str]:

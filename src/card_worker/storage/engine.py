@@ -20,6 +20,8 @@ from card_worker.storage.pipeline import finish, keep_order, send
 
 LOCK_TIMEOUT_MS = 3_000
 """How long a commit waits for rows that another one holds, before it is tried again."""
+LOCK_TIMEOUT_AGAIN_MS = 50
+"""The same where some rows are known to be locked, so that nobody else waits for them."""
 REPLY_MAX_S = 20.0
 """A PostgreSQL that doesn't reply for so long counts as gone. No statement of a commit takes as
 long: one that waits for a lock is answered after LOCK_TIMEOUT_MS."""

@@ -10,6 +10,8 @@ from itertools import chain
 from typing import Any
 from uuid import uuid4
 
+from kombu.transport.redis import PRIORITY_STEPS
+from kombu.transport.redis import Channel as StockChannel
 from redis import Redis
 from redis.exceptions import (
     AuthenticationError,
@@ -21,6 +23,7 @@ from redis.exceptions import (
 from card_worker.transport.in_flight import script
 
 _PROBE = script("probe")
+_NO_OPERATION = "return 0"
 # Errors without a class of their own, by their words.
 _LASTING = (
     "NOPERM",
@@ -43,27 +46,31 @@ Step = tuple[str, Callable[[Redis], object]]
 """A command's name, and what runs it without lasting effect."""
 
 
-def consuming(lists: Sequence[str], *, prefix: str = "", db: int = 0) -> Iterator[Step]:
-    """Yield what a consumer of these lists runs."""
+def consuming(queues: Sequence[str], *, prefix: str = "", db: int = 0) -> Iterator[Step]:
+    """Yield what a consumer of these queues runs."""
     free = f"{prefix}inflight.of.{uuid4().hex}"
-    keys = [free, f"{prefix}inflight.consumers", f"{prefix}inflight.aside", *lists]
+    names = ("inflight.consumers", "inflight.aside", "inflight.aside.sizes", *_stored(queues))
+    keys = [free, *(f"{prefix}{name}" for name in names)]
     topic = f"/{db}.celeryev/probe"  # a subscriber ignores an empty message
     yield "EVAL", lambda redis: _run_probe(redis, keys)
+    yield "SCRIPT LOAD", lambda redis: redis.script_load(_NO_OPERATION)
+    yield "EVALSHA", _run_in_transaction
     yield "CLIENT TRACKING", _track
     yield "PUBLISH", lambda redis: redis.publish(topic, b"")
     yield "PSUBSCRIBE", lambda redis: _subscribe(redis, f"/{db}.celery.pidbox")
 
 
-def publishing(lists: Sequence[str]) -> Iterator[Step]:
-    """Yield what a publisher to these lists runs."""
+def publishing(queues: Sequence[str]) -> Iterator[Step]:
+    """Yield what a publisher to these queues runs."""
     free = f"inflight.of.{uuid4().hex}"
-    yield "EVAL", lambda redis: _run_probe(redis, [free, *lists])
+    yield "EVAL", lambda redis: _run_probe(redis, [free, *_stored(queues)])
 
 
 def streaming(stream: str) -> Iterator[Step]:
     """Yield what a publisher of events runs."""
     # An entry can't have this id: the server checks the right to add one, and adds none.
     refused = "return redis.pcall('XADD', KEYS[1], '0-0', 'a', 'a').err"
+    yield "EVAL", lambda redis: redis.eval(_NO_OPERATION, 1, stream)
     yield "XADD", lambda redis: _raise_if_lasting("XADD", redis.eval(refused, 1, stream))
 
 
@@ -85,6 +92,24 @@ def _run_probe(redis: Redis, keys: Sequence[str]) -> None:
         name, words = (part if isinstance(part, str) else part.decode() for part in reply)
         _raise_if_lasting(name, words)
         raise RedisError(f"{name}: {words}")
+
+
+def _stored(queues: Sequence[str]) -> Iterator[str]:
+    """Yield the keys that kombu has for queues: a list for each priority, tables of bindings."""
+    for queue in queues:
+        yield from (
+            f"{queue}{StockChannel.sep}{step}" if step else queue for step in PRIORITY_STEPS
+        )
+        yield StockChannel.keyprefix_queue % queue
+        yield StockChannel.keyprefix_binding_permanent % queue
+    yield StockChannel.keyprefix_queue % "celery.pidbox"
+    yield StockChannel.keyprefix_binding_deadlines
+
+
+def _run_in_transaction(redis: Redis) -> None:
+    with redis.pipeline() as pipeline:
+        redis.register_script(_NO_OPERATION)(client=pipeline)
+        pipeline.execute()
 
 
 def _track(redis: Redis) -> None:

@@ -5,6 +5,7 @@ READONLY, counts as a lost connection: what is in flight goes back, and the cons
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -23,7 +24,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from card_worker.contracts.strict_json import NotJson
 from card_worker.transport.envelope import described, fanout_payload, payload
 from card_worker.transport.in_flight import ENTRY_BYTES_MAX, InFlight, script
-from card_worker.transport.liveness import Heart
+from card_worker.transport.liveness import Heart, Watch
 
 POLL_S = 5.0
 """Poll interval while idle, in case a notification was lost."""
@@ -32,6 +33,9 @@ REPLY_S = 5.0
 IGNORED_LOG_S = 10.0
 """Messages of a fan-out channel that are ignored are logged at most so often."""
 BIND = script("bind")
+
+# By server, database and prefix.
+_watches: defaultdict[tuple[object, ...], Watch] = defaultdict(Watch)
 
 log = logging.getLogger(__name__)
 
@@ -175,9 +179,14 @@ class Channel(stock.Channel):
         if no_ack:
             self._queues_without_ack.add(queue)
         elif self._heart is None:
-            self._heart = Heart(self.in_flight)
+            self._heart = Heart(self.in_flight, self._watch())
             self._heart.start()
         return super().basic_consume(queue, no_ack, *args, **kwargs)
+
+    def _watch(self) -> Watch:
+        """Return this process's watch on the consumers of this server."""
+        info = self.connection.client
+        return _watches[(info.hostname, info.port, info.virtual_host, self.global_keyprefix)]
 
     # The poller calls _brpop_start when the channel has room and isn't waiting for anything, and
     # _brpop_read when there is something to read.
@@ -312,7 +321,8 @@ class Channel(stock.Channel):
 
     def _payload(self, place: str, raw: bytes) -> dict[str, Any]:
         list_name = place[16:]
-        if list_name == self.in_flight.aside and (about := described(raw, place)) is not None:
+        aside = self.in_flight.aside
+        if list_name == aside and (about := described(raw, place, f"{aside}.of.")) is not None:
             info = about["properties"]["delivery_info"]
             info["queue"] = self._queue_of(info["queue"])
             return about

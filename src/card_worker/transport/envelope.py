@@ -2,7 +2,9 @@
 
 import base64
 import json
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from card_worker.contracts.strict_json import NotJson, read_json
 
@@ -13,6 +15,16 @@ FANOUT_BYTES_MAX = 4 * 1024 * 1024
 """The largest message on a fan-out channel. Celery's events of a group are one message."""
 DESCRIPTION = b"aside:"
 """What the description of an oversize entry begins with. No JSON begins so."""
+
+
+class _Description(BaseModel):
+    """What take.lua says of an oversize entry. Anybody may have written one."""
+
+    list: Annotated[str, Field(pattern=r"^[^\x00]+$")]
+    bytes: int
+    sha1: Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
+    begins: Annotated[str, Field(pattern="^([0-9a-f]{2})*$")]
+    key: Annotated[str, Field(pattern=r"^[^\x00]+$")] | None = None
 
 
 def payload(raw: bytes, delivery_tag: str, queue: str, *, strict: bool = False) -> dict[str, Any]:
@@ -30,20 +42,26 @@ def payload(raw: bytes, delivery_tag: str, queue: str, *, strict: bool = False) 
     return _addressed(read, delivery_tag, queue, returns)
 
 
-def described(raw: bytes, delivery_tag: str) -> dict[str, Any] | None:
+def described(raw: bytes, delivery_tag: str, keys: str) -> dict[str, Any] | None:
     """Return what kombu makes a message of for an oversize entry that was set aside.
 
     Its body is the beginning of the entry; `delivery_info["aside"]` holds `bytes` and `sha1` of the
-    whole, and the `key` where it is kept for a while, if it is. None if `raw` describes no entry.
+    whole, and the `key` where it is kept for a while, if it is. None if `raw` describes no entry,
+    or not as this transport does, or a key that isn't below `keys`.
     """
     if not raw.startswith(DESCRIPTION):
         return None
-    about = json.loads(raw[len(DESCRIPTION) :])
-    kept = {name: about[name] for name in ("bytes", "sha1", "key") if name in about}
-    why = f"an entry of {about['bytes']} bytes, which is too large to be read"
-    read = _no_message(bytes.fromhex(about["begins"]), malformed=why, aside=kept)
+    try:
+        about = _Description.model_validate_json(raw[len(DESCRIPTION) :], strict=True)
+    except ValidationError:
+        return None
+    if about.key is not None and not about.key.startswith(keys):
+        return None
+    kept = about.model_dump(include={"bytes", "sha1", "key"}, exclude_none=True)
+    why = f"an entry of {about.bytes} bytes, which is too large to be read"
+    read = _no_message(bytes.fromhex(about.begins), malformed=why, aside=kept)
     returns = len(raw) - len(raw.rstrip(b" "))
-    return _addressed(read, delivery_tag, about["list"], returns)
+    return _addressed(read, delivery_tag, about.list, returns)
 
 
 def fanout_payload(raw: bytes) -> dict[str, Any]:

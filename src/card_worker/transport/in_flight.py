@@ -91,26 +91,31 @@ class InFlight:
         """Put messages back at the heads of their lists, in one step; all if none is named."""
         self._give_back(self.consumer, "", places)
 
-    def beat(self) -> dict[str, int]:
-        """Count a heartbeat; return the number of heartbeats of every consumer."""
-        reply: Any = self._redis.eval(BEAT, 1, self.consumers_key, self.consumer)
-        return {reply[i].decode(): int(float(reply[i + 1])) for i in range(0, len(reply), 2)}
+    def beat(self) -> dict[str, str]:
+        """Count a heartbeat; return the number of heartbeats of every consumer.
 
-    def return_dead(self, consumer: str, beats: int) -> bool:
+        Names and numbers are as Redis stores them, since anybody may have written them.
+        """
+        reply: Any = self._redis.eval(BEAT, 1, self.consumers_key, self.consumer)
+        texts = [part.decode(errors="surrogateescape") for part in reply]
+        return dict(zip(texts[::2], texts[1::2], strict=True))
+
+    def return_dead(self, consumer: str, beats: str) -> bool:
         """Give back all that another consumer has, and remove it.
 
         Return False, and change nothing, if its number of heartbeats isn't `beats` any more.
         """
-        return self._give_back(consumer, str(beats)) >= 0
+        return self._give_back(consumer, beats) >= 0
 
     def leave(self) -> None:
         """Give everything back and remove this consumer."""
         self._give_back(self.consumer, "leave")
 
     def _give_back(self, consumer: str, removal: str, places: Sequence[str] = ()) -> int:
-        keys = (self.consumers_key, f"{self.hashes}{consumer}", self.aside)
-        arguments: tuple[str | int, ...] = (
-            consumer,
+        name = consumer.encode(errors="surrogateescape")
+        keys = (self.consumers_key, self.hashes.encode() + name, self.aside)
+        arguments: tuple[str | bytes | int, ...] = (
+            name,
             removal,
             len(self._lists),
             *self._lists,

@@ -7,7 +7,7 @@ a step of a clock nor an outage of the server makes a consumer dead that lives.
 
 import logging
 from collections.abc import Mapping
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from time import monotonic
 
 from redis.exceptions import RedisError
@@ -28,17 +28,25 @@ log = logging.getLogger(__name__)
 
 
 class Watch:
-    """Which consumers have stopped, as one observer sees them."""
+    """Which consumers have stopped, as one observer sees them. Usable by any thread.
+
+    It outlives the observer's connections: an outage that ends one doesn't restart the wait.
+    """
 
     def __init__(self) -> None:
-        self._silent: dict[str, tuple[int, float]] = {}  # consumer -> heartbeats, seconds
+        self._silent: dict[str, tuple[str, float]] = {}  # consumer -> heartbeats, seconds
         self._last: float | None = None
+        self._lock = Lock()
 
-    def observe(self, beats: Mapping[str, int], now: float) -> dict[str, int]:
+    def observe(self, beats: Mapping[str, str], now: float) -> dict[str, str]:
         """Take note of every consumer's number of heartbeats, read at `now` of a monotonic clock.
 
         Return the consumers that are dead, with these numbers.
         """
+        with self._lock:
+            return self._observe(beats, now)
+
+    def _observe(self, beats: Mapping[str, str], now: float) -> dict[str, str]:
         passed = now - self._last if self._last is not None else 0.0
         answered = passed if passed <= ANSWERED_S_MAX else 0.0
         before, self._silent, self._last = self._silent, {}, now
@@ -54,10 +62,10 @@ class Heart(Thread):
     It also returns the messages of consumers that are dead.
     """
 
-    def __init__(self, in_flight: InFlight) -> None:
+    def __init__(self, in_flight: InFlight, watch: Watch) -> None:
         super().__init__(name=f"heartbeats of {in_flight.consumer}", daemon=True)
         self._in_flight = in_flight
-        self._watch = Watch()
+        self._watch = watch
         self._stopped = Event()
 
     def stop(self, timeout_s: float) -> None:

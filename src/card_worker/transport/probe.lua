@@ -7,13 +7,14 @@
 local key = KEYS[1]
 local commands = {
   { 'ZREM', key, 'a' }, { 'ZADD', key, 'NX', 0, 'a' }, { 'ZSCORE', key, 'a' },
-  { 'ZRANGE', key, 0, -1, 'WITHSCORES' }, { 'ZREM', key, 'a' },
+  { 'ZRANGE', key, 0, -1, 'WITHSCORES' }, { 'ZRANGEBYSCORE', key, 0, 0 }, { 'ZREM', key, 'a' },
   { 'HSET', key, 'a', 'a' }, { 'HGET', key, 'a' }, { 'HGETALL', key }, { 'HKEYS', key },
   { 'HDEL', key, 'a' },
-  { 'LPUSH', key, 'a' }, { 'RPUSH', key, 'a' }, { 'LRANGE', key, 0, -1 }, { 'LLEN', key },
-  { 'LMOVE', key, key, 'RIGHT', 'LEFT' }, { 'RPOP', key }, { 'LTRIM', key, 1, 0 },
+  { 'LPUSH', key, 'a' }, { 'RPUSH', key, 'a' }, { 'LLEN', key }, { 'LINDEX', key, -1 },
+  { 'LMOVE', key, key, 'RIGHT', 'LEFT' }, { 'RENAME', key, key }, { 'RPOP', key },
+  { 'LTRIM', key, 1, 0 },
   { 'SREM', key, 'a' }, { 'SADD', key, 'a' }, { 'SMEMBERS', key }, { 'SREM', key, 'a' },
-  { 'EXISTS', key }, { 'TYPE', key }, { 'EXPIRE', key, 1 },
+  { 'EXISTS', key }, { 'TYPE', key }, { 'EXPIRE', key, 1 }, { 'DEL', key }, { 'TIME' },
 }
 for _, command in ipairs(commands) do
   local reply = redis.pcall(unpack(command))

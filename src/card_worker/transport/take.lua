@@ -24,7 +24,7 @@ if redis.call('EXISTS', unpack(KEYS)) == 0 then return {} end
 local inflight, consumers, consumer, aside = ARGV[1], ARGV[2], ARGV[3], ARGV[8]
 local entries_max, bytes_max, number = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local entry_bytes_max, first_single = tonumber(ARGV[9]), #KEYS - ARGV[7] + 1
-local CHUNK_MAX, SMALL_BYTES, SHOWN_BYTES = 16, 65536, 4096
+local SHOWN_BYTES, FIELDS_MAX = 4096, 1000
 local taken, bytes, single_taken = {}, 0, false
 
 local function next_place(list)
@@ -33,17 +33,21 @@ local function next_place(list)
   return place
 end
 
--- Returns how many bytes of oversize entries are kept now; forgets those that have expired.
+-- Returns how many bytes of oversize entries are kept now; forgets those that have expired. What
+-- others have written there is no size: it counts for nothing, and in place of the hash as full.
 local function bytes_kept()
-  local sizes, sum = redis.call('HGETALL', aside .. '.sizes'), 0
+  local sizes, sum = redis.pcall('HGETALL', aside .. '.sizes'), 0
+  if sizes.err then return math.huge end
   for i = 1, #sizes, 2 do
-    if redis.call('EXISTS', sizes[i]) == 1 then sum = sum + sizes[i + 1]
+    local size = tonumber(sizes[i + 1])
+    if size and size > 0 and redis.call('EXISTS', sizes[i]) == 1 then sum = sum + size
     else redis.call('HDEL', aside .. '.sizes', sizes[i]) end
   end
   return sum
 end
 
 -- Moves an oversize entry to a key of its own; a short description goes to the consumer instead.
+-- The bytes of both count, so that no other large entry is read in the same run.
 local function set_aside(list, raw)
   local about = { list = list, bytes = #raw, sha1 = redis.sha1hex(raw) }
   about.begins = string.gsub(string.sub(raw, 1, SHOWN_BYTES), '.', function(c)
@@ -62,37 +66,39 @@ local function set_aside(list, raw)
     redis.call('RPOP', list)
   end
   taken[#taken + 1], taken[#taken + 2] = place, description
-  bytes = bytes + #description
+  bytes = bytes + #description + #raw
 end
 
--- Takes up to `count` entries from the end of a list. Returns how many, and whether all were small;
--- false and the error if the server refused.
+-- Takes up to `count` entries from the end of a list. Returns how many; false and the error if the
+-- server refused.
 local function take(list, count)
-  local raws = redis.pcall('LRANGE', list, -count, -1)
-  if raws.err then
-    -- A key of another type is no queue. The other lists are still served.
-    if string.find(raws.err, 'WRONGTYPE', 1, true) then return 0, false end
-    return false, raws
-  end
-  local fields, small = {}, true
-  for i = #raws, 1, -1 do
-    local raw = raws[i]
-    small = small and #raw <= SMALL_BYTES
-    if #raw > entry_bytes_max then break end
+  local fields, large = {}, nil
+  while #fields < 2 * count and #fields < FIELDS_MAX and bytes < bytes_max do
+    -- Entries are of unknown size, so they are read one by one.
+    local raw = redis.pcall('LINDEX', list, -#fields / 2 - 1)
+    if not raw then break end
+    if raw.err then
+      -- A key of another type is no queue. The other lists are still served.
+      if string.find(raw.err, 'WRONGTYPE', 1, true) then return 0 end
+      return false, raw
+    end
+    if #raw > entry_bytes_max then
+      large = raw
+      break
+    end
     local place = next_place(list)
     fields[#fields + 1], fields[#fields + 2] = place, raw
     taken[#taken + 1], taken[#taken + 2] = place, raw
     bytes = bytes + #raw
-    if bytes >= bytes_max then break end
   end
   if #fields > 0 then
     redis.call('HSET', inflight, unpack(fields))
     redis.call('LTRIM', list, 0, -#fields / 2 - 1)
-  elseif #raws > 0 then
-    set_aside(list, raws[#raws])
-    return 1, false
+  elseif large then
+    set_aside(list, large)
+    return 1
   end
-  return #fields / 2, small
+  return #fields / 2
 end
 
 -- A server at `maxmemory` refuses the first write of a script, unless it is one that frees memory,
@@ -100,17 +106,14 @@ end
 redis.call('ZREM', consumers, '')
 redis.call('ZADD', consumers, 'NX', 0, consumer)
 for turn = 1, #KEYS do
-  local count = 1
   while true do
     local single = turn >= first_single
     local room = entries_max - #taken / 2
     if room <= 0 or bytes >= bytes_max or (single and single_taken) then break end
-    local got, small = take(KEYS[turn], single and 1 or math.min(count, room))
-    if not got then return small end
+    local got, refusal = take(KEYS[turn], single and 1 or room)
+    if not got then return refusal end
     if got == 0 then break end
     single_taken = single_taken or single
-    -- Entries of unknown size are read one at a time.
-    count = small and math.min(2 * count, CHUNK_MAX) or 1
   end
 end
 return taken

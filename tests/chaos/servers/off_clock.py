@@ -1,5 +1,6 @@
 """Run `card_worker.cli` with a clock that is some seconds off: off_clock.py SECONDS ARGUMENTS…
 
+SECONDS may also be the absolute path of a file that holds them: the clock steps when it changes.
 Only what a process asks Python for is off: `time.time`, and what `datetime` calls now.
 """
 
@@ -8,11 +9,16 @@ import runpy
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-OFF_S = float(sys.argv[1])
+OFF = Path(sys.argv[1])
 _time, _time_ns = time.time, time.time_ns
 _Real = datetimes.datetime
+
+
+def _off_s() -> float:
+    return float(OFF.read_text() if OFF.is_absolute() else str(OFF))
 
 
 def _off(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,8 +58,8 @@ class OffDatetime(_Real, metaclass=_Meta):
 
 def _set() -> None:
     clock: Any = time
-    clock.time = lambda: _time() + OFF_S
-    clock.time_ns = lambda: _time_ns() + int(OFF_S * 1e9)
+    clock.time = lambda: _time() + _off_s()
+    clock.time_ns = lambda: _time_ns() + int(_off_s() * 1e9)
     clock.gmtime, clock.localtime = _off(time.gmtime), _off(time.localtime)
     module: Any = datetimes
     module.datetime = OffDatetime
