@@ -1020,8 +1020,8 @@ def test_a_chunk_of_a_recall_whose_turn_has_not_come_does_nothing(orders: Orders
     asked = {"batch_id": "B1", "reason": "recall"}
     with begin(orders.engine) as (connection, now):
         begun = [
-            orders.handle(connection, now, f"batches.{action}", action, **asked)
-            for action in ("block", "unblock", "close")
+            orders.handle(connection, now, f"batches.{action}", f"recall-{number}", **asked)
+            for number, action in enumerate(("block", "unblock", "block"))
         ]
     unblocks = Chunk(begun[1].id, ACCOUNT, "B1", Action.UNBLOCK, 1)
     assert do(orders.engine, orders.mint, unblocks) == []
@@ -1031,7 +1031,7 @@ def test_a_chunk_of_a_recall_whose_turn_has_not_come_does_nothing(orders: Orders
     assert [(recall["action"], recall["done"]) for recall in ends] == [
         ("block", 3),
         ("unblock", 3),
-        ("close", 3),
+        ("block", 3),
     ]
 
 
