@@ -35,7 +35,7 @@ def nothing(**_: Any) -> None:
     """Stand for the name; the group is what runs."""
 
 
-def deliver(messages: Sequence[Message], _: frozenset[Row] = frozenset()) -> list[Fate]:
+def deliver(messages: Sequence[Message], locked: frozenset[Row] = frozenset()) -> list[Fate]:
     """Be done with a group at once."""
     count(len(messages))
     return [Answered(())] * len(messages)

@@ -35,7 +35,6 @@ from card_worker.contracts.message import (
 from card_worker.contracts.queries import QUERIES, Look, Query
 from card_worker.domain.answers import Answer
 from card_worker.domain.needs import needs
-from card_worker.files import FileStore, write_files
 from card_worker.handler import handle
 from card_worker.letters import LetterAt, Letters, letter_of_parts, log_defect, traceback_of
 from card_worker.messages import Answered, Buried, Fate, Message, Returned, Shown, Waiting
@@ -112,9 +111,9 @@ def _ask_nobody(_: Sequence[Chunk]) -> None:
 class Delivery:
     """Takes messages to their commit.
 
-    `stopping` says whether the worker has been told to stop, `vault` keys tokens and PINs, `files`
-    is where sealed files go, `letters_to` names who may open what is secret in dead letters, `ask`
-    sends messages that ask for chunks.
+    `stopping` says whether the worker has been told to stop, `vault` keys tokens and PINs,
+    `put_files` starts putting sealed files in place and returns at once, `letters_to` names who may
+    open what is secret in dead letters, `ask` sends messages that ask for chunks.
     """
 
     def __init__(
@@ -123,7 +122,7 @@ class Delivery:
         stopping: Callable[[], bool],
         *,
         vault: Vault = NO_VAULT,
-        files: FileStore | None = None,
+        put_files: Callable[[], None] = lambda: None,
         letters_to: Sequence[str] = (),
         ask: Callable[[Sequence[Chunk]], None] = _ask_nobody,
     ) -> None:
@@ -133,7 +132,7 @@ class Delivery:
         self._in_company = self._has_served = False
         self._rested: list[float] = []
         self._ask = ask
-        self._files = files
+        self._put_files = put_files
         self._mint = Mint(vault)
         self._stopping = stopping
         self._retries = Retries(stopping)
@@ -415,8 +414,8 @@ class Delivery:
         self._has_served = self._has_served and self._in_company
         if following:
             self._ask_for(following)
-        elif self._files is not None:
-            self._put_files(self._files)
+        else:
+            self._put_files()
         return Answered((), rest_s)
 
     def _give_way(self, seconds: float) -> None:
@@ -496,20 +495,14 @@ class Delivery:
                 self._ask_for(first_chunks(self._engine, begun))
             except DBAPIError as error:
                 log.warning("chunks put off", error=type(error).__name__)
-        if self._files is not None and any(one.type is BATCH_COMPLETED for one in answers):
-            self._put_files(self._files)
+        if any(answer.type is BATCH_COMPLETED for answer in answers):
+            self._put_files()
 
     def _ask_for(self, chunks: Sequence[Chunk]) -> None:
         try:
             self._ask(chunks)
         except Exception as error:
             log.warning("chunks put off", error=type(error).__name__)
-
-    def _put_files(self, files: FileStore) -> None:
-        try:
-            write_files(self._engine, files)
-        except Exception as error:
-            log.warning("files put off", error=type(error).__name__)
 
     def _note_guesses(
         self, asked: Sequence[Command | Look], lock_timeout_ms: int = LOCK_TIMEOUT_MS

@@ -1,20 +1,18 @@
 """Files about batches, put where their owners fetch them: whole or not at all.
 
-What they hold stands in the database until somebody confirms that it has arrived. So a file that
-was lost, or couldn't be written, is made again, byte for byte.
+Their content stands in the database until somebody confirms that it has arrived. So a file that
+was lost, or couldn't be written, is made again, byte for byte. A thread of its own puts files, so
+that no command waits for a store.
 """
 
-import os
-import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from pathlib import Path
-from time import monotonic, time
+from hashlib import sha256
+from threading import Event, Thread
+from time import monotonic
 from uuid import uuid4
 
 import structlog
-from fsspec.core import url_to_fs
 from sqlalchemy import Connection, Engine
 
 from card_worker.contracts import keys
@@ -23,6 +21,8 @@ from card_worker.contracts.events import Said
 from card_worker.contracts.kinds import EventType
 from card_worker.domain.answers import add_files, batch_data, freeze
 from card_worker.domain.rows import Batch, File, Holds
+from card_worker.file_store import FileStore
+from card_worker.pauses import Pauses, described
 from card_worker.storage import leases, outbox
 from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin
@@ -40,44 +40,18 @@ from card_worker.storage.writing import write
 RENEW_S = 3.0
 """How often the lease of a file is counted up while its parts are read."""
 TROUBLE_CHARS_MAX = 200
-BEGUN = ".writing+"
-"""The beginning of a file's name while it is written. No other file here has a + in its name."""
-ABANDONED_S = 3600.0
-"""A file that nobody has written to for so long."""
+PAUSE_S_MAX = 60.0
+"""The longest pause after the store took no file."""
 
 log = structlog.get_logger(__name__)
 
 
-class FileStore:
-    """A folder, or whatever else an fsspec URL names."""
-
-    def __init__(self, url: str) -> None:
-        self._fs, self._root = url_to_fs(url)
-
-    def put(self, name: str, content: Iterable[bytes]) -> None:
-        """Put a file in its place. Whoever looks sees all of it, or what was there before.
-
-        Raises OSError, and what the store's own library or `content` raises.
-        """
-        path = f"{self._root.rstrip('/')}/{name}"
-        if "file" in self._protocols:
-            _put_locally(Path(path), content)
-            return
-        # An object store's own put is whole or not at all, and begins with a whole file.
-        with tempfile.TemporaryDirectory() as folder:
-            here = Path(folder) / "content"
-            _put_locally(here, content)
-            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._fs.put_file(str(here), path)
-
-    @property
-    def _protocols(self) -> tuple[str, ...]:
-        named = self._fs.protocol
-        return (named,) if isinstance(named, str) else tuple(named)
+class Altered(Exception):
+    """The content of a file in the database isn't what was sealed."""
 
 
-class Incomplete(Exception):
-    """What a file holds isn't all there any more."""
+class StoreUnavailable(Exception):
+    """The store takes no file; `__cause__` says why."""
 
 
 class NotConfirmed(Exception):
@@ -123,87 +97,144 @@ def _tell_confirmed(
     write(connection, [outbox.new([told])])
 
 
-def write_files(engine: Engine, store: FileStore) -> int:
-    """Put all files in place that aren't yet; return how many. What can't be put is left."""
-    put, tried, holder = 0, set[str](), uuid4().hex
-    while True:
-        with begin(engine) as (connection, _):
-            file = first_waiting(connection, tried)
+def write_files(
+    engine: Engine, store: FileStore, *, stopping: Callable[[], bool] = lambda: False
+) -> int:
+    """Put all files in place whose next try is due; return how many.
+
+    A file that can't be put is tried again later, after growing pauses. Raises StoreUnavailable
+    if the store takes no file at all.
+    """
+    put, passed, holder = 0, set[str](), uuid4().hex
+    while not stopping():
+        with begin(engine) as (connection, now):
+            file = first_waiting(connection, now, passed)
             if file is None:
                 return put
             # Nothing is locked while a store takes its time. Twice at once does no harm.
             is_ours = leases.take(connection, _lease(file), holder, at=monotonic())
             if is_ours:
                 begun(connection, file)
-        tried.add(file.name)
-        if is_ours:
-            why = _put(engine, store, file, holder)
-            with begin(engine) as (connection, now):
-                if why is not None:
-                    not_written(connection, file, why)
-                elif written(connection, file, now):
-                    put += 1
-                else:
-                    tried.discard(file.name)
-                leases.release(connection, _lease(file), holder)
+        if not is_ours:
+            passed.add(file.name)
+            continue
+        failure = _put(engine, store, file, holder)
+        with begin(engine) as (connection, now):
+            if failure is not None:
+                not_written(connection, file, now, _why(failure))
+            elif written(connection, file, now):
+                put += 1
+            leases.release(connection, _lease(file), holder)
+        if failure is not None and not isinstance(failure, Altered):
+            _check_store(store, failure)
+    return put
 
 
-def _put(engine: Engine, store: FileStore, file: File, holder: str) -> str | None:
+def _put(engine: Engine, store: FileStore, file: File, holder: str) -> Exception | None:
     """Put a file in its place; return why it can't be."""
+    is_over = Event()
     try:
-        store.put(file.name, _whole(engine, file, holder))
+        store.put(file.name, _whole(engine, file, holder, is_over), size=file.bytes)
     except Exception as error:
-        # A full disk, a folder that may not be written, a store that is away: the next sweep tries
-        # again. The fsspec of each store raises errors of its own.
+        # A full disk, a folder that may not be written, a store that is away: each fsspec library
+        # raises errors of its own.
         log.warning("file not written", file=file.name, error=type(error).__name__)
-        said = error.strerror if isinstance(error, OSError) else None
-        return f"{type(error).__name__}: {said or 'see the log'}"[:TROUBLE_CHARS_MAX]
+        return error
+    finally:
+        is_over.set()
     log.info("file written", file=file.name, cards=file.cards)
     return None
 
 
-def _whole(engine: Engine, file: File, holder: str) -> Iterable[bytes]:
-    size, renew_at = 0, monotonic() + RENEW_S
+def _why(failure: Exception) -> str:
+    """Say what went wrong, without texts of other libraries: they may hold a password."""
+    match failure:
+        case Altered():
+            said: str | None = "its content in the database isn't what was sealed"
+        case TimeoutError():
+            said = failure.strerror or str(failure)
+        case OSError():
+            said = failure.strerror
+        case _:
+            said = None
+    return f"{type(failure).__name__}: {said or 'see the log'}"[:TROUBLE_CHARS_MAX]
+
+
+def _check_store(store: FileStore, failure: Exception) -> None:
+    """Find out whether a failure concerns one file or the whole store. Raises StoreUnavailable."""
+    if isinstance(failure, TimeoutError):
+        raise StoreUnavailable from failure
+    try:
+        store.probe()
+    except Exception as error:
+        raise StoreUnavailable from error
+
+
+def _whole(engine: Engine, file: File, holder: str, is_over: Event) -> Iterable[bytes]:
+    """Yield the content of a file. Raises Altered at its end if it isn't what was sealed.
+
+    `is_over` says that nobody waits for the file any more.
+    """
+    size, digest, renew_at = 0, sha256(), monotonic() + RENEW_S
     for part in parts(engine, file):
+        if is_over.is_set():
+            raise TimeoutError
         size += len(part)
+        digest.update(part)
         yield part
         if monotonic() > renew_at:
             with begin(engine) as (connection, _):
                 leases.take(connection, _lease(file), holder, at=monotonic())
             renew_at = monotonic() + RENEW_S
-    if size != file.bytes:
-        raise Incomplete(file.name)
+    if (size, digest.hexdigest()) != (file.bytes, file.sha256):
+        raise Altered(file.name)
 
 
 def _lease(file: File) -> str:
     return f"file {file.name}"
 
 
-def _clear(folder: Path) -> None:
-    """Remove what those left who died while they wrote."""
-    for left in folder.glob(f"{BEGUN}*"):
-        with suppress(FileNotFoundError):
-            if time() - left.stat().st_mtime > ABANDONED_S:
-                left.unlink()
+class FileWriter:
+    """A thread that puts files when it is woken. It is started by the first call."""
 
+    def __init__(self, engine: Engine, store: FileStore) -> None:
+        self._engine, self._store = engine, store
+        self._is_wanted, self._is_closed = Event(), Event()
+        self._thread: Thread | None = None
 
-def _put_locally(path: Path, content: Iterable[bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _clear(path.parent)
-    # Beside its place, so that moving it there is one step.
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=BEGUN)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for part in content:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    def wake(self) -> None:
+        """Let files that wait be put. Returns at once."""
+        self._is_wanted.set()
+        if self._thread is None:
+            self._thread = Thread(target=self._run, name="file writer", daemon=True)
+            self._thread.start()
+
+    def close(self, *, within_s: float) -> None:
+        """Put no further file; wait for the end of the one at hand, at most so long."""
+        self._is_closed.set()
+        self._is_wanted.set()
+        if self._thread is not None:
+            self._thread.join(within_s)
+
+    def _run(self) -> None:
+        pauses = Pauses(first_s=1.0, max_s=PAUSE_S_MAX)
+        self._probe()
+        while self._is_wanted.wait() and not self._is_closed.is_set():
+            self._is_wanted.clear()
+            try:
+                write_files(self._engine, self._store, stopping=self._is_closed.is_set)
+            except StoreUnavailable as error:
+                # Whoever wakes the thread meanwhile is served after the pause.
+                pause_s = pauses.log_next("file store unavailable", error.__cause__ or error)
+                self._is_closed.wait(pause_s)
+            except Exception as error:
+                log.warning("files put off", **described(error))
+
+    def _probe(self) -> None:
+        """Say at the start whether the store takes files."""
+        try:
+            self._store.probe()
+        except Exception as error:
+            log.warning("file store unavailable", store=str(self._store), **described(error))
+        else:
+            log.info("file store ready", store=str(self._store))

@@ -18,9 +18,9 @@ from card_worker.domain.needs import Needs, needs
 from card_worker.domain.rules import decide
 from card_worker.minting import Mint
 from card_worker.secrets.vault import Vault
-from card_worker.storage.books import load, to_rows
+from card_worker.storage.books import load, save
 from card_worker.storage.claims import Key, claim, conflict_key, key_and_digest, stored_answers
-from card_worker.storage.writing import slices, write
+from card_worker.storage.writing import slices
 
 NO_MINT = Mint(Vault())
 Digests: TypeAlias = dict[Key, str]
@@ -74,10 +74,10 @@ def handle(
             for one in part
             for answer in _tell(books, one, _decide(connection, books, one, now, mint), released)
         ]
-        write(connection, to_rows(books.take_changes(), told))
+        save(connection, books.take_changes(), told)
         answers |= {answer.id: answer for answer in told}
     if not todo:
-        write(connection, to_rows(books.take_changes(), []))
+        save(connection, books.take_changes(), [])
     return [answers[event_id(*one.key)] for one in asked]
 
 

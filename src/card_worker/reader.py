@@ -16,8 +16,8 @@ from card_worker.domain.entry import NotLetIn, enter, settle
 from card_worker.domain.evolve import evolve
 from card_worker.domain.needs import needs
 from card_worker.domain.rows import Card
-from card_worker.storage.batches import find_batch, find_busy
-from card_worker.storage.books import load, to_rows
+from card_worker.storage.batches import find_batch, find_busy, find_reserved
+from card_worker.storage.books import load, save
 from card_worker.storage.engine import clock
 from card_worker.storage.files import find_files
 from card_worker.storage.looks import (
@@ -26,7 +26,6 @@ from card_worker.storage.looks import (
     find_codes,
     find_transactions,
 )
-from card_worker.storage.writing import write as write_rows
 
 Seen = dict[str, Any]
 
@@ -70,7 +69,7 @@ def look_as_holder(connection: Connection, query: Look, now: datetime) -> Seen:
         settle(books, query, judged, now)
     if judged is not None and judged.guard is not None:
         told.append(answer(books, judged.guard, evolve(judged.guard, books)))
-    write_rows(connection, to_rows(books.take_changes(), told))
+    save(connection, books.take_changes(), told)
     return seen
 
 
@@ -78,7 +77,8 @@ def _is_busy(connection: Connection, account_id: str, card_id: str, card: Card |
     """Say whether a card is still to be made, removed or let go with its batch."""
     key = account_id, card_id
     orders = find_busy(connection, [account_id])()
-    books = Books({} if card is None else {key: card}, orders=orders)
+    reserved = find_reserved(connection, [key], orders)()
+    books = Books({} if card is None else {key: card}, orders=orders, reserved=reserved)
     return books.busy_with(key) is not None
 
 

@@ -24,6 +24,8 @@ PUBLICATION_BYTES_MAX = 4 * 1024 * 1024
 """A sink is given at most so many bytes of events at once, or a single event."""
 POLL_S = 0.4
 """Poll interval while idle, in case a notification was lost."""
+ALL_POSITIONS_S = 60.0
+"""How often events below the watermark are looked for, in case a commit took very long."""
 STANDBY_POLL_S = 1.0
 """How often a relay without the lease asks for it."""
 GATHER_S = 0.005
@@ -48,6 +50,8 @@ class Relay:
         self._holder = f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}"
         self._renew_at = 0.0
         self._is_checked = False
+        self._watermark = outbox.Watermark()
+        self._all_at = 0.0
         self._published: Sequence[Unpublished] = ()
         """Published, but not marked so yet: after a full slice that is done with the next one."""
 
@@ -88,9 +92,14 @@ class Relay:
 
     def _publish_slice(self) -> int:
         """Publish the next events, at most SLICE_EVENTS; return how many there were."""
+        at = monotonic()
+        above = self._watermark.position
+        if at >= self._all_at:
+            above, self._all_at = 0, at + ALL_POSITIONS_S
         with begin(self._engine, writing=bool(self._published)) as (connection, _):
             outbox.mark_published(connection, self._published)
-            events = outbox.first_unpublished(connection, SLICE_EVENTS)
+            events = outbox.first_unpublished(connection, SLICE_EVENTS, above=above)
+        self._watermark.advance(events, at=at)
         self._published = ()
         if not events:
             return 0
@@ -113,7 +122,9 @@ class Relay:
         if asked_at < self._renew_at:
             return True
         with begin(self._engine) as (connection, _):
-            taken = leases.take(connection, LEASE, self._holder, at=asked_at)
+            taken = leases.take(
+                connection, LEASE, self._holder, at=asked_at, position=self._watermark.position
+            )
         self._renew_at = asked_at + RENEW_S if taken else 0.0
         return taken
 

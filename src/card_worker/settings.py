@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from card_worker.files_url import read_files_url
 from card_worker.redis_url import RedisAddress
 from card_worker.secrets.peppers import Peppers
 from card_worker.secrets.sealing import NotOpened, read_identities, read_recipients
@@ -99,10 +100,10 @@ class Settings(BaseSettings):
         description="Where Celery results go, a URL as above; absent: nowhere, the answer is the"
         " event",
     )
-    files_url: str = Field(
+    files_url: Annotated[str, AfterValidator(read_files_url)] = Field(
         "card-worker-files",
-        min_length=1,
-        description="Where sealed files of cards are put: a folder, or any fsspec URL",
+        validate_default=True,
+        description="Where sealed files of cards are put: a folder, or any fsspec URL but memory",
     )
     token_peppers: PeppersText | None = Field(
         None,

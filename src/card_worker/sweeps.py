@@ -8,12 +8,14 @@ from typing import Generic, TypeAlias, TypeVar
 import structlog
 from sqlalchemy import Connection, Engine
 
+from card_worker.contracts.batches import APPROVAL_WITHIN, LapseBatch
 from card_worker.contracts.commands import Command
 from card_worker.contracts.kinds import EventType
 from card_worker.contracts.own import SweptCard, SweptHold
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Hold
 from card_worker.handler import handle
+from card_worker.storage.batches import find_unapproved
 from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, begin
 from card_worker.storage.errors import is_lock_timeout, is_retryable
 from card_worker.storage.locks import try_lock
@@ -22,6 +24,9 @@ from card_worker.storage.looks import DueCard, due_cards, due_holds
 SLICE_ROWS = 1_000
 SLICES_MAX = 20
 """A sweep ends when it has changed so many slices of rows; what is left is the next one's."""
+
+LAPSING_MAX = 100
+"""Orders that one sweep cancels at most; what is left is the next one's."""
 
 Row = TypeVar("Row", DueCard, Hold)
 Due: TypeAlias = Callable[[Connection, datetime, int, Row | None], Sequence[Row]]
@@ -49,6 +54,24 @@ def expire_cards(engine: Engine, *, slice_rows: int = SLICE_ROWS) -> int:
 def expire_holds(engine: Engine, *, slice_rows: int = SLICE_ROWS) -> int:
     """Release what holds lock whose time has passed; return how many."""
     return _run(engine, _Sweep("sweep holds", due_holds, _expire_hold), slice_rows)
+
+
+def lapse_orders(engine: Engine) -> int:
+    """Cancel orders that nobody has approved in time; return how many."""
+    with begin(engine) as (connection, now):
+        due = find_unapproved(connection, now - APPROVAL_WITHIN, batches_max=LAPSING_MAX)
+        answers = handle(connection, [_lapse(*key) for key in due], now) if due else []
+    return sum(answer.type is EventType.BATCH_CANCELLED for answer in answers)
+
+
+def _lapse(account_id: str, batch_id: str) -> LapseBatch:
+    return LapseBatch(
+        account_id=account_id,
+        batch_id=batch_id,
+        command_id=f"lapse-{batch_id}",
+        originated_by="sweep",
+        reason=f"nobody approved it within {APPROVAL_WITHIN.days} days",
+    )
 
 
 def _run(engine: Engine, sweep: _Sweep[Row], slice_rows: int) -> int:

@@ -31,7 +31,8 @@ from card_worker.contracts.commands import (
 from card_worker.contracts.message import is_id
 from card_worker.contracts.queries import QUERIES
 from card_worker.delivery import Delivery
-from card_worker.files import FileStore, write_files
+from card_worker.file_store import FileStore
+from card_worker.files import FileWriter
 from card_worker.grouping import DeadLettered, queue_of
 from card_worker.messages import (
     Answered,
@@ -52,7 +53,7 @@ from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.errors import is_retryable, needs_operator
 from card_worker.storage.migrations import SchemaOutdated, check
-from card_worker.sweeps import expire_cards, expire_holds
+from card_worker.sweeps import expire_cards, expire_holds, lapse_orders
 from card_worker.telemetry import configure_logs
 from card_worker.transport.access import Refused, Step, check_access, consuming, publishing
 
@@ -61,6 +62,8 @@ TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, CHUNK, *SWEEPS])
 
 PRIORITY_LOWEST = 9
 PAUSE_S_MAX = 5.0
+FILE_S_MAX = 2.0
+"""How long a worker that stops waits for the file that is being put."""
 
 app = Celery("card_worker", events="card_worker.monitoring:Events", set_as_current=False)
 app.config_from_object("celeryconfig")
@@ -79,11 +82,27 @@ def _engine_of(_pid: int) -> Engine:
 
 
 @cache
-def _files() -> FileStore:
+def _files_of(_pid: int) -> FileWriter:
+    return FileWriter(_engine(), FileStore(load_settings().files_url))
+
+
+def _put_files() -> None:
+    # A thread doesn't survive a fork.
+    _files_of(os.getpid()).wake()
+
+
+@signals.worker_shutdown.connect
+@signals.worker_process_shutdown.connect
+def _on_shutdown(**_: Any) -> None:
+    if _files_of.cache_info().currsize:
+        _files_of(os.getpid()).close(within_s=FILE_S_MAX)
+
+
+def _check_files_url() -> None:
     try:
-        return FileStore(load_settings().files_url)
+        FileStore(load_settings().files_url).check()
     except (ImportError, ValueError) as error:
-        # It needs a library that isn't here, or is no URL. Its text may hold a password.
+        # A library is missing, or there is none for this scheme. The text may hold a password.
         raise WrongSetting(f"CARD_WORKER_FILES_URL: {type(error).__name__}") from None
 
 
@@ -98,7 +117,7 @@ def _delivery_of(_pid: int) -> Delivery:
         _engine(),
         stopping=stopping.is_asked,
         vault=_vault(),
-        files=_files(),
+        put_files=_put_files,
         letters_to=load_settings().letter_recipients or (),
         ask=_ask,
     )
@@ -183,10 +202,15 @@ def _make_sweep(name: str, sweep: Callable[[Engine], object]) -> None:
                 raise
 
 
+def _sweep_batches(engine: Engine) -> None:
+    lapse_orders(engine)
+    _ask(resting_chunks(engine))
+
+
 _make_sweep(SWEEP_CARDS, expire_cards)
 _make_sweep(SWEEP_HOLDS, expire_holds)
-_make_sweep(SWEEP_FILES, lambda engine: write_files(engine, _files()))
-_make_sweep(SWEEP_RUNS, lambda engine: _ask(resting_chunks(engine)))
+_make_sweep(SWEEP_FILES, lambda _: _put_files())
+_make_sweep(SWEEP_RUNS, _sweep_batches)
 
 
 class Consumer(grouping.Consumer):
@@ -254,7 +278,7 @@ def _on_worker_init(**_: Any) -> None:
     broker = load_settings().broker()
     lists = sorted(set(QUEUES.values()))
     try:
-        _files()
+        _check_files_url()
         _try_until_available("database unavailable", _check_schema)
         _check_broker(consuming(lists, db=broker.db))
     except (SchemaOutdated, WrongSetting, Refused) as reason:

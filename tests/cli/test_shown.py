@@ -108,8 +108,8 @@ def test_times_of_a_batch_s_files_are_written_as_all_times(orders: Orders, sqlit
     (seen,) = told["files"]
     assert (seen["written_at"], seen["confirmed_at"]) == (AT_IN_WORDS, None)
     assert AT_IN_WORDS in shown(sqlite_url, "batch", "show", "B1", "--account", ACCOUNT)
-    with begin(orders.engine) as (connection, _):
-        not_written(connection, file, "[/oops]")
+    with begin(orders.engine) as (connection, now):
+        not_written(connection, file, now, "[/oops]")
     assert "[/oops]" in shown(sqlite_url, "batch", "show", "B1", "--account", ACCOUNT)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from card_worker.contracts import keys
 from card_worker.contracts.about import OwnCommand
+from card_worker.contracts.batches import LapseBatch
 from card_worker.contracts.commands import (
     COMMANDS,
     CreateToken,
@@ -36,11 +37,11 @@ Key = tuple[Any, str]
 ACCOUNT = "T00000001"
 OWN: tuple[type[OwnCommand], ...] = (
     *(RecalledBlock, RecalledClose, RecalledUnblock, RecalledUpdate),
-    *(SweptCard, SweptHold, WithdrawCard),
+    *(LapseBatch, SweptCard, SweptHold, WithdrawCard),
 )
 UUIDS = [UUID(int=7), UUID(int=8)]
 NAMES = ["a", "b", "a/b", "b/a"]
-OWN_IDS = [f"expire-{UUIDS[0]}", f"expire-{UUIDS[0]}-2", f"{UUIDS[0].hex}-1"]
+OWN_IDS = ["lapse-b", f"expire-{UUIDS[0]}", f"expire-{UUIDS[0]}-2", f"{UUIDS[0].hex}-1"]
 DIGESTS = ["0123456789abcdef" * 4, "fedcba9876543210" * 4]
 SPACES: dict[Callable[..., str], tuple[list[Any], ...]] = {
     keys.by_id: (NAMES,),

@@ -1,5 +1,7 @@
 """Stories of orders: what is made piece by piece, and what may be done meanwhile."""
 
+from card_worker.contracts.batches import WAITING_ORDERS_MAX
+
 STORIES = {
     "an order is taken, and its names with it": """
         order     B1: 20 A{n:02d}              -> batch.accepted
@@ -83,6 +85,41 @@ STORIES = {
         batch      B3: X1 X2                   -> batch.completed
         block-all  B3 last=1                   -> batch.recalling
         """,
+    "an order that nobody approves in time can't be approved any more": """
+        order     B1: 2 A{n} waits by=kari     -> batch.awaiting_approval
+        batch     B2: X1 waits by=kari         -> batch.awaiting_approval
+        wait      29d
+        approve   B2 by=ola                    -> batch.approved
+        wait      1d
+        approve   B1 by=ola                    -> command.rejected batch_state
+        cancel    B1                           -> batch.cancelled
+        create    A1 5 NOK                     -> card.created
+        """,
+    "a list that waits reserves its names until it is let go": """
+        batch     B1: X1 X2 waits by=kari      -> batch.awaiting_approval
+        create    X1 5 NOK                     -> command.rejected card_exists
+        batch     B2: X2                       -> command.rejected card_exists
+        order     B3: 3 X{n}                   -> command.rejected card_exists
+        cancel    B1                           -> batch.cancelled
+        create    X1 5 NOK                     -> card.created
+        batch     B2: X2 waits by=kari         -> batch.awaiting_approval
+        create    X2 5 NOK                     -> command.rejected card_exists
+        """,
+    "an account has a limited number of orders that wait": "\n".join(
+        [
+            *(
+                f"order B{n}: 1 B{n}-{{n}} waits by=kari -> batch.awaiting_approval"
+                for n in range(WAITING_ORDERS_MAX)
+            ),
+            "batch     B: X1 waits by=kari          -> command.rejected too_many_waiting",
+            "batch     B: X1 by=kari                -> batch.completed",
+            "approve   B0 by=ola                    -> batch.approved",
+            "batch     C: Y1 waits by=kari          -> batch.awaiting_approval",
+            "order     D: 1 Z{n} waits by=kari      -> command.rejected too_many_waiting",
+            "cancel    B1                           -> batch.cancelled",
+            "order     D: 1 Z{n} waits by=kari      -> batch.awaiting_approval",
+        ]
+    ),
     "a dry run takes no name": """
         dry order B1: 2 A{n}                   -> batch.accepted
         create    A1 5 NOK                     -> card.created

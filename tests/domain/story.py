@@ -313,8 +313,9 @@ class Story:
         if dry:
             fields["dry_run"] = True
         if word == "batch":
-            cards = [one for one in words if one.partition("=")[0] not in CODES]
-            fields |= {"batch_id": about.rstrip(":"), "cards": [{"card_id": one} for one in cards]}
+            named = [one for one in words if "=" not in one and one not in (*CODES, "waits")]
+            fields |= {"batch_id": about.rstrip(":"), "needs_approval": "waits" in words}
+            fields["cards"] = [{"card_id": card_id} for card_id in named]
         elif word == "order":
             count, pattern, *words = words
             fields |= {"batch_id": about.rstrip(":"), "count": int(count)}

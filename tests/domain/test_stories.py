@@ -113,8 +113,8 @@ STORIES = {
 }
 STORIES |= stories_of_money.STORIES | stories_of_money.CELLS
 STORIES |= stories_of_codes.STORIES | stories_of_codes.CELLS
-# What only a query is told; proven where queries are.
-ELSEWHERE = {Reason.BATCH_NOT_FOUND}
+# The reasons of queries and of orders; tested where those are.
+ELSEWHERE = {Reason.BATCH_NOT_FOUND, Reason.TOO_MANY_WAITING}
 # Nothing has been drawn down of a card that shows this.
 IMPOSSIBLE = {(RefundTransaction, Status.UNUSED)}
 TOO_MANY = "batch B1: " + " ".join(f"A{n}" for n in range(1001))

@@ -1,6 +1,7 @@
 """Orders as a chain and its bureau meet them: workers, broker, command line, files."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +171,32 @@ def test_a_file_that_can_not_be_put_waits_for_its_folder(own: System, files: Pat
     refused = own.cli("batch", "confirm", "B1", "--account", ACCOUNT)
     assert (refused.exit_code, "Not a directory" in refused.output) == (1, True)
     files.unlink()
-    own.push(envelope("sweeps.write_files", "sweep", queue="cards.system"), "cards.system")
-    until((files / ACCOUNT / "B1.csv.age").exists, "the file")
+
+    def is_swept() -> bool:
+        own.push(envelope("sweeps.write_files", "sweep", queue="cards.system"), "cards.system")
+        return (files / ACCOUNT / "B1.csv.age").exists()
+
+    until(is_swept, "the file")
     until(lambda: batch(own)["files"][0]["trouble"] is None, "the end of its trouble")
+
+
+@pytest.mark.parametrize("is_silent", [True, False], ids=["silent", "away"])
+def test_no_command_waits_for_the_store_of_files(own: System, *, is_silent: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"ftp://127.0.0.1:{server.getsockname()[1]}/cards"
+        if not is_silent:
+            server.close()
+        part = own.start("worker", FILES_URL=url, **PEPPERS)
+        own.start("relay")
+        order(own, 10, **CODES)
+        completes(own)
+        for number in range(3):
+            own.push(envelope("sweeps.write_files", "sweep", queue="cards.system"), "cards.system")
+            own.create(f"till-{number}")
+            assert own.types(f"till-{number}") == ["card.created"]
+        if not is_silent:
+            part.says("file store unavailable")
+        part.stop()
 
 
 def test_an_order_is_approved_and_cancelled(own: System, files: Path) -> None:
@@ -192,6 +216,17 @@ def test_an_order_is_approved_and_cancelled(own: System, files: Path) -> None:
     assert len(own.events_of("card.closed")) == 2_999
     watched = own.cli("batch", "watch", "B1", "--account", ACCOUNT)
     assert (watched.exit_code, "B1: cancelled" in watched.output) == (1, True)
+
+
+def test_an_order_that_nobody_approves_lapses(own: System, files: Path) -> None:
+    worker(own, files)
+    own.start("relay")
+    order(own, 3, needs_approval=True, created_by="kari")
+    assert own.types("order") == ["batch.awaiting_approval"]
+    own.sql("UPDATE batches SET created_at = created_at - interval '31 days'")
+    own.push(envelope("sweeps.resume_batches", "sweep", queue="cards.system"), "cards.system")
+    until(lambda: own.events_of("batch.cancelled"), "the end of the order")
+    assert batch(own)["state"] == "cancelled"
 
 
 def test_what_is_no_chunk_is_a_dead_letter(own: System, files: Path) -> None:

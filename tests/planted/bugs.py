@@ -65,7 +65,7 @@ OUTAGES = "tests/flow/test_outages.py"
 LOCKED = "tests/flow/test_locked_rows.py"
 LEASES = "tests/storage/test_leases.py"
 SESSIONS = "tests/storage/test_sessions.py"
-_WRITE = "write(connection, to_rows(books.take_changes(), told))"
+_WRITE = "save(connection, books.take_changes(), told)"
 
 BUGS = (
     # --- one commit, one answer ------------------------------------------------------------------

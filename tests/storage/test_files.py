@@ -6,22 +6,28 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
+from threading import Event
 from uuid import UUID
 
 import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Engine
+from sqlalchemy import Engine, Executable, select
 
+from card_worker import file_store
 from card_worker.domain.rows import File, Holds
-from card_worker.files import BEGUN, FileStore, write_files
+from card_worker.file_store import BEGUN, FileStore
+from card_worker.files import FileWriter, StoreUnavailable, write_files
 from card_worker.minting import file_name
 from card_worker.storage import leases
 from card_worker.storage.engine import begin
 from card_worker.storage.files import add, find_files, wanted_again
-from card_worker.storage.tables import file_parts
+from card_worker.storage.tables import file_parts, files
+from tests.flow.processes import until
 
 ACCOUNT = "T00000001"
 CONTENT = bytes(range(256))
@@ -36,7 +42,7 @@ def keep(engine: Engine, *names: str) -> None:
                 batch_id=name,
                 holds=Holds.CODES,
                 name=f"{ACCOUNT}/{name}.csv.age",
-                sha256="",
+                sha256=sha256(CONTENT).hexdigest(),
                 cards=1,
                 bytes=len(CONTENT),
                 recipients=["age1"],
@@ -89,6 +95,7 @@ def test_one_that_can_not_be_put_stops_no_other(engine: Engine, tmp_path: Path) 
     assert trouble(engine, "b0") == "IsADirectoryError: Is a directory"
     (in_the_way / "something").unlink()
     in_the_way.rmdir()
+    let_time_pass(engine)
     assert write_files(engine, store) == 1
     assert in_the_way.read_bytes() == CONTENT
 
@@ -120,22 +127,136 @@ def test_a_full_disk_leaves_no_half_file_and_is_tried_again(
     in_the_way = small_disk / "in the way"
     with pytest.raises(OSError, match="No space left"):
         in_the_way.write_bytes(bytes(128 * 1024))
-    assert write_files(engine, store) == 0
-    assert trouble(engine, "b1") == trouble(engine, "b2") == "OSError: No space left on device"
+    with pytest.raises(StoreUnavailable):
+        write_files(engine, store)
+    assert trouble(engine, "b1") == "OSError: No space left on device"
+    assert trouble(engine, "b2") is None, "tried although the store takes nothing"
     assert list((small_disk / ACCOUNT).iterdir()) == [], "half a file"
     in_the_way.unlink()
+    let_time_pass(engine)
     assert write_files(engine, store) == 2
     assert (small_disk / ACCOUNT / "b1.csv.age").read_bytes() == CONTENT
     assert trouble(engine, "b1") is None
 
 
-def test_a_file_of_which_a_part_is_gone_is_not_put(engine: Engine, tmp_path: Path) -> None:
-    keep(engine, "b1")
+OTHER = base64.b64encode(bytes(128)).decode()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        file_parts.delete().where(file_parts.c.number > 1),
+        file_parts.update().where(file_parts.c.number == 1).values(content=OTHER),
+    ],
+    ids=["a part is gone", "a part is another of the same length"],
+)
+@pytest.mark.parametrize("url", ["folder", "memory://altered"])
+def test_a_file_that_is_not_what_was_sealed_is_not_put(
+    engine: Engine, tmp_path: Path, change: Executable, url: str
+) -> None:
+    keep(engine, "b1", "b2")
     with begin(engine) as (connection, _):
-        connection.execute(file_parts.delete().where(file_parts.c.number > 1))
-    assert write_files(engine, FileStore(str(tmp_path))) == 0
+        connection.execute(change)
+    store = FileStore(str(tmp_path) if url == "folder" else url)
+    assert write_files(engine, store) == 0
     assert not list(tmp_path.rglob("*.age"))
+    assert not fsspec.filesystem("memory").exists(f"/altered/{ACCOUNT}/b1.csv.age")
     assert not is_written(engine, "b1")
+    assert trouble(engine, "b2") == "Altered: its content in the database isn't what was sealed"
+
+
+def let_time_pass(engine: Engine) -> None:
+    """Make the next try of all files due."""
+    with begin(engine) as (connection, now):
+        connection.execute(files.update().values(next_try_at=now))
+
+
+def test_the_pause_before_the_next_try_grows_up_to_an_hour(engine: Engine, tmp_path: Path) -> None:
+    keep(engine, "b1")
+    (tmp_path / ACCOUNT).touch()
+    store, pauses = FileStore(str(tmp_path)), []
+    for _ in range(14):
+        let_time_pass(engine)
+        assert write_files(engine, store) == 0
+        with begin(engine) as (connection, now):
+            (next_try_at,) = connection.execute(select(files.c.next_try_at)).scalars()
+        pauses.append(round((next_try_at - now).total_seconds()))
+    assert pauses[:6] == pytest.approx([1, 2, 4, 8, 16, 32], abs=1)
+    assert pauses[-1] == pytest.approx(3_600, abs=1)
+    # The clock is set back: the next try lies farther away than any pause.
+    with begin(engine) as (connection, now):
+        connection.execute(files.update().values(next_try_at=now + timedelta(days=1)))
+    (tmp_path / ACCOUNT).unlink()
+    assert write_files(engine, store) == 1
+
+
+# --- stores that are away or hang ----------------------------------------------------------------
+
+
+class Hanging(FileStore):
+    """A store whose calls take until they are let go."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.is_let_go = Event()
+
+    def _put(self, name: str, content: Iterable[bytes]) -> None:
+        assert self.is_let_go.wait(60)
+        super()._put(name, content)
+
+
+@pytest.fixture
+def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
+    monkeypatch.setattr(file_store, "CALL_MAX_S", 0.05)
+    store = Hanging(tmp_path)
+    yield store
+    store.is_let_go.set()
+
+
+def test_a_store_that_hangs_is_left_and_not_called_until_it_comes_back(
+    engine: Engine, tmp_path: Path, hanging: Hanging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(engine, "b1", "b2")
+    with pytest.raises(StoreUnavailable):
+        write_files(engine, hanging)
+    assert trouble(engine, "b1") == "TimeoutError: took longer than 0 s"
+    with pytest.raises(StoreUnavailable):
+        write_files(engine, hanging)
+    assert trouble(engine, "b2") == "TimeoutError: an earlier call has not ended"
+    monkeypatch.setattr(file_store, "CALL_MAX_S", 60.0)
+    hanging.is_let_go.set()
+    let_time_pass(engine)
+    until(lambda: not hanging._calls.is_busy, "the end of the call")
+    assert write_files(engine, hanging) == 2
+    assert (tmp_path / ACCOUNT / "b1.csv.age").read_bytes() == CONTENT
+
+
+def test_who_wakes_the_writer_does_not_wait_for_the_store(
+    engine: Engine, tmp_path: Path, hanging: Hanging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_store, "CALL_MAX_S", 60.0)
+    keep(engine, "b1")
+    writer = FileWriter(engine, hanging)
+    for _ in range(3):
+        writer.wake()
+    assert not is_written(engine, "b1")
+    hanging.is_let_go.set()
+    until(lambda: is_written(engine, "b1"), "the file")
+    writer.close(within_s=60)
+
+
+def test_the_writer_tries_again_when_the_store_is_back(engine: Engine, tmp_path: Path) -> None:
+    keep(engine, "b1")
+    folder = tmp_path / "store"
+    folder.touch()  # no folder can be made there
+    writer = FileWriter(engine, FileStore(str(folder)))
+    writer.wake()
+    folder.unlink()
+    writer.wake()
+    until(lambda: is_written(engine, "b1"), "the file")
+    assert (folder / ACCOUNT / "b1.csv.age").read_bytes() == CONTENT
+    assert list(folder.iterdir()) == [folder / ACCOUNT], "the probe is still there"
+    writer.close(within_s=60)
 
 
 def test_while_one_is_at_a_file_others_leave_it(engine: Engine, tmp_path: Path) -> None:
@@ -153,8 +274,8 @@ class AskedAgain(FileStore):
         self._engine, self._folder = engine, folder
         self.puts = 0
 
-    def put(self, name: str, content: Iterable[bytes]) -> None:
-        super().put(name, content)
+    def put(self, name: str, content: Iterable[bytes], *, size: int = 0) -> None:
+        super().put(name, content, size=size)
         self.puts += 1
         if self.puts == 1:
             (self._folder / name).unlink()
@@ -211,10 +332,16 @@ def test_any_store_will_do(engine: Engine) -> None:
         assert file.read() == CONTENT
 
 
-@pytest.mark.parametrize("url", ["nothing://x", "s3://x"])
-def test_what_is_no_store_is_told_at_once(url: str) -> None:
+@pytest.mark.parametrize(
+    "url", ["nothing://x", "s3://x", "simplecache::nothing://x", "no::file:///x"]
+)
+def test_a_store_without_a_library_is_found_before_it_is_used(url: str) -> None:
     with pytest.raises((ValueError, ImportError)):
-        FileStore(url)
+        FileStore(url).check()
+
+
+def test_checking_a_store_opens_nothing() -> None:
+    FileStore("ftp://127.0.0.1:1/folder").check()
 
 
 @pytest.mark.parametrize(

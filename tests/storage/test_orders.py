@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -13,15 +14,17 @@ import pytest
 from sqlalchemy import Engine, event, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from card_worker.batches.chunks import AHEAD, Chunk, do, resting_chunks
+from card_worker.batches.chunks import AHEAD, Chunk, do, first_chunks, resting_chunks
 from card_worker.batches.work import TELL_EVERY
 from card_worker.contracts.commands import CHUNK as TASK
 from card_worker.contracts.kinds import Action, BatchState
 from card_worker.contracts.queries import GetCard, ListTransactions, Look
 from card_worker.delivery import Delivery
 from card_worker.domain.evolve import card_uuid
+from card_worker.domain.needs import Needs
 from card_worker.domain.rows import CARDS_PER_CHUNK, Batch, Holds, State
-from card_worker.files import FileStore, NotConfirmed, confirm, write_files
+from card_worker.file_store import FileStore
+from card_worker.files import NotConfirmed, confirm, write_files
 from card_worker.messages import Answered, Buried, Message, Waiting
 from card_worker.minting import Craft, Mint
 from card_worker.reader import look
@@ -29,23 +32,28 @@ from card_worker.secrets.peppers import Pepper, Peppers
 from card_worker.secrets.sealing import NotOpened, new_identity
 from card_worker.secrets.vault import Vault
 from card_worker.storage.batches import find_batch
+from card_worker.storage.books import load
 from card_worker.storage.bulk import insert_alike
 from card_worker.storage.dead_letters import listed
 from card_worker.storage.engine import IDLE_MAX_S, begin, open_engine, reading
 from card_worker.storage.errors import is_retryable
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import (
+    batches,
     cards,
     chunks,
     file_parts,
     files,
     pins,
+    reserved_names,
     runs,
     tokens,
     transactions,
 )
+from card_worker.sweeps import lapse_orders
 from tests.codes import OWNER, PIN_PEPPERS, VAULT
 from tests.flow import defects
+from tests.flow.processes import until
 from tests.orders import ACCOUNT, CODES, Orders
 
 CHUNK = CARDS_PER_CHUNK[Action.MAKE]
@@ -1008,6 +1016,177 @@ def test_the_end_of_cards_is_put_off(orders: Orders) -> None:
     assert (recall["done"], recall["already"], recall["refused"]) == (1, 1, 2)
     file = orders.file(holds=Holds.REFUSED)
     assert orders.content(file) == (b"card_id,reason\r\nB1-0003,invalid\r\nB1-0004,invalid\r\n")
+
+
+def test_recalls_of_a_batch_are_done_one_after_the_other(orders: Orders) -> None:
+    orders.order(1_000)
+    orders.work()
+    asked = {"batch_id": "B1", "reason": "recall"}
+    orders.ask("batches.block", "block", **asked)
+    lost = orders.waiting.popleft()
+    orders.work()
+    orders.ask("batches.unblock", "unblock", **asked)
+    assert not orders.waiting  # the block has not ended
+    rest(orders)
+    orders.waiting += resting_chunks(orders.engine)
+    assert list(orders.waiting) == [lost]
+    orders.work()
+    assert {blocked for _, blocked in statuses(orders).values()} == {False}
+    ends = [event["data"]["recall"] for event in orders.events("batch.recalled")]
+    assert [(recall["action"], recall["done"]) for recall in ends] == [
+        ("block", 1_000),
+        ("unblock", 1_000),
+    ]
+
+
+def test_a_chunk_of_a_recall_whose_turn_has_not_come_does_nothing(orders: Orders) -> None:
+    orders.order(3)
+    orders.work()
+    asked = {"batch_id": "B1", "reason": "recall"}
+    with begin(orders.engine) as (connection, now):
+        begun = [
+            orders.handle(connection, now, f"batches.{action}", f"recall-{number}", **asked)
+            for number, action in enumerate(("block", "unblock", "block"))
+        ]
+    unblocks = Chunk(begun[1].id, ACCOUNT, "B1", Action.UNBLOCK, 1)
+    assert do(orders.engine, orders.mint, unblocks) == []
+    orders.waiting += first_chunks(orders.engine, [one.id for one in begun])
+    orders.work()
+    ends = [event["data"]["recall"] for event in orders.events("batch.recalled")]
+    assert [(recall["action"], recall["done"]) for recall in ends] == [
+        ("block", 3),
+        ("unblock", 3),
+        ("block", 3),
+    ]
+
+
+def test_what_is_left_of_a_batch_is_let_go_after_its_recalls(orders: Orders) -> None:
+    orders.order(3)
+    orders.work()
+    orders.ask("batches.block", "block", batch_id="B1", reason="recall")
+    orders.ask("batches.cancel", "cancel", batch_id="B1")
+    orders.work()
+    ends = [event["data"]["recall"] for event in orders.events("batch.recalled")]
+    assert [recall["action"] for recall in ends] == ["block", "cancel"]
+
+
+def test_a_listed_batch_keeps_the_order_of_its_list(orders: Orders) -> None:
+    listed = names(300)
+    random.Random(3).shuffle(listed)
+    cards = [{"card_id": name} for name in listed]
+    orders.ask("cards.batch_create", "at-once", cards=cards, batch_id="B1")
+    waits = [{"card_id": f"w{name}"} for name in listed]
+    ordered = {"cards": waits, "batch_id": "B2", "needs_approval": True, "created_by": "kari"}
+    orders.ask("cards.batch_create", "approved", **ordered)
+    orders.ask("batches.approve", "yes", batch_id="B2", created_by="ola")
+    orders.work()
+    for batch_id in ("B1", "B2"):
+        asked = {"batch_id": batch_id, "first": 50, "last": 260, "reason": "recall"}
+        orders.ask("batches.block", f"block-{batch_id}", **asked)
+        orders.work()
+    blocked = {name for name, (_, blocked) in statuses(orders).items() if blocked}
+    ranged = listed[49:260]
+    assert blocked == {*ranged, *(f"w{name}" for name in ranged)}
+
+
+# --- lists that wait for approval -----------------------------------------------------------------
+
+
+def wait_for_approval(orders: Orders, batch_id: str, *card_ids: str) -> dict[str, Any]:
+    listed = [{"card_id": card_id} for card_id in card_ids]
+    asked = {"cards": listed, "needs_approval": True, "created_by": "kari"}
+    return orders.ask("cards.batch_create", f"order-{batch_id}", batch_id=batch_id, **asked)
+
+
+def test_names_of_lists_are_looked_up_by_key(orders: Orders) -> None:
+    for number in range(3):
+        wait_for_approval(orders, f"B{number}", f"X{number}", f"Y{number}")
+    with begin(orders.engine) as (connection, now):
+        needed = Needs(cards=((ACCOUNT, "X1"), (ACCOUNT, "free")))
+        books = load(connection, [needed], now)()
+    assert books.reserved == {(ACCOUNT, "X1"): "B1"}
+    assert [order.listed for order in books.orders[ACCOUNT].values()] == [None] * 3
+
+
+def test_names_of_lists_are_free_once_the_list_is_made_or_let_go(orders: Orders) -> None:
+    wait_for_approval(orders, "made", "A1", "A2")
+    wait_for_approval(orders, "cancelled", "C1")
+    wait_for_approval(orders, "stopped", "S1")
+    assert orders.count(reserved_names) == 4
+    taken = orders.ask("cards.create", "a1", card_id="A1", **LOAD)
+    assert taken["data"]["reason"] == "card_exists"
+    shown = GetCard(account_id=ACCOUNT, command_id="q", card_id="A1")
+    with reading(orders.engine) as connection:
+        assert look(connection, shown)["reason"] == "batch_state"
+    orders.ask("batches.cancel", "cancel", batch_id="cancelled")
+    assert orders.ask("cards.create", "c1", card_id="C1", **LOAD)["type"] == "card.created"
+    orders.ask("batches.approve", "stopped", batch_id="stopped", created_by="ola")
+    orders.ask("batches.cancel", "stop", batch_id="stopped")
+    orders.ask("batches.approve", "made", batch_id="made", created_by="ola")
+    assert orders.count(reserved_names) == 2
+    orders.work()
+    assert orders.count(reserved_names) == 0
+    assert orders.ask("cards.activate", "on", card_id="A2", **LOAD)["type"] == "card.activated"
+    again = orders.ask("batches.cancel", "rest", batch_id="made")
+    assert again["type"] == "batch.cancelled"
+
+
+def test_a_pattern_meets_the_names_of_lists_that_wait(orders: Orders) -> None:
+    wait_for_approval(orders, "B1", "P-0007", "P-0008", "P-9999")
+    told = orders.order(20, "P")
+    assert told["data"]["reason"] == "card_exists"
+    assert [problem["message"][:6] for problem in told["data"]["problems"]] == ["P-0007", "P-0008"]
+
+
+def waits_for_another(engine: Engine) -> bool:
+    """Say whether a session waits for what another one has locked."""
+    asked = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with engine.connect() as connection:
+        return bool(connection.exec_driver_sql(asked).scalar())
+
+
+def test_two_commits_reserve_a_name_once(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    orders, others = Orders(engine), Orders(open_engine(postgres_url))
+    listed: dict[str, Any] = {"cards": [{"card_id": "X1"}], "needs_approval": True}
+    listed["created_by"] = "kari"
+    with ThreadPoolExecutor(1) as pool:
+        with begin(engine) as (connection, now):
+            orders.handle(connection, now, "cards.batch_create", "first", batch_id="B1", **listed)
+            ask = partial(others.ask, "cards.batch_create", "second", batch_id="B2", **listed)
+            second = pool.submit(ask)
+            until(lambda: waits_for_another(engine), "the other commit")
+        with pytest.raises(DBAPIError) as race:
+            second.result()
+    assert is_retryable(race.value)
+    told = ask()
+    assert told["data"]["reason"] == "card_exists"
+    for used in (engine, others.engine):
+        used.dispose()
+
+
+def test_orders_that_nobody_approves_lapse(orders: Orders) -> None:
+    wait_for_approval(orders, "old", "A1")
+    wait_for_approval(orders, "approved", "A2")
+    orders.ask("batches.approve", "yes", batch_id="approved", created_by="ola")
+    wait_for_approval(orders, "new", "A3")
+    with begin(orders.engine) as (connection, now):
+        for batch_id, days in (("old", 30), ("approved", 31), ("new", 29)):
+            change = update(batches).where(batches.c.batch_id == batch_id)
+            connection.execute(change.values(created_at=now - timedelta(days=days)))
+    late = orders.ask("batches.approve", "late", batch_id="old", created_by="ola")
+    assert late["data"]["reason"] == "batch_state"
+    assert lapse_orders(orders.engine) == 1
+    assert lapse_orders(orders.engine) == 0
+    (told,) = orders.events("batch.cancelled")
+    assert told["subject"] == "old"
+    assert told["data"]["reason_text"] == "nobody approved it within 30 days"
+    assert orders.ask("cards.create", "a1", card_id="A1", **LOAD)["type"] == "card.created"
+    assert orders.batch("new").state is BatchState.AWAITING_APPROVAL
+    assert orders.batch("approved").state is BatchState.RUNNING
 
 
 def test_a_chunk_nobody_has_begun_is_nothing(orders: Orders) -> None:

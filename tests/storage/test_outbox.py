@@ -1,12 +1,17 @@
 """What the relay asks of the outbox."""
 
+import re
 from typing import Any
+from uuid import UUID
 
+import pytest
 from sqlalchemy import Engine, text
 
+from card_worker.contracts.kinds import EventType
 from card_worker.handler import handle
 from card_worker.storage import outbox
 from card_worker.storage.engine import begin, open_engine, reading
+from card_worker.storage.outbox import COMMIT_MAX_S, Unpublished, Watermark
 from tests.storage.statements import counting
 from tests.storage.test_writing import create
 
@@ -32,15 +37,116 @@ def _rows_read(engine: Engine) -> int:
     """Return how many rows of the outbox a look reads."""
     with reading(engine) as connection, counting(engine) as said:
         assert len(outbox.first_unpublished(connection, 500)) == 1
-    with reading(engine) as connection:
-        asked = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {said[-1]}".replace("%(events_max)s", "500"))
-        ((plan,),) = connection.execute(asked)
     return sum(
         node["Actual Rows"] * node["Actual Loops"]
-        for node in _nodes(plan[0]["Plan"])
+        for node in _nodes(_plan(engine, said[-1]))
         if node.get("Relation Name") == "outbox"
     )
 
 
+def _plan(engine: Engine, statement: str, *, above: int = 0) -> dict[str, Any]:
+    """Execute a query of unpublished events; return its plan with what each step has read."""
+    for name, value in (("events_max", 500), ("above", above)):
+        statement = re.sub(rf"%\({name}\)s(::\w+)?", str(value), statement)
+    with reading(engine) as connection:
+        ((plan,),) = connection.execute(
+            text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}")
+        )
+    root: dict[str, Any] = plan[0]["Plan"]
+    return root
+
+
 def _nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
     return [plan, *(node for part in plan.get("Plans", ()) for node in _nodes(part))]
+
+
+# --- the watermark --------------------------------------------------------------------------------
+
+
+def event(position: int) -> Unpublished:
+    type = EventType.CARD_CREATED
+    return Unpublished(position, UUID(int=position), "T00000001", type, "card", "{}")
+
+
+def test_the_watermark_moves_past_what_was_published_a_commit_ago() -> None:
+    mark = Watermark()
+    mark.advance([event(1), event(7)], at=100.0)
+    mark.advance([], at=100.5)
+    assert mark.position == 0
+    mark.advance([event(9)], at=100.0 + COMMIT_MAX_S - 0.1)
+    assert mark.position == 0
+    mark.advance([], at=100.0 + COMMIT_MAX_S)
+    assert mark.position == 7
+    mark.advance([], at=100.0 + 2 * COMMIT_MAX_S)
+    assert mark.position == 9
+
+
+def test_the_watermark_stays_below_what_is_not_published() -> None:
+    mark = Watermark()
+    mark.advance([event(3), event(7)], at=0.0)
+    # Position 5 was drawn before 7 and is committed later; the sink is away for hours.
+    for hours in range(1, 10):
+        mark.advance([event(5)], at=hours * 3_600.0)
+    assert mark.position == 0
+    mark.advance([], at=36_000.0)
+    assert mark.position == 7
+
+
+def test_a_backlog_lets_the_watermark_follow() -> None:
+    mark = Watermark()
+    for second in range(120):
+        first = 1 + 500 * second
+        mark.advance([event(first + number) for number in range(500)], at=float(second))
+    assert mark.position == 500 * (120 - COMMIT_MAX_S)
+    assert len(mark._visible) <= COMMIT_MAX_S + 1
+
+
+def test_a_snapshot_that_is_open_does_not_slow_the_relay_down(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "COMMIT_MAX_S", 0.0)
+    monkeypatch.setattr(outbox, "WATERMARK_STEP_S", 0.0)
+    engine = open_engine(postgres_url)
+    snapshot = engine.connect().execution_options(isolation_level="REPEATABLE READ")
+    mark = Watermark()
+    with snapshot:
+        snapshot.execute(text("SELECT count(*) FROM unpublished"))
+        with begin(engine) as (connection, _):
+            connection.execute(MANY, {"events": MANY_EVENTS})
+        at = 0.0
+        while events := publish(engine, mark, at):
+            at += 1.0
+        assert events == []
+        with begin(engine) as (connection, now):
+            handle(connection, create("new"), now)
+        with reading(engine) as connection, counting(engine) as said:
+            (new,) = outbox.first_unpublished(connection, 500, above=mark.position)
+        assert new.position > mark.position == MANY_EVENTS
+        assert _blocks(engine, said[-1], mark.position) * 10 < _blocks(engine, said[-1], 0)
+    engine.dispose()
+
+
+MANY_EVENTS = 20_000
+MANY = text("""
+    INSERT INTO outbox (id, account_id, type, subject, partition_key, event, created_at)
+    SELECT gen_random_uuid(), 'T00000001', 'card.created', n, n, '{}', now()
+    FROM generate_series(1, :events) AS n
+""")
+
+
+def publish(engine: Engine, mark: Watermark, at: float) -> list[Unpublished]:
+    """Publish the next events as a relay does."""
+    with begin(engine) as (connection, _):
+        events = outbox.first_unpublished(connection, 5_000, above=mark.position)
+        mark.advance(events, at=at)
+        outbox.mark_published(connection, events)
+    return events
+
+
+def _blocks(engine: Engine, statement: str, above: int) -> int:
+    """Return how many blocks a query reads to find unpublished positions."""
+    return sum(
+        node["Shared Hit Blocks"] + node["Shared Read Blocks"]
+        for node in _nodes(_plan(engine, statement, above=above))
+        if node.get("Relation Name") == "unpublished"
+    )

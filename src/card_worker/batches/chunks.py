@@ -3,6 +3,7 @@
 A chunk is one commit, and is done once, however often it is asked for and whoever dies at it. The
 broker only carries the asking: what is missing stands in the database. Who has done a chunk asks
 for the one that comes some numbers later, so that a few are always on their way and never all.
+Runs of one batch are done one after the other: the end of one asks for the next.
 """
 
 from collections.abc import Callable, Sequence
@@ -68,12 +69,12 @@ def first_chunks(engine: Engine, run_ids: Sequence[UUID]) -> list[Chunk]:
     """Return what to ask for so that runs which have begun get on."""
     with begin(engine) as (connection, _):
         found = [runs.find_run(connection, id) for id in run_ids]
-    return [
-        _chunk(run, number)
-        for run in found
-        if run is not None
-        for number in range(1, min(AHEAD, run.chunks) + 1)
-    ]
+        begun = [run for run in found if run is not None and runs.is_in_turn(connection, run)]
+    return [chunk for run in begun for chunk in _first_chunks(run)]
+
+
+def _first_chunks(run: Run) -> list[Chunk]:
+    return [_chunk(run, number) for number in range(1, min(AHEAD, run.chunks) + 1)]
 
 
 def resting_chunks(engine: Engine) -> list[Chunk]:
@@ -81,6 +82,8 @@ def resting_chunks(engine: Engine) -> list[Chunk]:
     asked: list[Chunk] = []
     with begin(engine) as (connection, now):
         for run in runs.resting(connection, now, RESTING):
+            if not runs.is_in_turn(connection, run):
+                continue
             runs.asked_again(connection, run, now)
             firsts = dict[int, int]()
             for number in runs.missing(connection, run):
@@ -131,11 +134,18 @@ def do(
         return []
     run = done or work.run
     if chunk.number == run.end:
-        return []
+        return _first_chunks_of_next(engine, chunk)
     if run.open_chunks == 0:
         return [_chunk(run, run.end)]
     following = chunk.number + AHEAD
     return [_chunk(run, following)] if following <= run.chunks else []
+
+
+def _first_chunks_of_next(engine: Engine, chunk: Chunk) -> list[Chunk]:
+    """Return the first chunks of the run that waited for the end of another one."""
+    with begin(engine) as (connection, _):
+        run = runs.current_run(connection, chunk.account_id, chunk.batch_id)
+    return [] if run is None else _first_chunks(run)
 
 
 def note_trouble(engine: Engine, chunk: Chunk, why: str) -> None:
@@ -160,9 +170,14 @@ def _work(
 
 
 def _do(work: Work, number: int) -> Run | None:
-    """Do a chunk; return the run after that. None: it is done, or somebody is at it."""
+    """Do a chunk; return the run after that.
+
+    None: the chunk is done, another worker has it, or an earlier run of the batch has not ended.
+    """
     run = work.run
     if not runs.is_open(work.connection, run, number):
+        return None
+    if not runs.is_in_turn(work.connection, run):
         return None
     if number != run.end:
         return CHUNK[run.action](work, number)

@@ -22,7 +22,10 @@ def give_up(work: Work, why: Impossible) -> UUID | None:
     if batch.state is not BatchState.RUNNING:
         return None
     batch = batch._replace(
-        state=BatchState.CANCELLED, busy=batch.created > 0, trouble=MESSAGES[why.reason]
+        state=BatchState.CANCELLED,
+        busy=batch.created > 0,
+        runs=batch.runs + (batch.created > 0),
+        trouble=MESSAGES[why.reason],
     )
     change_batch(connection, batch)
     data = about_run(run, batch)

@@ -16,6 +16,8 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from card_worker.storage.leases import Held
+
 LAG_S_MAX = 60.0
 LEASE_POLL_S = 0.2
 IDLE_S_MAX = 30.0
@@ -126,17 +128,18 @@ def _check_relay() -> None:
     from card_worker.storage.engine import begin
 
     with database() as engine:
-        if not _relay_works(engine):
+        held = _working_relay(engine)
+        if held is None:
             raise refuse("no relay is at work")
         with begin(engine, writing=False) as (connection, now):
-            oldest = outbox.oldest_unpublished(connection)
+            oldest = outbox.oldest_unpublished(connection, above=held.position or 0)
     if oldest is not None and now - oldest > timedelta(seconds=LAG_S_MAX):
         raise refuse(f"an event has waited since {oldest.isoformat(timespec='seconds')}")
     out.print("the relay is at work")
 
 
-def _relay_works(engine: "Engine") -> bool:
-    """Say whether the relay's lease is counted up, which its holder does every few seconds."""
+def _working_relay(engine: "Engine") -> "Held | None":
+    """Return the relay's lease if its holder counts it up, which it does every few seconds."""
     from card_worker.relay import LEASE
     from card_worker.storage import leases
     from card_worker.storage.engine import reading
@@ -147,9 +150,9 @@ def _relay_works(engine: "Engine") -> bool:
             held = leases.find(connection, LEASE)
         first = first or held
         if held is None or held != first:
-            return held is not None
+            return held
         sleep(LEASE_POLL_S)
-    return False
+    return None
 
 
 def migrate() -> None:

@@ -1,5 +1,6 @@
 """Commands on batches: cards that are ordered, let go, called back, many at a time."""
 
+from datetime import timedelta
 from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import (
@@ -17,7 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeIs
 
-from card_worker.contracts.about import AboutAccount
+from card_worker.contracts.about import AboutAccount, OwnCommand
 from card_worker.contracts.codes import BatchOptions
 from card_worker.contracts.fields import CellName, Metadata, Name, Text255, Time, Why
 from card_worker.contracts.kinds import CardType
@@ -27,6 +28,10 @@ from card_worker.secrets.formats import no_formula
 
 CARDS_PER_BATCH_MAX = 1_000
 CARDS_PER_ORDER_MAX = 10_000_000
+WAITING_ORDERS_MAX = 100
+"""Orders of an account that may wait for approval at a time."""
+APPROVAL_WITHIN = timedelta(days=30)
+"""An order that nobody has approved within this time lapses."""
 
 Number = Annotated[StrictInt, Field(ge=1, le=CARDS_PER_ORDER_MAX)]
 """The place of a card in its batch, from 1."""
@@ -92,7 +97,9 @@ class CreateBatch(AboutAccount):
         None, description="Who can open the PINs, in a file of their own; absent: who can open it"
     )
     needs_approval: StrictBool = Field(
-        False, description="Wait until somebody else than `created_by` approves"
+        False,
+        description="Wait until somebody else than `created_by` approves. An order that nobody"
+        f" approves within {APPROVAL_WITHIN.days} days is cancelled",
     )
 
     @property
@@ -165,6 +172,10 @@ class CancelBatch(AboutAccount):
     reason: Why | None = Field(None, description="For people")
 
 
+class LapseBatch(OwnCommand, CancelBatch):
+    """Cancel an order that nobody has approved in time."""
+
+
 class _OnCards(AboutAccount):
     """What is done to all cards of a batch, or to those in a range of its numbers."""
 
@@ -212,7 +223,7 @@ Recall: TypeAlias = BlockBatch | UnblockBatch | CloseBatch | ExtendBatch
 """What goes on with the cards of a batch, one after the other."""
 OnBatch: TypeAlias = ApproveBatch | CancelBatch | Recall
 """What names a batch that exists."""
-ABOUT_BATCHES = frozenset([CreateBatch, *get_args(OnBatch)])
+ABOUT_BATCHES = frozenset([CreateBatch, LapseBatch, *get_args(OnBatch)])
 
 
 def is_about_batch(command: object) -> TypeIs[CreateBatch | OnBatch]:

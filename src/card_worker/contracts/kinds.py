@@ -111,6 +111,7 @@ class Reason(StrEnum):
     BATCH_NOT_FOUND = "batch_not_found"
     BATCH_STATE = "batch_state"
     BATCH_TOO_LARGE = "batch_too_large"
+    TOO_MANY_WAITING = "too_many_waiting"
     DUPLICATE_IN_BATCH = "duplicate_in_batch"
     NOT_DUE = "not_due"
 
@@ -144,6 +145,7 @@ MESSAGES: dict[Reason, str] = {
     Reason.BATCH_NOT_FOUND: "There is no batch with this batch_id.",
     Reason.BATCH_STATE: "The batch exists already, or isn't as far, or too far, for that.",
     Reason.BATCH_TOO_LARGE: "A list has at most 1,000 cards, an order 10,000,000.",
+    Reason.TOO_MANY_WAITING: "Too many orders of the account wait for approval.",
     Reason.DUPLICATE_IN_BATCH: "A card_id stands twice in the batch; see problems.",
     Reason.NOT_DUE: "Its time has not passed.",
 }

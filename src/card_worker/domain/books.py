@@ -1,7 +1,7 @@
 """The books: the rows a group of commands needs, held in memory while the rules run over them."""
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -90,6 +90,8 @@ class Books:
     batches: MutableMapping[BatchKey, Batch] = field(default_factory=dict)
     orders: MutableMapping[str, Mapping[str, Batch]] = field(default_factory=dict)
     """The batches that are busy, by their account, and there by their names."""
+    reserved: MutableMapping[CardKey, str] = field(default_factory=dict)
+    """The batch_id of the list that reserves a card_id; while it is in `orders`."""
     taken: MutableMapping[BatchKey, Sequence[str]] = field(default_factory=dict)
     """Cards, by the batch that orders some of their names: the first few."""
     ids: MutableMapping[UUID, CardKey] = field(default_factory=dict)
@@ -124,8 +126,6 @@ class Books:
     _pins_before: MutableMapping[UUID, Pin | None] = field(default_factory=dict)
     _guesses_before: MutableMapping[UUID, Guess | None] = field(default_factory=dict)
     _batches_before: MutableMapping[BatchKey, Batch | None] = field(default_factory=dict)
-    _listed: MutableMapping[str, Mapping[str, Batch] | None] = field(default_factory=dict)
-    """The orders of an account by each card_id that they list, once somebody has looked for one."""
     _new_runs: list[Run] = field(default_factory=list)
     _new_files: list[tuple[File, FilePart]] = field(default_factory=list)
     _told: int = 0
@@ -225,6 +225,10 @@ class Books:
             if guess.outcome is Outcome.WRONG or guess.created_at + JUDGED_WITHIN < now:
                 self.put_guess(guess._replace(outcome=Outcome.SETTLED))
 
+    def is_taken(self, key: CardKey) -> bool:
+        """Say whether a card has this name, or a batch will give it to one."""
+        return key in self.cards or self.busy_with(key) is not None
+
     def busy_with(self, key: CardKey) -> Batch | None:
         """Return the batch whose card this is, if it is still to be made, removed or let go."""
         orders = self.orders.get(key[0])
@@ -232,28 +236,22 @@ class Books:
             return None
         card = self.cards.get(key)
         if card is None:
-            return self._ordering(key, orders.values())
+            listed = orders.get(self.reserved.get(key, ""))
+            named = (order for order in orders.values() if order.names_by_pattern(key[1]))
+            return listed or next(named, None)
         if card.batch_id is None or card.state is not State.INACTIVE:
             return None
         return orders.get(card.batch_id)
 
-    def _ordering(self, key: CardKey, orders: Iterable[Batch]) -> Batch | None:
-        account_id, card_id = key
-        listed = self._listed.get(account_id)
-        if listed is None:
-            # To search the lists for each card would take minutes where many orders wait.
-            listed = {card["card_id"]: one for one in orders for card in one.listed or ()}
-            self._listed[account_id] = listed
-        return listed.get(card_id) or next((one for one in orders if one.numbers(card_id)), None)
-
     def put_batch(self, batch: Batch) -> None:
         """Let a batch be as given: one that changes, or one that is new."""
-        self._listed[batch.account_id] = None
         self._batches_before.setdefault(batch.key, self.batches.get(batch.key))
         self.batches[batch.key] = batch
         orders = dict(self.orders.get(batch.account_id, {}))
         if batch.busy:
             orders[batch.batch_id] = batch
+            for card in batch.listed or ():
+                self.reserved[batch.account_id, card["card_id"]] = batch.batch_id
         else:
             orders.pop(batch.batch_id, None)
         self.orders[batch.account_id] = orders

@@ -439,8 +439,9 @@ def _(event: BatchOrdered, books: Books) -> Moved:
             recipients=list(event.recipients),
             pin_recipients=None if pin_recipients is None else list(pin_recipients),
         )
-    books.put_batch(batch)
-    if not event.waits:
+    if event.waits:
+        books.put_batch(batch)
+    else:
         _begin(books, batch, Action.MAKE, event)
     return None
 
@@ -449,7 +450,6 @@ def _(event: BatchOrdered, books: Books) -> Moved:
 def _(event: BatchApproved, books: Books) -> Moved:
     batch = books.batches[event.command.account_id, event.command.batch_id]
     batch = batch._replace(state=BatchState.RUNNING, approved_by=event.command.created_by)
-    books.put_batch(batch)
     _begin(books, batch, Action.MAKE, event)
     return None
 
@@ -459,9 +459,10 @@ def _(event: BatchCancelled, books: Books) -> Moved:
     batch = books.batches[event.command.account_id, event.command.batch_id]
     is_whole = batch.completed_at is not None
     batch = batch._replace(state=BatchState.CANCELLED, busy=is_whole or batch.created > 0)
-    books.put_batch(batch)
     if batch.busy:
         _begin(books, batch, Action.CANCEL if is_whole else Action.REMOVE, event)
+    else:
+        books.put_batch(batch)
     return None
 
 
@@ -526,8 +527,10 @@ def _begin(
     first: int = 1,
     last: int | None = None,
 ) -> None:
-    """Let an action on the batch's cards begin."""
+    """Begin an action on the batch's cards."""
     command = event.command
+    batch = batch._replace(runs=batch.runs + 1)
+    books.put_batch(batch)
     run = Run.on(
         batch,
         action,

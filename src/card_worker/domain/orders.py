@@ -4,16 +4,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import singledispatch
+from itertools import chain
 
 from card_worker.contracts.batches import (
     CARDS_PER_BATCH_MAX,
     CARDS_PER_ORDER_MAX,
+    WAITING_ORDERS_MAX,
     ApproveBatch,
     BlockBatch,
     CancelBatch,
     CloseBatch,
     CreateBatch,
     ExtendBatch,
+    LapseBatch,
     OnBatch,
     Recall,
     UnblockBatch,
@@ -60,9 +63,17 @@ def _create_batch(
     if waits and command.created_by is None:
         message = "say who orders: somebody else has to approve it"
         raise Refused(Reason.INVALID, Problem(field="created_by", message=message))
+    if waits and _waiting(books, account_id) >= WAITING_ORDERS_MAX:
+        raise Refused(Reason.TOO_MANY_WAITING)
     if waits or command.cards is None:
         return BatchOrdered(command, now, waits, None if wanted is None else wanted.recipients)
     return BatchCompleted(command, now, wanted)
+
+
+def _waiting(books: Books, account_id: str) -> int:
+    """Return how many orders of an account wait for approval."""
+    orders = books.orders.get(account_id, {}).values()
+    return sum(order.state is BatchState.AWAITING_APPROVAL for order in orders)
 
 
 def _check_names(books: Books, command: CreateBatch) -> None:
@@ -72,8 +83,7 @@ def _check_names(books: Books, command: CreateBatch) -> None:
             raise Refused(Reason.CARD_EXISTS, *_naming_of_pattern(taken))
         return
     asked = [card.card_id for card in command.cards]
-    keys = ((command.account_id, card_id) for card_id in asked)
-    listed = [key[1] for key in keys if key in books.cards or books.busy_with(key) is not None]
+    listed = [card_id for card_id in asked if books.is_taken((command.account_id, card_id))]
     if listed:
         raise Refused(Reason.CARD_EXISTS, *_naming(Reason.CARD_EXISTS, asked, listed))
 
@@ -87,8 +97,8 @@ def _taken_of_pattern(books: Books, command: CreateBatch) -> list[str]:
     for order in books.orders.get(account_id, {}).values():
         if order.pattern == text:
             taken += pattern.card_ids(1, min(command.requested, order.requested, PROBLEMS_MAX))
-        taken += [card["card_id"] for card in order.listed or ()]
-    taken += [card_id for tenant, card_id in books.cards if tenant == account_id]
+    here = (key for key in chain(books.cards, books.reserved) if key[0] == account_id)
+    taken += [card_id for _, card_id in here if books.is_taken((account_id, card_id))]
     numbers = {pattern.number_of(card_id) for card_id in taken}
     known = sorted(number for number in numbers if number and number <= command.requested)
     return [pattern.card_id(number) for number in known[:PROBLEMS_MAX]]
@@ -142,7 +152,7 @@ def _rule(command: OnBatch, batch: Batch, now: datetime) -> BatchEvent:
 
 @_rule.register
 def _(command: ApproveBatch, batch: Batch, now: datetime) -> BatchEvent:
-    if batch.state is not BatchState.AWAITING_APPROVAL:
+    if batch.state is not BatchState.AWAITING_APPROVAL or batch.has_lapsed(now):
         raise Refused(Reason.BATCH_STATE)
     if command.created_by is None or command.created_by == batch.created_by:
         message = "must be somebody else than who ordered"
@@ -154,6 +164,13 @@ def _(command: ApproveBatch, batch: Batch, now: datetime) -> BatchEvent:
 def _(command: CancelBatch, batch: Batch, now: datetime) -> BatchEvent:
     if batch.state is BatchState.CANCELLED:
         raise Refused(Reason.BATCH_STATE)
+    return BatchCancelled(command, now)
+
+
+@_rule.register
+def _(command: LapseBatch, batch: Batch, now: datetime) -> BatchEvent:
+    if not batch.has_lapsed(now):
+        raise Refused(Reason.NOT_DUE)
     return BatchCancelled(command, now)
 
 

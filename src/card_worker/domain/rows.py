@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from card_worker.contracts.batches import APPROVAL_WITHIN
 from card_worker.contracts.kinds import (
     Action,
     BatchState,
@@ -282,6 +283,8 @@ class Batch(NamedTuple):
     pin_recipients: list[str] | None = None
     busy: bool = False
     """Whether its cards are still to be made, being made, removed or let go."""
+    runs: int = 0
+    """Number of runs that have begun on its cards."""
     approved_by: str | None = None
     completed_at: datetime | None = None
     trouble: str | None = None
@@ -305,8 +308,13 @@ class Batch(NamedTuple):
         listed = self.listed[first - 1 : first - 1 + count]
         return [CardType(card["type"]) if "type" in card else self.type for card in listed]
 
-    def numbers(self, card_id: str) -> bool:
-        """Say whether its pattern gives this name to one of its cards, made or not."""
+    def has_lapsed(self, now: datetime) -> bool:
+        """Say whether the order waits for approval that nobody has given in time."""
+        waits = self.state is BatchState.AWAITING_APPROVAL
+        return waits and self.created_at + APPROVAL_WITHIN <= now
+
+    def names_by_pattern(self, card_id: str) -> bool:
+        """Say whether the order's pattern gives one of its cards this name."""
         if self.pattern is None:
             return False
         number = Pattern.known(self.pattern).number_of(card_id)
@@ -329,6 +337,8 @@ class Run(NamedTuple):
     account_id: str
     batch_id: str
     action: Action
+    sequence: int
+    """Runs of one batch are done in this order, one after the other."""
     first: int
     last: int
     chunk_cards: int
@@ -353,11 +363,12 @@ class Run(NamedTuple):
 
     @classmethod
     def on(cls, batch: Batch, action: Action, first: int, last: int, **about: Any) -> "Run":
-        """Return a run of which nothing is done yet."""
+        """Return a run of which nothing is done yet; `batch` counts it already."""
         run = cls(
             account_id=batch.account_id,
             batch_id=batch.batch_id,
             action=action,
+            sequence=batch.runs,
             first=first,
             last=last,
             chunk_cards=CARDS_PER_CHUNK.get(action, CARDS_PER_RECALL),

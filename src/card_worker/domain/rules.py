@@ -149,7 +149,7 @@ def _create(books: Books, command: CreateCard, now: datetime) -> CardCreated:
     key = command.account_id, command.card_id
     if (command.card_token or command.pin) is not None and is_formula(command.card_id):
         raise Refused(Reason.INVALID, Problem(field="card_id", message=FORMULA))
-    if key in books.cards or books.busy_with(key) is not None:
+    if books.is_taken(key):
         raise Refused(Reason.CARD_EXISTS)
     _check_load(books, command)
     wanted = secrets_wanted(

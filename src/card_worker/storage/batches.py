@@ -1,8 +1,9 @@
 """Batches: which are busy, which names of an order are taken, and how far one has come."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import cache
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 from uuid import UUID
 
@@ -22,11 +23,11 @@ from sqlalchemy import (
 from card_worker.contracts.events import PROBLEMS_MAX
 from card_worker.contracts.kinds import BatchState
 from card_worker.contracts.patterns import Pattern
-from card_worker.domain.rows import Batch
+from card_worker.domain.rows import Batch, BatchKey, CardKey
 from card_worker.storage.finding import columns_named, find, matching
 from card_worker.storage.pipeline import send
-from card_worker.storage.sets import Columns, given, parameters
-from card_worker.storage.tables import batches, cards, pins, tokens
+from card_worker.storage.sets import Columns, delete_rows, given, parameters
+from card_worker.storage.tables import batches, cards, pins, reserved_names, tokens
 from card_worker.storage.types import WholeNumber
 
 _COLUMNS = columns_named(batches, Batch._fields)
@@ -54,7 +55,8 @@ def find_batch(
 def find_busy(
     connection: Connection, account_ids: Collection[str]
 ) -> Callable[[], dict[str, Mapping[str, Batch]]]:
-    """Ask for the accounts' batches that are busy; return what waits for them."""
+    """Ask for the accounts' batches that are busy, without lists of names; return a pending result
+    by account_id and batch_id."""
     if not account_ids:
         return dict
     dialect, columns = connection.dialect.name, columns_named(batches, ("account_id",))
@@ -70,21 +72,63 @@ def find_busy(
     return wait
 
 
+def find_unapproved(
+    connection: Connection, ordered_until: datetime, *, batches_max: int
+) -> list[BatchKey]:
+    """Return the orders that have waited for approval since then, the oldest first."""
+    statement = select(batches.c.account_id, batches.c.batch_id).where(
+        batches.c.busy,
+        batches.c.state == BatchState.AWAITING_APPROVAL,
+        batches.c.created_at <= ordered_until,
+    )
+    statement = statement.order_by(batches.c.created_at).limit(batches_max)
+    return [(account_id, batch_id) for account_id, batch_id in connection.execute(statement)]
+
+
+def find_reserved(
+    connection: Connection, keys: Iterable[CardKey], busy: Mapping[str, Mapping[str, Batch]]
+) -> Callable[[], dict[CardKey, str]]:
+    """Ask which of these names a list of the `busy` batches reserves; return a pending result."""
+    with_lists = {
+        account_id
+        for account_id, orders in busy.items()
+        if any(order.pattern is None for order in orders.values())
+    }
+    named = [
+        {"account_id": account_id, "card_id": card_id}
+        for account_id, card_id in keys
+        if account_id in with_lists
+    ]
+    rows = find(connection, reserved_names, ("account_id", "card_id", "batch_id"), named)
+    return lambda: {(account_id, card_id): batch_id for account_id, card_id, batch_id in rows()}
+
+
+def release_names(connection: Connection, batch: Batch) -> None:
+    """Let others use the names that a list has reserved."""
+    named = [
+        {"account_id": batch.account_id, "card_id": card["card_id"], "batch_id": batch.batch_id}
+        for card in batch.listed or ()
+    ]
+    delete_rows(connection, reserved_names, named)
+
+
 @cache
 def _select_busy(dialect: str) -> Select[Any]:
     source = given(dialect, columns_named(batches, ("account_id",)))
-    return select(*_COLUMNS).join(source, matching(batches, source)).where(batches.c.busy)
+    # A list can have a thousand names; find_reserved looks them up by key.
+    columns = [null().label(c.name) if c is batches.c.listed else c for c in _COLUMNS]
+    return select(*columns).join(source, matching(batches, source)).where(batches.c.busy)
 
 
 def names_taken(connection: Connection, account_id: str, pattern: Pattern, count: int) -> list[str]:
-    """Return the first few names from 1 to `count` of a pattern that cards have.
+    """Return the first few names from 1 to `count` of a pattern that cards have, or lists reserve.
 
     Where very many cards have names that are much alike, some may be overlooked. Whoever makes the
     chunk meets them.
     """
     taken: list[str] = []
-    for first, last in _of_one_length(pattern, count):
-        pages = _names_between(connection, account_id, first, last)
+    for (first, last), table in product(_of_one_length(pattern, count), (cards, reserved_names)):
+        pages = _names_between(connection, table, account_id, first, last)
         for found in islice(pages, PAGES_MAX):
             numbers = map(pattern.number_of, found)
             taken += [
@@ -110,12 +154,12 @@ def _of_one_length(pattern: Pattern, count: int) -> Iterator[tuple[str, str]]:
 
 
 def _names_between(
-    connection: Connection, account_id: str, first: str, last: str
+    connection: Connection, table: Table, account_id: str, first: str, last: str
 ) -> Iterator[Sequence[str]]:
-    """Yield the names of cards from `first` to `last` that are as long, some at a time."""
-    name = cards.c.card_id
+    """Yield the card_ids in a table from `first` to `last` that are as long, some at a time."""
+    name = table.c.card_id
     statement = select(name).where(
-        cards.c.account_id == account_id, name <= last, func.length(name) == len(last)
+        table.c.account_id == account_id, name <= last, func.length(name) == len(last)
     )
     statement = statement.order_by(name).limit(NAMES_TOGETHER)
     found = connection.execute(statement.where(name >= first)).scalars().all()
@@ -155,7 +199,9 @@ def _delete(dialect: str, table: Table, columns: Columns) -> Delete:
 
 
 def change_batch(connection: Connection, batch: Batch) -> None:
-    """Let a batch, which is locked, be as given."""
+    """Update a batch, which is locked."""
+    if not batch.busy:
+        release_names(connection, batch)
     statement = update(batches).where(
         batches.c.account_id == batch.account_id, batches.c.batch_id == batch.batch_id
     )
@@ -164,6 +210,7 @@ def change_batch(connection: Connection, batch: Batch) -> None:
             state=batch.state,
             created=batch.created,
             busy=batch.busy,
+            runs=batch.runs,
             completed_at=batch.completed_at,
             trouble=batch.trouble,
         )

@@ -40,7 +40,7 @@ from card_worker.domain.rows import (
 )
 from card_worker.storage import outbox, runs
 from card_worker.storage.accounts import find_accounts
-from card_worker.storage.batches import find_busy, names_taken
+from card_worker.storage.batches import find_busy, find_reserved, names_taken, release_names
 from card_worker.storage.finding import columns_named, find, matching
 from card_worker.storage.pipeline import Rows, send
 from card_worker.storage.sets import Row, given, parameters
@@ -55,11 +55,12 @@ from card_worker.storage.tables import (
     is_left,
     is_open,
     pins,
+    reserved_names,
     tokens,
     transactions,
 )
 from card_worker.storage.types import JsonText, UtcTime
-from card_worker.storage.writing import Changed, New
+from card_worker.storage.writing import Changed, New, write
 
 _CARD, _TRANSACTION, _BATCH = (
     ("account_id", "card_id"),
@@ -171,6 +172,8 @@ def _load_what_hangs_on_cards(
     named = find(connection, holds, Hold._fields, [{"id": id} for id in books.named])
     refunded = _refunded(connection, books.named)
     taken = find(connection, transactions, ("card", "ref_id", "id"), _by(("card", "ref_id"), refs))
+    unmade = {key for needs in needed for key in needs.cards if key not in books.cards}
+    reserved = find_reserved(connection, unmade, books.orders)
     load_codes = _ask_for_codes(connection, books, needed)
     load_guesses = _ask_for_guesses(connection, needed, guessed)
     for hold in map(Hold._make, due()):
@@ -179,6 +182,7 @@ def _load_what_hangs_on_cards(
     books.holds.update((hold.id, hold) for hold in map(Hold._make, named()))
     books.refunded = {parent_id: int(amount) for parent_id, amount in refunded()}
     books.refs = {(card, ref_id): id for card, ref_id, id in taken()}
+    books.reserved = reserved()
     load_codes(books)
     load_guesses(books)
 
@@ -227,10 +231,18 @@ def _card_ids(books: Books, needed: Sequence[Needs]) -> Iterator[tuple[Needs, Se
         yield needs, ids
 
 
-def to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]:
-    """Return what the database has to be told of what a group did."""
+def save(connection: Connection, changes: Changes, answers: Sequence[Answer]) -> None:
+    """Write what a group of commands did."""
+    for was, now in changes.batches.changed:
+        if was.busy and not now.busy:
+            release_names(connection, was)
+    write(connection, _to_rows(changes, answers))
+
+
+def _to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]:
     return [
         *_changes(batches, changes.batches),
+        New(reserved_names, [row for batch in changes.batches.new for row in _reserved(batch)]),
         *runs.new(changes.runs),
         _new(files, changes.files),
         _new(file_parts, changes.file_parts),
@@ -242,6 +254,17 @@ def to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]:
         *_changes(guesses, changes.guesses),
         outbox.new(answers),
     ]
+
+
+def _reserved(batch: Batch) -> Iterator[Row]:
+    """Yield a row for each name that a new batch reserves."""
+    if batch.busy:
+        for card in batch.listed or ():
+            yield {
+                "account_id": batch.account_id,
+                "card_id": card["card_id"],
+                "batch_id": batch.batch_id,
+            }
 
 
 def _changes(table: Table, rows: Differ[Any]) -> list[New | Changed]:

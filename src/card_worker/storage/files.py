@@ -2,12 +2,12 @@
 
 import base64
 from collections.abc import Collection, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Select, bindparam, delete, insert, or_, select, update
 
 from card_worker.domain.rows import File
 from card_worker.storage.engine import reading
@@ -15,8 +15,10 @@ from card_worker.storage.finding import columns_named
 from card_worker.storage.pipeline import send
 from card_worker.storage.sets import given, parameters
 from card_worker.storage.tables import file_parts, files
+from card_worker.storage.types import UtcTime
 
 PART_BYTES = 1024 * 1024
+RETRY_MIN, RETRY_MAX = timedelta(seconds=1), timedelta(hours=1)
 WANTED_AGAIN = "it is wanted once more"
 _COLUMNS = columns_named(files, File._fields)
 _ADD_PART = insert(file_parts)
@@ -31,19 +33,33 @@ def find_files(connection: Connection, account_id: str, batch_id: str) -> list[F
     return [File._make(row) for row in rows]
 
 
-def first_waiting(connection: Connection, but: Collection[str]) -> File | None:
-    """Return the file that has waited longest to be put in place, without those named."""
+def first_waiting(connection: Connection, now: datetime, but: Collection[str]) -> File | None:
+    """Return the oldest file that is to be put in place and whose next try is due.
+
+    Files named in `but` are left out.
+    """
     dialect = connection.dialect.name
     values = parameters(dialect, (files.c.name,), [{"name": name} for name in but])
-    rows = send(connection, _select_first_waiting(dialect), values)()
+    times = {"now": now, "latest": now + RETRY_MAX}
+    rows = send(connection, _select_first_waiting(dialect), {**values, **times})()
     return File._make(rows[0]) if rows else None
 
 
 @cache
 def _select_first_waiting(dialect: str) -> Select[Any]:
     passed = select(given(dialect, (files.c.name,)).c.name)
+    next_try_at = files.c.next_try_at
+    # A time beyond the longest pause was written before the clock was set back.
+    is_due = or_(
+        next_try_at.is_(None),
+        next_try_at <= bindparam("now", type_=UtcTime()),
+        next_try_at > bindparam("latest", type_=UtcTime()),
+    )
     statement = select(*_COLUMNS).where(
-        files.c.written_at.is_(None), files.c.confirmed_at.is_(None), files.c.name.not_in(passed)
+        files.c.written_at.is_(None),
+        files.c.confirmed_at.is_(None),
+        files.c.name.not_in(passed),
+        is_due,
     )
     return statement.order_by(files.c.created_at, files.c.name).limit(1)
 
@@ -103,7 +119,8 @@ def parts(engine: Engine, file: File) -> Iterator[bytes]:
 def wanted_again(connection: Connection, file: File) -> None:
     """Note that a file has to be put in its place once more, also if somebody is just at it."""
     statement = update(files).where(files.c.name == file.name)
-    connection.execute(statement.values(written_at=None, trouble=WANTED_AGAIN))
+    again = {"written_at": None, "trouble": WANTED_AGAIN, "tries": 0, "next_try_at": None}
+    connection.execute(statement.values(again))
 
 
 def begun(connection: Connection, file: File) -> None:
@@ -120,9 +137,16 @@ def written(connection: Connection, file: File, now: datetime) -> bool:
     return connection.execute(statement.values(written_at=now, trouble=None)).rowcount == 1
 
 
-def not_written(connection: Connection, file: File, why: str) -> None:
-    """Note why a file couldn't be put in its place."""
-    connection.execute(update(files).where(files.c.name == file.name).values(trouble=why))
+def not_written(connection: Connection, file: File, now: datetime, why: str) -> None:
+    """Note why a file couldn't be put in its place, and when to try again.
+
+    The pause doubles with each try, from RETRY_MIN to RETRY_MAX.
+    """
+    named = files.c.name == file.name
+    tries = int(connection.execute(select(files.c.tries).where(named)).scalar_one())
+    pause = min(RETRY_MIN * 2 ** min(tries, 20), RETRY_MAX)
+    changed = {"trouble": why, "tries": tries + 1, "next_try_at": now + pause}
+    connection.execute(update(files).where(named).values(changed))
 
 
 def confirmed(connection: Connection, file: File, now: datetime) -> None:

@@ -22,6 +22,8 @@ class Held(NamedTuple):
 
     holder: str
     renewals: int
+    position: int | None
+    """How far the holder has come, if it says so."""
 
 
 Seen = dict[str, tuple[Held, float]]
@@ -29,21 +31,34 @@ Seen = dict[str, tuple[Held, float]]
 _SEEN: Seen = {}
 
 
-def take(connection: Connection, name: str, holder: str, *, at: float, seen: Seen = _SEEN) -> bool:
+def take(
+    connection: Connection,
+    name: str,
+    holder: str,
+    *,
+    at: float,
+    position: int | None = None,
+    seen: Seen = _SEEN,
+) -> bool:
     """Say whether `holder` has the lease called `name` from now on; for its holder, count it up.
 
     `at` is the time of this machine's monotonic clock. A lease is taken from its holder only by a
     process that has seen the same count ABANDONED_S before, so ask again from time to time.
+    `position` says how far the holder has come.
     """
     upsert = postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert
-    row = upsert(leases).values(name=name, holder=holder, renewals=1)
+    row = upsert(leases).values(name=name, holder=holder, renewals=1, position=position)
     held, since = seen.get(name, (None, at))
     free = leases.c.holder == holder
     if held is not None and at - since >= ABANDONED_S:
         free = or_(free, and_(leases.c.holder == held.holder, leases.c.renewals == held.renewals))
     statement = row.on_conflict_do_update(
         index_elements=[leases.c.name],
-        set_={"holder": row.excluded.holder, "renewals": leases.c.renewals + 1},
+        set_={
+            "holder": row.excluded.holder,
+            "renewals": leases.c.renewals + 1,
+            "position": row.excluded.position,
+        },
         where=free,
     ).returning(leases.c.name)
     if connection.execute(statement).first() is not None:
@@ -62,6 +77,7 @@ def release(connection: Connection, name: str, holder: str) -> None:
 
 def find(connection: Connection, name: str) -> Held | None:
     """Return who holds the lease called `name`, alive or not; None when nobody does."""
-    statement = select(leases.c.holder, leases.c.renewals).where(leases.c.name == name)
+    columns = (leases.c.holder, leases.c.renewals, leases.c.position)
+    statement = select(*columns).where(leases.c.name == name)
     row = connection.execute(statement).first()
     return None if row is None else Held._make(row)

@@ -1,5 +1,7 @@
 """The outbox: every event, frozen in the commit that made it, and whether it has been published."""
 
+import math
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -20,6 +22,11 @@ from card_worker.storage.writing import New
 CHANNEL = "card_worker_outbox"
 SQLITE_POLL_S = 0.02
 POOLED_POLL_S = 0.1
+COMMIT_MAX_S = 30.0
+"""A commit ends within this time after it has drawn a position: IDLE_MAX_S, REPLY_MAX_S and a lock
+timeout see to that. One that takes longer all the same, such as one that waits for a replica, is
+found when the relay looks at all positions again."""
+WATERMARK_STEP_S = 1.0
 ASK_S = 20.0
 """How often a session that waits for notifications is asked whether it is still there."""
 
@@ -43,6 +50,7 @@ _FIRST_UNPUBLISHED = (
     .where(
         outbox.c.position.in_(
             select(unpublished.c.position)
+            .where(unpublished.c.position > bindparam("above"))
             .order_by(unpublished.c.position)
             .limit(bindparam("events_max"))
         )
@@ -58,13 +66,14 @@ def new(answers: Sequence[Answer]) -> New:
     return New(outbox, [dict(zip(names, answer, strict=False)) for answer in answers])
 
 
-def first_unpublished(connection: Connection, events_max: int) -> list[Unpublished]:
-    """Return the first events that aren't published, in their order.
+def first_unpublished(
+    connection: Connection, events_max: int, *, above: int = 0
+) -> list[Unpublished]:
+    """Return the first events above a position that aren't published, in their order.
 
-    Positions become visible out of order between cards, so what is missing is asked for each
-    time; nobody remembers how far he was.
+    Positions become visible out of order between cards; see Watermark for a safe position.
     """
-    rows = send(connection, _FIRST_UNPUBLISHED, {"events_max": events_max})()
+    rows = send(connection, _FIRST_UNPUBLISHED, {"events_max": events_max, "above": above})()
     return [Unpublished._make(row) for row in rows]
 
 
@@ -84,9 +93,41 @@ def is_told(connection: Connection, after: int, but: Collection[EventType]) -> b
     return bool(connection.execute(select(exists().where(*wanted))).scalar())
 
 
-def oldest_unpublished(connection: Connection) -> datetime | None:
-    """Return when the event that has waited longest was made; None when none waits."""
-    first = select(func.min(unpublished.c.position)).scalar_subquery()
+class Watermark:
+    """The position up to which all events are published.
+
+    PostgreSQL keeps the index entries of deleted rows while a snapshot is open (pg_dump, a report,
+    a replica). A query that begins at the lowest position reads all of them again and again; one
+    that begins at the watermark doesn't.
+
+    Positions are drawn in order, and become visible in the order of the commits. So when a position
+    has been visible for COMMIT_MAX_S, all lower ones are visible too. Only then, and when none of
+    them is unpublished, the watermark moves up to it.
+    """
+
+    def __init__(self) -> None:
+        self.position = 0
+        self._visible: deque[tuple[float, int]] = deque()
+
+    def advance(self, events: Sequence[Unpublished], *, at: float) -> None:
+        """Take in the first unpublished events, as they were at a time of the monotonic clock."""
+        lowest = events[0].position if events else math.inf
+        while self._visible:
+            since, position = self._visible[0]
+            if at - since < COMMIT_MAX_S or position >= lowest:
+                break
+            self.position = position
+            self._visible.popleft()
+        if events:
+            since, position = self._visible[-1] if self._visible else (-math.inf, self.position)
+            if events[-1].position > position and at - since >= WATERMARK_STEP_S:
+                self._visible.append((at, events[-1].position))
+
+
+def oldest_unpublished(connection: Connection, *, above: int = 0) -> datetime | None:
+    """Return the time of the first event above a position that isn't published; None if all are."""
+    waiting = unpublished.c.position > above
+    first = select(func.min(unpublished.c.position)).where(waiting).scalar_subquery()
     oldest: datetime | None = connection.execute(
         select(outbox.c.created_at).where(outbox.c.position == first)
     ).scalar()

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
+from card_worker.contracts.kinds import Action
 from card_worker.domain.rows import Run
 from card_worker.storage.finding import columns_named, find
 from card_worker.storage.pipeline import Rows, send
@@ -41,6 +42,32 @@ def find_run(connection: Connection, id: UUID) -> Run | None:
     return Run._make(found[0]) if found else None
 
 
+def is_in_turn(connection: Connection, run: Run) -> bool:
+    """Say whether all earlier runs on the cards of the batch have ended.
+
+    The run that makes the cards is not waited for: whatever begins before its end stops it.
+    """
+    if run.action is Action.MAKE:
+        return True
+    current = current_run(connection, run.account_id, run.batch_id)
+    return current is not None and current.id == run.id
+
+
+def current_run(connection: Connection, account_id: str, batch_id: str) -> Run | None:
+    """Return the first run on the cards of a batch that has not ended."""
+    named = {"account_id": account_id, "batch_id": batch_id}
+    row = connection.execute(_CURRENT, named).first()
+    return None if row is None else Run._make(row)
+
+
+_CURRENT = (
+    select(*_COLUMNS)
+    .where(runs.c.account_id == bindparam("account_id"))
+    .where(runs.c.batch_id == bindparam("batch_id"))
+    .where(runs.c.ended_at.is_(None), runs.c.action != Action.MAKE)
+    .order_by(runs.c.sequence)
+    .limit(1)
+)
 # A chunk is small; what is said of it is made into SQL once.
 _IS_OPEN = (
     select(chunks.c.number)

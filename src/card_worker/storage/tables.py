@@ -270,6 +270,7 @@ batches = Table(
     Column("recipients", JsonText, nullable=True),
     Column("pin_recipients", JsonText, nullable=True),
     Column("busy", Flag, nullable=False),
+    Column("runs", WholeNumber, nullable=False),
     _optional("approved_by"),
     Column("completed_at", UtcTime, nullable=True),
     _optional("trouble"),
@@ -277,6 +278,17 @@ batches = Table(
     CheckConstraint("created BETWEEN 0 AND requested", "created"),
     # What a command on a card looks at: few rows, whatever there is.
     Index("ix_batches_busy", "account_id", **_where("busy")),
+    sqlite_strict=True,
+)
+
+# The card_ids of lists that are not made yet: while their batch is busy.
+reserved_names = Table(
+    "reserved_names",
+    metadata,
+    Column("account_id", Text, nullable=False),
+    Column("card_id", Sortable, nullable=False),
+    Column("batch_id", Text, nullable=False),
+    PrimaryKeyConstraint("account_id", "card_id"),
     sqlite_strict=True,
 )
 
@@ -288,6 +300,7 @@ runs = Table(
     Column("account_id", Text, nullable=False),
     Column("batch_id", Text, nullable=False),
     _words("action", Action),
+    Column("sequence", WholeNumber, nullable=False),
     Column("first", WholeNumber, nullable=False),
     Column("last", WholeNumber, nullable=False),
     Column("chunk_cards", WholeNumber, nullable=False),
@@ -307,6 +320,7 @@ runs = Table(
     Column("ended_at", UtcTime, nullable=True),
     CheckConstraint("open_chunks >= 0", "open_chunks"),
     Index("ix_runs_unfinished", "moved_at", **_where("ended_at IS NULL")),
+    Index("ix_runs_of_batch", "account_id", "batch_id", **_where("ended_at IS NULL")),
     sqlite_strict=True,
 )
 
@@ -341,6 +355,8 @@ files = Table(
     Column("written_at", UtcTime, nullable=True),
     Column("confirmed_at", UtcTime, nullable=True),
     _optional("trouble"),
+    Column("tries", WholeNumber, nullable=False, server_default="0"),
+    Column("next_try_at", UtcTime, nullable=True),
     Index("ix_files_batch", "account_id", "batch_id"),
     Index("ix_files_waiting", "created_at", **_where(FILE_WAITS)),
     sqlite_strict=True,
@@ -443,5 +459,6 @@ leases = Table(
     Column("name", Text, primary_key=True),
     Column("holder", Text, nullable=False),
     Column("renewals", WholeNumber, nullable=False),
+    Column("position", WholeNumber, nullable=True),
     sqlite_strict=True,
 )

@@ -1,0 +1,31 @@
+"""Reading the URL of the store that files of cards are put into."""
+
+import re
+from pathlib import Path
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
+_LOCAL = ("file", "local")
+
+
+def read_files_url(text: str) -> str:
+    """Return the URL of a store for fsspec; of a folder, its absolute path.
+
+    Raises ValueError for what would be lost (memory) or is no place (file://host/folder).
+    """
+    if not text.strip():
+        raise ValueError("must not be blank")
+    *layers, store = text.split("::")
+    schemes = [layer.partition(":")[0].lower() for layer in layers]
+    match = _SCHEME.match(store)
+    if match is None:
+        if layers:
+            raise ValueError("must end with a URL, such as file:///folder")
+        return str(Path(store).absolute())
+    scheme, slashes = match[1].lower(), match[2]
+    if "memory" in (*schemes, scheme):
+        raise ValueError("files in memory are lost when the worker ends")
+    if slashes is None:
+        raise ValueError("must be a folder, or a URL with :// behind its scheme")
+    if scheme in _LOCAL and not store[match.end() :].startswith("/"):
+        raise ValueError("must have an absolute path: file:///folder")
+    return text
