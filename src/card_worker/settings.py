@@ -6,6 +6,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from fsspec import available_protocols
+from psycopg import ProgrammingError
+from psycopg.conninfo import make_conninfo
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -16,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from card_worker.redis_url import RedisAddress
@@ -32,6 +35,10 @@ FROM_FILES = (*PEPPERS, "COMMAND_IDENTITIES")
 """Settings that may stand in a file, which a variable with _FILE behind its name names."""
 
 
+DATABASES = ("postgresql://", "postgresql+psycopg://", "sqlite:///", "sqlite+pysqlite:///")
+"""How the URL of a database may begin: we have no other driver."""
+
+
 class LogFormat(StrEnum):
     """How a log line is written: for a person or for a collector."""
 
@@ -44,12 +51,55 @@ class WrongSetting(Exception):
 
 
 def _database_url(url: str) -> str:
+    """Return a database's URL if it can be opened. What is raised repeats no part of it."""
+    if not url.startswith(DATABASES):
+        raise ValueError(f"must begin with {' or '.join(DATABASES)}")
+    if "%00" in url:
+        raise ValueError("has the character NUL (%00)")
     try:
-        backend = make_url(url).get_backend_name()
-    except ArgumentError:
-        raise ValueError("not a database URL") from None
-    if backend not in ("postgresql", "sqlite"):
-        raise ValueError(f"{backend} is not supported: use postgresql:// or sqlite:///")
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ValueError("not a database URL; a port is a number") from None
+    if parsed.get_backend_name() == "sqlite":
+        _check_sqlite(parsed)
+    else:
+        _check_postgresql(parsed)
+    return url
+
+
+def _check_sqlite(url: URL) -> None:
+    if url.query:
+        raise ValueError("takes no options")
+    name = (url.database or "").strip()
+    if not name or name.startswith((":memory:", "file:")):
+        raise ValueError("names no file: write sqlite:///file. What is in memory ends with us")
+
+
+def _check_postgresql(url: URL) -> None:
+    if url.port is not None and not 1 <= url.port <= 65535:
+        raise ValueError("the port must be a number from 1 to 65535")
+    try:
+        _, options = url.get_dialect()().create_connect_args(url)
+        make_conninfo("", **options)
+    except (ArgumentError, ProgrammingError):
+        raise ValueError("has an option that libpq doesn't know, or in a wrong form") from None
+
+
+def _files_url(url: str) -> str:
+    """Return where files are put if that can be a place. What is raised repeats no part of it."""
+    if not url.strip():
+        raise ValueError("names no folder")
+    links = url.split("::")
+    for link in links:
+        scheme, separator, place = link.partition(":")
+        if not (separator or len(links) > 1) or "/" in scheme:
+            continue  # a folder
+        if scheme == "memory":
+            raise ValueError("files in memory end with the worker that put them there")
+        if scheme not in available_protocols():
+            raise ValueError("begins with a scheme that fsspec doesn't know")
+        if scheme in ("file", "local") and separator and not place.startswith("///"):
+            raise ValueError("a folder of this machine is written as a path, or as file:///path")
     return url
 
 
@@ -99,9 +149,8 @@ class Settings(BaseSettings):
         description="Where Celery results go, a URL as above; absent: nowhere, the answer is the"
         " event",
     )
-    files_url: str = Field(
+    files_url: Annotated[str, AfterValidator(_files_url)] = Field(
         "card-worker-files",
-        min_length=1,
         description="Where sealed files of cards are put: a folder, or any fsspec URL",
     )
     token_peppers: PeppersText | None = Field(
@@ -198,12 +247,22 @@ def load_settings() -> Settings:
     Raises WrongSetting, one line naming every setting that is wrong. A value is never repeated in
     it: a URL may hold a password.
     """
+    _check_text()
     files = _from_files(FROM_FILES)
     try:
         return Settings(**files)
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False)
         raise WrongSetting("; ".join(map(_in_words, problems))) from None
+
+
+def _check_text() -> None:
+    for name, value in os.environ.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            if name.startswith(PREFIX):
+                raise WrongSetting(f"{name}: is not UTF-8") from None
 
 
 def _from_files(names: Iterable[str]) -> dict[str, Any]:
