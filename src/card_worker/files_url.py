@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from fsspec import available_protocols
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 _LOCAL = ("file", "local")
 
@@ -24,6 +26,8 @@ def read_files_url(text: str) -> str:
     scheme, slashes = match[1].lower(), match[2]
     if "memory" in (*schemes, scheme):
         raise ValueError("files in memory are lost when the worker ends")
+    if not {*schemes, scheme} <= set(available_protocols()):
+        raise ValueError("begins with a scheme that fsspec doesn't know")
     if slashes is None:
         raise ValueError("must be a folder, or a URL with :// behind its scheme")
     if scheme in _LOCAL and not store[match.end() :].startswith("/"):

@@ -33,7 +33,11 @@ def _not_zero(amount: int) -> int:
     return amount
 
 
-Signed = Annotated[StrictInt, Field(ge=-AMOUNT_MAX, le=AMOUNT_MAX), AfterValidator(_not_zero)]
+Signed = Annotated[
+    StrictInt,
+    Field(ge=-AMOUNT_MAX, le=AMOUNT_MAX, json_schema_extra={"not": {"const": 0}}),
+    AfterValidator(_not_zero),
+]
 """Minor units, up or down, but not nothing."""
 
 

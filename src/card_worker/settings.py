@@ -6,6 +6,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from psycopg import ProgrammingError
+from psycopg.conninfo import make_conninfo
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -16,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from card_worker.files_url import read_files_url
@@ -33,6 +35,10 @@ FROM_FILES = (*PEPPERS, "COMMAND_IDENTITIES")
 """Settings that may stand in a file, which a variable with _FILE behind its name names."""
 
 
+DATABASES = ("postgresql://", "postgresql+psycopg://", "sqlite:///", "sqlite+pysqlite:///")
+"""How the URL of a database may begin: we have no other driver."""
+
+
 class LogFormat(StrEnum):
     """How a log line is written: for a person or for a collector."""
 
@@ -45,13 +51,38 @@ class WrongSetting(Exception):
 
 
 def _database_url(url: str) -> str:
+    """Return a database's URL if it can be opened. What is raised repeats no part of it."""
+    if not url.startswith(DATABASES):
+        raise ValueError(f"must begin with {' or '.join(DATABASES)}")
+    if "%00" in url:
+        raise ValueError("has the character NUL (%00)")
     try:
-        backend = make_url(url).get_backend_name()
-    except ArgumentError:
-        raise ValueError("not a database URL") from None
-    if backend not in ("postgresql", "sqlite"):
-        raise ValueError(f"{backend} is not supported: use postgresql:// or sqlite:///")
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ValueError("not a database URL; a port is a number") from None
+    if parsed.get_backend_name() == "sqlite":
+        _check_sqlite(parsed)
+    else:
+        _check_postgresql(parsed)
     return url
+
+
+def _check_sqlite(url: URL) -> None:
+    if url.query:
+        raise ValueError("takes no options")
+    name = (url.database or "").strip()
+    if not name or name.startswith((":memory:", "file:")):
+        raise ValueError("names no file: write sqlite:///file. What is in memory ends with us")
+
+
+def _check_postgresql(url: URL) -> None:
+    if url.port is not None and not 1 <= url.port <= 65535:
+        raise ValueError("the port must be a number from 1 to 65535")
+    try:
+        _, options = url.get_dialect()().create_connect_args(url)
+        make_conninfo("", **options)
+    except (ArgumentError, ProgrammingError):
+        raise ValueError("has an option that libpq doesn't know, or in a wrong form") from None
 
 
 def _parts(text: object) -> tuple[str, ...] | None:
@@ -199,12 +230,22 @@ def load_settings() -> Settings:
     Raises WrongSetting, one line naming every setting that is wrong. A value is never repeated in
     it: a URL may hold a password.
     """
+    _check_text()
     files = _from_files(FROM_FILES)
     try:
         return Settings(**files)
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False)
         raise WrongSetting("; ".join(map(_in_words, problems))) from None
+
+
+def _check_text() -> None:
+    for name, value in os.environ.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            if name.startswith(PREFIX):
+                raise WrongSetting(f"{name}: is not UTF-8") from None
 
 
 def _from_files(names: Iterable[str]) -> dict[str, Any]:

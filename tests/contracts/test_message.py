@@ -394,8 +394,8 @@ GARBAGE: list[tuple[list[Any], str, list[str]]] = [
     ),
     (
         [{}, 1, 2, {}, 3, {"command": "x"}],
-        "6 of 6 commands can't be read, 0 for one: unknown command None",
-        ["0, 3: unknown command None", "1-2, 4: not an object", "5: unknown command 'x'"],
+        "6 of 6 commands can't be read, 0 for one: unknown command null",
+        ["0, 3: unknown command null", "1-2, 4: not an object", "5: unknown command 'x'"],
     ),
 ]
 

@@ -2,7 +2,8 @@
 
 import re
 import signal
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -121,3 +122,43 @@ def test_ctrl_c_leaves_neither_process_nor_file(when: str, tmp_path: Path) -> No
         assert run.output.splitlines()[-1] == "card-worker: interrupted; nothing is left running"
         assert run.leftovers() == []
         assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_what_a_killed_demo_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    with program(tmp_path, "demo") as killed:
+        _wait_for("They are ready", killed)
+        (left,) = (tmp_path / "tmp").glob("card_worker-demo-*")
+        assert stat.S_IMODE(left.stat().st_mode) == 0o700
+        killed.process.kill()
+        killed.process.wait()
+    # The parts have ended as well by now. Their keys are still there.
+    assert (left / "keys" / "pin_peppers.txt").exists()
+    foreign = tmp_path / "tmp" / "card_worker-demo-x"
+    foreign.symlink_to(tmp_path)
+    with program(tmp_path, "demo") as run:
+        _wait_for("Starting", run)
+        _wait_until(lambda: not left.exists())
+        run.process.send_signal(signal.SIGINT)
+        run.process.wait(timeout=60)
+    assert list((tmp_path / "tmp").glob("card_worker-demo-*")) == [foreign]
+
+
+def test_what_a_demo_keeps_is_its_owner_s(tmp_path: Path) -> None:
+    kept = tmp_path / "cwd" / "kept"
+    kept.mkdir(parents=True, mode=0o755)
+    with program(tmp_path, "demo", "--keep", "kept") as run:
+        _wait_for("They are ready", run)
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+        run.process.send_signal(signal.SIGINT)
+        run.process.wait(timeout=60)
+
+
+def _wait_for(said: str, run: Run) -> None:
+    _wait_until(lambda: said in run.output)
+
+
+def _wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = monotonic() + 60
+    while not is_so():
+        assert monotonic() < deadline
+        sleep(0.02)

@@ -33,7 +33,7 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
     (
         "worker",
         {**BROKER, "DATABASE_URL": "mysql://u:secret@h/d"},
-        "DATABASE_URL: mysql is not",
+        "DATABASE_URL: must begin with",
     ),
     ("celery worker", DATABASE, "BROKER_URL: missing"),
     ("celery worker", BROKER, "DATABASE_URL: missing"),
@@ -61,10 +61,10 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
         "COMMAND_IDENTITIES: that is no age identity",
     ),
     ("worker", {**BOTH, "LETTER_RECIPIENTS": "secret"}, "LETTER_RECIPIENTS: 0: not an age"),
-    ("worker", {**BOTH, "FILES_URL": "nothing://secret"}, "FILES_URL: ValueError"),
+    ("worker", {**BOTH, "FILES_URL": "nothing://secret"}, "FILES_URL: begins with a scheme"),
     ("celery worker", {**BOTH, "FILES_URL": "s3://secret"}, "FILES_URL: ImportError"),
     ("migrate", {}, "DATABASE_URL: missing"),
-    ("migrate", {"DATABASE_URL": "secret"}, "DATABASE_URL: not a database URL"),
+    ("migrate", {"DATABASE_URL": "secret"}, "DATABASE_URL: must begin with"),
     ("beat", {}, "BROKER_URL: missing"),
     ("beat", {**BROKER, "SWEEP_INTERVAL_S": "-1"}, "SWEEP_INTERVAL_S: "),
     ("celery beat", {}, "BROKER_URL: missing"),
@@ -153,7 +153,8 @@ def test_a_worker_on_a_database_that_is_not_migrated_says_what_to_do(
 def test_a_wrong_or_missing_setting_stops_the_start_with_one_line(case: int, bare: Parts) -> None:
     start, settings, named = WRONG[case]
     part = bare.run(*STARTS[start], env=None, **settings)
-    assert part.ended() == 1, part.said
+    # Celery's own program has one code for all.
+    assert part.ended() == (1 if start.startswith("celery") else 2), part.said
     (line,) = [line for line in part.said.splitlines() if "CARD_WORKER_" in line]
     assert f"CARD_WORKER_{named}" in line
     assert "Traceback" not in part.said

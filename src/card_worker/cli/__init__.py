@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
 import typer
+from typer import Abort, Exit
+from typer.exceptions import TyperException
 
 from card_worker.cli import (
     accounts,
@@ -22,10 +24,18 @@ from card_worker.cli.contract import contract
 from card_worker.cli.demo import demo
 from card_worker.cli.dev import dev
 from card_worker.cli.send_file import send_file
+from card_worker.cli.streams import Unwritable, check_streams
 from card_worker.settings import WrongSetting
 
+if TYPE_CHECKING:
+    from click import ClickException
+
+NAME = "card-worker"
+INTERRUPTED = 130
+"""What a shell's command exits with that Ctrl-C has ended."""
+
 app = typer.Typer(
-    name="card-worker",
+    name=NAME,
     help="Gift cards on Celery: commands in, one answer each, and books that add up.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -50,7 +60,20 @@ app.command()(contract)
 
 
 def main() -> None:
-    """Run the command line; what stops a start is one line, not a traceback."""
+    """Run the command line; what stops it is one line, not a traceback."""
+    check_streams()
+    try:
+        code = _run(sys.argv[1:])
+        sys.stdout.flush()
+    except Unwritable as reason:
+        code = _refused(str(reason))
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run a command; return what the process exits with."""
+    from click import Abort as CeleryAborted
+    from click import ClickException
     from kombu.exceptions import OperationalError as BrokerAway
     from redis.exceptions import RedisError
     from sqlalchemy.exc import DBAPIError
@@ -59,18 +82,29 @@ def main() -> None:
     from card_worker.transport.access import Refused
 
     try:
-        _check_arguments(sys.argv[1:])
-        app()
+        _check_arguments(arguments)
+        # A command returns nothing; what it raises to exit with comes back as a number.
+        return app(args=arguments, prog_name=NAME, standalone_mode=False) or 0
+    except Exit as done:
+        return done.exit_code
+    except (TyperException, ClickException) as wrong:
+        return _misused(wrong)
+    except (Abort, CeleryAborted, KeyboardInterrupt):
+        return INTERRUPTED
     except WrongSetting as wrong:
-        _stop(str(wrong))
+        return _refused(str(wrong), code=2)
     except Refused as refused:
-        _stop(str(refused))
+        return _refused(str(refused))
     except NoServer as missing:
-        _stop(f"no embedded server: {missing}")
+        return _refused(f"no embedded server: {missing}")
     except (BrokerAway, RedisError) as away:
-        _stop(f"Redis: {away}")
+        return _refused(f"Redis: {away}")
     except DBAPIError as error:
-        _stop(f"database: {str(error.orig).strip()}")
+        return _refused(f"database: {str(error.orig).strip()}")
+    except OSError as error:
+        if error.filename is None:
+            return _refused(str(error))
+        return _refused(f"{error.filename}: {error.strerror}", code=2)
 
 
 def _check_arguments(given: Sequence[str]) -> None:
@@ -79,8 +113,19 @@ def _check_arguments(given: Sequence[str]) -> None:
         try:
             argument.encode()
         except UnicodeEncodeError:
-            _stop(f"argument {place} is not UTF-8: {argument}", code=2)
+            raise refuse(f"argument {place} is not UTF-8: {argument}", code=2) from None
 
 
-def _stop(why: str, *, code: int = 1) -> NoReturn:
-    sys.exit(refuse(why, code=code).exit_code)
+def _misused(wrong: "TyperException | ClickException") -> int:
+    """Say in one line what is wrong with the arguments, Typer's or Celery's."""
+    # Typer's reasons name the error that they come from, Celery's how they were found.
+    said = wrong.format_message().replace("Value error, ", "").partition("\nReason: ")[0]
+    if said:  # else commands without a command, whose help has been printed
+        context = getattr(wrong, "ctx", None)
+        hint = f"; see {context.command_path} --help" if context else ""
+        _refused(" ".join(said.split()).removesuffix(".") + hint)
+    return wrong.exit_code
+
+
+def _refused(why: str, *, code: int = 1) -> int:
+    return refuse(why, code=code).exit_code

@@ -6,7 +6,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from card_worker.cli.console import AsJson, database, looking, out, print_json, refuse, table
-from card_worker.contracts.fields import AccountId
+from card_worker.contracts.fields import SECONDS_MAX, AccountId
 from card_worker.contracts.kinds import Expiry
 from card_worker.domain.rows import Account
 from card_worker.money import Amount, Currency
@@ -45,7 +45,10 @@ def set_rules(
         Expiry | None, typer.Option(help="What becomes of the money on a card that expires.")
     ] = None,
     reversal_window_s: Annotated[
-        int | None, typer.Option(min=0, help="How many seconds an activation can be reversed.")
+        int | None,
+        typer.Option(
+            min=0, max=SECONDS_MAX, help="How many seconds an activation can be reversed."
+        ),
     ] = None,
     recipients: Annotated[
         str | None,

@@ -32,7 +32,7 @@ from card_worker.cli.console import (
     table,
     visible,
 )
-from card_worker.contracts.batches import CreateBatch
+from card_worker.contracts.batches import CARDS_PER_ORDER_MAX, CreateBatch
 from card_worker.contracts.kinds import BatchState, CardType
 from card_worker.contracts.message import problems_of
 from card_worker.domain.answers import shown_batch, shown_file
@@ -62,7 +62,9 @@ FilePath = Annotated[
 def create(
     account: AccountId,
     *,
-    count: Annotated[int, typer.Option(help="How many cards, numbered from 1.")],
+    count: Annotated[
+        int, typer.Option(min=1, max=CARDS_PER_ORDER_MAX, help="How many cards, numbered from 1.")
+    ],
     pattern: Annotated[
         str, typer.Option(help="How they are called: JUL26-{n:08d}, GC{n:010d}{luhn}.")
     ],

@@ -6,14 +6,26 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import TypeAdapter, ValidationError
+from rich.table import Table
 from sqlalchemy import Connection
 
-from card_worker.cli.console import AsJson, database, looking, money, out, print_json, refuse, table
+from card_worker.cli.console import (
+    AsJson,
+    database,
+    err,
+    looking,
+    money,
+    out,
+    print_json,
+    refuse,
+    table,
+)
 from card_worker.contracts.events import write
 from card_worker.contracts.fields import Time
 from card_worker.contracts.kinds import CardType, Status
 from card_worker.domain.answers import shown, shown_transaction
 from card_worker.domain.rows import Card
+from card_worker.money import AMOUNT_MAX
 from card_worker.storage import looks
 from card_worker.storage.engine import begin
 from card_worker.storage.looks import CardFilter
@@ -76,9 +88,12 @@ def list_(
     customer: Annotated[str | None, typer.Option(help="Whose they are.")] = None,
     batch: Annotated[str | None, typer.Option(help="The batch that made them.")] = None,
     available_min: Annotated[
-        int | None, typer.Option(help="At least so much can be spent, in minor units.")
+        int | None,
+        typer.Option(min=0, max=AMOUNT_MAX, help="At least so much can be spent, in minor units."),
     ] = None,
-    available_max: Annotated[int | None, typer.Option(help="At most so much.")] = None,
+    available_max: Annotated[
+        int | None, typer.Option(min=0, max=AMOUNT_MAX, help="At most so much.")
+    ] = None,
     created_from: Annotated[str | None, typer.Option(help="A time: 2026-11-22T10:00:00Z.")] = None,
     created_before: Annotated[str | None, typer.Option(help="A time.")] = None,
     expires_before: Annotated[str | None, typer.Option(help="A time.")] = None,
@@ -104,7 +119,15 @@ def list_(
     if as_json:
         for card in told:
             print_json(card)
-        return
+    else:
+        out.print(_cards_table(account, told))
+    if len(found) > limit:
+        # Beside JSON, whose every line is a card, to be read by people.
+        more = err if as_json else out
+        more.print(f"There are more: --after {told[-1]['card_id']}", soft_wrap=True)
+
+
+def _cards_table(account: str, told: list[dict[str, Any]]) -> Table:
     rows = [
         (
             card["card_id"],
@@ -118,9 +141,7 @@ def list_(
         for card in told
     ]
     columns = ("card", "type", "status", "balance>", "available>", "customer", "expires")
-    out.print(table(f"Cards of {account}", *columns, rows=rows))
-    if len(found) > limit:
-        out.print(f"There are more: --after {told[-1]['card_id']}", soft_wrap=True)
+    return table(f"Cards of {account}", *columns, rows=rows)
 
 
 def _time(option: str, given: str | None) -> datetime | None:

@@ -63,7 +63,12 @@ def make_pepper(
 @app.command(name="open")
 def open_answer(
     file: Annotated[
-        Path | None, typer.Argument(help="The text `sealed` of an answer. Without it: from stdin.")
+        Path | None,
+        typer.Argument(
+            help="The text `sealed` of an answer. Without it: from stdin.",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None,
     *,
     identity: Identity,

@@ -47,6 +47,8 @@ class _Plain(Console):
 out = _Plain()
 err = _Plain(stderr=True, soft_wrap=True)
 
+TIMEOUT_S_MAX = 10 * 24 * 3600.0
+"""The longest that somebody may want to wait."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

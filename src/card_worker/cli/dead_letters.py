@@ -16,7 +16,10 @@ from card_worker.storage.engine import begin
 
 app = typer.Typer(help="What could not be read or done.", no_args_is_help=True)
 
-LetterId = Annotated[int, typer.Argument(help="The letter's number, as list shows it.")]
+NUMBER_MAX = 2**63 - 1
+LetterId = Annotated[
+    int, typer.Argument(min=1, max=NUMBER_MAX, help="The letter's number, as list shows it.")
+]
 
 
 @app.command("list")
@@ -24,7 +27,9 @@ def list_letters(
     settled: Annotated[
         bool, typer.Option("--settled", help="Those that were requeued or dropped.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 50,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, help="At most so many, the newest.")
+    ] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List the letters that wait for an operator, without their bodies."""
@@ -58,7 +63,11 @@ def requeue(
     letter: LetterId,
     identity: Annotated[
         Path | None,
-        typer.Option(help="A file with your age identity, for a letter with secrets."),
+        typer.Option(
+            help="A file with your age identity, for a letter with secrets.",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None,
 ) -> None:
     """Put the message on its queue once more. What was done of it before isn't done again."""

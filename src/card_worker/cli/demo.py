@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from card_worker.cli.stack import Stack
     from card_worker.cli.story import Event, Sent, Till
     from card_worker.storage.dead_letters import DeadLetter
+
+
+PREFIX = "card_worker-demo-"
+"""How the names of temporary folders begin."""
 
 
 def demo(
@@ -53,8 +57,11 @@ def demo(
 
 @contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
+    from card_worker.cli.stack import remove_abandoned
+
     if keep is None:
-        with TemporaryDirectory(prefix="card_worker-demo-") as folder:
+        remove_abandoned(Path(gettempdir()).glob(f"{PREFIX}*"))
+        with TemporaryDirectory(prefix=PREFIX) as folder:
             yield Path(folder)
     elif keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
         raise refuse(f"{keep} is there already, and not an empty folder", code=2)

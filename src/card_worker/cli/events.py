@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from card_worker.cli.console import AsJson, out, print_json
+from card_worker.cli.console import TIMEOUT_S_MAX, AsJson, out, print_json
+from card_worker.cli.streams import reader_is_gone
 from card_worker.settings import load_settings
 
 app = typer.Typer(help="Watch the stream of events.", no_args_is_help=True)
@@ -15,8 +16,12 @@ def tail(
     from_start: Annotated[
         bool, typer.Option("--from-start", help="Begin with the oldest event.")
     ] = False,
-    count: Annotated[int | None, typer.Option(min=1, help="End after so many events.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="End after so many seconds.")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, max=10**9, help="End after so many events.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, max=TIMEOUT_S_MAX, help="End after so many seconds.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print events as they come, until Ctrl-C."""
@@ -34,7 +39,7 @@ def tail(
                 else:
                     reason = event["data"].get("reason", "")
                     out.print(f"{event['time']}  {event['type']:<18} {event['subject']}  {reason}")
-                if number == count:
+                if number == count or reader_is_gone():
                     break
         except KeyboardInterrupt:
             return

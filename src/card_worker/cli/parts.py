@@ -3,7 +3,7 @@
 import signal
 from datetime import timedelta
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -40,6 +40,10 @@ def worker(
     if check:
         _check_workers()
         return
+    _check_queues(context.args)
+    settings = load_settings()
+    settings.broker()
+    settings.database()
     _celery("worker", context.args)
 
 
@@ -53,16 +57,46 @@ def beat(
     if check:
         _check_beat()
         return
+    load_settings().broker()
     _celery("beat", context.args)
 
 
-def _celery(part: str, args: list[str]) -> None:
+def _check_queues(args: list[str]) -> None:
+    from celery.bin.worker import worker as command
+
+    from card_worker.contracts.commands import QUEUES
+
+    asked = command.make_context("worker", [*args], resilient_parsing=True).params
+    known = sorted(set(QUEUES.values()))
+    for option in ("queues", "exclude_queues"):
+        unknown = [name for name in asked[option] or () if name not in known]
+        if unknown:
+            named = f"--{option.replace('_', '-')}: there is no queue {', '.join(unknown)}"
+            raise refuse(f"{named}; there are {', '.join(known)}", code=2)
+
+
+def _celery(part: str, args: list[str]) -> NoReturn:
+    """Run a part of Celery; exit with its code. Raises ClickException for wrong options."""
     from celery.bin.celery import celery
+    from click import Abort, ClickException
 
     given = any(arg.startswith(("-l", "--loglevel")) for arg in args)
     level = [] if given else ["--loglevel=INFO"]
-    # It exits with Celery's own code.
-    celery.main(["-A", "card_worker", part, *args, *level], prog_name="card-worker")
+    try:
+        code = celery.main(
+            ["-A", "card_worker", part, *level, *args],
+            prog_name="card-worker",
+            standalone_mode=False,
+        )
+    except (ClickException, Abort):
+        raise
+    except Exception as error:
+        # Once a part works, it logs its errors. What comes up to here, it couldn't begin with.
+        if not args:
+            raise
+        why = " ".join(str(error.args[0] if error.args else error).split())
+        raise refuse(f"{part} can't start with {' '.join(args)}: {why}", code=2) from error
+    raise typer.Exit(code or 0)
 
 
 def _check_workers() -> None:
@@ -157,7 +191,10 @@ def _working_relay(engine: "Engine") -> "Held | None":
 
 def migrate() -> None:
     """Bring the database to the newest schema. Harmless when it is; all or nothing when not."""
-    from card_worker.storage.migrations import upgrade
+    from card_worker.storage.migrations import SchemaOutdated, upgrade
 
-    revision = upgrade(load_settings().database())
+    try:
+        revision = upgrade(load_settings().database())
+    except SchemaOutdated as reason:
+        raise refuse(str(reason)) from None
     out.print(f"the schema is at {revision}")

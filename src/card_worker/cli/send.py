@@ -6,7 +6,7 @@ from uuid import uuid4
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from card_worker.cli.console import AsJson, err, out, print_json, refuse, table
+from card_worker.cli.console import TIMEOUT_S_MAX, AsJson, err, out, print_json, refuse, table
 from card_worker.contracts.commands import APPLY, COMMANDS
 from card_worker.contracts.message import LEVELS_MAX, MESSAGE_BYTES_MAX
 from card_worker.contracts.strict_json import NotJson, read_json
@@ -21,7 +21,9 @@ def send(
         list[str] | None, typer.Argument(metavar="KEY=VALUE ...", help="Its fields.")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the answer and show it.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.")] = LATE_S,
+    timeout: Annotated[
+        float, typer.Option(min=0, max=TIMEOUT_S_MAX, help="Seconds to wait at most.")
+    ] = LATE_S,
     as_json: AsJson = False,
 ) -> None:
     """Publish a command. A value is text, or JSON where the field is not text.
@@ -30,10 +32,11 @@ def send(
 
     Exit 1 when the answer is a refusal, or doesn't come in time.
     """
-    from card_worker.client import Client
-
     asked = _fields(task, fields or [])
     settings = load_settings()
+    # Last, since it takes long to load.
+    from card_worker.client import Client
+
     with Client(
         settings.broker(), events_url=settings.events_url, stream=settings.event_stream
     ) as client:
@@ -68,7 +71,7 @@ def _fields(task: str, pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise refuse(f"{pair!r} is not KEY=VALUE", code=2)
+            raise refuse(f"{pair} is not KEY=VALUE", code=2)
         asked[name] = value_of(task, name, value)
     if task != APPLY:
         if "account_id" not in asked:
@@ -103,7 +106,9 @@ def _command_ids(task: str, asked: dict[str, Any]) -> list[str]:
     parts = asked.get("commands")
     if not isinstance(parts, list):
         raise refuse("commands is missing, or not a JSON list", code=2)
-    return [str(part["command_id"]) for part in parts if "command_id" in part]
+    return [
+        str(part["command_id"]) for part in parts if isinstance(part, dict) and "command_id" in part
+    ]
 
 
 def _say_sent(task: str, command_ids: list[str], *, as_json: bool) -> None:

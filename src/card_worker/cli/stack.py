@@ -10,15 +10,17 @@ Interrupted          Ctrl-C or SIGTERM: not a failure
 import fcntl
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from stat import S_ISDIR
 from time import monotonic, sleep
 
 from sqlalchemy import URL, Engine
@@ -39,6 +41,7 @@ LOOK_S = 0.05
 SWEEP_INTERVAL_S = 5
 FLOWER_PORT = 5555
 TAIL_LINES = 15
+LOCK, KEYS = "lock", "keys"
 
 # Set for other installations. CELERY_BROKER_URL even goes before a broker that a program names.
 FOREIGN = ("CARD_WORKER_", "CELERY_", "FLOWER_")
@@ -152,7 +155,7 @@ class Stack:
         url = URL.create("sqlite", database=str(folder / "cards.sqlite3"))
         self.database_url = url.render_as_string()
         self.flower_url: str | None = None
-        keys = folder / "keys"
+        keys = folder / KEYS
         self.recipient = _make_keys(keys)
         """To whom producers may seal tokens and PINs on their way."""
         # What a program needs to know to join.
@@ -270,9 +273,13 @@ class Stack:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[int]:
-    """Give a lock on `folder` that the parts inherit: it is free when the last one has ended."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("wb") as lock:
+    """Give a lock on `folder` that the parts inherit: it is free when the last one has ended.
+
+    Nobody else may look into the folder: there are keys in it, and what they open.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)  # of one that was there
+    with (folder / LOCK).open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -280,6 +287,20 @@ def _locked(folder: Path) -> Iterator[int]:
         # Whatever is above this folder, its contents aren't to be committed.
         (folder / ".gitignore").write_text("*\n")
         yield lock.fileno()
+
+
+def remove_abandoned(folders: Iterable[Path]) -> None:
+    """Remove folders of ours with keys whose system has been killed, and so holds no lock."""
+    for folder in folders:
+        with suppress(OSError):
+            status = folder.lstat()
+            is_ours = S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+            # Keys are made under the lock: one that is just being set up has none.
+            if not is_ours or not (folder / KEYS).is_dir():
+                continue
+            with (folder / LOCK).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
 
 
 def _make_keys(folder: Path) -> str:

@@ -1,5 +1,8 @@
 """The fields that every command takes, and every query."""
 
+from collections.abc import Collection
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from card_worker.contracts import keys
@@ -30,6 +33,29 @@ class AboutAccount(BaseModel):
     def _unless_dry(self, key: str) -> str:
         # To ask what would happen must not use up the real one.
         return keys.dry(key) if self.dry_run else key
+
+
+def given(name: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a JSON Schema of objects with a field that is not null, and as `schema` says."""
+    return {"required": [name], "properties": {name: schema or {"not": {"type": "null"}}}}
+
+
+def alternatives(*ways: Collection[str]) -> dict[str, Any]:
+    """Return a JSON Schema of objects with all fields of exactly one way, and none of the others.
+
+    A field that is null counts as absent.
+    """
+    names = [name for way in ways for name in way]
+    present, absent = {"not": {"type": "null"}}, {"type": "null"}
+    return {
+        "oneOf": [
+            {
+                "required": list(way),
+                "properties": {name: present if name in way else absent for name in names},
+            }
+            for way in ways
+        ]
+    }
 
 
 class OwnCommand(AboutAccount):

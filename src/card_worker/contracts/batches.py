@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -11,6 +12,7 @@ from pydantic import (
     Field,
     StrictBool,
     StrictInt,
+    StrictStr,
     TypeAdapter,
     ValidationInfo,
     field_validator,
@@ -18,13 +20,22 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeIs
 
-from card_worker.contracts.about import AboutAccount, OwnCommand
+from card_worker.contracts.about import AboutAccount, OwnCommand, alternatives, given
 from card_worker.contracts.codes import BatchOptions
-from card_worker.contracts.fields import CellName, Metadata, Name, Text255, Time, Why
+from card_worker.contracts.fields import (
+    ID_SCHEMA,
+    CellName,
+    Metadata,
+    Name,
+    Text255,
+    Time,
+    Why,
+    read_id,
+)
 from card_worker.contracts.kinds import CardType
-from card_worker.contracts.patterns import Pattern
+from card_worker.contracts.patterns import PATTERN, Pattern
 from card_worker.contracts.secret_fields import Recipients
-from card_worker.secrets.formats import no_formula
+from card_worker.secrets.formats import FORMULA_PATTERN, no_formula
 
 CARDS_PER_BATCH_MAX = 1_000
 CARDS_PER_ORDER_MAX = 10_000_000
@@ -60,6 +71,19 @@ def _read_long_list(cards: object) -> object:
 
 # How many there may be at most the rules say, in the place that this has among their reasons.
 _Count = Annotated[StrictInt, Field(ge=1, json_schema_extra={"maximum": CARDS_PER_ORDER_MAX})]
+_CardIdPattern = Annotated[
+    StrictStr,
+    Field(
+        min_length=1,
+        max_length=255,
+        json_schema_extra={
+            "pattern": ID_SCHEMA["pattern"],
+            "allOf": [{"pattern": PATTERN}],
+            "not": {"pattern": f"^ | $|{FORMULA_PATTERN}"},
+        },
+    ),
+    AfterValidator(read_id),
+]
 _Cards = Annotated[
     tuple[BatchCard, ...],
     Field(min_length=1, json_schema_extra={"maxItems": CARDS_PER_BATCH_MAX}),
@@ -74,13 +98,22 @@ class CreateBatch(AboutAccount):
     piece by piece, and no card of it can be used before the last one is made.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            **alternatives(["cards"], ["count", "card_id_pattern"]),
+            "if": given("seal_pins_to"),
+            "then": given("options", given("pin")),
+        }
+    )
+
     command: Literal["cards.batch_create"] = "cards.batch_create"
     count: _Count | None = Field(None, description="How many cards, numbered from 1")
-    card_id_pattern: Name | None = Field(
+    card_id_pattern: _CardIdPattern | None = Field(
         None,
         validate_default=True,
         description="How they are called: `{n}` or `{n:08d}` is the number, `{luhn}` at the end a"
-        " check digit over all digits before it; no = + - @ in front",
+        " check digit over all digits before it; no = + - @ in front. No name may have more than"
+        " 255 characters",
     )
     cards: _Cards | None = Field(
         None, validate_default=True, description="One by one, instead of a count and a pattern"
@@ -181,7 +214,9 @@ class _OnCards(AboutAccount):
 
     batch_id: Name = Field(description="What its order called it, or the command_id of that")
     first: Number = Field(1, description="The number of the first card")
-    last: Number | None = Field(None, description="The number of the last one; absent: of all")
+    last: Number | None = Field(
+        None, description="The number of the last one, not below first; absent: of all"
+    )
 
     @field_validator("last")
     @classmethod

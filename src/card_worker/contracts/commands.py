@@ -2,7 +2,7 @@
 
 import hashlib
 from functools import lru_cache
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 from uuid import UUID
 
 from pydantic import (
@@ -19,7 +19,7 @@ from typing_extensions import TypeIs
 
 from card_worker import uuids
 from card_worker.contracts import keys
-from card_worker.contracts.about import AboutAccount, OwnCommand
+from card_worker.contracts.about import AboutAccount, OwnCommand, alternatives, given
 from card_worker.contracts.batches import (
     ApproveBatch,
     BlockBatch,
@@ -151,8 +151,15 @@ class ReverseActivation(_AboutCard):
     reason: Why | None = Field(None, description="For people")
 
 
+UPDATABLE = frozenset(["name", "customer_id", "metadata", "expires_at"])
+
+
 class UpdateCard(_AboutCard):
     """Change what a card is called, whose it is, or put its end off. `null` clears a field."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": [name]} for name in sorted(UPDATABLE)]}
+    )
 
     command: Literal["cards.update"] = "cards.update"
     name: Text255 | None = Field(None, description="What people call it")
@@ -165,9 +172,6 @@ class UpdateCard(_AboutCard):
         if not self.model_fields_set & UPDATABLE:
             raise PydanticCustomError("nothing", f"give one of {', '.join(sorted(UPDATABLE))}")
         return self
-
-
-UPDATABLE = frozenset(["name", "customer_id", "metadata", "expires_at"])
 
 
 class BlockCard(_AboutCard):
@@ -195,7 +199,7 @@ class ReplaceCard(_AboutCard):
     """Let another card take over balance, owner and dates; the old one is closed."""
 
     command: Literal["cards.replace"] = "cards.replace"
-    new_card_id: Name = Field(description="A card that is inactive, or not made yet")
+    new_card_id: Name = Field(description="Another card that is inactive, or not made yet")
     reason: Why = Field(description="For people")
 
     @field_validator("new_card_id")
@@ -208,7 +212,7 @@ class TransferBalance(_MovesOnCard):
     """Move balance to another card of the account."""
 
     command: Literal["cards.transfer"] = "cards.transfer"
-    to_card_id: Name = Field(description="Active, in the same currency")
+    to_card_id: Name = Field(description="Another card: active, in the same currency")
     amount: Positive | None = Field(None, description="Absent: all that is available")
 
     @field_validator("to_card_id")
@@ -274,13 +278,25 @@ class RotatePin(_GivesCodes):
 class ByToken(AboutAccount):
     """What names its card by `card_id`, or as its holder does, by a token and its PIN."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            **alternatives(["card_id"], ["token"]),
+            "if": given("dry_run", {"const": True}),
+            "then": {"properties": {"pin": {"type": "null"}}},
+        }
+    )
+
     card_id: Name | None = Field(None, description="What the caller calls the card")
     token: Secret | None = Field(
         None,
         validate_default=True,
         description="A value that names it instead; may be sealed to the workers",
     )
-    pin: Secret | None = Field(None, description="Its PIN, where it has one; may be sealed as well")
+    pin: Secret | None = Field(
+        None,
+        description="Its PIN, where it has one; may be sealed as well. Not in a dry run: each try"
+        " counts",
+    )
 
     @field_validator("token")
     @classmethod
@@ -310,8 +326,20 @@ class ByToken(AboutAccount):
         return self.pin
 
 
+def _only_holds_end(schema: dict[str, Any]) -> None:
+    """Add what JSON Schema can say of pending transactions to what it says of cards and tokens."""
+    schema |= cast(dict[str, Any], ByToken.model_config["json_schema_extra"])
+    is_pending = given("pending", {"const": True})
+    schema["allOf"] = [
+        {"if": is_pending, "then": {"properties": {"type": {"not": {"const": "fund"}}}}},
+        {"if": given("hold_expires_in"), "then": is_pending},
+    ]
+
+
 class CreateTransaction(Moves, ByToken):
     """Draw a card down, put money on it, or lock some for a while."""
+
+    model_config = ConfigDict(json_schema_extra=_only_holds_end)
 
     command: Literal["transactions.create"] = "transactions.create"
     amount: Positive = Field(description="In minor units")

@@ -144,10 +144,11 @@ def _read_uuid(value: object) -> UUID:
 
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
-TransactionId = Annotated[UUID, BeforeValidator(_read_uuid)]
+_UUID_SCHEMA = {"type": "string", "format": "uuid", "pattern": f"^{_UUID.pattern}$"}
+TransactionId = Annotated[UUID, BeforeValidator(_read_uuid), WithJsonSchema(_UUID_SCHEMA)]
 """The `id` of a transaction, from the event that told of it."""
 
-TokenId = Annotated[UUID, BeforeValidator(_read_uuid)]
+TokenId = Annotated[UUID, BeforeValidator(_read_uuid), WithJsonSchema(_UUID_SCHEMA)]
 """The `id` of a token, from the event that told of it."""
 
 _ACCOUNT_ID = "[PT][0-9]{8}"
@@ -228,11 +229,22 @@ def _plain(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
+_HOURS, _SIXTY = "([01][0-9]|2[0-3])", "[0-5][0-9]"
+TIME_SCHEMA = {
+    "type": "string",
+    "format": "date-time",
+    "pattern": (
+        "^(?!0000)[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+        rf"[Tt]{_HOURS}:{_SIXTY}:{_SIXTY}(\.[0-9]{{1,9}})?([Zz]|[+-]{_HOURS}:{_SIXTY})$"
+    ),
+}
+"""The rule for times in JSON Schema, but for how long a month is."""
+
 Time = Annotated[
     datetime,
     BeforeValidator(read_time),
     PlainSerializer(write_time, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "format": "date-time"}),
+    WithJsonSchema(TIME_SCHEMA),
 ]
 
 
@@ -298,6 +310,15 @@ Metadata = Annotated[
     BeforeValidator(_metadata),
     AfterValidator(_unreserved),
     AfterValidator(_small),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {
+                "pattern": r"^[^\u0000]*$",
+                "not": {"pattern": f"^(?!{RESERVED_EXCEPT}$){RESERVED_PREFIX}"},
+            },
+        }
+    ),
 ]
 """Free JSON: at most 16 KiB, at most 8 deep, keys sorted, the reserved keys refused."""
 

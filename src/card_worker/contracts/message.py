@@ -6,13 +6,14 @@ Unreadable            nobody can be answered: a dead letter, with its reason
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeGuard, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from card_worker.contracts.about import AboutAccount
 from card_worker.contracts.batches import ABOUT_BATCHES, CreateBatch
@@ -67,6 +68,12 @@ FORBIDDEN_HEADERS = (
     "stamps",
     "timelimit",
 )
+_MESSAGES = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "must be an object"),
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
+}
+_MEMBER = re.compile(r"<\w+\.\w+: ('[^']*')>")
+"""A member of an enumeration in pydantic's text, and what is written in JSON for it."""
 NO_VAULT = Vault()
 
 Kind = TypeVar("Kind", bound=AboutAccount)
@@ -133,8 +140,9 @@ def _quoted(value: object) -> str:
     Of a list or an object only the type is repeated, since a secret may stand anywhere in it.
     """
     if isinstance(value, Mapping | list | tuple):
-        return f"of type {type(value).__name__}"
-    return masked_text(f"{value!r:.{QUOTED_CHARS_MAX}}")
+        return f"of type {'object' if isinstance(value, Mapping) else 'list'}"
+    text = repr(value) if isinstance(value, str) else _raw(value)
+    return masked_text(text[:QUOTED_CHARS_MAX])
 
 
 def _check_size(headers: Mapping[str, Any]) -> None:
@@ -351,7 +359,14 @@ def problems_of(error: ValidationError) -> Iterator[Problem]:
         # A list whose parts are all wrong is also called empty.
         if problem["loc"] not in inside:
             field = ".".join(str(part) for part in problem["loc"])
-            yield Problem(field=cut(printable(field), FIELD_CHARS_MAX), message=problem["msg"])
+            yield Problem(field=cut(printable(field), FIELD_CHARS_MAX), message=_message(problem))
+
+
+def _message(problem: ErrorDetails) -> str:
+    """Return what pydantic says in the words of JSON, without the classes it reads into."""
+    if problem["type"] in _MESSAGES:
+        return _MESSAGES[problem["type"]]
+    return _MEMBER.sub(r"\1", problem["msg"]).replace("Tuple", "List")
 
 
 def is_id(value: object, *, chars_max: int = ID_CHARS_MAX) -> TypeGuard[str]:

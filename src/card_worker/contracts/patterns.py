@@ -14,6 +14,8 @@ CARD_ID_CHARS_MAX = 255
 WIDTH_MAX = 18
 _FIELD = re.compile(r"\{n(?::0([1-9][0-9]?)d)?\}")
 _LUHN = "{luhn}"
+PATTERN = r"^[^{}]*\{n(:0([1-9]|1[0-8])d)?\}[^{}]*(\{luhn\})?$"
+"""The rule for patterns as a regular expression, but for what their names may have."""
 _DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 
 
@@ -34,12 +36,12 @@ class Pattern(NamedTuple):
         bare = text.removesuffix(_LUHN)
         fields = list(_FIELD.finditer(bare))
         if len(fields) != 1:
-            raise PydanticCustomError("pattern", "must have one number, as {{n}} or {{n:08d}}")
+            raise PydanticCustomError("pattern", "must have one number, as {n} or {n:08d}")
         (field,) = fields
         before, after = bare[: field.start()], bare[field.end() :]
         if set("{}") & set(before + after):
             raise PydanticCustomError(
-                "pattern", "has no other fields than the number and, at its end, {{luhn}}"
+                "pattern", "has no other fields than the number and, at its end, {luhn}"
             )
         width = int(field[1] or 1)
         if width > WIDTH_MAX:

@@ -72,8 +72,8 @@ NeedsPins = Annotated[Asked, AfterValidator(_can_make_pin)]
 """What only a worker with PIN_PEPPERS can make."""
 
 Recipients = Annotated[
-    tuple[StrictStr, ...],
-    Field(min_length=1, max_length=RECIPIENTS_MAX),
+    tuple[Annotated[StrictStr, Field(json_schema_extra={"pattern": "^age1[0-9a-z]+$"})], ...],
+    Field(min_length=1, max_length=RECIPIENTS_MAX, json_schema_extra={"uniqueItems": True}),
     AfterValidator(_readable),
 ]
 """Who may open what is sealed: age recipients, `age1…`."""

@@ -5,7 +5,7 @@ from typing import Any
 from card_worker.contracts.commands import COMMANDS, QUEUES
 from card_worker.contracts.kinds import HAPPENED, EventType
 from card_worker.contracts.queries import QUERY_QUEUES
-from card_worker.reference.schemas import command_schema, event_schema
+from card_worker.reference.schemas import command_schema, event_schema, summary
 
 STREAM = "card-events"
 
@@ -56,7 +56,7 @@ def _command(task: str, schemas: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": task,
         "title": task,
-        "summary": " ".join(schema["description"].split()),
+        "summary": summary(task),
         "contentType": "application/json",
         "payload": _apart(schema, schemas),
     }

@@ -14,7 +14,7 @@ from card_worker.contracts.message import (
     MESSAGE_BYTES_MAX,
 )
 from card_worker.contracts.queries import QUERIES, QUERY_QUEUES
-from card_worker.reference.schemas import command_schema
+from card_worker.reference.schemas import command_schema, summary
 
 _QUEUES = QUEUES | QUERY_QUEUES
 _COMMON = ("account_id", "command_id", "not_after", "created_by", "originated_by", "dry_run")
@@ -100,7 +100,7 @@ def _command(task: str) -> list[str]:
     return [
         f"### `{task}`",
         "",
-        f"{' '.join(schema['description'].split())} Queue: `{_QUEUES[task]}`.",
+        f"{summary(task)} Queue: `{_QUEUES[task]}`.",
         "",
         *_fields(schema, own),
         "",

@@ -4,10 +4,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from card_worker.contracts.commands import COMMANDS
+from card_worker.contracts.commands import COMMANDS, Asked
 from card_worker.contracts.events import BatchData, CardData, Envelope, RejectionData
 from card_worker.contracts.kinds import HAPPENED, EventType
-from card_worker.contracts.queries import QUERIES
+from card_worker.contracts.queries import QUERIES, Query
 
 Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -17,17 +17,34 @@ _DATA: dict[EventType, type] = dict.fromkeys(EventType, CardData) | {
     EventType.COMMAND_REJECTED: RejectionData,
 }
 
+_UNSAID = (
+    "Beyond this schema: a command has at most 64 KiB unless it lists cards, a whole number neither"
+    " a point nor an exponent, a day is one that exists, an id no character that can't be seen,"
+    " metadata at most 16 KiB in UTF-8, 8 levels and no NUL, a recipient its checksum."
+)
+"""What holds for all commands, and no JSON Schema can say."""
+
+
+def summary(task: str) -> str:
+    """Return what a command, or a query, does, in a line."""
+    return " ".join((_kind(task).__doc__ or "").split())
+
+
+def _kind(task: str) -> type[Asked] | type[Query]:
+    return COMMANDS[task] if task in COMMANDS else QUERIES[task]
+
 
 def command_schema(task: str) -> Schema:
     """Return the schema of a command's, or a query's, fields: the keyword arguments of its task."""
-    kind = COMMANDS[task] if task in COMMANDS else QUERIES[task]
-    schema = kind.model_json_schema()
+    schema = _kind(task).model_json_schema()
     # Which command it is, the task says.
     del schema["properties"]["command"]
     for fields in schema["properties"].values():
         fields.pop("title", None)
     required = [name for name in schema["required"] if name != "command_id"]
-    return {"$schema": DIALECT, **schema, "title": task, "required": required}
+    described = f"{schema['description']}\n\n{_UNSAID}"
+    told = {"title": task, "description": described, "required": required}
+    return {"$schema": DIALECT, **schema, **told}
 
 
 def event_schema(type: EventType) -> Schema:

@@ -68,6 +68,7 @@ class Secret:
             "type": "string",
             "minLength": 1,
             "maxLength": SEALED_CHARS_MAX,
+            "allOf": [{"anyOf": [{"maxLength": CHARS_MAX}, {"pattern": f"^{ARMOR}"}]}],
             "writeOnly": True,
         }
 

@@ -6,6 +6,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
 from card_worker.storage.engine import open_engine
@@ -21,13 +22,18 @@ def upgrade(url: str) -> str:
     """Bring the database at `url` to the newest schema; return its revision.
 
     Several at once wait for each other. All changes are one commit: none or all.
+
+    Raises SchemaOutdated when the schema is none that this version knows, such as a later one's.
     """
     engine = open_engine(url, reply_max_s=None)  # a large table takes its time
     try:
         with engine.begin() as connection:
             if engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-            command.upgrade(_config(connection), "head")
+            try:
+                command.upgrade(_config(connection), "head")
+            except CommandError as error:
+                raise SchemaOutdated(f"this version can't bring the schema on: {error}") from None
             return _revision(connection) or ""
     finally:
         engine.dispose()
