@@ -105,3 +105,14 @@ def reading(engine: Engine) -> Iterator[Connection]:
     """Open a look at the database that waits for nobody and changes nothing."""
     with engine.connect() as connection:
         yield connection.execution_options(card_worker_reading=True)
+
+
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """Open a database as it is at one moment, however long it is read and whoever writes to it."""
+    with reading(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+        yield connection
