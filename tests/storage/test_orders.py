@@ -1204,5 +1204,7 @@ def test_codes_without_a_card_and_batches_without_their_cards_are_found(orders: 
     assert found == {
         ("token's card", "none", "one card"),
         ("PIN's card", "none", "one card"),
-        ("created", "3", "2 cards"),
+        ("card of the batch", "none", "one"),
+        ("created", "3", "2, the cards there are of its names"),
+        ("created", "3", "2, the cards that name it"),
     }

@@ -106,7 +106,7 @@ def database(*, reply_max_s: float | None = None) -> Iterator[Engine]:
 
 
 @contextmanager
-def looking(*, reply_max_s: float | None = None) -> Iterator[Connection]:
-    """Give a connection to look at the database with; `reply_max_s` as for `database`."""
-    with database(reply_max_s=reply_max_s) as engine, reading(engine) as connection:
+def looking() -> Iterator[Connection]:
+    """Give a connection to look at the database with."""
+    with database() as engine, reading(engine) as connection:
         yield connection

@@ -54,7 +54,8 @@ def conflict(taken: str, digest: str) -> str:
     return f"conflict/{sha256(f'{taken} {digest}'.encode()).hexdigest()}"
 
 
-# The keys of events that aren't the answer to a command.
+# The keys of events that aren't the answer to a command. No row of `keys` has one; which event has
+# led to them, `reconcile` looks up.
 
 
 def guard(guess: UUID) -> str:

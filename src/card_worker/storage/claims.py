@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
+from zlib import crc32
 
 from sqlalchemy import Connection
 
@@ -38,7 +39,7 @@ def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Calla
         {
             "account_id": account_id,
             "key": key,
-            "digest": asked[account_id, key],
+            "digest": checked((account_id, key), asked[account_id, key]),
             "event_id": event_id(account_id, key),
             "created_at": now,
         }
@@ -56,7 +57,9 @@ def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Calla
             if (account_id, key) not in fresh
         ]
         found = find(connection, keys, ("account_id", "key", "digest"), handled)()
-        return Claim(fresh, {(account_id, key): digest for account_id, key, digest in found})
+        return Claim(
+            fresh, {(account_id, key): _plain(digest) for account_id, key, digest in found}
+        )
 
     return wait
 
@@ -64,6 +67,17 @@ def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Calla
 def key_and_digest(command: Command) -> tuple[Key, str]:
     """Return what a command is known by, and what it asks."""
     return (command.account_id, command.key), digest_of(command)
+
+
+def checked(key: Key, digest: str) -> str:
+    """Return a digest as it is stored: with a check sum over the key and itself, so that one which
+    was altered, or is another key's, is noticed although what was asked is not kept."""
+    account_id, name = key
+    return f"{digest}:{crc32(f'{account_id}/{name} {digest}'.encode()):08x}"
+
+
+def _plain(stored: str) -> str:
+    return stored.partition(":")[0]
 
 
 def conflict_key(key: Key, digest: str) -> Key:
@@ -80,7 +94,7 @@ def answer_before(connection: Connection, command: Command) -> Answer | None:
     if not handled:
         return None
     ((known,),) = handled
-    id = event_id(*(key if known == digest else conflict_key(key, digest)))
+    id = event_id(*(key if _plain(known) == digest else conflict_key(key, digest)))
     return stored_answers(connection, [id]).get(id)
 
 

@@ -113,3 +113,12 @@ def reading(engine: Engine) -> Iterator[Connection]:
         options["isolation_level"] = "REPEATABLE READ"
     with engine.connect() as connection:
         yield connection.execution_options(**options)
+
+
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """Open a database as it is at one moment, however long it is read; nothing can be written."""
+    with reading(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execution_options(postgresql_readonly=True)
+        yield connection

@@ -1,0 +1,62 @@
+"""Proving the books: every row beside those that it must agree with. Reads, changes nothing.
+
+CHECKS is the table of what is proven. A pass over cards, events, batches or runs does several
+checks on each of its rows; every other pass is a check by itself. Whatever can be read by key is
+read in slices, and what has no index is compared by the database, so memory stays flat.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+from sqlalchemy import Connection
+
+from card_worker.storage.reconcile import cards, codes, events, keys, orders
+from card_worker.storage.reconcile.reading import Books
+from card_worker.storage.reconcile.report import Difference, Progress
+from card_worker.storage.reconcile.totals import CurrencyTotals, currencies_add_up, totals
+
+__all__ = ["CHECKS", "CurrencyTotals", "Difference", "Progress", "differences", "totals"]
+
+CHECKS: tuple[Callable[[Books], Iterator[Difference]], ...] = (
+    cards.cards_add_up,
+    cards.rows_have_their_card,
+    cards.holds_have_their_transaction,
+    events.events_equal_their_rows,
+    keys.keys_have_their_answer,
+    keys.events_have_their_key,
+    keys.notes_have_their_event,
+    keys.events_are_published,
+    codes.tokens_have_their_card,
+    codes.pins_have_their_card,
+    codes.coded_cards_have_codes,
+    codes.guesses_are_settled,
+    codes.guesses_are_numbered,
+    orders.batches_add_up,
+    orders.batch_states_have_their_event,
+    orders.cards_have_their_batch,
+    orders.runs_add_up,
+    orders.chunks_have_their_run,
+    orders.files_are_whole,
+    orders.parts_have_their_file,
+    currencies_add_up,
+)
+
+
+def _no_progress(_pass: str, _done: int, _total: int) -> None:
+    """Report no progress."""
+
+
+def differences(
+    connection: Connection,
+    progress: Progress = _no_progress,
+    *,
+    published_within: timedelta | None = None,
+) -> Iterator[Difference]:
+    """Yield whatever contradicts something else, as it is in the transaction of `connection`.
+
+    An event that waits to be published for longer than `published_within` is reported; None
+    doesn't ask how long events wait.
+    """
+    books = Books(connection, progress, published_within)
+    for check in CHECKS:
+        yield from check(books)

@@ -1,0 +1,446 @@
+"""Cards beside their events, their transactions and what hangs on them, card by card."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby
+from typing import Any, NamedTuple, TypeAlias
+from uuid import UUID
+
+from sqlalchemy import func, select
+
+from card_worker.contracts.kinds import EventType, Side, TransactionType
+from card_worker.domain.evolve import card_uuid
+from card_worker.domain.rows import Card, Hold, Pin, State, Transaction
+from card_worker.storage.reconcile.reading import ROWS, Books, as_stored, sound
+from card_worker.storage.reconcile.report import Difference, Wrong, difference, tried, unequal
+from card_worker.storage.tables import cards, holds, outbox, pins, transactions
+
+HISTORY_ROWS = 20 * ROWS
+"""So many events may be in memory beside the cards that they are about."""
+SEQUENCE = func.substr(outbox.c.event, func.length(outbox.c.event) - 21, 20)
+HAS_SEQUENCE = func.substr(outbox.c.event, func.length(outbox.c.event) - 33, 12) == '"sequence":"'
+"""The last field of an event is the card's version, if it has one; read so, all else is skipped."""
+
+
+class Head(NamedTuple):
+    """An event of a card, without its content."""
+
+    account_id: str
+    subject: str
+    sequence: str
+    id: UUID
+    type: EventType
+    position: int
+    created_at: datetime
+
+    @property
+    def version(self) -> int:
+        return int(self.sequence) if self.sequence.isdecimal() else 0
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What the types of a card's events say of it."""
+
+    states: tuple[State, ...]
+    """Those it may have."""
+    blocked: bool = False
+    activated_at: datetime | None = None
+    load: UUID | None = None
+    """The event that gave it its amount."""
+    pin_at: datetime | None = None
+    """When it got its PIN, if it has one."""
+
+    @classmethod
+    def of(cls, events: Sequence[Head]) -> "Replayed":
+        replayed = cls((State.INACTIVE,))
+        for event in events:
+            replayed.go_on(event)
+        return replayed
+
+    def go_on(self, event: Head) -> None:
+        match event.type:
+            case EventType.CARD_CREATED | EventType.CARD_ACTIVATED:
+                self.states = (State.ACTIVE,)
+                self.activated_at, self.load = event.created_at, event.id
+                if event.type is EventType.CARD_CREATED:
+                    self.pin_at = event.created_at
+            case EventType.CARD_ACTIVATION_REVERSED:
+                self.states = (State.INACTIVE,)
+                self.activated_at = self.load = None
+            case EventType.CARD_CLOSED | EventType.CARD_REPLACED:
+                self.states = (State.CLOSED,)
+            case EventType.CARD_EXPIRED:
+                self.states = (State.EXPIRED,)
+            case EventType.CARD_UPDATED if State.EXPIRED in self.states:
+                # It may have been given more time. What it shows says which, elsewhere.
+                self.states = (State.EXPIRED, State.ACTIVE)
+            case EventType.CARD_BLOCKED | EventType.CARD_UNBLOCKED:
+                self.blocked = event.type is EventType.CARD_BLOCKED
+            case EventType.CARD_PIN_ROTATED:
+                self.pin_at = event.created_at
+
+
+@dataclass(slots=True)
+class Seen:
+    """A card and all rows that are about it. Events and transactions are in order of version."""
+
+    card: Card
+    events: list[Head]
+    replayed: Replayed
+    history: list[Transaction] = field(default_factory=list)
+    holds: dict[UUID, Hold] = field(default_factory=dict)
+    """By the id of their pending transaction."""
+    pin: Pin | None = None
+
+    def moved(self, *types: TransactionType) -> list[Transaction]:
+        return [one for one in self.history if one.type in types]
+
+
+CardCheck: TypeAlias = Callable[[Seen], Iterator[Wrong]]
+
+
+def id_is_of_its_name(seen: Seen) -> Iterator[Wrong]:
+    """Prove that the id is the one that account and card_id lead to."""
+    yield from unequal("id", seen.card.id, card_uuid(*seen.card.key))
+
+
+def has_each_event_once(seen: Seen) -> Iterator[Wrong]:
+    """Prove that the version is that of the last event, and that each version has one event.
+
+    A card of a batch has version 1 without an event.
+    """
+    times = Counter(event.version for event in seen.events)
+    last = max(times, default=1)
+    yield from unequal("version", seen.card.version, last)
+    if times[1] and seen.card.batch_id is not None:
+        yield Wrong("batch_id", seen.card.batch_id, None)
+    first = 2 if seen.card.batch_id is not None and not times[1] else 1
+    for version in range(first, last + 1):
+        if times[version] != 1:
+            yield Wrong(f"events with version {version}", times[version], 1)
+
+
+def events_are_in_order(seen: Seen) -> Iterator[Wrong]:
+    """Prove that a later version has a later position, so that it is published later."""
+    last = 0
+    for event in seen.events:
+        if event.position < last:
+            yield Wrong(f"position of version {event.version}", event.position, f"above {last}")
+        last = event.position
+
+
+def state_follows_from_events(seen: Seen) -> Iterator[Wrong]:
+    """Prove state, block and activation by the types of the events."""
+    card, replayed = seen.card, seen.replayed
+    if card.state not in replayed.states:
+        yield Wrong("state", card.state, " or ".join(replayed.states))
+    yield from unequal("blocked", card.blocked, replayed.blocked)
+    yield from unequal("activated_at", card.activated_at, replayed.activated_at)
+
+
+def state_fits_money(seen: Seen) -> Iterator[Wrong]:
+    """Prove that who is active has a currency, and who is inactive or closed has no money."""
+    card = seen.card
+    if card.state in (State.ACTIVE, State.EXPIRED):
+        if card.currency is None:
+            yield Wrong("currency", None, f"one, since it is {card.state}")
+        return
+    yield from unequal(f"amount_balance ({card.state})", card.amount_balance, 0)
+    yield from unequal(f"amount_reserved ({card.state})", card.amount_reserved, 0)
+    if card.state is State.INACTIVE:
+        for name in ("currency", "customer_id", "active_from", "expires_at"):
+            yield from unequal(f"{name} (inactive)", getattr(card, name), None)
+
+
+AMOUNTS = (
+    "amount_balance",
+    "amount_funds",
+    "amount_drawdown",
+    "amount_pending",
+    "amount_reserved",
+    "amount",
+)
+
+
+def amounts_are_sums(seen: Seen) -> Iterator[Wrong]:
+    """Prove each amount by the transactions, and the first load by that of the activation."""
+    card = seen.card
+    if not seen.history:
+        for name in AMOUNTS:
+            yield from unequal(name, getattr(card, name), 0)
+        return
+    received = sum(one.amount for one in seen.history if one.credit is Side.CARD)
+    left = sum(one.amount for one in seen.history if one.debit is Side.CARD)
+    funded, reversed_ = _sum(seen, TransactionType.FUND), _sum(seen, TransactionType.REVERSAL)
+    load = next((one.amount for one in seen.history if one.id == seen.replayed.load), 0)
+    sums = (
+        received - left,
+        funded - reversed_,
+        _sum(seen, TransactionType.DRAWDOWN),
+        _sum(seen, TransactionType.PENDING_CAPTURE),
+        _reserved(seen),
+        load,
+    )
+    for name, proven in zip(AMOUNTS, sums, strict=True):
+        yield from unequal(name, getattr(card, name), proven)
+
+
+def _sum(seen: Seen, *types: TransactionType) -> int:
+    return sum(one.amount for one in seen.moved(*types))
+
+
+def _reserved(seen: Seen) -> int:
+    """Return what pending transactions have locked, less what was captured and released of it."""
+    taken = [one for one in seen.moved(TransactionType.DRAWDOWN) if one.parent_id is not None]
+    released = _sum(seen, TransactionType.VOIDED)
+    locked = _sum(seen, TransactionType.PENDING_CAPTURE)
+    return locked - released - sum(one.amount for one in taken)
+
+
+def history_is_a_chain(seen: Seen) -> Iterator[Wrong]:
+    """Prove that each transaction is of this account and begins where the one before has ended."""
+    card, balance, last = seen.card, 0, None
+    for one in seen.history:
+        at = f"transaction {one.id}, version {one.version}"
+        yield from unequal(f"{at}: account_id", one.account_id, card.account_id)
+        yield from unequal(f"{at}: balance_before", one.balance_before, balance)
+        change = (one.credit is Side.CARD) - (one.debit is Side.CARD)
+        after = one.balance_before + change * one.amount
+        yield from unequal(f"{at}: balance_after", one.balance_after, after)
+        # Only a card whose activation was reversed can begin again in another currency.
+        if last is not None and last.type is not TransactionType.REVERSAL:
+            yield from unequal(f"{at}: currency", one.currency, last.currency)
+        balance, last = one.balance_after, one
+    if last is not None and last.type is not TransactionType.REVERSAL:
+        yield from unequal("currency", card.currency, last.currency)
+
+
+def transactions_have_their_event(seen: Seen) -> Iterator[Wrong]:
+    """Prove that each transaction has the id, the version and the time of an event of the card."""
+    events = {event.id: event for event in seen.events}
+    for one in seen.history:
+        event = events.get(one.id)
+        if event is None:
+            yield Wrong(f"event of transaction {one.id}, version {one.version}", None, "one")
+            continue
+        yield from unequal(f"transaction {one.id}: version", one.version, event.version)
+        yield from unequal(f"transaction {one.id}: created_at", one.created_at, event.created_at)
+
+
+_FROM_CARD = frozenset([TransactionType.ADJUSTMENT, TransactionType.TRANSFER])
+_SIDES: dict[TransactionType, tuple[Side, Side]] = {
+    TransactionType.FUND: (Side.ISSUER, Side.CARD),
+    TransactionType.DRAWDOWN: (Side.CARD, Side.MERCHANT),
+    TransactionType.PENDING_CAPTURE: (Side.AVAILABLE, Side.RESERVED),
+    TransactionType.VOIDED: (Side.RESERVED, Side.AVAILABLE),
+    TransactionType.REVERSAL: (Side.CARD, Side.ISSUER),
+    TransactionType.ADJUSTMENT: (Side.ISSUER, Side.CARD),
+    TransactionType.TRANSFER: (Side.OTHER_CARD, Side.CARD),
+    TransactionType.CASH_OUT: (Side.CARD, Side.CUSTOMER),
+    TransactionType.BREAKAGE: (Side.CARD, Side.BREAKAGE),
+}
+"""Debit and credit of each type; adjustments and transfers go the other way as well."""
+
+
+def sides_fit_types(seen: Seen) -> Iterator[Wrong]:
+    """Prove that at least 1 comes from where its type says, and goes where that says."""
+    for one in seen.history:
+        sides, proven = (one.debit, one.credit), _SIDES[one.type]
+        if one.type in _FROM_CARD and one.debit is Side.CARD:
+            proven = proven[1], proven[0]
+        yield from unequal(f"transaction {one.id}: debit and credit", sides, proven)
+        if one.amount <= 0:
+            yield Wrong(f"transaction {one.id}: amount", one.amount, "above 0")
+
+
+_PARENTS: dict[TransactionType, tuple[TransactionType | None, ...]] = {
+    TransactionType.FUND: (None, TransactionType.DRAWDOWN),
+    TransactionType.DRAWDOWN: (None, TransactionType.PENDING_CAPTURE),
+    TransactionType.VOIDED: (TransactionType.PENDING_CAPTURE,),
+}
+"""What the transaction may be that one of this type names; None: it may name none."""
+
+
+def parents_are_earlier_on_the_card(seen: Seen) -> Iterator[Wrong]:
+    """Prove that what a transaction captures, releases or refunds is earlier on the same card, and
+    that not more of a drawdown is refunded than there was."""
+    before: dict[UUID | None, Transaction] = {}
+    refunded = Counter[UUID | None]()
+    for one in seen.history:
+        parent = before.get(one.parent_id)
+        allowed = _PARENTS.get(one.type, (None,))
+        kind = None if parent is None else parent.type
+        if kind not in allowed or (kind is None and one.parent_id is not None):
+            known = " or ".join(str(each or "none") for each in allowed)
+            proven = f"{known} of this card, before it"
+            yield Wrong(f"transaction {one.id}: parent_id", one.parent_id, proven)
+        if one.type is TransactionType.FUND and parent is not None:
+            refunded[parent.id] += one.amount
+        before[one.id] = one
+    for id, amount in refunded.items():
+        if amount > before[id].amount:
+            most = f"at most {before[id].amount}"
+            yield Wrong(f"transaction {id}: refunded of it", amount, most)
+
+
+def holds_are_as_moved(seen: Seen) -> Iterator[Wrong]:
+    """Prove that each pending transaction has its hold, with what was captured and released."""
+    pending = {one.id: one for one in seen.moved(TransactionType.PENDING_CAPTURE)}
+    if not pending:
+        return  # then nothing is locked, as the amounts are sums
+    captured, released = Counter[UUID | None](), Counter[UUID | None]()
+    for one in seen.moved(TransactionType.DRAWDOWN):
+        captured[one.parent_id] += one.amount
+    for one in seen.moved(TransactionType.VOIDED):
+        released[one.parent_id] += one.amount
+    for id, one in pending.items():
+        hold = seen.holds.get(id)
+        if hold is None:
+            yield Wrong(f"hold {id}", None, f"one of {one.amount}")
+            continue
+        for name, proven in (
+            ("account_id", seen.card.account_id),
+            ("card", seen.card.id),
+            ("amount", one.amount),
+            ("captured", captured[id]),
+            ("released", released[id]),
+            ("created_at", one.created_at),
+        ):
+            yield from unequal(f"hold {id}: {name}", getattr(hold, name), proven)
+    locked = sum(hold.amount_open for hold in seen.holds.values())
+    yield from unequal("amount_reserved, beside its holds", seen.card.amount_reserved, locked)
+
+
+def pin_is_the_last(seen: Seen) -> Iterator[Wrong]:
+    """Prove that the PIN is from when the card got its last one."""
+    if seen.pin is not None and seen.replayed.pin_at is not None:
+        yield from unequal("PIN: changed_at", seen.pin.changed_at, seen.replayed.pin_at)
+
+
+CARD_CHECKS: tuple[CardCheck, ...] = (
+    id_is_of_its_name,
+    has_each_event_once,
+    events_are_in_order,
+    state_follows_from_events,
+    state_fits_money,
+    amounts_are_sums,
+    history_is_a_chain,
+    transactions_have_their_event,
+    sides_fit_types,
+    parents_are_earlier_on_the_card,
+    holds_are_as_moved,
+    pin_is_the_last,
+)
+
+
+def cards_add_up(books: Books) -> Iterator[Difference]:
+    """Do the checks of each card, and name events of cards that don't exist."""
+    for slice_ in _slices(books):
+        _add_rows(books, slice_)
+        yield from slice_.wrong
+        for seen in slice_.cards:
+            for check in CARD_CHECKS:
+                for wrong in tried(check(seen)):
+                    yield difference(check.__name__, *seen.card.key, wrong)
+
+
+class _Slice(NamedTuple):
+    cards: list[Seen]
+    wrong: list[Difference]
+
+
+def _slices(books: Books) -> Iterator[_Slice]:
+    """Yield cards with their events: two streams in the order of account and card_id, merged."""
+    done, total = 0, books.count(cards)
+    following = _Slice([], [])
+    rows = 0
+    for card, events in _merged(books):
+        if card is None:
+            wrong = Wrong(f"card of {len(events)} events, such as {events[0].id}", None, "one card")
+            key = events[0].account_id, events[0].subject
+            following.wrong.append(difference("events_have_their_card", *key, wrong))
+            continue
+        done += 1
+        for row in sound(cards, [card], following.wrong, "card_id"):
+            following.cards.append(Seen(Card._make(row), events, Replayed.of(events)))
+        rows += 1 + len(events)
+        if len(following.cards) >= ROWS or rows >= HISTORY_ROWS:
+            yield following
+            books.progress("cards", done, total)
+            following, rows = _Slice([], []), 0
+    yield following
+    books.progress("cards", done, total)
+
+
+def _merged(books: Books) -> Iterator[tuple[Any, list[Head]]]:
+    """Yield each card with its events; None with those whose card doesn't exist."""
+    names = (as_stored(cards.c[name]) for name in Card._fields)
+    by_name = books.bytewise(cards.c.account_id), books.bytewise(cards.c.card_id)
+    rows = books.stream(select(*names).order_by(*by_name))
+    groups = groupby(_heads(books), key=lambda event: (event.account_id, event.subject))
+    key, events = _next_group(groups)
+    for card in rows:
+        here = card.account_id, card.card_id
+        while key is not None and key < here:
+            yield None, events
+            key, events = _next_group(groups)
+        if key == here:
+            yield card, events
+            key, events = _next_group(groups)
+        else:
+            yield card, []
+    while key is not None:
+        yield None, events
+        key, events = _next_group(groups)
+
+
+def _heads(books: Books) -> Iterator[Head]:
+    by_name = books.bytewise(outbox.c.account_id), books.bytewise(outbox.c.subject)
+    columns = {name: as_stored(outbox.c[name]) for name in Head._fields if name != "sequence"}
+    columns["sequence"] = SEQUENCE.label("sequence")
+    statement = select(*(columns[name] for name in Head._fields)).where(HAS_SEQUENCE)
+    ordered = statement.order_by(*by_name, columns["sequence"], outbox.c.position)
+    return map(Head._make, books.stream(ordered))
+
+
+def _next_group(groups: Iterator[tuple[Any, Iterator[Head]]]) -> tuple[Any, list[Head]]:
+    key, events = next(groups, (None, iter(())))
+    return key, list(events)
+
+
+def _add_rows(books: Books, slice_: _Slice) -> None:
+    """Add what hangs on the cards of a slice."""
+    by_id = {seen.card.id: seen for seen in slice_.cards}
+    moved = books.rows(transactions, Transaction._fields, [{"card": id} for id in by_id])
+    for row in sound(transactions, moved, slice_.wrong, "id"):
+        by_id[row.card].history.append(Transaction._make(row))
+    pending: dict[UUID, Seen] = {}
+    for seen in slice_.cards:
+        seen.history.sort(key=lambda one: one.version)
+        pending |= {one.id: seen for one in seen.moved(TransactionType.PENDING_CAPTURE)}
+    locked = books.rows(holds, Hold._fields, [{"id": id} for id in pending])
+    for row in sound(holds, locked, slice_.wrong, "id"):
+        pending[row.id].holds[row.id] = Hold._make(row)
+    coded = [{"id": seen.card.id} for seen in slice_.cards if seen.card.has_codes]
+    for row in sound(pins, books.rows(pins, Pin._fields, coded), slice_.wrong, "id"):
+        by_id[row.id].pin = Pin._make(row)
+
+
+def rows_have_their_card(books: Books) -> Iterator[Difference]:
+    """Prove that no transaction is of a card that doesn't exist."""
+    for (id,) in books.stream(select(transactions.c.card).except_(select(cards.c.id))):
+        wrong = Wrong("card of transactions", None, "one card")
+        yield difference("rows_have_their_card", "", f"card {id}", wrong)
+
+
+def holds_have_their_transaction(books: Books) -> Iterator[Difference]:
+    """Prove that no hold is without the pending transaction that has placed it."""
+    pending = select(transactions.c.id).where(
+        transactions.c.type == TransactionType.PENDING_CAPTURE
+    )
+    for (id,) in books.stream(select(holds.c.id).except_(pending)):
+        wrong = Wrong("pending transaction of the hold", None, "one")
+        yield difference("holds_have_their_transaction", "", f"hold {id}", wrong)

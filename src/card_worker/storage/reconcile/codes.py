@@ -1,0 +1,157 @@
+"""Tokens, PINs and guesses beside the cards they are about."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select
+
+from card_worker.contracts.kinds import EventType, Reason
+from card_worker.domain.evolve import token_uuids
+from card_worker.domain.rows import Card, Guess, Outcome, Pin, Token
+from card_worker.storage.reconcile.reading import Books, sound
+from card_worker.storage.reconcile.report import Difference, Wrong, difference, unequal
+from card_worker.storage.tables import cards, guesses, outbox, pins, tokens, transactions
+
+_OWNER = ("id", "account_id", "card_id", "has_codes")
+_EVENT = ("id", "account_id", "type", "subject", "event", "created_at")
+
+
+def tokens_have_their_card(books: Books) -> Iterator[Difference]:
+    """Prove that each token is of a card of its account that has codes, and was made with the card
+    or by an event; and that one that was spent serves once, and wasn't revoked as well."""
+    for rows in books.slices(tokens, Token._fields):
+        wrong: list[Difference] = []
+        found = [Token._make(row[: len(Token._fields)]) for row in sound(tokens, rows, wrong, "id")]
+        owners = _by_id(books, cards, _OWNER, {token.card for token in found})
+        made_later = {token.id for token in found if token.id != _made_with_card(token)}
+        events = _by_id(books, outbox, _EVENT, made_later)
+        used = _used(books, found)
+        yield from wrong
+        for token in found:
+            owner, made_by = owners.get(token.card), events.get(token.id)
+            for each in (
+                *_of_its_card("token", token.account_id, owner),
+                *_made(token, owner, made_by, by_event=token.id in made_later),
+                *_spent(token, used),
+                *_hashed("token", token),
+            ):
+                yield difference(
+                    "tokens_have_their_card", token.account_id, f"token {token.id}", each
+                )
+
+
+def pins_have_their_card(books: Books) -> Iterator[Difference]:
+    """Prove that each PIN is of a card of its account that has codes."""
+    for rows in books.slices(pins, Pin._fields):
+        wrong: list[Difference] = []
+        found = [Pin._make(row[: len(Pin._fields)]) for row in sound(pins, rows, wrong, "id")]
+        owners = _by_id(books, cards, _OWNER, {pin.id for pin in found})
+        yield from wrong
+        for pin in found:
+            owned = _of_its_card("PIN", pin.account_id, owners.get(pin.id))
+            for each in (*owned, *_hashed("PIN", pin)):
+                yield difference("pins_have_their_card", pin.account_id, f"PIN {pin.id}", each)
+
+
+def guesses_are_settled(books: Books) -> Iterator[Difference]:
+    """Prove that a guess of a PIN is of a card of its account, and that none is open, or counts,
+    whose command was answered otherwise."""
+    for rows in books.slices(guesses, Guess._fields):
+        wrong: list[Difference] = []
+        readable = sound(guesses, rows, wrong, "id")
+        found = [Guess._make(row[: len(Guess._fields)]) for row in readable]
+        named = {guess.card for guess in found if guess.card is not None}
+        owners = _by_id(books, cards, _OWNER, named)
+        events = _by_id(books, outbox, _EVENT, {guess.id for guess in found})
+        yield from wrong
+        for guess in found:
+            owner, answered = owners.get(guess.card), events.get(guess.id)
+            owned = () if guess.card is None else _of_its_card("guess", guess.account_id, owner)
+            for each in (*owned, *_settled(guess, answered)):
+                yield difference("guesses_are_settled", guess.account_id, f"guess {guess.id}", each)
+
+
+def guesses_are_numbered(books: Books) -> Iterator[Difference]:
+    """Prove that no two guesses of a card have the same number."""
+    times = func.count()
+    statement = select(guesses.c.card, guesses.c.number, times).where(guesses.c.card.is_not(None))
+    statement = statement.group_by(guesses.c.card, guesses.c.number).having(times > 1)
+    for card, number, count in books.stream(statement):
+        wrong = Wrong(f"guesses with number {number}", count, 1)
+        yield difference("guesses_are_numbered", "", f"card {card}", wrong)
+
+
+def coded_cards_have_codes(books: Books) -> Iterator[Difference]:
+    """Prove that a card which is said to have codes has a token or a PIN."""
+    there = select(cards.c.id).where(cards.c.has_codes)
+    missing = there.except_(select(tokens.c.card), select(pins.c.id))
+    for (id,) in books.stream(missing):
+        for card in books.rows(cards, Card._fields, [{"id": id}]):
+            wrong = Wrong("has_codes", True, "false: it has neither a token nor a PIN")
+            yield difference("coded_cards_have_codes", card.account_id, card.card_id, wrong)
+
+
+def _by_id(
+    books: Books, table: Any, names: tuple[str, ...], ids: Iterable[UUID]
+) -> dict[UUID | None, Any]:
+    return {row.id: row for row in books.rows(table, names, [{"id": id} for id in ids])}
+
+
+def _of_its_card(what: str, account_id: str, owner: Any) -> Iterator[Wrong]:
+    if owner is None:
+        yield Wrong(f"{what}'s card", None, "one card")
+        return
+    yield from unequal(f"{what}: account_id", account_id, owner.account_id)
+    if what != "guess":
+        yield from unequal(f"has_codes of card {owner.card_id}", owner.has_codes, True)
+
+
+def _made_with_card(token: Token) -> UUID:
+    """Return the id that a token has which was made together with its card."""
+    return UUID(bytes=token_uuids([token.card.bytes], token.created_at)[0])
+
+
+def _made(token: Token, owner: Any, event: Any, *, by_event: bool) -> Iterator[Wrong]:
+    if not by_event:
+        # What comes with a card has no reference of its own.
+        yield from unequal("ref_id", token.ref_id, None)
+        yield from unequal("metadata", token.metadata, None)
+    elif owner is None:
+        return
+    elif event is None or event.type is not EventType.TOKEN_CREATED:
+        proven = "that of an event, or of the card and created_at"
+        yield Wrong("id", token.id, proven)
+    elif event.subject != owner.card_id:
+        yield Wrong("token's card", owner.card_id, event.subject)
+
+
+def _used(books: Books, found: Sequence[Token]) -> set[tuple[UUID, datetime]]:
+    """Return the cards and the times of the transactions at which tokens were spent."""
+    wanted = [{"card": one.card, "created_at": one.spent_at} for one in found if one.spent_at]
+    return {tuple(row) for row in books.rows(transactions, ("card", "created_at"), wanted)}
+
+
+def _spent(token: Token, used: set[tuple[UUID, datetime]]) -> Iterator[Wrong]:
+    if token.spent_at is not None and (token.card, token.spent_at) not in used:
+        yield Wrong("spent_at", token.spent_at, "the time of a transaction of its card")
+    if token.spent_at is not None and not token.expires_after_transaction:
+        yield Wrong("spent_at", token.spent_at, "none: it serves more than once")
+    if token.spent_at is not None and token.revoked_at is not None:
+        yield Wrong("revoked_at", token.revoked_at, "none: it was spent")
+
+
+def _hashed(what: str, kept: Token | Pin) -> Iterator[Wrong]:
+    if not kept.kid:
+        yield Wrong(f"{what}: kid", kept.kid, "the name of a pepper")
+    if len(kept.digest) < 32:
+        yield Wrong(f"{what}: digest", kept.digest, "a digest")
+
+
+def _settled(guess: Guess, event: Any) -> Iterator[Wrong]:
+    if event is None:
+        return
+    wrong_pin = f'"reason":"{Reason.CARD_NOT_USABLE}"' in event.event
+    if guess.outcome is Outcome.OPEN or (guess.outcome is Outcome.WRONG and not wrong_pin):
+        yield Wrong("outcome", guess.outcome, "wrong or settled" if wrong_pin else "settled")

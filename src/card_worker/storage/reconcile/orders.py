@@ -1,0 +1,477 @@
+"""Batches beside their cards, what is done to them, and their files."""
+
+import base64
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Text, except_, func, literal, not_, or_, select, type_coerce, union_all
+
+from card_worker.contracts import keys as key_of
+from card_worker.contracts.codes import BatchOptions, TokenOptions
+from card_worker.contracts.commands import event_id
+from card_worker.contracts.kinds import Action, BatchState, CardType, EventType
+from card_worker.domain.evolve import batch_card, behaving, card_uuids
+from card_worker.domain.making import pin_format
+from card_worker.domain.rows import Batch, Card, File, Holds, Pin, Run, Token
+from card_worker.storage.reconcile.reading import ROWS, Books, as_stored, sound
+from card_worker.storage.reconcile.report import Difference, Wrong, difference, tried, unequal
+from card_worker.storage.tables import (
+    batches,
+    cards,
+    chunks,
+    file_parts,
+    files,
+    outbox,
+    pins,
+    runs,
+    tokens,
+)
+
+_BIRTH = ("type", "created_at", "created_by", "originated_by", "batch_id")
+_UNTOUCHED = (
+    "currency",
+    "amount",
+    "customer_id",
+    "name",
+    "metadata",
+    "active_from",
+    "activated_at",
+)
+_ORDERED = (EventType.BATCH_ACCEPTED, EventType.BATCH_AWAITING_APPROVAL, EventType.BATCH_COMPLETED)
+
+
+# --- batches ----------------------------------------------------------------------------------
+
+
+def batches_add_up(books: Books) -> Iterator[Difference]:
+    """Prove of each batch its order, its state, what is being done to it, and its cards."""
+    for rows in books.slices(batches, Batch._fields):
+        wrong: list[Difference] = []
+        readable = sound(batches, rows, wrong, "batch_id")
+        found = [Batch._make(row[: len(Batch._fields)]) for row in readable]
+        yield from wrong
+        ordered = _orders(books, found)
+        for batch in found:
+            running = _running(books, batch)
+            for check, each in (
+                *(("batches_were_ordered", one) for one in tried(_ordered(batch, ordered))),
+                *(("batch_states_fit_their_runs", one) for one in tried(_state(batch, running))),
+            ):
+                yield difference(check, *batch.key, each)
+            # Nothing can be said of the cards of a batch whose names or options make no sense.
+            try:
+                yield from _cards(books, batch)
+            except (LookupError, TypeError, ValueError, AssertionError) as error:
+                each = Wrong("pattern, list or options", repr(error)[:200], "as they were ordered")
+                yield difference("batches_have_their_cards", *batch.key, each)
+
+
+def _orders(books: Books, found: Sequence[Batch]) -> dict[UUID, Any]:
+    ids = [{"id": _order_id(batch)} for batch in found]
+    return {row.id: row for row in books.rows(outbox, ("id", "type", "subject"), ids)}
+
+
+def _order_id(batch: Batch) -> UUID:
+    return event_id(batch.account_id, key_of.by_id(batch.command_id or batch.batch_id))
+
+
+def _ordered(batch: Batch, ordered: dict[UUID, Any]) -> Iterator[Wrong]:
+    event = ordered.get(_order_id(batch))
+    if event is None or event.type not in _ORDERED or event.subject != batch.batch_id:
+        yield Wrong("command_id", batch.command_id, "that of the order, which was answered")
+    listed = batch.listed
+    if (listed is None) == (batch.pattern is None):
+        yield Wrong("pattern", batch.pattern, "one, or a list of cards")
+    if listed is not None:
+        yield from unequal("requested", batch.requested, len(listed))
+
+
+def _running(books: Books, batch: Batch) -> list[Action]:
+    """Return what is being done to the cards of a batch."""
+    if not batch.busy and batch.state is not BatchState.RUNNING:
+        return []
+    its_own = (runs.c.account_id == batch.account_id) & (runs.c.batch_id == batch.batch_id)
+    statement = select(as_stored(runs.c.action)).where(its_own, runs.c.ended_at.is_(None))
+    return list(books.connection.execute(statement).scalars())
+
+
+def _state(batch: Batch, running: Sequence[Action]) -> Iterator[Wrong]:
+    whole = batch.completed_at is not None
+    wanted: Action | None = None
+    created: int | None = None
+    match batch.state:
+        case BatchState.AWAITING_APPROVAL:
+            created, busy = 0, True
+        case BatchState.RUNNING:
+            wanted, busy = Action.MAKE, True
+        case BatchState.COMPLETED:
+            created, busy = batch.requested, False
+        case _:
+            busy = batch.busy
+            wanted = (Action.CANCEL if whole else Action.REMOVE) if busy else None
+            created = batch.requested if whole else None if busy else 0
+    yield from unequal(f"busy ({batch.state})", batch.busy, busy)
+    if wanted is not None and wanted not in running:
+        yield Wrong(f"run of a batch that is {batch.state} and busy", None, f"one to {wanted}")
+    if created is not None:
+        yield from unequal(f"created ({batch.state})", batch.created, created)
+    if batch.state is not BatchState.CANCELLED:
+        known = batch.completed_at if batch.state is not BatchState.COMPLETED else "one"
+        if known != ("one" if whole else None) and known is not None:
+            proven = "one" if batch.state is BatchState.COMPLETED else None
+            yield Wrong(f"completed_at ({batch.state})", batch.completed_at, proven)
+
+
+class _Named(NamedTuple):
+    """Some of the cards that a batch names, in the order of their numbers."""
+
+    names: list[str]
+    kinds: list[CardType]
+    ids: list[UUID]
+    cards: dict[UUID, Card]
+    """Those that are there."""
+
+
+def _cards(books: Books, batch: Batch) -> Iterator[Difference]:
+    """Yield what is wrong with the cards that a batch names."""
+    if batch.created == 0:
+        return
+    is_whole, count = batch.created == batch.requested and not _is_removed(batch), 0
+    for named in _named(books, batch):
+        for check, name, wrong in _named_wrong(books, batch, named, is_whole=is_whole):
+            yield difference(check, batch.account_id, name, wrong)
+        count += sum(is_whole or _is_of(card, batch) for card in named.cards.values())
+    if count != batch.created and not _is_removed(batch):
+        each = Wrong("created", batch.created, f"{count}, the cards there are of its names")
+        yield difference("batches_have_their_cards", *batch.key, each)
+
+
+def _named(books: Books, batch: Batch) -> Iterator[_Named]:
+    for first in range(1, batch.requested + 1, ROWS):
+        count = min(ROWS, batch.requested - first + 1)
+        names, kinds = batch.card_ids(first, count), batch.kinds(first, count)
+        ids = [UUID(bytes=id) for id in card_uuids(batch.account_id, names)]
+        rows = books.rows(cards, Card._fields, [{"id": id} for id in ids])
+        # What can't be read is reported by the checks of cards.
+        found = {row.id: Card._make(row) for row in sound(cards, rows, [], "card_id")}
+        yield _Named(names, kinds, ids, found)
+        books.progress("cards of batches", first + count - 1, batch.requested)
+
+
+def _named_wrong(
+    books: Books, batch: Batch, named: _Named, *, is_whole: bool
+) -> Iterator[tuple[str, str, Wrong]]:
+    """Yield the check, the card and what is wrong with it."""
+    has_codes = _has_codes(batch)
+    untouched = _untouched_codes(books, batch, named.cards)
+    for name, kind, id in zip(named.names, named.kinds, named.ids, strict=True):
+        card = named.cards.get(id)
+        if card is None:
+            if is_whole:
+                yield "batches_have_their_cards", name, Wrong("card of the batch", None, "one")
+        elif is_whole or _is_of(card, batch):
+            made = batch_card(batch, name, kind, has_codes=has_codes)
+            for wrong in (*_as_made(card, made), *untouched(card)):
+                yield "cards_equal_their_batch", name, wrong
+
+
+def _is_of(card: Card, batch: Batch) -> bool:
+    return card.batch_id == batch.batch_id
+
+
+def _is_removed(batch: Batch) -> bool:
+    """Say whether the cards of a batch are being removed, while it counts on."""
+    return batch.state is BatchState.CANCELLED and batch.completed_at is None
+
+
+def _has_codes(batch: Batch) -> bool:
+    options = BatchOptions.model_validate(batch.options or {})
+    return options.card_token is not None or options.pin is not None
+
+
+def _as_made(card: Card, made: Card) -> Iterator[Wrong]:
+    """Yield in what a card differs from what its batch has made."""
+    names = _BIRTH if card.version > 1 else (*_BIRTH, *_UNTOUCHED, "has_codes")
+    for name in names:
+        yield from unequal(name, getattr(card, name), getattr(made, name))
+
+
+def _untouched_codes(
+    books: Books, batch: Batch, found: dict[UUID, Card]
+) -> Callable[[Card], Iterator[Wrong]]:
+    """Return what yields the codes that a card doesn't have as its batch has made them, if nothing
+    has happened to it since."""
+    options = BatchOptions.model_validate(batch.options or {})
+    ids = [card.id for card in found.values() if card.version == 1 and card.has_codes]
+    wrong: list[Difference] = []
+    serving: dict[UUID, list[Token]] = {}
+    for row in sound(tokens, books.serving(ids), wrong, "id"):
+        serving.setdefault(row.card, []).append(Token._make(row))
+    rows = books.rows(pins, Pin._fields, [{"id": id} for id in ids])
+    kept = {row.id: Pin._make(row) for row in sound(pins, rows, wrong, "id")}
+
+    def untouched(card: Card) -> Iterator[Wrong]:
+        if card.version > 1:
+            return
+        left, pin = serving.get(card.id, []), kept.get(card.id)
+        yield from unequal("tokens", len(left), 0 if options.card_token is None else 1)
+        yield from unequal("PINs", 0 if pin is None else 1, 0 if options.pin is None else 1)
+        for token in left[:1]:
+            yield from _as_ordered(token, options.card_token)
+        wanted = pin_format(options.pin)
+        if pin is not None and wanted is not None:
+            format = wanted.model_dump(mode="json", exclude_defaults=True)
+            yield from unequal("PIN: format", pin.format, format)
+            for token in left[:1]:
+                yield from unequal("PIN: changed_at", pin.changed_at, token.created_at)
+
+    return untouched
+
+
+def _as_ordered(token: Token, ordered: TokenOptions | None) -> Iterator[Wrong]:
+    format = ordered.format if ordered is not None else None
+    made = Token(
+        **{name: getattr(token, name) for name in ("id", "account_id", "card", "kid", "digest")},
+        masked_code=token.masked_code,
+        created_at=token.created_at,
+        format=None if format is None else format.model_dump(mode="json", exclude_defaults=True),
+    )
+    made = behaving(made, ordered, token.created_at)
+    for name in ("ref_id", "format", "expires_at", "expires_after_transaction", "metadata"):
+        yield from unequal(f"token {token.id}: {name}", getattr(token, name), getattr(made, name))
+
+
+def cards_have_their_batch(books: Books) -> Iterator[Difference]:
+    """Prove that each batch that cards name is there, and counts as many as name it."""
+    its_own = (cards.c.account_id, cards.c.batch_id)
+    made = (
+        select(*its_own, func.count().label("cards"))
+        .where(cards.c.batch_id.is_not(None))
+        .group_by(*its_own)
+        .subquery()
+    )
+    known = (made.c.account_id == batches.c.account_id) & (made.c.batch_id == batches.c.batch_id)
+    is_removed = (batches.c.state == BatchState.CANCELLED) & batches.c.completed_at.is_(None)
+    statement = (
+        select(made.c.account_id, made.c.batch_id, batches.c.created, made.c.cards)
+        .select_from(made.outerjoin(batches, known))
+        .where(
+            or_(
+                batches.c.created.is_(None),
+                (batches.c.created != made.c.cards) & not_(is_removed),
+            )
+        )
+    )
+    for account_id, batch_id, created, count in books.stream(statement):
+        what = "batch that cards name" if created is None else "created"
+        wrong = Wrong(what, created, f"{count}, the cards that name it")
+        yield difference("cards_have_their_batch", account_id, batch_id, wrong)
+
+
+_STATED_BY = (
+    (batches.c.state == BatchState.CANCELLED, EventType.BATCH_CANCELLED),
+    (batches.c.completed_at.is_not(None), EventType.BATCH_COMPLETED),
+    (batches.c.approved_by.is_not(None), EventType.BATCH_APPROVED),
+    (batches.c.state == BatchState.AWAITING_APPROVAL, EventType.BATCH_AWAITING_APPROVAL),
+)
+"""Which event a batch must have had that is so."""
+
+
+def batch_states_have_their_event(books: Books) -> Iterator[Difference]:
+    """Prove that a batch which was cancelled, completed or approved has the event that says so."""
+    which = (batches.c.account_id, batches.c.batch_id)
+    wanted = [select(*which, literal(type.value)).where(so) for so, type in _STATED_BY]
+    events = (outbox.c.account_id, outbox.c.subject, type_coerce(outbox.c.type, Text))
+    published = select(*events).where(outbox.c.type.in_([type for _, type in _STATED_BY]))
+    missing = except_(union_all(*wanted).subquery().select(), published)
+    for account_id, batch_id, type in books.stream(missing):
+        wrong = Wrong(f"event {type}", None, "one, or another state")
+        yield difference("batch_states_have_their_event", account_id, batch_id, wrong)
+
+
+# --- runs -------------------------------------------------------------------------------------
+
+_BEGAN = {
+    EventType.BATCH_ACCEPTED: (Action.MAKE,),
+    EventType.BATCH_APPROVED: (Action.MAKE,),
+    EventType.BATCH_CANCELLED: (Action.CANCEL, Action.REMOVE),
+    EventType.BATCH_RECALLING: (Action.BLOCK, Action.UNBLOCK, Action.CLOSE, Action.EXTEND),
+}
+"""What may be done from an event on."""
+
+
+def runs_add_up(books: Books) -> Iterator[Difference]:
+    """Prove of each run its beginning, its batch, and that it counts what its chunks have done."""
+    for rows in books.slices(runs, Run._fields):
+        wrong: list[Difference] = []
+        found = [Run._make(row[: len(Run._fields)]) for row in sound(runs, rows, wrong, "id")]
+        ids = {run.id for run in found} | {_end_id(run) for run in found}
+        names = ("id", "account_id", "type", "subject", "event", "created_at")
+        events = {row.id: row for row in books.rows(outbox, names, [{"id": id} for id in ids])}
+        wanted = {(run.account_id, run.batch_id) for run in found}
+        asked = [{"account_id": account, "batch_id": batch} for account, batch in wanted]
+        known = {
+            batch.key: batch
+            for batch in map(
+                Batch._make, sound(batches, books.rows(batches, Batch._fields, asked), wrong)
+            )
+        }
+        yield from wrong
+        for run in found:
+            batch = known.get((run.account_id, run.batch_id))
+            for check, each in (
+                *(("runs_began_with_an_event", one) for one in tried(_began(run, batch, events))),
+                *(("runs_count_their_chunks", one) for one in tried(_counted(books, run))),
+                *(("runs_end_as_stated", one) for one in tried(_ended(run, batch, events))),
+            ):
+                yield difference(check, run.account_id, f"{run.batch_id}, run {run.id}", each)
+
+
+def _end_id(run: Run) -> UUID:
+    return event_id(run.account_id, key_of.of_run(run.id, "end"))
+
+
+def _began(run: Run, batch: Batch | None, events: dict[UUID, Any]) -> Iterator[Wrong]:
+    if batch is None:
+        yield Wrong("batch", None, run.batch_id)
+        return
+    if not 1 <= run.first <= run.last <= batch.requested:
+        yield Wrong("first, last", (run.first, run.last), f"within 1 and {batch.requested}")
+    if run.chunk_cards < 1:
+        yield Wrong("chunk_cards", run.chunk_cards, "above 0")
+    event = events.get(run.id)
+    if event is None or run.action not in _BEGAN.get(event.type, ()):
+        yield Wrong(f"event with which to {run.action} began", event and event.type, "one")
+        return
+    yield from unequal("batch_id", run.batch_id, event.subject)
+    yield from unequal("account_id", run.account_id, event.account_id)
+    yield from unequal("created_at", run.created_at, event.created_at)
+    data = _data(event)
+    for name in ("command", "command_id"):
+        yield from unequal(name, getattr(run, name), data.get(name))
+    stated = data.get("recall", {"action": run.action, "first": 1, "last": batch.requested})
+    for name in ("action", "first", "last"):
+        yield from unequal(name, getattr(run, name), stated.get(name))
+    if run.reason is not None or "recall" in data:
+        yield from unequal("reason", run.reason, data.get("reason_text"))
+
+
+def _data(event: Any) -> dict[str, Any]:
+    """Return what an event says; nothing if it can't be read, which another check tells."""
+    with suppress(ValueError, KeyError, TypeError):
+        return dict(json.loads(event.event)["data"])
+    return {}
+
+
+def _counted(books: Books, run: Run) -> Iterator[Wrong]:
+    if run.chunk_cards < 1:
+        return
+    statement = select(chunks.c.number, chunks.c.done_at.is_not(None)).where(chunks.c.run == run.id)
+    rows = books.connection.execute(statement.order_by(chunks.c.number)).all()
+    if run.ended_at is not None:
+        yield from unequal("chunks, having ended", len(rows), 0)
+        return
+    yield from unequal("chunks", [number for number, _ in rows], list(range(1, run.end + 1)))
+    done = {number for number, is_done in rows if is_done and number < run.end}
+    yield from unequal("open_chunks", run.open_chunks, run.chunks - len(done))
+    counted = run.done + run.already + run.refused
+    proven = sum(run.span(number)[1] for number in done)
+    if counted != proven and run.action is not Action.REMOVE:
+        yield Wrong("done, already and refused", counted, proven)
+
+
+def _ended(run: Run, batch: Batch | None, events: dict[UUID, Any]) -> Iterator[Wrong]:
+    """Yield in what a run that has ended differs from the event of its end. A run on an order that
+    was cancelled may end without one."""
+    is_let_go = batch is not None and batch.state is BatchState.CANCELLED
+    if run.ended_at is None or run.action is Action.REMOVE:
+        return
+    event = events.get(_end_id(run))
+    if event is None:
+        if not is_let_go:
+            yield Wrong("event of its end", None, "one")
+        return
+    yield from unequal("ended_at", run.ended_at, event.created_at)
+    yield from unequal("open_chunks", run.open_chunks, 0)
+    all_of_them = run.last - run.first + 1
+    yield from unequal(
+        "done, already and refused", run.done + run.already + run.refused, all_of_them
+    )
+    stated = _data(event).get("recall")
+    if stated is not None:
+        for name in ("done", "already", "refused"):
+            yield from unequal(name, getattr(run, name), stated[name])
+
+
+def chunks_have_their_run(books: Books) -> Iterator[Difference]:
+    """Prove that no chunk is of a run that doesn't exist."""
+    for (run,) in books.stream(select(chunks.c.run).except_(select(runs.c.id))):
+        wrong = Wrong("run of chunks", None, "one")
+        yield difference("chunks_have_their_run", "", f"run {run}", wrong)
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def files_are_whole(books: Books) -> Iterator[Difference]:
+    """Prove that a file is of a batch, and that its parts have its size and digest, or are gone
+    once it was confirmed."""
+    for rows in books.slices(files, File._fields):
+        wrong: list[Difference] = []
+        found = [File._make(row[: len(File._fields)]) for row in sound(files, rows, wrong, "name")]
+        wanted = {(file.account_id, file.batch_id) for file in found}
+        asked = [{"account_id": account, "batch_id": batch} for account, batch in wanted]
+        names = ("account_id", "batch_id", "requested")
+        known = {tuple(row[:2]): row.requested for row in books.rows(batches, names, asked)}
+        yield from wrong
+        for file in found:
+            for each in (
+                *_of_batch(file, known.get((file.account_id, file.batch_id))),
+                *_whole(books, file),
+            ):
+                yield difference("files_are_whole", file.account_id, file.name, each)
+
+
+def _of_batch(file: File, requested: int | None) -> Iterator[Wrong]:
+    if requested is None:
+        yield Wrong("batch", None, file.batch_id)
+    elif file.holds is not Holds.REFUSED:
+        yield from unequal("cards", file.cards, requested)
+    elif file.cards > requested:
+        yield Wrong("cards", file.cards, f"at most {requested}")
+    if file.confirmed_at is not None and file.written_at is None:
+        yield Wrong("written_at", None, "some time before it was confirmed")
+
+
+def _whole(books: Books, file: File) -> Iterator[Wrong]:
+    digest, size, parts = sha256(), 0, 0
+    columns = (file_parts.c.number, file_parts.c.content)
+    statement = select(*columns).where(file_parts.c.name == file.name)
+    # A part is a mebibyte.
+    ordered = statement.order_by(file_parts.c.number)
+    for number, content in books.connection.execute(ordered, execution_options={"yield_per": 1}):
+        parts += 1
+        yield from unequal("number of a part", number, parts)
+        try:
+            plain = base64.b64decode(content, validate=True)
+        except ValueError:
+            yield Wrong(f"part {number}", content[:20], "Base64")
+            continue
+        digest.update(plain)
+        size += len(plain)
+    if file.confirmed_at is not None:
+        yield from unequal("parts, having been confirmed", parts, 0)
+        return
+    yield from unequal("bytes", file.bytes, size)
+    yield from unequal("sha256", file.sha256, digest.hexdigest())
+
+
+def parts_have_their_file(books: Books) -> Iterator[Difference]:
+    """Prove that no part is of a file that doesn't exist."""
+    for (name,) in books.stream(select(file_parts.c.name).except_(select(files.c.name))):
+        wrong = Wrong("file of parts", None, "one")
+        yield difference("parts_have_their_file", "", name, wrong)

@@ -1,0 +1,1028 @@
+"""Reconcile finds every corruption that SQL can make, and none in books that are true."""
+# ruff: noqa: S608  # the SQL is made of constants
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from shutil import copyfile
+from typing import NamedTuple
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from card_worker.domain.evolve import card_uuid
+from card_worker.storage.engine import open_engine, reading, snapshot
+from card_worker.storage.reconcile import differences
+from card_worker.storage.reconcile import reading as reading_module
+from tests import servers
+from tests.codes import plain_mint
+from tests.orders import ACCOUNT
+from tests.storage.populated import OTHER, Teller, populate
+
+
+class Corruption(NamedTuple):
+    """What is done to a healthy database, and what has to be reported."""
+
+    name: str
+    sql: str
+    check: str
+    what: str
+    """How the text begins that says what is wrong."""
+
+
+def card(name: str) -> str:
+    """Return the id of a card, quoted."""
+    return f"'{card_uuid(ACCOUNT, name)}'"
+
+
+def on(name: str) -> str:
+    """Return the condition that a row of `cards` is this card."""
+    return f"WHERE id = {card(name)}"
+
+
+def told(type: str, subject: str) -> str:
+    """Return the condition that an event is of this type, about this card or batch."""
+    return f"WHERE type = '{type}' AND subject = '{subject}' AND account_id = '{ACCOUNT}'"
+
+
+def moved(name: str, ref_id: str) -> str:
+    """Return the condition that a transaction is the card's with this reference."""
+    return f"WHERE card = {card(name)} AND ref_id = '{ref_id}'"
+
+
+def held(ref_id: str) -> str:
+    return f"WHERE id = (SELECT id FROM transactions {moved('held', ref_id)})"
+
+
+def batch(name: str) -> str:
+    return f"WHERE batch_id = '{name}'"
+
+
+LATER = "'2031-01-01T00:00:00.000Z'"
+NOBODY = "'00000000-0000-4000-8000-000000000000'"
+CARD_CORRUPTIONS = [
+    Corruption(
+        "closed with money",
+        f"UPDATE cards SET state = 'closed' {on('spent')}",
+        "state_fits_money",
+        "amount_balance (closed)",
+    ),
+    Corruption(
+        "closed without an event",
+        f"UPDATE cards SET state = 'closed' {on('emptied')}",
+        "state_follows_from_events",
+        "state",
+    ),
+    Corruption(
+        "open again",
+        f"UPDATE cards SET state = 'active' {on('closed')}",
+        "state_follows_from_events",
+        "state",
+    ),
+    Corruption(
+        "expired by policy, with money",
+        f"UPDATE cards SET amount_balance = 5 {on('broken')}",
+        "amounts_are_sums",
+        "amount_balance",
+    ),
+    Corruption(
+        "expired without an event",
+        f"UPDATE cards SET state = 'expired' {on('spent')}",
+        "state_follows_from_events",
+        "state",
+    ),
+    Corruption(
+        "still active after it expired",
+        f"UPDATE cards SET state = 'active' {on('kept')}",
+        "state_follows_from_events",
+        "state",
+    ),
+    Corruption(
+        "inactive with money",
+        f"UPDATE cards SET state = 'inactive', currency = NULL {on('spent')}",
+        "state_fits_money",
+        "amount_balance (inactive)",
+    ),
+    Corruption(
+        "inactive with a currency",
+        f"UPDATE cards SET currency = 'NOK' {on('B-0005')}",
+        "cards_equal_their_batch",
+        "currency",
+    ),
+    Corruption(
+        "inactive again with a currency",
+        f"UPDATE cards SET currency = 'NOK' {on('B-0002')}",
+        "card_equals_its_last_event",
+        "card: currency",
+    ),
+    Corruption(
+        "active without a currency",
+        f"UPDATE cards SET currency = NULL {on('emptied')}",
+        "state_fits_money",
+        "currency",
+    ),
+    Corruption(
+        "another currency",
+        f"UPDATE cards SET currency = 'SEK' {on('spent')}",
+        "history_is_a_chain",
+        "currency",
+    ),
+    Corruption(
+        "a state that there isn't",
+        f"UPDATE cards SET state = 'lost' {on('spent')}",
+        "columns_hold_their_type",
+        "cards.state",
+    ),
+    Corruption(
+        "blocked without an event",
+        f"UPDATE cards SET blocked = TRUE {on('closed')}",
+        "state_follows_from_events",
+        "blocked",
+    ),
+    Corruption(
+        "no longer blocked",
+        f"UPDATE cards SET blocked = FALSE {on('blocked')}",
+        "state_follows_from_events",
+        "blocked",
+    ),
+    Corruption(
+        "another first load",
+        f"UPDATE cards SET amount = 999 {on('spent')}",
+        "amounts_are_sums",
+        "amount",
+    ),
+    *[
+        Corruption(
+            f"another {name}",
+            f"UPDATE cards SET {name} = {name} + 1 {on('held')}",
+            "amounts_are_sums",
+            name,
+        )
+        for name in (
+            "amount_balance",
+            "amount_funds",
+            "amount_drawdown",
+            "amount_pending",
+            "amount_reserved",
+        )
+    ],
+    Corruption(
+        "a version ahead of its events",
+        f"UPDATE cards SET version = version + 1 {on('spent')}",
+        "has_each_event_once",
+        "version",
+    ),
+    Corruption(
+        "a version behind its events",
+        f"UPDATE cards SET version = version - 1 {on('spent')}",
+        "has_each_event_once",
+        "version",
+    ),
+    Corruption(
+        "another owner",
+        f"UPDATE cards SET customer_id = 'thief' {on('spent')}",
+        "card_equals_its_last_event",
+        "card: customer_id",
+    ),
+    Corruption(
+        "metadata that look alike",
+        f"UPDATE cards SET metadata = '{{\"x\":1}}' {on('updated')}",
+        "card_equals_its_last_event",
+        "card: metadata",
+    ),
+    Corruption(
+        "another end",
+        f"UPDATE cards SET expires_at = {LATER} {on('kept')}",
+        "card_equals_its_last_event",
+        "card: expires_at",
+    ),
+    Corruption(
+        "another activation",
+        f"UPDATE cards SET activated_at = {LATER} {on('spent')}",
+        "state_follows_from_events",
+        "activated_at",
+    ),
+    Corruption(
+        "a card of another name",
+        f"UPDATE cards SET card_id = 'renamed-by-hand' {on('spent')}",
+        "id_is_of_its_name",
+        "id",
+    ),
+    Corruption(
+        "a card of another account",
+        f"UPDATE cards SET account_id = '{OTHER}' {on('blocked')}",
+        "id_is_of_its_name",
+        "id",
+    ),
+    Corruption(
+        "a card that is gone",
+        f"DELETE FROM cards {on('emptied')}",
+        "events_have_their_card",
+        "card of",
+    ),
+    Corruption(
+        "transactions whose card is gone",
+        f"DELETE FROM cards {on('emptied')}",
+        "rows_have_their_card",
+        "card of transactions",
+    ),
+    Corruption(
+        "codes that aren't there",
+        f"UPDATE cards SET has_codes = TRUE {on('spent')}",
+        "coded_cards_have_codes",
+        "has_codes",
+    ),
+    Corruption(
+        "codes that nobody looks for",
+        f"UPDATE cards SET has_codes = FALSE {on('paid')}",
+        "tokens_have_their_card",
+        "has_codes",
+    ),
+]
+MONEY_CORRUPTIONS = [
+    Corruption(
+        "a transaction that is gone",
+        f"DELETE FROM transactions {moved('spent', 'r3')}",
+        "history_is_a_chain",
+        "transaction",
+    ),
+    Corruption(
+        "the last transaction is gone",
+        f"DELETE FROM transactions {moved('emptied', 'r7')}",
+        "transactions_equal_their_events",
+        "transaction",
+    ),
+    Corruption(
+        "a transaction of its own making",
+        "INSERT INTO transactions (id, account_id, card, type, amount, currency, debit, credit,"
+        " balance_before, balance_after, version, created_at) SELECT"
+        f" {NOBODY}, account_id, id, 'fund', 5, 'NOK', 'issuer', 'card', amount_balance,"
+        f" amount_balance + 5, version + 1, created_at FROM cards {on('spent')}",
+        "transactions_have_their_event",
+        "event of transaction",
+    ),
+    Corruption(
+        "another amount",
+        f"UPDATE transactions SET amount = 301, balance_after = balance_after - 1"
+        f" {moved('spent', 'r1')}",
+        "transactions_equal_their_events",
+        "transaction: amount",
+    ),
+    Corruption(
+        "an amount of less than nothing",
+        f"UPDATE transactions SET amount = -amount {moved('spent', 'r3')}",
+        "sides_fit_types",
+        "transaction",
+    ),
+    Corruption(
+        "the other way round",
+        f"UPDATE transactions SET debit = credit, credit = debit {moved('spent', 'r3')}",
+        "sides_fit_types",
+        "transaction",
+    ),
+    Corruption(
+        "sides of another type",
+        f"UPDATE transactions SET credit = 'customer' {moved('spent', 'r1')}",
+        "sides_fit_types",
+        "transaction",
+    ),
+    Corruption(
+        "another type",
+        f"UPDATE transactions SET type = 'adjustment' {moved('spent', 'r3')}",
+        "transactions_equal_their_events",
+        "transaction: type",
+    ),
+    Corruption(
+        "history of another account",
+        f"UPDATE transactions SET account_id = '{OTHER}' {moved('spent', 'r1')}",
+        "history_is_a_chain",
+        "transaction",
+    ),
+    Corruption(
+        "history of another card",
+        f"UPDATE transactions SET card = {card('to')}, version = 9 {moved('spent', 'r1')}",
+        "transactions_have_their_event",
+        "event of transaction",
+    ),
+    Corruption(
+        "history in another order",
+        f"UPDATE transactions SET version = 99 {moved('spent', 'r1')}",
+        "transactions_have_their_event",
+        "transaction",
+    ),
+    Corruption(
+        "history in another currency",
+        f"UPDATE transactions SET currency = 'SEK' {moved('spent', 'r3')}",
+        "history_is_a_chain",
+        "transaction",
+    ),
+    Corruption(
+        "balances of another chain",
+        "UPDATE transactions SET balance_before = balance_before + 1,"
+        f" balance_after = balance_after + 1 {moved('spent', 'r3')}",
+        "history_is_a_chain",
+        "transaction",
+    ),
+    Corruption(
+        "history of another day",
+        f"UPDATE transactions SET created_at = {LATER} {moved('spent', 'r3')}",
+        "transactions_have_their_event",
+        "transaction",
+    ),
+    Corruption(
+        "another reference",
+        f"UPDATE transactions SET ref_id = 'r99' {moved('spent', 'r3')}",
+        "transactions_equal_their_events",
+        "transaction: ref_id",
+    ),
+    Corruption(
+        "a parent that doesn't exist",
+        f"UPDATE transactions SET parent_id = {NOBODY} {moved('spent', 'r2')}",
+        "parents_are_earlier_on_the_card",
+        "transaction",
+    ),
+    Corruption(
+        "a parent on another card",
+        "UPDATE transactions SET parent_id = (SELECT id FROM transactions"
+        f" {moved('emptied', 'r7')}) {moved('spent', 'r2')}",
+        "parents_are_earlier_on_the_card",
+        "transaction",
+    ),
+    Corruption(
+        "a release of nothing",
+        f"UPDATE transactions SET parent_id = NULL {moved('held', 'h5')}",
+        "parents_are_earlier_on_the_card",
+        "transaction",
+    ),
+    Corruption(
+        "more refunded than drawn",
+        f"UPDATE transactions SET amount = 600, balance_after = balance_before + 600"
+        f" {moved('spent', 'r2')}",
+        "parents_are_earlier_on_the_card",
+        "transaction",
+    ),
+    Corruption(
+        "a transfer with one end",
+        f"DELETE FROM transactions WHERE card = {card('to')} AND type = 'transfer'",
+        "transfers_have_two_ends",
+        "what arrived",
+    ),
+    Corruption(
+        "money between cards",
+        f"DELETE FROM transactions WHERE card = {card('to')} AND type = 'transfer'",
+        "currencies_add_up",
+        "money between cards",
+    ),
+    Corruption(
+        "a hold that is gone",
+        f"DELETE FROM holds {held('h1')}",
+        "holds_are_as_moved",
+        "hold",
+    ),
+    Corruption(
+        "a hold of another card",
+        f"UPDATE holds SET card = {card('to')} {held('h1')}",
+        "holds_are_as_moved",
+        "hold",
+    ),
+    Corruption(
+        "a hold of another account",
+        f"UPDATE holds SET account_id = '{OTHER}' {held('h1')}",
+        "holds_are_as_moved",
+        "hold",
+    ),
+    Corruption(
+        "a hold of another amount",
+        f"UPDATE holds SET amount = amount + 1 {held('h1')}",
+        "holds_are_as_moved",
+        "hold",
+    ),
+    Corruption(
+        "a hold captured without a drawdown",
+        f"UPDATE holds SET captured = captured + 1 {held('h1')}",
+        "holds_are_as_moved",
+        "hold",
+    ),
+    Corruption(
+        "a hold released without a transaction",
+        f"UPDATE holds SET released = amount {held('h1')}",
+        "holds_are_as_moved",
+        "amount_reserved, beside its holds",
+    ),
+    Corruption(
+        "a hold for longer",
+        f"UPDATE holds SET expires_at = {LATER} {held('h7')}",
+        "holds_equal_their_events",
+        "hold",
+    ),
+    Corruption(
+        "a hold without a transaction",
+        "INSERT INTO holds (id, account_id, card, amount, captured, released, created_at)"
+        f" SELECT {NOBODY}, account_id, id, 1, 0, 0, created_at FROM cards {on('spent')}",
+        "holds_have_their_transaction",
+        "pending transaction of the hold",
+    ),
+]
+CODE_CORRUPTIONS = [
+    Corruption(
+        "a token that is gone",
+        f"DELETE FROM tokens WHERE card = {card('paid')}",
+        "card_equals_its_last_event",
+        "card: tokens",
+    ),
+    Corruption(
+        "a token of an untouched card that is gone",
+        f"DELETE FROM tokens WHERE card = {card('H-0001')}",
+        "cards_equal_their_batch",
+        "tokens",
+    ),
+    Corruption(
+        "a token of another card",
+        f"UPDATE tokens SET card = {card('once')} WHERE card = {card('paid')}",
+        "tokens_have_their_card",
+        "id",
+    ),
+    Corruption(
+        "a token of another account",
+        f"UPDATE tokens SET account_id = '{OTHER}' WHERE card = {card('paid')}",
+        "tokens_have_their_card",
+        "token: account_id",
+    ),
+    Corruption(
+        "a token without a card",
+        f"UPDATE tokens SET card = {NOBODY} WHERE card = {card('paid')}",
+        "tokens_have_their_card",
+        "token's card",
+    ),
+    Corruption(
+        "a token that was spent serves again",
+        f"UPDATE tokens SET spent_at = NULL WHERE card = {card('once')}",
+        "card_equals_its_last_event",
+        "card: tokens",
+    ),
+    Corruption(
+        "a token that was spent at another time",
+        f"UPDATE tokens SET spent_at = {LATER} WHERE card = {card('once')}",
+        "tokens_have_their_card",
+        "spent_at",
+    ),
+    Corruption(
+        "a token that was revoked serves again",
+        f"UPDATE tokens SET revoked_at = NULL WHERE card = {card('tokens')}",
+        "tokens_equal_their_events",
+        "token",
+    ),
+    Corruption(
+        "a token serves for ever",
+        f"UPDATE tokens SET expires_at = NULL WHERE card = {card('B-0001')}",
+        "card_equals_its_last_event",
+        "card: tokens",
+    ),
+    Corruption(
+        "a token that was spent is gone",
+        f"DELETE FROM tokens WHERE card = {card('once')}",
+        "tokens_equal_their_events",
+        "token",
+    ),
+    Corruption(
+        "a token that looks like another",
+        f"UPDATE tokens SET masked_code = '****1234' WHERE card = {card('once')}",
+        "tokens_equal_their_events",
+        "token",
+    ),
+    Corruption(
+        "a token without a digest",
+        f"UPDATE tokens SET digest = 'x' WHERE card = {card('paid')}",
+        "tokens_have_their_card",
+        "token: digest",
+    ),
+    Corruption(
+        "a PIN that is gone",
+        f"DELETE FROM pins {on('paid')}",
+        "card_equals_its_last_event",
+        "card: pin",
+    ),
+    Corruption(
+        "a PIN without a card",
+        f"UPDATE pins SET id = {NOBODY} {on('paid')}",
+        "pins_have_their_card",
+        "PIN's card",
+    ),
+    Corruption(
+        "a PIN of another account",
+        f"UPDATE pins SET account_id = '{OTHER}' {on('paid')}",
+        "pins_have_their_card",
+        "PIN: account_id",
+    ),
+    Corruption(
+        "a PIN of another day",
+        f"UPDATE pins SET changed_at = {LATER} {on('paid')}",
+        "pin_is_the_last",
+        "PIN: changed_at",
+    ),
+    Corruption(
+        "a guess that is open though it was answered",
+        f"UPDATE guesses SET outcome = 'open' WHERE card = {card('guessed')} AND number = 1",
+        "guesses_are_settled",
+        "outcome",
+    ),
+    Corruption(
+        "a right PIN that counts as wrong",
+        f"UPDATE guesses SET outcome = 'wrong' WHERE card = {card('paid')}",
+        "guesses_are_settled",
+        "outcome",
+    ),
+    Corruption(
+        "a guess of another account",
+        f"UPDATE guesses SET account_id = '{OTHER}' WHERE card = {card('guessed')}",
+        "guesses_are_settled",
+        "guess: account_id",
+    ),
+    Corruption(
+        "two guesses with one number",
+        f"UPDATE guesses SET number = 1 WHERE card = {card('guessed')} AND number = 2",
+        "guesses_are_numbered",
+        "guesses with number",
+    ),
+]
+BATCH_CORRUPTIONS = [
+    Corruption(
+        "a batch of more cards",
+        f"UPDATE batches SET requested = 6 {batch('B')}",
+        "batches_equal_their_events",
+        "requested",
+    ),
+    Corruption(
+        "a batch that has made more",
+        f"UPDATE batches SET created = created + 1 {batch('H')}",
+        "cards_have_their_batch",
+        "created",
+    ),
+    Corruption(
+        "a batch that is gone",
+        f"DELETE FROM batches {batch('B')}",
+        "cards_have_their_batch",
+        "batch that cards name",
+    ),
+    Corruption(
+        "a card of the batch that is gone",
+        f"DELETE FROM cards {on('B-0005')}",
+        "batches_have_their_cards",
+        "card of the batch",
+    ),
+    Corruption(
+        "a card without its batch",
+        f"UPDATE cards SET batch_id = NULL {on('B-0005')}",
+        "cards_equal_their_batch",
+        "batch_id",
+    ),
+    Corruption(
+        "a card of another batch",
+        f"UPDATE cards SET batch_id = 'R' {on('B-0005')}",
+        "cards_have_their_batch",
+        "created",
+    ),
+    Corruption(
+        "a card of no batch that says so",
+        f"UPDATE cards SET batch_id = 'B' {on('spent')}",
+        "has_each_event_once",
+        "batch_id",
+    ),
+    Corruption(
+        "a card of another type than its batch",
+        f"UPDATE cards SET type = 'credit_note' {on('B-0005')}",
+        "cards_equal_their_batch",
+        "type",
+    ),
+    Corruption(
+        "running without a run",
+        "DELETE FROM runs WHERE batch_id = 'H'",
+        "batch_states_fit_their_runs",
+        "run of a batch that is running",
+    ),
+    Corruption(
+        "running though it was completed",
+        f"UPDATE batches SET state = 'running' {batch('B')}",
+        "batch_states_fit_their_runs",
+        "busy (running)",
+    ),
+    Corruption(
+        "busy without a run",
+        f"UPDATE batches SET busy = TRUE {batch('B')}",
+        "batch_states_fit_their_runs",
+        "busy (completed)",
+    ),
+    Corruption(
+        "busy, having been cancelled",
+        f"UPDATE batches SET busy = TRUE {batch('C')}",
+        "batch_states_fit_their_runs",
+        "run of a batch that is cancelled",
+    ),
+    Corruption(
+        "cancelled without an event",
+        f"UPDATE batches SET state = 'cancelled' {batch('B')}",
+        "batch_states_have_their_event",
+        "event batch.cancelled",
+    ),
+    Corruption(
+        "another number of cards to be removed",
+        f"UPDATE batches SET created = created - 1 {batch('X')}",
+        "batches_equal_their_events",
+        "created",
+    ),
+    Corruption(
+        "not busy though it runs",
+        f"UPDATE batches SET busy = FALSE {batch('H')}",
+        "batch_states_fit_their_runs",
+        "busy (running)",
+    ),
+    Corruption(
+        "completed before all cards are made",
+        f"UPDATE batches SET state = 'completed', busy = FALSE, completed_at = {LATER}"
+        f" {batch('H')}",
+        "batch_states_fit_their_runs",
+        "created (completed)",
+    ),
+    Corruption(
+        "completed at another time",
+        f"UPDATE batches SET completed_at = {LATER} {batch('B')}",
+        "batches_equal_their_events",
+        "completed_at",
+    ),
+    Corruption(
+        "approved by somebody else",
+        f"UPDATE batches SET approved_by = 'thief' {batch('A')}",
+        "batches_equal_their_events",
+        "approved_by",
+    ),
+    Corruption(
+        "an order that wasn't asked for",
+        f"UPDATE batches SET command_id = 'other' {batch('B')}",
+        "batches_were_ordered",
+        "command_id",
+    ),
+    Corruption(
+        "a run of another range",
+        "UPDATE runs SET last = last - 1 WHERE batch_id = 'B' AND action = 'block'",
+        "runs_began_with_an_event",
+        "last",
+    ),
+    Corruption(
+        "a run that counts another number",
+        "UPDATE runs SET done = done + 1 WHERE batch_id = 'B' AND action = 'block'",
+        "runs_end_as_stated",
+        "done",
+    ),
+    Corruption(
+        "a run that thinks it is done",
+        "UPDATE runs SET open_chunks = 0 WHERE batch_id = 'H'",
+        "runs_count_their_chunks",
+        "open_chunks",
+    ),
+    Corruption(
+        "a run that never began",
+        f"UPDATE runs SET id = {NOBODY} WHERE batch_id = 'B' AND action = 'block'",
+        "runs_began_with_an_event",
+        "event with which to block began",
+    ),
+    Corruption(
+        "a chunk that is gone",
+        "DELETE FROM chunks WHERE number = 3 AND run = (SELECT id FROM runs WHERE batch_id = 'H')",
+        "runs_count_their_chunks",
+        "chunks",
+    ),
+    Corruption(
+        "chunks of no run",
+        f"UPDATE chunks SET run = {NOBODY} WHERE number = 3 AND run = (SELECT id FROM runs"
+        " WHERE batch_id = 'H')",
+        "chunks_have_their_run",
+        "run of chunks",
+    ),
+    Corruption(
+        "a file that is gone",
+        "DELETE FROM files WHERE name LIKE '%/B.csv.age'",
+        "files_equal_their_events",
+        "file",
+    ),
+    Corruption(
+        "a part that is gone",
+        "DELETE FROM file_parts WHERE name LIKE '%/B.csv.age'",
+        "files_are_whole",
+        "bytes",
+    ),
+    Corruption(
+        "a part of the same length",
+        "UPDATE file_parts SET content = replace(content, 'A', 'B') WHERE name LIKE '%/B.csv.age'",
+        "files_are_whole",
+        "sha256",
+    ),
+    Corruption(
+        "a part that isn't Base64",
+        "UPDATE file_parts SET content = '#' WHERE name LIKE '%/B.csv.age'",
+        "files_are_whole",
+        "part 1",
+    ),
+    Corruption(
+        "parts that start in the middle",
+        "UPDATE file_parts SET number = 2 WHERE name LIKE '%/B.csv.age'",
+        "files_are_whole",
+        "number of a part",
+    ),
+    Corruption(
+        "another digest of a file",
+        "UPDATE files SET sha256 = repeat('0', 64) WHERE name LIKE '%/B.csv.age'",
+        "files_equal_their_events",
+        "file",
+    ),
+    Corruption(
+        "another size of a file",
+        "UPDATE files SET bytes = bytes + 1 WHERE name LIKE '%/B.pins.csv.age'",
+        "files_are_whole",
+        "bytes",
+    ),
+    Corruption(
+        "parts of no file",
+        "INSERT INTO file_parts VALUES ('T00000001/none', 1, '')",
+        "parts_have_their_file",
+        "file of parts",
+    ),
+    Corruption(
+        "secrets that are kept though they were confirmed",
+        "INSERT INTO file_parts SELECT name, 1, 'AAAA' FROM files WHERE name LIKE '%/L.csv.age'",
+        "files_are_whole",
+        "parts, having been confirmed",
+    ),
+    Corruption(
+        "a confirmation that is forgotten",
+        "UPDATE files SET confirmed_at = NULL WHERE name LIKE '%/L.csv.age'",
+        "files_equal_their_events",
+        "file",
+    ),
+]
+EVENT_CORRUPTIONS = [
+    Corruption(
+        "an event that is gone",
+        f"DELETE FROM outbox {told('card.updated', 'updated')}",
+        "has_each_event_once",
+        "version",
+    ),
+    Corruption(
+        "an event in the middle that is gone",
+        f"DELETE FROM outbox {told('card.blocked', 'unblocked')}",
+        "has_each_event_once",
+        "events with version 2",
+    ),
+    Corruption(
+        "another id",
+        f"UPDATE outbox SET id = {NOBODY} {told('card.updated', 'updated')}",
+        "columns_are_as_in_the_json",
+        "event.id",
+    ),
+    Corruption(
+        "another id, also in the JSON",
+        f"UPDATE outbox SET id = {NOBODY}, event = replace(event, CAST(id AS TEXT), {NOBODY})"
+        f" {told('card.updated', 'updated')}",
+        "keys_have_their_answer",
+        "answer",
+    ),
+    *[
+        Corruption(
+            f"another {column}",
+            f"UPDATE outbox SET {column} = {value} {told('card.updated', 'updated')}",
+            check,
+            what,
+        )
+        for column, value, check, what in (
+            ("type", "'card.blocked'", "columns_are_as_in_the_json", "event.type"),
+            ("type", "'card.lost'", "columns_hold_their_type", "outbox.type"),
+            ("subject", "'other'", "columns_are_as_in_the_json", "event.subject"),
+            ("partition_key", "'other'", "columns_are_as_in_the_json", "partition_key"),
+            ("account_id", f"'{OTHER}'", "columns_are_as_in_the_json", "event.source"),
+            ("created_at", LATER, "columns_are_as_in_the_json", "event.time"),
+            ("event", "'{}'", "events_are_json", "event"),
+            ("event", "'{\"data\":7}'", "events_are_json", "event"),
+            ("event", "'nonsense'", "events_are_json", "event"),
+            (
+                "event",
+                "replace(event, '\"N\"', '\"M\"')",
+                "card_equals_its_last_event",
+                "card: name",
+            ),
+            (
+                "event",
+                "replace(event, '\"version\":2', '\"version\":3')",
+                "versions_agree",
+                "event.sequence",
+            ),
+        )
+    ],
+    Corruption(
+        "an event of another amount",
+        "UPDATE outbox SET event = replace(event, '\"amount\":300', '\"amount\":3000')"
+        f" {told('card.drawn_down', 'spent')}",
+        "transactions_equal_their_events",
+        "transaction: amount",
+    ),
+    Corruption(
+        "an event without its transaction",
+        "UPDATE outbox SET event = replace(event, '\"transaction\":{', '\"transactions\":{')"
+        f" {told('card.drawn_down', 'spent')}",
+        "transactions_equal_their_events",
+        "transaction",
+    ),
+    Corruption(
+        "events in another order",
+        f"UPDATE outbox SET position = position + 100000 {told('card.blocked', 'unblocked')}",
+        "events_are_in_order",
+        "position of version",
+    ),
+    Corruption(
+        "a note without an event",
+        "INSERT INTO unpublished VALUES (123456)",
+        "notes_have_their_event",
+        "event of the note",
+    ),
+    Corruption(
+        "an event that is never published",
+        "UPDATE outbox SET created_at = '2026-01-01T00:00:00.000Z' WHERE position = (SELECT"
+        " min(position) FROM unpublished)",
+        "events_are_published",
+        "publication of event",
+    ),
+    Corruption(
+        "a key that is gone",
+        "DELETE FROM keys WHERE event_id = (SELECT id FROM outbox"
+        f" {told('card.updated', 'updated')})",
+        "events_have_their_key",
+        "key of event",
+    ),
+    Corruption(
+        "a key without an event",
+        f"INSERT INTO keys VALUES ('{ACCOUNT}', 'id/x', repeat('0', 64), {NOBODY}, {LATER})",
+        "keys_have_their_answer",
+        "answer",
+    ),
+    Corruption(
+        "a key that points at another's event",
+        "UPDATE keys SET event_id = (SELECT id FROM outbox"
+        f" {told('card.updated', 'renamed')}) WHERE event_id = (SELECT id FROM outbox"
+        f" {told('card.updated', 'updated')})",
+        "keys_have_their_answer",
+        "event_id",
+    ),
+    Corruption(
+        "a key of another account",
+        f"UPDATE keys SET account_id = '{OTHER}' WHERE event_id = (SELECT id FROM outbox"
+        f" {told('card.updated', 'updated')})",
+        "keys_have_their_answer",
+        "account_id of its answer",
+    ),
+    Corruption(
+        "a digest that isn't one",
+        "UPDATE keys SET digest = 'x' WHERE event_id = (SELECT id FROM outbox"
+        f" {told('card.updated', 'updated')})",
+        "keys_have_their_answer",
+        "digest",
+    ),
+    Corruption(
+        "another's digest",
+        "UPDATE keys SET digest = (SELECT digest FROM keys WHERE event_id = (SELECT id FROM outbox"
+        f" {told('card.updated', 'renamed')})) WHERE event_id = (SELECT id FROM outbox"
+        f" {told('card.updated', 'updated')})",
+        "keys_have_their_answer",
+        "digest",
+    ),
+    Corruption(
+        "a key of another day",
+        f"UPDATE keys SET created_at = {LATER} WHERE event_id = (SELECT id FROM outbox"
+        f" {told('card.updated', 'updated')})",
+        "keys_have_their_answer",
+        "created_at",
+    ),
+]
+CORRUPTIONS = [
+    *CARD_CORRUPTIONS,
+    *MONEY_CORRUPTIONS,
+    *CODE_CORRUPTIONS,
+    *BATCH_CORRUPTIONS,
+    *EVENT_CORRUPTIONS,
+]
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def populated(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
+    """A healthy database that nothing is changed in for good."""
+    with _empty(request, tmp_path_factory) as url:
+        engine = open_engine(url)
+        populate(engine)
+        yield engine
+        engine.dispose()
+
+
+@contextmanager
+def _empty(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    if request.param == "sqlite":
+        path = tmp_path_factory.mktemp("reconcile") / "cards.db"
+        template: Path = request.getfixturevalue("sqlite_template")
+        copyfile(template, path)
+        yield f"sqlite:///{path}"
+        return
+    server = request.getfixturevalue("postgres_server")
+    with servers.database(server, template=request.getfixturevalue("postgres_template")) as url:
+        yield url
+
+
+@contextmanager
+def corruptible(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction in which no constraint and no trigger holds; roll it back."""
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        if engine.dialect.name == "sqlite":
+            for pragma in ("ignore_check_constraints = ON", "foreign_keys = OFF"):
+                driver.execute(f"PRAGMA {pragma}")
+        with connection.begin() as transaction:
+            for statement in connection.execute(text(_LET_GO[engine.dialect.name])).scalars().all():
+                connection.execute(text(statement))
+            yield connection
+            transaction.rollback()
+        connection.invalidate()
+
+
+_LET_GO = {
+    "sqlite": "SELECT 'DROP TRIGGER ' || name FROM sqlite_master WHERE type = 'trigger'",
+    "postgresql": "SELECT 'SET LOCAL session_replication_role = replica' UNION ALL"
+    " SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname)"
+    " FROM pg_constraint WHERE contype = 'c' AND connamespace = 'public'::regnamespace",
+}
+
+
+def test_there_is_nothing_to_find_in_healthy_books(populated: Engine) -> None:
+    with reading(populated) as connection:
+        found = list(differences(connection, published_within=timedelta(hours=1)))
+    assert found == []
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS, ids=lambda one: one.name)
+def test_every_corruption_is_found(corruption: Corruption, populated: Engine) -> None:
+    sql = corruption.sql
+    if populated.dialect.name == "sqlite":
+        sql = sql.replace("repeat('0', 64)", "hex(zeroblob(32))")
+    with corruptible(populated) as connection:
+        changed = connection.execute(text(sql.replace(":", "\\:"))).rowcount
+        found = list(differences(connection, published_within=timedelta(hours=1)))
+    assert changed > 0, "nothing was corrupted"
+    assert any(
+        one.check == corruption.check and one.what.startswith(corruption.what) for one in found
+    ), found
+
+
+def test_what_is_committed_meanwhile_is_no_difference(engine: Engine) -> None:
+    tell = Teller(engine, plain_mint())
+    load = {"currency": "NOK", "amount": 1_000}
+    tell.done("cards.create", card_id="A", **load)
+    commits = 0
+
+    def commit(_pass: str, _done: int, _total: int) -> None:
+        nonlocal commits
+        commits += 1
+        name = f"A{commits}"
+        tell.done("cards.create", card_id=name, **load)
+        tell.done("cards.transfer", card_id="A", to_card_id=name, amount=1, ref_id=name)
+        tell.move(name, "h", 5, pending=True)
+        tell.done("cards.update", card_id="A", name=f"{commits} commits")
+
+    with snapshot(engine) as connection:
+        assert list(differences(connection, commit)) == []
+    assert commits > 10
+    with snapshot(engine) as connection:
+        assert list(differences(connection)) == []
+
+
+def test_a_snapshot_changes_nothing(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    with snapshot(engine) as connection, pytest.raises(DBAPIError, match="read-only"):
+        connection.execute(text("DELETE FROM keys"))
+    engine.dispose()
+
+
+def test_slices_of_three_rows_join_without_a_gap(
+    populated: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each card, key and event is read, however few are read at a time."""
+    for module in ("reading", "cards", "keys", "orders"):
+        monkeypatch.setattr(f"card_worker.storage.reconcile.{module}.ROWS", 3)
+    reading_module.slice_of.cache_clear()
+    with corruptible(populated) as connection:
+        assert list(differences(connection)) == []
+        connection.execute(text("UPDATE cards SET blocked = NOT blocked"))
+        found = {one.subject for one in differences(connection) if one.what == "blocked"}
+        names = set(connection.execute(text("SELECT card_id FROM cards")).scalars())
+        assert found == names
+    reading_module.slice_of.cache_clear()
