@@ -45,7 +45,6 @@ class Consumer(grouping.Consumer):
     """Gives each group to `deliver`, and has no place for what can't be read."""
 
     tasks = frozenset([TASK])
-    ungrouped = frozenset[str]()
     group_max = GROUP_MAX
     group_wait_s = 0.0
     deliver = staticmethod(deliver)

@@ -68,8 +68,6 @@ class Consumer(ReconnectingConsumer):
 
     tasks: frozenset[str]
     """The tasks a message may name."""
-    ungrouped: frozenset[str]
-    """Those among them that Celery runs by itself, one by one. They take no arguments."""
     apart: frozenset[str] = frozenset()
     """Those that are never handled together with others, and after them."""
     group_max: int
@@ -108,8 +106,7 @@ class Consumer(ReconnectingConsumer):
         stopping.ask()
         super().cancel_active_requests()
 
-    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[KombuMessage], None]:
-        self._run_by_celery = super().create_task_handler(*args, **kwargs)
+    def create_task_handler(self, *_: Any, **__: Any) -> Callable[[KombuMessage], None]:
         self._waiting: list[Received] = []
         self._parked: list[Received] = []
         self._held = 0  # parked, or just delivered again
@@ -145,28 +142,20 @@ class Consumer(ReconnectingConsumer):
         except Unreadable as problem:
             self._unreadable.append((raw, problem.why))
         else:
-            if raw.headers["task"] in self.ungrouped:
-                # Celery believes headers, and would do for a sender what they say.
-                raw.headers = {name: raw.headers[name] for name in ("task", "id")}
-                self._run_by_celery(raw)
-            else:
-                self._waiting.append(Received(raw, _message(raw, kwargs)))
+            self._waiting.append(Received(raw, _message(raw, kwargs)))
         if not self._says_when:
             self._on_taken()
 
     def _vet(self, raw: KombuMessage) -> dict[str, Any]:
         if malformed := raw.delivery_info.get("malformed"):
             raise Unreadable(f"malformed: {malformed!s:.200}")
-        kwargs = vet(
+        return vet(
             raw.headers,
             raw.body,
             content_type=raw.content_type,
             content_encoding=raw.content_encoding,
             tasks=self.tasks,
         )
-        if kwargs and raw.headers["task"] in self.ungrouped:
-            raise Unreadable(f"{raw.headers['task']} takes no arguments")
-        return kwargs
 
     def on_decode_error(self, message: KombuMessage, exc: Exception) -> None:
         """Bury what kombu can't unpack. Celery would log its body and drop it."""

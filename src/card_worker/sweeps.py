@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, TypeAlias, TypeVar
+from typing import Annotated, Generic, NamedTuple, TypeAlias, TypeVar
+from uuid import UUID
 
 import structlog
+from pydantic import Field
 from sqlalchemy import Connection, Engine
 
 from card_worker.contracts.batches import APPROVAL_WITHIN, LapseBatch
@@ -19,7 +21,7 @@ from card_worker.storage.batches import find_unapproved
 from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, begin
 from card_worker.storage.errors import is_lock_timeout, is_retryable
 from card_worker.storage.locks import try_lock
-from card_worker.storage.looks import DueCard, due_cards, due_holds
+from card_worker.storage.looks import After, DueCard, due_cards, due_holds
 
 SLICE_ROWS = 1_000
 SLICES_MAX = 20
@@ -29,8 +31,37 @@ LAPSING_MAX = 100
 """Orders that one sweep cancels at most; what is left is the next one's."""
 
 Row = TypeVar("Row", DueCard, Hold)
-Due: TypeAlias = Callable[[Connection, datetime, int, Row | None], Sequence[Row]]
-"""Returns what is due at a time, up to so many rows, behind the last one seen."""
+Due: TypeAlias = Callable[[Connection, datetime, int, After | None], Sequence[Row]]
+"""Returns what is due at a time, up to so many rows, behind a place."""
+
+
+class Place(NamedTuple):
+    """How far a sweep has come."""
+
+    swept: Annotated[int, Field(ge=0)] = 0
+    """Number of rows changed so far."""
+    expires_at: datetime | None = None
+    id: UUID | None = None
+    """With `expires_at`, the last row that was looked at."""
+
+    @property
+    def after(self) -> After | None:
+        if self.expires_at is None or self.id is None:
+            return None
+        return self.expires_at, self.id
+
+
+BEGIN = Place()
+
+
+class Swept(NamedTuple):
+    """What a slice of a sweep came to."""
+
+    changed: int
+    """Number of rows."""
+    following: Place | None
+    """Where the next slice begins; None if the sweep has ended."""
+
 
 _EXPIRE = SweptCard(account_id="T00000000", card_id="-", command_id="-", originated_by="sweep")
 
@@ -46,14 +77,14 @@ class _Sweep(Generic[Row]):
     command_for: Callable[[Row], Command]
 
 
-def expire_cards(engine: Engine, *, slice_rows: int = SLICE_ROWS) -> int:
-    """Write down the expiry of cards whose time has passed; return how many."""
-    return _run(engine, _Sweep("sweep", due_cards, _expire_card), slice_rows)
+def expire_cards(engine: Engine, place: Place = BEGIN, *, slice_rows: int = SLICE_ROWS) -> Swept:
+    """Write down the expiry of cards whose time has passed: a slice of them."""
+    return _sweep(engine, _Sweep("sweep", due_cards, _expire_card), place, slice_rows)
 
 
-def expire_holds(engine: Engine, *, slice_rows: int = SLICE_ROWS) -> int:
-    """Release what holds lock whose time has passed; return how many."""
-    return _run(engine, _Sweep("sweep holds", due_holds, _expire_hold), slice_rows)
+def expire_holds(engine: Engine, place: Place = BEGIN, *, slice_rows: int = SLICE_ROWS) -> Swept:
+    """Release what holds lock whose time has passed: a slice of them."""
+    return _sweep(engine, _Sweep("sweep holds", due_holds, _expire_hold), place, slice_rows)
 
 
 def lapse_orders(engine: Engine) -> int:
@@ -74,28 +105,25 @@ def _lapse(account_id: str, batch_id: str) -> LapseBatch:
     )
 
 
-def _run(engine: Engine, sweep: _Sweep[Row], slice_rows: int) -> int:
-    """Do what is due, slice by slice; return how many rows were changed.
+def _sweep(engine: Engine, sweep: _Sweep[Row], place: Place, slice_rows: int) -> Swept:
+    """Do what is due, one slice of rows in one commit.
 
-    One slice is one commit, so nobody waits for more than a slice. While one process is at a
-    slice, others leave the sweep to it. A sweep ends when it has changed SLICES_MAX slices of rows,
-    or has seen all. It goes past rows that it can't change. The rules don't wait for the sweep:
-    what is over is over when its time has passed, swept or not.
+    A sweep ends when it has seen all that is due, or has changed SLICES_MAX slices of rows. While
+    one process is at a slice, others leave the sweep to it. It goes past rows that it can't change.
+    The rules don't wait for the sweep: what is over is over when its time has passed, swept or not.
     """
-    swept, last = 0, None
-    while swept < SLICES_MAX * slice_rows:
-        rows, changed = _sweep_slice(engine, sweep, slice_rows, last)
-        swept += changed
-        if len(rows) < slice_rows:
-            break
-        last = rows[-1]
-    if swept:
-        log.info("swept", what=sweep.name, rows=swept)
-    return swept
+    rows, changed = _sweep_slice(engine, sweep, slice_rows, place)
+    if changed:
+        log.info("swept", what=sweep.name, rows=changed)
+    swept = place.swept + changed
+    if len(rows) < slice_rows or swept >= SLICES_MAX * slice_rows:
+        return Swept(changed, None)
+    last = rows[-1]
+    return Swept(changed, Place(swept, last.expires_at, last.id))
 
 
 def _sweep_slice(
-    engine: Engine, sweep: _Sweep[Row], rows_max: int, after: Row | None
+    engine: Engine, sweep: _Sweep[Row], rows_max: int, place: Place
 ) -> tuple[Sequence[Row], int]:
     """Do what is due, up to so many rows; return these, and how many of them were changed.
 
@@ -107,7 +135,7 @@ def _sweep_slice(
         with begin(engine) as (connection, now):
             if not try_lock(connection, sweep.name):
                 return (), 0
-            rows = sweep.due(connection, now, rows_max, after)
+            rows = sweep.due(connection, now, rows_max, place.after)
             answers = handle(connection, [sweep.command_for(row) for row in rows], now)
     except Exception as defect:
         if _ends_sweep(defect) or not rows:

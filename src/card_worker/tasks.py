@@ -12,6 +12,7 @@ import structlog
 from celery import Celery, Task, signals
 from celery.exceptions import Reject
 from kombu.message import Message as KombuMessage
+from pydantic import TypeAdapter, ValidationError
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
 
@@ -28,12 +29,14 @@ from card_worker.contracts.commands import (
     SWEEP_RUNS,
     SWEEPS,
 )
+from card_worker.contracts.fields import write_json
 from card_worker.contracts.message import is_id
 from card_worker.contracts.queries import QUERIES
 from card_worker.delivery import Delivery
 from card_worker.file_store import FileStore
 from card_worker.files import FileWriter
 from card_worker.grouping import DeadLettered, queue_of
+from card_worker.letters import letter_of
 from card_worker.messages import (
     Answered,
     Buried,
@@ -53,12 +56,15 @@ from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.errors import is_retryable, needs_operator
 from card_worker.storage.migrations import SchemaOutdated, check
-from card_worker.sweeps import expire_cards, expire_holds, lapse_orders
+from card_worker.sweeps import Place, Swept, expire_cards, expire_holds, lapse_orders
 from card_worker.telemetry import configure_logs
 from card_worker.transport.access import Refused, Step, check_access, consuming, publishing
 
 TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, CHUNK, *SWEEPS])
 """What a message may name. Celery's own tasks (chains, chords, clean-ups) are not among them."""
+
+APART = frozenset([CHUNK, *SWEEPS])
+"""Work of our own, done message by message, after commands."""
 
 PRIORITY_LOWEST = 9
 PAUSE_S_MAX = 5.0
@@ -124,20 +130,26 @@ def _delivery_of(_pid: int) -> Delivery:
 
 
 def _ask(chunks: Sequence[Chunk]) -> None:
-    """Send messages that ask for chunks: of the lowest priority, so that any command goes first."""
+    """Send messages that ask for chunks."""
     for chunk in chunks:
-        app.send_task(
-            CHUNK,
-            kwargs={**chunk._asdict(), "run": str(chunk.run)},
-            # The same chunk is the same message, however often it is asked for.
-            task_id=str(uuid5(chunk.run, str(chunk.number))),
-            queue=QUEUES[CHUNK],
-            priority=PRIORITY_LOWEST,
-            ignore_result=True,
-            retry_policy={"max_retries": 1},
-            argsrepr="()",
-            kwargsrepr="{}",
-        )
+        # The same chunk is the same message, however often it is asked for.
+        message_id = str(uuid5(chunk.run, str(chunk.number)))
+        _send_last(CHUNK, {**chunk._asdict(), "run": str(chunk.run)}, message_id)
+
+
+def _send_last(task: str, kwargs: Mapping[str, Any], message_id: str) -> None:
+    """Send a message of the lowest priority: any command that waits is taken before it."""
+    app.send_task(
+        task,
+        kwargs=kwargs,
+        task_id=message_id,
+        queue=QUEUES[task],
+        priority=PRIORITY_LOWEST,
+        ignore_result=True,
+        retry_policy={"max_retries": 1},
+        argsrepr="()",
+        kwargsrepr="{}",
+    )
 
 
 def _delivery() -> Delivery:
@@ -146,6 +158,8 @@ def _delivery() -> Delivery:
 
 def deliver(messages: Sequence[Message], locked: frozenset[Row] = frozenset()) -> list[Fate]:
     """Bring a group of messages to its end, in the process that the pool chose for it."""
+    if messages[0].task in _SWEEPS:
+        return [_sweep(message) for message in messages]
     return _delivery().deliver(messages, locked)
 
 
@@ -179,46 +193,69 @@ def _result(message: Message, fate: Answered | Shown) -> Any:
     """Return what a producer that asked for a result is given: the event, or a list of them."""
     if isinstance(fate, Shown):
         return fate.seen
-    if message.task == CHUNK:
+    if message.task in APART:
         return None
     events = [json.loads(answer.event) for answer in fate.answers]
     return events if message.task == APPLY else events[0]
 
 
-for _name in (*COMMANDS, *QUERIES, APPLY, CHUNK):
+for _name in TASKS:
     _make_task(_name)
 
 
-def _make_sweep(name: str, sweep: Callable[[Engine], object]) -> None:
-    @app.task(name=name, ignore_result=True)
-    def run() -> None:
-        """Do what time has made due. When the database is away, the next sweep does it."""
-        try:
-            sweep(_engine())
-        except Exception as error:
-            write = log.error if needs_operator(error) else log.warning
-            write("sweep put off", **described(error))
-            if not is_retryable(error):
-                raise
+# --- sweeps ---------------------------------------------------------------------------------------
 
 
-def _sweep_batches(engine: Engine) -> None:
-    lapse_orders(engine)
+def _sweep_files(_: Engine, __: Place) -> Swept:
+    _put_files()
+    return Swept(0, None)
+
+
+def _sweep_batches(engine: Engine, _: Place) -> Swept:
+    lapsed = lapse_orders(engine)
     _ask(resting_chunks(engine))
+    return Swept(lapsed, None)
 
 
-_make_sweep(SWEEP_CARDS, expire_cards)
-_make_sweep(SWEEP_HOLDS, expire_holds)
-_make_sweep(SWEEP_FILES, lambda _: _put_files())
-_make_sweep(SWEEP_RUNS, _sweep_batches)
+_SWEEPS: dict[str, Callable[[Engine, Place], Swept]] = {
+    SWEEP_CARDS: expire_cards,
+    SWEEP_HOLDS: expire_holds,
+    SWEEP_FILES: _sweep_files,
+    SWEEP_RUNS: _sweep_batches,
+}
+_PLACE = TypeAdapter(Place)
+
+
+def _sweep(message: Message) -> Fate:
+    """Do a slice of a sweep, and ask for the next one, which is taken after waiting commands.
+
+    When the database or the broker is away, the sweep that beat asks for next does the rest.
+    """
+    try:
+        place = _PLACE.validate_python(message.kwargs)
+    except ValidationError:
+        why = "asks for no slice of a sweep"
+        return Buried(why) if _delivery().bury([partial(letter_of, message, why)]) else Returned()
+    try:
+        swept = _SWEEPS[message.task](_engine(), place)
+        if swept.following is not None:
+            _ask_for_slice(message.task, swept.following)
+    except Exception as error:
+        write = log.error if needs_operator(error) else log.warning
+        write("sweep put off", **described(error))
+    return Answered(())
+
+
+def _ask_for_slice(sweep: str, place: Place) -> None:
+    kwargs = {"swept": place.swept, "expires_at": place.expires_at, "id": place.id}
+    _send_last(sweep, json.loads(write_json(kwargs)), str(uuid4()))
 
 
 class Consumer(grouping.Consumer):
     """What takes messages from the queues: groups of commands, and sweeps."""
 
     tasks = TASKS
-    ungrouped = frozenset(SWEEPS)
-    apart = frozenset([CHUNK])
+    apart = APART
     deliver = staticmethod(deliver)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

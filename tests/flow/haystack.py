@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sqlalchemy import Engine, MetaData, select
+from sqlalchemy import Engine, inspect, select, table, text
 
 
 def forms(value: str) -> Iterator[bytes]:
@@ -37,12 +37,10 @@ class Haystack:
 
     def add_rows(self, engine: Engine) -> None:
         """Put in all rows of a database: in its files, long ones are packed."""
-        metadata = MetaData()
         with engine.connect() as connection:
-            metadata.reflect(connection)
-            for table in metadata.tables.values():
-                with (self._folder / f"rows-{table.name}").open("w") as file:
-                    for row in connection.execute(select(table)):
+            for name in inspect(connection).get_table_names():
+                with (self._folder / f"rows-{name}").open("w") as file:
+                    for row in connection.execute(select(text("*")).select_from(table(name))):
                         file.writelines(
                             bytes(cell).decode("latin-1") if isinstance(cell, bytes) else str(cell)
                             for cell in row

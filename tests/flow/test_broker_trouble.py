@@ -25,6 +25,7 @@ from card_worker.transport.channel import POLL_S
 from card_worker.transport.in_flight import ENTRY_BYTES_MAX
 from tests.flow.processes import PARTS, until
 from tests.flow.system import System, envelope, system
+from tests.flow.test_relay import write
 from tests.proxy import Proxy, proxy
 
 AWAY = "broker unavailable, retrying"
@@ -134,8 +135,9 @@ def test_no_state_of_the_server_ends_a_part(state: str, own: System, own_broker:
         update(own, "at-work")
         until(lambda: own.held() == 1, "the commit that waits")
         getattr(server, state)()
-    # It is committed now, and can be neither acknowledged nor published.
+    # It can be committed now, but not acknowledged.
     worker.says(AWAY)
+    write(own.engine, "beside")  # and this can't be published
     relay.says("database or sink unavailable, retrying")
     beat.says(AWAY)
     late = [own.start("worker", "--hostname=late@%h"), own.start("relay"), own.start("beat")]

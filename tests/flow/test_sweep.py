@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from threading import Barrier
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select, update
@@ -20,9 +21,10 @@ from card_worker.storage.engine import begin, open_engine
 from card_worker.storage.locks import try_lock
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, outbox
-from card_worker.sweeps import SLICES_MAX, expire_cards
+from card_worker.sweeps import SLICE_ROWS, SLICES_MAX
 from tests.flow.processes import until
-from tests.flow.system import ACCOUNT, System
+from tests.flow.sweeping import expire_cards
+from tests.flow.system import ACCOUNT, System, envelope
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
 PAST = THEN + timedelta(days=1)
@@ -221,6 +223,38 @@ def test_while_one_is_at_a_slice_others_leave_the_sweep_to_it(postgres_url: str)
         assert expire_cards(engine) == 0
     assert expire_cards(engine) == 1
     engine.dispose()
+
+
+def test_a_sweep_goes_on_slice_by_slice_behind_commands(own: System) -> None:
+    due = 2 * SLICE_ROWS + 1
+    make(own.engine, *names(due))
+    sweep = envelope("sweeps.expire_cards", "sweep", queue="cards.system")
+    own.push(sweep, "cards.system")
+    own.create("till")
+    worker = own.start("worker")
+    own.start("relay")
+    assert own.types("till") == ["card.created"]
+    until(lambda: len(expired(own.engine)) == due, "the end of the sweep")
+    # The command waited for no slice, though the sweep was taken together with it.
+    with own.engine.connect() as connection:
+        asked = select(outbox.c.subject).order_by(outbox.c.position.desc())
+        last = connection.execute(asked.limit(due + 1)).scalars().all()
+    assert last[-1] == "till"
+    worker.says("swept", times=3)
+    assert own.redis.llen(LAST) == 0
+
+
+LAST = "cards.system\x06\x169"
+"""The list of the lowest priority."""
+
+
+def test_what_is_no_place_of_a_sweep_is_a_dead_letter(own: System) -> None:
+    own.start("worker")
+    wrong: list[dict[str, Any]] = [{"swept": -1}, {"id": "x"}, {"other": 1}]
+    for number, fields in enumerate(wrong):
+        id = f"odd-{number}"
+        own.push(envelope("sweeps.expire_cards", id, fields, queue="cards.system"), "cards.system")
+        assert own.letter(id).reason == "asks for no slice of a sweep"
 
 
 def test_beat_and_a_worker_expire_a_card_when_its_time_comes(own: System) -> None:

@@ -12,13 +12,15 @@ from card_worker.contracts.commands import Command
 from card_worker.contracts.kinds import EventType
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.contracts.own import SweptHold
+from card_worker.domain.rows import Hold
 from card_worker.handler import handle
 from card_worker.storage.engine import begin, open_engine, reading
-from card_worker.storage.looks import due_holds
+from card_worker.storage.looks import After, due_holds
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, holds, outbox
-from card_worker.sweeps import SLICES_MAX, expire_holds
+from card_worker.sweeps import SLICES_MAX
 from tests.flow.processes import until
+from tests.flow.sweeping import expire_holds
 from tests.flow.system import ACCOUNT, System, envelope
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -116,9 +118,14 @@ def test_a_look_for_due_holds_goes_on_where_the_last_one_ended(engine: Engine) -
     lock(engine, "one", "two", "three")
     with begin(engine) as (connection, now):
         first = due_holds(connection, now, 2)
-        last = due_holds(connection, now, 2, first[-1])
+        last = due_holds(connection, now, 2, place_of(first[-1]))
         assert [hold.id for hold in (*first, *last)] == holds_of(engine)
-        assert due_holds(connection, now, 2, last[-1]) == []
+        assert due_holds(connection, now, 2, place_of(last[-1])) == []
+
+
+def place_of(hold: Hold) -> After:
+    assert hold.expires_at is not None
+    return hold.expires_at, hold.id
 
 
 def test_all_holds_of_a_card_count_that_are_released_with_one(engine: Engine) -> None:

@@ -204,15 +204,15 @@ BUGS = (
     Bug(
         "a sweep has no end",
         "sweeps.py",
-        "while swept < SLICES_MAX * slice_rows:",
-        "while True:",
+        "len(rows) < slice_rows or swept >= SLICES_MAX * slice_rows",
+        "len(rows) < slice_rows",
         (SWEEP, "tests/flow/test_sweep_holds.py"),
     ),
     Bug(
         "a sweep stops at rows that it can't change",
         "sweeps.py",
-        "        last = rows[-1]",
-        "        last = None",
+        "Swept(changed, Place(swept, last.expires_at, last.id))",
+        "Swept(changed, None)",
         (SWEEP, "tests/flow/test_sweep_holds.py"),
     ),
     Bug(
@@ -302,7 +302,7 @@ BUGS = (
     ),
     Bug(
         "a file is in its place before it is on the disk",
-        "files.py",
+        "file_store.py",
         "            file.flush()\n"
         "            os.fsync(file.fileno())\n"
         "        Path(beside).replace(path)\n",

@@ -44,7 +44,6 @@ class Consumer(grouping.Consumer):
     """Keeps what can't be done in a list."""
 
     tasks = frozenset([note.name])
-    ungrouped = frozenset()
     group_max = 50
     group_wait_s = 0.0
     deliver = staticmethod(deliver)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple, TypeAlias, assert_never
 from uuid import UUID
 
 from sqlalchemy import (
@@ -147,6 +147,10 @@ def find_transactions(
     return [Transaction._make(row) for row in rows]
 
 
+After: TypeAlias = tuple[datetime, UUID]
+"""The expires_at and the id of a row behind which a slice begins."""
+
+
 class DueCard(NamedTuple):
     """What has to be known of a card to ask for its expiry."""
 
@@ -162,7 +166,7 @@ class DueCard(NamedTuple):
 
 
 def due_cards(
-    connection: Connection, now: datetime, cards_max: int, after: DueCard | None = None
+    connection: Connection, now: datetime, cards_max: int, after: After | None = None
 ) -> list[DueCard]:
     """Return up to `cards_max` active cards whose time has passed, the longest past first.
 
@@ -171,7 +175,7 @@ def due_cards(
     """
     values = {"now": now, "cards_max": cards_max}
     if after is not None:
-        values |= {"last_expires_at": after.expires_at, "last_id": after.id}
+        values |= dict(zip(("last_expires_at", "last_id"), after, strict=True))
     statement = _select_due_cards(is_first=after is None)
     return [DueCard._make(row) for row in send(connection, statement, values)()]
 
@@ -191,7 +195,7 @@ def _select_due_cards(*, is_first: bool) -> Select[Any]:
 
 
 def due_holds(
-    connection: Connection, now: datetime, holds_max: int, after: Hold | None = None
+    connection: Connection, now: datetime, holds_max: int, after: After | None = None
 ) -> list[Hold]:
     """Return up to `holds_max` open holds whose time has passed, the longest past first.
 
@@ -202,7 +206,7 @@ def due_holds(
     statement = statement.where(is_open, holds.c.expires_at <= now)
     if after is not None:
         place = tuple_(holds.c.expires_at, holds.c.id)
-        last = literal(after.expires_at, UtcTime()), literal(after.id, Uuid())
+        last = literal(after[0], UtcTime()), literal(after[1], Uuid())
         statement = statement.where(place > tuple_(*last))
     statement = statement.order_by(holds.c.expires_at, holds.c.id).limit(holds_max)
     rows = connection.execute(statement.with_for_update(skip_locked=True, of=cards))
