@@ -414,19 +414,18 @@ def _next_group(groups: Iterator[tuple[Any, Iterator[Head]]]) -> tuple[Any, list
 def _add_rows(books: Books, slice_: _Slice) -> None:
     """Add what hangs on the cards of a slice."""
     by_id = {seen.card.id: seen for seen in slice_.cards}
-    moved = books.rows(transactions, Transaction._fields, [{"card": id} for id in by_id])
-    for row in sound(transactions, moved, slice_.wrong, "id"):
-        by_id[row.card].history.append(Transaction._make(row))
+    of_cards = [{"card": id} for id in by_id]
+    for one in books.find(transactions, Transaction, of_cards, slice_.wrong):
+        by_id[one.card].history.append(one)
     pending: dict[UUID, Seen] = {}
     for seen in slice_.cards:
         seen.history.sort(key=lambda one: one.version)
         pending |= {one.id: seen for one in seen.moved(TransactionType.PENDING_CAPTURE)}
-    locked = books.rows(holds, Hold._fields, [{"id": id} for id in pending])
-    for row in sound(holds, locked, slice_.wrong, "id"):
-        pending[row.id].holds[row.id] = Hold._make(row)
+    for hold in books.find(holds, Hold, [{"id": id} for id in pending], slice_.wrong):
+        pending[hold.id].holds[hold.id] = hold
     coded = [{"id": seen.card.id} for seen in slice_.cards if seen.card.has_codes]
-    for row in sound(pins, books.rows(pins, Pin._fields, coded), slice_.wrong, "id"):
-        by_id[row.id].pin = Pin._make(row)
+    for pin in books.find(pins, Pin, coded, slice_.wrong):
+        by_id[pin.id].pin = pin
 
 
 def rows_have_their_card(books: Books) -> Iterator[Difference]:

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from card_worker.contracts.kinds import Action, BatchState, CardType, EventType
 from card_worker.domain.evolve import batch_card, behaving, card_uuids
 from card_worker.domain.making import pin_format
 from card_worker.domain.rows import Batch, Card, File, Holds, Pin, Run, Token
-from card_worker.storage.reconcile.reading import ROWS, Books, as_stored, sound
+from card_worker.storage.reconcile.reading import ROWS, Books, as_stored
 from card_worker.storage.reconcile.report import Difference, Wrong, difference, tried, unequal
 from card_worker.storage.tables import (
     batches,
@@ -28,7 +28,6 @@ from card_worker.storage.tables import (
     outbox,
     pins,
     runs,
-    tokens,
 )
 
 _BIRTH = ("type", "created_at", "created_by", "originated_by", "batch_id")
@@ -49,10 +48,7 @@ _ORDERED = (EventType.BATCH_ACCEPTED, EventType.BATCH_AWAITING_APPROVAL, EventTy
 
 def batches_add_up(books: Books) -> Iterator[Difference]:
     """Prove of each batch its order, its state, what is being done to it, and its cards."""
-    for rows in books.slices(batches, Batch._fields):
-        wrong: list[Difference] = []
-        readable = sound(batches, rows, wrong, "batch_id")
-        found = [Batch._make(row[: len(Batch._fields)]) for row in readable]
+    for found, wrong in books.slices(batches, Batch, "batch_id"):
         yield from wrong
         ordered = _orders(books, found)
         for batch in found:
@@ -119,11 +115,10 @@ def _state(batch: Batch, running: Sequence[Action]) -> Iterator[Wrong]:
         yield Wrong(f"run of a batch that is {batch.state} and busy", None, f"one to {wanted}")
     if created is not None:
         yield from unequal(f"created ({batch.state})", batch.created, created)
-    if batch.state is not BatchState.CANCELLED:
-        known = batch.completed_at if batch.state is not BatchState.COMPLETED else "one"
-        if known != ("one" if whole else None) and known is not None:
-            proven = "one" if batch.state is BatchState.COMPLETED else None
-            yield Wrong(f"completed_at ({batch.state})", batch.completed_at, proven)
+    is_completed = batch.state is BatchState.COMPLETED
+    if batch.state is not BatchState.CANCELLED and whole is not is_completed:
+        proven = "one" if is_completed else None
+        yield Wrong(f"completed_at ({batch.state})", batch.completed_at, proven)
 
 
 class _Named(NamedTuple):
@@ -155,10 +150,9 @@ def _named(books: Books, batch: Batch) -> Iterator[_Named]:
         count = min(ROWS, batch.requested - first + 1)
         names, kinds = batch.card_ids(first, count), batch.kinds(first, count)
         ids = [UUID(bytes=id) for id in card_uuids(batch.account_id, names)]
-        rows = books.rows(cards, Card._fields, [{"id": id} for id in ids])
         # What can't be read is reported by the checks of cards.
-        found = {row.id: Card._make(row) for row in sound(cards, rows, [], "card_id")}
-        yield _Named(names, kinds, ids, found)
+        found = books.find(cards, Card, [{"id": id} for id in ids], [])
+        yield _Named(names, kinds, ids, {card.id: card for card in found})
         books.progress("cards of batches", first + count - 1, batch.requested)
 
 
@@ -207,12 +201,9 @@ def _untouched_codes(
     has happened to it since."""
     options = BatchOptions.model_validate(batch.options or {})
     ids = [card.id for card in found.values() if card.version == 1 and card.has_codes]
-    wrong: list[Difference] = []
-    serving: dict[UUID, list[Token]] = {}
-    for row in sound(tokens, books.serving(ids), wrong, "id"):
-        serving.setdefault(row.card, []).append(Token._make(row))
-    rows = books.rows(pins, Pin._fields, [{"id": id} for id in ids])
-    kept = {row.id: Pin._make(row) for row in sound(pins, rows, wrong, "id")}
+    # What can't be read is reported by the checks of tokens and PINs.
+    serving = books.serving(ids, [])
+    kept = {pin.id: pin for pin in books.find(pins, Pin, [{"id": id} for id in ids], [])}
 
     def untouched(card: Card) -> Iterator[Wrong]:
         if card.version > 1:
@@ -306,20 +297,12 @@ _BEGAN = {
 
 def runs_add_up(books: Books) -> Iterator[Difference]:
     """Prove of each run its beginning, its batch, and that it counts what its chunks have done."""
-    for rows in books.slices(runs, Run._fields):
-        wrong: list[Difference] = []
-        found = [Run._make(row[: len(Run._fields)]) for row in sound(runs, rows, wrong, "id")]
+    for found, wrong in books.slices(runs, Run, "id"):
         ids = {run.id for run in found} | {_end_id(run) for run in found}
         names = ("id", "account_id", "type", "subject", "event", "created_at")
         events = {row.id: row for row in books.rows(outbox, names, [{"id": id} for id in ids])}
-        wanted = {(run.account_id, run.batch_id) for run in found}
-        asked = [{"account_id": account, "batch_id": batch} for account, batch in wanted]
-        known = {
-            batch.key: batch
-            for batch in map(
-                Batch._make, sound(batches, books.rows(batches, Batch._fields, asked), wrong)
-            )
-        }
+        wanted = _keys_of_batches(found)
+        known = {one.key: one for one in books.find(batches, Batch, wanted, wrong, "batch_id")}
         yield from wrong
         for run in found:
             batch = known.get((run.account_id, run.batch_id))
@@ -329,6 +312,11 @@ def runs_add_up(books: Books) -> Iterator[Difference]:
                 *(("runs_end_as_stated", one) for one in tried(_ended(run, batch, events))),
             ):
                 yield difference(check, run.account_id, f"{run.batch_id}, run {run.id}", each)
+
+
+def _keys_of_batches(rows: Iterable[Run | File]) -> list[dict[str, Any]]:
+    keys = {(row.account_id, row.batch_id) for row in rows}
+    return [{"account_id": account, "batch_id": batch} for account, batch in keys]
 
 
 def _end_id(run: Run) -> UUID:
@@ -420,13 +408,10 @@ def chunks_have_their_run(books: Books) -> Iterator[Difference]:
 def files_are_whole(books: Books) -> Iterator[Difference]:
     """Prove that a file is of a batch, and that its parts have its size and digest, or are gone
     once it was confirmed."""
-    for rows in books.slices(files, File._fields):
-        wrong: list[Difference] = []
-        found = [File._make(row[: len(File._fields)]) for row in sound(files, rows, wrong, "name")]
-        wanted = {(file.account_id, file.batch_id) for file in found}
-        asked = [{"account_id": account, "batch_id": batch} for account, batch in wanted]
-        names = ("account_id", "batch_id", "requested")
-        known = {tuple(row[:2]): row.requested for row in books.rows(batches, names, asked)}
+    names = ("account_id", "batch_id", "requested")
+    for found, wrong in books.slices(files, File, "name"):
+        rows = books.rows(batches, names, _keys_of_batches(found))
+        known = {tuple(row[:2]): row.requested for row in rows}
         yield from wrong
         for file in found:
             for each in (
