@@ -5,10 +5,11 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
+from itertools import groupby
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Text, except_, func, literal, not_, or_, select, type_coerce, union_all
+from sqlalchemy import Text, except_, func, literal, not_, null, or_, select, type_coerce, union_all
 
 from card_worker.contracts import keys as key_of
 from card_worker.contracts.codes import BatchOptions, TokenOptions
@@ -16,7 +17,8 @@ from card_worker.contracts.commands import event_id
 from card_worker.contracts.kinds import Action, BatchState, CardType, EventType
 from card_worker.domain.evolve import batch_card, behaving, card_uuids
 from card_worker.domain.making import pin_format
-from card_worker.domain.rows import Batch, Card, File, Holds, Pin, Run, Token
+from card_worker.domain.rows import Batch, BatchKey, Card, File, Holds, Pin, Run, Token
+from card_worker.storage.finding import columns_named
 from card_worker.storage.reconcile.reading import ROWS, Books, as_stored
 from card_worker.storage.reconcile.report import Difference, Wrong, difference, tried, unequal
 from card_worker.storage.tables import (
@@ -27,6 +29,7 @@ from card_worker.storage.tables import (
     files,
     outbox,
     pins,
+    reserved_names,
     runs,
 )
 
@@ -211,14 +214,17 @@ def _untouched_codes(
         left, pin = serving.get(card.id, []), kept.get(card.id)
         yield from unequal("tokens", len(left), 0 if options.card_token is None else 1)
         yield from unequal("PINs", 0 if pin is None else 1, 0 if options.pin is None else 1)
+        made_at = card.changed_at
         for token in left[:1]:
+            made_at = made_at or token.created_at
             yield from _as_ordered(token, options.card_token)
+            yield from unequal("token: created_at", token.created_at, made_at)
         wanted = pin_format(options.pin)
         if pin is not None and wanted is not None:
             format = wanted.model_dump(mode="json", exclude_defaults=True)
             yield from unequal("PIN: format", pin.format, format)
-            for token in left[:1]:
-                yield from unequal("PIN: changed_at", pin.changed_at, token.created_at)
+            if made_at is not None:
+                yield from unequal("PIN: changed_at", pin.changed_at, made_at)
 
     return untouched
 
@@ -284,6 +290,35 @@ def batch_states_have_their_event(books: Books) -> Iterator[Difference]:
         yield difference("batch_states_have_their_event", account_id, batch_id, wrong)
 
 
+def lists_reserve_their_names(books: Books) -> Iterator[Difference]:
+    """Prove that the names reserved for a batch are those of its list while it is busy, and none
+    else. A list whose cards are all made may still have reserved them."""
+    its_own = (batches.c.account_id, batches.c.batch_id)
+    has_list = select(*its_own, null()).where(batches.c.busy, batches.c.pattern.is_(None))
+    reserved = select(*columns_named(reserved_names, ("account_id", "batch_id", "card_id")))
+    rows = books.stream(union_all(reserved, has_list).order_by("account_id", "batch_id"))
+    for key, named in groupby(rows, key=lambda row: (row.account_id, row.batch_id)):
+        names = {name for *_, name in named if name is not None}
+        for wrong in tried(_reserved(books, key, names)):
+            yield difference("lists_reserve_their_names", *key, wrong)
+
+
+def _reserved(books: Books, key: BatchKey, names: set[str]) -> Iterator[Wrong]:
+    account_id, batch_id = key
+    unreadable: list[Difference] = []
+    wanted = [{"account_id": account_id, "batch_id": batch_id}]
+    found = books.find(batches, Batch, wanted, unreadable, "batch_id")
+    if unreadable:
+        return  # as the checks of batches report
+    busy = [batch for batch in found if batch.busy]
+    listed = {card["card_id"] for batch in busy for card in batch.listed or ()}
+    for name in sorted(names - listed):
+        yield Wrong(f"reserved name {name}", batch_id, None)
+    if any(batch.completed_at is None for batch in busy):
+        for name in sorted(listed - names):
+            yield Wrong(f"reserved name {name}", None, batch_id)
+
+
 # --- runs -------------------------------------------------------------------------------------
 
 _BEGAN = {
@@ -295,18 +330,28 @@ _BEGAN = {
 """What may be done from an event on."""
 
 
+_is_on_cards = runs.c.ended_at.is_(None) & (runs.c.action != Action.MAKE)
+
+
 def runs_add_up(books: Books) -> Iterator[Difference]:
-    """Prove of each run its beginning, its batch, and that it counts what its chunks have done."""
+    """Prove of each run its beginning, its turn, its batch, its end, and that it counts what its
+    chunks have done."""
     for found, wrong in books.slices(runs, Run, "id"):
         ids = {run.id for run in found} | {_end_id(run) for run in found}
         names = ("id", "account_id", "type", "subject", "event", "created_at")
         events = {row.id: row for row in books.rows(outbox, names, [{"id": id} for id in ids])}
         wanted = _keys_of_batches(found)
         known = {one.key: one for one in books.find(batches, Batch, wanted, wrong, "batch_id")}
+        first_open = _first_open(books, wanted)
         yield from wrong
         for run in found:
-            batch = known.get((run.account_id, run.batch_id))
+            key = run.account_id, run.batch_id
+            batch = known.get(key)
             for check, each in (
+                *(
+                    ("runs_are_done_in_turn", one)
+                    for one in tried(_in_turn(run, first_open.get(key)))
+                ),
                 *(("runs_began_with_an_event", one) for one in tried(_began(run, batch, events))),
                 *(("runs_count_their_chunks", one) for one in tried(_counted(books, run))),
                 *(("runs_end_as_stated", one) for one in tried(_ended(run, batch, events))),
@@ -317,6 +362,25 @@ def runs_add_up(books: Books) -> Iterator[Difference]:
 def _keys_of_batches(rows: Iterable[Run | File]) -> list[dict[str, Any]]:
     keys = {(row.account_id, row.batch_id) for row in rows}
     return [{"account_id": account, "batch_id": batch} for account, batch in keys]
+
+
+def _first_open(books: Books, wanted: Sequence[dict[str, Any]]) -> dict[BatchKey, int]:
+    """Return the lowest sequence of the runs on the cards of each batch that have not ended."""
+    names = ("account_id", "batch_id", "sequence")
+    first: dict[BatchKey, int] = {}
+    for row in books.rows(runs, names, wanted, _is_on_cards):
+        key = row.account_id, row.batch_id
+        first[key] = min(row.sequence, first.get(key, row.sequence))
+    return first
+
+
+def _in_turn(run: Run, first_open: int | None) -> Iterator[Wrong]:
+    """Yield what a run has done though an earlier one on the cards of its batch has not ended. The
+    run that makes them waits for none, and none waits for it."""
+    if run.action is Action.MAKE or first_open is None or first_open >= run.sequence:
+        return
+    if run.ended_at is not None or run.open_chunks < run.chunks:
+        yield Wrong("begun", f"sequence {run.sequence}", f"after the end of {first_open}")
 
 
 def _end_id(run: Run) -> UUID:
@@ -393,6 +457,31 @@ def _ended(run: Run, batch: Batch | None, events: dict[UUID, Any]) -> Iterator[W
     if stated is not None:
         for name in ("done", "already", "refused"):
             yield from unequal(name, getattr(run, name), stated[name])
+
+
+def batches_count_their_runs(books: Books) -> Iterator[Difference]:
+    """Prove that the runs of a batch have the sequences from 1 to the number that it counts. Those
+    that began before there were sequences have 0, and aren't counted."""
+    its_own = (runs.c.account_id, runs.c.batch_id)
+    sequence = runs.c.sequence
+    counts = {
+        "runs": func.count(),
+        "different sequences": func.count(sequence.distinct()),
+        "highest sequence": func.max(sequence),
+    }
+    labelled = [count.label(name) for name, count in counts.items()]
+    begun = select(*its_own, *labelled).where(sequence > 0).group_by(*its_own).subquery()
+    known = (begun.c.account_id == batches.c.account_id) & (begun.c.batch_id == batches.c.batch_id)
+    there = [func.coalesce(begun.c[name], 0) for name in counts]
+    statement = (
+        select(batches.c.account_id, batches.c.batch_id, batches.c.runs, *there)
+        .select_from(batches.outerjoin(begun, known))
+        .where(or_(*(number != batches.c.runs for number in there)))
+    )
+    for account_id, batch_id, counted, *numbers in books.stream(statement):
+        for name, number in zip(counts, numbers, strict=True):
+            for wrong in unequal(name, number, counted):
+                yield difference("batches_count_their_runs", account_id, batch_id, wrong)
 
 
 def chunks_have_their_run(books: Books) -> Iterator[Difference]:
