@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 from sqlalchemy import Engine
 
+from card_worker.contracts.batches import APPROVAL_WITHIN
 from card_worker.contracts.kinds import Action, Expiry
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.contracts.own import SweptCard, SweptHold
@@ -20,6 +21,7 @@ from card_worker.storage.accounts import change_account
 from card_worker.storage.engine import begin
 from card_worker.storage.files import find_files, written
 from card_worker.storage.guesses import note_guesses
+from card_worker.sweeps import lapse_orders
 from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
 from tests.orders import ACCOUNT, CODES, Orders
 
@@ -74,6 +76,7 @@ def populate(engine: Engine) -> None:
     with ExitStack() as patched:
         for action in (Action.MAKE, Action.REMOVE, Action.BLOCK, Action.CLOSE, Action.CANCEL):
             patched.enter_context(patch.dict(CARDS_PER_CHUNK, {action: SMALL}))
+        _lapsed(tell, engine)
         for happens in (_codes, _money, _holds, _lives, _refusals):
             happens(tell)
         _batches(orders, tell)
@@ -81,6 +84,16 @@ def populate(engine: Engine) -> None:
     with begin(engine) as (connection, _):
         waiting = outbox.first_unpublished(connection, 1_000)
         outbox.mark_published(connection, waiting[: len(waiting) // 2])
+
+
+def _lapsed(tell: Teller, engine: Engine) -> None:
+    """Order cards so long ago that nobody can approve them any more."""
+    waits = {"needs_approval": True, "created_by": "me"}
+    long_ago = APPROVAL_WITHIN + timedelta(hours=1)
+    tell.now -= long_ago
+    tell.done("cards.batch_create", batch_id="lapsed", cards=[{"card_id": "D1"}], **waits)
+    tell.now += long_ago
+    assert lapse_orders(engine) == 1
 
 
 def _codes(tell: Teller) -> None:
@@ -183,14 +196,16 @@ def _batches(orders: Orders, tell: Teller) -> None:
     tell.done("cards.activate", card_id="L1", **LOAD)
     tell.done("cards.close", card_id="B-0004", **WHY)
     orders.ask("batches.block", "block", batch_id="B", first=1, last=3, **WHY)
-    orders.work()
     orders.ask("batches.close", "shut", batch_id="B", **WHY)
     orders.work()
     orders.ask("batches.cancel", "let-go", batch_id="C", **WHY)
     orders.work()
     orders.ask("batches.block", "begun", batch_id="R", **WHY)
     orders.work(1)
+    orders.ask("batches.unblock", "second", batch_id="R", **WHY)
+    orders.ask("batches.cancel", "third", batch_id="R", **WHY)
     _unfinished(orders)
+    _lists(orders)
     with begin(orders.engine) as (connection, now):
         for file in find_files(connection, ACCOUNT, "L"):
             written(connection, file, now)
@@ -219,6 +234,23 @@ def _unfinished(orders: Orders) -> None:
     orders.ask("batches.cancel", "going", batch_id="X", **WHY)
     orders.work(1)
     orders.waiting.clear()
+
+
+def _lists(orders: Orders) -> None:
+    """Leave a list that waits for approval, and others in each state that follows."""
+    for name in ("waits", "making", "made", "removing", "removed", "ending"):
+        listed = [{"card_id": f"{name}-{number}"} for number in range(1, 6)]
+        waits = {"needs_approval": True, "created_by": "me"}
+        orders.ask("cards.batch_create", f"list-{name}", batch_id=name, cards=listed, **waits)
+    orders.ask("batches.cancel", "cancel-removed", batch_id="removed", **WHY)
+    for name, chunks_done in (("making", 1), ("made", None), ("removing", 2), ("ending", None)):
+        orders.ask("batches.approve", f"approve-{name}", batch_id=name, created_by="you")
+        orders.work(chunks_done)
+        orders.waiting.clear()
+    for name in ("removing", "ending"):
+        orders.ask("batches.cancel", f"cancel-{name}", batch_id=name, **WHY)
+        orders.work(1)
+        orders.waiting.clear()
 
 
 def _breakage(tell: Teller, engine: Engine) -> None:

@@ -61,6 +61,7 @@ def batch(name: str) -> str:
 
 
 LATER = "'2031-01-01T00:00:00.000Z'"
+EARLIER = "'2021-01-01T00:00:00.000Z'"
 NOBODY = "'00000000-0000-4000-8000-000000000000'"
 CARD_CORRUPTIONS = [
     Corruption(
@@ -203,6 +204,28 @@ CARD_CORRUPTIONS = [
         f"UPDATE cards SET activated_at = {LATER} {on('spent')}",
         "state_follows_from_events",
         "activated_at",
+    ),
+    *[
+        Corruption(
+            f"changed at another time: {name}",
+            f"UPDATE cards SET changed_at = {time} {on(name)}",
+            "state_follows_from_events",
+            "changed_at",
+        )
+        for name, time in (
+            ("spent", LATER),
+            ("spent", "NULL"),
+            ("spent", "created_at"),
+            ("B-0001", EARLIER),
+            ("B-0005", EARLIER),
+            ("H-0001", EARLIER),
+        )
+    ],
+    Corruption(
+        "changed at another time than it was given its token",
+        f"UPDATE cards SET changed_at = {LATER} {on('H-0001')}",
+        "cards_equal_their_batch",
+        "token",
     ),
     Corruption(
         "a card of another name",
@@ -523,6 +546,12 @@ CODE_CORRUPTIONS = [
         "PIN: changed_at",
     ),
     Corruption(
+        "a PIN of an untouched card of another day",
+        f"UPDATE pins SET changed_at = {LATER} {on('H-0001')}",
+        "cards_equal_their_batch",
+        "PIN: changed_at",
+    ),
+    Corruption(
         "a guess that is open though it was answered",
         f"UPDATE guesses SET outcome = 'open' WHERE card = {card('guessed')} AND number = 1",
         "guesses_are_settled",
@@ -687,6 +716,61 @@ BATCH_CORRUPTIONS = [
         "runs_began_with_an_event",
         "event with which to block began",
     ),
+    *[
+        Corruption(
+            f"a batch that counts {runs} runs",
+            f"UPDATE batches SET runs = {runs} {batch(name)}",
+            "batches_count_their_runs",
+            "runs",
+        )
+        for name, runs in (("B", "runs - 1"), ("B", "runs + 1"), ("W", "1"), ("W", "-1"))
+    ],
+    Corruption(
+        "a run that is gone",
+        "DELETE FROM runs WHERE batch_id = 'B' AND action = 'make'",
+        "batches_count_their_runs",
+        "runs",
+    ),
+    *[
+        Corruption(
+            f"a run with sequence {sequence}",
+            f"UPDATE runs SET sequence = {sequence} WHERE batch_id = 'B' AND action = 'block'",
+            "batches_count_their_runs",
+            what,
+        )
+        for sequence, what in (
+            ("sequence + 1", "different sequences"),
+            ("99", "highest sequence"),
+            ("-1", "runs"),
+            ("0", "runs"),
+        )
+    ],
+    Corruption(
+        "runs without a sequence in a batch that counts them",
+        f"UPDATE runs SET sequence = 0 {batch('B')}",
+        "batches_count_their_runs",
+        "runs",
+    ),
+    Corruption(
+        "a run that was done out of turn",
+        "UPDATE runs SET done = done + 2, open_chunks = open_chunks - 1"
+        " WHERE batch_id = 'R' AND action = 'cancel'",
+        "runs_are_done_in_turn",
+        "begun",
+    ),
+    Corruption(
+        "a run that ended out of turn",
+        f"UPDATE runs SET ended_at = {LATER} WHERE batch_id = 'R' AND action = 'unblock'",
+        "runs_are_done_in_turn",
+        "begun",
+    ),
+    Corruption(
+        "runs in another order",
+        "UPDATE runs SET sequence = 5 - sequence WHERE batch_id = 'R'"
+        " AND action IN ('block', 'unblock')",
+        "runs_are_done_in_turn",
+        "begun",
+    ),
     Corruption(
         "a chunk that is gone",
         "DELETE FROM chunks WHERE number = 3 AND run = (SELECT id FROM runs WHERE batch_id = 'H')",
@@ -760,6 +844,76 @@ BATCH_CORRUPTIONS = [
         "files_equal_their_events",
         "file",
     ),
+]
+NAME_CORRUPTIONS = [
+    Corruption(
+        f"{name}: {what}",
+        sql,
+        "lists_reserve_their_names",
+        what,
+    )
+    for name, sql, what in (
+        (
+            "a name that a list has not reserved",
+            "DELETE FROM reserved_names WHERE card_id = 'waits-3'",
+            "reserved name waits-3",
+        ),
+        (
+            "a list without any of its names",
+            f"DELETE FROM reserved_names {batch('waits')}",
+            "reserved name waits-1",
+        ),
+        (
+            "a list that is being made, without a name",
+            "DELETE FROM reserved_names WHERE card_id = 'making-1'",
+            "reserved name making-1",
+        ),
+        (
+            "a list that is being removed, without a name",
+            "DELETE FROM reserved_names WHERE card_id = 'removing-5'",
+            "reserved name removing-5",
+        ),
+        (
+            "a name that the list doesn't have",
+            f"INSERT INTO reserved_names VALUES ('{ACCOUNT}', 'other', 'waits')",
+            "reserved name other",
+        ),
+        (
+            "a name of another list",
+            "UPDATE reserved_names SET batch_id = 'making' WHERE card_id = 'waits-2'",
+            "reserved name waits-2",
+        ),
+        (
+            "a name of another account",
+            f"UPDATE reserved_names SET account_id = '{OTHER}' WHERE card_id = 'waits-2'",
+            "reserved name waits-2",
+        ),
+        (
+            "a name of a batch that there isn't",
+            "UPDATE reserved_names SET batch_id = 'nothing' WHERE card_id = 'waits-2'",
+            "reserved name waits-2",
+        ),
+        (
+            "a name of a list that is made",
+            f"INSERT INTO reserved_names VALUES ('{ACCOUNT}', 'made-1', 'made')",
+            "reserved name made-1",
+        ),
+        (
+            "a name of a list that was cancelled",
+            f"INSERT INTO reserved_names VALUES ('{ACCOUNT}', 'removed-1', 'removed')",
+            "reserved name removed-1",
+        ),
+        (
+            "a name of a pattern",
+            f"INSERT INTO reserved_names VALUES ('{ACCOUNT}', 'W-0001', 'W')",
+            "reserved name W-0001",
+        ),
+        (
+            "a list that doesn't wait any more",
+            f"UPDATE batches SET busy = FALSE {batch('waits')}",
+            "reserved name waits-1",
+        ),
+    )
 ]
 EVENT_CORRUPTIONS = [
     Corruption(
@@ -907,6 +1061,7 @@ CORRUPTIONS = [
     *MONEY_CORRUPTIONS,
     *CODE_CORRUPTIONS,
     *BATCH_CORRUPTIONS,
+    *NAME_CORRUPTIONS,
     *EVENT_CORRUPTIONS,
 ]
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
+from card_worker.contracts.fields import write_time
 from card_worker.contracts.kinds import EventType, Side, TransactionType
 from card_worker.domain.evolve import card_uuid
 from card_worker.domain.rows import Card, Hold, Pin, State, Transaction
@@ -48,6 +49,9 @@ class Replayed:
     """Those it may have."""
     blocked: bool = False
     activated_at: datetime | None = None
+    changed_at: datetime | None = None
+    """The latest time of an event. Of two in order, the later one may have the earlier time if a
+    clock was set back before cards had `changed_at`."""
     load: UUID | None = None
     """The event that gave it its amount."""
     pin_at: datetime | None = None
@@ -61,6 +65,7 @@ class Replayed:
         return replayed
 
     def go_on(self, event: Head) -> None:
+        self.changed_at = max(event.created_at, self.changed_at or event.created_at)
         match event.type:
             case EventType.CARD_CREATED | EventType.CARD_ACTIVATED:
                 self.states = (State.ACTIVE,)
@@ -133,12 +138,19 @@ def events_are_in_order(seen: Seen) -> Iterator[Wrong]:
 
 
 def state_follows_from_events(seen: Seen) -> Iterator[Wrong]:
-    """Prove state, block and activation by the types of the events."""
+    """Prove state, block, activation and last change by the types and times of the events.
+
+    A card without an event was changed when its batch made it, unless that wasn't noted.
+    """
     card, replayed = seen.card, seen.replayed
     if card.state not in replayed.states:
         yield Wrong("state", card.state, " or ".join(replayed.states))
     yield from unequal("blocked", card.blocked, replayed.blocked)
     yield from unequal("activated_at", card.activated_at, replayed.activated_at)
+    if replayed.changed_at is not None:
+        yield from unequal("changed_at", card.changed_at, replayed.changed_at)
+    elif card.changed_at is not None and card.changed_at < card.created_at:
+        yield Wrong("changed_at", card.changed_at, f"not before {write_time(card.created_at)}")
 
 
 def state_fits_money(seen: Seen) -> Iterator[Wrong]:
@@ -414,19 +426,18 @@ def _next_group(groups: Iterator[tuple[Any, Iterator[Head]]]) -> tuple[Any, list
 def _add_rows(books: Books, slice_: _Slice) -> None:
     """Add what hangs on the cards of a slice."""
     by_id = {seen.card.id: seen for seen in slice_.cards}
-    moved = books.rows(transactions, Transaction._fields, [{"card": id} for id in by_id])
-    for row in sound(transactions, moved, slice_.wrong, "id"):
-        by_id[row.card].history.append(Transaction._make(row))
+    of_cards = [{"card": id} for id in by_id]
+    for one in books.find(transactions, Transaction, of_cards, slice_.wrong):
+        by_id[one.card].history.append(one)
     pending: dict[UUID, Seen] = {}
     for seen in slice_.cards:
         seen.history.sort(key=lambda one: one.version)
         pending |= {one.id: seen for one in seen.moved(TransactionType.PENDING_CAPTURE)}
-    locked = books.rows(holds, Hold._fields, [{"id": id} for id in pending])
-    for row in sound(holds, locked, slice_.wrong, "id"):
-        pending[row.id].holds[row.id] = Hold._make(row)
+    for hold in books.find(holds, Hold, [{"id": id} for id in pending], slice_.wrong):
+        pending[hold.id].holds[hold.id] = hold
     coded = [{"id": seen.card.id} for seen in slice_.cards if seen.card.has_codes]
-    for row in sound(pins, books.rows(pins, Pin._fields, coded), slice_.wrong, "id"):
-        by_id[row.id].pin = Pin._make(row)
+    for pin in books.find(pins, Pin, coded, slice_.wrong):
+        by_id[pin.id].pin = pin
 
 
 def rows_have_their_card(books: Books) -> Iterator[Difference]:

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from card_worker.contracts.kinds import EventType, Reason
 from card_worker.domain.evolve import token_uuids
 from card_worker.domain.rows import Card, Guess, Outcome, Pin, Token
-from card_worker.storage.reconcile.reading import Books, sound
+from card_worker.storage.reconcile.reading import Books
 from card_worker.storage.reconcile.report import Difference, Wrong, difference, unequal
 from card_worker.storage.tables import cards, guesses, outbox, pins, tokens, transactions
 
@@ -21,9 +21,7 @@ _EVENT = ("id", "account_id", "type", "subject", "event", "created_at")
 def tokens_have_their_card(books: Books) -> Iterator[Difference]:
     """Prove that each token is of a card of its account that has codes, and was made with the card
     or by an event; and that one that was spent serves once, and wasn't revoked as well."""
-    for rows in books.slices(tokens, Token._fields):
-        wrong: list[Difference] = []
-        found = [Token._make(row[: len(Token._fields)]) for row in sound(tokens, rows, wrong, "id")]
+    for found, wrong in books.slices(tokens, Token, "id"):
         owners = _by_id(books, cards, _OWNER, {token.card for token in found})
         made_later = {token.id for token in found if token.id != _made_with_card(token)}
         events = _by_id(books, outbox, _EVENT, made_later)
@@ -44,9 +42,7 @@ def tokens_have_their_card(books: Books) -> Iterator[Difference]:
 
 def pins_have_their_card(books: Books) -> Iterator[Difference]:
     """Prove that each PIN is of a card of its account that has codes."""
-    for rows in books.slices(pins, Pin._fields):
-        wrong: list[Difference] = []
-        found = [Pin._make(row[: len(Pin._fields)]) for row in sound(pins, rows, wrong, "id")]
+    for found, wrong in books.slices(pins, Pin, "id"):
         owners = _by_id(books, cards, _OWNER, {pin.id for pin in found})
         yield from wrong
         for pin in found:
@@ -58,10 +54,7 @@ def pins_have_their_card(books: Books) -> Iterator[Difference]:
 def guesses_are_settled(books: Books) -> Iterator[Difference]:
     """Prove that a guess of a PIN is of a card of its account, and that none is open, or counts,
     whose command was answered otherwise."""
-    for rows in books.slices(guesses, Guess._fields):
-        wrong: list[Difference] = []
-        readable = sound(guesses, rows, wrong, "id")
-        found = [Guess._make(row[: len(Guess._fields)]) for row in readable]
+    for found, wrong in books.slices(guesses, Guess, "id"):
         named = {guess.card for guess in found if guess.card is not None}
         owners = _by_id(books, cards, _OWNER, named)
         events = _by_id(books, outbox, _EVENT, {guess.id for guess in found})

@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
+from sqlalchemy import Table
+
 from card_worker.contracts import keys as key_of
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.fields import write_json, write_time
@@ -24,7 +26,7 @@ from card_worker.domain.rows import (
     Token,
     Transaction,
 )
-from card_worker.storage.reconcile.reading import Books, sound
+from card_worker.storage.reconcile.reading import Books, T
 from card_worker.storage.reconcile.report import Difference, Wrong, difference, tried, unequal
 from card_worker.storage.tables import (
     batches,
@@ -134,8 +136,7 @@ def transactions_equal_their_events(seen: Seen) -> Iterator[Wrong]:
     """Prove that an event has the transaction it shows, and no other."""
     if not seen.is_of_card:
         return
-    row = None if seen.is_dry else seen.known.transactions.get(seen.row.id)
-    stated = None if seen.is_dry else seen.data.get("transaction")
+    row, stated = seen.known.transactions.get(seen.row.id), seen.data.get("transaction")
     if row is None or stated is None:
         if row is not None or stated is not None:
             stands = None if row is None else row.amount
@@ -149,9 +150,7 @@ def transactions_equal_their_events(seen: Seen) -> Iterator[Wrong]:
 def card_equals_its_last_event(seen: Seen) -> Iterator[Wrong]:
     """Prove that a card is as its last event shows it, with its tokens and PIN."""
     card = seen.card
-    if not seen.is_of_card or seen.is_dry or card is None:
-        return
-    if card.version != seen.data.get("version"):
+    if not seen.is_of_card or card is None or card.version != seen.data.get("version"):
         return
     at = seen.row.created_at
     left = [one for one in seen.known.serving.get(card.id, ()) if one.serves(at)]
@@ -164,7 +163,7 @@ def card_equals_its_last_event(seen: Seen) -> Iterator[Wrong]:
 def holds_equal_their_events(seen: Seen) -> Iterator[Wrong]:
     """Prove that the hold of an event has the amount and the end that it shows."""
     stated = seen.data.get("hold")
-    if stated is None or seen.is_dry:
+    if stated is None:
         return
     hold = seen.known.holds.get(UUID(stated["id"]))
     if hold is None:
@@ -178,7 +177,7 @@ def tokens_equal_their_events(seen: Seen) -> Iterator[Wrong]:
     """Prove that each token an event shows is the card's and looks so, and when the one that it is
     about was made or revoked."""
     about = seen.data.get("token")
-    if not seen.is_of_card or seen.is_dry:
+    if not seen.is_of_card:
         return
     for stated in _tokens(seen.data):
         token, name = seen.known.tokens.get(UUID(stated["id"])), f"token {stated['id']}"
@@ -204,7 +203,7 @@ def _tokens(data: Json) -> list[Json]:
 def transfers_have_two_ends(seen: Seen) -> Iterator[Wrong]:
     """Prove that what leaves a card for another one arrives there."""
     stated = seen.data.get("transaction")
-    if stated is None or seen.is_dry or stated.get("credit") != "other_card":
+    if stated is None or stated.get("credit") != "other_card":
         return
     arrived = seen.known.transactions.get(_arrival(seen.row))
     other = card_uuid(seen.row.account_id, seen.data["other_card_id"])
@@ -216,7 +215,7 @@ def batches_equal_their_events(seen: Seen) -> Iterator[Wrong]:
     """Prove that a batch is what its events say that never changes, and when it was ordered,
     completed, approved and cancelled."""
     row, data, batch = seen.row, seen.data, seen.batch
-    if "batch_id" not in data or seen.is_dry:
+    if "batch_id" not in data:
         return
     if batch is None:
         yield Wrong("batch", None, "one")
@@ -242,9 +241,7 @@ def batches_equal_their_events(seen: Seen) -> Iterator[Wrong]:
 def files_equal_their_events(seen: Seen) -> Iterator[Wrong]:
     """Prove that each file an event names is there, with the digest and size that were stated."""
     for stated in filter(None, map(seen.data.get, ("file", "pin_file"))):
-        file = None if seen.is_dry else seen.known.files.get(stated["name"])
-        if seen.is_dry:
-            continue
+        file = seen.known.files.get(stated["name"])
         if file is None:
             yield Wrong(f"file {stated['name']}", None, "one")
             continue
@@ -263,6 +260,8 @@ def files_equal_their_events(seen: Seen) -> Iterator[Wrong]:
 EVENT_CHECKS: tuple[EventCheck, ...] = (
     columns_are_as_in_the_json,
     versions_agree,
+)
+EFFECT_CHECKS: tuple[EventCheck, ...] = (
     transactions_equal_their_events,
     card_equals_its_last_event,
     holds_equal_their_events,
@@ -271,14 +270,13 @@ EVENT_CHECKS: tuple[EventCheck, ...] = (
     batches_equal_their_events,
     files_equal_their_events,
 )
+"""Those of an event that isn't the answer to a dry run, which changes nothing."""
 
 
 def events_equal_their_rows(books: Books) -> Iterator[Difference]:
     """Do the checks of each event, in the order of their positions."""
-    for rows in books.slices(outbox, Row._fields):
-        wrong: list[Difference] = []
-        readable = sound(outbox, rows, wrong, "position")
-        read = list(_read([Row._make(row[: len(Row._fields)]) for row in readable], wrong))
+    for rows, wrong in books.slices(outbox, Row, "position"):
+        read = list(_read(rows, wrong))
         known = _known(books, read, wrong)
         yield from wrong
         for row, event, data in read:
@@ -287,7 +285,7 @@ def events_equal_their_rows(books: Books) -> Iterator[Difference]:
 
 def _checked(seen: Seen) -> Iterator[Difference]:
     subject = f"{seen.row.subject}, event {seen.row.id}"
-    for check in EVENT_CHECKS:
+    for check in EVENT_CHECKS if seen.is_dry else (*EVENT_CHECKS, *EFFECT_CHECKS):
         for wrong in tried(check(seen)):
             yield difference(check.__name__, seen.row.account_id, subject, wrong)
 
@@ -310,9 +308,8 @@ def _read(rows: Sequence[Row], wrong: list[Difference]) -> Iterator[tuple[Row, J
 def _known(books: Books, read: Sequence[tuple[Row, Json, Json]], wrong: list[Difference]) -> Known:
     known = Known()
 
-    def rows(table: Any, kind: Any, wanted: list[Json], *subject: str) -> Iterator[Any]:
-        found = books.rows(table, kind._fields, wanted)
-        return map(kind._make, sound(table, found, wrong, *subject or ("id",)))
+    def rows(table: Table, kind: type[T], wanted: list[Json], *subject: str) -> list[T]:
+        return books.find(table, kind, wanted, wrong, *subject)
 
     names = {(row.account_id, row.subject) for row, _, data in read if "card" in data}
     wanted = [{"account_id": account, "card_id": card} for account, card in names]
@@ -328,8 +325,7 @@ def _known(books: Books, read: Sequence[tuple[Row, Json, Json]], wrong: list[Dif
     known.tokens = {token.id: token for token in rows(tokens, Token, [{"id": id} for id in made])}
     coded = [card.id for card in known.cards.values() if card.has_codes]
     known.pins = {pin.id: pin for pin in rows(pins, Pin, [{"id": id} for id in coded])}
-    for token in map(Token._make, sound(tokens, books.serving(coded), wrong, "id")):
-        known.serving.setdefault(token.card, []).append(token)
+    known.serving = books.serving(coded, wrong)
     names = {(row.account_id, row.subject) for row, _, data in read if "batch_id" in data}
     wanted = [{"account_id": account, "batch_id": batch} for account, batch in names]
     known.batches = {batch.key: batch for batch in rows(batches, Batch, wanted, "batch_id")}

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import func, literal, select
@@ -14,7 +14,7 @@ from card_worker.contracts.commands import event_id
 from card_worker.contracts.fields import write_time
 from card_worker.domain.rows import Run
 from card_worker.storage.claims import checked
-from card_worker.storage.reconcile.reading import ROWS, Books, as_stored, sound
+from card_worker.storage.reconcile.reading import ROWS, Books, as_stored
 from card_worker.storage.reconcile.report import Difference, Wrong, difference, unequal
 from card_worker.storage.tables import keys, outbox, runs, unpublished
 from card_worker.storage.types import UtcTime
@@ -24,14 +24,21 @@ NEIGHBOURS = 100
 same time can come between."""
 NEAR = 3
 """Hardly ever does one stand farther, so these are read for many events at once."""
-_KEY = ("account_id", "key", "digest", "event_id", "created_at")
+
+
+class Key(NamedTuple):
+    """A row of the keys."""
+
+    account_id: str
+    key: str
+    digest: str
+    event_id: UUID
+    created_at: datetime
 
 
 def keys_have_their_answer(books: Books) -> Iterator[Difference]:
     """Prove that each key leads to the event that answers its command, made no earlier than it."""
-    for rows in books.slices(keys, _KEY):
-        wrong: list[Difference] = []
-        found = sound(keys, rows, wrong, "key")
+    for found, wrong in books.slices(keys, Key, "key"):
         asked = [{"id": row.event_id} for row in found]
         answers = {
             row.id: row for row in books.rows(outbox, ("id", "account_id", "created_at"), asked)
@@ -42,7 +49,7 @@ def keys_have_their_answer(books: Books) -> Iterator[Difference]:
                 yield difference("keys_have_their_answer", row.account_id, row.key, each)
 
 
-def _answered(row: Any, answer: Any) -> Iterator[Wrong]:
+def _answered(row: Key, answer: Any) -> Iterator[Wrong]:
     yield from unequal("event_id", row.event_id, event_id(row.account_id, row.key))
     digest = row.digest.partition(":")[0]
     if row.digest != checked((row.account_id, row.key), digest):

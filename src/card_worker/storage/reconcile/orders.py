@@ -2,13 +2,14 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
+from itertools import groupby
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Text, except_, func, literal, not_, or_, select, type_coerce, union_all
+from sqlalchemy import Text, except_, func, literal, not_, null, or_, select, type_coerce, union_all
 
 from card_worker.contracts import keys as key_of
 from card_worker.contracts.codes import BatchOptions, TokenOptions
@@ -16,8 +17,9 @@ from card_worker.contracts.commands import event_id
 from card_worker.contracts.kinds import Action, BatchState, CardType, EventType
 from card_worker.domain.evolve import batch_card, behaving, card_uuids
 from card_worker.domain.making import pin_format
-from card_worker.domain.rows import Batch, Card, File, Holds, Pin, Run, Token
-from card_worker.storage.reconcile.reading import ROWS, Books, as_stored, sound
+from card_worker.domain.rows import Batch, BatchKey, Card, File, Holds, Pin, Run, Token
+from card_worker.storage.finding import columns_named
+from card_worker.storage.reconcile.reading import ROWS, Books, as_stored
 from card_worker.storage.reconcile.report import Difference, Wrong, difference, tried, unequal
 from card_worker.storage.tables import (
     batches,
@@ -27,8 +29,8 @@ from card_worker.storage.tables import (
     files,
     outbox,
     pins,
+    reserved_names,
     runs,
-    tokens,
 )
 
 _BIRTH = ("type", "created_at", "created_by", "originated_by", "batch_id")
@@ -49,10 +51,7 @@ _ORDERED = (EventType.BATCH_ACCEPTED, EventType.BATCH_AWAITING_APPROVAL, EventTy
 
 def batches_add_up(books: Books) -> Iterator[Difference]:
     """Prove of each batch its order, its state, what is being done to it, and its cards."""
-    for rows in books.slices(batches, Batch._fields):
-        wrong: list[Difference] = []
-        readable = sound(batches, rows, wrong, "batch_id")
-        found = [Batch._make(row[: len(Batch._fields)]) for row in readable]
+    for found, wrong in books.slices(batches, Batch, "batch_id"):
         yield from wrong
         ordered = _orders(books, found)
         for batch in found:
@@ -119,11 +118,10 @@ def _state(batch: Batch, running: Sequence[Action]) -> Iterator[Wrong]:
         yield Wrong(f"run of a batch that is {batch.state} and busy", None, f"one to {wanted}")
     if created is not None:
         yield from unequal(f"created ({batch.state})", batch.created, created)
-    if batch.state is not BatchState.CANCELLED:
-        known = batch.completed_at if batch.state is not BatchState.COMPLETED else "one"
-        if known != ("one" if whole else None) and known is not None:
-            proven = "one" if batch.state is BatchState.COMPLETED else None
-            yield Wrong(f"completed_at ({batch.state})", batch.completed_at, proven)
+    is_completed = batch.state is BatchState.COMPLETED
+    if batch.state is not BatchState.CANCELLED and whole is not is_completed:
+        proven = "one" if is_completed else None
+        yield Wrong(f"completed_at ({batch.state})", batch.completed_at, proven)
 
 
 class _Named(NamedTuple):
@@ -155,10 +153,9 @@ def _named(books: Books, batch: Batch) -> Iterator[_Named]:
         count = min(ROWS, batch.requested - first + 1)
         names, kinds = batch.card_ids(first, count), batch.kinds(first, count)
         ids = [UUID(bytes=id) for id in card_uuids(batch.account_id, names)]
-        rows = books.rows(cards, Card._fields, [{"id": id} for id in ids])
         # What can't be read is reported by the checks of cards.
-        found = {row.id: Card._make(row) for row in sound(cards, rows, [], "card_id")}
-        yield _Named(names, kinds, ids, found)
+        found = books.find(cards, Card, [{"id": id} for id in ids], [])
+        yield _Named(names, kinds, ids, {card.id: card for card in found})
         books.progress("cards of batches", first + count - 1, batch.requested)
 
 
@@ -207,12 +204,9 @@ def _untouched_codes(
     has happened to it since."""
     options = BatchOptions.model_validate(batch.options or {})
     ids = [card.id for card in found.values() if card.version == 1 and card.has_codes]
-    wrong: list[Difference] = []
-    serving: dict[UUID, list[Token]] = {}
-    for row in sound(tokens, books.serving(ids), wrong, "id"):
-        serving.setdefault(row.card, []).append(Token._make(row))
-    rows = books.rows(pins, Pin._fields, [{"id": id} for id in ids])
-    kept = {row.id: Pin._make(row) for row in sound(pins, rows, wrong, "id")}
+    # What can't be read is reported by the checks of tokens and PINs.
+    serving = books.serving(ids, [])
+    kept = {pin.id: pin for pin in books.find(pins, Pin, [{"id": id} for id in ids], [])}
 
     def untouched(card: Card) -> Iterator[Wrong]:
         if card.version > 1:
@@ -220,14 +214,17 @@ def _untouched_codes(
         left, pin = serving.get(card.id, []), kept.get(card.id)
         yield from unequal("tokens", len(left), 0 if options.card_token is None else 1)
         yield from unequal("PINs", 0 if pin is None else 1, 0 if options.pin is None else 1)
+        made_at = card.changed_at
         for token in left[:1]:
+            made_at = made_at or token.created_at
             yield from _as_ordered(token, options.card_token)
+            yield from unequal("token: created_at", token.created_at, made_at)
         wanted = pin_format(options.pin)
         if pin is not None and wanted is not None:
             format = wanted.model_dump(mode="json", exclude_defaults=True)
             yield from unequal("PIN: format", pin.format, format)
-            for token in left[:1]:
-                yield from unequal("PIN: changed_at", pin.changed_at, token.created_at)
+            if made_at is not None:
+                yield from unequal("PIN: changed_at", pin.changed_at, made_at)
 
     return untouched
 
@@ -293,6 +290,35 @@ def batch_states_have_their_event(books: Books) -> Iterator[Difference]:
         yield difference("batch_states_have_their_event", account_id, batch_id, wrong)
 
 
+def lists_reserve_their_names(books: Books) -> Iterator[Difference]:
+    """Prove that the names reserved for a batch are those of its list while it is busy, and none
+    else. A list whose cards are all made may still have reserved them."""
+    its_own = (batches.c.account_id, batches.c.batch_id)
+    has_list = select(*its_own, null()).where(batches.c.busy, batches.c.pattern.is_(None))
+    reserved = select(*columns_named(reserved_names, ("account_id", "batch_id", "card_id")))
+    rows = books.stream(union_all(reserved, has_list).order_by("account_id", "batch_id"))
+    for key, named in groupby(rows, key=lambda row: (row.account_id, row.batch_id)):
+        names = {name for *_, name in named if name is not None}
+        for wrong in tried(_reserved(books, key, names)):
+            yield difference("lists_reserve_their_names", *key, wrong)
+
+
+def _reserved(books: Books, key: BatchKey, names: set[str]) -> Iterator[Wrong]:
+    account_id, batch_id = key
+    unreadable: list[Difference] = []
+    wanted = [{"account_id": account_id, "batch_id": batch_id}]
+    found = books.find(batches, Batch, wanted, unreadable, "batch_id")
+    if unreadable:
+        return  # as the checks of batches report
+    busy = [batch for batch in found if batch.busy]
+    listed = {card["card_id"] for batch in busy for card in batch.listed or ()}
+    for name in sorted(names - listed):
+        yield Wrong(f"reserved name {name}", batch_id, None)
+    if any(batch.completed_at is None for batch in busy):
+        for name in sorted(listed - names):
+            yield Wrong(f"reserved name {name}", None, batch_id)
+
+
 # --- runs -------------------------------------------------------------------------------------
 
 _BEGAN = {
@@ -304,31 +330,57 @@ _BEGAN = {
 """What may be done from an event on."""
 
 
+_is_on_cards = runs.c.ended_at.is_(None) & (runs.c.action != Action.MAKE)
+
+
 def runs_add_up(books: Books) -> Iterator[Difference]:
-    """Prove of each run its beginning, its batch, and that it counts what its chunks have done."""
-    for rows in books.slices(runs, Run._fields):
-        wrong: list[Difference] = []
-        found = [Run._make(row[: len(Run._fields)]) for row in sound(runs, rows, wrong, "id")]
+    """Prove of each run its beginning, its turn, its batch, its end, and that it counts what its
+    chunks have done."""
+    for found, wrong in books.slices(runs, Run, "id"):
         ids = {run.id for run in found} | {_end_id(run) for run in found}
         names = ("id", "account_id", "type", "subject", "event", "created_at")
         events = {row.id: row for row in books.rows(outbox, names, [{"id": id} for id in ids])}
-        wanted = {(run.account_id, run.batch_id) for run in found}
-        asked = [{"account_id": account, "batch_id": batch} for account, batch in wanted]
-        known = {
-            batch.key: batch
-            for batch in map(
-                Batch._make, sound(batches, books.rows(batches, Batch._fields, asked), wrong)
-            )
-        }
+        wanted = _keys_of_batches(found)
+        known = {one.key: one for one in books.find(batches, Batch, wanted, wrong, "batch_id")}
+        first_open = _first_open(books, wanted)
         yield from wrong
         for run in found:
-            batch = known.get((run.account_id, run.batch_id))
+            key = run.account_id, run.batch_id
+            batch = known.get(key)
             for check, each in (
+                *(
+                    ("runs_are_done_in_turn", one)
+                    for one in tried(_in_turn(run, first_open.get(key)))
+                ),
                 *(("runs_began_with_an_event", one) for one in tried(_began(run, batch, events))),
                 *(("runs_count_their_chunks", one) for one in tried(_counted(books, run))),
                 *(("runs_end_as_stated", one) for one in tried(_ended(run, batch, events))),
             ):
                 yield difference(check, run.account_id, f"{run.batch_id}, run {run.id}", each)
+
+
+def _keys_of_batches(rows: Iterable[Run | File]) -> list[dict[str, Any]]:
+    keys = {(row.account_id, row.batch_id) for row in rows}
+    return [{"account_id": account, "batch_id": batch} for account, batch in keys]
+
+
+def _first_open(books: Books, wanted: Sequence[dict[str, Any]]) -> dict[BatchKey, int]:
+    """Return the lowest sequence of the runs on the cards of each batch that have not ended."""
+    names = ("account_id", "batch_id", "sequence")
+    first: dict[BatchKey, int] = {}
+    for row in books.rows(runs, names, wanted, _is_on_cards):
+        key = row.account_id, row.batch_id
+        first[key] = min(row.sequence, first.get(key, row.sequence))
+    return first
+
+
+def _in_turn(run: Run, first_open: int | None) -> Iterator[Wrong]:
+    """Yield what a run has done though an earlier one on the cards of its batch has not ended. The
+    run that makes them waits for none, and none waits for it."""
+    if run.action is Action.MAKE or first_open is None or first_open >= run.sequence:
+        return
+    if run.ended_at is not None or run.open_chunks < run.chunks:
+        yield Wrong("begun", f"sequence {run.sequence}", f"after the end of {first_open}")
 
 
 def _end_id(run: Run) -> UUID:
@@ -407,6 +459,31 @@ def _ended(run: Run, batch: Batch | None, events: dict[UUID, Any]) -> Iterator[W
             yield from unequal(name, getattr(run, name), stated[name])
 
 
+def batches_count_their_runs(books: Books) -> Iterator[Difference]:
+    """Prove that the runs of a batch have the sequences from 1 to the number that it counts. Those
+    that began before there were sequences have 0, and aren't counted."""
+    its_own = (runs.c.account_id, runs.c.batch_id)
+    sequence = runs.c.sequence
+    counts = {
+        "runs": func.count(),
+        "different sequences": func.count(sequence.distinct()),
+        "highest sequence": func.max(sequence),
+    }
+    labelled = [count.label(name) for name, count in counts.items()]
+    begun = select(*its_own, *labelled).where(sequence > 0).group_by(*its_own).subquery()
+    known = (begun.c.account_id == batches.c.account_id) & (begun.c.batch_id == batches.c.batch_id)
+    there = [func.coalesce(begun.c[name], 0) for name in counts]
+    statement = (
+        select(batches.c.account_id, batches.c.batch_id, batches.c.runs, *there)
+        .select_from(batches.outerjoin(begun, known))
+        .where(or_(*(number != batches.c.runs for number in there)))
+    )
+    for account_id, batch_id, counted, *numbers in books.stream(statement):
+        for name, number in zip(counts, numbers, strict=True):
+            for wrong in unequal(name, number, counted):
+                yield difference("batches_count_their_runs", account_id, batch_id, wrong)
+
+
 def chunks_have_their_run(books: Books) -> Iterator[Difference]:
     """Prove that no chunk is of a run that doesn't exist."""
     for (run,) in books.stream(select(chunks.c.run).except_(select(runs.c.id))):
@@ -420,13 +497,10 @@ def chunks_have_their_run(books: Books) -> Iterator[Difference]:
 def files_are_whole(books: Books) -> Iterator[Difference]:
     """Prove that a file is of a batch, and that its parts have its size and digest, or are gone
     once it was confirmed."""
-    for rows in books.slices(files, File._fields):
-        wrong: list[Difference] = []
-        found = [File._make(row[: len(File._fields)]) for row in sound(files, rows, wrong, "name")]
-        wanted = {(file.account_id, file.batch_id) for file in found}
-        asked = [{"account_id": account, "batch_id": batch} for account, batch in wanted]
-        names = ("account_id", "batch_id", "requested")
-        known = {tuple(row[:2]): row.requested for row in books.rows(batches, names, asked)}
+    names = ("account_id", "batch_id", "requested")
+    for found, wrong in books.slices(files, File, "name"):
+        rows = books.rows(batches, names, _keys_of_batches(found))
+        known = {tuple(row[:2]): row.requested for row in rows}
         yield from wrong
         for file in found:
             for each in (

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from sqlalchemy import (
@@ -35,6 +35,9 @@ from card_worker.storage.tables import is_left, tokens
 
 ROWS = 1_000
 """So many rows are in memory at a time."""
+
+
+T = TypeVar("T", bound=NamedTuple)
 
 
 class Unreadable(str):
@@ -82,11 +85,12 @@ class Books(NamedTuple):
     published_within: timedelta | None
     """How long an event may wait to be published; None: as long as it likes."""
 
-    def slices(self, table: Table, names: tuple[str, ...]) -> Iterator[Sequence[Row[Any]]]:
-        """Yield the rows of a table in the order of its primary key, ROWS at a time.
-
-        The key follows the columns once more.
-        """
+    def slices(
+        self, table: Table, kind: type[T], *subject: str
+    ) -> Iterator[tuple[list[T], list[Difference]]]:
+        """Yield the rows of a table in the order of its primary key, ROWS at a time, and what is
+        wrong with those that can't be read. `subject` names the columns that identify a row."""
+        names = kind._fields
         done, total = 0, self.count(table)
         self.progress(table.name, done, total)
         last: tuple[Any, ...] = ()
@@ -94,7 +98,10 @@ class Books(NamedTuple):
             slice_of(table, names, is_first=not last),
             {f"last_{place}": value for place, value in enumerate(last)},
         ).all():
-            yield rows
+            wrong: list[Difference] = []
+            readable = sound(table, rows, wrong, *subject)
+            # The key follows the columns once more.
+            yield [kind._make(row[: len(names)]) for row in readable], wrong
             done += len(rows)
             self.progress(table.name, done, total)
             last = tuple(rows[-1][len(names) :])
@@ -118,9 +125,26 @@ class Books(NamedTuple):
         statement = _select(dialect, table, names, by, condition)
         return self.connection.execute(statement, parameters(dialect, by, wanted)).all()
 
-    def serving(self, card_ids: Sequence[UUID]) -> Sequence[Row[Any]]:
-        """Return the tokens of cards that were neither spent nor revoked."""
-        return self.rows(tokens, Token._fields, [{"card": id} for id in card_ids], is_left)
+    def find(
+        self,
+        table: Table,
+        kind: type[T],
+        wanted: Sequence[dict[str, Any]],
+        wrong: list[Difference],
+        *subject: str,
+        condition: ColumnElement[bool] | None = None,
+    ) -> list[T]:
+        """Return those `rows` that can be read; add what is wrong with the others to `wrong`."""
+        rows = self.rows(table, kind._fields, wanted, condition)
+        return [kind._make(row) for row in sound(table, rows, wrong, *subject or ("id",))]
+
+    def serving(self, card_ids: Iterable[UUID], wrong: list[Difference]) -> dict[UUID, list[Token]]:
+        """Return the tokens of cards that were neither spent nor revoked, by their card."""
+        serving: dict[UUID, list[Token]] = {}
+        wanted = [{"card": id} for id in card_ids]
+        for token in self.find(tokens, Token, wanted, wrong, condition=is_left):
+            serving.setdefault(token.card, []).append(token)
+        return serving
 
     def count(self, table: Table) -> int:
         return int(self.connection.execute(select(func.count()).select_from(table)).scalar_one())
