@@ -48,6 +48,7 @@ from card_worker.messages import (
     body_of,
 )
 from card_worker.pauses import Pauses, described, keep_trying
+from card_worker.secrets.masking import masked
 from card_worker.secrets.vault import Vault
 from card_worker.settings import LogFormat, WrongSetting, load_settings
 from card_worker.sinks import connect
@@ -299,7 +300,8 @@ def _address(value: object) -> str | None:
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+    """Return what stands in place of a text; of other JSON, its spelling without secrets."""
+    return value if isinstance(value, str | None) else write_json(masked(value))
 
 
 @signals.setup_logging.connect

@@ -218,12 +218,17 @@ def _without_secrets(letter: DeadLetter, open_to: Sequence[str]) -> DeadLetter:
         encoded = base64.b64encode(letter.body).decode("ascii")
         whole = write_json({"headers": _bounded(letter.headers), "body": encoded})
         sealed = seal(read_recipients(open_to), whole.encode(errors="surrogatepass"))
-    detail = None if letter.detail is None else masked_text(letter.detail)
+    detail, content_type, content_encoding = (
+        text and masked_text(text)
+        for text in (letter.detail, letter.content_type, letter.content_encoding)
+    )
     return replace(
         letter,
         headers=_bounded(headers),
         body=body,
         detail=detail,
+        content_type=content_type,
+        content_encoding=content_encoding,
         is_masked=is_masked,
         sealed=sealed,
     )
