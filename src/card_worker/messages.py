@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, TypeAlias
 
 from card_worker.domain.answers import Answer
@@ -71,6 +72,14 @@ class Waiting:
 
 
 Fate: TypeAlias = Answered | Shown | Buried | Returned | Waiting
+
+
+def start_key(message_id: str, body: bytes) -> str:
+    """Return the key under which starts of a message are counted.
+
+    Senders choose ids, and two may choose the same one for different messages.
+    """
+    return f"{message_id}/{sha256(body).hexdigest()[:16]}"
 
 
 def body_of(kwargs: Mapping[str, Any]) -> bytes:

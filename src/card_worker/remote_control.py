@@ -4,6 +4,7 @@ Everybody who may publish a command may also publish on the remote control chann
 be inspected, but not be changed, and a message that asks for anything else is ignored.
 """
 
+from time import monotonic
 from typing import Annotated, Any, Literal
 
 import structlog
@@ -22,6 +23,7 @@ ALLOWED = frozenset(
     ]
 )
 CLOCK_MAX = 2**53
+IGNORED_LOG_S = 5.0
 
 Text = Annotated[str, Field(max_length=255)]
 
@@ -60,22 +62,26 @@ def _refuse(_: object, **__: Any) -> dict[str, str]:
 class _Pidbox(pidbox.Pidbox):  # type: ignore[misc]  # Celery has no types
     """Celery's mailbox; a message that isn't well formed is ignored."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._ignored, self._logged_at = 0, float("-inf")
+
     def start(self, c: Any) -> None:
         super().start(c)
-        self.consumer.on_decode_error = lambda _, error: _ignore(type(error).__name__)
+        self.consumer.on_decode_error = lambda _, error: self._ignore(type(error).__name__)
 
     def on_message(self, body: Any, message: Message) -> None:
         try:
             request = _Request.model_validate(body, strict=True)
         except ValidationError as error:
-            _ignore(f"{error.error_count()} parts are wrong")
+            self._ignore(f"{error.error_count()} parts are wrong")
             return
         if request.method not in Panel.data:
-            _ignore("there is no such command")
+            self._ignore("there is no such command")
             return
         replies = self.node.mailbox.reply_exchange.name
         if request.reply_to is not None and request.reply_to.exchange != replies:
-            _ignore("the reply would go elsewhere")
+            self._ignore("the reply would go elsewhere")
             return
         clock = message.headers.get("clock")
         is_clock = isinstance(clock, int) and 0 <= clock < CLOCK_MAX
@@ -86,11 +92,14 @@ class _Pidbox(pidbox.Pidbox):  # type: ignore[misc]  # Celery has no types
         except self.c.connection_errors:
             raise
         except Exception as error:
-            _ignore(type(error).__name__)
+            self._ignore(type(error).__name__)
 
-
-def _ignore(why: str) -> None:
-    log.warning("remote control message ignored", reason=why)
+    def _ignore(self, why: str) -> None:
+        """Log at most one line per IGNORED_LOG_S, whatever is published."""
+        self._ignored += 1
+        if monotonic() - self._logged_at > IGNORED_LOG_S:
+            log.warning("remote control messages ignored", messages=self._ignored, reason=why)
+            self._ignored, self._logged_at = 0, monotonic()
 
 
 class RemoteControl(Control):  # type: ignore[misc]

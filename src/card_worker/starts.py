@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import structlog
 from sqlalchemy import Connection, Engine
 
-from card_worker.messages import Message
+from card_worker.messages import Message, start_key
 from card_worker.pauses import described
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import Start
@@ -34,7 +34,7 @@ class Starts:
 
         `failed` says that the last start of each ended by a defect. Raises OwnFault.
         """
-        noted = [Start(one.id, one.deaths) for one in messages]
+        noted = [Start(start_key(one.id, one.body), one.deaths) for one in messages]
         with own_fault(), begin(self._engine) as (connection, now):
             return dead_letters.count_starts(connection, noted, now, failed=failed)
 
@@ -58,7 +58,7 @@ class Starts:
             return
         try:
             with begin(self._engine, lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS) as (connection, _):
-                change(connection, [message.id for message in messages])
+                change(connection, [start_key(message.id, message.body) for message in messages])
         except Exception as error:
             # A start too many is counted; a message that is done isn't started again.
             log.warning("starts not noted", **described(error))

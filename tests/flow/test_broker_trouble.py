@@ -355,6 +355,16 @@ def test_whatever_is_published_stops_no_worker(own: System) -> None:
     assert own.redis.keys("*reply*") == []
 
 
+def test_what_is_published_by_the_thousand_is_logged_in_a_few_lines(own: System) -> None:
+    worker = own.start("worker")
+    worker.says("ready.")
+    for _ in range(1_000):
+        own.redis.publish("/0.celery.pidbox", control({"method": "nothing like that"}))
+    own.create("after")
+    until(lambda: own.rows()["cards"] == 1, "the card")
+    assert worker.said.count("remote control messages ignored") < 20
+
+
 def test_workers_exchange_nothing_with_each_other(own: System) -> None:
     first = own.start("worker")
     first.says("ready.")

@@ -1,6 +1,7 @@
 """Dead letters: whatever a sender has written, what is kept besides the body is bounded."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from sqlalchemy import Engine, select
 
 from card_worker.contracts.message import HEADERS_BYTES_MAX
+from card_worker.messages import Message
+from card_worker.starts import Starts
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import (
     DeadLetter,
@@ -124,3 +127,14 @@ def test_starts_are_counted_unless_the_worker_has_broken_them_off(engine: Engine
 def test_a_body_is_kept_whole(engine: Engine) -> None:
     body = bytes(range(256)) * 20_000
     assert keep(engine, body=body).body == body
+
+
+def test_starts_of_two_messages_with_one_id_are_counted_apart(engine: Engine) -> None:
+    starts = Starts(engine)
+    about: dict[str, Any] = {"task": "cards.create", "id": "same", "queue": "cards", "kwargs": {}}
+    first, second = (Message(**about, body=body) for body in (b"first", b"second"))
+    counted = [starts.count([replace(first, deaths=deaths)]) for deaths in (1, 2, 3)]
+    assert counted == [[1], [2], [3]]
+    assert starts.count([replace(second, deaths=1)]) == [1]
+    starts.forget([second])
+    assert starts.count([replace(first, deaths=4)]) == [4]

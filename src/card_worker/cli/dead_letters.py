@@ -8,6 +8,7 @@ import typer
 
 from card_worker.cli.codes import identities_in
 from card_worker.cli.console import AsJson, database, looking, out, print_json, refuse, table
+from card_worker.messages import start_key
 from card_worker.secrets.sealing import NotOpened
 from card_worker.settings import load_settings
 from card_worker.storage import dead_letters
@@ -75,13 +76,15 @@ def requeue(
 
     settings = load_settings()
     with database() as engine:
-        with begin(engine) as (connection, _):
+        with looking() as connection:
             found = _waiting(dead_letters.find(connection, letter), letter)
-            if found.message_id is not None:
-                dead_letters.forget_starts(connection, [found.message_id])
         found = _whole(found, identity)
         if found.is_cut:
             raise refuse("its headers are too large to be read: its sender has to send it again")
+        if found.message_id is not None:
+            with begin(engine) as (connection, _):
+                key = start_key(found.message_id, found.body)
+                dead_letters.forget_starts(connection, [key])
         # Published first: if we die in between it is sent twice, never lost.
         with Client(settings.broker()) as client:
             client.republish(

@@ -27,11 +27,11 @@ PORTS = range(20_000, 32_768)
 # Linux ends the server when we end, even by kill -9. A process asks for that and then becomes the
 # server, because code between fork and exec isn't safe in a program with threads.
 _TIED = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # 1 is PR_SET_PDEATHSIG
-if os.getppid() != int(sys.argv[1]):
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, int(sys.argv[1]))  # 1 is PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[2]):
     sys.exit("its starter has ended already")
-os.execv(sys.argv[2], sys.argv[2:])
+os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
@@ -143,14 +143,14 @@ class Valkey:
         raise NoServer(f"the one in {self.folder} did not start; its log ends with\n{tail}")
 
 
-def tied(command: Sequence[str]) -> list[str]:
-    """Return `command` so that, on Linux, it gets SIGTERM when the thread that starts it ends.
+def tied(command: Sequence[str], *, by: signal.Signals = signal.SIGTERM) -> list[str]:
+    """Return `command` so that, on Linux, it gets a signal when the thread that starts it ends.
 
     Its program is named by its whole path.
     """
     if sys.platform != "linux":
         return list(command)
-    return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
+    return [sys.executable, "-I", "-S", "-c", _TIED, str(int(by)), str(os.getpid()), *command]
 
 
 def find_binary() -> str:

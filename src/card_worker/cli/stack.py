@@ -244,7 +244,11 @@ class Stack:
             # Celery looks for a celeryconfig.py where it is started: here there is none. Ctrl-C at
             # the terminal must not reach a part before its turn, hence a session of its own.
             self._processes[part] = subprocess.Popen(
-                tied([sys.executable, *COMMANDS[part], *options]),
+                # While its broker is away, Flower may take minutes to end by itself.
+                tied(
+                    [sys.executable, *COMMANDS[part], *options],
+                    by=signal.SIGKILL if part == "flower" else signal.SIGTERM,
+                ),
                 cwd=self.folder,
                 env=os.environ | settings,
                 stdin=subprocess.DEVNULL,

@@ -444,6 +444,7 @@ dead_letters = Table(
 starts = Table(
     "starts",
     metadata,
+    # The id of the message and a digest of its body: see messages.start_key.
     Column("message_id", Text, primary_key=True),
     Column("starts", WholeNumber, nullable=False),
     Column("started_at", UtcTime, nullable=False),
