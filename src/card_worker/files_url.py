@@ -20,8 +20,8 @@ def read_files_url(text: str) -> str:
     schemes = [layer.partition(":")[0].lower() for layer in layers]
     match = _SCHEME.match(store)
     if match is None:
-        if layers:
-            raise ValueError("must end with a URL, such as file:///folder")
+        if layers or "://" in store:
+            raise ValueError("must be a folder or a URL, such as file:///folder")
         return str(Path(store).absolute())
     scheme, slashes = match[1].lower(), match[2]
     if "memory" in (*schemes, scheme):

@@ -14,6 +14,8 @@ from card_worker.settings import WrongSetting, load_settings
         ("/srv/cards", "/srv/cards"),
         ("cards", str(Path.cwd() / "cards")),
         ("./a b", str(Path.cwd() / "a b")),
+        ("./a:b", str(Path.cwd() / "a:b")),
+        ("a/b:c", str(Path.cwd() / "a/b:c")),
         ("file:///srv/cards", "file:///srv/cards"),
         ("local:///srv/cards", "local:///srv/cards"),
         ("s3://bucket/cards", "s3://bucket/cards"),

@@ -90,7 +90,7 @@ class Heart(Thread):
         for consumer, count in self._watch.observe(beats, monotonic()).items():
             try:
                 if self._in_flight.return_dead(consumer, count):
-                    log.warning("returned the messages of a dead consumer: %s", consumer)
+                    log.warning("returned the messages of a dead consumer: %a", consumer)
             except RedisError as error:
                 # Those of the others are returned nevertheless.
-                log.warning("messages of %s not returned: %s", consumer, error)
+                log.warning("messages of %a not returned: %s", consumer, error)
