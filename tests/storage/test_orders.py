@@ -18,6 +18,7 @@ from card_worker.batches.chunks import AHEAD, Chunk, do, first_chunks, resting_c
 from card_worker.batches.work import TELL_EVERY
 from card_worker.contracts.commands import CHUNK as TASK
 from card_worker.contracts.kinds import Action, BatchState
+from card_worker.contracts.message import Letter, read_commands
 from card_worker.contracts.queries import GetCard, ListTransactions, Look
 from card_worker.delivery import Delivery
 from card_worker.domain.evolve import card_uuid
@@ -25,6 +26,7 @@ from card_worker.domain.needs import Needs
 from card_worker.domain.rows import CARDS_PER_CHUNK, Batch, Holds, State
 from card_worker.file_store import FileStore
 from card_worker.files import NotConfirmed, confirm, write_files
+from card_worker.handler import handle
 from card_worker.messages import Answered, Buried, Message, Waiting
 from card_worker.minting import Craft, Mint
 from card_worker.reader import look
@@ -1146,6 +1148,28 @@ def waits_for_another(engine: Engine) -> bool:
     )
     with engine.connect() as connection:
         return bool(connection.exec_driver_sql(asked).scalar())
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_orders_of_one_group_with_the_same_name_are_checked_each_for_itself(
+    orders: Orders, dry_run: bool
+) -> None:
+    orders.ask("cards.create", "a1", card_id="A-1", **LOAD)
+    asked: dict[str, Any] = {"account_id": ACCOUNT, "batch_id": "B1", "count": 3}
+    patterns = {"A-{n}": False, "Z-{n}": dry_run}
+    group = [
+        command
+        for pattern, is_dry in patterns.items()
+        for command in read_commands(
+            "cards.batch_create",
+            f"order {pattern}",
+            {**asked, "card_id_pattern": pattern, "dry_run": is_dry},
+        )
+        if not isinstance(command, Letter)
+    ]
+    with begin(orders.engine) as (connection, now):
+        answers = handle(connection, group, now, orders.mint)
+    assert [answer.reason for answer in answers] == ["card_exists", None]
 
 
 def test_two_commits_reserve_a_name_once(postgres_url: str) -> None:
