@@ -25,7 +25,8 @@ PUBLICATION_BYTES_MAX = 4 * 1024 * 1024
 POLL_S = 0.4
 """Poll interval while idle, in case a notification was lost."""
 ALL_POSITIONS_S = 60.0
-"""How often events below the watermark are looked for, in case a commit took very long."""
+"""How often events below the watermark are looked for, in case a server has lost commits, and with
+them their positions."""
 STANDBY_POLL_S = 1.0
 """How often a relay without the lease asks for it."""
 GATHER_S = 0.005
@@ -98,8 +99,9 @@ class Relay:
             above, self._all_at = 0, at + ALL_POSITIONS_S
         with begin(self._engine, writing=bool(self._published)) as (connection, _):
             outbox.mark_published(connection, self._published)
+            running = outbox.running(connection)
             events = outbox.first_unpublished(connection, SLICE_EVENTS, above=above)
-        self._watermark.advance(events, at=at)
+        self._watermark.advance(events, running, at=at)
         self._published = ()
         if not events:
             return 0

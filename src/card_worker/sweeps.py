@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Generic, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -10,8 +11,9 @@ import structlog
 from pydantic import Field
 from sqlalchemy import Connection, Engine
 
+from card_worker.contracts import keys
 from card_worker.contracts.batches import APPROVAL_WITHIN, LapseBatch
-from card_worker.contracts.commands import Command
+from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.kinds import EventType
 from card_worker.contracts.own import SweptCard, SweptHold
 from card_worker.domain.answers import Answer
@@ -88,18 +90,21 @@ def expire_holds(engine: Engine, place: Place = BEGIN, *, slice_rows: int = SLIC
 
 
 def lapse_orders(engine: Engine) -> int:
-    """Cancel orders that nobody has approved in time; return how many."""
-    with begin(engine) as (connection, now):
+    """Cancel orders that nobody has approved in time, each in its own commit; return how many.
+
+    An order that can't be cancelled, or is locked, doesn't stop the others.
+    """
+    with begin(engine, writing=False) as (connection, now):
         due = find_unapproved(connection, now - APPROVAL_WITHIN, batches_max=LAPSING_MAX)
-        answers = handle(connection, [_lapse(*key) for key in due], now) if due else []
-    return sum(answer.type is EventType.BATCH_CANCELLED for answer in answers)
+    return sum(_do_alone(engine, _lapse(*key), now, row=key[1]) for key in due)
 
 
 def _lapse(account_id: str, batch_id: str) -> LapseBatch:
     return LapseBatch(
         account_id=account_id,
         batch_id=batch_id,
-        command_id=f"lapse-{batch_id}",
+        # A batch_id can be longer than any command_id.
+        command_id=f"lapse-{event_id(account_id, keys.own(batch_id))}",
         originated_by="sweep",
         reason=f"nobody approved it within {APPROVAL_WITHIN.days} days",
     )
@@ -140,21 +145,26 @@ def _sweep_slice(
     except Exception as defect:
         if _ends_sweep(defect) or not rows:
             raise
-        return rows, sum(_sweep_one(engine, sweep.command_for(row), row) for row in rows)
+        alone = partial(_do_alone, engine, at=now)
+        return rows, sum(alone(sweep.command_for(row), row=str(row.id)) for row in rows)
     return rows, _changed(rows, answers)
 
 
-def _sweep_one(engine: Engine, command: Command, row: Row) -> int:
-    """Do what is due of one row; return 1 if it was changed, else 0."""
+def _do_alone(engine: Engine, command: Command, at: datetime, *, row: str) -> bool:
+    """Do what was due at a time in its own commit; say whether it was done. `row` is for the log.
+
+    Raises what ends the whole sweep.
+    """
     try:
         with begin(engine, lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS) as (connection, now):
-            answers = handle(connection, [command], now)
+            # A clock that is set back meanwhile would lead to a refusal, which is kept for ever.
+            (answer,) = handle(connection, [command], max(now, at))
     except Exception as defect:
         if _ends_sweep(defect):
             raise
-        log.warning("row not swept", id=str(row.id), error=type(defect).__name__)
-        return 0
-    return _changed([row], answers)
+        log.warning("row not swept", row=row, error=type(defect).__name__)
+        return False
+    return answer.type is not EventType.COMMAND_REJECTED
 
 
 def _ends_sweep(error: Exception) -> bool:

@@ -18,6 +18,7 @@ from card_worker.batches.chunks import AHEAD, Chunk, do, first_chunks, resting_c
 from card_worker.batches.work import TELL_EVERY
 from card_worker.contracts.commands import CHUNK as TASK
 from card_worker.contracts.kinds import Action, BatchState
+from card_worker.contracts.message import Letter, read_commands
 from card_worker.contracts.queries import GetCard, ListTransactions, Look
 from card_worker.delivery import Delivery
 from card_worker.domain.evolve import card_uuid
@@ -25,6 +26,7 @@ from card_worker.domain.needs import Needs
 from card_worker.domain.rows import CARDS_PER_CHUNK, Batch, Holds, State
 from card_worker.file_store import FileStore
 from card_worker.files import NotConfirmed, confirm, write_files
+from card_worker.handler import handle
 from card_worker.messages import Answered, Buried, Message, Waiting
 from card_worker.minting import Craft, Mint
 from card_worker.reader import look
@@ -1095,7 +1097,7 @@ def test_a_listed_batch_keeps_the_order_of_its_list(orders: Orders) -> None:
 def wait_for_approval(orders: Orders, batch_id: str, *card_ids: str) -> dict[str, Any]:
     listed = [{"card_id": card_id} for card_id in card_ids]
     asked = {"cards": listed, "needs_approval": True, "created_by": "kari"}
-    return orders.ask("cards.batch_create", f"order-{batch_id}", batch_id=batch_id, **asked)
+    return orders.ask("cards.batch_create", f"order-{card_ids[0]}", batch_id=batch_id, **asked)
 
 
 def test_names_of_lists_are_looked_up_by_key(orders: Orders) -> None:
@@ -1148,6 +1150,28 @@ def waits_for_another(engine: Engine) -> bool:
         return bool(connection.exec_driver_sql(asked).scalar())
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_orders_of_one_group_with_the_same_name_are_checked_each_for_itself(
+    orders: Orders, dry_run: bool
+) -> None:
+    orders.ask("cards.create", "a1", card_id="A-1", **LOAD)
+    asked: dict[str, Any] = {"account_id": ACCOUNT, "batch_id": "B1", "count": 3}
+    patterns = {"A-{n}": False, "Z-{n}": dry_run}
+    group = [
+        command
+        for pattern, is_dry in patterns.items()
+        for command in read_commands(
+            "cards.batch_create",
+            f"order {pattern}",
+            {**asked, "card_id_pattern": pattern, "dry_run": is_dry},
+        )
+        if not isinstance(command, Letter)
+    ]
+    with begin(orders.engine) as (connection, now):
+        answers = handle(connection, group, now, orders.mint)
+    assert [answer.reason for answer in answers] == ["card_exists", None]
+
+
 def test_two_commits_reserve_a_name_once(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     orders, others = Orders(engine), Orders(open_engine(postgres_url))
@@ -1187,6 +1211,34 @@ def test_orders_that_nobody_approves_lapse(orders: Orders) -> None:
     assert orders.ask("cards.create", "a1", card_id="A1", **LOAD)["type"] == "card.created"
     assert orders.batch("new").state is BatchState.AWAITING_APPROVAL
     assert orders.batch("approved").state is BatchState.RUNNING
+
+
+@pytest.mark.parametrize("length", [58, 59, 255])
+def test_an_order_lapses_however_long_its_name_is(orders: Orders, length: int) -> None:
+    long = ["b" * length, "b" * (length - 1) + "c"]
+    wait_for_approval(orders, long[0], "A1")
+    wait_for_approval(orders, long[1], "A2")
+    with begin(orders.engine) as (connection, now):
+        connection.execute(update(batches).values(created_at=now - timedelta(days=31)))
+    assert lapse_orders(orders.engine) == 2
+    assert [told["subject"] for told in orders.events("batch.cancelled")] == long
+
+
+def test_an_order_that_is_locked_keeps_no_other_from_lapsing(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    orders = Orders(engine)
+    wait_for_approval(orders, "held", "A1")
+    wait_for_approval(orders, "free", "A2")
+    with begin(engine) as (connection, now):
+        for batch_id, days in (("held", 32), ("free", 31)):
+            change = update(batches).where(batches.c.batch_id == batch_id)
+            connection.execute(change.values(created_at=now - timedelta(days=days)))
+    with begin(engine) as (connection, _):
+        find_batch(connection, ACCOUNT, "held", lock=True)
+        assert lapse_orders(engine) == 1
+    assert lapse_orders(engine) == 1
+    assert [told["subject"] for told in orders.events("batch.cancelled")] == ["free", "held"]
+    engine.dispose()
 
 
 def test_a_chunk_nobody_has_begun_is_nothing(orders: Orders) -> None:

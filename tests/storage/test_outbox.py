@@ -1,6 +1,7 @@
 """What the relay asks of the outbox."""
 
 import re
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from card_worker.contracts.kinds import EventType
 from card_worker.handler import handle
 from card_worker.storage import outbox
 from card_worker.storage.engine import begin, open_engine, reading
-from card_worker.storage.outbox import COMMIT_MAX_S, Unpublished, Watermark
+from card_worker.storage.outbox import Running, Unpublished, Watermark
 from tests.storage.statements import counting
 from tests.storage.test_writing import create
 
@@ -68,27 +69,27 @@ def event(position: int) -> Unpublished:
     return Unpublished(position, UUID(int=position), "T00000001", type, "card", "{}")
 
 
-def test_the_watermark_moves_past_what_was_published_a_commit_ago() -> None:
+def test_the_watermark_moves_past_what_was_visible_when_all_that_runs_began() -> None:
     mark = Watermark()
-    mark.advance([event(1), event(7)], at=100.0)
-    mark.advance([], at=100.5)
+    mark.advance([event(1), event(7)], Running(10, 20), at=100.0)
+    mark.advance([], Running(11, 21), at=101.0)
     assert mark.position == 0
-    mark.advance([event(9)], at=100.0 + COMMIT_MAX_S - 0.1)
+    mark.advance([event(9)], Running(20, 30), at=102.0)
     assert mark.position == 0
-    mark.advance([], at=100.0 + COMMIT_MAX_S)
+    mark.advance([], Running(21, 31), at=103.0)
     assert mark.position == 7
-    mark.advance([], at=100.0 + 2 * COMMIT_MAX_S)
+    mark.advance([], Running(31, 32), at=104.0)
     assert mark.position == 9
 
 
 def test_the_watermark_stays_below_what_is_not_published() -> None:
     mark = Watermark()
-    mark.advance([event(3), event(7)], at=0.0)
+    mark.advance([event(3), event(7)], Running(10, 20), at=0.0)
     # Position 5 was drawn before 7 and is committed later; the sink is away for hours.
     for hours in range(1, 10):
-        mark.advance([event(5)], at=hours * 3_600.0)
+        mark.advance([event(5)], Running(20 + hours, 21 + hours), at=hours * 3_600.0)
     assert mark.position == 0
-    mark.advance([], at=36_000.0)
+    mark.advance([], Running(50, 51), at=36_000.0)
     assert mark.position == 7
 
 
@@ -96,15 +97,46 @@ def test_a_backlog_lets_the_watermark_follow() -> None:
     mark = Watermark()
     for second in range(120):
         first = 1 + 500 * second
-        mark.advance([event(first + number) for number in range(500)], at=float(second))
-    assert mark.position == 500 * (120 - COMMIT_MAX_S)
-    assert len(mark._visible) <= COMMIT_MAX_S + 1
+        events = [event(first + number) for number in range(500)]
+        mark.advance(events, Running(second, second + 1), at=float(second))
+    assert mark.position == 500 * 118
+    assert len(mark._visible) == 1
+
+
+def test_events_of_a_card_keep_their_order_however_long_a_commit_takes(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    mark, at, published = Watermark(), 0.0, list[str]()
+
+    def publish_later() -> None:
+        nonlocal at
+        at += 3_600.0
+        published.extend(told.subject for told in publish(engine, mark, at))
+
+    def make(*card_ids: str) -> None:
+        with begin(engine) as (connection, now):
+            handle(connection, create(*card_ids), now)
+
+    with engine.connect() as slow:
+        with slow.begin():
+            handle(slow, create("slow"), datetime.now(UTC))
+            slow.execute(text("SELECT 1"))  # the server has done all that was sent before
+            for number in range(4):
+                make(f"other {number}")
+                publish_later()
+        make("later")
+        for _ in range(4):
+            publish_later()
+    assert published == [*(f"other {number}" for number in range(4)), "slow", "later"]
+    for _ in range(2):
+        publish_later()
+    with begin(engine) as (connection, _):
+        assert outbox.newest(connection) == mark.position
+    engine.dispose()
 
 
 def test_a_snapshot_that_is_open_does_not_slow_the_relay_down(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "COMMIT_MAX_S", 0.0)
     monkeypatch.setattr(outbox, "WATERMARK_STEP_S", 0.0)
     engine = open_engine(postgres_url)
     snapshot = engine.connect().execution_options(isolation_level="REPEATABLE READ")
@@ -137,8 +169,9 @@ MANY = text("""
 def publish(engine: Engine, mark: Watermark, at: float) -> list[Unpublished]:
     """Publish the next events as a relay does."""
     with begin(engine) as (connection, _):
+        running = outbox.running(connection)
         events = outbox.first_unpublished(connection, 5_000, above=mark.position)
-        mark.advance(events, at=at)
+        mark.advance(events, running, at=at)
         outbox.mark_published(connection, events)
     return events
 

@@ -1,5 +1,6 @@
 """How the books come out of the database, and what of them goes back into it."""
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import cache
@@ -141,16 +142,16 @@ def _know_tokens(books: Books, rows: Rows) -> None:
 
 def _taken(connection: Connection, needed: Sequence[Needs]) -> dict[BatchKey, Sequence[str]]:
     """Return which names of new orders cards have already."""
-    orders = [needs.order for needs in needed if needs.order is not None]
-    return {
-        (order.account_id, order.called): names_taken(
+    taken = defaultdict[BatchKey, list[str]](list)
+    for order in (needs.order for needs in needed if needs.order is not None):
+        # A group may have several orders with the same batch_id, such as a dry run before another.
+        taken[order.account_id, order.called] += names_taken(
             connection,
             order.account_id,
             Pattern.known(order.card_id_pattern or ""),
             min(order.requested, CARDS_PER_ORDER_MAX),
         )
-        for order in orders
-    }
+    return {**taken}
 
 
 def _load_what_hangs_on_cards(

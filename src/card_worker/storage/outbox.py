@@ -6,10 +6,22 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from time import monotonic, sleep
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, bindparam, exists, func, select, text
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    Text,
+    bindparam,
+    cast,
+    exists,
+    func,
+    select,
+    text,
+)
 
 from card_worker.contracts.kinds import EventType
 from card_worker.domain.answers import Answer
@@ -22,10 +34,6 @@ from card_worker.storage.writing import New
 CHANNEL = "card_worker_outbox"
 SQLITE_POLL_S = 0.02
 POOLED_POLL_S = 0.1
-COMMIT_MAX_S = 30.0
-"""A commit ends within this time after it has drawn a position: IDLE_MAX_S, REPLY_MAX_S and a lock
-timeout see to that. One that takes longer all the same, such as one that waits for a replica, is
-found when the relay looks at all positions again."""
 WATERMARK_STEP_S = 1.0
 ASK_S = 20.0
 """How often a session that waits for notifications is asked whether it is still there."""
@@ -93,6 +101,30 @@ def is_told(connection: Connection, after: int, but: Collection[EventType]) -> b
     return bool(connection.execute(select(exists().where(*wanted))).scalar())
 
 
+class Running(NamedTuple):
+    """The transactions that run on the server, by their numbers, which it gives in order."""
+
+    oldest: int
+    """All lower ones have ended."""
+    following: int
+    """The number of the next one to begin."""
+
+
+_NUMBERS: list[ColumnElement[Any]] = [
+    cast(cast(end(func.pg_current_snapshot()), Text), BigInteger)
+    for end in (func.pg_snapshot_xmin, func.pg_snapshot_xmax)
+]
+_RUNNING = select(*_NUMBERS)
+
+
+def running(connection: Connection) -> Running:
+    """Return which transactions run now. On SQLite no other one does that writes."""
+    if connection.dialect.name != "postgresql":
+        return Running(0, 0)
+    ((oldest, following),) = send(connection, _RUNNING, {})()
+    return Running(oldest, following)
+
+
 class Watermark:
     """The position up to which all events are published.
 
@@ -100,28 +132,35 @@ class Watermark:
     a replica). A query that begins at the lowest position reads all of them again and again; one
     that begins at the watermark doesn't.
 
-    Positions are drawn in order, and become visible in the order of the commits. So when a position
-    has been visible for COMMIT_MAX_S, all lower ones are visible too. Only then, and when none of
-    them is unpublished, the watermark moves up to it.
+    Positions are drawn in order, and become visible in the order of the commits. Who draws one has
+    written before, so its transaction has a number. When a position is visible, and all
+    transactions have ended that ran then, all lower positions are visible too. Only then, and when
+    none of them is unpublished, the watermark moves up to it.
     """
 
     def __init__(self) -> None:
         self.position = 0
-        self._visible: deque[tuple[float, int]] = deque()
+        self._newest = 0
+        self._seen_at = -math.inf
+        self._visible: deque[tuple[int, int]] = deque()
 
-    def advance(self, events: Sequence[Unpublished], *, at: float) -> None:
-        """Take in the first unpublished events, as they were at a time of the monotonic clock."""
+    def advance(self, events: Sequence[Unpublished], running: Running, *, at: float) -> None:
+        """Take in the first unpublished events, as they were at a time of the monotonic clock.
+
+        `running` are the transactions that ran before the events were read.
+        """
+        if self._newest > (self._visible[-1][1] if self._visible else self.position):
+            # It was visible before these numbers were read.
+            self._visible.append((running.following, self._newest))
         lowest = events[0].position if events else math.inf
         while self._visible:
-            since, position = self._visible[0]
-            if at - since < COMMIT_MAX_S or position >= lowest:
+            following, position = self._visible[0]
+            if running.oldest < following or position >= lowest:
                 break
             self.position = position
             self._visible.popleft()
-        if events:
-            since, position = self._visible[-1] if self._visible else (-math.inf, self.position)
-            if events[-1].position > position and at - since >= WATERMARK_STEP_S:
-                self._visible.append((at, events[-1].position))
+        if events and at - self._seen_at >= WATERMARK_STEP_S:
+            self._newest, self._seen_at = max(self._newest, events[-1].position), at
 
 
 def oldest_unpublished(connection: Connection, *, above: int = 0) -> datetime | None:
