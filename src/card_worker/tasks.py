@@ -213,9 +213,8 @@ def _sweep_files(_: Engine, __: Place) -> Swept:
 
 
 def _sweep_batches(engine: Engine, _: Place) -> Swept:
-    lapsed = lapse_orders(engine)
     _ask(resting_chunks(engine))
-    return Swept(lapsed, None)
+    return Swept(lapse_orders(engine), None)
 
 
 _SWEEPS: dict[str, Callable[[Engine, Place], Swept]] = {
