@@ -22,8 +22,6 @@ def upgrade() -> None:
     for table, name in (("batches", "runs"), ("runs", "sequence")):
         # What has begun already goes on as before, at the same time.
         op.add_column(table, sa.Column(name, WholeNumber, nullable=False, server_default="0"))
-        if dialect == "postgresql":
-            op.alter_column(table, name, server_default=None)
     unfinished = sa.text("ended_at IS NULL")
     op.create_index(
         "ix_runs_of_batch",
