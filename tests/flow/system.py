@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from card_worker.cli import app
 from card_worker.client import Client
+from card_worker.messages import start_key
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import open_engine, reading
@@ -228,3 +229,9 @@ def system(folder: Path, *, database_url: str, broker_url: str) -> Iterator[Syst
             yield made
         finally:
             made.close()
+
+
+def note_starts(system: System, message: Mapping[str, Any], starts: int) -> None:
+    """Note starts of a message as if workers had died of it."""
+    key = start_key(message["headers"]["id"], base64.b64decode(message["body"]))
+    system.sql("INSERT INTO starts VALUES (:key, :starts, now())", key=key, starts=starts)

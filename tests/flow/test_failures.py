@@ -12,7 +12,7 @@ from card_worker.storage.migrations import upgrade
 from tests import servers
 from tests.flow import defects
 from tests.flow.processes import until
-from tests.flow.system import System, card, envelope, system
+from tests.flow.system import System, card, envelope, note_starts, system
 
 # The database hasn't missed a dead worker's session yet, which holds locks.
 END_HUNG = """
@@ -173,9 +173,10 @@ def test_starts_that_killed_the_worker_count(own: System) -> None:
 
 def test_a_message_that_has_had_its_starts_is_not_started_again(running: System) -> None:
     defects.plant(running.engine)
-    running.sql("INSERT INTO starts VALUES ('spent', 4, now())")
     asked = {"account_id": "T00000001", "card_id": "defect", "amount": 1, "currency": "NOK"}
-    running.push(envelope("cards.create", "spent", asked), returns=2)
+    message = envelope("cards.create", "spent", asked)
+    note_starts(running, message, 4)
+    running.push(message, returns=2)
     assert running.letter("spent").reason == "started 5 times, never to an end"
     assert defects.starts(running.engine) == 0
 

@@ -14,7 +14,7 @@ from card_worker.cli.embedded import NoServer, Valkey
 from card_worker.storage.migrations import upgrade
 from tests import servers
 from tests.flow.processes import Part, until
-from tests.flow.system import System, card, envelope, system
+from tests.flow.system import System, card, envelope, note_starts, system
 from tests.proxy import proxy
 
 POOLS: dict[str, Sequence[str]] = {
@@ -79,9 +79,9 @@ def test_a_worker_stops_while_the_database_is_away(
 def send_suspects(own: System) -> None:
     """Ask for payments in messages that workers have died of, and that have one start left."""
     for ref, deaths in (("once", 1), ("often", 4)):
-        own.sql("INSERT INTO starts VALUES (:id, 3, now())", id=ref)
-        asked = card("locked", amount=10, ref_id=ref)
-        own.push(envelope("transactions.create", ref, asked), returns=deaths)
+        message = envelope("transactions.create", ref, card("locked", amount=10, ref_id=ref))
+        note_starts(own, message, 3)
+        own.push(message, returns=deaths)
 
 
 @pytest.mark.parametrize("how", [WARM, COLD], ids=["warm", "cold"])

@@ -27,7 +27,7 @@ from card_worker.domain.rows import CARDS_PER_CHUNK, Batch, Holds, State
 from card_worker.file_store import FileStore
 from card_worker.files import NotConfirmed, confirm, write_files
 from card_worker.handler import handle
-from card_worker.messages import Answered, Buried, Message, Waiting
+from card_worker.messages import Answered, Buried, Message, Waiting, start_key
 from card_worker.minting import Craft, Mint
 from card_worker.reader import look
 from card_worker.secrets.peppers import Pepper, Peppers
@@ -610,7 +610,8 @@ def test_a_chunk_is_not_given_up_before_its_batch_says_why(postgres_url: str) ->
     orders.order(1)
     asked = replace(message_for(orders.waiting[0]), returns=2, deaths=2)
     with engine.begin() as connection:
-        connection.execute(text("INSERT INTO starts VALUES ('1', 4, now())"))
+        started = {"key": start_key(asked.id, asked.body)}
+        connection.execute(text("INSERT INTO starts VALUES (:key, 4, now())"), started)
     delivery = Delivery(engine, lambda: False, vault=VAULT)
     with engine.begin() as connection:
         connection.execute(text("SELECT FROM batches FOR UPDATE"))
