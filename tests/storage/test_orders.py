@@ -38,7 +38,7 @@ from card_worker.storage.books import load
 from card_worker.storage.bulk import insert_alike
 from card_worker.storage.dead_letters import listed
 from card_worker.storage.engine import IDLE_MAX_S, begin, open_engine, reading
-from card_worker.storage.errors import is_retryable
+from card_worker.storage.errors import is_race, is_retryable
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import (
     batches,
@@ -1186,7 +1186,7 @@ def test_two_commits_reserve_a_name_once(postgres_url: str) -> None:
             until(lambda: waits_for_another(engine), "the other commit")
         with pytest.raises(DBAPIError) as race:
             second.result()
-    assert is_retryable(race.value)
+    assert is_race(race.value)
     told = ask()
     assert told["data"]["reason"] == "card_exists"
     for used in (engine, others.engine):
