@@ -11,6 +11,7 @@ from uuid import uuid4, uuid5
 import structlog
 from celery import Celery, Task, signals
 from celery.exceptions import Reject
+from kombu.exceptions import OperationalError
 from kombu.message import Message as KombuMessage
 from pydantic import TypeAdapter, ValidationError
 from redis.exceptions import RedisError
@@ -241,7 +242,9 @@ def _sweep(message: Message) -> Fate:
         if swept.following is not None:
             _ask_for_slice(message.task, swept.following)
     except Exception as error:
-        write = log.error if needs_operator(error) else log.warning
+        passes = is_retryable(error) and not needs_operator(error)
+        is_away = passes or isinstance(error, RedisError | OperationalError)
+        write = log.warning if is_away else log.error
         write("sweep put off", **described(error))
     return Answered(())
 
