@@ -31,12 +31,14 @@ PARTS = {
 """The parts by name; arguments of this Python."""
 
 
-def until(is_so: Callable[[], object], what: str, *, within_s: float = WAIT_S) -> None:
+def until(
+    is_so: Callable[[], object], what: str, *, within_s: float = WAIT_S, every_s: float = LOOK_S
+) -> None:
     """Return when `is_so`; fail, saying what did not come, when it isn't in time."""
     deadline = monotonic() + within_s
     while not is_so():
         assert monotonic() < deadline, f"{what} did not come within {within_s:g} s"
-        sleep(LOOK_S)
+        sleep(every_s)
 
 
 class Part:
