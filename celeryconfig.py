@@ -7,11 +7,11 @@ import os
 
 from kombu.entity import Exchange, Queue
 
-from card_worker.beat import every
 from card_worker.contracts.commands import QUEUES, SWEEPS
 from card_worker.contracts.queries import QUERY_QUEUES
 from card_worker.settings import WrongSetting, load_settings
 from card_worker.transport import TRANSPORT
+from card_worker.worker.beat import every
 
 # Celery obeys these before any setting. Worker and relay could then look at different servers, and
 # the password of one server would go to another.
@@ -81,7 +81,7 @@ worker_pool = "solo"
 # For children of one parent: --pool processes --concurrency 4. Celery takes `--pool prefork` for
 # its own default, and this setting goes before that.
 worker_concurrency = 1
-worker_consumer = "card_worker.tasks:Consumer"  # unreadable messages become dead letters
+worker_consumer = "card_worker.worker.tasks:Consumer"  # unreadable messages become dead letters
 worker_enable_remote_control = True  # inspection only: the worker drops what would steer it
 worker_hijack_root_logger = False
 worker_redirect_stdouts = False
@@ -95,7 +95,7 @@ task_send_sent_event = False
 timezone = "UTC"
 enable_utc = True
 # Keeps nothing on disk: after a restart the next sweep is one interval away, which harms nobody.
-beat_scheduler = "card_worker.beat:Scheduler"
+beat_scheduler = "card_worker.worker.beat:Scheduler"
 beat_schedule = {
     sweep: {
         "task": sweep,

@@ -11,9 +11,9 @@ from celery import Celery
 from kombu.message import Message as KombuMessage
 
 from benchmarks.peers.counting import count
-from card_worker import grouping
-from card_worker.messages import Answered, Fate, Message, Shown
 from card_worker.storage.contention import Row
+from card_worker.worker import grouping
+from card_worker.worker.messages import Answered, Fate, Message, Shown
 
 TASK = QUEUE = "nothing"
 GROUP_MAX = 500  # as card_worker's own

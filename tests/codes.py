@@ -3,7 +3,7 @@
 from itertools import count
 from typing import Any
 
-from card_worker.minting import Craft, Mint
+from card_worker.secret_issuer import Craft, Mint
 from card_worker.secrets.formats import PinFormat, TokenFormat
 from card_worker.secrets.peppers import Pepper, Peppers
 from card_worker.secrets.sealing import new_identity

@@ -15,12 +15,12 @@ from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Batch, File, Holds
 from card_worker.handler import handle
-from card_worker.minting import Mint
+from card_worker.secret_issuer import Mint
 from card_worker.secrets.sealing import open_sealed
 from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin
 from card_worker.storage.files import find_files, parts
-from card_worker.storage.guesses import note_guesses
+from card_worker.storage.pin_attempts import note_guesses
 from card_worker.storage.tables import cards, outbox
 from tests.codes import OWNER, SEAL_TO, VAULT
 

@@ -22,10 +22,10 @@ from benchmarks.results import Result, compare
 from benchmarks.rounds import Size, Speed, interleaved, say
 from benchmarks.stage import Stage
 from card_worker.contracts.commands import BlockCard
-from card_worker.grouping import spare_cycle_search
 from card_worker.handler import handle
 from card_worker.storage.engine import begin, open_engine
 from card_worker.sweeps import BEGIN, expire_cards
+from card_worker.worker.grouping import spare_cycle_search
 from tests.servers import database
 
 CARDS, DUE, FEW = 2_000_000, 100_000, 20_000

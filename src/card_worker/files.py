@@ -17,14 +17,15 @@ from sqlalchemy import Connection, Engine
 
 from card_worker.contracts import keys
 from card_worker.contracts.commands import event_id
+from card_worker.contracts.enums import EventType
 from card_worker.contracts.events import Said
-from card_worker.contracts.kinds import EventType
 from card_worker.domain.answers import add_files, batch_data, freeze
 from card_worker.domain.rows import Batch, File, Holds
 from card_worker.file_store import FileStore
 from card_worker.pauses import Pauses, described
 from card_worker.storage import leases, outbox
 from card_worker.storage.batches import find_batch
+from card_worker.storage.bulk_write import write
 from card_worker.storage.engine import begin
 from card_worker.storage.files import (
     begun,
@@ -35,7 +36,6 @@ from card_worker.storage.files import (
     parts,
     written,
 )
-from card_worker.storage.writing import write
 
 RENEW_S = 3.0
 """How often the lease of a file is counted up while its parts are read."""

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from card_worker.contracts.commands import Command, CreateTransaction, event_id
-from card_worker.contracts.kinds import Reason
+from card_worker.contracts.enums import Reason
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
 from card_worker.domain.entry import settle
@@ -16,11 +16,11 @@ from card_worker.domain.events import CommandRejected, Decision, id_of
 from card_worker.domain.evolve import evolve
 from card_worker.domain.needs import Needs, needs
 from card_worker.domain.rules import decide
-from card_worker.minting import Mint
+from card_worker.secret_issuer import Mint
 from card_worker.secrets.vault import Vault
 from card_worker.storage.books import load, save
-from card_worker.storage.claims import Key, claim, conflict_key, key_and_digest, stored_answers
-from card_worker.storage.writing import slices
+from card_worker.storage.bulk_write import slices
+from card_worker.storage.idempotency import Key, claim, conflict_key, key_and_digest, stored_answers
 
 NO_MINT = Mint(Vault())
 Digests: TypeAlias = dict[Key, str]

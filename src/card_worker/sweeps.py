@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 from card_worker.contracts import keys
 from card_worker.contracts.batches import APPROVAL_WITHIN, LapseBatch
 from card_worker.contracts.commands import Command, event_id
-from card_worker.contracts.kinds import EventType
+from card_worker.contracts.enums import EventType
 from card_worker.contracts.own import SweptCard, SweptHold
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Hold
@@ -23,7 +23,7 @@ from card_worker.storage.batches import find_unapproved
 from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, begin
 from card_worker.storage.errors import is_lock_timeout, is_retryable
 from card_worker.storage.locks import try_lock
-from card_worker.storage.looks import After, DueCard, due_cards, due_holds
+from card_worker.storage.queries import After, DueCard, due_cards, due_holds
 
 SLICE_ROWS = 1_000
 SLICES_MAX = 20

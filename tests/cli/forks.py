@@ -127,7 +127,7 @@ def _lead(number: int, where: str) -> None:
 
 
 LOADED = (
-    "card_worker.tasks",
+    "card_worker.worker.tasks",
     *("card_worker.cli.barcodes", "card_worker.cli.embedded", "card_worker.client"),
     *("celery.bin.celery", "celery.bin.worker", "rich.progress", "sqlalchemy.dialects.sqlite"),
 )

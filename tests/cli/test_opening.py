@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from card_worker.minting import COLUMNS
+from card_worker.secret_issuer import COLUMNS
 from card_worker.secrets.sealing import new_identity, read_recipients, seal, seal_text
 from tests.cli.commands import lines_of_json, refused, run
 from tests.codes import OWNER

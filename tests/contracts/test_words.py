@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import card_worker
 from card_worker.contracts.commands import APPLY, COMMANDS, InvalidCommand
-from card_worker.contracts.kinds import HAPPENED, MESSAGES
+from card_worker.contracts.enums import HAPPENED, MESSAGES
 from card_worker.contracts.message import Letter, Unreadable, read_commands, read_query
 from card_worker.contracts.queries import QUERIES
 from tests.codes import SEAL_TO, VAULT

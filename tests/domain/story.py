@@ -45,8 +45,8 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from card_worker.contracts.commands import Command, CreateTransaction, event_id
+from card_worker.contracts.enums import BatchState, CardType, Expiry, Reason, Status
 from card_worker.contracts.fields import write_time
-from card_worker.contracts.kinds import BatchState, CardType, Expiry, Reason, Status
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.allowed import ByTransaction
 from card_worker.domain.answers import Answer, answer
@@ -56,8 +56,8 @@ from card_worker.domain.events import CommandRejected, Event, Made
 from card_worker.domain.evolve import batch_card, card_uuid, evolve
 from card_worker.domain.rows import Account, Card, Guess, Outcome, State
 from card_worker.domain.rules import decide
-from card_worker.minting import Mint
 from card_worker.money import Currency
+from card_worker.secret_issuer import Mint
 from card_worker.secrets.sealing import open_sealed
 from tests.codes import OWNER, TOKEN_PEPPERS, VAULT, WRONG_PIN
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from card_worker.contracts.commands import Command, event_id
+from card_worker.contracts.enums import Side
 from card_worker.contracts.fields import write_time
-from card_worker.contracts.kinds import Side
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from card_worker.contracts.commands import Command, CreateTransaction, RefundTransaction
-from card_worker.contracts.kinds import Reason, Status, TransactionType
+from card_worker.contracts.enums import Reason, Status, TransactionType
 from card_worker.contracts.queries import Look
 from card_worker.domain.allowed import ALLOWED, Fund
 from card_worker.domain.events import CommandRejected

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from card_worker.contracts.commands import Command
-from card_worker.contracts.kinds import CardType, EventType
+from card_worker.contracts.enums import CardType, EventType
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.evolve import evolve

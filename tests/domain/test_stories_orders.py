@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from card_worker.contracts.kinds import Action
+from card_worker.contracts.enums import Action
 from card_worker.domain.rows import Run
 from tests.domain.stories_of_orders import STORIES
 from tests.domain.story import Story

@@ -14,12 +14,12 @@ from typer.testing import CliRunner, Result
 
 from card_worker.cli import app
 from card_worker.client import Client
-from card_worker.messages import start_key
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.tables import cards, keys, outbox, transactions
 from card_worker.transport.in_flight import InFlight
+from card_worker.worker.messages import start_key
 from tests.flow.processes import Part, Parts, parts, until
 
 ACCOUNT = "T00000001"

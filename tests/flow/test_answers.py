@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from card_worker.batches.work import TELL_EVERY
 from card_worker.client import STREAM, Client
-from card_worker.contracts.kinds import Action
+from card_worker.contracts.enums import Action
 from card_worker.domain.rows import CARDS_PER_CHUNK
 from card_worker.files import confirm
 from card_worker.storage.engine import begin, open_engine

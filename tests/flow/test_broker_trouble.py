@@ -17,12 +17,12 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 from sqlalchemy import text
 
-from card_worker.cli import parts
+from card_worker.cli import processes
 from card_worker.cli.embedded import Valkey, valkey
-from card_worker.grouping import HEALTH_S
 from card_worker.health import living
 from card_worker.transport.channel import POLL_S
 from card_worker.transport.in_flight import ENTRY_BYTES_MAX
+from card_worker.worker.grouping import HEALTH_S
 from tests.flow.processes import PARTS, until
 from tests.flow.system import System, envelope, system
 from tests.flow.test_relay import write
@@ -446,7 +446,7 @@ def test_a_stop_ends_a_group_that_waits_for_the_database(
 
 def test_a_worker_that_fails_does_not_end_with_0(own: System) -> None:
     # A defect of ours in Celery's loop: the loop can't be made.
-    broken = "import card_worker.grouping as g; g.Consumer.create_task_handler = None; "
+    broken = "import card_worker.worker.grouping as g; g.Consumer.create_task_handler = None; "
     run = "import sys; sys.argv = ['x', 'worker']; from card_worker.cli import main; main()"
     worker = own.parts.run("-c", broken + run, name="worker")
     assert worker.ended() != 0
@@ -477,7 +477,7 @@ def test_check_says_whether_a_worker_works(
 ) -> None:
     own = checked
     # Longer than a worker's health may be unwritten, and its next look for messages away.
-    monkeypatch.setattr(parts, "IDLE_S_MAX", POLL_S + HEALTH_S + 2)
+    monkeypatch.setattr(processes, "IDLE_S_MAX", POLL_S + HEALTH_S + 2)
     assert own.cli("worker", "--check").exit_code == 1
     worker = own.start("worker")
     own.start("relay")
@@ -516,7 +516,7 @@ def test_check_says_whether_beat_is_on_time(
     checked: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = checked
-    monkeypatch.setattr(parts, "IDLE_S_MAX", 2.0)
+    monkeypatch.setattr(processes, "IDLE_S_MAX", 2.0)
     assert own.cli("beat", "--check").exit_code == 1
     beat = own.start("beat", SWEEP_INTERVAL_S="1")
     until(lambda: own.cli("beat", "--check").exit_code == 0, "beat")

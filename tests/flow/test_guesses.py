@@ -2,10 +2,10 @@
 
 from sqlalchemy import Engine, select
 
-from card_worker.delivery import Delivery
-from card_worker.messages import Buried, Message
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.tables import guesses
+from card_worker.worker.delivery import Delivery
+from card_worker.worker.messages import Buried, Message
 from tests.codes import PIN, VAULT, WRONG_PIN
 from tests.flow import defects
 from tests.storage.test_codes import ACCOUNT, ask, create, note, pay

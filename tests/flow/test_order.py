@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, make_url, text
 
-from card_worker.delivery import Delivery
-from card_worker.messages import Answered, Fate, Message, Returned, Waiting
 from card_worker.storage.engine import open_engine
+from card_worker.worker.delivery import Delivery
+from card_worker.worker.messages import Answered, Fate, Message, Returned, Waiting
 from tests.codes import VAULT
 from tests.flow.system import ACCOUNT, card
 from tests.proxy import proxy

@@ -8,7 +8,7 @@ from celery import Celery, states
 from redis import Redis
 
 from card_worker.cli.embedded import Valkey
-from card_worker.results import Result, Results
+from card_worker.worker.results import Result, Results
 
 
 @pytest.fixture

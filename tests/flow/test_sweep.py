@@ -11,7 +11,7 @@ from sqlalchemy import Engine, func, select, update
 from sqlalchemy.exc import OperationalError
 
 from card_worker.contracts.commands import Command
-from card_worker.contracts.kinds import EventType
+from card_worker.contracts.enums import EventType
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.contracts.own import SweptCard
 from card_worker.domain.evolve import card_uuid

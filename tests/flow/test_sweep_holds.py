@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from card_worker.contracts.commands import Command
-from card_worker.contracts.kinds import EventType
+from card_worker.contracts.enums import EventType
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.contracts.own import SweptHold
 from card_worker.domain.rows import Hold
 from card_worker.handler import handle
 from card_worker.storage.engine import begin, open_engine, reading
-from card_worker.storage.looks import After, due_holds
+from card_worker.storage.queries import After, due_holds
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, holds, outbox
 from card_worker.sweeps import SLICES_MAX

@@ -16,7 +16,7 @@ from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.fields import write_time
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.answers import Answer
-from card_worker.storage.looks import card_at, find_card
+from card_worker.storage.queries import card_at, find_card
 from card_worker.storage.reconcile import differences, totals
 from card_worker.storage.tables import cards, outbox, tokens
 from tests.codes import OWNER, PIN, TOKEN_PEPPERS, VAULT, WRONG_PIN, plain_mint

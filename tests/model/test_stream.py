@@ -15,7 +15,7 @@ from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.books import Books
 from card_worker.domain.events import Decision, id_of
-from card_worker.minting import Mint
+from card_worker.secret_issuer import Mint
 from card_worker.secrets.secret import REVEAL
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import guesses, outbox

@@ -37,7 +37,12 @@ importlib.import_module(module)
 @pytest.mark.parametrize(
     "module",
     [
-        *("card_worker.cli", "card_worker.cli.parts", "card_worker.tasks", "card_worker.client"),
+        *(
+            "card_worker.cli",
+            "card_worker.cli.processes",
+            "card_worker.worker.tasks",
+            "card_worker.client",
+        ),
         *("card_worker.relay", "card_worker.sinks", "card_worker.storage.migrations"),
         *("celeryconfig", "celery.bin.celery", "kombu.transport.redis", "flower.command"),
         *("psycopg", "sqlalchemy.dialects.postgresql.psycopg"),

@@ -71,7 +71,7 @@ BUGS = (
     # --- one commit, one answer ------------------------------------------------------------------
     Bug(
         "a key is claimed in a commit of its own",
-        "storage/claims.py",
+        "storage/idempotency.py",
         "fresh = frozenset(inserted())",
         _commit_between(8, "fresh = frozenset(inserted())"),
         (HANDLER,),
@@ -165,7 +165,7 @@ BUGS = (
     # --- PINs and secrets ------------------------------------------------------------------------
     Bug(
         "PINs are compared before they are noted",
-        "delivery.py",
+        "worker/delivery.py",
         "        self._note_guesses(commands, lock_timeout_ms)\n"
         "        with begin(self._engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):\n",
         "        with begin(self._engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):\n"
@@ -246,14 +246,14 @@ BUGS = (
     ),
     Bug(
         "a group waits for one locked card",
-        "delivery.py",
+        "worker/delivery.py",
         "                except Blocked:\n                    waited = True\n",
         "                except ZeroDivisionError:\n                    waited = True\n",
         (LOCKED,),
     ),
     Bug(
         "a message passes one that waits for the same card",
-        "delivery.py",
+        "worker/delivery.py",
         "            locked |= needed\n",
         "            pass\n",
         (LOCKED,),
@@ -314,7 +314,7 @@ BUGS = (
     # --- the way in ------------------------------------------------------------------------------
     Bug(
         "messages are acknowledged before their commit",
-        "grouping.py",
+        "worker/grouping.py",
         "        self._run(group, started=monotonic())",
         "        self._acknowledge([one.raw for one in group])\n"
         "        self._run(group, started=monotonic())",
@@ -322,14 +322,14 @@ BUGS = (
     ),
     Bug(
         "messages that expire are dropped",
-        "grouping.py",
+        "worker/grouping.py",
         "self._unreadable.append((raw, problem.why))",
         'raw.ack() if "expires" in problem.why else self._unreadable.append((raw, problem.why))',
         ("tests/flow/test_unreadable.py",),
     ),
     Bug(
         "starts aren't counted",
-        "starts.py",
+        "worker/starts.py",
         "return starts < STARTS_MAX",
         "return True",
         (f"{FAILURES}::test_a_defect_is_started_five_times_and_then_kept_with_its_traceback",),
@@ -343,14 +343,14 @@ BUGS = (
     ),
     Bug(
         "a message passes an earlier one that goes back to its queue",
-        "delivery.py",
+        "worker/delivery.py",
         "            if fates and self._stopping():\n                # Where",
         "            if False:\n                # Where",
         ("tests/flow/test_order.py",),
     ),
     Bug(
         "dead letters are acknowledged and not kept",
-        "letters.py",
+        "worker/dead_letters.py",
         "kept = self._retries.run(partial(self._keep, letters), gives_up=needs_operator)",
         "kept = list[DeadLetter]()",
         ("tests/flow/test_unreadable.py",),

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from card_worker.cli import app
 from card_worker.cli.contract import papers
 from card_worker.contracts.commands import COMMANDS
-from card_worker.contracts.kinds import HAPPENED, MESSAGES, EventType, Reason
+from card_worker.contracts.enums import HAPPENED, MESSAGES, EventType, Reason
 from card_worker.contracts.queries import QUERIES
 from card_worker.reference.schemas import command_schema, event_schema
 from card_worker.settings import Settings

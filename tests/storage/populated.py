@@ -8,19 +8,19 @@ from unittest.mock import patch
 from sqlalchemy import Engine
 
 from card_worker.contracts.batches import APPROVAL_WITHIN
-from card_worker.contracts.kinds import Action, Expiry
+from card_worker.contracts.enums import Action, Expiry
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.contracts.own import SweptCard, SweptHold
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import CARDS_PER_CHUNK
 from card_worker.files import confirm
 from card_worker.handler import handle
-from card_worker.minting import Mint
+from card_worker.secret_issuer import Mint
 from card_worker.storage import outbox
 from card_worker.storage.accounts import change_account
 from card_worker.storage.engine import begin
 from card_worker.storage.files import find_files, written
-from card_worker.storage.guesses import note_guesses
+from card_worker.storage.pin_attempts import note_guesses
 from card_worker.sweeps import lapse_orders
 from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
 from tests.orders import ACCOUNT, CODES, Orders

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, event
 
-from card_worker.storage.writing import SLICE
+from card_worker.storage.bulk_write import SLICE
 
 
 @contextmanager

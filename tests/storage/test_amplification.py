@@ -13,18 +13,18 @@ import pytest
 from sqlalchemy import Engine, select, text, update
 
 from card_worker.contracts.commands import APPLY
-from card_worker.contracts.kinds import BatchState
+from card_worker.contracts.enums import BatchState
 from card_worker.contracts.message import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX, vet
-from card_worker.delivery import Delivery
 from card_worker.domain.books import Books
 from card_worker.domain.events import HoldExpired
 from card_worker.domain.evolve import evolve
-from card_worker.messages import Answered, Fate, Message
 from card_worker.secrets.sealing import new_identity, open_sealed
 from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin, reading
 from card_worker.storage.tables import batches, dead_letters, holds, metadata
-from card_worker.tasks import TASKS
+from card_worker.worker.delivery import Delivery
+from card_worker.worker.messages import Answered, Fate, Message
+from card_worker.worker.tasks import TASKS
 from tests.codes import OWNER, SEAL_TO, VAULT
 
 ACCOUNT = "T00000001"

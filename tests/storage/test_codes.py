@@ -20,14 +20,14 @@ from card_worker.contracts.queries import GetCard
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Outcome
 from card_worker.handler import handle
-from card_worker.minting import Mint
-from card_worker.reader import look_as_holder
+from card_worker.query_handler import look_as_holder
+from card_worker.secret_issuer import Mint
 from card_worker.secrets.peppers import Pepper, Peppers
 from card_worker.secrets.sealing import open_sealed
 from card_worker.secrets.vault import Vault
 from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.errors import is_race, is_retryable
-from card_worker.storage.guesses import note_guesses
+from card_worker.storage.pin_attempts import note_guesses
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, file_parts, guesses, outbox, pins, tokens
 from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint

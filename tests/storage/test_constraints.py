@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from card_worker.contracts.kinds import BatchState, CardType, EventType, Side, TransactionType
+from card_worker.contracts.enums import BatchState, CardType, EventType, Side, TransactionType
 from card_worker.domain.rows import State
 from card_worker.money import AMOUNT_MAX, Currency
 from card_worker.storage import migrations

@@ -17,10 +17,10 @@ from card_worker.contracts.message import Letter, read_commands
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Card, Outcome
 from card_worker.handler import handle
-from card_worker.minting import Mint
+from card_worker.secret_issuer import Mint
 from card_worker.storage.engine import begin, reading
-from card_worker.storage.guesses import note_guesses
-from card_worker.storage.looks import find_card, find_transactions
+from card_worker.storage.pin_attempts import note_guesses
+from card_worker.storage.queries import find_card, find_transactions
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, guesses, keys, metadata, outbox
 from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint

@@ -9,8 +9,6 @@ import pytest
 from sqlalchemy import Engine, select
 
 from card_worker.contracts.message import HEADERS_BYTES_MAX
-from card_worker.messages import Message
-from card_worker.starts import Starts
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import (
     DeadLetter,
@@ -24,6 +22,8 @@ from card_worker.storage.dead_letters import (
 )
 from card_worker.storage.engine import begin
 from card_worker.storage.tables import dead_letters as table
+from card_worker.worker.messages import Message
+from card_worker.worker.starts import Starts
 from tests.codes import OWNER
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)

@@ -6,7 +6,7 @@ import io
 from hypothesis import given
 from hypothesis import strategies as st
 
-from card_worker.minting import Values, as_csv
+from card_worker.secret_issuer import Values, as_csv
 
 NAMES = st.text(st.sampled_from("a1 ,;\"'\r\n\té"), min_size=1, max_size=6)
 ROWS = st.lists(st.tuples(NAMES, NAMES, st.sampled_from(["", "4711"])), max_size=5)

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, insert
 
-from card_worker.contracts.kinds import CardType, Status
+from card_worker.contracts.enums import CardType, Status
 from card_worker.domain.evolve import card_uuid
 from card_worker.domain.rows import Card, State
 from card_worker.storage.engine import begin, reading
-from card_worker.storage.looks import CardFilter, list_cards
+from card_worker.storage.queries import CardFilter, list_cards
 from card_worker.storage.tables import cards
 from tests.domain.story import GIVEN, START
 from tests.storage.test_handler import ACCOUNT

@@ -11,15 +11,15 @@ from alembic import command
 from sqlalchemy import Engine, MetaData, Table, insert
 
 from card_worker.cli.embedded import NoServer
+from card_worker.contracts.enums import BatchState, CardType, EventType
 from card_worker.contracts.fields import read_time
-from card_worker.contracts.kinds import BatchState, CardType, EventType
 from card_worker.domain.rows import Holds, State
 from card_worker.storage import tables
 from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin, open_engine
 from card_worker.storage.files import confirmed, find_files, parts
-from card_worker.storage.looks import find_card
 from card_worker.storage.migrations import _config, upgrade
+from card_worker.storage.queries import find_card
 from tests import servers
 from tests.servers import Server
 

@@ -13,7 +13,7 @@ from card_worker.contracts.message import read_query
 from card_worker.contracts.queries import GetBatch, GetCard, Query
 from card_worker.domain.answers import Answer
 from card_worker.handler import handle
-from card_worker.reader import Seen, look
+from card_worker.query_handler import Seen, look
 from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.reconcile import differences
 from tests.codes import SEAL_TO, VAULT, plain_mint

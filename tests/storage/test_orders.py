@@ -17,19 +17,17 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from card_worker.batches.chunks import AHEAD, Chunk, do, first_chunks, resting_chunks
 from card_worker.batches.work import TELL_EVERY
 from card_worker.contracts.commands import CHUNK as TASK
-from card_worker.contracts.kinds import Action, BatchState
+from card_worker.contracts.enums import Action, BatchState
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.contracts.queries import GetCard, ListTransactions, Look
-from card_worker.delivery import Delivery
 from card_worker.domain.evolve import card_uuid
 from card_worker.domain.needs import Needs
 from card_worker.domain.rows import CARDS_PER_CHUNK, Batch, Holds, State
 from card_worker.file_store import FileStore
 from card_worker.files import NotConfirmed, confirm, write_files
 from card_worker.handler import handle
-from card_worker.messages import Answered, Buried, Message, Waiting, start_key
-from card_worker.minting import Craft, Mint
-from card_worker.reader import look
+from card_worker.query_handler import look
+from card_worker.secret_issuer import Craft, Mint
 from card_worker.secrets.peppers import Pepper, Peppers
 from card_worker.secrets.sealing import NotOpened, new_identity
 from card_worker.secrets.vault import Vault
@@ -53,6 +51,8 @@ from card_worker.storage.tables import (
     transactions,
 )
 from card_worker.sweeps import lapse_orders
+from card_worker.worker.delivery import Delivery
+from card_worker.worker.messages import Answered, Buried, Message, Waiting, start_key
 from tests.codes import OWNER, PIN_PEPPERS, VAULT
 from tests.flow import defects
 from tests.flow.processes import until
@@ -348,7 +348,7 @@ def test_who_serves_tills_itself_does_not_rest_within_a_chunk(
     orders: Orders, itself: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     naps: list[float] = []
-    monkeypatch.setattr("card_worker.delivery.sleep", naps.append)
+    monkeypatch.setattr("card_worker.worker.delivery.sleep", naps.append)
     one, two = (
         Delivery(orders.engine, lambda: False, vault=VAULT, ask=orders.waiting.extend)
         for _ in range(2)
@@ -370,8 +370,8 @@ def test_a_rest_within_a_chunk_is_short_enough_for_its_commit(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     naps = set[float]()
-    monkeypatch.setattr("card_worker.delivery.sleep", naps.add)
-    monkeypatch.setattr("card_worker.delivery.RESTS", 1e9)  # as a very slow machine would
+    monkeypatch.setattr("card_worker.worker.delivery.sleep", naps.add)
+    monkeypatch.setattr("card_worker.worker.delivery.RESTS", 1e9)  # as a very slow machine would
     engine = open_engine(postgres_url)
     orders = Orders(engine)
     delivery, other = (Delivery(engine, lambda: False, vault=VAULT) for _ in range(2))

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, text
 
-from card_worker.contracts.kinds import EventType
+from card_worker.contracts.enums import EventType
 from card_worker.handler import handle
 from card_worker.storage import outbox
 from card_worker.storage.engine import begin, open_engine, reading

@@ -14,17 +14,17 @@ from tenacity import retry, retry_if_exception
 
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.message import Letter, read_commands
-from card_worker.delivery import Delivery
 from card_worker.domain.answers import Answer
 from card_worker.domain.evolve import card_uuid
 from card_worker.handler import handle
-from card_worker.messages import Answered, Buried, Fate, Message
-from card_worker.minting import Mint
-from card_worker.starts import STARTS_MAX
+from card_worker.secret_issuer import Mint
 from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.errors import RACES_MAX, is_race, is_retryable
 from card_worker.storage.reconcile import differences, totals
 from card_worker.storage.tables import dead_letters, outbox, pins
+from card_worker.worker.delivery import Delivery
+from card_worker.worker.messages import Answered, Buried, Fate, Message
+from card_worker.worker.starts import STARTS_MAX
 from tests.codes import SEAL_TO, VAULT
 from tests.flow.processes import until
 from tests.storage.test_moments import waits

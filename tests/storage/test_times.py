@@ -15,10 +15,10 @@ from card_worker.contracts.message import read_query
 from card_worker.contracts.queries import GetCard
 from card_worker.domain.answers import Answer
 from card_worker.handler import handle
-from card_worker.reader import look_as_holder
+from card_worker.query_handler import look_as_holder
 from card_worker.storage.engine import begin, reading
-from card_worker.storage.guesses import note_guesses
-from card_worker.storage.looks import find_transactions
+from card_worker.storage.pin_attempts import note_guesses
+from card_worker.storage.queries import find_transactions
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import guesses, outbox, tokens
 from tests.codes import PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint

@@ -12,11 +12,11 @@ from sqlalchemy.exc import DBAPIError
 from card_worker.contracts.commands import Command
 from card_worker.contracts.message import Letter, read_commands
 from card_worker.handler import handle
+from card_worker.storage.bulk_write import SLICE, Changed, New, write
 from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.errors import is_retryable
 from card_worker.storage.pipeline import send
 from card_worker.storage.tables import cards, unpublished
-from card_worker.storage.writing import SLICE, Changed, New, write
 from tests.flow import defects
 from tests.flow.processes import until
 

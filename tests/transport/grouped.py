@@ -8,9 +8,9 @@ from celery import Celery
 from kombu.message import Message as KombuMessage
 from redis import Redis
 
-from card_worker import grouping
-from card_worker.messages import Answered, Fate, Message, Shown
 from card_worker.storage.contention import Row
+from card_worker.worker import grouping
+from card_worker.worker.messages import Answered, Fate, Message, Shown
 
 URL = os.environ["PLAIN_URL"]
 

@@ -21,13 +21,13 @@ from card_worker.batches.recalling import recall, recalled
 from card_worker.batches.removing import give_up, remove, removed
 from card_worker.batches.work import Impossible, Stopped, Work
 from card_worker.contracts.batches import CARDS_PER_ORDER_MAX
+from card_worker.contracts.enums import MESSAGES, Action, Reason
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
 from card_worker.contracts.fields import AccountId, Name
-from card_worker.contracts.kinds import MESSAGES, Action, Reason
 from card_worker.domain.rows import Run
-from card_worker.minting import Mint
+from card_worker.secret_issuer import Mint
 from card_worker.secrets.keeping import NotKept
-from card_worker.storage import runs
+from card_worker.storage import jobs
 from card_worker.storage.batches import change_batch, find_batch
 from card_worker.storage.engine import LOCK_TIMEOUT_MS, begin
 from card_worker.storage.finding import find
@@ -68,8 +68,8 @@ class Chunk(NamedTuple):
 def first_chunks(engine: Engine, run_ids: Sequence[UUID]) -> list[Chunk]:
     """Return what to ask for so that runs which have begun get on."""
     with begin(engine) as (connection, _):
-        found = [runs.find_run(connection, id) for id in run_ids]
-        begun = [run for run in found if run is not None and runs.is_in_turn(connection, run)]
+        found = [jobs.find_run(connection, id) for id in run_ids]
+        begun = [run for run in found if run is not None and jobs.is_in_turn(connection, run)]
     return [chunk for run in begun for chunk in _first_chunks(run)]
 
 
@@ -81,12 +81,12 @@ def resting_chunks(engine: Engine) -> list[Chunk]:
     """Return what to ask for again, its messages being lost: the first of each row of chunks."""
     asked: list[Chunk] = []
     with begin(engine) as (connection, now):
-        for run in runs.resting(connection, now, RESTING):
-            if not runs.is_in_turn(connection, run):
+        for run in jobs.resting(connection, now, RESTING):
+            if not jobs.is_in_turn(connection, run):
                 continue
-            runs.asked_again(connection, run, now)
+            jobs.asked_again(connection, run, now)
             firsts = dict[int, int]()
-            for number in runs.missing(connection, run):
+            for number in jobs.missing(connection, run):
                 firsts.setdefault(number % AHEAD, number)
             asked += [_chunk(run, number) for number in list(firsts.values()) or [run.end]]
     if asked:
@@ -144,7 +144,7 @@ def do(
 def _first_chunks_of_next(engine: Engine, chunk: Chunk) -> list[Chunk]:
     """Return the first chunks of the run that waited for the end of another one."""
     with begin(engine) as (connection, _):
-        run = runs.current_run(connection, chunk.account_id, chunk.batch_id)
+        run = jobs.current_run(connection, chunk.account_id, chunk.batch_id)
     return [] if run is None else _first_chunks(run)
 
 
@@ -161,7 +161,7 @@ def _work(
 ) -> Work | None:
     """Return what a chunk is done with; None when its run has ended, or never was the batch's."""
     batch = find_batch(connection, chunk.account_id, chunk.batch_id, lock=lock)
-    run = runs.find_run(connection, chunk.run)
+    run = jobs.find_run(connection, chunk.run)
     if run is None or run.ended_at is not None or batch is None:
         return None
     if (run.account_id, run.batch_id) != (batch.account_id, batch.batch_id):
@@ -175,9 +175,9 @@ def _do(work: Work, number: int) -> Run | None:
     None: the chunk is done, another worker has it, or an earlier run of the batch has not ended.
     """
     run = work.run
-    if not runs.is_open(work.connection, run, number):
+    if not jobs.is_open(work.connection, run, number):
         return None
-    if not runs.is_in_turn(work.connection, run):
+    if not jobs.is_in_turn(work.connection, run):
         return None
     if number != run.end:
         return CHUNK[run.action](work, number)
@@ -191,7 +191,7 @@ def _end_if_let_go(engine: Engine, mint: Mint, chunk: Chunk) -> None:
     with begin(engine) as (connection, now):
         work = _work(connection, chunk, now, mint, lock=True)
         if work is not None and not work.batch.busy:
-            runs.ended(connection, work.run, now)
+            jobs.ended(connection, work.run, now)
 
 
 def _chunk(run: Run, number: int) -> Chunk:

@@ -15,8 +15,8 @@ from card_worker.batches.work import (
     tell_progress,
 )
 from card_worker.contracts.codes import BatchOptions
+from card_worker.contracts.enums import BatchState, EventType, Reason
 from card_worker.contracts.events import Problem
-from card_worker.contracts.kinds import BatchState, EventType, Reason
 from card_worker.domain.answers import about_run, add_files
 from card_worker.domain.books import Books
 from card_worker.domain.events import Wanted
@@ -30,11 +30,11 @@ from card_worker.domain.evolve import (
 )
 from card_worker.domain.making import pin_format
 from card_worker.domain.rows import Batch, Card, File, Run
-from card_worker.minting import HEAD, NO_VALUES, NONE_LEFT, Minted, as_csv, files_of
+from card_worker.secret_issuer import HEAD, NO_VALUES, NONE_LEFT, Minted, as_csv, files_of
 from card_worker.secrets.keeping import NotKept, keep, kept
 from card_worker.secrets.peppers import Hash
 from card_worker.secrets.sealing import read_recipients, seal_pieces
-from card_worker.storage import runs
+from card_worker.storage import jobs
 from card_worker.storage.batches import add_created, change_batch
 from card_worker.storage.bulk import Column, insert_alike
 from card_worker.storage.engine import wait_for_disk
@@ -69,13 +69,13 @@ def make(work: Work, number: int) -> Run:
             files[at] = files.get(at, b"") + lines
     vault = work.mint.vault
     told = [keep(vault, _purpose(run, number, at), lines) for at, lines in files.items()]
-    runs.chunk_done(connection, run, number, now, kept=" ".join(told) if told else None)
+    jobs.chunk_done(connection, run, number, now, kept=" ".join(told) if told else None)
     # Last, since it makes the other chunks wait.
     _, count = run.span(number)
     counted = add_created(connection, batch, count)
     if counted is None:
         raise Stopped
-    return tell_progress(work, runs.moved(connection, run, now, done=count), counted)
+    return tell_progress(work, jobs.moved(connection, run, now, done=count), counted)
 
 
 def _pieces(work: Work, first: int, count: int) -> Iterator[tuple[int, int]]:
@@ -123,7 +123,7 @@ def complete(work: Work) -> None:
     assert counted.created == counted.requested
     whole = counted._replace(state=BatchState.COMPLETED, busy=False, completed_at=now)
     change_batch(connection, whole)
-    runs.ended(connection, run, now)
+    jobs.ended(connection, run, now)
     data = about_run(run, whole)
     add_files(data, files)
     tell(work, data, EventType.BATCH_COMPLETED, "end")
@@ -191,7 +191,7 @@ def _seal(work: Work) -> list[File]:
 
     def lines(at: int) -> Iterator[bytes]:
         yield HEAD
-        for left in runs.left_behind(work.connection, work.run):
+        for left in jobs.left_behind(work.connection, work.run):
             assert left.kept is not None
             purpose = _purpose(work.run, left.number, at)
             yield kept(work.mint.vault, purpose, left.kept.split(" ")[at])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from card_worker.batches.work import Work, add_file, card_ids, new_file, tell, tell_progress
 from card_worker.contracts.commands import Command, WithdrawCard
-from card_worker.contracts.kinds import Action, EventType, Reason
+from card_worker.contracts.enums import Action, EventType, Reason
 from card_worker.contracts.own import (
     RecalledBlock,
     RecalledClose,
@@ -16,7 +16,7 @@ from card_worker.contracts.own import (
 from card_worker.domain.answers import about_run, add_files, recall_shown
 from card_worker.domain.rows import File, Holds, Run
 from card_worker.handler import handle
-from card_worker.storage import runs
+from card_worker.storage import jobs
 from card_worker.storage.batches import change_batch, find_batch
 from card_worker.storage.finding import find
 from card_worker.storage.tables import cards
@@ -48,10 +48,10 @@ def recall(work: Work, number: int) -> Run:
             already.add(name)
         elif name not in already:
             refused.append([name, answer.reason.value])
-    runs.chunk_done(connection, run, number, now, refused=refused or None)
+    jobs.chunk_done(connection, run, number, now, refused=refused or None)
     done = len(names) - len(already) - len(refused)
     counts = {"done": done, "already": len(already), "refused": len(refused)}
-    return tell_progress(work, runs.moved(connection, run, now, **counts), batch)
+    return tell_progress(work, jobs.moved(connection, run, now, **counts), batch)
 
 
 def recalled(work: Work) -> None:
@@ -69,7 +69,7 @@ def recalled(work: Work) -> None:
     data = about_run(run, batch)
     add_files(data, files)
     data["recall"] = recall_shown(run)
-    runs.ended(connection, run, now)
+    jobs.ended(connection, run, now)
     tell(work, data, EventType.BATCH_RECALLED, "end")
 
 
@@ -109,7 +109,7 @@ def _extended(work: Work, names: Sequence[str]) -> set[str]:
 def _list_refused(work: Work) -> File:
     parts = new_file(work, Holds.REFUSED)
     parts.write(HEAD)
-    for left in runs.left_behind(work.connection, work.run):
+    for left in jobs.left_behind(work.connection, work.run):
         text = io.StringIO(newline="")
         csv.writer(text).writerows(left.refused or ())
         parts.write(text.getvalue().encode())

@@ -5,13 +5,13 @@ from uuid import UUID
 import structlog
 
 from card_worker.batches.work import Impossible, Work, card_ids, tell
-from card_worker.contracts.kinds import MESSAGES, Action, BatchState, EventType
+from card_worker.contracts.enums import MESSAGES, Action, BatchState, EventType
 from card_worker.domain.answers import about_run
 from card_worker.domain.evolve import card_uuids
 from card_worker.domain.rows import Run
-from card_worker.storage import runs
+from card_worker.storage import jobs
 from card_worker.storage.batches import change_batch, find_batch, remove_cards
-from card_worker.storage.writing import write
+from card_worker.storage.bulk_write import write
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ def give_up(work: Work, why: Impossible) -> UUID | None:
     removal = tell(work, data, EventType.BATCH_CANCELLED, "cancelled")
     log.warning("order given up", batch_id=batch.batch_id, reason=why.reason)
     if not batch.busy:
-        runs.ended(connection, run, now)
+        jobs.ended(connection, run, now)
         return None
     removing = Run.on(
         batch,
@@ -49,7 +49,7 @@ def give_up(work: Work, why: Impossible) -> UUID | None:
         moved_at=now,
         told_at=now,
     )
-    write(connection, runs.new([removing]))
+    write(connection, jobs.new([removing]))
     return removal
 
 
@@ -60,8 +60,8 @@ def remove(work: Work, number: int) -> Run:
     # There may be cards of these names that aren't the order's: those that made it impossible.
     ids = [UUID(bytes=id) for id in card_uuids(batch.account_id, names)]
     removed = remove_cards(connection, batch, ids)
-    runs.chunk_done(connection, run, number, now)
-    return runs.moved(connection, run, now, done=removed)
+    jobs.chunk_done(connection, run, number, now)
+    return jobs.moved(connection, run, now, done=removed)
 
 
 def removed(work: Work) -> None:
@@ -70,5 +70,5 @@ def removed(work: Work) -> None:
     batch = find_batch(connection, run.account_id, run.batch_id, lock=True)
     assert batch is not None
     change_batch(connection, batch._replace(busy=False, created=0))
-    runs.end_others(connection, run, now)
-    runs.ended(connection, run, now)
+    jobs.end_others(connection, run, now)
+    jobs.ended(connection, run, now)

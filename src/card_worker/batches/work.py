@@ -9,15 +9,15 @@ from sqlalchemy import Connection
 
 from card_worker.contracts import keys
 from card_worker.contracts.commands import event_id
+from card_worker.contracts.enums import Action, EventType, Reason
 from card_worker.contracts.events import BatchData, Problem
-from card_worker.contracts.kinds import Action, EventType, Reason
 from card_worker.domain.answers import about_run, freeze, recall_shown
 from card_worker.domain.rows import Batch, File, Holds, Run
-from card_worker.minting import Mint, file_name
-from card_worker.storage import outbox, runs
+from card_worker.secret_issuer import Mint, file_name
+from card_worker.storage import jobs, outbox
+from card_worker.storage.bulk_write import write
 from card_worker.storage.engine import wait_for_disk
 from card_worker.storage.files import PartsWriter, add
-from card_worker.storage.writing import write
 
 TELL_EVERY = timedelta(seconds=1)
 
@@ -85,7 +85,7 @@ def tell_progress(work: Work, run: Run, batch: Batch) -> Run:
         data = about_run(run, batch)
         if run.action is not Action.MAKE:
             data["recall"] = recall_shown(run)
-        runs.told(work.connection, run, work.now)
+        jobs.told(work.connection, run, work.now)
         tell(work, data, EventType.BATCH_PROGRESSED, f"left/{run.open_chunks}")
     return run
 

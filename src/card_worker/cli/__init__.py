@@ -15,7 +15,7 @@ from card_worker.cli import (
     codes,
     dead_letters,
     events,
-    parts,
+    processes,
     reconcile,
     send,
 )
@@ -43,10 +43,10 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(dev)
-app.command(context_settings=parts.PASSED_ON)(parts.worker)
-app.command()(parts.relay)
-app.command(context_settings=parts.PASSED_ON)(parts.beat)
-app.command()(parts.migrate)
+app.command(context_settings=processes.PASSED_ON)(processes.worker)
+app.command()(processes.relay)
+app.command(context_settings=processes.PASSED_ON)(processes.beat)
+app.command()(processes.migrate)
 app.command()(send.send)
 app.command()(send_file)
 app.add_typer(cards.app, name="card")

@@ -6,8 +6,8 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from card_worker.cli.console import AsJson, database, looking, out, print_json, refuse, table
+from card_worker.contracts.enums import Expiry
 from card_worker.contracts.fields import SECONDS_MAX, AccountId
-from card_worker.contracts.kinds import Expiry
 from card_worker.domain.rows import Account
 from card_worker.money import Amount, Currency
 from card_worker.secrets.sealing import read_recipients

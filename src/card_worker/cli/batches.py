@@ -33,7 +33,7 @@ from card_worker.cli.console import (
     visible,
 )
 from card_worker.contracts.batches import CARDS_PER_ORDER_MAX, CreateBatch
-from card_worker.contracts.kinds import BatchState, CardType
+from card_worker.contracts.enums import BatchState, CardType
 from card_worker.contracts.message import problems_of
 from card_worker.domain.answers import shown_batch, shown_file
 from card_worker.domain.rows import Batch, File
@@ -41,9 +41,9 @@ from card_worker.files import NotConfirmed
 from card_worker.files import confirm as confirm_files
 from card_worker.settings import load_settings
 from card_worker.storage.batches import find_batch
-from card_worker.storage.claims import answer_before
 from card_worker.storage.engine import begin
 from card_worker.storage.files import find_files, wanted_again
+from card_worker.storage.idempotency import answer_before
 
 app = typer.Typer(
     help="Order a batch of cards, watch it, and see to its files.", no_args_is_help=True

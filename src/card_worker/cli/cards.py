@@ -20,15 +20,15 @@ from card_worker.cli.console import (
     refuse,
     table,
 )
+from card_worker.contracts.enums import CardType, Status
 from card_worker.contracts.events import write
 from card_worker.contracts.fields import Time
-from card_worker.contracts.kinds import CardType, Status
 from card_worker.domain.answers import shown, shown_transaction
 from card_worker.domain.rows import Card
 from card_worker.money import AMOUNT_MAX
-from card_worker.storage import looks
+from card_worker.storage import queries
 from card_worker.storage.engine import begin
-from card_worker.storage.looks import CardFilter
+from card_worker.storage.queries import CardFilter
 
 app = typer.Typer(help="Look at a card.", no_args_is_help=True)
 
@@ -57,7 +57,7 @@ def history(card_id: CardId, account: AccountId, as_json: AsJson = False) -> Non
     """Show every movement of a card's money, the first one first."""
     with looking() as connection:
         card = _find(connection, account, card_id)
-        moved = looks.find_transactions(connection, card)
+        moved = queries.find_transactions(connection, card)
     told = [json.loads(write(shown_transaction(row, card_id))) for row in moved]
     if as_json:
         for row in told:
@@ -114,7 +114,9 @@ def list_(
         expires_before=_time("--expires-before", expires_before),
     )
     with database() as engine, begin(engine) as (connection, now):
-        found = looks.list_cards(connection, account, wanted, now, cards_max=limit + 1, after=after)
+        found = queries.list_cards(
+            connection, account, wanted, now, cards_max=limit + 1, after=after
+        )
         told = [_shown(connection, card, now) for card in found[:limit]]
     if as_json:
         for card in told:
@@ -152,13 +154,13 @@ def _time(option: str, given: str | None) -> datetime | None:
 
 
 def _find(connection: Connection, account: str, card_id: str) -> Card:
-    card = looks.find_card(connection, account, card_id)
+    card = queries.find_card(connection, account, card_id)
     if card is None:
         raise refuse(f"there is no card {card_id} in {account}")
     return card
 
 
 def _shown(connection: Connection, card: Card, now: datetime) -> dict[str, Any]:
-    serving, pin = looks.find_codes(connection, card, now)
-    told = shown(looks.card_at(connection, card, now), now, serving, pin)
+    serving, pin = queries.find_codes(connection, card, now)
+    told = shown(queries.card_at(connection, card, now), now, serving, pin)
     return dict(json.loads(write(told)))

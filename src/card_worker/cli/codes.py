@@ -13,7 +13,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from card_worker.cli.console import AsJson, err, print_json, refuse
-from card_worker.minting import COLUMNS
+from card_worker.secret_issuer import COLUMNS
 from card_worker.secrets.formats import Barcode
 from card_worker.secrets.peppers import new_pepper
 from card_worker.secrets.sealing import NotOpened, new_identity, open_pieces, open_sealed

@@ -9,7 +9,7 @@ import typer
 
 from card_worker.cli.console import out
 from card_worker.contracts.commands import COMMANDS
-from card_worker.contracts.kinds import EventType
+from card_worker.contracts.enums import EventType
 from card_worker.contracts.queries import QUERIES
 from card_worker.reference.asyncapi import asyncapi
 from card_worker.reference.contract import contract_page

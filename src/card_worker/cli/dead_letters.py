@@ -8,12 +8,12 @@ import typer
 
 from card_worker.cli.codes import identities_in
 from card_worker.cli.console import AsJson, database, looking, out, print_json, refuse, table
-from card_worker.messages import start_key
 from card_worker.secrets.sealing import NotOpened
 from card_worker.settings import load_settings
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import begin
+from card_worker.worker.messages import start_key
 
 app = typer.Typer(help="What could not be read or done.", no_args_is_help=True)
 

@@ -13,7 +13,7 @@ import typer
 
 from card_worker.cli.console import money, out, refuse, table
 from card_worker.cli.reconcile import totals_table
-from card_worker.contracts.kinds import Side
+from card_worker.contracts.enums import Side
 from card_worker.money import in_units
 from card_worker.storage.engine import reading
 from card_worker.storage.reconcile import differences, totals

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from card_worker.cli.console import out, refuse
-from card_worker.storage import looks
+from card_worker.storage import queries
 from card_worker.storage.engine import reading
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _free_card_id(stack: "Stack") -> str:
     """Return a card_id that isn't taken, so that the example works the second time, too."""
     with reading(stack.engine) as connection:
         ids = (f"card-{number:02}" for number in count(1))
-        return next(each for each in ids if looks.find_card(connection, ACCOUNT, each) is None)
+        return next(each for each in ids if queries.find_card(connection, ACCOUNT, each) is None)
 
 
 def _print(*lines: str) -> None:

@@ -22,6 +22,7 @@ from typing_extensions import TypeIs
 
 from card_worker.contracts.about import AboutAccount, OwnCommand, alternatives, given
 from card_worker.contracts.codes import BatchOptions
+from card_worker.contracts.enums import CardType
 from card_worker.contracts.fields import (
     ID_SCHEMA,
     CellName,
@@ -32,7 +33,6 @@ from card_worker.contracts.fields import (
     Why,
     read_id,
 )
-from card_worker.contracts.kinds import CardType
 from card_worker.contracts.patterns import PATTERN, Pattern
 from card_worker.contracts.secret_fields import Recipients
 from card_worker.secrets.formats import FORMULA_PATTERN, no_formula

@@ -30,6 +30,7 @@ from card_worker.contracts.batches import (
     UnblockBatch,
 )
 from card_worker.contracts.codes import PinOptions, TokenBehaviour, TokenOptions
+from card_worker.contracts.enums import CardType, TransactionType
 from card_worker.contracts.events import Problem
 from card_worker.contracts.fields import (
     CellName,
@@ -43,7 +44,6 @@ from card_worker.contracts.fields import (
     TransactionId,
     Why,
 )
-from card_worker.contracts.kinds import CardType, TransactionType
 from card_worker.contracts.secret_fields import (
     NeedsPins,
     NeedsTokens,

@@ -10,8 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypedDict  # typing's own isn't enough for pydantic before 3.12
 
-from card_worker.contracts.fields import Time, write_json
-from card_worker.contracts.kinds import (
+from card_worker.contracts.enums import (
     Action,
     BatchState,
     CardType,
@@ -21,6 +20,7 @@ from card_worker.contracts.kinds import (
     Status,
     TransactionType,
 )
+from card_worker.contracts.fields import Time, write_json
 from card_worker.money import Amount, Currency
 
 PROBLEMS_MAX = 20

@@ -27,7 +27,7 @@ from card_worker.contracts.commands import (
     UpdateCard,
     VoidTransaction,
 )
-from card_worker.contracts.kinds import Reason, Status, TransactionType
+from card_worker.contracts.enums import Reason, Status, TransactionType
 from card_worker.contracts.own import SweptHold
 
 ByTransaction: TypeAlias = CaptureTransaction | VoidTransaction | RefundTransaction | ExpireHold

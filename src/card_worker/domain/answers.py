@@ -14,6 +14,7 @@ from card_worker.contracts.commands import (
     RefundTransaction,
     VoidTransaction,
 )
+from card_worker.contracts.enums import MESSAGES, Action, EventType, Reason
 from card_worker.contracts.events import (
     BatchCardShown,
     BatchData,
@@ -31,7 +32,6 @@ from card_worker.contracts.events import (
     TransactionShown,
     write,
 )
-from card_worker.contracts.kinds import MESSAGES, Action, EventType, Reason
 from card_worker.domain.books import Books
 from card_worker.domain.events import (
     ActivationReversed,

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-from card_worker.contracts.kinds import Side, TransactionType
+from card_worker.contracts.enums import Side, TransactionType
 from card_worker.domain.needs import Needs
 from card_worker.domain.rows import (
     Account,

@@ -4,8 +4,8 @@ from datetime import datetime
 from typing import NamedTuple
 
 from card_worker.contracts.commands import CreateTransaction, Moves, RefundTransaction
+from card_worker.contracts.enums import Expiry, Reason, TransactionType
 from card_worker.contracts.events import Problem
-from card_worker.contracts.kinds import Expiry, Reason, TransactionType
 from card_worker.domain.allowed import ByTransaction, OnCard, is_by_transaction, reason_against
 from card_worker.domain.books import Books
 from card_worker.domain.entry import enter

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from card_worker.contracts import keys
 from card_worker.contracts.commands import CreateTransaction, event_id
-from card_worker.contracts.kinds import Reason, Status
+from card_worker.contracts.enums import Reason, Status
 from card_worker.contracts.queries import Look
 from card_worker.domain.allowed import reason_against
 from card_worker.domain.books import Books

@@ -31,8 +31,8 @@ from card_worker.contracts.commands import (
     WithdrawCard,
     event_id,
 )
+from card_worker.contracts.enums import CardType, Reason
 from card_worker.contracts.events import Problem
-from card_worker.contracts.kinds import CardType, Reason
 from card_worker.contracts.queries import Look
 from card_worker.domain.rows import CardKey, File, FilePart, Guess
 from card_worker.secrets.formats import PinFormat, TokenFormat

@@ -22,8 +22,8 @@ from card_worker.contracts.batches import (
     UnblockBatch,
 )
 from card_worker.contracts.codes import BatchOptions
+from card_worker.contracts.enums import MESSAGES, BatchState, Reason
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
-from card_worker.contracts.kinds import MESSAGES, BatchState, Reason
 from card_worker.contracts.patterns import Pattern
 from card_worker.domain.books import Books
 from card_worker.domain.events import (

@@ -1,7 +1,7 @@
 """Saying no."""
 
+from card_worker.contracts.enums import Reason
 from card_worker.contracts.events import Problem
-from card_worker.contracts.kinds import Reason
 
 
 class Refused(Exception):

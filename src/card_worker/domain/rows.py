@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from card_worker.contracts.batches import APPROVAL_WITHIN
-from card_worker.contracts.kinds import (
+from card_worker.contracts.enums import (
     Action,
     BatchState,
     CardType,

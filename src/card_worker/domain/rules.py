@@ -34,8 +34,8 @@ from card_worker.contracts.commands import (
     WithdrawCard,
     is_invalid,
 )
+from card_worker.contracts.enums import Reason, TransactionType
 from card_worker.contracts.events import Problem
-from card_worker.contracts.kinds import Reason, TransactionType
 from card_worker.domain.allowed import ByTransaction, Fund, OnCard, reason_against
 from card_worker.domain.books import Books
 from card_worker.domain.case import Case, recipients

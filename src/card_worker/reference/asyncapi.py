@@ -3,7 +3,7 @@
 from typing import Any
 
 from card_worker.contracts.commands import COMMANDS, QUEUES
-from card_worker.contracts.kinds import HAPPENED, EventType
+from card_worker.contracts.enums import HAPPENED, EventType
 from card_worker.contracts.queries import QUERY_QUEUES
 from card_worker.reference.schemas import command_schema, event_schema, summary
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from card_worker.contracts.commands import APPLY, COMMANDS, COMMANDS_PER_MESSAGE_MAX, QUEUES
+from card_worker.contracts.enums import HAPPENED, MESSAGES, EventType, Reason
 from card_worker.contracts.fields import ID_SCHEMA, TEXT_SCHEMA
-from card_worker.contracts.kinds import HAPPENED, MESSAGES, EventType, Reason
 from card_worker.contracts.message import (
     BATCH_COST,
     COMMAND_BYTES_MAX,

@@ -5,8 +5,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from card_worker.contracts.commands import COMMANDS, Asked
+from card_worker.contracts.enums import HAPPENED, EventType
 from card_worker.contracts.events import BatchData, CardData, Envelope, RejectionData
-from card_worker.contracts.kinds import HAPPENED, EventType
 from card_worker.contracts.queries import QUERIES, Query
 
 Schema = dict[str, Any]

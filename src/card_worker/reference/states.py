@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from card_worker.contracts.commands import COMMANDS, Command
-from card_worker.contracts.kinds import CardType, Side, Status, TransactionType
+from card_worker.contracts.enums import CardType, Side, Status, TransactionType
 from card_worker.domain.allowed import ALLOWED, Fund
 from card_worker.domain.books import Books
 from card_worker.domain.events import CommandRejected

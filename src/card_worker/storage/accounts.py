@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 
 from sqlalchemy import Connection, Engine, delete, insert
 
-from card_worker.contracts.kinds import Expiry
+from card_worker.contracts.enums import Expiry
 from card_worker.domain.rows import Account
 from card_worker.money import Currency
 from card_worker.storage.engine import begin

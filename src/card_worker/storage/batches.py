@@ -20,13 +20,13 @@ from sqlalchemy import (
     update,
 )
 
+from card_worker.contracts.enums import BatchState
 from card_worker.contracts.events import PROBLEMS_MAX
-from card_worker.contracts.kinds import BatchState
 from card_worker.contracts.patterns import Pattern
 from card_worker.domain.rows import Batch, BatchKey, CardKey
 from card_worker.storage.finding import columns_named, find, matching
+from card_worker.storage.json_rows import Columns, delete_rows, given, parameters
 from card_worker.storage.pipeline import send
-from card_worker.storage.sets import Columns, delete_rows, given, parameters
 from card_worker.storage.tables import batches, cards, pins, reserved_names, tokens
 from card_worker.storage.types import WholeNumber
 

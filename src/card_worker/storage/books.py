@@ -21,8 +21,8 @@ from sqlalchemy import (
 )
 
 from card_worker.contracts.batches import CARDS_PER_ORDER_MAX
+from card_worker.contracts.enums import TransactionType
 from card_worker.contracts.fields import write_json
-from card_worker.contracts.kinds import TransactionType
 from card_worker.contracts.patterns import Pattern
 from card_worker.domain.answers import Answer
 from card_worker.domain.books import Books, Changes
@@ -39,12 +39,13 @@ from card_worker.domain.rows import (
     Token,
     Transaction,
 )
-from card_worker.storage import outbox, runs
+from card_worker.storage import jobs, outbox
 from card_worker.storage.accounts import find_accounts
 from card_worker.storage.batches import find_busy, find_reserved, names_taken, release_names
+from card_worker.storage.bulk_write import Changed, New, write
 from card_worker.storage.finding import columns_named, find, matching
+from card_worker.storage.json_rows import Row, given, parameters
 from card_worker.storage.pipeline import Rows, send
-from card_worker.storage.sets import Row, given, parameters
 from card_worker.storage.tables import (
     batches,
     cards,
@@ -61,7 +62,6 @@ from card_worker.storage.tables import (
     transactions,
 )
 from card_worker.storage.types import JsonText, UtcTime
-from card_worker.storage.writing import Changed, New, write
 
 _CARD, _TRANSACTION, _BATCH = (
     ("account_id", "card_id"),
@@ -244,7 +244,7 @@ def _to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]
     return [
         *_changes(batches, changes.batches),
         New(reserved_names, [row for batch in changes.batches.new for row in _reserved(batch)]),
-        *runs.new(changes.runs),
+        *jobs.new(changes.runs),
         _new(files, changes.files),
         _new(file_parts, changes.file_parts),
         *_changes(cards, changes.cards),

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, Select, select
 
 from card_worker.domain.needs import Needs
 from card_worker.storage.finding import columns_named, find, matching
+from card_worker.storage.json_rows import given, parameters
 from card_worker.storage.pipeline import send
-from card_worker.storage.sets import given, parameters
 from card_worker.storage.tables import cards, tokens, transactions
 
 Name: TypeAlias = tuple[str, str, object]

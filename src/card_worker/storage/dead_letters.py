@@ -22,8 +22,8 @@ from card_worker.contracts.message import HEADERS_BYTES_MAX
 from card_worker.secrets.masking import masked, masked_body, masked_text
 from card_worker.secrets.sealing import open_sealed, read_recipients, seal
 from card_worker.secrets.secret import HIDDEN
+from card_worker.storage.json_rows import delete_rows, given, parameters
 from card_worker.storage.pipeline import send
-from card_worker.storage.sets import delete_rows, given, parameters
 from card_worker.storage.tables import LETTER_ID, starts
 from card_worker.storage.tables import dead_letters as table
 from card_worker.storage.types import Flag

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, Engine, Select, bindparam, delete, insert, or
 from card_worker.domain.rows import File
 from card_worker.storage.engine import reading
 from card_worker.storage.finding import columns_named
+from card_worker.storage.json_rows import given, parameters
 from card_worker.storage.pipeline import send
-from card_worker.storage.sets import given, parameters
 from card_worker.storage.tables import file_parts, files
 from card_worker.storage.types import UtcTime
 

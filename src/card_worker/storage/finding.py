@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, Table, and_, select
 
+from card_worker.storage.json_rows import Columns, given, parameters
 from card_worker.storage.pipeline import Rows, send
-from card_worker.storage.sets import Columns, given, parameters
 
 
 def columns_named(table: Table, names: tuple[str, ...]) -> Columns:

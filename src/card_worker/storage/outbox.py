@@ -23,13 +23,13 @@ from sqlalchemy import (
     text,
 )
 
-from card_worker.contracts.kinds import EventType
+from card_worker.contracts.enums import EventType
 from card_worker.domain.answers import Answer
+from card_worker.storage.bulk_write import New
+from card_worker.storage.json_rows import delete_rows
 from card_worker.storage.pipeline import send
 from card_worker.storage.sessions import is_pooled
-from card_worker.storage.sets import delete_rows
 from card_worker.storage.tables import outbox, unpublished
-from card_worker.storage.writing import New
 
 CHANNEL = "card_worker_outbox"
 SQLITE_POLL_S = 0.02

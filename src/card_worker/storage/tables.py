@@ -16,7 +16,7 @@ from sqlalchemy import (
     text,
 )
 
-from card_worker.contracts.kinds import (
+from card_worker.contracts.enums import (
     Action,
     BatchState,
     CardType,

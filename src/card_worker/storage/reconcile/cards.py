@@ -10,8 +10,8 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
+from card_worker.contracts.enums import EventType, Side, TransactionType
 from card_worker.contracts.fields import write_time
-from card_worker.contracts.kinds import EventType, Side, TransactionType
 from card_worker.domain.evolve import card_uuid
 from card_worker.domain.rows import Card, Hold, Pin, State, Transaction
 from card_worker.storage.reconcile.reading import ROWS, Books, as_stored, sound

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
-from card_worker.contracts.kinds import EventType, Reason
+from card_worker.contracts.enums import EventType, Reason
 from card_worker.domain.evolve import token_uuids
 from card_worker.domain.rows import Card, Guess, Outcome, Pin, Token
 from card_worker.storage.reconcile.reading import Books

@@ -13,7 +13,7 @@ from card_worker.contracts import keys as key_of
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.fields import write_time
 from card_worker.domain.rows import Run
-from card_worker.storage.claims import checked
+from card_worker.storage.idempotency import checked
 from card_worker.storage.reconcile.reading import ROWS, Books, as_stored
 from card_worker.storage.reconcile.report import Difference, Wrong, difference, unequal
 from card_worker.storage.tables import keys, outbox, runs, unpublished

@@ -29,8 +29,8 @@ from sqlalchemy.types import TypeEngine
 
 from card_worker.domain.rows import Token
 from card_worker.storage.finding import columns_named, matching
+from card_worker.storage.json_rows import Columns, given, parameters
 from card_worker.storage.reconcile.report import Difference, Progress, Wrong, difference
-from card_worker.storage.sets import Columns, given, parameters
 from card_worker.storage.tables import is_left, tokens
 
 ROWS = 1_000

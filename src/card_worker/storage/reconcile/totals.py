@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, case, func, select, union
 
-from card_worker.contracts.kinds import Side
+from card_worker.contracts.enums import Side
 from card_worker.money import Currency
 from card_worker.storage.reconcile.reading import Books, as_stored
 from card_worker.storage.reconcile.report import Difference, difference, unequal

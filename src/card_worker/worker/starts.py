@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 import structlog
 from sqlalchemy import Connection, Engine
 
-from card_worker.messages import Message, start_key
 from card_worker.pauses import described
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import Start
 from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, begin
 from card_worker.storage.errors import own_fault
+from card_worker.worker.messages import Message, start_key
 
 STARTS_MAX = 5
 

@@ -7,13 +7,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
-from card_worker.contracts.kinds import Action
+from card_worker.contracts.enums import Action
 from card_worker.domain.rows import Run
+from card_worker.storage.bulk_write import New
 from card_worker.storage.finding import columns_named, find
 from card_worker.storage.pipeline import Rows, send
 from card_worker.storage.tables import chunks, runs
 from card_worker.storage.types import UtcTime, Uuid, WholeNumber
-from card_worker.storage.writing import New
 
 _COLUMNS = columns_named(runs, Run._fields)
 READ_TOGETHER = 4

@@ -12,13 +12,13 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from card_worker.contracts.message import Letter, describe_letters
-from card_worker.messages import Buried, Fate, Message, Returned, body_of
 from card_worker.pauses import Pauses
-from card_worker.retries import Interrupted, Retries
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import begin
 from card_worker.storage.errors import is_retryable, needs_operator
+from card_worker.worker.messages import Buried, Fate, Message, Returned, body_of
+from card_worker.worker.retries import Interrupted, Retries
 
 LetterAt: TypeAlias = Callable[[datetime], DeadLetter]
 """A letter, but for the time of the commit that keeps it."""

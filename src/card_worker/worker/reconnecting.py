@@ -27,7 +27,7 @@ class ReconnectingConsumer(Consumer):  # type: ignore[misc]  # Celery has no typ
             "celery.worker.consumer.mingle:Mingle",  # switched off, but others depend on it
             "celery.worker.consumer.events:Events",
             "celery.worker.consumer.heart:Heart",
-            "card_worker.remote_control:RemoteControl",
+            "card_worker.worker.remote_control:RemoteControl",
             "celery.worker.consumer.tasks:Tasks",
             "celery.worker.consumer.consumer:Evloop",
         )

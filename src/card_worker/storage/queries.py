@@ -20,7 +20,7 @@ from sqlalchemy import (
     tuple_,
 )
 
-from card_worker.contracts.kinds import CardType, Status
+from card_worker.contracts.enums import CardType, Status
 from card_worker.domain.rows import Card, Hold, Pin, State, Token, Transaction
 from card_worker.storage.finding import columns_named, find
 from card_worker.storage.pipeline import send

@@ -17,7 +17,6 @@ from pydantic import TypeAdapter, ValidationError
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
 
-from card_worker import grouping, remote_control, stopping
 from card_worker.batches.chunks import Chunk, resting_chunks
 from card_worker.contracts.commands import (
     APPLY,
@@ -33,21 +32,8 @@ from card_worker.contracts.commands import (
 from card_worker.contracts.fields import write_json
 from card_worker.contracts.message import is_id
 from card_worker.contracts.queries import QUERIES
-from card_worker.delivery import Delivery
 from card_worker.file_store import FileStore
 from card_worker.files import FileWriter
-from card_worker.grouping import DeadLettered, queue_of
-from card_worker.letters import letter_of
-from card_worker.messages import (
-    Answered,
-    Buried,
-    Fate,
-    Message,
-    Returned,
-    Shown,
-    Waiting,
-    body_of,
-)
 from card_worker.pauses import Pauses, described, keep_trying
 from card_worker.secrets.masking import masked
 from card_worker.secrets.vault import Vault
@@ -61,6 +47,20 @@ from card_worker.storage.migrations import SchemaOutdated, check
 from card_worker.sweeps import Place, Swept, expire_cards, expire_holds, lapse_orders
 from card_worker.telemetry import configure_logs
 from card_worker.transport.access import Refused, Step, check_access, consuming, publishing
+from card_worker.worker import grouping, remote_control, stopping
+from card_worker.worker.dead_letters import letter_of
+from card_worker.worker.delivery import Delivery
+from card_worker.worker.grouping import DeadLettered, queue_of
+from card_worker.worker.messages import (
+    Answered,
+    Buried,
+    Fate,
+    Message,
+    Returned,
+    Shown,
+    Waiting,
+    body_of,
+)
 
 TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, CHUNK, *SWEEPS])
 """What a message may name. Celery's own tasks (chains, chords, clean-ups) are not among them."""
@@ -73,7 +73,7 @@ PAUSE_S_MAX = 5.0
 FILE_S_MAX = 2.0
 """How long a worker that stops waits for the file that is being put."""
 
-app = Celery("card_worker", events="card_worker.monitoring:Events", set_as_current=False)
+app = Celery("card_worker", events="card_worker.worker.monitoring:Events", set_as_current=False)
 app.config_from_object("celeryconfig")
 
 log = structlog.get_logger(__name__)

@@ -14,8 +14,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from card_worker.contracts.enums import Reason
 from card_worker.contracts.events import Problem
-from card_worker.contracts.kinds import Reason
 from card_worker.domain.books import Books
 from card_worker.domain.events import (
     BatchCompleted,

@@ -27,8 +27,8 @@ from sqlalchemy import (
     update,
 )
 
+from card_worker.storage.json_rows import Columns, Row, columns_of, given, parameters
 from card_worker.storage.pipeline import send
-from card_worker.storage.sets import Columns, Row, columns_of, given, parameters
 from card_worker.storage.tables import cards, outbox, transactions
 
 SLICE = 125

@@ -12,7 +12,7 @@ from card_worker.contracts.commands import Command, digest_of, event_id
 from card_worker.contracts.keys import conflict
 from card_worker.domain.answers import Answer
 from card_worker.storage.finding import find
-from card_worker.storage.sets import insert_absent
+from card_worker.storage.json_rows import insert_absent
 from card_worker.storage.tables import keys, outbox
 
 Key = tuple[str, str]

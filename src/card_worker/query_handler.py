@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from card_worker.contracts.commands import InvalidCommand
+from card_worker.contracts.enums import MESSAGES, Reason
 from card_worker.contracts.events import write
-from card_worker.contracts.kinds import MESSAGES, Reason
 from card_worker.contracts.queries import GetBatch, ListTransactions, Look, Query
 from card_worker.domain.answers import answer, shown, shown_batch, shown_transaction
 from card_worker.domain.books import Books
@@ -20,7 +20,7 @@ from card_worker.storage.batches import find_batch, find_busy, find_reserved
 from card_worker.storage.books import load, save
 from card_worker.storage.engine import clock
 from card_worker.storage.files import find_files
-from card_worker.storage.looks import (
+from card_worker.storage.queries import (
     card_at,
     find_card,
     find_codes,

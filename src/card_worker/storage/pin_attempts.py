@@ -14,8 +14,8 @@ from card_worker.domain.needs import needs
 from card_worker.domain.rows import CardKey, Outcome
 from card_worker.storage.books import lock_cards
 from card_worker.storage.finding import columns_named, find, matching
+from card_worker.storage.json_rows import given, insert_absent, parameters
 from card_worker.storage.pipeline import send
-from card_worker.storage.sets import given, insert_absent, parameters
 from card_worker.storage.tables import guesses, keys, tokens
 
 Guessing: TypeAlias = CreateTransaction | Look

@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 
 from card_worker.batches.chunks import Chunk, do, first_chunks, note_trouble
 from card_worker.contracts.commands import CHUNK, Command, InvalidCommand
-from card_worker.contracts.kinds import EventType
+from card_worker.contracts.enums import EventType
 from card_worker.contracts.message import (
     NO_VAULT,
     Letter,
@@ -36,19 +36,25 @@ from card_worker.contracts.queries import QUERIES, Look, Query
 from card_worker.domain.answers import Answer
 from card_worker.domain.needs import needs
 from card_worker.handler import handle
-from card_worker.letters import LetterAt, Letters, letter_of_parts, log_defect, traceback_of
-from card_worker.messages import Answered, Buried, Fate, Message, Returned, Shown, Waiting
-from card_worker.minting import Mint
 from card_worker.pauses import described
-from card_worker.reader import Seen, look, look_as_holder
-from card_worker.retries import Blocked, Interrupted, Retries
+from card_worker.query_handler import Seen, look, look_as_holder
+from card_worker.secret_issuer import Mint
 from card_worker.secrets.vault import Vault
-from card_worker.starts import STARTS_MAX, Starts
 from card_worker.storage import outbox
 from card_worker.storage.contention import Contention, Row, find_contention
 from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, LOCK_TIMEOUT_MS, begin, reading
 from card_worker.storage.errors import is_retryable, own_fault
-from card_worker.storage.guesses import guessing, note_guesses
+from card_worker.storage.pin_attempts import guessing, note_guesses
+from card_worker.worker.dead_letters import (
+    LetterAt,
+    Letters,
+    letter_of_parts,
+    log_defect,
+    traceback_of,
+)
+from card_worker.worker.messages import Answered, Buried, Fate, Message, Returned, Shown, Waiting
+from card_worker.worker.retries import Blocked, Interrupted, Retries
+from card_worker.worker.starts import STARTS_MAX, Starts
 
 BATCH_COMPLETED = EventType.BATCH_COMPLETED
 BEGINNINGS = frozenset(

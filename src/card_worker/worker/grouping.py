@@ -21,14 +21,14 @@ from celery.worker import state
 from kombu import serialization
 from kombu.message import Message as KombuMessage
 
-from card_worker import stopping
 from card_worker.contracts.fields import write_json
 from card_worker.contracts.message import Unreadable, cost_of, is_id, vet
 from card_worker.health import Record
-from card_worker.messages import Answered, Buried, Fate, Message, Returned, Shown, Waiting
-from card_worker.reconnecting import ReconnectingConsumer
-from card_worker.results import Result, Results
 from card_worker.storage.contention import Row
+from card_worker.worker import stopping
+from card_worker.worker.messages import Answered, Buried, Fate, Message, Returned, Shown, Waiting
+from card_worker.worker.reconnecting import ReconnectingConsumer
+from card_worker.worker.results import Result, Results
 
 EVENTS_BUFFERED_MAX = 4_096
 """Celery's events of a group leave in one publication, not in one for every two dozen."""

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any, TypeAlias
 
 from card_worker.domain.answers import Answer
-from card_worker.reader import Seen
+from card_worker.query_handler import Seen
 from card_worker.storage.contention import Row
 
 
