@@ -15,6 +15,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from card_worker.cli.embedded import tied
+from tests.forks import Fork
 
 WAIT_S = 60.0
 """How long a test waits for what has to come. Nothing takes as long; a machine may be busy."""
@@ -42,24 +43,36 @@ def until(
 
 
 class Part:
-    """One process, and what it has written."""
+    """One process, and what it has written. On Linux it also ends when the tests are killed."""
 
     def __init__(
-        self, log: Path, command: tuple[str, ...], environment: dict[str, str], cwd: Path
+        self,
+        log: Path,
+        command: tuple[str, ...],
+        environment: dict[str, str],
+        cwd: Path,
+        *,
+        forked: bool = False,
     ) -> None:
+        """Start Python with the arguments `command`; `forked` takes one that has imported much."""
         self.log = log
         self._killed = False
-        with log.open("ab") as out:
-            # On Linux it also ends when the tests are killed.
-            self._process = subprocess.Popen(
-                tied([sys.executable, *command]),
-                env=environment,
-                cwd=cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
+        self._process: Fork | subprocess.Popen[bytes]
+        if forked and sys.platform == "linux":
+            dash_m, module, *arguments = command
+            assert dash_m == "-m"
+            self._process = Fork(module, *arguments, env=environment, cwd=cwd, stdout=log)
+        else:
+            with log.open("ab") as out:
+                self._process = subprocess.Popen(
+                    tied([sys.executable, *command]),
+                    env=environment,
+                    cwd=cwd,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    start_new_session=True,
+                )
 
     @property
     def runs(self) -> bool:
@@ -122,19 +135,23 @@ def flower_address(flower: Part) -> str | None:
     return found and found[1]
 
 
+def _variables(settings: Mapping[str, str]) -> dict[str, str]:
+    return {f"CARD_WORKER_{name}": value for name, value in settings.items()}
+
+
 class Parts:
     """Parts that share a folder and settings."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
-        self.settings = {f"CARD_WORKER_{name}": value for name, value in settings.items()}
+        self.settings = _variables(settings)
         self.all: list[Part] = []
         self.temporary = folder / "tmp"
         self.temporary.mkdir(exist_ok=True)
 
     def start(self, part: str, *options: str, **settings: str) -> Part:
-        """Start a part by its name; `settings` are for it alone."""
-        return self.run(*PARTS[part], *options, name=part, env=None, **settings)
+        """Start a part by its name, in a fork; `settings` are for it alone."""
+        return self._start((*PARTS[part], *options), part, _variables(settings), forked=True)
 
     def run(
         self,
@@ -144,12 +161,17 @@ class Parts:
         **settings: str,
     ) -> Part:
         """Start this Python with `arguments`; `env` is more for its environment."""
-        own = {f"CARD_WORKER_{setting}": value for setting, value in settings.items()}
+        own = _variables(settings) | dict(env or {})
+        return self._start(arguments, name, own, forked=False)
+
+    def _start(
+        self, arguments: tuple[str, ...], name: str, own: dict[str, str], *, forked: bool
+    ) -> Part:
         # Celery looks for a celeryconfig.py where it is started: in this folder there is none.
         cwd = self.folder / "cwd"
         cwd.mkdir(exist_ok=True)
         log = self.folder / f"{len(self.all)}-{name}.log"
-        started = Part(log, arguments, self.environment() | own | dict(env or {}), cwd)
+        started = Part(log, arguments, self.environment() | own, cwd, forked=forked)
         self.all.append(started)
         return started
 
