@@ -13,7 +13,7 @@ from kombu.message import Message as KombuMessage
 from benchmarks.peers.counting import count
 from card_worker.storage.contention import Row
 from card_worker.worker import grouping
-from card_worker.worker.messages import Answered, Fate, Message, Shown
+from card_worker.worker.messages import Answered, Failed, Fate, Message, Shown
 
 TASK = QUEUE = "nothing"
 GROUP_MAX = 500  # as card_worker's own
@@ -49,8 +49,8 @@ class Consumer(grouping.Consumer):
     group_wait_s = 0.0
     deliver = staticmethod(deliver)
 
-    def bury(self, unreadable: Sequence[tuple[KombuMessage, str]]) -> bool:
-        raise ValueError(unreadable[0][1])
+    def dead_letter(self, failed: Sequence[tuple[KombuMessage, Failed]]) -> bool:
+        raise ValueError(failed[0][1].explanation)
 
     def result(self, message: Message, fate: Answered | Shown) -> Any:
         return None

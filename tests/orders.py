@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, func, select
 
 from card_worker.batches.chunks import Chunk, do, first_chunks
 from card_worker.contracts.commands import COMMANDS, CreateTransaction
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Batch, File, Holds
 from card_worker.handler import handle
@@ -49,7 +49,7 @@ class Orders:
     ) -> Answer:
         """Ask for something within a commit; return the answer."""
         (command,) = read_commands(task, command_id, {"account_id": ACCOUNT, **fields}, VAULT)
-        assert not isinstance(command, Letter)
+        assert not isinstance(command, UnreadableItem)
         (answer,) = handle(connection, [command], now, self.mint)
         return answer
 

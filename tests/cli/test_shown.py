@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, update
 
+from card_worker.contracts.dead_letters import DeadLetterReason
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import begin, open_engine
@@ -74,7 +75,9 @@ def test_a_terminal_is_not_steered(orders: Orders, sqlite_url: str) -> None:
 def test_metadata_and_bodies_turn_no_text_round(orders: Orders, sqlite_url: str) -> None:
     # These have all the characters that senders like.
     orders.ask("cards.create", "card", card_id="one", metadata={"a\u202e": "\u2067b"}, **LOAD)
-    letter = DeadLetter(received_at=AT, queue=None, reason="x", body="\u202ea".encode())
+    letter = DeadLetter(
+        received_at=AT, queue=None, reason=DeadLetterReason.DEFECT, body="\u202ea".encode()
+    )
     with begin(orders.engine) as (connection, _):
         dead_letters.add(connection, letter)
     card = ("card", "show", "one", "--account", ACCOUNT)
@@ -116,7 +119,12 @@ def test_times_of_a_batch_s_files_are_written_as_all_times(orders: Orders, sqlit
 def test_times_of_a_dead_letter_are_written_as_all_times(orders: Orders, sqlite_url: str) -> None:
     headers: dict[str, Any] = {"id": "x", "half": "\ud800"}
     letter = DeadLetter(
-        received_at=AT, queue="cards", reason=f"[/oops]{RED}", headers=headers, body=b"\x1b[/x]"
+        received_at=AT,
+        queue="cards",
+        reason=DeadLetterReason.TASK_UNKNOWN,
+        detail=f"[/oops]{RED}",
+        headers=headers,
+        body=b"\x1b[/x]",
     )
     with begin(orders.engine) as (connection, _):
         dead_letters.add(connection, letter)

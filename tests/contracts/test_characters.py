@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from card_worker.contracts.commands import COMMANDS, Command, InvalidCommand
 from card_worker.contracts.fields import ID_SCHEMA, TEXT_SCHEMA, read_id
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.reference.schemas import command_schema
 from tests.codes import VAULT
 from tests.contracts.test_digests import GOOD
@@ -80,7 +80,7 @@ def read(task: str, field: str, value: str) -> Command:
         request |= {"cards": None, "count": 5}
         value += "{n}x"
     (command,) = read_commands(task, "m", {**request, field: value}, VAULT)
-    assert not isinstance(command, Letter)
+    assert not isinstance(command, UnreadableItem)
     return command
 
 
@@ -121,7 +121,7 @@ def test_what_is_visible_is_an_id(task: str, field: str, value: str) -> None:
 def test_no_card_of_a_list_has_such_a_name(value: str) -> None:
     request = {"account_id": "T00000001", "cards": [{"card_id": "a"}, {"card_id": value}]}
     (command,) = read_commands("cards.batch_create", "m", request)
-    assert not isinstance(command, Letter)
+    assert not isinstance(command, UnreadableItem)
     assert refused(command) == ["cards.1.card_id"]
 
 
@@ -142,7 +142,7 @@ def test_metadata_may_have_all_that_a_database_holds() -> None:
     free = {"a\nb\u202e\u200b ": "\ufeff\x1b[31m\ue000\u2028"}
     request = {"account_id": "T00000001", **GOOD["cards.create"], "metadata": free}
     (command,) = read_commands("cards.create", "m", request)
-    assert not isinstance(command, InvalidCommand | Letter)
+    assert not isinstance(command, InvalidCommand | UnreadableItem)
 
 
 def is_id(text: str) -> bool:

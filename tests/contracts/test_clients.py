@@ -13,7 +13,7 @@ from kombu.message import Message
 from card_worker.client import sliced
 from card_worker.contracts.batches import ApproveBatch, BatchCard, CreateBatch
 from card_worker.contracts.commands import APPLY, COMMANDS, ActivateCard, InvalidCommand
-from card_worker.contracts.message import Unreadable, read_commands, vet
+from card_worker.contracts.message import Unreadable, read_commands, validate_envelope
 
 GOOD = {"account_id": "T00000001", "card_id": "card-01", "amount": 500, "currency": "NOK"}
 
@@ -42,7 +42,7 @@ def read(**fields: Any) -> ActivateCard:
 
 
 def vet_sent(message: Message) -> None:
-    vet(
+    validate_envelope(
         message.headers,
         message.body,
         content_type=message.content_type,

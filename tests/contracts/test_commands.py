@@ -22,7 +22,7 @@ from card_worker.contracts.commands import (
     Queue,
     WithdrawCard,
 )
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 
 ACCOUNT = "T00000001"
 LOAD = {"card_id": "card-01", "amount": 500, "currency": "NOK"}
@@ -45,7 +45,7 @@ COMMON = {
 def read(task: str, **changed: Any) -> Command:
     fields = {"account_id": ACCOUNT, "command_id": "c", **GOOD[task], **changed}
     (command,) = read_commands(task, "m", fields)
-    assert not isinstance(command, Letter)
+    assert not isinstance(command, UnreadableItem)
     return command
 
 

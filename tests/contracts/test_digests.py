@@ -14,7 +14,7 @@ from card_worker.contracts.commands import (
     digest_of,
     event_id,
 )
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from tests.codes import VAULT
 
 ACCOUNT = "T00000001"
@@ -103,7 +103,7 @@ def other(task: str) -> dict[str, Any]:
 def read(task: str, **changed: Any) -> Command:
     fields = {"account_id": ACCOUNT, "command_id": "c", **GOOD[task], **changed}
     (command,) = read_commands(task, "m", fields, VAULT)
-    assert not isinstance(command, Letter)
+    assert not isinstance(command, UnreadableItem)
     return command
 
 

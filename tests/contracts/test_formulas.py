@@ -7,7 +7,7 @@ import pytest
 
 from card_worker.contracts.commands import Command, InvalidCommand
 from card_worker.contracts.fields import read_id
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.secrets.formats import FORMULA, FORMULA_PATTERN, is_formula
 from tests.codes import SEAL_TO, VAULT
 
@@ -19,7 +19,7 @@ LOAD = {"card_id": "card-1", "amount": 500, "currency": "NOK"}
 
 def read(task: str, **fields: Any) -> Command:
     (command,) = read_commands(task, "m", {**MADE, **fields}, VAULT)
-    assert not isinstance(command, Letter)
+    assert not isinstance(command, UnreadableItem)
     return command
 
 

@@ -18,7 +18,7 @@ from card_worker.contracts.commands import (
     Moves,
     WithdrawCard,
 )
-from card_worker.contracts.message import Letter, read_commands, read_query
+from card_worker.contracts.message import UnreadableItem, read_commands, read_query
 from card_worker.contracts.own import (
     RecalledBlock,
     RecalledClose,
@@ -68,7 +68,7 @@ IDS = [id for id in dict.fromkeys(HOSTILE) if len(id) <= 64]
 
 def of_command(task: str, fields: dict[str, Any]) -> Key:
     (command,) = read_commands(task, "m", {"account_id": ACCOUNT, **GOOD[task], **fields}, VAULT)
-    assert not isinstance(command, Letter)
+    assert not isinstance(command, UnreadableItem)
     what: tuple[Any, ...] = ("id", command.command_id)
     if isinstance(command, CreateTransaction) and command.given_token is not None:
         what = ("by token", command.given_token.fingerprint, command.ref_id)

@@ -14,7 +14,12 @@ from card_worker.contracts.commands import (
     InvalidCommand,
     digest_of,
 )
-from card_worker.contracts.message import Letter, Unreadable, read_commands, vet
+from card_worker.contracts.message import (
+    Unreadable,
+    UnreadableItem,
+    read_commands,
+    validate_envelope,
+)
 from tests.codes import OWNER, VAULT
 
 ACCOUNT = "T00000001"
@@ -26,7 +31,7 @@ TASKS = frozenset(["cards.activate", "commands.apply"])
 def read(**changed: Any) -> Command:
     fields = {name: value for name, value in {**GOOD, **changed}.items() if value is not ...}
     (command,) = read_commands("cards.activate", "message-1", fields)
-    assert not isinstance(command, Letter)
+    assert not isinstance(command, UnreadableItem)
     return command
 
 
@@ -230,7 +235,7 @@ def test_a_command_of_more_than_64_kib_is_refused_but_a_listed_batch_may_be_long
     assert isinstance(read(name="x" * 65_536), InvalidCommand)
     cards = [{"card_id": f"{number:0200}"} for number in range(1000)]
     (batch,) = read_commands("cards.batch_create", "m", {"account_id": ACCOUNT, "cards": cards})
-    assert not isinstance(batch, InvalidCommand | Letter)
+    assert not isinstance(batch, InvalidCommand | UnreadableItem)
 
 
 def test_a_time_is_brought_to_utc_and_cut_to_milliseconds() -> None:
@@ -255,9 +260,9 @@ def test_a_list_keeps_its_order_and_what_cannot_be_read_in_it_stands_alone() -> 
     ]
     first, second, third, fourth, fifth = read_commands("commands.apply", "m", {"commands": parts})
     assert isinstance(first, ActivateCard)
-    assert isinstance(second, Letter)
-    assert (second.place, second.part) == (1, "?")
-    assert isinstance(third, Letter)
+    assert isinstance(second, UnreadableItem)
+    assert (second.index, second.item) == (1, "?")
+    assert isinstance(third, UnreadableItem)
     assert isinstance(fourth, InvalidCommand)
     assert (fourth.command_id, fourth.problems[0].field) == ("m:3", "command_id")
     assert isinstance(fifth, CreateCard)
@@ -267,7 +272,7 @@ def test_a_list_keeps_its_order_and_what_cannot_be_read_in_it_stands_alone() -> 
     "kwargs", [{}, {"commands": []}, {"commands": [{}] * 1001}, {"commands": "x"}, {"x": 1}]
 )
 def test_a_list_must_be_one_of_1_to_1000(kwargs: dict[str, Any]) -> None:
-    with pytest.raises(Unreadable, match=r"commands\.apply takes"):
+    with pytest.raises(Unreadable, match=r"^command_list_invalid"):
         read_commands("commands.apply", "m", kwargs)
 
 
@@ -327,7 +332,7 @@ def vet_message(**changed: Any) -> None:
     named = message(**changed)
     wanted = ("headers", "body", "content_type", "content_encoding", "tasks")
     parts = {name: named[name] for name in wanted}
-    vet(parts.pop("headers"), parts.pop("body"), **parts)
+    validate_envelope(parts.pop("headers"), parts.pop("body"), **parts)
 
 
 def test_what_a_stock_client_sends_may_pass() -> None:

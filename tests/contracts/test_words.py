@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 import card_worker
 from card_worker.contracts.commands import APPLY, COMMANDS, InvalidCommand
+from card_worker.contracts.dead_letters import DEAD_LETTER_MESSAGES, explain
 from card_worker.contracts.enums import HAPPENED, MESSAGES
-from card_worker.contracts.message import Letter, Unreadable, read_commands, read_query
+from card_worker.contracts.message import Unreadable, UnreadableItem, read_commands, read_query
 from card_worker.contracts.queries import QUERIES
 from tests.codes import SEAL_TO, VAULT
 from tests.contracts.test_digests import GOOD
@@ -59,11 +60,11 @@ def texts(task: str, fields: dict[str, Any]) -> Iterator[str]:
         else:
             read = read_commands(task, "m", asked, VAULT)
     except Unreadable as reason:
-        yield reason.why
+        yield str(reason)
         return
     for command in read:
-        if isinstance(command, Letter):
-            yield command.why
+        if isinstance(command, UnreadableItem):
+            yield explain(command.reason, command.detail)
         elif isinstance(command, InvalidCommand):
             yield from (problem.message for problem in command.problems)
 
@@ -108,12 +109,15 @@ def test_no_document_is_refused_in_the_words_of_python(task: str, fields: dict[s
 def test_no_part_of_a_list_is_refused_in_the_words_of_python(part: object) -> None:
     good = {"command": "cards.expire", "command_id": "c", **ACCOUNT, "card_id": "a"}
     (why,) = read_commands(APPLY, "m", {"commands": [good, part]})[1:]
-    assert isinstance(why, Letter)
-    assert not odd(why.why)
+    assert isinstance(why, UnreadableItem)
+    assert not odd(explain(why.reason, why.detail))
+
+
+SENTENCES = (*MESSAGES.values(), *HAPPENED.values(), *DEAD_LETTER_MESSAGES.values())
 
 
 def test_no_sentence_is_made_so() -> None:
-    assert [text for text in (*MESSAGES.values(), *HAPPENED.values()) if odd(text)] == []
+    assert [text for text in SENTENCES if odd(text)] == []
 
 
 REASONS = {"PydanticCustomError", "Problem", "Refused", "Unreadable", "NotJson", "ValueError"}
@@ -142,7 +146,7 @@ def test_no_reason_in_the_code_has_doubled_braces() -> None:
         "Input should be <TransactionType.DRAWDOWN: 'drawdown'>",
         "Input should be a valid dictionary or instance of BatchCard",
         "Value error, no",
-        "unknown command None",
+        "command_unknown None",
         "two\nlines",
     ],
 )

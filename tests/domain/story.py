@@ -47,7 +47,7 @@ from sqlalchemy import Connection
 from card_worker.contracts.commands import Command, CreateTransaction, event_id
 from card_worker.contracts.enums import BatchState, CardType, Expiry, Reason, Status
 from card_worker.contracts.fields import write_time
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.allowed import ByTransaction
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
@@ -337,7 +337,7 @@ class Story:
         if TASKS[word].startswith("transactions.") or word in ("adjust", "transfer", "token"):
             fields.setdefault("ref_id", f"r{len(self.told)}")
         (command,) = read_commands(TASKS[word], str(fields["command_id"]), fields, VAULT)
-        assert not isinstance(command, Letter)
+        assert not isinstance(command, UnreadableItem)
         return command
 
     def _codes(self, word: str, about: str, words: list[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import Side
 from card_worker.contracts.fields import write_time
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
 from card_worker.domain.events import CommandRejected
@@ -94,7 +94,7 @@ def commands(journey: Sequence[Asked]) -> Iterator[tuple[Command, datetime]]:
         now += timedelta(seconds=pause_s)
         given_fields = {name: value for name, value in fields.items() if value is not None}
         (command,) = read_commands(task, f"c{number}", given_fields)
-        assert not isinstance(command, Letter)
+        assert not isinstance(command, UnreadableItem)
         # What has been asked before is answered before it comes to the rules.
         if (key := (command.account_id, command.key)) not in asked:
             asked.add(key)

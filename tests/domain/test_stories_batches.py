@@ -7,7 +7,7 @@ import pytest
 
 from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import CardType, EventType
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.evolve import evolve
 from card_worker.domain.rules import decide
@@ -22,7 +22,7 @@ def data(given: Answer) -> dict[str, Any]:
 def order(*cards: dict[str, Any], command_id: str = "order-1", **fields: Any) -> Command:
     asked = {"account_id": ACCOUNT, "cards": list(cards), **fields}
     (command,) = read_commands("cards.batch_create", command_id, asked)
-    assert not isinstance(command, Letter)
+    assert not isinstance(command, UnreadableItem)
     return command
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from card_worker.contracts.dead_letters import DEAD_LETTER_MESSAGES
 from tests.flow import defects
 from tests.flow.system import ACCOUNT, System, card, envelope
 
@@ -25,7 +26,8 @@ def test_a_letter_is_listed_without_its_body_and_shown_with_it(running: System) 
     running.push(message)
     letter = running.letter("look")
     (listed,) = [one for one in running.cli_json("dead-letters", "list") if one["id"] == letter.id]
-    assert listed["reason"] == "no account_id to answer to"
+    assert listed["reason"] == "account_id_invalid"
+    assert listed["message"] == DEAD_LETTER_MESSAGES[letter.reason]
     assert "body" not in listed
     assert "Kari" not in running.cli("dead-letters", "list").output
     (shown,) = running.cli_json("dead-letters", "show", str(letter.id))

@@ -5,7 +5,7 @@ from sqlalchemy import Engine, select
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.tables import guesses
 from card_worker.worker.delivery import Delivery
-from card_worker.worker.messages import Buried, Message
+from card_worker.worker.messages import Failed, Message
 from tests.codes import PIN, VAULT, WRONG_PIN
 from tests.flow import defects
 from tests.storage.test_codes import ACCOUNT, ask, create, note, pay
@@ -25,7 +25,7 @@ def test_a_pin_is_noted_before_it_is_compared(postgres_url: str) -> None:
             task="transactions.create", id=f"m{number}", queue="cards", kwargs=kwargs, body=b""
         )
         (fate,) = delivery.deliver([message])
-    assert isinstance(fate, Buried)
+    assert isinstance(fate, Failed)
     with reading(engine) as connection:
         outcomes = connection.execute(select(guesses.c.outcome).order_by(guesses.c.number))
         assert [outcome.value for (outcome,) in outcomes] == ["wrong"] * 4 + ["open"]

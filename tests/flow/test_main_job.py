@@ -195,9 +195,9 @@ def test_what_cannot_be_read_is_kept_and_its_neighbours_are_answered(stack: Stac
     stack.answers("odd-4", "odd-6")
     kept = {letter.message_id: letter for letter in stack.letters()}
     assert {id: kept[id].reason for id in ("odd-1", "odd-2", "odd-3", "odd-5:bad")} == {
-        "odd-1": "unknown task 'nobody.knows'",
-        "odd-2": "no account_id to answer to",
-        "odd-3": "the header eta is not accepted",
-        "odd-5:bad": "1 of 2 commands can't be read, 0 for one: not an object",
+        "odd-1": "task_unknown",
+        "odd-2": "account_id_invalid",
+        "odd-3": "header_not_allowed",
+        "odd-5:bad": "items_unreadable",
     }
     assert json.loads(kept["odd-3"].body)[1] == fields

@@ -232,7 +232,7 @@ def test_an_order_that_nobody_approves_lapses(own: System, files: Path) -> None:
 def test_what_is_no_chunk_is_a_dead_letter(own: System, files: Path) -> None:
     worker(own, files)
     own.push(envelope(CHUNK, "odd", {"run": "x"}, queue="cards.bulk"), "cards.bulk")
-    assert own.letter("odd").reason == "asks for no chunk"
+    assert own.letter("odd").reason == "chunk_invalid"
 
 
 def test_a_till_is_served_while_an_order_is_made(own: System, files: Path) -> None:

@@ -228,7 +228,7 @@ def test_only_a_dead_letter_is_a_failure(running: System, stranger: Celery) -> N
     with pytest.raises(Exception, match="no account_id to answer to"):
         sent.get(timeout=60)
     assert sent.state == "FAILURE"
-    assert running.letter(sent.id).reason == "no account_id to answer to"
+    assert running.letter(sent.id).reason == "account_id_invalid"
 
 
 def test_who_does_not_ask_for_a_result_leaves_none(running: System, stranger: Celery) -> None:

@@ -101,7 +101,7 @@ def test_a_query_leaves_no_event_and_no_key(running: System, stranger: Celery) -
     # One that nobody waits for, and one that nobody can be answered: only that is kept.
     running.send("cards.get", "for-nobody", card_id="c2")
     running.push(envelope("cards.get", "from-nobody", {"card_id": "c2"}))
-    assert running.letter("from-nobody").reason == "no account_id to answer to"
+    assert running.letter("from-nobody").reason == "account_id_invalid"
     running.catches_up()
     assert running.rows() == before
     assert len(ours(running)) == events

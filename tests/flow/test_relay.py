@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from card_worker.cli import app
 from card_worker.cli.embedded import Valkey
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.handler import handle
 from card_worker.redis_url import RedisAddress
 from card_worker.relay import LEASE, Relay
@@ -43,7 +43,7 @@ def write(engine: Engine, *card_ids: str, now: datetime = THEN) -> None:
 
 def _handle(engine: Engine, now: datetime, task: str, command_id: str, **fields: Any) -> None:
     (command,) = read_commands(task, command_id, {"account_id": ACCOUNT, **fields})
-    assert not isinstance(command, Letter)
+    assert not isinstance(command, UnreadableItem)
     # Of those who wait for SQLite one may come last again and again.
     for attempt in Retrying(retry=retry_if_exception(is_retryable), stop=stop_after_delay(WAIT_S)):
         with attempt, begin(engine) as (connection, _):

@@ -278,7 +278,7 @@ def test_a_file_that_is_away_is_waited_for(
         own.create(*names("meanwhile", 5))
         _back(folder)
         assert set(own.types(*names("meanwhile", 5))) == {"card.created"}
-        assert own.letter("unreadable").reason == "unknown task 'cards.explode'"
+        assert own.letter("unreadable").reason == "task_unknown"
         assert len(own.letters()) == 1
         assert all(part.runs for part in own.parts.all)
 

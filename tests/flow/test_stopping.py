@@ -73,7 +73,7 @@ def test_a_worker_stops_while_the_database_is_away(
         own.start("worker")
         own.start("relay")
         assert own.types("waits") == ["card.created"]
-        assert own.letter("unreadable").reason == "unknown task 'cards.explode'"
+        assert own.letter("unreadable").reason == "task_unknown"
 
 
 def send_suspects(own: System) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import EventType
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.contracts.own import SweptCard
 from card_worker.domain.evolve import card_uuid
 from card_worker.domain.rows import State
@@ -39,7 +39,7 @@ def make(engine: Engine, *card_ids: str, expires_at: datetime | None = PAST) -> 
         if expires_at is not None:
             asked["expires_at"] = expires_at.isoformat()
         (command,) = read_commands("cards.create", card_id, asked)
-        assert not isinstance(command, Letter)
+        assert not isinstance(command, UnreadableItem)
         commands.append(command)
     with begin(engine) as (connection, _):
         handle(connection, commands, THEN)
@@ -155,7 +155,7 @@ def test_no_sender_takes_the_key_of_a_sweep(engine: Engine) -> None:
         command_id = f"expire-{card_uuid(ACCOUNT, card_id)}-1"
         asked = {"account_id": ACCOUNT, "card_id": card_id}
         (taken,) = read_commands("cards.expire", command_id, asked)
-        assert not isinstance(taken, Letter)
+        assert not isinstance(taken, UnreadableItem)
         assert ask(engine, taken) == ["command.rejected"]
     assert expire_cards(engine) == told(engine) == 3
 
@@ -254,7 +254,7 @@ def test_what_is_no_place_of_a_sweep_is_a_dead_letter(own: System) -> None:
     for number, fields in enumerate(wrong):
         id = f"odd-{number}"
         own.push(envelope("sweeps.expire_cards", id, fields, queue="cards.system"), "cards.system")
-        assert own.letter(id).reason == "asks for no slice of a sweep"
+        assert own.letter(id).reason == "sweep_invalid"
 
 
 def test_beat_and_a_worker_expire_a_card_when_its_time_comes(own: System) -> None:

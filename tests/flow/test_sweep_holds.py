@@ -10,7 +10,7 @@ from sqlalchemy import Engine, func, select
 
 from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import EventType
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.contracts.own import SweptHold
 from card_worker.domain.rows import Hold
 from card_worker.handler import handle
@@ -38,7 +38,7 @@ def lock(engine: Engine, *card_ids: str, hold_expires_in: int | None = AN_HOUR) 
             locked["hold_expires_in"] = hold_expires_in
         for task, fields in (("cards.create", LOAD), ("transactions.create", locked)):
             (command,) = read_commands(task, f"{task} {card_id}", {**about, **fields})
-            assert not isinstance(command, Letter)
+            assert not isinstance(command, UnreadableItem)
             commands.append(command)
     with begin(engine) as (connection, _):
         assert {answer.reason for answer in handle(connection, commands, THEN)} == {None}
@@ -95,7 +95,7 @@ def test_no_sender_takes_the_key_of_a_sweep(engine: Engine) -> None:
     for hold in holds_of(engine):
         asked = {"account_id": ACCOUNT, "transaction_id": str(hold)}
         (taken,) = read_commands("holds.expire", f"expire-{hold}", asked)
-        assert not isinstance(taken, Letter)
+        assert not isinstance(taken, UnreadableItem)
         ask(engine, taken)
     assert expire_holds(engine) == told(engine) == 2
 
@@ -133,7 +133,7 @@ def test_all_holds_of_a_card_count_that_are_released_with_one(engine: Engine) ->
     asked = {"account_id": ACCOUNT, "card_id": "one", "amount": 100, "currency": "NOK"}
     asked |= {"ref_id": "r2", "pending": True, "hold_expires_in": 2 * AN_HOUR}
     (command,) = read_commands("transactions.create", "again", asked)
-    assert not isinstance(command, Letter)
+    assert not isinstance(command, UnreadableItem)
     with begin(engine) as (connection, _):
         handle(connection, [command], THEN)
     assert expire_holds(engine) == told(engine) == 2
@@ -169,7 +169,7 @@ def test_what_was_captured_or_voided_is_not_due(engine: Engine, done: str) -> No
         hold = connection.execute(select(holds.c.id)).scalar_one()
     asked = {"account_id": ACCOUNT, "transaction_id": str(hold), "ref_id": "done"}
     (command,) = read_commands(done, "done", asked)
-    assert not isinstance(command, Letter)
+    assert not isinstance(command, UnreadableItem)
     with begin(engine) as (connection, _):
         (answer,) = handle(connection, [command], THEN)
     assert answer.reason is None

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, select
 
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.fields import write_time
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.answers import Answer
 from card_worker.storage.queries import card_at, find_card
 from card_worker.storage.reconcile import differences, totals
@@ -228,7 +228,7 @@ class Beside(RuleBasedStateMachine):
         }
         number = len(self.asked)
         (command,) = read_commands(task, f"c{number}", {"account_id": ACCOUNT, **sent}, VAULT)
-        assert not isinstance(command, Letter)
+        assert not isinstance(command, UnreadableItem)
         # A reference that is used again for something else is refused before the rules; the model
         # starts where they do.
         if command.key in self.expected:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import Connection, Engine, select
 
 from card_worker.contracts.commands import Command, event_id
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.books import Books
 from card_worker.domain.events import Decision, id_of
 from card_worker.secret_issuer import Mint
@@ -78,7 +78,7 @@ def stream(length: int, seed: int) -> Iterator[Command]:
         ]
         task, fields = chance.choice(choices)
         (command,) = read_commands(task, f"c{number}", {"account_id": ACCOUNT, **fields}, VAULT)
-        assert not isinstance(command, Letter)
+        assert not isinstance(command, UnreadableItem)
         if task == "tokens.create":
             made_tokens.append(str(event_id(ACCOUNT, command.key)))
         if task == "transactions.create":
@@ -117,7 +117,7 @@ def _beginning(cards: int) -> list[Command]:
         (command,) = read_commands(
             "cards.create", f"begin-{number}", {"account_id": ACCOUNT, **asked}, VAULT
         )
-        assert not isinstance(command, Letter)
+        assert not isinstance(command, UnreadableItem)
         made.append(command)
     return made
 
@@ -209,7 +209,7 @@ def _again(command: Command, **changed: Any) -> Command:
     command_id = fields.pop("command_id")
     fields = {name: value for name, value in fields.items() if value is not None}
     (read,) = read_commands(command.command, command_id, fields, VAULT)
-    assert not isinstance(read, Letter)
+    assert not isinstance(read, UnreadableItem)
     return read
 
 
@@ -235,7 +235,7 @@ def _chained(command: Command, number: int) -> list[Command]:
     chained = []
     for task, command_id, fields in asked:
         (read,) = read_commands(task, command_id, fields)
-        assert not isinstance(read, Letter)
+        assert not isinstance(read, UnreadableItem)
         chained.append(read)
     return chained
 

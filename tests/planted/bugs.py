@@ -323,8 +323,8 @@ BUGS = (
     Bug(
         "messages that expire are dropped",
         "worker/grouping.py",
-        "self._unreadable.append((raw, problem.why))",
-        'raw.ack() if "expires" in problem.why else self._unreadable.append((raw, problem.why))',
+        "self._unreadable.append((raw, Failed(problem.reason, problem.detail)))",
+        'raw.ack() if problem.detail == "expires" else self._unreadable.append((raw, problem))',
         ("tests/flow/test_unreadable.py",),
     ),
     Bug(
@@ -351,8 +351,8 @@ BUGS = (
     Bug(
         "dead letters are acknowledged and not kept",
         "worker/dead_letters.py",
-        "kept = self._retries.run(partial(self._keep, letters), gives_up=needs_operator)",
-        "kept = list[DeadLetter]()",
+        "stored = self._retries.run(partial(self._store, letters), gives_up=needs_operator)",
+        "stored = list[DeadLetter]()",
         ("tests/flow/test_unreadable.py",),
     ),
     Bug(

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from card_worker.cli import app
 from card_worker.cli.contract import papers
 from card_worker.contracts.commands import COMMANDS
+from card_worker.contracts.dead_letters import DEAD_LETTER_MESSAGES, DeadLetterReason
 from card_worker.contracts.enums import HAPPENED, MESSAGES, EventType, Reason
 from card_worker.contracts.queries import QUERIES
 from card_worker.reference.schemas import command_schema, event_schema
@@ -53,7 +54,11 @@ def test_a_command_and_all_its_fields_have_a_text(task: str) -> None:
 def test_every_event_reason_and_setting_has_a_text() -> None:
     assert set(HAPPENED) == set(EventType)
     assert set(MESSAGES) == set(Reason)
-    assert all(text.endswith(".") for text in (*HAPPENED.values(), *MESSAGES.values()))
+    assert set(DEAD_LETTER_MESSAGES) == set(DeadLetterReason)
+    assert all(
+        text.endswith(".")
+        for text in (*HAPPENED.values(), *MESSAGES.values(), *DEAD_LETTER_MESSAGES.values())
+    )
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from card_worker.contracts.batches import APPROVAL_WITHIN
 from card_worker.contracts.enums import Action, Expiry
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.contracts.own import SweptCard, SweptHold
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import CARDS_PER_CHUNK
@@ -48,7 +48,7 @@ class Teller:
         self.now += timedelta(seconds=1)
         asked = {"account_id": ACCOUNT, **fields}
         (command,) = read_commands(task, f"c{self._number}-{task}", asked, VAULT)
-        assert not isinstance(command, Letter)
+        assert not isinstance(command, UnreadableItem)
         return self.handle(command)
 
     def handle(self, command: Any) -> Answer:

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, select, text, update
 
 from card_worker.contracts.commands import APPLY
 from card_worker.contracts.enums import BatchState
-from card_worker.contracts.message import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX, vet
+from card_worker.contracts.message import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX, validate_envelope
 from card_worker.domain.books import Books
 from card_worker.domain.events import HoldExpired
 from card_worker.domain.evolve import evolve
@@ -61,7 +61,7 @@ class Place:
         body = body.replace(b"1000000000000000.0", b"1e15")
         assert len(body) <= MESSAGE_BYTES_MAX
         content = {"content_type": "application/json", "content_encoding": "utf-8"}
-        read = vet(whole, body, **content, tasks=TASKS)
+        read = validate_envelope(whole, body, **content, tasks=TASKS)
         message = Message(
             task=task, id=whole["id"], queue="cards", kwargs=read, body=body, headers=whole
         )

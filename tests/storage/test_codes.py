@@ -15,7 +15,7 @@ from sqlalchemy import Engine, select
 from tenacity import retry, retry_if_exception
 
 from card_worker.contracts.commands import Command, CreateTransaction
-from card_worker.contracts.message import Letter, read_commands, read_query
+from card_worker.contracts.message import UnreadableItem, read_commands, read_query
 from card_worker.contracts.queries import GetCard
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Outcome
@@ -51,7 +51,7 @@ def command(task: str, command_id: str, /, **fields: Any) -> Command:
 
 def keyed(vault: Vault, task: str, command_id: str, /, **fields: Any) -> Command:
     (read,) = read_commands(task, command_id, {"account_id": ACCOUNT, **fields}, vault)
-    assert not isinstance(read, Letter)
+    assert not isinstance(read, UnreadableItem)
     return read
 
 

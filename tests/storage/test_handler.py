@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Column, Connection, Engine, Table, literal, make_url, select, text
 
 from card_worker.contracts.commands import Command, event_id
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Card, Outcome
 from card_worker.handler import handle
@@ -34,7 +34,7 @@ LOAD = {"amount": 500, "currency": "NOK"}
 
 def command(task: str, command_id: str, /, **fields: Any) -> Command:
     (read,) = read_commands(task, command_id, {"account_id": ACCOUNT, **fields}, VAULT)
-    assert not isinstance(read, Letter)
+    assert not isinstance(read, UnreadableItem)
     return read
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
+from card_worker.contracts.dead_letters import DeadLetterReason
 from card_worker.contracts.message import HEADERS_BYTES_MAX
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import (
@@ -33,7 +34,12 @@ SECRET = "DINCARD:9f0c-4711"
 
 def keep(engine: Engine, **parts: Any) -> DeadLetter:
     """Keep a letter; return it as it is kept."""
-    about: dict[str, Any] = {"queue": "cards", "reason": "x", "body": b"x", "task": "cards.create"}
+    about: dict[str, Any] = {
+        "queue": "cards",
+        "reason": DeadLetterReason.DEFECT,
+        "body": b"x",
+        "task": "cards.create",
+    }
     letter = DeadLetter(received_at=NOW, **{**about, **parts})
     with begin(engine) as (connection, _):
         dead_letters.add(connection, letter, [OWNER.recipient])
@@ -49,7 +55,7 @@ def keep(engine: Engine, **parts: Any) -> DeadLetter:
     ("part", "chars_max"),
     [
         *(("queue", 255), ("task", 255), ("message_id", 255), ("content_type", 255)),
-        *(("content_encoding", 255), ("reason", 500), ("detail", 32 * 1024)),
+        *(("content_encoding", 255), ("detail", 32 * 1024)),
     ],
 )
 def test_what_is_text_in_a_letter_is_cut(engine: Engine, part: str, chars_max: int) -> None:

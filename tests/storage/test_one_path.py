@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, select
 
 from card_worker.contracts.commands import Command
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.answers import Answer
 from card_worker.handler import handle
 from card_worker.storage.engine import begin
@@ -25,7 +25,7 @@ ACCOUNT = "T00000001"
 
 def command(task: str, command_id: str, **fields: Any) -> Command:
     (read,) = read_commands(task, command_id, {"account_id": ACCOUNT, **fields})
-    assert not isinstance(read, Letter)
+    assert not isinstance(read, UnreadableItem)
     return read
 
 
@@ -191,7 +191,7 @@ def _drawn(account: str, number: int, drawn: tuple[Any, ...]) -> Command:
             fields["expires_at"] = "2026-11-22T10:00:00.001Z"
     # Few ids, so that some are used twice, for the same command or for another.
     (read,) = read_commands(task, f"c{number % 7}", fields)
-    assert not isinstance(read, Letter)
+    assert not isinstance(read, UnreadableItem)
     return read
 
 

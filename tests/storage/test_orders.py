@@ -17,8 +17,9 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from card_worker.batches.chunks import AHEAD, Chunk, do, first_chunks, resting_chunks
 from card_worker.batches.work import TELL_EVERY
 from card_worker.contracts.commands import CHUNK as TASK
+from card_worker.contracts.dead_letters import DeadLetterReason
 from card_worker.contracts.enums import Action, BatchState
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.contracts.queries import GetCard, ListTransactions, Look
 from card_worker.domain.evolve import card_uuid
 from card_worker.domain.needs import Needs
@@ -52,7 +53,7 @@ from card_worker.storage.tables import (
 )
 from card_worker.sweeps import lapse_orders
 from card_worker.worker.delivery import Delivery
-from card_worker.worker.messages import Answered, Buried, Message, Waiting, start_key
+from card_worker.worker.messages import Answered, Failed, Message, Waiting, start_key
 from tests.codes import OWNER, PIN_PEPPERS, VAULT
 from tests.flow import defects
 from tests.flow.processes import until
@@ -570,9 +571,9 @@ def test_a_chunk_that_fails_again_and_again_is_a_dead_letter_and_its_order_says_
     orders.order(3, card_id_pattern="defect-{n}")
     delivery = Delivery(engine, lambda: False, vault=VAULT)
     (fate,) = delivery.deliver([message_for(orders.waiting.popleft())])
-    assert isinstance(fate, Buried)
+    assert isinstance(fate, Failed)
     batch = orders.batch()
-    assert (batch.state, batch.trouble) == (BatchState.RUNNING, fate.why)
+    assert (batch.state, batch.trouble) == (BatchState.RUNNING, fate.explanation)
     defects.remove(engine)
     rest(orders)
     orders.waiting += resting_chunks(engine)
@@ -600,7 +601,7 @@ def test_what_can_be_no_chunk_is_told_at_once_and_troubles_no_order(
     genuine = message_for(orders.waiting[0])
     delivery = Delivery(engine, lambda: False, vault=VAULT)
     (fate,) = delivery.deliver([replace(genuine, kwargs={**genuine.kwargs, **forged})])
-    assert fate == Buried("asks for no chunk")
+    assert fate == Failed(DeadLetterReason.CHUNK_INVALID)
     assert orders.batch().trouble is None
 
 
@@ -618,8 +619,8 @@ def test_a_chunk_is_not_given_up_before_its_batch_says_why(postgres_url: str) ->
         assert isinstance(delivery.deliver([asked])[0], Waiting)
         assert letters(engine) == 0
     (fate,) = delivery.deliver([asked])
-    assert isinstance(fate, Buried)
-    assert (orders.batch().trouble, letters(engine)) == (fate.why, 1)
+    assert isinstance(fate, Failed)
+    assert (orders.batch().trouble, letters(engine)) == (fate.explanation, 1)
     engine.dispose()
 
 
@@ -1166,7 +1167,7 @@ def test_orders_of_one_group_with_the_same_name_are_checked_each_for_itself(
             f"order {pattern}",
             {**asked, "card_id_pattern": pattern, "dry_run": is_dry},
         )
-        if not isinstance(command, Letter)
+        if not isinstance(command, UnreadableItem)
     ]
     with begin(orders.engine) as (connection, now):
         answers = handle(connection, group, now, orders.mint)

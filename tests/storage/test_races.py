@@ -13,7 +13,7 @@ from sqlalchemy import Engine, event, insert, select
 from tenacity import retry, retry_if_exception
 
 from card_worker.contracts.commands import Command, event_id
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.answers import Answer
 from card_worker.domain.evolve import card_uuid
 from card_worker.handler import handle
@@ -23,7 +23,7 @@ from card_worker.storage.errors import RACES_MAX, is_race, is_retryable
 from card_worker.storage.reconcile import differences, totals
 from card_worker.storage.tables import dead_letters, outbox, pins
 from card_worker.worker.delivery import Delivery
-from card_worker.worker.messages import Answered, Buried, Fate, Message
+from card_worker.worker.messages import Answered, Failed, Fate, Message
 from card_worker.worker.starts import STARTS_MAX
 from tests.codes import SEAL_TO, VAULT
 from tests.flow.processes import until
@@ -41,7 +41,7 @@ def is_passing(error: BaseException) -> bool:
 
 def command(task: str, command_id: str, **fields: Any) -> Command:
     (read,) = read_commands(task, command_id, {"account_id": ACCOUNT, **fields}, VAULT)
-    assert not isinstance(read, Letter)
+    assert not isinstance(read, UnreadableItem)
     return read
 
 
@@ -270,8 +270,8 @@ def test_what_always_violates_a_constraint_is_a_defect(engine: Engine) -> None:
         group("one", "cards.create", fields)
     )
     assert all(isinstance(fate, Answered) for fate in others)
-    assert isinstance(bad, Buried)
-    assert bad.why == "defect: IntegrityError"
+    assert isinstance(bad, Failed)
+    assert bad.explanation.endswith("(IntegrityError).")
     # First the group, then the message alone.
     assert RACES_MAX < len(tries) <= (1 + STARTS_MAX) * RACES_MAX
     with reading(engine) as connection:

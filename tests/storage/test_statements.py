@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.fields import write_time
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.storage.dead_letters import Start, count_starts, forget_starts, uncount_starts
 from card_worker.storage.engine import begin
 from tests.codes import OWNER, PIN, VAULT, WRONG_PIN, plain_mint
@@ -57,7 +57,7 @@ class Mixer:
                 fields[name] = value
         id = f"c{self._number}"
         (command,) = read_commands(task, id, {"account_id": ACCOUNT, **fields}, VAULT)
-        assert not isinstance(command, Letter)
+        assert not isinstance(command, UnreadableItem)
         if task.startswith("transactions."):
             self._moved.append(event_id(ACCOUNT, command.key))
         return command

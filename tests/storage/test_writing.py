@@ -10,7 +10,7 @@ from sqlalchemy import Engine, func, literal, select, text
 from sqlalchemy.exc import DBAPIError
 
 from card_worker.contracts.commands import Command
-from card_worker.contracts.message import Letter, read_commands
+from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.handler import handle
 from card_worker.storage.bulk_write import SLICE, Changed, New, write
 from card_worker.storage.engine import begin, open_engine, reading
@@ -29,7 +29,7 @@ def create(*card_ids: str) -> list[Command]:
         read_commands("cards.create", card_id, {**fields, "card_id": card_id})[0]
         for card_id in card_ids
     ]
-    return [command for command in read if not isinstance(command, Letter)]
+    return [command for command in read if not isinstance(command, UnreadableItem)]
 
 
 @pytest.mark.parametrize("place", [0, SLICE, CARDS - 1])

@@ -10,7 +10,7 @@ from redis import Redis
 
 from card_worker.storage.contention import Row
 from card_worker.worker import grouping
-from card_worker.worker.messages import Answered, Fate, Message, Shown
+from card_worker.worker.messages import Answered, Failed, Fate, Message, Shown
 
 URL = os.environ["PLAIN_URL"]
 
@@ -48,8 +48,8 @@ class Consumer(grouping.Consumer):
     group_wait_s = 0.0
     deliver = staticmethod(deliver)
 
-    def bury(self, unreadable: Sequence[tuple[KombuMessage, str]]) -> bool:
-        redis.rpush("buried", *(f"{raw.headers.get('id')}: {why}" for raw, why in unreadable))
+    def dead_letter(self, failed: Sequence[tuple[KombuMessage, Failed]]) -> bool:
+        redis.rpush("failed", *(f"{raw.headers.get('id')}: {one.reason}" for raw, one in failed))
         return True
 
     def result(self, message: Message, fate: Answered | Shown) -> Any:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from card_worker import transport
 from card_worker.contracts.commands import APPLY, COMMANDS, SWEEPS
-from card_worker.contracts.message import Unreadable, read_commands, vet
+from card_worker.contracts.message import Unreadable, read_commands, validate_envelope
 from card_worker.transport.envelope import payload
 from tests.transport.corpus import CORPUS, LEGAL
 from tests.transport.entries import fields, listed, message, nested, part
@@ -36,7 +36,7 @@ def read(raw: bytes) -> dict[str, Any]:
     channel: Any = NoChannel()
     came = transport.Message(payload(raw, "tag", "cards", strict=True), channel=channel)
     assert not came.errors
-    kwargs = vet(
+    kwargs = validate_envelope(
         came.headers,
         came.body,
         content_type=came.content_type,

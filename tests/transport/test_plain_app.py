@@ -183,11 +183,11 @@ def test_groups_of_another_app_fail_and_succeed_alone(
         )
     redis.lpush("celery", "nonsense")
     start(*POOLS[pool], app=GROUPED)
-    until(lambda: int(str(redis.llen("buried"))) >= 2, "what is buried")
+    until(lambda: int(str(redis.llen("failed"))) >= 2, "what failed")
     until(lambda: not redis.exists("celery") and in_flight(redis) == 0, "the end")
-    assert sorted(redis.lrange("buried", 0, -1)) == [
-        "None: malformed: not JSON: Expecting value: line 1 column 1 (char 0)",
-        "id-60: defect: ValueError",
+    assert sorted(redis.lrange("failed", 0, -1)) == [
+        "None: entry_malformed",
+        "id-60: defect",
     ]
     groups = [group.split() for group in redis.lrange("noted", 0, -1)]
     assert sorted(len(group) for group in groups) == [*([1] * 49), 20, 50]

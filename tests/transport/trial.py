@@ -59,7 +59,7 @@ class Trial:
             _fate(entry, raw, letters, answers),
             self.worker.pid,
             ", ".join(
-                [letter.reason[:200] for letter in letters] + [answer["type"] for answer in answers]
+                [letter.reason for letter in letters] + [answer["type"] for answer in answers]
             ),
         )
 

@@ -8,6 +8,7 @@ import typer
 
 from card_worker.cli.codes import identities_in
 from card_worker.cli.console import AsJson, database, looking, out, print_json, refuse, table
+from card_worker.contracts.dead_letters import DEAD_LETTER_MESSAGES
 from card_worker.secrets.sealing import NotOpened
 from card_worker.settings import load_settings
 from card_worker.storage import dead_letters
@@ -42,7 +43,7 @@ def list_letters(
             del told["body"], told["headers"], told["detail"]
             print_json(told)
         return
-    rows = [(letter.id, letter.received_at, letter.task, letter.reason) for letter in letters]
+    rows = [(letter.id, letter.received_at, letter.task, letter.explanation) for letter in letters]
     out.print(table(f"{len(rows)} dead letters", "id>", "received", "task", "reason", rows=rows))
 
 
@@ -158,4 +159,5 @@ def _headers(letter: DeadLetter) -> dict[str, Any]:
 def _told(letter: DeadLetter) -> dict[str, Any]:
     told = {**asdict(letter), "body": letter.body.decode(errors="backslashreplace")}
     told["sealed"] = letter.sealed is not None
+    told["message"] = DEAD_LETTER_MESSAGES[letter.reason]
     return told

@@ -150,7 +150,11 @@ def _print_printed(stack: "Stack", till: "Till") -> None:
 
 
 def _print_letter(letter: "DeadLetter") -> None:
-    rows = [("queue", letter.queue), ("task", letter.task), ("why", letter.reason)]
+    rows = [
+        ("queue", letter.queue),
+        ("task", letter.task),
+        ("why", letter.explanation),
+    ]
     rows.append(("message", letter.body.decode()))
     out.print(
         table("The dead letter: what nobody could read, kept as it came", "", "", rows=rows), ""

@@ -24,6 +24,7 @@ from card_worker.contracts.commands import (
     Command,
     InvalidCommand,
 )
+from card_worker.contracts.dead_letters import DeadLetterReason, explain
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
 from card_worker.contracts.fields import (
     METADATA_DEPTH_MAX,
@@ -80,26 +81,28 @@ Kind = TypeVar("Kind", bound=AboutAccount)
 
 
 class Unreadable(Exception):
-    """A message, or a part of one, whose sender can't be answered.
+    """A message, or an item of a list, whose sender cannot be answered.
 
-    `why` is one line; `detail`, if any, has a line for each kind of reason.
+    The first line of `detail`, if any, is short and has no secret; more lines may follow.
     """
 
-    def __init__(self, why: str, detail: str | None = None) -> None:
-        super().__init__(why)
-        self.why, self.detail = why, detail
+    def __init__(self, reason: DeadLetterReason, detail: str | None = None) -> None:
+        super().__init__(explain(reason, detail))
+        self.reason, self.detail = reason, detail
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """A part of a list that can't be read: its place, from 0, and the part as it came."""
+class UnreadableItem:
+    """An item of a list that is not readable as a command, as it was received."""
 
-    why: str
-    place: int
-    part: Any
+    reason: DeadLetterReason
+    detail: str | None
+    index: int
+    """Its place in the list, from 0."""
+    item: Any
 
 
-def vet(
+def validate_envelope(
     headers: Mapping[str, Any] | None,
     body: bytes | str,
     *,
@@ -116,21 +119,21 @@ def vet(
     Raises Unreadable.
     """
     if not isinstance(headers, Mapping) or "task" not in headers:
-        raise Unreadable("not a task message of protocol 2")
+        raise Unreadable(DeadLetterReason.NOT_A_TASK)
     _check_size(headers)
     if content_type != "application/json":
-        raise Unreadable(f"content type {_quoted(content_type)} instead of application/json")
+        raise Unreadable(DeadLetterReason.CONTENT_TYPE_UNSUPPORTED, _quoted(content_type))
     if str(content_encoding).lower() not in ("utf-8", "utf8", "us-ascii"):
-        raise Unreadable(f"content encoding {_quoted(content_encoding)} instead of utf-8")
+        raise Unreadable(DeadLetterReason.CONTENT_ENCODING_UNSUPPORTED, _quoted(content_encoding))
     task = headers["task"]
     if not isinstance(task, str) or task not in tasks:
-        raise Unreadable(f"unknown task {_quoted(task)}")
+        raise Unreadable(DeadLetterReason.TASK_UNKNOWN, _quoted(task))
     message_id = headers.get("id")
     if not is_id(message_id):
-        raise Unreadable("the header id must be an id of 1 to 64 characters")
+        raise Unreadable(DeadLetterReason.MESSAGE_ID_INVALID)
     for name in FORBIDDEN_HEADERS:
         if _says_something(headers.get(name)):
-            raise Unreadable(f"the header {name} is not accepted")
+            raise Unreadable(DeadLetterReason.HEADER_NOT_ALLOWED, name)
     return _read_body(body)
 
 
@@ -141,17 +144,17 @@ def _quoted(value: object) -> str:
     """
     if isinstance(value, Mapping | list | tuple):
         return f"of type {'object' if isinstance(value, Mapping) else 'list'}"
-    text = repr(value) if isinstance(value, str) else _raw(value)
-    return masked_text(text[:QUOTED_CHARS_MAX])
+    return masked_text(_raw(value)[:QUOTED_CHARS_MAX])
 
 
 def _check_size(headers: Mapping[str, Any]) -> None:
     try:
         size = json_bytes(headers)
     except TypeError:
-        raise Unreadable("the headers are no JSON") from None
+        raise Unreadable(DeadLetterReason.HEADERS_NOT_JSON) from None
     if size > HEADERS_BYTES_MAX:
-        raise Unreadable(f"headers of {size} bytes; at most {HEADERS_BYTES_MAX} are read")
+        detail = f"{size} bytes; at most {HEADERS_BYTES_MAX} are read"
+        raise Unreadable(DeadLetterReason.HEADERS_TOO_LARGE, detail)
 
 
 def _read_body(body: bytes | str) -> dict[str, Any]:
@@ -159,17 +162,17 @@ def _read_body(body: bytes | str) -> dict[str, Any]:
     try:
         read = read_json(raw, bytes_max=MESSAGE_BYTES_MAX, levels_max=LEVELS_MAX)
     except NotJson as problem:
-        raise Unreadable(str(problem)) from None
+        raise Unreadable(DeadLetterReason.BODY_INVALID, str(problem)) from None
     match read:
         case [list(args), dict(kwargs), dict() | None as embed]:
             if args:
-                raise Unreadable("positional arguments; commands take keyword arguments only")
+                raise Unreadable(DeadLetterReason.POSITIONAL_ARGUMENTS)
             for name in EMBEDDED:
                 if embed and _says_something(embed.get(name)):
-                    raise Unreadable(f"an embedded {name} is not accepted")
+                    raise Unreadable(DeadLetterReason.SIGNATURE_NOT_ALLOWED, name)
             return kwargs
         case _:
-            raise Unreadable("the body is not [args, kwargs, embed]")
+            raise Unreadable(DeadLetterReason.BODY_NOT_A_CALL)
 
 
 def _says_something(value: object) -> bool:
@@ -180,8 +183,8 @@ def _says_something(value: object) -> bool:
 
 def read_commands(
     task: str, message_id: str, kwargs: Mapping[str, Any], vault: Vault = NO_VAULT
-) -> list[Command | Letter]:
-    """Return the commands that a message carries, in order; a Letter for a part that isn't one.
+) -> list[Command | UnreadableItem]:
+    """Return the commands of a message in order; an UnreadableItem in place of what is none.
 
     Tokens and PINs in them are keyed by `vault`.
 
@@ -194,30 +197,30 @@ def read_commands(
         return [_read(task, fields, vault, fallback_id=message_id)]
     commands = kwargs.get("commands")
     if set(kwargs) != {"commands"} or not isinstance(commands, list | tuple):
-        raise Unreadable(f"{APPLY} takes one list, commands")
+        raise Unreadable(DeadLetterReason.COMMAND_LIST_INVALID)
     if not 1 <= len(commands) <= COMMANDS_PER_MESSAGE_MAX:
-        raise Unreadable(f"{APPLY} takes 1 to {COMMANDS_PER_MESSAGE_MAX} commands")
+        raise Unreadable(DeadLetterReason.COMMAND_LIST_INVALID, f"{len(commands)} items")
     read = list(_read_list(message_id, commands, vault))
-    letters = [part for part in read if isinstance(part, Letter)]
-    if len(letters) == len(read):
-        raise Unreadable(*describe_letters(letters, len(read)))
+    unreadable = [item for item in read if isinstance(item, UnreadableItem)]
+    if len(unreadable) == len(read):
+        detail = describe_items(unreadable, len(read))
+        raise Unreadable(DeadLetterReason.ITEMS_UNREADABLE, detail)
     return read
 
 
-def describe_letters(letters: Sequence[Letter], parts: int) -> tuple[str, str]:
-    """Return why some of the parts of a list can't be read: in a line, and a line for each reason.
+def describe_items(unreadable: Sequence[UnreadableItem], items: int) -> str:
+    """Return how many of a list's `items` are unreadable, and below it a line for each reason.
 
-    Places are counted from 0.
+    Indexes are counted from 0.
     """
-    places: dict[str, list[int]] = {}
-    for letter in letters:
-        places.setdefault(letter.why, []).append(letter.place)
-    lines = [f"{_ranges(places[why])}: {why}" for why in list(places)[:REASONS_MAX]]
-    if len(places) > REASONS_MAX:
-        lines.append(f"and {len(places) - REASONS_MAX} other reasons")
-    first = letters[0]
-    why = f"{len(letters)} of {parts} commands can't be read, {first.place} for one: {first.why}"
-    return why, "\n".join(lines)
+    indexes: dict[str, list[int]] = {}
+    for item in unreadable:
+        why = f"{item.reason} {item.detail or ''}".rstrip()
+        indexes.setdefault(why, []).append(item.index)
+    lines = [f"{_ranges(indexes[why])}: {why}" for why in list(indexes)[:REASONS_MAX]]
+    if len(indexes) > REASONS_MAX:
+        lines.append(f"and {len(indexes) - REASONS_MAX} other reasons")
+    return "\n".join([f"{len(unreadable)} of {items}", *lines])
 
 
 def _ranges(places: Sequence[int]) -> str:
@@ -266,7 +269,7 @@ def read_query(
 
 def _read_list(
     message_id: str, commands: Sequence[Any], vault: Vault
-) -> Iterator[Command | Letter]:
+) -> Iterator[Command | UnreadableItem]:
     left = EXTRA_COST_MAX
     for place, part in enumerate(commands):
         try:
@@ -275,7 +278,7 @@ def _read_list(
                 part, vault, left=left, fallback_id=f"{message_id[:60]}:{place}"
             )
         except Unreadable as problem:
-            yield Letter(problem.why, place, part)
+            yield UnreadableItem(problem.reason, problem.detail, place, part)
         else:
             left -= extra
             yield command
@@ -284,7 +287,7 @@ def _read_list(
 def _read_part(part: object, vault: Vault, *, left: int, fallback_id: str) -> tuple[Command, int]:
     """Return the command that a part of a list is, and its extra cost, of which `left` is left."""
     if not isinstance(part, Mapping):
-        raise Unreadable("not an object")
+        raise Unreadable(DeadLetterReason.ITEM_NOT_AN_OBJECT)
     task = part.get("command")
     fields = {name: value for name, value in part.items() if name != "command"}
     extra = extra_cost(task, fields)
@@ -300,7 +303,7 @@ def _read_part(part: object, vault: Vault, *, left: int, fallback_id: str) -> tu
 def _read(task: object, fields: Mapping[str, Any], vault: Vault, *, fallback_id: str) -> Command:
     kind = COMMANDS.get(task) if isinstance(task, str) else None
     if kind is None:
-        raise Unreadable(f"unknown command {_quoted(task)}")
+        raise Unreadable(DeadLetterReason.COMMAND_UNKNOWN, _quoted(task))
     return _read_as(kind, str(task), fields, vault, fallback_id=fallback_id)
 
 
@@ -323,7 +326,7 @@ def _invalid(
 ) -> InvalidCommand:
     account_id, card_id = fields.get("account_id"), fields.get("card_id")
     if not is_account_id(account_id):
-        raise Unreadable("no account_id to answer to")
+        raise Unreadable(DeadLetterReason.ACCOUNT_ID_INVALID)
     command_id = fields.get("command_id")
     return InvalidCommand(
         command=task,

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from card_worker.contracts.commands import APPLY, COMMANDS, COMMANDS_PER_MESSAGE_MAX, QUEUES
+from card_worker.contracts.dead_letters import DEAD_LETTER_MESSAGES, DeadLetterReason
 from card_worker.contracts.enums import HAPPENED, MESSAGES, EventType, Reason
 from card_worker.contracts.fields import ID_SCHEMA, TEXT_SCHEMA
 from card_worker.contracts.message import (
@@ -85,6 +86,16 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             "## Reasons for a refusal",
             "",
             *_table(("reason", "says"), [(f"`{reason}`", MESSAGES[reason]) for reason in Reason]),
+            "",
+            "## Reasons for a dead letter",
+            "",
+            "A message whose sender cannot be answered is kept as a dead letter."
+            " `card-worker dead-letters` shows the reason and a detail.",
+            "",
+            *_table(
+                ("reason", "meaning"),
+                [(f"`{reason}`", DEAD_LETTER_MESSAGES[reason]) for reason in DeadLetterReason],
+            ),
             "",
             "## Settings",
             "",

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, bindparam, case, null, select, true, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from card_worker.contracts.dead_letters import DeadLetterReason, explain
 from card_worker.contracts.fields import cut, json_bytes, write_json
 from card_worker.contracts.message import HEADERS_BYTES_MAX
 from card_worker.secrets.masking import masked, masked_body, masked_text
@@ -28,7 +29,6 @@ from card_worker.storage.tables import LETTER_ID, starts
 from card_worker.storage.tables import dead_letters as table
 from card_worker.storage.types import Flag
 
-REASON_CHARS_MAX = 500
 DETAIL_CHARS_MAX = 32 * 1024
 TEXT_CHARS_MAX = 255
 HEADERS_CHARS_KEPT = 8 * 1024
@@ -55,7 +55,7 @@ class DeadLetter:
     queue: str | None
     task: str | None = None
     message_id: str | None = None
-    reason: str
+    reason: DeadLetterReason
     detail: str | None = None
     headers: Mapping[str, Any] | None = None
     content_type: str | None = None
@@ -70,6 +70,11 @@ class DeadLetter:
     aside_key: str | None = None
     """Where Redis keeps all of an entry of which `body` is only the beginning, until it expires;
     empty if it isn't kept; None for all other letters."""
+
+    @property
+    def explanation(self) -> str:
+        """One line for operators."""
+        return explain(self.reason, self.detail)
 
     @property
     def is_cut(self) -> bool:
@@ -89,7 +94,7 @@ def add(connection: Connection, letter: DeadLetter, open_to: Sequence[str] = ())
         "queue": _in_text(letter.queue),
         "task": _in_text(letter.task),
         "message_id": _in_text(letter.message_id),
-        "reason": _in_text(letter.reason, REASON_CHARS_MAX),
+        "reason": letter.reason,
         "detail": _in_text(letter.detail, DETAIL_CHARS_MAX),
         "headers": letter.headers,
         "content_type": _in_text(letter.content_type),
@@ -254,7 +259,8 @@ def _digest(letter: DeadLetter) -> str:
 def _letter(row: dict[str, Any]) -> DeadLetter:
     del row["digest"]
     sealed = None if row["sealed"] is None else bytes(row["sealed"])
-    return DeadLetter(**{**row, "body": bytes(row["body"]), "sealed": sealed})
+    reason = DeadLetterReason(row["reason"])
+    return DeadLetter(**{**row, "reason": reason, "body": bytes(row["body"]), "sealed": sealed})
 
 
 def _in_text(text: str | None, chars_max: int = TEXT_CHARS_MAX) -> str | None:

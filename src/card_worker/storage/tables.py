@@ -422,7 +422,7 @@ dead_letters = Table(
     Column("task", Text, nullable=True),
     Column("message_id", Text, nullable=True),
     Column("reason", Text, nullable=False),
-    # A defect's traceback.
+    # One short line; below it a line per reason, or a defect's traceback.
     Column("detail", Text, nullable=True),
     Column("headers", JsonText, nullable=True),
     Column("content_type", Text, nullable=True),

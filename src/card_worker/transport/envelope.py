@@ -39,6 +39,10 @@ def payload(raw: bytes, delivery_tag: str, queue: str, *, strict: bool = False) 
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         why = str(error) if isinstance(error, NotJson) else "the parts of a message are missing"
         read = _no_message(raw, malformed=why)
+    else:
+        for name in ("malformed", "aside"):
+            # Only this transport may say so, not the sender.
+            read["properties"]["delivery_info"].pop(name, None)
     return _addressed(read, delivery_tag, queue, raw)
 
 
@@ -58,8 +62,7 @@ def described(raw: bytes, delivery_tag: str, keys: str) -> dict[str, Any] | None
     if about.key is not None and not about.key.startswith(keys):
         return None
     kept = about.model_dump(include={"bytes", "sha1", "key"}, exclude_none=True)
-    why = f"an entry of {about.bytes} bytes, which is too large to be read"
-    read = _no_message(bytes.fromhex(about.begins), malformed=why, aside=kept)
+    read = _no_message(bytes.fromhex(about.begins), malformed=f"{about.bytes} bytes", aside=kept)
     return _addressed(read, delivery_tag, about.list, raw)
 
 

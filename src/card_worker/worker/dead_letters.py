@@ -1,99 +1,106 @@
-"""Messages that become dead letters: what is kept of them, and how it is kept for certain."""
+"""Dead letters: made of messages, and stored reliably."""
 
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from time import sleep
 from typing import TypeAlias
 
 import structlog
 from sqlalchemy import Connection, Engine
 
-from card_worker.contracts.message import Letter, describe_letters
+from card_worker.contracts.dead_letters import DeadLetterReason
+from card_worker.contracts.message import UnreadableItem, describe_items
 from card_worker.pauses import Pauses
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import begin
 from card_worker.storage.errors import is_retryable, needs_operator
-from card_worker.worker.messages import Buried, Fate, Message, Returned, body_of
+from card_worker.worker.messages import Failed, Fate, Message, Returned, body_of
 from card_worker.worker.retries import Interrupted, Retries
 
-LetterAt: TypeAlias = Callable[[datetime], DeadLetter]
-"""A letter, but for the time of the commit that keeps it."""
+DeadLetterAt: TypeAlias = Callable[[datetime], DeadLetter]
+"""A function from the time of the commit to the dead letter that the commit stores."""
 
 log = structlog.get_logger(__name__)
 
 
-class Letters:
-    """Keeps messages as dead letters. `open_to` names who may open what is secret in them."""
+class DeadLetters:
+    """Stores dead letters. `recipients` are the age recipients of the secrets in them."""
 
-    def __init__(self, engine: Engine, retries: Retries, open_to: Sequence[str] = ()) -> None:
-        self._engine, self._retries, self._open_to = engine, retries, open_to
+    def __init__(self, engine: Engine, retries: Retries, recipients: Sequence[str] = ()) -> None:
+        self._engine, self._retries, self._recipients = engine, retries, recipients
         self._unkept = Pauses(first_s=0.2, max_s=2.0)
 
-    def bury(self, message: Message, why: str, detail: str | None = None) -> Fate:
-        """Keep a message; return its fate, which is to go back if it couldn't be kept."""
-        kept = self.keep([partial(letter_of, message, why, detail=detail)])
-        return Buried(why) if kept else Returned()
+    def dead_letter(
+        self, message: Message, reason: DeadLetterReason, detail: str | None = None
+    ) -> Fate:
+        """Store a message as a dead letter; return Returned if that failed."""
+        stored = self.store([partial(dead_letter_of, message, reason, detail)])
+        return Failed(reason, detail) if stored else Returned()
 
-    def keep(self, letters: Sequence[LetterAt]) -> bool:
-        """Keep letters in one commit; their messages may be acknowledged afterwards.
+    def store(self, letters: Sequence[DeadLetterAt]) -> bool:
+        """Store dead letters in one commit. Their messages may be acknowledged afterwards.
 
-        Return False if they couldn't be kept: then the messages go back to their queue. Only what
-        passes by itself is waited for: if nothing but the letters' table is at fault, commands can
-        go on.
+        Return False if that failed: the messages go back to their queues. Failures that need an
+        operator are not waited for: if only the table of dead letters is at fault, commands go on.
         """
         try:
-            kept = self._retries.run(partial(self._keep, letters), gives_up=needs_operator)
+            stored = self._retries.run(partial(self._store, letters), gives_up=needs_operator)
         except Interrupted:
             return False
         except Exception as defect:
-            # They come again at once; the others shall not stand behind that for ever.
-            sleep(self._unkept.log_next("dead letters not kept", defect, alarm=True))
+            # They are delivered again at once. Do not block other messages meanwhile.
+            sleep(self._unkept.log_next("dead letters not stored", defect, alarm=True))
             return False
-        for letter in kept:
+        for letter in stored:
             log.warning("dead letter", reason=letter.reason, dead_message_id=letter.message_id)
         return True
 
-    def _keep(self, letters: Sequence[LetterAt]) -> list[DeadLetter]:
+    def _store(self, letters: Sequence[DeadLetterAt]) -> list[DeadLetter]:
         try:
             with begin(self._engine) as (connection, now):
-                kept = [letter(now) for letter in letters]
-                for letter in kept:
+                stored = [letter(now) for letter in letters]
+                for letter in stored:
                     self._add(connection, letter)
         except Exception as defect:
             if is_retryable(defect):
                 raise
             log_defect(defect, messages=len(letters))
             if len(letters) > 1:
-                return [kept for letter in letters for kept in self._keep([letter])]
-            return [self._keep_bare(letters[0])]
-        return kept
+                return [stored for letter in letters for stored in self._store([letter])]
+            return [self._store_body(letters[0])]
+        return stored
 
     def _add(self, connection: Connection, letter: DeadLetter) -> None:
-        dead_letters.add(connection, letter, self._open_to)
+        dead_letters.add(connection, letter, self._recipients)
 
-    def _keep_bare(self, letter: LetterAt) -> DeadLetter:
-        """Keep no more of a letter than any table takes: better than to stop at it for ever."""
+    def _store_body(self, letter: DeadLetterAt) -> DeadLetter:
+        """Store only the queue and the body, so that a defect does not block the queue."""
         with begin(self._engine) as (connection, now):
             full = letter(now)
-            bare = DeadLetter(
-                received_at=now, queue=full.queue, body=full.body, reason="can't be kept in full"
+            part = DeadLetter(
+                received_at=now,
+                queue=full.queue,
+                body=full.body,
+                reason=DeadLetterReason.STORED_IN_PART,
             )
-            self._add(connection, bare)
-        return bare
+            self._add(connection, part)
+        return part
 
 
-def letter_of(message: Message, why: str, now: datetime, detail: str | None = None) -> DeadLetter:
-    """Return the letter of a message that can't be done."""
+def dead_letter_of(
+    message: Message, reason: DeadLetterReason, detail: str | None, now: datetime
+) -> DeadLetter:
     return DeadLetter(
         received_at=now,
         queue=message.queue,
         task=message.task,
         message_id=message.id,
-        reason=why,
+        reason=reason,
         detail=detail,
         headers=message.headers,
         content_type="application/json",
@@ -102,25 +109,29 @@ def letter_of(message: Message, why: str, now: datetime, detail: str | None = No
     )
 
 
-def letter_of_parts(
-    message: Message, letters: Sequence[Letter], parts: int, now: datetime
+def dead_letter_of_items(
+    message: Message, unreadable: Sequence[UnreadableItem], items: int, now: datetime
 ) -> DeadLetter:
-    """Return the letter for those of a list's `parts` that can't be read: a list of these alone,
-    with an id of its own, so that it can be sent again."""
-    id, kwargs = f"{message.id[:60]}:bad", {"commands": [letter.part for letter in letters]}
+    """Return the dead letter for the unreadable items of a list that has `items` of them.
+
+    It is a list of these alone, with an id of its own, so that it can be sent again.
+    """
+    id, kwargs = f"{message.id[:60]}:bad", {"commands": [item.item for item in unreadable]}
     headers = None if message.headers is None else {**message.headers, "id": id}
     rest = replace(message, id=id, kwargs=kwargs, headers=headers, body=body_of(kwargs))
-    why, detail = describe_letters(letters, parts)
-    return letter_of(rest, why, now, detail)
+    detail = describe_items(unreadable, items)
+    return dead_letter_of(rest, DeadLetterReason.ITEMS_UNREADABLE, detail, now)
 
 
 def log_defect(defect: Exception, *, messages: int) -> None:
-    """Log a defect by its name and place: a database's errors quote rows. The letter keeps all."""
+    """Log the type and the place of a defect. Its text may quote rows; the dead letter has it."""
     frame = traceback.extract_tb(defect.__traceback__)[-1]
-    place = f"{frame.name}:{frame.lineno}"
+    place = f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
     log.error("defect", error=type(defect).__name__, at=place, messages=messages)
 
 
-def traceback_of(defect: Exception) -> str:
-    """Return the end of a defect's traceback, where it says what went wrong."""
-    return "".join(traceback.format_exception(defect))[-dead_letters.DETAIL_CHARS_MAX :]
+def describe_defect(defect: Exception) -> str:
+    """Return a defect's type, and below it the end of its traceback."""
+    name = type(defect).__name__
+    text = "".join(traceback.format_exception(defect))
+    return f"{name}\n{text[-(dead_letters.DETAIL_CHARS_MAX - len(name) - 1) :]}"

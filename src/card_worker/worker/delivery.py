@@ -1,13 +1,13 @@
 """Messages from the queue to their commit, and what each kind of failure means for them.
 
 refusal      an answer like any other; not a failure
-unreadable   Buried: a dead letter, with what is wrong
+unreadable   Failed: a dead letter with the reason
 race         another commit has made the same before: rolled back and tried again at once
 transient    rolled back and tried again until it works; Returned when the worker stops
 locked       another session holds a row for longer than LOCK_TIMEOUT_MS: Waiting, and so is what
              needs the same rows and comes later; the rest of the group is done without it
 defect       rolled back; each message of the group is started again alone, at most 5 times in
-             all; then Buried
+             all; then Failed
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +24,12 @@ from sqlalchemy.exc import DBAPIError
 
 from card_worker.batches.chunks import Chunk, do, first_chunks, note_trouble
 from card_worker.contracts.commands import CHUNK, Command, InvalidCommand
+from card_worker.contracts.dead_letters import DeadLetterReason
 from card_worker.contracts.enums import EventType
 from card_worker.contracts.message import (
     NO_VAULT,
-    Letter,
     Unreadable,
+    UnreadableItem,
     read_commands,
     read_query,
 )
@@ -46,15 +47,15 @@ from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, LOCK_TIMEOUT_MS, b
 from card_worker.storage.errors import is_retryable, own_fault
 from card_worker.storage.pin_attempts import guessing, note_guesses
 from card_worker.worker.dead_letters import (
-    LetterAt,
-    Letters,
-    letter_of_parts,
+    DeadLetterAt,
+    DeadLetters,
+    dead_letter_of_items,
+    describe_defect,
     log_defect,
-    traceback_of,
 )
-from card_worker.worker.messages import Answered, Buried, Fate, Message, Returned, Shown, Waiting
+from card_worker.worker.messages import Answered, Failed, Fate, Message, Returned, Shown, Waiting
 from card_worker.worker.retries import Blocked, Interrupted, Retries
-from card_worker.worker.starts import STARTS_MAX, Starts
+from card_worker.worker.starts import Starts
 
 BATCH_COMPLETED = EventType.BATCH_COMPLETED
 BEGINNINGS = frozenset(
@@ -94,15 +95,15 @@ class _Read:
     """A message with what could be read of it."""
 
     message: Message
-    parts: list[Command | Letter]
+    parts: list[Command | UnreadableItem]
 
     @property
     def commands(self) -> list[Command]:
-        return [part for part in self.parts if not isinstance(part, Letter)]
+        return [part for part in self.parts if not isinstance(part, UnreadableItem)]
 
     @property
-    def letters(self) -> list[Letter]:
-        return [part for part in self.parts if isinstance(part, Letter)]
+    def unreadable(self) -> list[UnreadableItem]:
+        return [part for part in self.parts if isinstance(part, UnreadableItem)]
 
     @property
     def is_suspect(self) -> bool:
@@ -142,7 +143,7 @@ class Delivery:
         self._mint = Mint(vault)
         self._stopping = stopping
         self._retries = Retries(stopping)
-        self._letters = Letters(engine, self._retries, letters_to)
+        self._dead_letters = DeadLetters(engine, self._retries, letters_to)
         self._starts = Starts(engine)
 
     def deliver(
@@ -198,19 +199,21 @@ class Delivery:
         try:
             parts = read_commands(message.task, message.id, message.kwargs, self._mint.vault)
         except Unreadable as problem:
-            return self._letters.bury(message, problem.why, problem.detail)
+            return self._dead_letters.dead_letter(message, problem.reason, problem.detail)
         except Exception as defect:
             # Reading depends on nothing but the message: another start would end the same.
             log_defect(defect, messages=1)
-            return self._letters.bury(message, f"defect: {type(defect).__name__}")
+            return self._dead_letters.dead_letter(
+                message, DeadLetterReason.DEFECT, type(defect).__name__
+            )
         return _Read(message, parts)
 
-    def bury(self, letters: Sequence[LetterAt]) -> bool:
-        """Keep messages as dead letters, in one commit; they may be acknowledged afterwards.
+    def dead_letter(self, letters: Sequence[DeadLetterAt]) -> bool:
+        """Store dead letters in one commit. Their messages may be acknowledged afterwards.
 
-        Return False if they couldn't be kept: then they go back to their queue.
+        Return False if that failed: the messages go back to their queues.
         """
-        return self._letters.keep(letters)
+        return self._dead_letters.store(letters)
 
     def _deliver_together(self, group: dict[int, _Read], locked: set[Row]) -> dict[int, Fate]:
         """Commit a group, around the rows that are `locked`; add those that turn out to be."""
@@ -329,13 +332,13 @@ class Delivery:
         message: Message,
         start: Callable[[], Fate],
         defect: Exception | None = None,
-        give_up: Callable[[str], None] = lambda _: None,
+        give_up: Callable[[Failed], None] = lambda _: None,
     ) -> Fate:
         """Start a message by itself until it comes to an end, STARTS_MAX times at most.
 
         Each start but the first is noted before, in a commit of its own, so that one which kills
         its process is counted too. The first needs no note, so an ordinary message costs none.
-        `give_up` is called with the reason before the message is buried, and may be again.
+        `give_up` is called before the message becomes a dead letter, perhaps more than once.
         """
         with structlog.contextvars.bound_contextvars(message_id=message.id, task=message.task):
             while True:
@@ -343,8 +346,8 @@ class Delivery:
                 try:
                     if self._retries.run(partial(self._starts.has_left, message, failed=failed)):
                         return self._retries.run(start)
-                    why, detail = _why(defect)
-                    self._retries.run(partial(give_up, why))
+                    failure = _failure(defect)
+                    self._retries.run(partial(give_up, failure))
                 except Interrupted:
                     return Returned()
                 except Blocked:
@@ -354,8 +357,8 @@ class Delivery:
                     log_defect(another, messages=1)
                     defect = another
                     continue
-                fate = self._letters.bury(message, why, detail)
-                if isinstance(fate, Buried):
+                fate = self._dead_letters.dead_letter(message, failure.reason, failure.detail)
+                if isinstance(fate, Failed):
                     self._starts.forget([message])
                 return fate
 
@@ -364,7 +367,7 @@ class Delivery:
         try:
             chunk = _CHUNK.validate_python(message.kwargs)
         except ValidationError:
-            return self._letters.bury(message, "asks for no chunk")
+            return self._dead_letters.dead_letter(message, DeadLetterReason.CHUNK_INVALID)
         # How often it may have been begun before.
         begun = count(message.returns)
         counted = partial(self._do_chunk, message, chunk, begun, counted=True)
@@ -389,9 +392,9 @@ class Delivery:
     ) -> Fate:
         return self._alone(message, start, defect, partial(self._note_trouble, chunk))
 
-    def _note_trouble(self, chunk: Chunk, why: str) -> None:
+    def _note_trouble(self, chunk: Chunk, failure: Failed) -> None:
         try:
-            note_trouble(self._engine, chunk, why)
+            note_trouble(self._engine, chunk, failure.explanation)
         except DBAPIError as error:
             if is_retryable(error):
                 raise
@@ -448,11 +451,13 @@ class Delivery:
         except Blocked:
             return Waiting()
         except Unreadable as problem:
-            return self._letters.bury(message, problem.why)
+            return self._dead_letters.dead_letter(message, problem.reason, problem.detail)
         except Exception as defect:
             # It has changed nothing, and would find the same again.
             log_defect(defect, messages=1)
-            return self._letters.bury(message, f"defect: {type(defect).__name__}")
+            return self._dead_letters.dead_letter(
+                message, DeadLetterReason.DEFECT, type(defect).__name__
+            )
 
     def _look(self, query: Query | InvalidCommand) -> Seen:
         if isinstance(query, Look) and (query.token is not None or query.pin is not None):
@@ -484,8 +489,8 @@ class Delivery:
 
     def _keep_parts(self, read: _Read, fate: Answered) -> Fate:
         """Keep the parts of a list that can't be read. Without that, the list comes again."""
-        letter = partial(letter_of_parts, read.message, read.letters, len(read.parts))
-        if not read.letters or self._letters.keep([letter]):
+        letter = partial(dead_letter_of_items, read.message, read.unreadable, len(read.parts))
+        if not read.unreadable or self._dead_letters.store([letter]):
             return fate
         return Returned()
 
@@ -524,11 +529,11 @@ def _rows(known: Contention, read: _Read) -> set[Row]:
     return known.rows(map(needs, read.commands))
 
 
-def _why(defect: Exception | None) -> tuple[str, str | None]:
-    """Return why a message is given up that has had all its starts, and what is known of it."""
+def _failure(defect: Exception | None) -> Failed:
+    """Return why a message that has had all its starts becomes a dead letter."""
     if defect is None:
-        return f"started {STARTS_MAX} times, never to an end", None
-    return f"defect: {type(defect).__name__}", traceback_of(defect)
+        return Failed(DeadLetterReason.STARTS_EXHAUSTED)
+    return Failed(DeadLetterReason.DEFECT, describe_defect(defect))
 
 
 def _free(rows: Sequence[set[Row]], locked: set[Row]) -> list[int]:

@@ -21,12 +21,13 @@ from celery.worker import state
 from kombu import serialization
 from kombu.message import Message as KombuMessage
 
+from card_worker.contracts.dead_letters import DeadLetterReason
 from card_worker.contracts.fields import write_json
-from card_worker.contracts.message import Unreadable, cost_of, is_id, vet
+from card_worker.contracts.message import Unreadable, cost_of, is_id, validate_envelope
 from card_worker.health import Record
 from card_worker.storage.contention import Row
 from card_worker.worker import stopping
-from card_worker.worker.messages import Answered, Buried, Fate, Message, Returned, Shown, Waiting
+from card_worker.worker.messages import Answered, Failed, Fate, Message, Returned, Shown, Waiting
 from card_worker.worker.reconnecting import ReconnectingConsumer
 from card_worker.worker.results import Result, Results
 
@@ -82,8 +83,8 @@ class Consumer(ReconnectingConsumer):
         """
         raise NotImplementedError
 
-    def bury(self, unreadable: Sequence[tuple[KombuMessage, str]]) -> bool:
-        """Keep messages as dead letters; false when the worker stops before that was possible."""
+    def dead_letter(self, failed: Sequence[tuple[KombuMessage, Failed]]) -> bool:
+        """Store messages as dead letters; return False if that failed."""
         raise NotImplementedError
 
     def result(self, message: Message, fate: Answered | Shown) -> Any:
@@ -112,7 +113,7 @@ class Consumer(ReconnectingConsumer):
         self._held = 0  # parked, or just delivered again
         self._locked = frozenset[Row]()
         self._connections += 1
-        self._unreadable: list[tuple[KombuMessage, str]] = []
+        self._unreadable: list[tuple[KombuMessage, Failed]] = []
         self._is_due = False
         if self.event_dispatcher:
             self.event_dispatcher.buffer_limit = EVENTS_BUFFERED_MAX
@@ -138,18 +139,22 @@ class Consumer(ReconnectingConsumer):
 
     def _on_message(self, raw: KombuMessage) -> None:
         try:
-            kwargs = self._vet(raw)
+            kwargs = self._validate(raw)
         except Unreadable as problem:
-            self._unreadable.append((raw, problem.why))
+            self._unreadable.append((raw, Failed(problem.reason, problem.detail)))
         else:
             self._waiting.append(Received(raw, _message(raw, kwargs)))
         if not self._says_when:
             self._on_taken()
 
-    def _vet(self, raw: KombuMessage) -> dict[str, Any]:
+    def _validate(self, raw: KombuMessage) -> dict[str, Any]:
         if malformed := raw.delivery_info.get("malformed"):
-            raise Unreadable(f"malformed: {malformed!s:.200}")
-        return vet(
+            is_large = "aside" in raw.delivery_info
+            reason = (
+                DeadLetterReason.ENTRY_TOO_LARGE if is_large else DeadLetterReason.ENTRY_MALFORMED
+            )
+            raise Unreadable(reason, f"{malformed!s:.200}")
+        return validate_envelope(
             raw.headers,
             raw.body,
             content_type=raw.content_type,
@@ -158,14 +163,15 @@ class Consumer(ReconnectingConsumer):
         )
 
     def on_decode_error(self, message: KombuMessage, exc: Exception) -> None:
-        """Bury what kombu can't unpack. Celery would log its body and drop it."""
-        self._unreadable.append((message, f"can't be unpacked: {type(exc).__name__}"))
+        """Store as a dead letter what kombu can't decode. Celery would log its body and drop it."""
+        failed = Failed(DeadLetterReason.DECODING_FAILED, type(exc).__name__)
+        self._unreadable.append((message, failed))
         if not self._says_when:
             self._on_taken()
 
     def _on_taken(self) -> None:
         if self._unreadable:
-            self._bury()
+            self._dead_letter_unreadable()
         if not self._waiting or self._is_due:
             return
         if self.group_wait_s == 0 or len(self._waiting) >= self.group_max:
@@ -174,10 +180,10 @@ class Consumer(ReconnectingConsumer):
             self._is_due = True
             self.timer.call_after(self.group_wait_s, self._flush)
 
-    def _bury(self) -> None:
+    def _dead_letter_unreadable(self) -> None:
         unreadable, self._unreadable = self._unreadable, []
         raws = [raw for raw, _ in unreadable]
-        if self.bury(unreadable):
+        if self.dead_letter(unreadable):
             self._acknowledge(raws)
         else:
             self._give_back(raws)
@@ -251,9 +257,9 @@ class Consumer(ReconnectingConsumer):
                 if not stopping.is_asked():
                     self._run([one], started)
             return
-        (one,), why = group, f"defect: {type(error).__name__}"
-        kept = self.bury([(one.raw, why)])
-        self._finish(group, [Buried(why) if kept else Returned()], seconds=monotonic() - started)
+        failed = Failed(DeadLetterReason.DEFECT, type(error).__name__)
+        stored = self.dead_letter([(group[0].raw, failed)])
+        self._finish(group, [failed if stored else Returned()], seconds=monotonic() - started)
 
     def _finish(self, group: list[Received], fates: Sequence[Fate], *, seconds: float) -> None:
         ends = list(zip(group, fates, strict=True))
@@ -274,9 +280,9 @@ class Consumer(ReconnectingConsumer):
         self._tell(
             "task-failed",
             (
-                (one, {"exception": fate.why, "traceback": ""})
+                (one, {"exception": fate.explanation, "traceback": ""})
                 for one, fate in ends
-                if isinstance(fate, Buried)
+                if isinstance(fate, Failed)
             ),
         )
         self._acknowledge([one.raw for one, fate in ends if not isinstance(fate, Returned)])
@@ -353,8 +359,8 @@ class Consumer(ReconnectingConsumer):
         match fate:
             case Answered() | Shown():
                 return Result(id, task, states.SUCCESS, self.result(one.message, fate))
-            case Buried():
-                return Result(id, task, states.FAILURE, DeadLettered(fate.why))
+            case Failed():
+                return Result(id, task, states.FAILURE, DeadLettered(fate.explanation))
             case Returned() | Waiting():
                 return None
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, TypeAlias
 
+from card_worker.contracts.dead_letters import DeadLetterReason, explain
 from card_worker.domain.answers import Answer
 from card_worker.query_handler import Seen
 from card_worker.storage.contention import Row
@@ -48,10 +49,16 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Buried:
-    """Kept as a dead letter: done with, but not as its sender hoped."""
+class Failed:
+    """Kept as a dead letter. The first line of `detail`, if any, is short and has no secret."""
 
-    why: str
+    reason: DeadLetterReason
+    detail: str | None = None
+
+    @property
+    def explanation(self) -> str:
+        """One line, for operators and for the producer."""
+        return explain(self.reason, self.detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ class Waiting:
     rows: frozenset[Row] = frozenset()
 
 
-Fate: TypeAlias = Answered | Shown | Buried | Returned | Waiting
+Fate: TypeAlias = Answered | Shown | Failed | Returned | Waiting
 
 
 def start_key(message_id: str, body: bytes) -> str:

@@ -29,6 +29,7 @@ from card_worker.contracts.commands import (
     SWEEP_RUNS,
     SWEEPS,
 )
+from card_worker.contracts.dead_letters import DeadLetterReason
 from card_worker.contracts.fields import write_json
 from card_worker.contracts.message import is_id
 from card_worker.contracts.queries import QUERIES
@@ -48,12 +49,12 @@ from card_worker.sweeps import Place, Swept, expire_cards, expire_holds, lapse_o
 from card_worker.telemetry import configure_logs
 from card_worker.transport.access import Refused, Step, check_access, consuming, publishing
 from card_worker.worker import grouping, remote_control, stopping
-from card_worker.worker.dead_letters import letter_of
+from card_worker.worker.dead_letters import dead_letter_of
 from card_worker.worker.delivery import Delivery
 from card_worker.worker.grouping import DeadLettered, queue_of
 from card_worker.worker.messages import (
     Answered,
-    Buried,
+    Failed,
     Fate,
     Message,
     Returned,
@@ -185,8 +186,8 @@ def _make_task(name: str) -> None:
         match fate:
             case Answered() | Shown():
                 return _result(message, fate)
-            case Buried():
-                raise DeadLettered(fate.why)
+            case Failed():
+                raise DeadLettered(fate.explanation)
             case Returned() | Waiting():
                 raise Reject("not now", requeue=True)
 
@@ -235,8 +236,9 @@ def _sweep(message: Message) -> Fate:
     try:
         place = _PLACE.validate_python(message.kwargs)
     except ValidationError:
-        why = "asks for no slice of a sweep"
-        return Buried(why) if _delivery().bury([partial(letter_of, message, why)]) else Returned()
+        failed = Failed(DeadLetterReason.SWEEP_INVALID)
+        letter = partial(dead_letter_of, message, failed.reason, None)
+        return failed if _delivery().dead_letter([letter]) else Returned()
     try:
         swept = _SWEEPS[message.task](_engine(), place)
         if swept.following is not None:
@@ -266,14 +268,14 @@ class Consumer(grouping.Consumer):
         settings = load_settings()
         self.group_max, self.group_wait_s = settings.group_max, settings.group_wait_ms / 1000
 
-    def bury(self, unreadable: Sequence[tuple[KombuMessage, str]]) -> bool:
-        return _delivery().bury([partial(_letter, raw, why) for raw, why in unreadable])
+    def dead_letter(self, failed: Sequence[tuple[KombuMessage, Failed]]) -> bool:
+        return _delivery().dead_letter([partial(_dead_letter, *one) for one in failed])
 
     def result(self, message: Message, fate: Answered | Shown) -> Any:
         return _result(message, fate)
 
 
-def _letter(message: KombuMessage, why: str, now: datetime) -> DeadLetter:
+def _dead_letter(message: KombuMessage, failed: Failed, now: datetime) -> DeadLetter:
     headers, body = message.headers, message.body
     aside = message.delivery_info.get("aside")
     return DeadLetter(
@@ -281,17 +283,17 @@ def _letter(message: KombuMessage, why: str, now: datetime) -> DeadLetter:
         queue=queue_of(message),
         task=_address(headers.get("task")),
         message_id=_address(headers.get("id")),
-        reason=why,
+        reason=failed.reason,
         headers=headers,
         content_type=_text(message.content_type),
         content_encoding=_text(message.content_encoding),
         body=body if isinstance(body, bytes) else str(body).encode(errors="surrogatepass"),
-        detail=_aside_in_words(aside) if aside else None,
+        detail=_describe_aside(aside) if aside else failed.detail,
         aside_key=aside.get("key", "") if aside else None,
     )
 
 
-def _aside_in_words(aside: Mapping[str, Any]) -> str:
+def _describe_aside(aside: Mapping[str, Any]) -> str:
     kept = f"kept at {aside['key']} for 7 days" if "key" in aside else "not kept: too much was"
     return f"{aside['bytes']} bytes, SHA-1 {aside['sha1']}, {kept}; this is the beginning"
 
