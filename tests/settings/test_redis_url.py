@@ -283,7 +283,7 @@ def test_kombu_keeps_our_transport_and_knows_what_an_address_says(address: Redis
 
 
 def test_kombu_itself_takes_other_transports_and_no_tls() -> None:
-    # Why no library gets the URL of the user; docs/transport.md says the same.
+    # Why no library gets the URL of the user; docs/explanation/transport.md says the same.
     socket = Connection("redis+socket:///run/redis.sock", transport=TRANSPORT)
     assert socket.get_transport_cls() is not Transport
     assert not Connection("rediss://cache", transport=TRANSPORT).ssl

@@ -1,4 +1,4 @@
-"""What one message writes into the database: no more than docs/operations.md says."""
+"""What one message writes into the database: no more than docs/reference/limits.md says."""
 
 import json
 import re
@@ -28,7 +28,7 @@ from card_worker.worker.tasks import TASKS
 from tests.codes import OWNER, SEAL_TO, VAULT
 
 ACCOUNT = "T00000001"
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+LIMITS = Path(__file__).parents[2] / "docs" / "reference" / "limits.md"
 WIDE = "😀"
 """The widest that a character gets: 4 bytes."""
 NOK = {"currency": "NOK"}
@@ -268,9 +268,8 @@ MESSAGES: dict[str, Callable[[Place], list[Written]]] = {
 
 def bounds() -> dict[str, Written]:
     """Return what the page says of each message."""
-    _, _, page = OPERATIONS.read_text().partition("## What one message writes")
-    section, _, _ = page.partition("\n## ")
-    lines = re.findall(r"^\| ([^|]+) \| ([\d,]+) \| ([\d,]+) \|$", section, re.MULTILINE)
+    page = LIMITS.read_text()
+    lines = re.findall(r"^\| ([^|]+) \| ([\d,]+) \| ([\d,]+) \|$", page, re.MULTILINE)
     return {
         what: Written(int(rows.replace(",", "")), int(kb.replace(",", "")) * 1_000)
         for what, rows, kb in lines

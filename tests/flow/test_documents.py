@@ -1,0 +1,64 @@
+"""README and tutorial: all that they tell a reader to do, done as it stands."""
+
+import json
+import re
+from pathlib import Path
+from urllib.request import urlopen
+
+from redis import Redis
+
+from tests.documents.reading import ELSEWHERE, ROOT, Reader, reading
+from tests.flow.processes import until
+
+SILENT_READS = 7
+"""So many reads that bring nothing last longer than the 5 s after which redis-py gives up."""
+
+ENDED = "Nothing is left running."
+
+
+def test_readme(tmp_path: Path) -> None:
+    with reading(tmp_path) as reader:
+        reader.follow(ROOT / "README.md")
+        _consumer_survives_silence(reader)
+        assert ENDED in reader.interrupt("make dev")
+
+
+def test_tutorial(tmp_path: Path) -> None:
+    with reading(tmp_path) as reader:
+        reader.follow(ROOT / "docs" / "tutorial.md")
+        _flower_shows(reader, "transactions.create")
+        assert (reader.folder / "july.pdf").read_bytes().startswith(b"%PDF")
+        assert len((reader.folder / "july.csv").read_text().splitlines()) == 101
+        assert ENDED in reader.interrupt("make dev")
+
+
+def test_what_a_reader_of_these_documents_does_elsewhere_is_run_by_ci() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    assert [command for command in ELSEWHERE if command not in script] == []
+
+
+def _printed(reader: Reader, name: str) -> str:
+    (value,) = re.findall(rf"^  {name} +(\S+)$", reader.dev_output, re.MULTILINE)
+    return str(value)
+
+
+def _consumer_survives_silence(reader: Reader) -> None:
+    with Redis.from_url(_printed(reader, "broker")) as redis:
+
+        def reads() -> int:
+            return int(redis.info("commandstats")["cmdstat_xread"]["calls"])
+
+        before = reads()
+        until(lambda: reads() >= before + SILENT_READS, "silent reads")
+    assert reader.runs("python consumer.py")
+
+
+def _flower_shows(reader: Reader, task: str) -> None:
+    address = f"{_printed(reader, 'Flower')}api/tasks?taskname={task}"
+
+    def is_shown() -> bool:
+        with urlopen(address, timeout=60) as response:  # noqa: S310  # as dev prints it
+            tasks = json.load(response).values()
+        return any(each["state"] == "SUCCESS" for each in tasks)
+
+    until(is_shown, f"{task} in Flower")
