@@ -33,7 +33,7 @@ dev: $(VENV)/ready  ## Keep the same running, with beat and Flower, until Ctrl-C
 # tests/conftest.py says how many run at once, and which stay together.
 SIDE_BY_SIDE := -n auto --no-loadscope-reorder
 # Orders of thousands of cards take a third of the time that all this takes.
-QUICK := $(addprefix tests/,cli contracts domain reference secrets settings storage) \
+QUICK := $(addprefix tests/,cli contracts documents domain reference secrets settings storage) \
 	--ignore tests/storage/test_orders.py
 
 .PHONY: test

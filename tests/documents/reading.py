@@ -16,7 +16,8 @@ from tests.flow.processes import until
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
-    *ROOT.glob("*.md"),
+    # A change log names pages as they were called at the time.
+    *(path for path in sorted(ROOT.glob("*.md")) if path.name != "CHANGELOG.md"),
     *(path for folder in ("docs", "benchmarks") for path in sorted((ROOT / folder).rglob("*.md"))),
 ]
 """All documents of the repository."""

@@ -1,9 +1,11 @@
 """What documents name is there: other pages, commands with their options, targets, settings."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -15,6 +17,9 @@ from tests.documents.reading import DOCUMENTS, ROOT, blocks, commands, without_b
 PAGES = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 LINE_MAX = 120
 README_LINES_MAX = 160
+PLANNED = {"domain/access.py", "domain/decide.py", "domain/states.py"}
+"""Modules that the next change of `domain` makes."""
+RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
 LINK = re.compile(r"\[(?:[^\]]*)\]\(([^)\s]+)\)")
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 OF_CELERY = {"worker", "beat"}
@@ -88,10 +93,49 @@ def test_every_variable_is_a_setting(document: Path) -> None:
     assert named <= fields | {f"{name}_FILE" for name in fields} | OTHER_VARIABLES
 
 
+@PAGES
+def test_every_module_is_where_it_is_said_to_be(document: Path) -> None:
+    named = set(re.findall(r"\b[a-z_]+/[a-z_/]+\.py\b", document.read_text()))
+    assert [name for name in sorted(named) if not _is_a_module(name)] == []
+
+
+def _is_a_module(name: str) -> bool:
+    return name in PLANNED or any(
+        (ROOT / folder / name).exists() for folder in ("src/card_worker", ".", "tests")
+    )
+
+
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/tutorial.md"])
 def test_lines_fit_on_a_screen(name: str) -> None:
     lines = (ROOT / name).read_text().splitlines()
     assert [line for line in lines if len(line) > LINE_MAX] == []
+
+
+def test_the_figures_are_those_of_the_latest_run() -> None:
+    results = json.loads(RESULTS.read_text())["results"]
+    measured = {number for result in results for number in _shown(result)}
+    page = (ROOT / "docs" / "performance.md").read_text().partition("## Reconcile")[0]
+    rows = [line.split("|")[2:5] for line in page.splitlines() if re.search(r"\d \|", line)]
+    figures = {cell.strip() for row in rows for cell in row if cell.strip()}
+    assert len(rows) > 15
+    assert figures - measured == set()
+
+
+def _shown(result: dict[str, Any]) -> Iterator[str]:
+    """Yield the figures of a result as a document may show them: in full or rounded."""
+    for name in ("ours", "peer", "ratio"):
+        for digits in range(4):
+            yield f"{result[name]:,.{digits}f}"
+
+
+def test_the_readme_has_figures_of_the_page_about_them() -> None:
+    pages = "".join(
+        (ROOT / "docs" / f"{name}.md").read_text() for name in ("performance", "reliability")
+    )
+    section = (ROOT / "README.md").read_text().partition("## Figures")[2].partition("## ")[0]
+    figures = re.findall(r"\d[\d,]*\d", section)
+    assert figures
+    assert [figure for figure in figures if figure not in pages] == []
 
 
 def test_the_readme_is_short() -> None:

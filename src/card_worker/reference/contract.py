@@ -65,7 +65,7 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             f"A message has at most {MESSAGE_BYTES_MAX // 1024:,} KiB and its headers"
             f" {HEADERS_BYTES_MAX // 1024} KiB, a command {COMMAND_BYTES_MAX // 1024} KiB without"
             " the cards that it lists. What one message writes at most is in"
-            " [operations.md](operations.md#what-one-message-writes).",
+            " [limits](reference/limits.md).",
             "",
             "## Queries",
             "",
