@@ -125,7 +125,9 @@ class Reader:
     def end(self) -> None:
         """Leave nothing running."""
         for process, _ in self._running.values():
-            for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            started = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            for each in started:
                 each.kill()
             process.wait()
 

@@ -7,8 +7,9 @@ from urllib.request import urlopen
 
 from redis import Redis
 
-from tests.documents.reading import ELSEWHERE, ROOT, Reader, reading
+from tests.documents.reading import ELSEWHERE, ROOT, Reader, blocks, reading
 from tests.flow.processes import until
+from tests.flow.system import System
 
 SILENT_READS = 7
 """So many reads that bring nothing last longer than the 5 s after which redis-py gives up."""
@@ -30,6 +31,22 @@ def test_tutorial(tmp_path: Path) -> None:
         assert (reader.folder / "july.pdf").read_bytes().startswith(b"%PDF")
         assert len((reader.folder / "july.csv").read_text().splitlines()) == 101
         assert ENDED in reader.interrupt("make dev")
+
+
+def test_events_are_published_again_after_redis_was_lost(own: System) -> None:
+    own.start("worker")
+    relay = own.start("relay")
+    own.create("card-1", "card-2")
+    own.answers("card-1", "card-2")
+    assert relay.stop() == 0
+    before = own.stream()
+    own.redis.flushall()
+    page = ROOT / "docs" / "how-to" / "losing-redis.md"
+    (statement,) = [block.text for block in blocks(page) if block.language == "sql"]
+    own.sql(statement)
+    own.start("relay")
+    own.publishes(len(before))
+    assert own.stream() == before
 
 
 def test_what_a_reader_of_these_documents_does_elsewhere_is_run_by_ci() -> None:
