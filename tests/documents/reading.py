@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,7 +128,8 @@ class Reader:
             started = psutil.Process(process.pid).children(recursive=True)
             process.kill()
             for each in started:
-                each.kill()
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
             process.wait()
 
     def _run(self, block: Block, where: str) -> None:

@@ -105,6 +105,15 @@ def _is_a_module(name: str) -> bool:
     )
 
 
+def test_log_lines_to_watch_are_written_somewhere() -> None:
+    page = without_blocks(ROOT / "docs" / "how-to" / "monitor.md")
+    section = page.partition("## Log lines")[2].partition("\n## ")[0]
+    events = re.findall(r"`([a-z]+(?:,? [a-z]+){2,})`", section)
+    source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    assert len(events) >= 6
+    assert [event for event in events if event not in source] == []
+
+
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/tutorial.md"])
 def test_lines_fit_on_a_screen(name: str) -> None:
     lines = (ROOT / name).read_text().splitlines()
