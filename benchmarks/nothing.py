@@ -13,7 +13,7 @@ from kombu.message import Message as KombuMessage
 from benchmarks.peers.counting import count
 from card_worker.storage.contention import Row
 from card_worker.worker import grouping
-from card_worker.worker.messages import Answered, Failed, Fate, Message, Shown
+from card_worker.worker.messages import Answered, Failed, Message, Outcome, QueryAnswered
 
 TASK = QUEUE = "nothing"
 GROUP_MAX = 500  # as card_worker's own
@@ -35,7 +35,7 @@ def nothing(**_: Any) -> None:
     """Stand for the name; the group is what runs."""
 
 
-def deliver(messages: Sequence[Message], locked: frozenset[Row] = frozenset()) -> list[Fate]:
+def deliver(messages: Sequence[Message], locked: frozenset[Row] = frozenset()) -> list[Outcome]:
     """Be done with a group at once."""
     count(len(messages))
     return [Answered(())] * len(messages)
@@ -52,5 +52,5 @@ class Consumer(grouping.Consumer):
     def dead_letter(self, failed: Sequence[tuple[KombuMessage, Failed]]) -> bool:
         raise ValueError(failed[0][1].explanation)
 
-    def result(self, message: Message, fate: Answered | Shown) -> Any:
+    def result(self, message: Message, outcome: Answered | QueryAnswered) -> Any:
         return None

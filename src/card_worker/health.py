@@ -1,7 +1,7 @@
-"""What the processes of this machine say of their own health, for `--check`.
+"""Health records of the processes of this machine, for `--check`.
 
-Each process keeps one small file, locked for as long as it lives. Times in it are read from the
-machine's monotonic clock, which no step of the wall clock changes and which all processes share.
+Each process has one small file, which it locks for as long as it lives. Times in it are those of
+the machine's monotonic clock, which all processes share and steps of the wall clock don't change.
 """
 
 import atexit
@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 Facts = dict[str, Any]
-"""What a process says of itself: JSON; times in seconds of the monotonic clock."""
+"""The content of a health record: JSON; times in seconds of the monotonic clock."""
 
 FACTS_BYTES = 1024
 
@@ -25,11 +25,11 @@ log = structlog.get_logger(__name__)
 
 
 class Record:
-    """The file of this process. Whatever ends the process unlocks it."""
+    """The health record of this process. Its file is unlocked however the process ends."""
 
     def __init__(self, part: str) -> None:
         for _ in living(part):
-            pass  # It removes what killed processes have left.
+            pass  # This removes files of killed processes.
         path = _path(part, os.getpid())
         begun = path.with_suffix(".new")
         begun.unlink(missing_ok=True)
@@ -44,13 +44,13 @@ class Record:
         atexit.register(path.unlink, missing_ok=True)
 
     def write(self, facts: Facts) -> None:
-        """Replace what the process has said before."""
-        # One write of one length, so that no reader sees parts of two.
+        """Replace the content of the record."""
+        # One write of fixed length, so that no reader sees a mixture of two.
         os.pwrite(self._file, json.dumps(facts).encode().ljust(FACTS_BYTES), 0)
 
 
 def living(part: str) -> Iterator[Facts]:
-    """Yield what each living process of this user that is called `part` said last.
+    """Yield the record of each living process of this user with the role `part`.
 
     Files of processes that have ended are removed.
     """

@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 class Pauses:
     """Pauses that double from `first_s` up to `max_s`, each shortened at random by up to a half.
 
-    They begin anew when nothing has failed for `stable_s` after a pause.
+    They start again at `first_s` if nothing has failed for `stable_s` after a pause.
     """
 
     def __init__(self, *, first_s: float, max_s: float, stable_s: float = 5.0) -> None:
@@ -36,9 +36,9 @@ class Pauses:
         return pause_s
 
     def log_next(self, event: str, error: BaseException, *, alarm: bool = False) -> float:
-        """Log a failure with the pause that follows; return that in seconds.
+        """Log a failure with the pause after it; return the pause in seconds.
 
-        `alarm` says that an operator has to mend something.
+        `alarm` says that an operator has to act.
         """
         pause_s = self.next_s()
         write = log.error if alarm else log.warning
@@ -57,7 +57,7 @@ def keep_trying(
 ) -> Done:
     """Do `work`; after a retryable failure log `event`, wait, and do it again.
 
-    What is alarming will not pass by itself, and is logged as an error.
+    Failures for which `is_alarming` is true need an operator and are logged as errors.
     """
     while True:
         try:
@@ -69,14 +69,14 @@ def keep_trying(
 
 
 def described(error: BaseException) -> dict[str, str]:
-    """Return what a log may say of an error. A database's own words may quote rows."""
+    """Return what a log line may say about an error. A database's text may quote rows."""
     name = {"error": type(error).__name__}
     orig = getattr(error, "orig", None)
     state = getattr(orig, "sqlstate", None)
     if state is not None:
         return {**name, "sqlstate": state}
     if isinstance(error, OperationalError):
-        # No session, no file: who refuses one names the role or the database, and quotes no row.
+        # Connecting failed: the text names a role, a database or a file, and quotes no row.
         return {**name, "reason": f"{' '.join(str(orig).split()):.200}"}
     if isinstance(error, RedisError | OSError):
         name["reason"] = f"{error!s:.200}"

@@ -1,4 +1,4 @@
-"""The relay: outbox → sinks, in order per card, at least once, one relay at a time."""
+"""The relay: publishes the outbox to the sinks, in order per card and at least once."""
 
 import os
 import socket
@@ -21,16 +21,16 @@ LEASE = "relay"
 RENEW_S = 3.0
 SLICE_EVENTS = 500
 PUBLICATION_BYTES_MAX = 4 * 1024 * 1024
-"""A sink is given at most so many bytes of events at once, or a single event."""
+"""Maximum for the bytes of events in one publication, unless it is a single event."""
 POLL_S = 0.4
 """Poll interval while idle, in case a notification was lost."""
 ALL_POSITIONS_S = 60.0
-"""How often events below the watermark are looked for, in case a server has lost commits, and with
-them their positions."""
+"""Seconds between two searches below the watermark: a server that has lost commits assigns their
+positions again."""
 STANDBY_POLL_S = 1.0
-"""How often a relay without the lease asks for it."""
+"""Seconds between two attempts of a relay without the lease to take it."""
 GATHER_S = 0.005
-"""Between two publications: many small commits are not as many publications."""
+"""Minimum of seconds between two publications, so that events of small commits are gathered."""
 PAUSE_S_MAX = 2.0
 STOP_CHECK_S = 0.1
 
@@ -38,11 +38,11 @@ log = structlog.get_logger(__name__)
 
 
 class Relay:
-    """Publishes what the outbox holds until it is told to stop.
+    """Publishes the events in the outbox until it is told to stop.
 
-    A lease in the database lets one relay work at a time. It saves work, not order: a relay that
-    was paused past its lease repeats events that are already out, byte for byte, and then finds
-    that it must ask for the lease again before it reads on.
+    A lease in the database lets one relay work at a time. Order does not depend on it: a relay that
+    was paused for longer than its lease publishes the events that it has read once more, byte for
+    byte, and has to take the lease again before it reads on.
     """
 
     def __init__(self, engine: Engine, sinks: Sequence[Sink]) -> None:
@@ -54,16 +54,16 @@ class Relay:
         self._watermark = outbox.Watermark()
         self._all_at = 0.0
         self._published: Sequence[Unpublished] = ()
-        """Published, but not marked so yet: after a full slice that is done with the next one."""
+        """Published, but not yet marked so: the next slice marks those of a full one."""
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Publish until `stopping` says so. Redis or the database being away is waited out.
+        """Publish until `stopping` is true. Waits for a database or Redis that is unavailable.
 
-        Raises Refused if a sink refuses at the start what waiting can't mend.
+        Raises Refused if a sink refuses a command permanently at the start.
         """
         log.info("relay started", holder=self._holder)
         keep_trying(
-            lambda: self._publish_until_away(stopping),
+            lambda: self._publish(stopping),
             "database or sink unavailable",
             pauses=Pauses(first_s=0.1, max_s=PAUSE_S_MAX),
             is_retryable=_is_away,
@@ -73,9 +73,8 @@ class Relay:
         self._release()
         log.info("relay stopped", holder=self._holder)
 
-    def _publish_until_away(self, stopping: Callable[[], bool]) -> None:
+    def _publish(self, stopping: Callable[[], bool]) -> None:
         self._renew_at = 0.0
-        # Told to stop meanwhile, it has nothing to check any more.
         if not self._is_checked and not stopping():
             for sink in self._sinks:
                 sink.check()
@@ -120,14 +119,14 @@ class Relay:
         self._published = ()
 
     def _has_lease(self) -> bool:
-        asked_at = monotonic()
-        if asked_at < self._renew_at:
+        now = monotonic()
+        if now < self._renew_at:
             return True
         with begin(self._engine) as (connection, _):
             taken = leases.take(
-                connection, LEASE, self._holder, at=asked_at, position=self._watermark.position
+                connection, LEASE, self._holder, at=now, position=self._watermark.position
             )
-        self._renew_at = asked_at + RENEW_S if taken else 0.0
+        self._renew_at = now + RENEW_S if taken else 0.0
         return taken
 
     def _release(self) -> None:
@@ -138,7 +137,7 @@ class Relay:
         except Exception as error:
             if not is_retryable(error):
                 raise
-            log.warning("lease not released, others take it", seconds=leases.ABANDONED_S)
+            log.warning("lease not released, other relays wait", seconds=leases.ABANDONED_S)
 
 
 def _publications(events: Sequence[Unpublished]) -> Iterator[Sequence[Unpublished]]:

@@ -1,4 +1,4 @@
-"""What time has made due, done by ordinary commands. Twice at once has the effect of once."""
+"""Sweeps: commands for cards, holds and orders whose time has passed. They are idempotent."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,24 +27,24 @@ from card_worker.storage.queries import After, DueCard, due_cards, due_holds
 
 SLICE_ROWS = 1_000
 SLICES_MAX = 20
-"""A sweep ends when it has changed so many slices of rows; what is left is the next one's."""
+"""Maximum of slices that one sweep changes; the next sweep continues."""
 
 LAPSING_MAX = 100
-"""Orders that one sweep cancels at most; what is left is the next one's."""
+"""Maximum of orders that one sweep cancels; the next sweep continues."""
 
 Row = TypeVar("Row", DueCard, Hold)
 Due: TypeAlias = Callable[[Connection, datetime, int, After | None], Sequence[Row]]
-"""Returns what is due at a time, up to so many rows, behind a place."""
+"""A query for rows that are due: (connection, time, maximum of rows, last row before) → rows."""
 
 
 class Place(NamedTuple):
-    """How far a sweep has come."""
+    """The progress of a sweep."""
 
     swept: Annotated[int, Field(ge=0)] = 0
     """Number of rows changed so far."""
     expires_at: datetime | None = None
     id: UUID | None = None
-    """With `expires_at`, the last row that was looked at."""
+    """With `expires_at`, the last row that was read."""
 
     @property
     def after(self) -> After | None:
@@ -57,12 +57,12 @@ BEGIN = Place()
 
 
 class Swept(NamedTuple):
-    """What a slice of a sweep came to."""
+    """The outcome of a slice of a sweep."""
 
     changed: int
     """Number of rows."""
     following: Place | None
-    """Where the next slice begins; None if the sweep has ended."""
+    """The place where the next slice begins; None if the sweep has ended."""
 
 
 _EXPIRE = SweptCard(account_id="T00000000", card_id="-", command_id="-", originated_by="sweep")
@@ -72,7 +72,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class _Sweep(Generic[Row]):
-    """What is swept: its name, what finds the rows, and the command for each."""
+    """A kind of sweep: its name, the query for rows, and the command for each row."""
 
     name: str
     due: Due[Row]
@@ -80,19 +80,19 @@ class _Sweep(Generic[Row]):
 
 
 def expire_cards(engine: Engine, place: Place = BEGIN, *, slice_rows: int = SLICE_ROWS) -> Swept:
-    """Write down the expiry of cards whose time has passed: a slice of them."""
+    """Expire a slice of the cards whose time has passed."""
     return _sweep(engine, _Sweep("sweep", due_cards, _expire_card), place, slice_rows)
 
 
 def expire_holds(engine: Engine, place: Place = BEGIN, *, slice_rows: int = SLICE_ROWS) -> Swept:
-    """Release what holds lock whose time has passed: a slice of them."""
+    """Expire a slice of the holds whose time has passed."""
     return _sweep(engine, _Sweep("sweep holds", due_holds, _expire_hold), place, slice_rows)
 
 
 def lapse_orders(engine: Engine) -> int:
-    """Cancel orders that nobody has approved in time, each in its own commit; return how many.
+    """Cancel orders that were not approved in time, each in its own commit; return their number.
 
-    An order that can't be cancelled, or is locked, doesn't stop the others.
+    An order that is locked, or cannot be cancelled, does not stop the others.
     """
     with begin(engine, writing=False) as (connection, now):
         due = find_unapproved(connection, now - APPROVAL_WITHIN, batches_max=LAPSING_MAX)
@@ -111,11 +111,11 @@ def _lapse(account_id: str, batch_id: str) -> LapseBatch:
 
 
 def _sweep(engine: Engine, sweep: _Sweep[Row], place: Place, slice_rows: int) -> Swept:
-    """Do what is due, one slice of rows in one commit.
+    """Handle one slice of the rows that are due, in one commit.
 
-    A sweep ends when it has seen all that is due, or has changed SLICES_MAX slices of rows. While
-    one process is at a slice, others leave the sweep to it. It goes past rows that it can't change.
-    The rules don't wait for the sweep: what is over is over when its time has passed, swept or not.
+    A sweep ends when it has read all rows that are due, or has changed SLICES_MAX slices of rows.
+    One process at a time does it. It skips rows that it cannot change. Rules do not depend on
+    sweeps: a card expires at its time, swept or not.
     """
     rows, changed = _sweep_slice(engine, sweep, slice_rows, place)
     if changed:
@@ -130,10 +130,9 @@ def _sweep(engine: Engine, sweep: _Sweep[Row], place: Place, slice_rows: int) ->
 def _sweep_slice(
     engine: Engine, sweep: _Sweep[Row], rows_max: int, place: Place
 ) -> tuple[Sequence[Row], int]:
-    """Do what is due, up to so many rows; return these, and how many of them were changed.
+    """Handle up to `rows_max` rows that are due; return them, and how many of them were changed.
 
-    Where a defect fails the commit, or a row that another commit holds beside its card, each row
-    gets a commit of its own.
+    If the commit fails because of a defect or a locked row, each row gets a commit of its own.
     """
     rows: Sequence[Row] = ()
     try:
@@ -151,13 +150,13 @@ def _sweep_slice(
 
 
 def _do_alone(engine: Engine, command: Command, at: datetime, *, row: str) -> bool:
-    """Do what was due at a time in its own commit; say whether it was done. `row` is for the log.
+    """Handle what was due at a time in its own commit; say whether it was done. `row` is logged.
 
-    Raises what ends the whole sweep.
+    Raises errors that end the whole sweep.
     """
     try:
         with begin(engine, lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS) as (connection, now):
-            # A clock that is set back meanwhile would lead to a refusal, which is kept for ever.
+            # A clock that is set back meanwhile would cause a refusal, which is stored for ever.
             (answer,) = handle(connection, [command], max(now, at))
     except Exception as defect:
         if _ends_sweep(defect):
@@ -172,8 +171,7 @@ def _ends_sweep(error: Exception) -> bool:
 
 
 def _changed(rows: Sequence[Row], answers: Sequence[Answer]) -> int:
-    """Return how many rows were changed. The release of a hold releases all that are due on its
-    card."""
+    """Return how many rows were changed. Expiring a hold expires all that are due on its card."""
     done = {
         row.card
         for row, answer in zip(rows, answers, strict=True)
@@ -182,12 +180,12 @@ def _changed(rows: Sequence[Row], answers: Sequence[Answer]) -> int:
     return sum(row.card in done for row in rows)
 
 
-# The same row gives the same key: a second sweep repeats the command, and changes nothing.
+# The same row gives the same idempotency key: a second sweep changes nothing.
 
 
 def _expire_card(card: DueCard) -> SweptCard:
     named = {"account_id": card.account_id, "card_id": card.card_id}
-    # Names of cards that exist needn't be checked once more.
+    # Ids of cards that exist need no validation.
     return _EXPIRE.model_copy(update={**named, "command_id": f"expire-{card.id}-{card.version}"})
 
 

@@ -1,4 +1,4 @@
-"""Logs: one line per group of commands and per refusal. Never a body, never a value of a field."""
+"""Logs: one line per group of commands and per refusal, without bodies or values of fields."""
 
 import logging
 import sys
@@ -7,12 +7,12 @@ import structlog
 from structlog.typing import Processor
 
 QUIET = {
-    # Celery's own lines repeat what ours say, and would show results and messages.
+    # Celery's own lines repeat ours, and would show results and messages.
     "celery.app.trace": logging.CRITICAL,
     "celery.worker.strategy": logging.WARNING,
     "celery.pool": logging.INFO,
     "celery.redirected": logging.WARNING,
-    # A traceback for each remote control message with wrong arguments; its sender has an answer.
+    # Logs a traceback for each remote control message with wrong arguments.
     "kombu.pidbox": logging.CRITICAL,
     "alembic": logging.WARNING,
     "tornado.access": logging.WARNING,
@@ -28,7 +28,7 @@ _SHARED: list[Processor] = [
 
 
 def configure_logs(*, as_json: bool, level: int = logging.INFO) -> None:
-    """Write all log lines, ours and those of libraries, to stderr in one form."""
+    """Write all log lines, also those of libraries, to stderr in one format."""
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

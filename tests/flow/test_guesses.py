@@ -24,8 +24,8 @@ def test_a_pin_is_noted_before_it_is_compared(postgres_url: str) -> None:
         message = Message(
             task="transactions.create", id=f"m{number}", queue="cards", kwargs=kwargs, body=b""
         )
-        (fate,) = delivery.deliver([message])
-    assert isinstance(fate, Failed)
+        (outcome,) = delivery.deliver([message])
+    assert isinstance(outcome, Failed)
     with reading(engine) as connection:
         outcomes = connection.execute(select(guesses.c.outcome).order_by(guesses.c.number))
         assert [outcome.value for (outcome,) in outcomes] == ["wrong"] * 4 + ["open"]

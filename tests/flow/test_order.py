@@ -9,7 +9,7 @@ from sqlalchemy import Engine, make_url, text
 
 from card_worker.storage.engine import open_engine
 from card_worker.worker.delivery import Delivery
-from card_worker.worker.messages import Answered, Fate, Message, Returned, Waiting
+from card_worker.worker.messages import Answered, Message, Outcome, Returned, Waiting
 from tests.codes import VAULT
 from tests.flow.system import ACCOUNT, card
 from tests.proxy import proxy
@@ -38,10 +38,10 @@ def draw(id: str, deaths: int = FRESH, **fields: Any) -> Message:
     return message("transactions.create", id, deaths, card_id="card", **money, **fields)
 
 
-def types(fates: Sequence[Fate]) -> list[str]:
+def types(outcomes: Sequence[Outcome]) -> list[str]:
     """Return what messages were answered, with the reason of a refusal."""
-    assert all(isinstance(fate, Answered) for fate in fates)
-    answers = [one for fate in fates if isinstance(fate, Answered) for one in fate.answers]
+    assert all(isinstance(outcome, Answered) for outcome in outcomes)
+    answers = [one for end in outcomes if isinstance(end, Answered) for one in end.answers]
     return [str(one.reason or one.type) for one in answers]
 
 
@@ -65,8 +65,8 @@ def postgres(postgres_url: str) -> Iterator[Engine]:
 def test_who_is_started_alone_keeps_its_place(engine: Engine, deaths: Sequence[int]) -> None:
     first, second, third = deaths
     delivery = Delivery(engine, lambda: False, vault=VAULT)
-    fates = delivery.deliver([create(first), activate(second), draw("draw", third)])
-    assert types(fates) == ["batch.completed", "card.activated", "card.drawn_down"]
+    outcomes = delivery.deliver([create(first), activate(second), draw("draw", third)])
+    assert types(outcomes) == ["batch.completed", "card.activated", "card.drawn_down"]
 
 
 @pytest.mark.parametrize("deaths", [(FRESH, OFTEN), (OFTEN, FRESH), (OFTEN, OFTEN)])
@@ -117,8 +117,8 @@ def test_nothing_passes_a_message_of_an_earlier_group_that_waits(
         message("transactions.void", "void", second, transaction_id=hold, ref_id="v"),
     ]
     other = message("cards.create", "other", second, **card("other"))
-    fates = delivery.deliver([*later, other], waiting.rows)
-    assert [type(fate) for fate in fates] == [Waiting, Waiting, Answered]
+    outcomes = delivery.deliver([*later, other], waiting.rows)
+    assert [type(outcome) for outcome in outcomes] == [Waiting, Waiting, Answered]
     assert types(delivery.deliver([earlier, *later])) == [
         *("card.drawn_down", "card.drawn_down", "hold.voided")
     ]

@@ -231,7 +231,7 @@ def test_letters_that_cannot_be_written_go_back_and_stop_nobody(fault: str, own:
         own.push(envelope("cards.explode", "unknown"))
         good = {"command": "cards.create", "command_id": "listed", **card("listed")}
         own.push(envelope("commands.apply", "list", {"commands": [good, 0]}))
-        worker.says("dead letters not kept, retrying")
+        worker.says("dead letters not stored, retrying")
         own.create("after")
         own.answers("after", "listed")
         own.sql(mends)
@@ -301,7 +301,7 @@ def test_letters_that_a_file_cannot_keep_go_back_and_stop_nobody(
     with system(tmp_path, database_url=sqlite_url, broker_url=broker_url) as own, parts(own):
         own.sql(breaks)
         own.push(b"nonsense")
-        own.parts.all[0].says("dead letters not kept, retrying")
+        own.parts.all[0].says("dead letters not stored, retrying")
         own.create("after")
         own.answers("after")
         own.sql(mends)

@@ -164,12 +164,10 @@ BUGS = (
     ),
     # --- PINs and secrets ------------------------------------------------------------------------
     Bug(
-        "PINs are compared before they are noted",
-        "worker/delivery.py",
-        "        self._note_guesses(commands, lock_timeout_ms)\n"
-        "        with begin(self._engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):\n",
-        "        with begin(self._engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):\n"
-        "            note_guesses(connection, commands, now)\n",
+        "PIN attempts are not recorded before they are judged",
+        "worker/groups.py",
+        "        record_attempts(self._resources.engine, commands, lock_timeout_ms)\n",
+        "",
         ("tests/flow/test_guesses.py",),
     ),
     Bug(
@@ -247,13 +245,13 @@ BUGS = (
     Bug(
         "a group waits for one locked card",
         "worker/delivery.py",
-        "                except Blocked:\n                    waited = True\n",
-        "                except ZeroDivisionError:\n                    waited = True\n",
+        "                except Blocked:\n                    is_blocked = True\n",
+        "                except ZeroDivisionError:\n                    is_blocked = True\n",
         (LOCKED,),
     ),
     Bug(
         "a message passes one that waits for the same card",
-        "worker/delivery.py",
+        "worker/locked_rows.py",
         "            locked |= needed\n",
         "            pass\n",
         (LOCKED,),
@@ -344,8 +342,8 @@ BUGS = (
     Bug(
         "a message passes an earlier one that goes back to its queue",
         "worker/delivery.py",
-        "            if fates and self._stopping():\n                # Where",
-        "            if False:\n                # Where",
+        "            if outcomes and self._stopping():\n                # If",
+        "            if False:\n                # If",
         ("tests/flow/test_order.py",),
     ),
     Bug(
@@ -408,7 +406,7 @@ BUGS = (
     Bug(
         "after its own outage a heart takes all others for dead",
         "transport/liveness.py",
-        "passed if passed <= ANSWERED_S_MAX else 0.0",
+        "passed if passed <= REPLY_GAP_S_MAX else 0.0",
         "passed",
         (TRANSPORT,),
     ),

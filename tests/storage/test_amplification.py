@@ -23,7 +23,7 @@ from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin, reading
 from card_worker.storage.tables import batches, dead_letters, holds, metadata
 from card_worker.worker.delivery import Delivery
-from card_worker.worker.messages import Answered, Fate, Message
+from card_worker.worker.messages import Answered, Message, Outcome
 from card_worker.worker.tasks import TASKS
 from tests.codes import OWNER, SEAL_TO, VAULT
 
@@ -50,10 +50,10 @@ class Place:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         letters_to = [OWNER.recipient]
-        self.delivery = Delivery(engine, lambda: False, vault=VAULT, letters_to=letters_to)
+        self.delivery = Delivery(engine, lambda: False, vault=VAULT, recipients=letters_to)
         self._sent = 0
 
-    def send(self, task: str, kwargs: Fields, headers: Mapping[str, Any] | None = None) -> Fate:
+    def send(self, task: str, kwargs: Fields, headers: Mapping[str, Any] | None = None) -> Outcome:
         """Let a worker take a message that is within all limits."""
         self._sent += 1
         whole = {"task": task, "id": f"message-{self._sent}", **(headers or {})}
@@ -65,14 +65,14 @@ class Place:
         message = Message(
             task=task, id=whole["id"], queue="cards", kwargs=read, body=body, headers=whole
         )
-        (fate,) = self.delivery.deliver([message])
-        return fate
+        (outcome,) = self.delivery.deliver([message])
+        return outcome
 
     def ask(self, task: str, **fields: Any) -> dict[str, Any]:
         """Ask for something that isn't refused; return its event."""
-        fate = self.send(task, {"account_id": ACCOUNT, **fields})
-        assert isinstance(fate, Answered)
-        event: dict[str, Any] = json.loads(fate.answers[0].event)
+        outcome = self.send(task, {"account_id": ACCOUNT, **fields})
+        assert isinstance(outcome, Answered)
+        event: dict[str, Any] = json.loads(outcome.answers[0].event)
         assert event["type"] != "command.rejected", event["data"]
         return event
 
@@ -329,9 +329,9 @@ def test_dry_runs_on_a_card_release_its_due_holds_once_between_them(engine: Engi
     asked["commands"] += listed("transactions.create", count, **drawn, dry_run=True)["commands"]
     asked["commands"] += listed("cards.block", 1, card_id="one", reason="x")["commands"]
     with calls_of(evolve.dispatch(HoldExpired)) as releases:
-        fate = place.send(APPLY, asked)
-    assert isinstance(fate, Answered)
-    told = [json.loads(answer.event) for answer in fate.answers]
+        outcome = place.send(APPLY, asked)
+    assert isinstance(outcome, Answered)
+    told = [json.loads(answer.event) for answer in outcome.answers]
     assert [event["type"] for event in told] == [
         *["card.transferred_out"] * count,
         *["card.drawn_down"] * count,

@@ -175,7 +175,7 @@ def test_a_row_goes_on_though_the_database_is_away_after_its_chunk(orders: Order
     orders.order(SOME * SMALL)
     first, *_ = orders.waiting
     asked: list[Chunk] = []
-    delivery = Delivery(orders.engine, lambda: False, vault=VAULT, ask=asked.extend)
+    delivery = Delivery(orders.engine, lambda: False, vault=VAULT, request=asked.extend)
     away = [OperationalError("look", None, psycopg.OperationalError("away"))]
 
     def fail_once(_: object, __: object, statement: str, *___: object) -> None:
@@ -183,9 +183,9 @@ def test_a_row_goes_on_though_the_database_is_away_after_its_chunk(orders: Order
             raise away.pop()
 
     event.listen(orders.engine, "before_cursor_execute", fail_once)
-    (fate,) = delivery.deliver([message_for(first)])
+    (outcome,) = delivery.deliver([message_for(first)])
     event.remove(orders.engine, "before_cursor_execute", fail_once)
-    assert (away, fate) == ([], Answered(()))
+    assert (away, outcome) == ([], Answered(()))
     assert asked == [first._replace(number=1 + AHEAD)]
 
 
@@ -313,12 +313,12 @@ def test_in_company_a_chunk_is_made_in_pieces_and_is_the_same(orders: Orders) ->
 
 
 def test_chunks_give_way_to_others_and_not_to_each_other(orders: Orders) -> None:
-    delivery = Delivery(orders.engine, lambda: False, vault=VAULT, ask=orders.waiting.extend)
+    delivery = Delivery(orders.engine, lambda: False, vault=VAULT, request=orders.waiting.extend)
 
     def rest_after(chunk: Chunk) -> float:
-        (fate,) = delivery.deliver([message_for(chunk)])
-        assert isinstance(fate, Answered)
-        return fate.rest_s
+        (outcome,) = delivery.deliver([message_for(chunk)])
+        assert isinstance(outcome, Answered)
+        return outcome.throttle_s
 
     def rests() -> set[float]:
         found = set()
@@ -340,8 +340,8 @@ def served(delivery: Delivery, card_id: str) -> None:
     """Let a worker answer a till."""
     fields = {"account_id": ACCOUNT, "card_id": card_id, **LOAD}
     message = Message(task="cards.create", id=card_id, queue="cards", kwargs=fields, body=b"{}")
-    (fate,) = delivery.deliver([message])
-    assert isinstance(fate, Answered)
+    (outcome,) = delivery.deliver([message])
+    assert isinstance(outcome, Answered)
 
 
 @pytest.mark.parametrize("itself", [False, True])
@@ -349,9 +349,9 @@ def test_who_serves_tills_itself_does_not_rest_within_a_chunk(
     orders: Orders, itself: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     naps: list[float] = []
-    monkeypatch.setattr("card_worker.worker.delivery.sleep", naps.append)
+    monkeypatch.setattr("card_worker.worker.fair_share.sleep", naps.append)
     one, two = (
-        Delivery(orders.engine, lambda: False, vault=VAULT, ask=orders.waiting.extend)
+        Delivery(orders.engine, lambda: False, vault=VAULT, request=orders.waiting.extend)
         for _ in range(2)
     )
     orders.order(6 * CHUNK)
@@ -359,9 +359,9 @@ def test_who_serves_tills_itself_does_not_rest_within_a_chunk(
     for number in range(6):
         if number in (2, 4):
             served(one if itself else two, f"till-{number}")
-        (fate,) = one.deliver([message_for(orders.waiting.popleft())])
-        assert isinstance(fate, Answered)
-        rests.append(fate.rest_s > 0)
+        (outcome,) = one.deliver([message_for(orders.waiting.popleft())])
+        assert isinstance(outcome, Answered)
+        rests.append(outcome.throttle_s > 0)
     assert rests == [False, False, True, False, True, False]
     # On SQLite nobody else could commit meanwhile.
     assert bool(naps) is (not itself and orders.engine.dialect.name == "postgresql")
@@ -371,8 +371,10 @@ def test_a_rest_within_a_chunk_is_short_enough_for_its_commit(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     naps = set[float]()
-    monkeypatch.setattr("card_worker.worker.delivery.sleep", naps.add)
-    monkeypatch.setattr("card_worker.worker.delivery.RESTS", 1e9)  # as a very slow machine would
+    monkeypatch.setattr("card_worker.worker.fair_share.sleep", naps.add)
+    monkeypatch.setattr(
+        "card_worker.worker.fair_share.THROTTLE_FACTOR", 1e9
+    )  # as a very slow machine would
     engine = open_engine(postgres_url)
     orders = Orders(engine)
     delivery, other = (Delivery(engine, lambda: False, vault=VAULT) for _ in range(2))
@@ -570,10 +572,10 @@ def test_a_chunk_that_fails_again_and_again_is_a_dead_letter_and_its_order_says_
     orders = Orders(engine)
     orders.order(3, card_id_pattern="defect-{n}")
     delivery = Delivery(engine, lambda: False, vault=VAULT)
-    (fate,) = delivery.deliver([message_for(orders.waiting.popleft())])
-    assert isinstance(fate, Failed)
+    (outcome,) = delivery.deliver([message_for(orders.waiting.popleft())])
+    assert isinstance(outcome, Failed)
     batch = orders.batch()
-    assert (batch.state, batch.trouble) == (BatchState.RUNNING, fate.explanation)
+    assert (batch.state, batch.trouble) == (BatchState.RUNNING, outcome.explanation)
     defects.remove(engine)
     rest(orders)
     orders.waiting += resting_chunks(engine)
@@ -600,8 +602,8 @@ def test_what_can_be_no_chunk_is_told_at_once_and_troubles_no_order(
     orders.order(3)
     genuine = message_for(orders.waiting[0])
     delivery = Delivery(engine, lambda: False, vault=VAULT)
-    (fate,) = delivery.deliver([replace(genuine, kwargs={**genuine.kwargs, **forged})])
-    assert fate == Failed(DeadLetterReason.CHUNK_INVALID)
+    (outcome,) = delivery.deliver([replace(genuine, kwargs={**genuine.kwargs, **forged})])
+    assert outcome == Failed(DeadLetterReason.CHUNK_INVALID)
     assert orders.batch().trouble is None
 
 
@@ -618,9 +620,9 @@ def test_a_chunk_is_not_given_up_before_its_batch_says_why(postgres_url: str) ->
         connection.execute(text("SELECT FROM batches FOR UPDATE"))
         assert isinstance(delivery.deliver([asked])[0], Waiting)
         assert letters(engine) == 0
-    (fate,) = delivery.deliver([asked])
-    assert isinstance(fate, Failed)
-    assert (orders.batch().trouble, letters(engine)) == (fate.explanation, 1)
+    (outcome,) = delivery.deliver([asked])
+    assert isinstance(outcome, Failed)
+    assert (orders.batch().trouble, letters(engine)) == (outcome.explanation, 1)
     engine.dispose()
 
 

@@ -23,7 +23,7 @@ from card_worker.storage.errors import RACES_MAX, is_race, is_retryable
 from card_worker.storage.reconcile import differences, totals
 from card_worker.storage.tables import dead_letters, outbox, pins
 from card_worker.worker.delivery import Delivery
-from card_worker.worker.messages import Answered, Failed, Fate, Message
+from card_worker.worker.messages import Answered, Failed, Message, Outcome
 from card_worker.worker.starts import STARTS_MAX
 from tests.codes import SEAL_TO, VAULT
 from tests.flow.processes import until
@@ -198,8 +198,8 @@ def group(name: str, task: str, fields: dict[str, Any]) -> list[Message]:
     return [*made, message(task, f"{name}-same", **fields)]
 
 
-def deliver(url: str, messages: Sequence[Message]) -> tuple[list[Fate], int]:
-    """Return the fates of a group of messages, and how many commits that took."""
+def deliver(url: str, messages: Sequence[Message]) -> tuple[list[Outcome], int]:
+    """Return the outcomes of a group of messages, and how many commits that took."""
     engine = open_engine(url)
     commits: list[object] = []
     event.listen(engine, "commit", commits.append)
@@ -223,9 +223,9 @@ def test_a_group_that_makes_a_card_that_another_has_made_is_done_in_one_commit(
             handle(connection, mine, NOW, Mint(VAULT))
             finished = pool.submit(deliver, postgres_url, group("two", task, fields))
             until(lambda: waits(engine), "the other group waits")
-        fates, commits = finished.result()
-    refused = [one for fate in fates if isinstance(fate, Answered) for one in fate.answers]
-    assert len(refused) == len(fates) == NEIGHBOURS + 1
+        outcomes, commits = finished.result()
+    refused = [one for end in outcomes if isinstance(end, Answered) for one in end.answers]
+    assert len(refused) == len(outcomes) == NEIGHBOURS + 1
     assert [answer.reason for answer in refused if answer.reason] == [refused[-1].reason]
     assert commits == 1
     prove(engine)
@@ -269,7 +269,7 @@ def test_what_always_violates_a_constraint_is_a_defect(engine: Engine) -> None:
     *others, bad = Delivery(engine, lambda: False, vault=VAULT).deliver(
         group("one", "cards.create", fields)
     )
-    assert all(isinstance(fate, Answered) for fate in others)
+    assert all(isinstance(outcome, Answered) for outcome in others)
     assert isinstance(bad, Failed)
     assert bad.explanation.endswith("(IntegrityError).")
     # First the group, then the message alone.

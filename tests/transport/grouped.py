@@ -10,7 +10,7 @@ from redis import Redis
 
 from card_worker.storage.contention import Row
 from card_worker.worker import grouping
-from card_worker.worker.messages import Answered, Failed, Fate, Message, Shown
+from card_worker.worker.messages import Answered, Failed, Message, Outcome, QueryAnswered
 
 URL = os.environ["PLAIN_URL"]
 
@@ -31,7 +31,7 @@ def note(word: str) -> None:
     raise AssertionError
 
 
-def deliver(messages: Sequence[Message], locked: frozenset[Row] = frozenset()) -> list[Fate]:
+def deliver(messages: Sequence[Message], locked: frozenset[Row] = frozenset()) -> list[Outcome]:
     """Write down a group's words as one entry; fail as a whole at one that is bad."""
     words = [message.kwargs["word"] for message in messages]
     if "bad" in words:
@@ -52,5 +52,5 @@ class Consumer(grouping.Consumer):
         redis.rpush("failed", *(f"{raw.headers.get('id')}: {one.reason}" for raw, one in failed))
         return True
 
-    def result(self, message: Message, fate: Answered | Shown) -> Any:
+    def result(self, message: Message, outcome: Answered | QueryAnswered) -> Any:
         """There is none."""

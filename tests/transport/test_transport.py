@@ -25,9 +25,9 @@ from card_worker import transport
 from card_worker.cli.embedded import Valkey, valkey
 from card_worker.transport import channel, liveness
 from card_worker.transport import in_flight as flight
-from card_worker.transport.envelope import described, payload
+from card_worker.transport.envelope import aside_payload, payload
 from card_worker.transport.in_flight import InFlight
-from card_worker.transport.liveness import ANSWERED_S_MAX, BEAT_S, DEAD_S, Heart, Watch
+from card_worker.transport.liveness import BEAT_S, DEAD_S, REPLY_GAP_S_MAX, Heart, Watch
 from tests.flow.processes import until
 from tests.proxy import proxy
 
@@ -168,12 +168,12 @@ def test_of_the_lowest_priority_one_is_taken_at_a_time(
 def test_one_that_rests_leaves_the_lowest_priority_for_a_while(broker_url: str) -> None:
     send(broker_url, "low", priority=9)
     reader = Reader(broker_url)
-    reader.channel.rest(3600)
+    reader.channel.throttle_low_priority(3600)
     send(broker_url, "high", priority=0)
     reader.read(1)
     assert reader.names == ["high"]
     reader.ack()
-    reader.channel.rest(0)
+    reader.channel.throttle_low_priority(0)
     reader.channel.wake()
     reader.read(2)
     assert reader.names == ["high", "low"]
@@ -240,7 +240,7 @@ def test_an_oversize_entry_is_described_and_kept_and_what_is_behind_it_goes_on(
     taken = consumer.read_taken(reply)
     assert [raw for _, raw in taken[::2]] == [b"before", b"between", b"behind"]
     for (place, raw), whole in zip(taken[1::2], large, strict=False):
-        message = described(raw, place, f"{consumer.aside}.of.")
+        message = aside_payload(raw, place, f"{consumer.aside}.of.")
         assert message is not None
         about = message["properties"]["delivery_info"]
         assert about["queue"] == "cards"
@@ -253,7 +253,7 @@ def test_an_oversize_entry_is_described_and_kept_and_what_is_behind_it_goes_on(
     other = in_flight(bytes_client)
     assert give_back_of(consumer, other)
     again = take(other, "cards", other.aside)
-    descriptions = [described(raw, "", f"{other.aside}.of.") for _, raw in again]
+    descriptions = [aside_payload(raw, "", f"{other.aside}.of.") for _, raw in again]
     assert [one is None for one in descriptions] == [True] * 3 + [False] * 2
 
 
@@ -354,7 +354,7 @@ CHANGES: list[tuple[str, object]] = [
 
 def test_a_description_is_read() -> None:
     raw = b"aside:" + json.dumps(DESCRIPTION).encode() + b"  "
-    message = described(raw, "1", "aside.of.")
+    message = aside_payload(raw, "1", "aside.of.")
     assert message is not None
     about = message["properties"]["delivery_info"]
     assert (message["body"], about["queue"], about["returns"]) == (b"j", "cards", 2)
@@ -370,7 +370,7 @@ def test_a_description_is_read() -> None:
     ],
 )
 def test_what_only_looks_like_a_description_is_none(junk: bytes) -> None:
-    assert described(b"aside:" + junk, "1", "aside.of.") is None
+    assert aside_payload(b"aside:" + junk, "1", "aside.of.") is None
 
 
 def _calls(redis: Redis, command: str) -> int:
@@ -503,7 +503,7 @@ def test_an_outage_makes_nobody_dead() -> None:
 
 @pytest.mark.parametrize(("well_s", "silent_s"), [(7, 7), (14, 7), (7, 3), (10, 10)])
 def test_the_dead_are_found_between_outages_within_a_minute(well_s: int, silent_s: int) -> None:
-    assert silent_s > ANSWERED_S_MAX or silent_s == 3
+    assert silent_s > REPLY_GAP_S_MAX or silent_s == 3
     watch, now, dead = Watch(), 0.0, dict[str, str]()
     while not dead and now < 60:
         # A beat that was sent into the outage is answered, or fails, up to a beat after its end.
@@ -517,7 +517,7 @@ def test_after_an_outage_only_the_dead_are_returned(
     own_broker: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(liveness, "BEAT_S", 0.3)
-    monkeypatch.setattr(liveness, "ANSWERED_S_MAX", 0.6)
+    monkeypatch.setattr(liveness, "REPLY_GAP_S_MAX", 0.6)
     monkeypatch.setattr(liveness, "DEAD_S", 3.0)
     redis = Redis.from_url(own_broker.url)
     redis.lpush("cards", b"{1}", b"{2}", b"{3}")
@@ -548,7 +548,7 @@ def test_a_reconnect_does_not_restart_the_wait_for_the_dead(
     broker_url: str, bytes_client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(liveness, "BEAT_S", 0.3)
-    monkeypatch.setattr(liveness, "ANSWERED_S_MAX", 3600.0)
+    monkeypatch.setattr(liveness, "REPLY_GAP_S_MAX", 3600.0)
     monkeypatch.setattr(liveness, "DEAD_S", 5.0)
     bytes_client.lpush("cards", b"{1}")
     dead = in_flight(bytes_client)
@@ -569,7 +569,7 @@ def test_junk_among_the_consumers_stops_no_heart(
     junk: str, bytes_client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(liveness, "BEAT_S", 0.1)
-    monkeypatch.setattr(liveness, "ANSWERED_S_MAX", 3600.0)
+    monkeypatch.setattr(liveness, "REPLY_GAP_S_MAX", 3600.0)
     monkeypatch.setattr(liveness, "DEAD_S", 1.0)
     bytes_client.lpush("cards", b"1")
     dead, living = in_flight(bytes_client), in_flight(bytes_client)

@@ -1,7 +1,7 @@
-"""What a part needs of Redis, tried before it starts.
+"""Checks before the start whether the Redis user may run all commands that a process needs.
 
-A server that is away, or refuses for a while, is waited for. What waiting can't mend ends the start
-with a line that names the command: a missing right, a wrong password, a database that isn't there.
+A process waits for a server that is unavailable. It refuses to start, with a line that names the
+command, if waiting does not help: a missing permission, a wrong password, an unknown database.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ from card_worker.transport.in_flight import script
 
 _PROBE = script("probe")
 _NO_OPERATION = "return 0"
-# Errors without a class of their own, by their words.
+# Texts of errors that have no class of their own.
 _LASTING = (
     "NOPERM",
     "no permissions",
@@ -39,15 +39,15 @@ _LASTING = (
 
 
 class Refused(Exception):
-    """Redis refuses what a part needs, and will go on to. The text is one line."""
+    """Redis refuses a command permanently. The text is one line."""
 
 
 Step = tuple[str, Callable[[Redis], object]]
-"""A command's name, and what runs it without lasting effect."""
+"""A command's name, and a function that runs it without lasting effect."""
 
 
 def consuming(queues: Sequence[str], *, prefix: str = "", db: int = 0) -> Iterator[Step]:
-    """Yield what a consumer of these queues runs."""
+    """Yield the commands of a consumer of these queues."""
     free = f"{prefix}inflight.of.{uuid4().hex}"
     names = ("inflight.consumers", "inflight.aside", "inflight.aside.sizes", *_stored(queues))
     keys = [free, *(f"{prefix}{name}" for name in names)]
@@ -61,13 +61,13 @@ def consuming(queues: Sequence[str], *, prefix: str = "", db: int = 0) -> Iterat
 
 
 def publishing(queues: Sequence[str]) -> Iterator[Step]:
-    """Yield what a publisher to these queues runs."""
+    """Yield the commands of a publisher to these queues."""
     free = f"inflight.of.{uuid4().hex}"
     yield "EVAL", lambda redis: _run_probe(redis, [free, *_stored(queues)])
 
 
 def streaming(stream: str) -> Iterator[Step]:
-    """Yield what a publisher of events runs."""
+    """Yield the commands of a publisher of events."""
     # An entry can't have this id: the server checks the right to add one, and adds none.
     refused = "return redis.pcall('XADD', KEYS[1], '0-0', 'a', 'a').err"
     yield "EVAL", lambda redis: redis.eval(_NO_OPERATION, 1, stream)

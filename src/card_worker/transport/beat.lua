@@ -3,8 +3,7 @@
 -- KEYS 1   the sorted set of consumers
 -- ARGV 1   the consumer
 
--- What others have put in the place of the set is kept under another name, for else nobody could
--- take anything any more.
+-- A key of another type is renamed: otherwise no consumer could take anything.
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind ~= 'none' and kind ~= 'zset' then redis.call('RENAME', KEYS[1], KEYS[1] .. '.foreign') end
 local beats = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 0)

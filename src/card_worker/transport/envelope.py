@@ -1,4 +1,4 @@
-"""Bytes on a list, or on a channel, to what kombu makes a message of."""
+"""Entries of a list, or messages of a fan-out channel, to payloads for kombu's messages."""
 
 import base64
 import json
@@ -10,16 +10,16 @@ from card_worker.contracts.strict_json import NotJson, read_json
 from card_worker.transport.in_flight import DIED, GIVEN_BACK
 
 STRICT_BYTES_MAX = 3 * 512 * 1024
-"""A body of 1 MiB in base64, and room for what is around it."""
+"""A body of 1 MiB in base64, and room for the envelope."""
 STRICT_LEVELS_MAX = 8
 FANOUT_BYTES_MAX = 4 * 1024 * 1024
 """The largest message on a fan-out channel. Celery's events of a group are one message."""
 DESCRIPTION = b"aside:"
-"""What the description of an oversize entry begins with. No JSON begins so."""
+"""The prefix of the description of an oversize entry. No JSON begins with it."""
 
 
 class _Description(BaseModel):
-    """What take.lua says of an oversize entry. Anybody may have written one."""
+    """What take.lua writes about an oversize entry. Others may have written it, too."""
 
     list: Annotated[str, Field(pattern=r"^[^\x00]+$")]
     bytes: int
@@ -29,10 +29,10 @@ class _Description(BaseModel):
 
 
 def payload(raw: bytes, delivery_tag: str, queue: str, *, strict: bool = False) -> dict[str, Any]:
-    """Return what kombu makes a message of. Bytes that are no message become the body of one.
+    """Return kombu's payload for an entry. An entry that is not a message becomes a body.
 
-    `delivery_info` says why they aren't (`malformed`), on which `queue` they lay, how often they
-    had come back to it (`returns`), and how often of that because a consumer had died (`deaths`).
+    `delivery_info` holds `malformed` (why it is not a message), its `queue`, `returns` (how often
+    it was put back on it) and `deaths` (how often of these because a consumer had died).
     """
     try:
         read = _well_formed(_read_strictly(raw) if strict else json.loads(raw))
@@ -41,17 +41,17 @@ def payload(raw: bytes, delivery_tag: str, queue: str, *, strict: bool = False) 
         read = _no_message(raw, malformed=why)
     else:
         for name in ("malformed", "aside"):
-            # Only this transport may say so, not the sender.
+            # Only this transport sets these, not the sender.
             read["properties"]["delivery_info"].pop(name, None)
     return _addressed(read, delivery_tag, queue, raw)
 
 
-def described(raw: bytes, delivery_tag: str, keys: str) -> dict[str, Any] | None:
-    """Return what kombu makes a message of for an oversize entry that was set aside.
+def aside_payload(raw: bytes, delivery_tag: str, keys: str) -> dict[str, Any] | None:
+    """Return kombu's payload for an oversize entry that was set aside.
 
     Its body is the beginning of the entry; `delivery_info["aside"]` holds `bytes` and `sha1` of the
-    whole, and the `key` where it is kept for a while, if it is. None if `raw` describes no entry,
-    or not as this transport does, or a key that isn't below `keys`.
+    whole entry, and the `key` at which it is kept for a while, if it is. None if `raw` is not a
+    description by this transport, or its key does not begin with `keys`.
     """
     if not raw.startswith(DESCRIPTION):
         return None
@@ -67,7 +67,7 @@ def described(raw: bytes, delivery_tag: str, keys: str) -> dict[str, Any] | None
 
 
 def fanout_payload(raw: bytes) -> dict[str, Any]:
-    """Return what kombu makes a message of, from a fan-out channel. Raises NotJson."""
+    """Return kombu's payload for a message of a fan-out channel. Raises NotJson."""
     try:
         read = _well_formed(_read_fanout(raw))
         if read.get("content-type") == "application/json":
@@ -77,7 +77,7 @@ def fanout_payload(raw: bytes) -> dict[str, Any]:
         raise
     except (ValueError, TypeError, KeyError, AttributeError):
         raise NotJson("the parts of a message are missing") from None
-    # Kombu would unpack the body, whatever its size is then.
+    # Kombu would decompress the body, whatever size it has then.
     read["headers"].pop("compression", None)
     return read
 
@@ -112,13 +112,13 @@ def _addressed(read: dict[str, Any], tag: str, queue: str, raw: bytes) -> dict[s
 def _read_strictly(raw: bytes) -> Any:
     read = read_json(raw, bytes_max=STRICT_BYTES_MAX, levels_max=STRICT_LEVELS_MAX)
     if b"\\u" in raw:
-        # Half a surrogate pair is no text, though JSON can spell it. UnicodeEncodeError says so.
+        # JSON can spell a lone surrogate, which is not text: this raises UnicodeEncodeError.
         json.dumps(read, ensure_ascii=False).encode()
     return read
 
 
 def _well_formed(read: Any) -> dict[str, Any]:
-    """Return `read` if kombu can make a message of it without failing."""
+    """Return `read` if kombu can make a message of it. Raises if not."""
     match read:
         case {"properties": {"delivery_info": dict(), "body_encoding": "base64"}}:
             base64.b64decode(read["body"], validate=True)

@@ -5,15 +5,15 @@
 --      3   the list for entries that can't go back to where they came from
 -- ARGV 1   the consumer
 --      2   'leave' to remove it from the set when nothing is left; its number of heartbeats to do
---          so only if that is still its number; '' to leave the set alone
+--          so only if that is still its number; '' to leave the set unchanged
 --      3   the mark that the entries get: a blank if their consumer has died, a tab if not
 --      4   how many of the following arguments are lists; 0 allows any list
 --      ..  the lists that entries may go back to, then the places of the entries; none for all
 --
 -- Returns how many entries were put back; -1 if the consumer has sent a heartbeat meanwhile.
--- An entry is removed from the hash only after it was pushed. A returned entry gets its mark at its
--- end, which JSON allows: the number of marks says how often it has been returned. What doesn't end
--- as JSON's objects do is no message, and stays as it came.
+-- An entry is removed from the hash only after it was pushed. A returned entry gets the mark at its
+-- end, where JSON allows white space: the number of marks is the number of returns. An entry that
+-- does not end with } is not a message and gets no mark.
 
 -- A server at `maxmemory` refuses the first write of a script, unless it is one that frees memory,
 -- and accepts all writes after it.

@@ -1,14 +1,14 @@
-"""What one consumer has taken and not acknowledged, as Redis stores it.
+"""The messages that one consumer has taken and not settled, as Redis stores them.
 
     inflight.consumers       sorted set: consumer -> its number of heartbeats
-    inflight.of.<consumer>   hash: place -> message as it came
-    inflight.aside           list: descriptions of oversize entries, and entries that their own list
-                             couldn't take back
+    inflight.of.<consumer>   hash: place -> message as it was received
+    inflight.aside           list: descriptions of oversize entries, and entries that could not be
+                             put back on their own list
     inflight.aside.of.<id>   list of one: an oversize entry, until it expires
     inflight.aside.sizes     hash: key of an oversize entry -> its size in bytes
 
-The transport's `global_keyprefix` stands before each key. A place is a number of 15 digits that
-rises with each message, a blank, and the list that the message was taken from.
+Each key has the transport's `global_keyprefix`. A place is an increasing number of 15 digits, a
+blank, and the list from which the message was taken.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,13 @@ from uuid import uuid4
 from redis import Redis
 
 ENTRY_BYTES_MAX = 16 * 1024 * 1024
-"""A larger entry is set aside: it is described to the consumer, and not handed out."""
+"""A larger entry is set aside: the consumer gets a description of it."""
 ASIDE_BYTES_MAX = 1024**3
-"""Of what is set aside, so many bytes are kept at a time."""
+"""Maximum for the sum of bytes of the entries that were set aside."""
 ASIDE_S = 7 * 24 * 3600
-"""An entry that was set aside is kept for so many seconds."""
+"""Seconds for which an entry that was set aside is kept."""
 GIVEN_BACK, DIED = b"\t", b" "
-"""The marks at the end of a message, one for each time that it was returned: by its consumer, or
-because that had died."""
+"""Marks at the end of a message, one for each return: by its consumer, or because that died."""
 
 
 def script(name: str) -> str:
@@ -39,9 +38,9 @@ TAKE, GIVE_BACK, BEAT = script("take"), script("give_back"), script("beat")
 
 
 class InFlight:
-    """The messages of one consumer. Usable by any thread.
+    """The messages of one consumer. Thread-safe.
 
-    `lists` are the lists that messages may be given back to; without any, all lists are.
+    `lists` are the lists to which messages may be put back; if empty, any list.
     """
 
     def __init__(
@@ -93,28 +92,28 @@ class InFlight:
     def give_back(self, places: Sequence[str] = (), *, died: bool = False) -> None:
         """Put messages back at the heads of their lists, in one step; all if none is named.
 
-        `died` says that a process died while it was at them.
+        `died` says that the process which handled them died.
         """
         self._give_back(self.consumer, "", DIED if died else GIVEN_BACK, places)
 
     def beat(self) -> dict[str, str]:
         """Count a heartbeat; return the number of heartbeats of every consumer.
 
-        Names and numbers are as Redis stores them, since anybody may have written them.
+        Names and numbers are as Redis stores them; others may have written them, too.
         """
         reply: Any = self._redis.eval(BEAT, 1, self.consumers_key, self.consumer)
         texts = [part.decode(errors="surrogateescape") for part in reply]
         return dict(zip(texts[::2], texts[1::2], strict=True))
 
     def return_dead(self, consumer: str, beats: str) -> bool:
-        """Give back all that another consumer has, and remove it.
+        """Put back all messages of another consumer, and remove it.
 
-        Return False, and change nothing, if its number of heartbeats isn't `beats` any more.
+        Return False, and change nothing, if its number of heartbeats is no longer `beats`.
         """
         return self._give_back(consumer, beats, DIED) >= 0
 
     def leave(self, *, died: bool = False) -> None:
-        """Give everything back and remove this consumer; `died` as with `give_back`."""
+        """Put all messages back and remove this consumer; `died` as in `give_back`."""
         self._give_back(self.consumer, "leave", DIED if died else GIVEN_BACK)
 
     def _give_back(

@@ -1,8 +1,8 @@
-"""Heartbeats: saying that a consumer lives, and finding those that don't any more.
+"""Heartbeats of consumers, and detection of dead consumers.
 
-A consumer's heartbeats are counted in Redis. The others judge by their own monotonic clocks how
-long a count has not changed, and add up only time in which the server has answered them. So neither
-a step of a clock nor an outage of the server makes a consumer dead that lives.
+A consumer's heartbeats are counted in Redis. The others measure with their own monotonic clocks how
+long a count has not changed, and count only time in which the server has replied to them. So
+neither a step of a clock nor an outage of the server makes a living consumer look dead.
 """
 
 import logging
@@ -17,10 +17,9 @@ from card_worker.transport.in_flight import InFlight
 BEAT_S = 2.0
 """Seconds between two heartbeats."""
 DEAD_S = 10.0
-"""A consumer is dead when its count has not changed for so long, in seconds in which the server
-answered."""
-ANSWERED_S_MAX = 2 * BEAT_S
-"""Between two replies that lie further apart, the server counts as not answering."""
+"""A consumer is dead if its count has not changed in so many seconds of replies by the server."""
+REPLY_GAP_S_MAX = 2 * BEAT_S
+"""If more seconds lie between two replies, the server was unavailable in between."""
 RETRY_S = 0.5
 """Seconds until a heartbeat that failed is tried again."""
 
@@ -28,9 +27,9 @@ log = logging.getLogger(__name__)
 
 
 class Watch:
-    """Which consumers have stopped, as one observer sees them. Usable by any thread.
+    """Detects dead consumers. Thread-safe.
 
-    It outlives the observer's connections: an outage that ends one doesn't restart the wait.
+    It outlives connections: an outage does not restart the measurement.
     """
 
     def __init__(self) -> None:
@@ -39,27 +38,27 @@ class Watch:
         self._lock = Lock()
 
     def observe(self, beats: Mapping[str, str], now: float) -> dict[str, str]:
-        """Take note of every consumer's number of heartbeats, read at `now` of a monotonic clock.
+        """Record every consumer's number of heartbeats, read at `now` of a monotonic clock.
 
-        Return the consumers that are dead, with these numbers.
+        Return the dead consumers with these numbers.
         """
         with self._lock:
             return self._observe(beats, now)
 
     def _observe(self, beats: Mapping[str, str], now: float) -> dict[str, str]:
         passed = now - self._last if self._last is not None else 0.0
-        answered = passed if passed <= ANSWERED_S_MAX else 0.0
+        replied_s = passed if passed <= REPLY_GAP_S_MAX else 0.0
         before, self._silent, self._last = self._silent, {}, now
         for consumer, count in beats.items():
             known, silent_s = before.get(consumer, (None, 0.0))
-            self._silent[consumer] = (count, silent_s + answered if known == count else 0.0)
+            self._silent[consumer] = (count, silent_s + replied_s if known == count else 0.0)
         return {name: count for name, (count, silent) in self._silent.items() if silent >= DEAD_S}
 
 
 class Heart(Thread):
-    """Sends one consumer's heartbeats, in a thread, so that a long task doesn't look like a death.
+    """Sends a consumer's heartbeats from a thread, so that they continue during a long task.
 
-    It also returns the messages of consumers that are dead.
+    It also puts back the messages of dead consumers.
     """
 
     def __init__(self, in_flight: InFlight, watch: Watch) -> None:
@@ -69,7 +68,7 @@ class Heart(Thread):
         self._stopped = Event()
 
     def stop(self, timeout_s: float) -> None:
-        """Send no more heartbeats; return when the last one is over, at the latest in time."""
+        """Send no more heartbeats; wait for the last one, at most for `timeout_s`."""
         self._stopped.set()
         self.join(timeout=timeout_s)
 
@@ -79,7 +78,7 @@ class Heart(Thread):
             try:
                 self._beat()
             except RedisError as error:
-                # The consumer itself says that the server is away.
+                # The consumer itself logs that the server is unavailable.
                 log.debug("heartbeat failed: %s", type(error).__name__)
                 pause_s = RETRY_S
             else:
@@ -92,5 +91,5 @@ class Heart(Thread):
                 if self._in_flight.return_dead(consumer, count):
                     log.warning("returned the messages of a dead consumer: %a", consumer)
             except RedisError as error:
-                # Those of the others are returned nevertheless.
+                # Continue with the other consumers.
                 log.warning("messages of %a not returned: %s", consumer, error)

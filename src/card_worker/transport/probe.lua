@@ -1,6 +1,7 @@
--- Runs each command that kombu and the scripts of this transport use, on a key that nobody else has.
+-- Runs each command that kombu and the scripts of this transport use, on an unused key.
 --
--- KEYS 1   a key that is free; it is free again afterwards
+-- ARGV     none
+-- KEYS 1   an unused key; it is unused again afterwards
 --      ..  keys that must be accessible: the server checks that before it runs a script
 -- Returns the name of the first command that was refused, and the server's error; nothing if none.
 

@@ -15,8 +15,8 @@
 --      11  for how many seconds an oversize entry is kept
 --
 -- Returns place, entry, place, entry ... A place is the number in 15 digits, a blank, the list.
--- An entry is written to the hash before it is removed from its list, so that no failure between
--- the two can lose it.
+-- An entry is written to the hash before it is removed from its list, so that no failure in between
+-- loses it.
 
 -- With client tracking on, this also asks for one notification when one of the lists changes.
 if redis.call('EXISTS', unpack(KEYS)) == 0 then return {} end
@@ -33,8 +33,8 @@ local function next_place(list)
   return place
 end
 
--- Returns how many bytes of oversize entries are kept now; forgets those that have expired. What
--- others have written there is no size: it counts for nothing, and in place of the hash as full.
+-- Returns how many bytes of oversize entries are kept; forgets those that have expired. Values that
+-- are no size count as nothing; a key of another type in place of the hash counts as full.
 local function bytes_kept()
   local sizes, sum = redis.pcall('HGETALL', aside .. '.sizes'), 0
   if sizes.err then return math.huge end

@@ -1,4 +1,4 @@
-"""Beat: asks for the sweeps at intervals, whatever the wall clock and the broker do."""
+"""Beat: requests sweeps at intervals, independent of the wall clock and outages of the broker."""
 
 from datetime import UTC, datetime
 from time import monotonic
@@ -17,24 +17,24 @@ log = structlog.get_logger(__name__)
 
 
 def every(seconds: float) -> schedule:
-    """Return a schedule by the machine's monotonic clock: no step of the wall clock changes it."""
+    """Return a schedule by the monotonic clock, which steps of the wall clock don't change."""
     return schedule(seconds, nowfun=lambda: datetime.fromtimestamp(monotonic(), UTC))
 
 
 class Scheduler(beat.Scheduler):  # type: ignore[misc]  # Celery has no types
-    """Celery's scheduler in memory. What is due is sent again until the broker accepts it."""
+    """Celery's scheduler in memory. Sends a due task again until the broker accepts it."""
 
-    producer = None  # one from the app's pool each time: the pool replaces what was lost
+    producer = None  # one from the app's pool each time: the pool replaces lost connections
 
     def __init__(self, *args: Any, lazy: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, lazy=lazy, **kwargs)
         self._pauses = Pauses(first_s=0.2, max_s=PAUSE_S_MAX)
-        # Celery also makes a lazy one, to print its settings.
+        # Celery also creates a lazy scheduler, to print its settings.
         self._record = None if lazy else Record("beat")
         self._write_health()
 
     def install_default_entries(self, data: Any) -> None:
-        """Add nothing: Celery's own clean-up of results is no task of ours."""
+        """Add nothing: Celery's own clean-up of results is not used."""
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
         keep_trying(

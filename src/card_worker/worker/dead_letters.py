@@ -19,7 +19,7 @@ from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import begin
 from card_worker.storage.errors import is_retryable, needs_operator
-from card_worker.worker.messages import Failed, Fate, Message, Returned, body_of
+from card_worker.worker.messages import Failed, Message, Outcome, Returned, body_of
 from card_worker.worker.retries import Interrupted, Retries
 
 DeadLetterAt: TypeAlias = Callable[[datetime], DeadLetter]
@@ -37,7 +37,7 @@ class DeadLetters:
 
     def dead_letter(
         self, message: Message, reason: DeadLetterReason, detail: str | None = None
-    ) -> Fate:
+    ) -> Outcome:
         """Store a message as a dead letter; return Returned if that failed."""
         stored = self.store([partial(dead_letter_of, message, reason, detail)])
         return Failed(reason, detail) if stored else Returned()

@@ -1,13 +1,12 @@
-"""Waiting messages as one group: taken together, committed together, acknowledged together.
+"""Groups of messages: taken together, committed together, acknowledged together.
 
-Each stays a message of its own for everybody else: its own Celery events, its own result, its own
-fate when another one of the group fails.
+For producers and monitors each is a message of its own: with its own Celery events, its own result,
+and its own outcome when another message of the group fails.
 """
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from time import monotonic
@@ -16,68 +15,58 @@ from typing import Any
 import structlog
 from celery import states
 from celery.exceptions import WorkerLostError
-from celery.utils.time import utcoffset
 from celery.worker import state
-from kombu import serialization
 from kombu.message import Message as KombuMessage
 
 from card_worker.contracts.dead_letters import DeadLetterReason
-from card_worker.contracts.fields import write_json
-from card_worker.contracts.message import Unreadable, cost_of, is_id, validate_envelope
+from card_worker.contracts.message import Unreadable, cost_of, validate_envelope
 from card_worker.health import Record
 from card_worker.storage.contention import Row
 from card_worker.worker import stopping
-from card_worker.worker.messages import Answered, Failed, Fate, Message, Returned, Shown, Waiting
+from card_worker.worker.messages import (
+    Answered,
+    Failed,
+    Message,
+    Outcome,
+    QueryAnswered,
+    Returned,
+    Waiting,
+)
+from card_worker.worker.monitoring import TaskEvents
+from card_worker.worker.received import Received, postpone, receive
 from card_worker.worker.reconnecting import ReconnectingConsumer
 from card_worker.worker.results import Result, Results
 
-EVENTS_BUFFERED_MAX = 4_096
-"""Celery's events of a group leave in one publication, not in one for every two dozen."""
-EVENTS_AS = "card_worker.json"
-"""A serializer for those events: the same JSON as kombu's own, written faster."""
 OBJECTS_PER_GROUP = 100_000
 GROUP_COST_MAX = 2_000
-"""How much the messages of a group may cost together (`cost_of`). No message costs more."""
-PARKED_S = 0.5
-"""How soon a message is delivered again whose rows were locked, if no other comes before."""
-PARKED_MAX = 1_000
-"""So many of them are held besides the others; beyond that, nothing more is taken."""
+"""Maximum for the sum of the costs (`cost_of`) of a group's messages. No message costs more."""
+POSTPONED_S = 0.5
+"""Seconds until a message whose rows were locked is delivered again, if no other comes before."""
+POSTPONED_MAX = 1_000
+"""Number of such messages that are held in addition to others; beyond it, they take their room."""
 HEALTH_S = 5.0
-"""How often a worker writes down its health."""
-
-SHOWN = ("account_id", "card_id", "batch_id", "command_id", "action", "number")
-SHOWN_CHARS_MAX = 400
+"""Seconds between two writes of a worker's health record."""
 
 log = structlog.get_logger(__name__)
 
-serialization.register(EVENTS_AS, write_json, None, "application/json", "utf-8")
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A message as kombu gave it, with what was read of it."""
-
-    raw: KombuMessage
-    message: Message
-
 
 class Consumer(ReconnectingConsumer):
-    """Celery's consumer, but what is taken together is handled together.
+    """Celery's consumer; messages that are taken together are handled together.
 
-    A subclass says what to do with a group.
+    A subclass defines how a group is handled.
     """
 
     tasks: frozenset[str]
-    """The tasks a message may name."""
-    apart: frozenset[str] = frozenset()
-    """Those that are never handled together with others, and after them."""
+    """The tasks that a message may name."""
+    ungrouped: frozenset[str] = frozenset()
+    """Tasks whose messages are handled one by one, after the groups."""
     group_max: int
     group_wait_s: float
-    """How long a group waits for company; a lone message with it."""
+    """Seconds for which a group waits for further messages."""
 
     @staticmethod
-    def deliver(messages: Sequence[Message], locked: frozenset[Row] = frozenset()) -> list[Fate]:
-        """Bring a group to its end. Called in the pool, so it must be importable by name.
+    def deliver(messages: Sequence[Message], locked: frozenset[Row] = frozenset()) -> list[Outcome]:
+        """Handle a group. Called in the pool, so it must be importable by name.
 
         `locked` are rows that earlier messages wait for.
         """
@@ -87,8 +76,8 @@ class Consumer(ReconnectingConsumer):
         """Store messages as dead letters; return False if that failed."""
         raise NotImplementedError
 
-    def result(self, message: Message, fate: Answered | Shown) -> Any:
-        """Return what a producer that asked for a result is given."""
+    def result(self, message: Message, outcome: Answered | QueryAnswered) -> Any:
+        """Return the value of the task's result, for a producer that asked for it."""
         raise NotImplementedError
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -99,29 +88,27 @@ class Consumer(ReconnectingConsumer):
         self._results = Results(backend) if backend else None
 
     def stop(self) -> None:
-        stopping.ask()
+        stopping.request()
         super().stop()
 
     def cancel_active_requests(self) -> None:
         # Celery calls it before it waits for the pool.
-        stopping.ask()
+        stopping.request()
         super().cancel_active_requests()
 
     def create_task_handler(self, *_: Any, **__: Any) -> Callable[[KombuMessage], None]:
-        self._waiting: list[Received] = []
-        self._parked: list[Received] = []
-        self._held = 0  # parked, or just delivered again
+        self._taken: list[Received] = []
+        self._postponed: list[Received] = []
+        self._held = 0  # postponed, or just delivered again
         self._locked = frozenset[Row]()
         self._connections += 1
         self._unreadable: list[tuple[KombuMessage, Failed]] = []
-        self._is_due = False
-        if self.event_dispatcher:
-            self.event_dispatcher.buffer_limit = EVENTS_BUFFERED_MAX
-            self.event_dispatcher.serializer = EVENTS_AS
-        # A transport that takes many says when it has delivered them all.
+        self._is_scheduled = False
+        self._events = TaskEvents(self.event_dispatcher)
+        # Our transport reports when it has delivered all messages that it took together.
         transport = self.connection.transport
-        self._says_when = hasattr(transport, "on_taken")
-        if self._says_when:
+        self._reports_taken = hasattr(transport, "on_taken")
+        if self._reports_taken:
             transport.on_taken = self._on_taken
         if hasattr(transport, "health"):
             self._write_health()
@@ -129,7 +116,7 @@ class Consumer(ReconnectingConsumer):
         return self._on_message
 
     def _write_health(self) -> None:
-        """Say when messages were last asked for, and since when the oldest waits for its end."""
+        """Write when messages were last taken, and since when the oldest is unsettled."""
         if self._record is None:
             self._record = Record("worker")
         asked_at, unsettled_since = self.connection.transport.health()
@@ -143,8 +130,8 @@ class Consumer(ReconnectingConsumer):
         except Unreadable as problem:
             self._unreadable.append((raw, Failed(problem.reason, problem.detail)))
         else:
-            self._waiting.append(Received(raw, _message(raw, kwargs)))
-        if not self._says_when:
+            self._taken.append(receive(raw, kwargs))
+        if not self._reports_taken:
             self._on_taken()
 
     def _validate(self, raw: KombuMessage) -> dict[str, Any]:
@@ -166,18 +153,18 @@ class Consumer(ReconnectingConsumer):
         """Store as a dead letter what kombu can't decode. Celery would log its body and drop it."""
         failed = Failed(DeadLetterReason.DECODING_FAILED, type(exc).__name__)
         self._unreadable.append((message, failed))
-        if not self._says_when:
+        if not self._reports_taken:
             self._on_taken()
 
     def _on_taken(self) -> None:
         if self._unreadable:
             self._dead_letter_unreadable()
-        if not self._waiting or self._is_due:
+        if not self._taken or self._is_scheduled:
             return
-        if self.group_wait_s == 0 or len(self._waiting) >= self.group_max:
+        if self.group_wait_s == 0 or len(self._taken) >= self.group_max:
             self._flush()
         else:
-            self._is_due = True
+            self._is_scheduled = True
             self.timer.call_after(self.group_wait_s, self._flush)
 
     def _dead_letter_unreadable(self) -> None:
@@ -189,20 +176,20 @@ class Consumer(ReconnectingConsumer):
             self._give_back(raws)
 
     def _flush(self) -> None:
-        self._is_due, self._locked = False, frozenset()
-        # What is parked was sent earlier, so it goes first.
-        waiting, self._waiting, self._parked = [*self._parked, *self._waiting], [], []
-        together = [one for one in waiting if one.message.task not in self.apart]
-        apart = [[one] for one in waiting if one.message.task in self.apart]
-        for group in chain(self._groups(together), apart):
-            # What isn't started any more goes back when the worker ends.
-            if not stopping.is_asked():
+        self._is_scheduled, self._locked = False, frozenset()
+        # Postponed messages were sent earlier, so they come first.
+        taken, self._taken, self._postponed = [*self._postponed, *self._taken], [], []
+        grouped = [one for one in taken if one.message.task not in self.ungrouped]
+        ungrouped = [[one] for one in taken if one.message.task in self.ungrouped]
+        for group in chain(self._groups(grouped), ungrouped):
+            # Messages that are not started go back when the worker ends.
+            if not stopping.is_requested():
                 self._start(group)
 
-    def _groups(self, waiting: Sequence[Received]) -> Iterator[list[Received]]:
-        """Yield messages in groups, bounded by their number and by their cost."""
+    def _groups(self, received: Sequence[Received]) -> Iterator[list[Received]]:
+        """Yield messages in groups, bounded in number and cost."""
         group, cost = list[Received](), 0
-        for one in waiting:
+        for one in received:
             more = cost_of(one.message.task, one.message.kwargs)
             if group and (len(group) == self.group_max or cost + more > GROUP_COST_MAX):
                 yield group
@@ -216,225 +203,144 @@ class Consumer(ReconnectingConsumer):
         names = Counter(one.message.task for one in group)
         state.total_count.update(names)
         state.all_total_count[0] += len(group)
-        self._tell("task-received", ((one, _introduction(one)) for one in group))
-        self._tell("task-started", ((one, {}) for one in group))
+        self._events.emit_started(group)
         self._run(group, started=monotonic())
 
     def _run(self, group: list[Received], started: float) -> None:
         delivered, connection = False, self._connections
 
-        def on_fates(fates: Sequence[Fate]) -> None:
+        def on_outcomes(outcomes: Sequence[Outcome]) -> None:
             nonlocal delivered
             delivered = True
-            # What was taken over a connection that is lost has gone back.
+            # Messages that were taken over a lost connection have gone back.
             if connection == self._connections:
-                self._finish(group, fates, seconds=monotonic() - started)
+                self._finish(group, outcomes, seconds=monotonic() - started)
 
         try:
             self.pool.apply_async(
                 self.deliver,
                 ([one.message for one in group], self._locked),
-                callback=on_fates,
+                callback=on_outcomes,
                 error_callback=lambda error: self._on_error(group, started, error.exception),
             )
         except BaseException as error:
-            # The solo pool lets through what `deliver` raises, and what comes after it as well.
+            # The solo pool raises what `deliver` and the callback raise.
             if delivered or not isinstance(error, Exception):
-                # It ends this process.
+                # This ends the process.
                 self._give_back([one.raw for one in group], died=True)
                 raise
             self._on_error(group, started, error)
 
     def _on_error(self, group: list[Received], started: float, error: BaseException) -> None:
-        """Deal with a group that `deliver` has no fates for."""
+        """Finish a group for which `deliver` raised an error."""
         if not isinstance(error, Exception) or isinstance(error, WorkerLostError):
-            # The process that had it is gone.
+            # Its process has died.
             self._finish(group, [Returned(died=True)] * len(group), seconds=0)
             return
         log.error("defect", error=type(error).__name__, messages=len(group))
         if len(group) > 1:
             for one in group:
-                if not stopping.is_asked():
+                if not stopping.is_requested():
                     self._run([one], started)
             return
         failed = Failed(DeadLetterReason.DEFECT, type(error).__name__)
         stored = self.dead_letter([(group[0].raw, failed)])
         self._finish(group, [failed if stored else Returned()], seconds=monotonic() - started)
 
-    def _finish(self, group: list[Received], fates: Sequence[Fate], *, seconds: float) -> None:
-        ends = list(zip(group, fates, strict=True))
-        waiting = [fate.rows for fate in fates if isinstance(fate, Waiting)]
+    def _finish(
+        self, group: list[Received], outcomes: Sequence[Outcome], *, seconds: float
+    ) -> None:
+        ended = list(zip(group, outcomes, strict=True))
+        waiting = [outcome.rows for outcome in outcomes if isinstance(outcome, Waiting)]
         self._locked = self._locked.union(*waiting)
-        self._park(group, [one for one, fate in ends if isinstance(fate, Waiting)])
-        ends = [(one, fate) for one, fate in ends if not isinstance(fate, Waiting)]
-        back = [(one.raw, fate) for one, fate in ends if isinstance(fate, Returned)]
-        self._give_back([raw for raw, _ in back], died=any(fate.died for _, fate in back))
-        self._tell(
-            "task-succeeded",
-            (
-                (one, {"result": _types(fate), "runtime": seconds})
-                for one, fate in ends
-                if isinstance(fate, Answered | Shown)
-            ),
-        )
-        self._tell(
-            "task-failed",
-            (
-                (one, {"exception": fate.explanation, "traceback": ""})
-                for one, fate in ends
-                if isinstance(fate, Failed)
-            ),
-        )
-        self._acknowledge([one.raw for one, fate in ends if not isinstance(fate, Returned)])
+        self._postpone(group, [one for one, outcome in ended if isinstance(outcome, Waiting)])
+        ended = [(one, outcome) for one, outcome in ended if not isinstance(outcome, Waiting)]
+        back = [(one.raw, outcome) for one, outcome in ended if isinstance(outcome, Returned)]
+        self._give_back([raw for raw, _ in back], died=any(outcome.died for _, outcome in back))
+        self._events.emit_outcomes(ended, seconds)
+        self._acknowledge([one.raw for one, out in ended if not isinstance(out, Returned)])
         if self._results is not None:
-            self._results.store([result for end in ends if (result := self._result(*end))])
-        self._rest(max(fate.rest_s if isinstance(fate, Answered) else 0.0 for fate in fates))
+            self._results.store([result for pair in ended if (result := self._result(*pair))])
+        throttles = [one.throttle_s for one in outcomes if isinstance(one, Answered)]
+        self._throttle(max(throttles, default=0.0))
 
-    def _park(self, group: Sequence[Received], waiting: Sequence[Received]) -> None:
-        """Keep messages whose rows another session has locked, and deliver them again soon.
+    def _postpone(self, group: Sequence[Received], waiting: Sequence[Received]) -> None:
+        """Keep messages whose rows another session has locked; deliver them again soon.
 
-        They take no room from others, up to PARKED_MAX.
+        They take no room from others, up to POSTPONED_MAX.
         """
         before = sum(one.message.is_waiting for one in group)
         if not waiting and not before:
             return
-        self._parked += [_parked(one) for one in waiting]
+        self._postponed += [postpone(one) for one in waiting]
         self._held += len(waiting) - before
-        self.qos.value = self.initial_prefetch_count + min(self._held, PARKED_MAX)
-        if waiting and not self._is_due:
-            self._is_due = True
-            self.timer.call_after(PARKED_S, self._flush)
+        self.qos.value = self.initial_prefetch_count + min(self._held, POSTPONED_MAX)
+        if waiting and not self._is_scheduled:
+            self._is_scheduled = True
+            self.timer.call_after(POSTPONED_S, self._flush)
 
     def _give_back(self, raws: Sequence[KombuMessage], *, died: bool = False) -> None:
-        """Put messages back; `died` says that a process ended at them which wasn't told to.
+        """Put messages back on their queues; `died` says that their process died.
 
-        When the worker stops they are left for its end, which gives back all that it has taken,
-        in the order in which it was.
+        A worker that stops puts back all unsettled messages at its end, in their order.
         """
-        if raws and not stopping.is_asked():
-            at_once = getattr(raws[0].channel.qos, "requeue_all", None)
-            self._settle(raws, at_once and partial(at_once, died=died), KombuMessage.requeue)
+        if raws and not stopping.is_requested():
+            requeue_all = getattr(raws[0].channel.qos, "requeue_all", None)
+            settle_all = requeue_all and partial(requeue_all, died=died)
+            self._settle(raws, settle_all, KombuMessage.requeue)
 
     def _acknowledge(self, raws: Sequence[KombuMessage]) -> None:
         if raws:
-            at_once = getattr(raws[0].channel.qos, "ack_all", None)
-            self._settle(raws, at_once, KombuMessage.ack)
+            self._settle(raws, getattr(raws[0].channel.qos, "ack_all", None), KombuMessage.ack)
 
     def _settle(
         self,
         raws: Sequence[KombuMessage],
-        at_once: Callable[[Sequence[str]], None] | None,
-        one: Callable[[KombuMessage], None],
+        settle_all: Callable[[Sequence[str]], None] | None,
+        settle: Callable[[KombuMessage], None],
     ) -> None:
         """Settle messages in one step where the transport can, else one by one."""
         try:
-            if at_once is not None:
-                at_once([raw.delivery_tag for raw in raws])
+            if settle_all is not None:
+                settle_all([raw.delivery_tag for raw in raws])
                 return
             for raw in raws:
-                one(raw)
+                settle(raw)
         except self.connection_errors as error:
-            # They come again, and their keys are known.
-            log.warning("not acknowledged", messages=len(raws), error=type(error).__name__)
+            # They are delivered again, and then repeated by their idempotency keys.
+            log.warning("messages not settled", messages=len(raws), error=type(error).__name__)
 
-    def _rest(self, seconds: float) -> None:
-        """Take no message of the lowest priority for a while; all others as ever."""
+    def _throttle(self, seconds: float) -> None:
+        """Take no message of the lowest priority for so many seconds."""
         transport = self.connection.transport
-        if seconds > 0 and hasattr(transport, "rest"):
-            transport.rest(seconds)
-            # So that the loop comes by when the time is up.
+        if seconds > 0 and hasattr(transport, "throttle_low_priority"):
+            transport.throttle_low_priority(seconds)
+            # Take them again as soon as the time has passed.
             self.timer.call_after(seconds, transport.wake)
 
-    def _tell(self, kind: str, about: Iterable[tuple[Received, Mapping[str, Any]]]) -> None:
-        events, offset = self.event_dispatcher, utcoffset()
-        if events and events.enabled:
-            for one, fields in about:
-                events.send(kind, uuid=one.message.id, utcoffset=lambda: offset, **fields)
-
-    def _result(self, one: Received, fate: Fate) -> Result | None:
+    def _result(self, received: Received, outcome: Outcome) -> Result | None:
         """Return what is stored for a producer that asked for a result."""
-        if one.raw.headers.get("ignore_result"):
+        if received.raw.headers.get("ignore_result"):
             return None
-        id, task = one.message.id, one.message.task
-        match fate:
-            case Answered() | Shown():
-                return Result(id, task, states.SUCCESS, self.result(one.message, fate))
+        id, task = received.message.id, received.message.task
+        match outcome:
+            case Answered() | QueryAnswered():
+                value = self.result(received.message, outcome)
+                return Result(id, task, states.SUCCESS, value)
             case Failed():
-                return Result(id, task, states.FAILURE, DeadLettered(fate.explanation))
+                return Result(id, task, states.FAILURE, DeadLettered(outcome.explanation))
             case Returned() | Waiting():
                 return None
 
 
 class DeadLettered(Exception):
-    """What a producer that asked for a result is given for a message that is a dead letter."""
-
-
-def _message(raw: KombuMessage, kwargs: Mapping[str, Any]) -> Message:
-    about = raw.delivery_info
-    redelivered = int(bool(about.get("redelivered")))
-    return Message(
-        task=raw.headers["task"],
-        id=raw.headers["id"],
-        queue=queue_of(raw),
-        kwargs=kwargs,
-        body=raw.body,
-        headers=raw.headers,
-        returns=about.get("returns", redelivered),
-        deaths=about.get("deaths", redelivered),
-    )
-
-
-def _parked(one: Received) -> Received:
-    raw: Any = one.raw
-    # For a health check it has just been delivered: it isn't stuck, but waits for others.
-    raw.delivered_at = monotonic()
-    return replace(one, message=replace(one.message, is_waiting=True))
+    """The result of a message that became a dead letter."""
 
 
 def spare_cycle_search() -> None:
-    """Let Python look for garbage in cycles once a group, and not in all that is loaded already.
+    """Let Python search for cyclic garbage once a group, and not in objects that exist already.
 
-    A group makes its objects by the hundred thousand, drops them all, and has none in a cycle.
+    A group creates hundreds of thousands of objects and drops all of them; none is in a cycle.
     """
     gc.freeze()
     gc.set_threshold(OBJECTS_PER_GROUP)
-
-
-def queue_of(raw: KombuMessage) -> str | None:
-    """Return the queue that a message lay on; of another transport's, what it says of itself."""
-    about = raw.delivery_info
-    queue = about.get("queue", about.get("routing_key"))
-    return queue if isinstance(queue, str) else None
-
-
-def _introduction(one: Received) -> dict[str, Any]:
-    """Return how a message is shown to monitors: what it is about, never all that it says."""
-    named = ((name, one.message.kwargs.get(name)) for name in SHOWN)
-    # Lists and objects may hold anything, also secrets.
-    shown = {name: value for name, value in named if isinstance(value, str | int)}
-    headers = one.raw.headers
-    return {
-        "name": one.message.task,
-        "args": "()",
-        "kwargs": repr(shown)[:SHOWN_CHARS_MAX],
-        "root_id": _id_in(headers, "root_id"),
-        "parent_id": _id_in(headers, "parent_id"),
-        "retries": 0,
-        "eta": None,
-        "expires": None,
-    }
-
-
-def _id_in(headers: Mapping[str, Any], name: str) -> str | None:
-    """Return the id that a header holds; None if it holds anything else."""
-    value = headers.get(name)
-    return value if is_id(value) else None
-
-
-def _types(fate: Answered | Shown) -> str:
-    if isinstance(fate, Shown):
-        return "shown"
-    return ", ".join(
-        f"{kind} × {times}" if times > 1 else kind
-        for kind, times in Counter(answer.type.value for answer in fate.answers).items()
-    )

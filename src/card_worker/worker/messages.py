@@ -1,4 +1,4 @@
-"""A message as a worker has taken it, and the fates that it can have."""
+"""A message as a worker has taken it, and the outcomes that it can have."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, TypeAlias
 
+from card_worker.contracts.commands import Command
 from card_worker.contracts.dead_letters import DeadLetterReason, explain
+from card_worker.contracts.message import UnreadableItem
 from card_worker.domain.answers import Answer
 from card_worker.query_handler import Seen
 from card_worker.storage.contention import Row
@@ -14,10 +16,9 @@ from card_worker.storage.contention import Row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A task message that was found readable; `headers` and `body` are it as it came.
+    """A task message whose envelope is valid; `headers` and `body` are as they were received.
 
-    `returns` says how often it has come back to its queue, and `deaths` how often because the
-    worker that had it died.
+    `returns` is how often it was put back on its queue, `deaths` how often because its worker died.
     """
 
     task: str
@@ -29,7 +30,23 @@ class Message:
     returns: int = 0
     deaths: int = 0
     is_waiting: bool = False
-    """Whether it is delivered again because a row it needs was locked."""
+    """Whether it is delivered again because a row that it needs was locked."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMessage:
+    """A message with the commands in it, and the items that are not readable as commands."""
+
+    message: Message
+    items: list[Command | UnreadableItem]
+
+    @property
+    def commands(self) -> list[Command]:
+        return [item for item in self.items if not isinstance(item, UnreadableItem)]
+
+    @property
+    def unreadable(self) -> list[UnreadableItem]:
+        return [item for item in self.items if isinstance(item, UnreadableItem)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +54,20 @@ class Answered:
     """Committed, with the answers to the message's commands."""
 
     answers: tuple[Answer, ...]
-    rest_s: float = 0.0
-    """How long to leave the database to others before the next message of its kind."""
+    throttle_s: float = 0.0
+    """How long to take no message of the lowest priority."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """A query, with what it asked to see."""
+class QueryAnswered:
+    """A query, with its result."""
 
-    seen: Seen
+    result: Seen
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Kept as a dead letter. The first line of `detail`, if any, is short and has no secret."""
+    """Stored as a dead letter. The first line of `detail`, if any, is short and has no secret."""
 
     reason: DeadLetterReason
     detail: str | None = None
@@ -63,14 +80,14 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """Untouched: the worker stops before the database would take it, or its process has died."""
+    """Not handled: the worker stops while the database is unavailable, or its process died."""
 
     died: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Untouched: another session has locked a row. To be delivered again, before later messages.
+    """Not handled: another session has locked a row. It is delivered again before later messages.
 
     Until then, later messages that need one of `rows` wait, too.
     """
@@ -78,19 +95,19 @@ class Waiting:
     rows: frozenset[Row] = frozenset()
 
 
-Fate: TypeAlias = Answered | Shown | Failed | Returned | Waiting
+Outcome: TypeAlias = Answered | QueryAnswered | Failed | Returned | Waiting
 
 
 def start_key(message_id: str, body: bytes) -> str:
     """Return the key under which starts of a message are counted.
 
-    Senders choose ids, and two may choose the same one for different messages.
+    Senders choose ids: two different messages may have the same one.
     """
     return f"{message_id}/{sha256(body).hexdigest()[:16]}"
 
 
 def body_of(kwargs: Mapping[str, Any]) -> bytes:
-    """Return the body of a message with these fields."""
+    """Return the body of a message with these keyword arguments."""
     text = json.dumps([[], kwargs, {}], default=str, ensure_ascii=False, separators=(",", ":"))
-    # JSON spells half of a surrogate pair as Python does.
+    # A lone surrogate is escaped as JSON and Python both do it.
     return text.encode("utf-8", "backslashreplace")

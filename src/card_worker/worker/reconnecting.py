@@ -1,4 +1,4 @@
-"""Celery's consumer, kept up while its broker is away, refuses, or sends nonsense."""
+"""Celery's consumer, which reconnects after any failure of its broker."""
 
 from contextlib import suppress
 from time import monotonic, sleep
@@ -11,20 +11,20 @@ from card_worker.pauses import Pauses
 
 PAUSE_S_MAX = 3.0
 STOP_CHECK_S = 0.1
-"""How often a worker that waits for its broker checks whether it was told to stop."""
+"""Seconds between checks whether the worker was told to stop while it waits for its broker."""
 
 
 class ReconnectingConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Connects anew after any failure of the broker, with growing pauses and one log line each.
+    """Reconnects after any failure of the broker, with growing pauses and one log line each.
 
-    It takes part in no exchange between workers (gossip, mingle): what anybody publishes there
-    would reach every worker, and none needs it.
+    Exchange between workers (gossip, mingle) is off: nothing needs it, and anybody could publish
+    there to all workers.
     """
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
         default_steps = (
             "celery.worker.consumer.connection:Connection",
-            "celery.worker.consumer.mingle:Mingle",  # switched off, but others depend on it
+            "celery.worker.consumer.mingle:Mingle",  # off, but other steps depend on it
             "celery.worker.consumer.events:Events",
             "celery.worker.consumer.heart:Heart",
             "card_worker.worker.remote_control:RemoteControl",
@@ -53,7 +53,7 @@ class ReconnectingConsumer(Consumer):  # type: ignore[misc]  # Celery has no typ
         self._wait_for_broker(exc)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        # What is in flight goes back before the pause, so that others can have it.
+        # Messages in flight are returned before the pause, so that other workers take them.
         with suppress(Exception):
             self.connection.collect()
         self._wait_for_broker(exc)

@@ -1,7 +1,7 @@
-"""Celery's remote control, reduced to what can do no harm, and safe from what anybody publishes.
+"""Celery's remote control, restricted to inspection, and robust against malformed messages.
 
-Everybody who may publish a command may also publish on the remote control channel. So a worker can
-be inspected, but not be changed, and a message that asks for anything else is ignored.
+Whoever may publish commands may also publish to the remote control channel. So a worker can be
+inspected, but not be changed; all other messages are ignored.
 """
 
 from time import monotonic
@@ -18,7 +18,7 @@ ALLOWED = frozenset(
     [
         *("active", "active_queues", "clock", "conf", "ping", "query_task", "registered"),
         *("report", "reserved", "revoked", "scheduled", "stats"),
-        # With these a monitor asks for events.
+        # Monitors enable events with these.
         *("enable_events", "heartbeat"),
     ]
 )
@@ -36,19 +36,19 @@ class _ReplyTo(BaseModel):
 
 
 class _Request(BaseModel):
-    """What a remote control message may say."""
+    """A remote control message."""
 
     method: Text
     arguments: dict[str, Any] | None = None
     destination: list[Text] | None = None
     pattern: Text | None = None
-    matcher: Literal["glob"] | None = None  # a regular expression could take for ever
+    matcher: Literal["glob"] | None = None  # a regular expression could run for very long
     reply_to: _ReplyTo | None = None
     ticket: Text | None = None
 
 
 def restrict() -> None:
-    """Answer every command that isn't allowed with a refusal."""
+    """Refuse every command that is not allowed."""
     for name in Panel.data:
         if name not in ALLOWED:
             Panel.data[name] = _refuse
@@ -60,7 +60,7 @@ def _refuse(_: object, **__: Any) -> dict[str, str]:
 
 
 class _Pidbox(pidbox.Pidbox):  # type: ignore[misc]  # Celery has no types
-    """Celery's mailbox; a message that isn't well formed is ignored."""
+    """Celery's mailbox; ignores malformed messages."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -95,7 +95,7 @@ class _Pidbox(pidbox.Pidbox):  # type: ignore[misc]  # Celery has no types
             self._ignore(type(error).__name__)
 
     def _ignore(self, why: str) -> None:
-        """Log at most one line per IGNORED_LOG_S, whatever is published."""
+        """Log at most one line per IGNORED_LOG_S."""
         self._ignored += 1
         if monotonic() - self._logged_at > IGNORED_LOG_S:
             log.warning("remote control messages ignored", messages=self._ignored, reason=why)
@@ -103,7 +103,7 @@ class _Pidbox(pidbox.Pidbox):  # type: ignore[misc]  # Celery has no types
 
 
 class RemoteControl(Control):  # type: ignore[misc]
-    """Celery's step of the same purpose, with this module's mailbox."""
+    """Celery's bootstep for remote control, with this module's mailbox."""
 
     def __init__(self, c: Any, **kwargs: Any) -> None:
         super().__init__(c, **kwargs)

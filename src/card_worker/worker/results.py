@@ -12,13 +12,13 @@ from card_worker.pauses import Pauses, described
 
 PAUSE_S_MAX = 60.0
 REPLIES_PER_RESULT = 2
-"""To what stores it, and to what tells those who wait for it."""
+"""Replies to SET and to PUBLISH."""
 
 log = structlog.get_logger(__name__)
 
 
 class Result(NamedTuple):
-    """What a producer is given for its message: a state of Celery's, and a value or an error."""
+    """The result of a task: a state of Celery's, and a value or an error."""
 
     message_id: str
     task: str
@@ -29,8 +29,8 @@ class Result(NamedTuple):
 class Results:
     """Stores results in Celery's own format, those of a group in one round trip.
 
-    A result is a convenience: the answer is on the stream. So nobody waits for a backend that is
-    away: after that nothing is stored for a growing pause.
+    The answer itself is on the stream. So a worker does not wait for a backend that is unavailable:
+    after a failure, nothing is stored for a growing pause.
     """
 
     def __init__(self, backend: Any) -> None:
@@ -39,7 +39,7 @@ class Results:
         self._again_at = float("-inf")
 
     def store(self, results: Sequence[Result]) -> None:
-        """Store `results`, each for itself, or log which are not stored."""
+        """Store `results`, each independent of the others; log which are not stored."""
         if monotonic() < self._again_at:
             return
         try:
@@ -57,7 +57,7 @@ class Results:
                 _log_not_stored(result, reply)
 
     def _is_added(self, pipeline: Any, result: Result) -> bool:
-        """Add a result to what is sent; say whether it could be written as JSON."""
+        """Add a result to the pipeline; say whether it could be written as JSON."""
         try:
             self._add(pipeline, result)
         except Exception as error:
@@ -74,9 +74,9 @@ class Results:
         )
         written = backend.encode({**meta, "task_id": result.message_id})
         key = backend.get_key_for_task(result.message_id)
-        # All that can fail has been done: a pipeline keeps what was added.
+        # Everything that can fail comes before this: a pipeline keeps what was added.
         pipeline.set(key, written, ex=backend.expires or None)
-        # Whoever waits for the result is subscribed to its key.
+        # A producer that waits for the result is subscribed to its key.
         pipeline.publish(key, written)
 
 

@@ -1,4 +1,4 @@
-"""Work on the database, repeated until the database can do it or the worker stops."""
+"""Database work that is retried until it succeeds or the worker stops."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +17,7 @@ Done = TypeVar("Done")
 
 
 class Interrupted(Exception):
-    """The worker has been told to stop while the database was away."""
+    """The worker was told to stop while the database was unavailable."""
 
 
 class Blocked(Exception):
@@ -25,7 +25,7 @@ class Blocked(Exception):
 
 
 class Retries:
-    """Repeats work that fails by the database's fault; there is no last try.
+    """Retries work without limit if the database is the cause of its failure.
 
     `stopping` says whether the worker has been told to stop.
     """
@@ -36,13 +36,14 @@ class Retries:
     def run(
         self, work: Callable[[], Done], *, gives_up: Callable[[Exception], bool] = lambda _: False
     ) -> Done:
-        """Do `work` until it succeeds; raise what isn't the database's fault, or `gives_up`.
+        """Do `work` until it succeeds. Raises its error if the database is not the cause, or if
+        `gives_up` is true for it.
 
-        Raises Interrupted when the worker is told to stop meanwhile, and Blocked when another
-        session holds a row for too long.
+        Raises Interrupted if the worker is told to stop meanwhile, and Blocked if another session
+        holds a row for longer than the lock timeout.
         """
 
-        def is_passing(error: Exception) -> bool:
+        def is_transient(error: Exception) -> bool:
             return is_retryable(error) and not is_lock_timeout(error) and not gives_up(error)
 
         try:
@@ -50,7 +51,7 @@ class Retries:
                 partial(through_races, work),
                 "database unavailable",
                 pauses=Pauses(first_s=0.1, max_s=PAUSE_S_MAX),
-                is_retryable=is_passing,
+                is_retryable=is_transient,
                 is_alarming=needs_operator,
                 wait=self._wait,
             )

@@ -1,6 +1,6 @@
-"""How often a message was started that may be what kills its worker.
+"""Counted starts of messages that may be what kills their workers.
 
-A failure here is no message's fault.
+Failures of counting are never caused by a message.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,34 +21,34 @@ log = structlog.get_logger(__name__)
 
 
 class Starts:
-    """The starts of messages, as the database has them.
+    """Counts starts of messages in the database.
 
-    A start counts unless the worker itself has broken it off: the next one then takes its place.
+    A start that the worker itself has broken off does not count.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def count(self, messages: Sequence[Message], *, failed: bool = False) -> list[int]:
-        """Note that messages are about to be started; return how many starts of each count.
+        """Count a start of each message before it is started; return the number of starts of each.
 
-        `failed` says that the last start of each ended by a defect. Raises OwnFault.
+        `failed` says that the last start of each ended with a defect. Raises OwnFault.
         """
-        noted = [Start(start_key(one.id, one.body), one.deaths) for one in messages]
+        starts = [Start(start_key(one.id, one.body), one.deaths) for one in messages]
         with own_fault(), begin(self._engine) as (connection, now):
-            return dead_letters.count_starts(connection, noted, now, failed=failed)
+            return dead_letters.count_starts(connection, starts, now, failed=failed)
 
     def has_left(self, message: Message, *, failed: bool = False) -> bool:
-        """Note one more start; say whether the message may still have it. Raises OwnFault."""
+        """Count one more start; say whether it is within STARTS_MAX. Raises OwnFault."""
         (starts,) = self.count([message], failed=failed)
         return starts < STARTS_MAX
 
     def take_back(self, messages: Sequence[Message]) -> None:
-        """Take back a start that came to nothing without the message's fault."""
+        """Do not count the last start of each message, which was blocked by a lock."""
         self._change(dead_letters.uncount_starts, messages)
 
     def forget(self, messages: Sequence[Message]) -> None:
-        """Count no more starts of messages that are done."""
+        """Delete the counts of messages that are done."""
         self._change(dead_letters.forget_starts, messages)
 
     def _change(
@@ -60,5 +60,5 @@ class Starts:
             with begin(self._engine, lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS) as (connection, _):
                 change(connection, [start_key(message.id, message.body) for message in messages])
         except Exception as error:
-            # A start too many is counted; a message that is done isn't started again.
-            log.warning("starts not noted", **described(error))
+            # One start too many is counted; a message that is done is not started again.
+            log.warning("starts not updated", **described(error))

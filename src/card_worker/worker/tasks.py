@@ -1,4 +1,4 @@
-"""Celery's door: the app, one task per command, and what may pass. The work is elsewhere."""
+"""The Celery app: one task for each command, query and sweep, and the consumer of the queues."""
 
 import json
 import os
@@ -51,28 +51,29 @@ from card_worker.transport.access import Refused, Step, check_access, consuming,
 from card_worker.worker import grouping, remote_control, stopping
 from card_worker.worker.dead_letters import dead_letter_of
 from card_worker.worker.delivery import Delivery
-from card_worker.worker.grouping import DeadLettered, queue_of
+from card_worker.worker.fair_share import LOW_PRIORITY
+from card_worker.worker.grouping import DeadLettered
 from card_worker.worker.messages import (
     Answered,
     Failed,
-    Fate,
     Message,
+    Outcome,
+    QueryAnswered,
     Returned,
-    Shown,
     Waiting,
     body_of,
 )
+from card_worker.worker.received import queue_of
 
 TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, CHUNK, *SWEEPS])
-"""What a message may name. Celery's own tasks (chains, chords, clean-ups) are not among them."""
+"""The tasks that a message may name. Celery's own (chains, chords, clean-ups) are not allowed."""
 
-APART = frozenset([CHUNK, *SWEEPS])
-"""Work of our own, done message by message, after commands."""
+UNGROUPED = frozenset([CHUNK, *SWEEPS])
+"""Internal tasks, whose messages are handled one by one, after commands."""
 
-PRIORITY_LOWEST = 9
 PAUSE_S_MAX = 5.0
 FILE_S_MAX = 2.0
-"""How long a worker that stops waits for the file that is being put."""
+"""Seconds for which a worker that stops waits for a file that is being written."""
 
 app = Celery("card_worker", events="card_worker.worker.monitoring:Events", set_as_current=False)
 app.config_from_object("celeryconfig")
@@ -81,7 +82,7 @@ log = structlog.get_logger(__name__)
 
 
 def _engine() -> Engine:
-    # One for each process: two on one connection would garble each other's answers.
+    # One for each process: processes must not share connections.
     return _engine_of(os.getpid())
 
 
@@ -96,7 +97,7 @@ def _files_of(_pid: int) -> FileWriter:
 
 
 def _put_files() -> None:
-    # A thread doesn't survive a fork.
+    # The writer is a thread, which does not survive a fork.
     _files_of(os.getpid()).wake()
 
 
@@ -111,7 +112,7 @@ def _check_files_url() -> None:
     try:
         FileStore(load_settings().files_url).check()
     except (ImportError, ValueError) as error:
-        # A library is missing, or there is none for this scheme. The text may hold a password.
+        # No library is installed for this scheme. The error's text may contain a password.
         raise WrongSetting(f"CARD_WORKER_FILES_URL: {type(error).__name__}") from None
 
 
@@ -124,30 +125,30 @@ def _vault() -> Vault:
 def _delivery_of(_pid: int) -> Delivery:
     return Delivery(
         _engine(),
-        stopping=stopping.is_asked,
+        stopping=stopping.is_requested,
         vault=_vault(),
         put_files=_put_files,
-        letters_to=load_settings().letter_recipients or (),
-        ask=_ask,
+        recipients=load_settings().letter_recipients or (),
+        request=_request_chunks,
     )
 
 
-def _ask(chunks: Sequence[Chunk]) -> None:
-    """Send messages that ask for chunks."""
+def _request_chunks(chunks: Sequence[Chunk]) -> None:
+    """Send messages that request chunks."""
     for chunk in chunks:
-        # The same chunk is the same message, however often it is asked for.
+        # Each request for a chunk has the same message id.
         message_id = str(uuid5(chunk.run, str(chunk.number)))
-        _send_last(CHUNK, {**chunk._asdict(), "run": str(chunk.run)}, message_id)
+        _send_low_priority(CHUNK, {**chunk._asdict(), "run": str(chunk.run)}, message_id)
 
 
-def _send_last(task: str, kwargs: Mapping[str, Any], message_id: str) -> None:
-    """Send a message of the lowest priority: any command that waits is taken before it."""
+def _send_low_priority(task: str, kwargs: Mapping[str, Any], message_id: str) -> None:
+    """Send a message of the lowest priority: all commands on the queue are taken before it."""
     app.send_task(
         task,
         kwargs=kwargs,
         task_id=message_id,
         queue=QUEUES[task],
-        priority=PRIORITY_LOWEST,
+        priority=LOW_PRIORITY,
         ignore_result=True,
         retry_policy={"max_retries": 1},
         argsrepr="()",
@@ -159,46 +160,43 @@ def _delivery() -> Delivery:
     return _delivery_of(os.getpid())
 
 
-def deliver(messages: Sequence[Message], locked: frozenset[Row] = frozenset()) -> list[Fate]:
-    """Bring a group of messages to its end, in the process that the pool chose for it."""
+def deliver(messages: Sequence[Message], locked: frozenset[Row] = frozenset()) -> list[Outcome]:
+    """Handle a group of messages, in a process of the pool."""
     if messages[0].task in _SWEEPS:
         return [_sweep(message) for message in messages]
     return _delivery().deliver(messages, locked)
 
 
 class AnyField(Task):  # type: ignore[misc]  # Celery has no types
-    """A task whose fields may have any name; Celery's would fail on one called `self`."""
+    """A task whose fields may have any name; Celery's own fails on a field called `self`."""
 
     def __call__(self, /, **fields: Any) -> Any:
         return self.run(**fields)
 
 
 def _make_task(name: str) -> None:
-    # Where groups are made (Consumer, below) a task is no more than its name; this is what it does
-    # when Celery runs it by itself.
+    # The consumer below needs only the name of a task. This runs when Celery itself runs the task.
     @app.task(name=name, bind=True, base=AnyField)
-    def door(task: Task, /, **fields: Any) -> Any:
-        about = task.request
-        message = Message(
-            task=name, id=about.id or str(uuid4()), queue=None, kwargs=fields, body=body_of(fields)
-        )
-        (fate,) = deliver([message])
-        match fate:
-            case Answered() | Shown():
-                return _result(message, fate)
+    def run(task: Task, /, **fields: Any) -> Any:
+        message_id = task.request.id or str(uuid4())
+        message = Message(task=name, id=message_id, queue=None, kwargs=fields, body=body_of(fields))
+        (outcome,) = deliver([message])
+        match outcome:
+            case Answered() | QueryAnswered():
+                return _result(message, outcome)
             case Failed():
-                raise DeadLettered(fate.explanation)
+                raise DeadLettered(outcome.explanation)
             case Returned() | Waiting():
                 raise Reject("not now", requeue=True)
 
 
-def _result(message: Message, fate: Answered | Shown) -> Any:
-    """Return what a producer that asked for a result is given: the event, or a list of them."""
-    if isinstance(fate, Shown):
-        return fate.seen
-    if message.task in APART:
+def _result(message: Message, outcome: Answered | QueryAnswered) -> Any:
+    """Return the value of a task's result: what a query found, an event, or a list of events."""
+    if isinstance(outcome, QueryAnswered):
+        return outcome.result
+    if message.task in UNGROUPED:
         return None
-    events = [json.loads(answer.event) for answer in fate.answers]
+    events = [json.loads(answer.event) for answer in outcome.answers]
     return events if message.task == APPLY else events[0]
 
 
@@ -215,7 +213,7 @@ def _sweep_files(_: Engine, __: Place) -> Swept:
 
 
 def _sweep_batches(engine: Engine, _: Place) -> Swept:
-    _ask(resting_chunks(engine))
+    _request_chunks(resting_chunks(engine))
     return Swept(lapse_orders(engine), None)
 
 
@@ -228,10 +226,10 @@ _SWEEPS: dict[str, Callable[[Engine, Place], Swept]] = {
 _PLACE = TypeAdapter(Place)
 
 
-def _sweep(message: Message) -> Fate:
-    """Do a slice of a sweep, and ask for the next one, which is taken after waiting commands.
+def _sweep(message: Message) -> Outcome:
+    """Do a slice of a sweep and request the next one, which is taken after waiting commands.
 
-    When the database or the broker is away, the sweep that beat asks for next does the rest.
+    If the database or the broker is unavailable, the next sweep does what is left.
     """
     try:
         place = _PLACE.validate_python(message.kwargs)
@@ -242,25 +240,25 @@ def _sweep(message: Message) -> Fate:
     try:
         swept = _SWEEPS[message.task](_engine(), place)
         if swept.following is not None:
-            _ask_for_slice(message.task, swept.following)
+            _request_slice(message.task, swept.following)
     except Exception as error:
-        passes = is_retryable(error) and not needs_operator(error)
-        is_away = passes or isinstance(error, RedisError | OperationalError)
+        is_transient = is_retryable(error) and not needs_operator(error)
+        is_away = is_transient or isinstance(error, RedisError | OperationalError)
         write = log.warning if is_away else log.error
-        write("sweep put off", **described(error))
+        write("sweep failed, left to the next one", **described(error))
     return Answered(())
 
 
-def _ask_for_slice(sweep: str, place: Place) -> None:
+def _request_slice(sweep: str, place: Place) -> None:
     kwargs = {"swept": place.swept, "expires_at": place.expires_at, "id": place.id}
-    _send_last(sweep, json.loads(write_json(kwargs)), str(uuid4()))
+    _send_low_priority(sweep, json.loads(write_json(kwargs)), str(uuid4()))
 
 
 class Consumer(grouping.Consumer):
-    """What takes messages from the queues: groups of commands, and sweeps."""
+    """Takes messages from the queues and handles commands in groups."""
 
     tasks = TASKS
-    apart = APART
+    ungrouped = UNGROUPED
     deliver = staticmethod(deliver)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -271,8 +269,8 @@ class Consumer(grouping.Consumer):
     def dead_letter(self, failed: Sequence[tuple[KombuMessage, Failed]]) -> bool:
         return _delivery().dead_letter([partial(_dead_letter, *one) for one in failed])
 
-    def result(self, message: Message, fate: Answered | Shown) -> Any:
-        return _result(message, fate)
+    def result(self, message: Message, outcome: Answered | QueryAnswered) -> Any:
+        return _result(message, outcome)
 
 
 def _dead_letter(message: KombuMessage, failed: Failed, now: datetime) -> DeadLetter:
@@ -281,8 +279,8 @@ def _dead_letter(message: KombuMessage, failed: Failed, now: datetime) -> DeadLe
     return DeadLetter(
         received_at=now,
         queue=queue_of(message),
-        task=_address(headers.get("task")),
-        message_id=_address(headers.get("id")),
+        task=_id_or_none(headers.get("task")),
+        message_id=_id_or_none(headers.get("id")),
         reason=failed.reason,
         headers=headers,
         content_type=_text(message.content_type),
@@ -294,17 +292,17 @@ def _dead_letter(message: KombuMessage, failed: Failed, now: datetime) -> DeadLe
 
 
 def _describe_aside(aside: Mapping[str, Any]) -> str:
-    kept = f"kept at {aside['key']} for 7 days" if "key" in aside else "not kept: too much was"
-    return f"{aside['bytes']} bytes, SHA-1 {aside['sha1']}, {kept}; this is the beginning"
+    kept = f"kept at {aside['key']} for 7 days" if "key" in aside else "not kept: no space left"
+    return f"{aside['bytes']} bytes, SHA-1 {aside['sha1']}, {kept}; the body is the beginning"
 
 
-def _address(value: object) -> str | None:
-    # What else there may be stands in the headers.
+def _id_or_none(value: object) -> str | None:
+    # Any other value is kept in the headers.
     return value if is_id(value) else None
 
 
 def _text(value: object) -> str | None:
-    """Return what stands in place of a text; of other JSON, its spelling without secrets."""
+    """Return a string or None as it is, other JSON as text without secrets."""
     return value if isinstance(value, str | None) else write_json(masked(value))
 
 
@@ -315,7 +313,7 @@ def _on_setup_logging(loglevel: int, **_: Any) -> None:
 
 @signals.worker_init.connect
 def _on_worker_init(**_: Any) -> None:
-    """Refuse to start on a database that isn't migrated; let nobody steer the worker remotely."""
+    """Refuse to start on a database that is not migrated; restrict remote control."""
     grouping.spare_cycle_search()
     remote_control.restrict()
     broker = load_settings().broker()
@@ -337,7 +335,7 @@ def _on_beat_init(**_: Any) -> None:
 
 
 def _check_broker(steps: Iterator[Step]) -> None:
-    """Wait for the broker. Raises Refused if it refuses what waiting can't mend."""
+    """Wait for the broker. Raises Refused if a refusal is permanent."""
     needed = list(steps)
     with connect(load_settings().broker()) as redis:
         _try_until_available("broker unavailable", lambda: check_access(redis, needed))
@@ -356,4 +354,4 @@ def _try_until_available(event: str, work: Callable[[], None]) -> None:
 def _check_schema() -> None:
     with reading(_engine()) as connection:
         check(connection)
-    _engine().dispose()  # so that a pool which forks from here takes no connection along
+    _engine().dispose()  # a pool that forks from here must not inherit connections

@@ -1,0 +1,111 @@
+"""Groups of messages with commands: many messages, one commit."""
+
+from collections.abc import Sequence
+from functools import partial
+from time import perf_counter
+
+import structlog
+
+from card_worker.contracts.commands import Command
+from card_worker.contracts.enums import EventType
+from card_worker.domain.answers import Answer
+from card_worker.handler import handle
+from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, LOCK_TIMEOUT_MS, begin
+from card_worker.worker.chunks import Chunks
+from card_worker.worker.dead_letters import dead_letter_of_items
+from card_worker.worker.messages import Answered, Outcome, ReadMessage, Returned
+from card_worker.worker.pin_attempts import record_attempts
+from card_worker.worker.resources import Resources
+
+JOB_STARTS = frozenset(
+    [
+        EventType.BATCH_ACCEPTED,
+        EventType.BATCH_APPROVED,
+        EventType.BATCH_CANCELLED,
+        EventType.BATCH_RECALLING,
+    ]
+)
+"""Events with which a job starts; its id is that of the event."""
+IDS_LOGGED_MAX = 10
+
+log = structlog.get_logger(__name__)
+
+
+class Groups:
+    """Commits groups."""
+
+    def __init__(self, resources: Resources, chunks: Chunks) -> None:
+        self._resources, self._chunks = resources, chunks
+
+    def commit(
+        self,
+        reads: Sequence[ReadMessage],
+        *,
+        is_counted: bool = False,
+        lock_timeout_ms: int = LOCK_TIMEOUT_MS,
+    ) -> list[Outcome]:
+        """Handle messages in one commit; `is_counted` says that their starts were counted."""
+        started = perf_counter()
+        commands = [command for read in reads for command in read.commands]
+        record_attempts(self._resources.engine, commands, lock_timeout_ms)
+        with begin(self._resources.engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):
+            answers = handle(connection, commands, now, self._resources.mint)
+        self._resources.fair_share.note_commands()
+        _log_group(commands, answers, messages=len(reads), ms=(perf_counter() - started) * 1000)
+        self._follow_up(answers)
+        self._resources.starts.forget(
+            [read.message for read in reads if is_counted or read.message.deaths]
+        )
+        left = iter(answers)
+        answered = [Answered(tuple(next(left) for _ in read.commands)) for read in reads]
+        return [self._store_items(*pair) for pair in zip(reads, answered, strict=True)]
+
+    def commit_again(self, reads: Sequence[ReadMessage]) -> list[Outcome]:
+        """Handle messages in one commit that waits for locks only briefly."""
+        return self.commit(reads, lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS) if reads else []
+
+    def commit_counted(self, read: ReadMessage, lock_timeout_ms: int) -> Outcome:
+        """Handle a message alone, after its start was counted."""
+        (outcome,) = self.commit([read], is_counted=True, lock_timeout_ms=lock_timeout_ms)
+        return outcome
+
+    def _store_items(self, read: ReadMessage, answered: Answered) -> Outcome:
+        """Store the unreadable items of a list. If that fails, the list is delivered again."""
+        letter = partial(dead_letter_of_items, read.message, read.unreadable, len(read.items))
+        if not read.unreadable or self._resources.dead_letters.store([letter]):
+            return answered
+        return Returned()
+
+    def _follow_up(self, answers: Sequence[Answer]) -> None:
+        """Start what follows a commit. If that fails, a sweep does it later."""
+        job_ids = [answer.id for answer in answers if answer.type in JOB_STARTS]
+        if job_ids:
+            self._chunks.request_first(job_ids)
+        if any(answer.type is EventType.BATCH_COMPLETED for answer in answers):
+            self._resources.put_files()
+
+
+def _log_group(
+    commands: Sequence[Command], answers: Sequence[Answer], *, messages: int, ms: float
+) -> None:
+    refused = [
+        (command, answer)
+        for command, answer in zip(commands, answers, strict=True)
+        if answer.reason
+    ]
+    for command, answer in refused:
+        log.info(
+            "command refused",
+            command_id=command.command_id,
+            account_id=command.account_id,
+            command=command.command,
+            reason=answer.reason,
+        )
+    log.info(
+        "group committed",
+        messages=messages,
+        commands=len(commands),
+        refused=len(refused),
+        ms=round(ms, 1),
+        command_ids=[command.command_id for command in commands[:IDS_LOGGED_MAX]],
+    )

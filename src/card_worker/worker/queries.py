@@ -1,0 +1,48 @@
+"""Messages with queries: answered by the result of their task alone."""
+
+from functools import partial
+
+from card_worker.contracts.commands import InvalidCommand
+from card_worker.contracts.dead_letters import DeadLetterReason
+from card_worker.contracts.message import Unreadable, read_query
+from card_worker.contracts.queries import Look, Query
+from card_worker.query_handler import Seen, look, look_as_holder
+from card_worker.storage.engine import begin, reading
+from card_worker.worker.dead_letters import log_defect
+from card_worker.worker.messages import Message, Outcome, QueryAnswered, Returned, Waiting
+from card_worker.worker.pin_attempts import record_attempts
+from card_worker.worker.resources import Resources
+from card_worker.worker.retries import Blocked, Interrupted
+
+
+class Queries:
+    """Answers queries."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._engine, self._vault = resources.engine, resources.mint.vault
+        self._retries, self._dead_letters = resources.retries, resources.dead_letters
+
+    def deliver(self, message: Message) -> Outcome:
+        """Answer the query in a message."""
+        try:
+            query = read_query(message.task, message.id, message.kwargs, self._vault)
+            return QueryAnswered(self._retries.run(partial(self._answer, query)))
+        except Interrupted:
+            return Returned()
+        except Blocked:
+            return Waiting()
+        except Unreadable as problem:
+            return self._dead_letters.dead_letter(message, problem.reason, problem.detail)
+        except Exception as defect:
+            # The query has changed nothing; the next try would fail in the same way.
+            log_defect(defect, messages=1)
+            name = type(defect).__name__
+            return self._dead_letters.dead_letter(message, DeadLetterReason.DEFECT, name)
+
+    def _answer(self, query: Query | InvalidCommand) -> Seen:
+        if isinstance(query, Look) and (query.token is not None or query.pin is not None):
+            record_attempts(self._engine, [query])
+            with begin(self._engine) as (connection, now):
+                return look_as_holder(connection, query, now)
+        with reading(self._engine) as connection:
+            return look(connection, query)
