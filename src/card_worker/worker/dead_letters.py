@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from card_worker.contracts.dead_letters import DeadLetterReason
-from card_worker.contracts.message import UnreadableItem, describe_items
+from card_worker.contracts.message import Unreadable, UnreadableItem, describe_items
 from card_worker.pauses import Pauses
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
@@ -41,6 +41,13 @@ class DeadLetters:
         """Store a message as a dead letter; return Returned if that failed."""
         stored = self.store([partial(dead_letter_of, message, reason, detail)])
         return Failed(reason, detail) if stored else Returned()
+
+    def dead_letter_unread(self, message: Message, error: Exception) -> Outcome:
+        """Store a message as a dead letter that is Unreadable, or whose reading has a defect."""
+        if isinstance(error, Unreadable):
+            return self.dead_letter(message, error.reason, error.detail)
+        log_defect(error, messages=1)
+        return self.dead_letter(message, DeadLetterReason.DEFECT, type(error).__name__)
 
     def store(self, letters: Sequence[DeadLetterAt]) -> bool:
         """Store dead letters in one commit. Their messages may be acknowledged afterwards.

@@ -19,8 +19,7 @@ from sqlalchemy import Engine
 
 from card_worker.batches.chunks import Chunk
 from card_worker.contracts.commands import CHUNK
-from card_worker.contracts.dead_letters import DeadLetterReason
-from card_worker.contracts.message import NO_VAULT, Unreadable, read_commands
+from card_worker.contracts.message import NO_VAULT, read_commands
 from card_worker.contracts.queries import QUERIES
 from card_worker.secret_issuer import Mint
 from card_worker.secrets.vault import Vault
@@ -123,13 +122,9 @@ class Delivery:
         """Return the commands of a message, or its outcome if it is unreadable."""
         try:
             items = read_commands(message.task, message.id, message.kwargs, self._vault)
-        except Unreadable as problem:
-            return self._dead_letters.dead_letter(message, problem.reason, problem.detail)
-        except Exception as defect:
+        except Exception as error:
             # Reading depends on the message only: the next try would fail in the same way.
-            log_defect(defect, messages=1)
-            name = type(defect).__name__
-            return self._dead_letters.dead_letter(message, DeadLetterReason.DEFECT, name)
+            return self._dead_letters.dead_letter_unread(message, error)
         return ReadMessage(message, items)
 
     def _deliver_in_order(

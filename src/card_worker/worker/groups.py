@@ -5,16 +5,19 @@ from functools import partial
 from time import perf_counter
 
 import structlog
+from sqlalchemy import Engine
 
 from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import EventType
+from card_worker.contracts.queries import Look
 from card_worker.domain.answers import Answer
 from card_worker.handler import handle
 from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, LOCK_TIMEOUT_MS, begin
+from card_worker.storage.errors import own_fault
+from card_worker.storage.pin_attempts import guessing, note_guesses
 from card_worker.worker.chunks import Chunks
 from card_worker.worker.dead_letters import dead_letter_of_items
 from card_worker.worker.messages import Answered, Outcome, ReadMessage, Returned
-from card_worker.worker.pin_attempts import record_attempts
 from card_worker.worker.resources import Resources
 
 JOB_STARTS = frozenset(
@@ -83,6 +86,15 @@ class Groups:
             self._chunks.request_first(job_ids)
         if any(answer.type is EventType.BATCH_COMPLETED for answer in answers):
             self._resources.put_files()
+
+
+def record_attempts(
+    engine: Engine, requests: Sequence[Command | Look], lock_timeout_ms: int = LOCK_TIMEOUT_MS
+) -> None:
+    """Record PIN attempts in a commit of their own, before a PIN is compared. Raises OwnFault."""
+    if guessing(requests):
+        with own_fault(), begin(engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):
+            note_guesses(connection, requests, now)
 
 
 def _log_group(

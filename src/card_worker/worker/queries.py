@@ -3,14 +3,12 @@
 from functools import partial
 
 from card_worker.contracts.commands import InvalidCommand
-from card_worker.contracts.dead_letters import DeadLetterReason
-from card_worker.contracts.message import Unreadable, read_query
+from card_worker.contracts.message import read_query
 from card_worker.contracts.queries import Look, Query
 from card_worker.query_handler import Seen, look, look_as_holder
 from card_worker.storage.engine import begin, reading
-from card_worker.worker.dead_letters import log_defect
+from card_worker.worker.groups import record_attempts
 from card_worker.worker.messages import Message, Outcome, QueryAnswered, Returned, Waiting
-from card_worker.worker.pin_attempts import record_attempts
 from card_worker.worker.resources import Resources
 from card_worker.worker.retries import Blocked, Interrupted
 
@@ -31,13 +29,9 @@ class Queries:
             return Returned()
         except Blocked:
             return Waiting()
-        except Unreadable as problem:
-            return self._dead_letters.dead_letter(message, problem.reason, problem.detail)
-        except Exception as defect:
+        except Exception as error:
             # The query has changed nothing; the next try would fail in the same way.
-            log_defect(defect, messages=1)
-            name = type(defect).__name__
-            return self._dead_letters.dead_letter(message, DeadLetterReason.DEFECT, name)
+            return self._dead_letters.dead_letter_unread(message, error)
 
     def _answer(self, query: Query | InvalidCommand) -> Seen:
         if isinstance(query, Look) and (query.token is not None or query.pin is not None):
