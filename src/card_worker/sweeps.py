@@ -106,7 +106,7 @@ def _lapse(account_id: str, batch_id: str) -> LapseBatch:
         # A batch_id can be longer than any command_id.
         command_id=f"lapse-{event_id(account_id, keys.own(batch_id))}",
         originated_by="sweep",
-        reason=f"nobody approved it within {APPROVAL_WITHIN.days} days",
+        reason=f"not approved within {APPROVAL_WITHIN.days} days",
     )
 
 

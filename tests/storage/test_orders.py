@@ -1211,7 +1211,7 @@ def test_orders_that_nobody_approves_lapse(orders: Orders) -> None:
     assert lapse_orders(orders.engine) == 0
     (told,) = orders.events("batch.cancelled")
     assert told["subject"] == "old"
-    assert told["data"]["reason_text"] == "nobody approved it within 30 days"
+    assert told["data"]["reason_text"] == "not approved within 30 days"
     assert orders.ask("cards.create", "a1", card_id="A1", **LOAD)["type"] == "card.created"
     assert orders.batch("new").state is BatchState.AWAITING_APPROVAL
     assert orders.batch("approved").state is BatchState.RUNNING

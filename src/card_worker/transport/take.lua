@@ -18,7 +18,7 @@
 -- An entry is written to the hash before it is removed from its list, so that no failure in between
 -- loses it.
 
--- With client tracking on, this also asks for one notification when one of the lists changes.
+-- With client tracking on, this also requests one notification when one of the lists changes.
 if redis.call('EXISTS', unpack(KEYS)) == 0 then return {} end
 
 local inflight, consumers, consumer, aside = ARGV[1], ARGV[2], ARGV[3], ARGV[8]

@@ -105,7 +105,7 @@ class Delivery:
         for place, message in enumerate(messages):
             if message.task == CHUNK:
                 outcomes[place] = self._chunks.deliver(message)
-        waiting = [place for place, one in outcomes.items() if isinstance(one, Waiting)]
+        waiting = [place for place, end in outcomes.items() if isinstance(end, Waiting)]
         if waiting:
             log.warning("rows locked by another session, messages wait", messages=len(waiting))
             outcomes |= dict.fromkeys(waiting, Waiting(frozenset(all_locked)))

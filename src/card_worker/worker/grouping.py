@@ -179,28 +179,28 @@ class Consumer(ReconnectingConsumer):
         self._is_scheduled, self._locked = False, frozenset()
         # Postponed messages were sent earlier, so they come first.
         taken, self._taken, self._postponed = [*self._postponed, *self._taken], [], []
-        grouped = [one for one in taken if one.message.task not in self.ungrouped]
-        ungrouped = [[one] for one in taken if one.message.task in self.ungrouped]
+        grouped = [received for received in taken if received.message.task not in self.ungrouped]
+        ungrouped = [[received] for received in taken if received.message.task in self.ungrouped]
         for group in chain(self._groups(grouped), ungrouped):
             # Messages that are not started go back when the worker ends.
             if not stopping.is_requested():
                 self._start(group)
 
-    def _groups(self, received: Sequence[Received]) -> Iterator[list[Received]]:
+    def _groups(self, taken: Sequence[Received]) -> Iterator[list[Received]]:
         """Yield messages in groups, bounded in number and cost."""
         group, cost = list[Received](), 0
-        for one in received:
-            more = cost_of(one.message.task, one.message.kwargs)
+        for received in taken:
+            more = cost_of(received.message.task, received.message.kwargs)
             if group and (len(group) == self.group_max or cost + more > GROUP_COST_MAX):
                 yield group
                 group, cost = [], 0
-            group.append(one)
+            group.append(received)
             cost += more
         if group:
             yield group
 
     def _start(self, group: list[Received]) -> None:
-        names = Counter(one.message.task for one in group)
+        names = Counter(received.message.task for received in group)
         state.total_count.update(names)
         state.all_total_count[0] += len(group)
         self._events.emit_started(group)
@@ -219,7 +219,7 @@ class Consumer(ReconnectingConsumer):
         try:
             self.pool.apply_async(
                 self.deliver,
-                ([one.message for one in group], self._locked),
+                ([received.message for received in group], self._locked),
                 callback=on_outcomes,
                 error_callback=lambda error: self._on_error(group, started, error.exception),
             )
@@ -227,7 +227,7 @@ class Consumer(ReconnectingConsumer):
             # The solo pool raises what `deliver` and the callback raise.
             if delivered or not isinstance(error, Exception):
                 # This ends the process.
-                self._give_back([one.raw for one in group], died=True)
+                self._give_back([received.raw for received in group], died=True)
                 raise
             self._on_error(group, started, error)
 
@@ -239,9 +239,9 @@ class Consumer(ReconnectingConsumer):
             return
         log.error("defect", error=type(error).__name__, messages=len(group))
         if len(group) > 1:
-            for one in group:
+            for received in group:
                 if not stopping.is_requested():
-                    self._run([one], started)
+                    self._run([received], started)
             return
         failed = Failed(DeadLetterReason.DEFECT, type(error).__name__)
         stored = self.dead_letter([(group[0].raw, failed)])
@@ -250,18 +250,20 @@ class Consumer(ReconnectingConsumer):
     def _finish(
         self, group: list[Received], outcomes: Sequence[Outcome], *, seconds: float
     ) -> None:
-        ended = list(zip(group, outcomes, strict=True))
-        waiting = [outcome.rows for outcome in outcomes if isinstance(outcome, Waiting)]
-        self._locked = self._locked.union(*waiting)
-        self._postpone(group, [one for one, outcome in ended if isinstance(outcome, Waiting)])
-        ended = [(one, outcome) for one, outcome in ended if not isinstance(outcome, Waiting)]
-        back = [(one.raw, outcome) for one, outcome in ended if isinstance(outcome, Returned)]
-        self._give_back([raw for raw, _ in back], died=any(outcome.died for _, outcome in back))
+        pairs = list(zip(group, outcomes, strict=True))
+        for outcome in outcomes:
+            if isinstance(outcome, Waiting):
+                self._locked |= outcome.rows
+        self._postpone(group, [received for received, end in pairs if isinstance(end, Waiting)])
+        ended = [pair for pair in pairs if not isinstance(pair[1], Waiting)]
+        back = [(received.raw, end) for received, end in ended if isinstance(end, Returned)]
+        self._give_back([raw for raw, _ in back], died=any(end.died for _, end in back))
         self._events.emit_outcomes(ended, seconds)
-        self._acknowledge([one.raw for one, out in ended if not isinstance(out, Returned)])
+        done = [received.raw for received, end in ended if not isinstance(end, Returned)]
+        self._acknowledge(done)
         if self._results is not None:
             self._results.store([result for pair in ended if (result := self._result(*pair))])
-        throttles = [one.throttle_s for one in outcomes if isinstance(one, Answered)]
+        throttles = [end.throttle_s for end in outcomes if isinstance(end, Answered)]
         self._throttle(max(throttles, default=0.0))
 
     def _postpone(self, group: Sequence[Received], waiting: Sequence[Received]) -> None:
@@ -269,10 +271,10 @@ class Consumer(ReconnectingConsumer):
 
         They take no room from others, up to POSTPONED_MAX.
         """
-        before = sum(one.message.is_waiting for one in group)
+        before = sum(received.message.is_waiting for received in group)
         if not waiting and not before:
             return
-        self._postponed += [postpone(one) for one in waiting]
+        self._postponed += [postpone(received) for received in waiting]
         self._held += len(waiting) - before
         self.qos.value = self.initial_prefetch_count + min(self._held, POSTPONED_MAX)
         if waiting and not self._is_scheduled:
@@ -299,7 +301,7 @@ class Consumer(ReconnectingConsumer):
         settle_all: Callable[[Sequence[str]], None] | None,
         settle: Callable[[KombuMessage], None],
     ) -> None:
-        """Settle messages in one step where the transport can, else one by one."""
+        """Settle messages in one step if the transport can, else one by one."""
         try:
             if settle_all is not None:
                 settle_all([raw.delivery_tag for raw in raws])

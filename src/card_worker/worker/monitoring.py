@@ -55,24 +55,24 @@ class TaskEvents:
 
     def emit_started(self, group: Sequence[Received]) -> None:
         """Emit that each message of a group was received and started."""
-        self._emit("task-received", ((one, _introduction(one)) for one in group))
-        self._emit("task-started", ((one, {}) for one in group))
+        self._emit("task-received", ((received, _introduction(received)) for received in group))
+        self._emit("task-started", ((received, {}) for received in group))
 
     def emit_outcomes(self, ended: Sequence[tuple[Received, Outcome]], seconds: float) -> None:
         """Emit the outcome of each message that is done, after so many seconds."""
         self._emit(
             "task-succeeded",
             (
-                (one, {"result": _event_types(outcome), "runtime": seconds})
-                for one, outcome in ended
+                (received, {"result": _event_types(outcome), "runtime": seconds})
+                for received, outcome in ended
                 if isinstance(outcome, Answered | QueryAnswered)
             ),
         )
         self._emit(
             "task-failed",
             (
-                (one, {"exception": outcome.explanation, "traceback": ""})
-                for one, outcome in ended
+                (received, {"exception": outcome.explanation, "traceback": ""})
+                for received, outcome in ended
                 if isinstance(outcome, Failed)
             ),
         )
@@ -80,8 +80,8 @@ class TaskEvents:
     def _emit(self, type: str, about: Iterable[tuple[Received, Mapping[str, Any]]]) -> None:
         dispatcher, offset = self._dispatcher, utcoffset()
         if dispatcher and dispatcher.enabled:
-            for one, fields in about:
-                dispatcher.send(type, uuid=one.message.id, utcoffset=lambda: offset, **fields)
+            for received, fields in about:
+                dispatcher.send(type, uuid=received.message.id, utcoffset=lambda: offset, **fields)
 
 
 def _introduction(received: Received) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Messages as kombu delivers them, with what was read of them."""
+"""Messages of kombu's, with the messages of ours that were read from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from card_worker.worker.messages import Message
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message of kombu's, and what was read of it."""
+    """A message of kombu's, and the message that was read from it."""
 
     raw: KombuMessage
     message: Message

@@ -34,7 +34,7 @@ class Starts:
 
         `failed` says that the last start of each ended with a defect. Raises OwnFault.
         """
-        starts = [Start(start_key(one.id, one.body), one.deaths) for one in messages]
+        starts = [Start(start_key(each.id, each.body), each.deaths) for each in messages]
         with own_fault(), begin(self._engine) as (connection, now):
             return dead_letters.count_starts(connection, starts, now, failed=failed)
 

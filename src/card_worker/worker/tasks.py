@@ -191,7 +191,7 @@ def _make_task(name: str) -> None:
 
 
 def _result(message: Message, outcome: Answered | QueryAnswered) -> Any:
-    """Return the value of a task's result: what a query found, an event, or a list of events."""
+    """Return the value of a task's result: that of a query, an event, or a list of events."""
     if isinstance(outcome, QueryAnswered):
         return outcome.result
     if message.task in UNGROUPED:
@@ -229,7 +229,7 @@ _PLACE = TypeAdapter(Place)
 def _sweep(message: Message) -> Outcome:
     """Do a slice of a sweep and request the next one, which is taken after waiting commands.
 
-    If the database or the broker is unavailable, the next sweep does what is left.
+    If the database or the broker is unavailable, the next sweep continues.
     """
     try:
         place = _PLACE.validate_python(message.kwargs)
@@ -267,7 +267,7 @@ class Consumer(grouping.Consumer):
         self.group_max, self.group_wait_s = settings.group_max, settings.group_wait_ms / 1000
 
     def dead_letter(self, failed: Sequence[tuple[KombuMessage, Failed]]) -> bool:
-        return _delivery().dead_letter([partial(_dead_letter, *one) for one in failed])
+        return _delivery().dead_letter([partial(_dead_letter, *pair) for pair in failed])
 
     def result(self, message: Message, outcome: Answered | QueryAnswered) -> Any:
         return _result(message, outcome)
