@@ -10,8 +10,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, func, select
 
 from card_worker.batches.chunks import Chunk, do, first_chunks
-from card_worker.contracts.commands import COMMANDS, CreateTransaction
+from card_worker.contracts.commands import COMMANDS
 from card_worker.contracts.message import UnreadableItem, read_commands
+from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Batch, File, Holds
 from card_worker.handler import handle

@@ -11,7 +11,7 @@ from benchmarks.programs import Failed
 from benchmarks.results import Result, compare
 from benchmarks.rounds import Size, Speed, interleaved
 from benchmarks.stage import Place, Stage
-from card_worker.contracts.commands import ActivateCard
+from card_worker.contracts.cards import ActivateCard
 from card_worker.handler import handle
 from card_worker.storage.engine import begin, open_engine
 from card_worker.worker.grouping import spare_cycle_search

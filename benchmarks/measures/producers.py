@@ -14,7 +14,8 @@ from benchmarks.results import Result, compare
 from benchmarks.rounds import Size, Speed, interleaved
 from benchmarks.stage import Place, Stage
 from card_worker.client import Client
-from card_worker.contracts.commands import COMMANDS_PER_MESSAGE_MAX, ActivateCard, Queue
+from card_worker.contracts.cards import ActivateCard
+from card_worker.contracts.commands import COMMANDS_PER_MESSAGE_MAX, Queue
 
 COMMANDS = 5_000
 

@@ -21,7 +21,7 @@ from benchmarks.programs import Failed
 from benchmarks.results import Result, compare
 from benchmarks.rounds import Size, Speed, interleaved, say
 from benchmarks.stage import Stage
-from card_worker.contracts.commands import BlockCard
+from card_worker.contracts.cards import BlockCard
 from card_worker.handler import handle
 from card_worker.storage.engine import begin, open_engine
 from card_worker.sweeps import BEGIN, expire_cards

@@ -22,7 +22,7 @@ from card_worker.contracts.commands import (
     APPLY,
     COMMANDS_PER_MESSAGE_MAX,
     QUEUES,
-    Asked,
+    ProducerCommand,
     Queue,
 )
 from card_worker.contracts.message import EXTRA_COST_MAX, MESSAGE_BYTES_MAX, extra_cost
@@ -103,7 +103,7 @@ class Client:
         self._broker.release()
         self._app.close()
 
-    def send(self, commands: Asked | Iterable[Asked]) -> None:
+    def send(self, commands: ProducerCommand | Iterable[ProducerCommand]) -> None:
         """Put each command on its queue, as a message of its own; of many, a thousand at a time.
 
         The broker has them all when this returns. Raises kombu.exceptions.KombuError when it is
@@ -119,7 +119,7 @@ class Client:
                 for one in commands:
                     self._put(producer, one.command, self._fields(one), one.command_id)
 
-    def send_list(self, commands: Iterable[Asked]) -> int:
+    def send_list(self, commands: Iterable[ProducerCommand]) -> int:
         """Put `commands` on the queue for lists, many in a message; return how many messages.
 
         Commands in one message are handled in their order. Messages may overtake one another.
@@ -158,7 +158,7 @@ class Client:
                 retry_policy=RETRY,
             )
 
-    def _fields(self, command: Asked) -> Answer:
+    def _fields(self, command: ProducerCommand) -> Answer:
         asked = fields(command)
         if self._recipients is not None:
             for name in SECRETS & asked.keys():
@@ -241,7 +241,7 @@ def is_answer(event: Answer) -> bool:
     return True
 
 
-def fields(command: Asked) -> Answer:
+def fields(command: ProducerCommand) -> Answer:
     """Return what a message carries of `command`: its fields that aren't left at their default."""
     return command.model_dump(
         mode="json", exclude={"command"}, exclude_defaults=True, context=REVEAL
@@ -249,7 +249,7 @@ def fields(command: Asked) -> Answer:
 
 
 def sliced(
-    commands: Iterable[Asked], written: Callable[[Asked], Answer] = fields
+    commands: Iterable[ProducerCommand], written: Callable[[ProducerCommand], Answer] = fields
 ) -> Iterator[Sequence[Answer]]:
     """Yield `commands` as the lists that fit into one message each, in their order."""
     part: list[Answer] = []

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine
 from card_worker.contracts import keys
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import EventType
-from card_worker.contracts.events import Said
+from card_worker.contracts.events import CommandInfo
 from card_worker.domain.answers import add_files, batch_data, freeze
 from card_worker.domain.rows import Batch, File, Holds
 from card_worker.file_store import FileStore
@@ -83,7 +83,7 @@ def confirm(engine: Engine, account_id: str, batch_id: str, by: str | None = Non
 def _tell_confirmed(
     connection: Connection, batch: Batch, files: list[File], now: datetime, by: str | None
 ) -> None:
-    said = Said(
+    said = CommandInfo(
         command="cards.batch_create",
         command_id=batch.command_id or batch.batch_id,
         account_id=batch.account_id,

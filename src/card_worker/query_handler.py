@@ -7,9 +7,14 @@ from typing import Any
 from sqlalchemy import Connection
 
 from card_worker.contracts.commands import InvalidCommand
-from card_worker.contracts.enums import MESSAGES, Reason
+from card_worker.contracts.enums import Reason
 from card_worker.contracts.events import write
-from card_worker.contracts.queries import GetBatch, ListTransactions, Look, Query
+from card_worker.contracts.queries import (
+    CardQuery,
+    GetBatch,
+    ListTransactions,
+    Query,
+)
 from card_worker.domain.answers import answer, shown, shown_batch, shown_transaction
 from card_worker.domain.books import Books
 from card_worker.domain.entry import NotLetIn, enter, settle
@@ -51,7 +56,7 @@ def look(connection: Connection, query: Query | InvalidCommand) -> Seen:
     return _see(connection, card, query, card.time(clock(connection)))
 
 
-def look_as_holder(connection: Connection, query: Look, now: datetime) -> Seen:
+def look_as_holder(connection: Connection, query: CardQuery, now: datetime) -> Seen:
     """Return what a query asks for that brings a token or a PIN, within the commit that is open.
 
     The PIN must have been noted before, as a command's. Wrong ones count in the same way.
@@ -82,7 +87,7 @@ def _is_busy(connection: Connection, account_id: str, card_id: str, card: Card |
     return books.busy_with(key) is not None
 
 
-def _see(connection: Connection, card: Card, query: Look, now: datetime) -> Seen:
+def _see(connection: Connection, card: Card, query: CardQuery, now: datetime) -> Seen:
     if isinstance(query, ListTransactions):
         return _rows(connection, card, query)
     serving, pin = find_codes(connection, card, now)
@@ -99,4 +104,4 @@ def _rows(connection: Connection, card: Card, query: ListTransactions) -> Seen:
 
 
 def _refusal(reason: Reason) -> Seen:
-    return {"reason": reason.value, "message": MESSAGES[reason]}
+    return {"reason": reason.value, "message": reason.text}

@@ -26,6 +26,7 @@ from card_worker.redis_url import RedisAddress
 from card_worker.secrets.peppers import Peppers
 from card_worker.secrets.sealing import NotOpened, read_identities, read_recipients
 from card_worker.secrets.vault import Vault
+from card_worker.wording import in_words
 
 Value = TypeVar("Value")
 
@@ -236,7 +237,7 @@ def load_settings() -> Settings:
         return Settings(**files)
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False)
-        raise WrongSetting("; ".join(map(_in_words, problems))) from None
+        raise WrongSetting("; ".join(map(_line, problems))) from None
 
 
 def _check_text() -> None:
@@ -266,6 +267,6 @@ def _from_files(names: Iterable[str]) -> dict[str, Any]:
     return read
 
 
-def _in_words(problem: ErrorDetails) -> str:
-    message = problem["msg"].removeprefix("Value error, ")
+def _line(problem: ErrorDetails) -> str:
+    message = in_words(problem)
     return f"{PREFIX}{str(problem['loc'][0]).upper()}: {message}" if problem["loc"] else message

@@ -15,7 +15,7 @@ from card_worker.contracts import keys
 from card_worker.contracts.batches import APPROVAL_WITHIN, LapseBatch
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import EventType
-from card_worker.contracts.own import SweptCard, SweptHold
+from card_worker.contracts.internal import SweptCard, SweptHold
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Hold
 from card_worker.handler import handle
@@ -104,7 +104,7 @@ def _lapse(account_id: str, batch_id: str) -> LapseBatch:
         account_id=account_id,
         batch_id=batch_id,
         # A batch_id can be longer than any command_id.
-        command_id=f"lapse-{event_id(account_id, keys.own(batch_id))}",
+        command_id=f"lapse-{event_id(account_id, keys.internal(batch_id))}",
         originated_by="sweep",
         reason=f"not approved within {APPROVAL_WITHIN.days} days",
     )

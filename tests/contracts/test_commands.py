@@ -9,18 +9,17 @@ import pytest
 from pydantic import ValidationError
 
 from card_worker.contracts.batches import CreateBatch
+from card_worker.contracts.cards import CreateCard, WithdrawCard
 from card_worker.contracts.commands import (
     APPLY,
     CHUNK,
     COMMANDS,
     QUEUES,
     SWEEPS,
-    Asked,
     Command,
-    CreateCard,
     InvalidCommand,
+    ProducerCommand,
     Queue,
-    WithdrawCard,
 )
 from card_worker.contracts.message import UnreadableItem, read_commands
 
@@ -49,7 +48,7 @@ def read(task: str, **changed: Any) -> Command:
     return command
 
 
-def accepted(task: str, **changed: Any) -> Asked:
+def accepted(task: str, **changed: Any) -> ProducerCommand:
     command = read(task, **changed)
     assert not isinstance(command, InvalidCommand), command.problems
     assert not isinstance(command, WithdrawCard)

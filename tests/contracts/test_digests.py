@@ -5,12 +5,12 @@ from uuid import UUID
 
 import pytest
 
+from card_worker.contracts.cards import WithdrawCard
 from card_worker.contracts.commands import (
     COMMANDS,
-    Asked,
     Command,
     InvalidCommand,
-    WithdrawCard,
+    ProducerCommand,
     digest_of,
     event_id,
 )
@@ -107,7 +107,7 @@ def read(task: str, **changed: Any) -> Command:
     return command
 
 
-def accepted(task: str, **changed: Any) -> Asked:
+def accepted(task: str, **changed: Any) -> ProducerCommand:
     command = read(task, **changed)
     assert not isinstance(command, InvalidCommand), command.problems
     assert not isinstance(command, WithdrawCard)

@@ -8,18 +8,11 @@ from uuid import UUID
 import pytest
 
 from card_worker.contracts import keys
-from card_worker.contracts.about import OwnCommand
+from card_worker.contracts.base import InternalCommand
 from card_worker.contracts.batches import LapseBatch
-from card_worker.contracts.commands import (
-    COMMANDS,
-    CreateToken,
-    CreateTransaction,
-    InvalidCommand,
-    Moves,
-    WithdrawCard,
-)
-from card_worker.contracts.message import UnreadableItem, read_commands, read_query
-from card_worker.contracts.own import (
+from card_worker.contracts.cards import MovesMoney, WithdrawCard
+from card_worker.contracts.commands import COMMANDS, InvalidCommand
+from card_worker.contracts.internal import (
     RecalledBlock,
     RecalledClose,
     RecalledUnblock,
@@ -27,7 +20,10 @@ from card_worker.contracts.own import (
     SweptCard,
     SweptHold,
 )
+from card_worker.contracts.message import UnreadableItem, read_commands, read_query
 from card_worker.contracts.queries import QUERIES
+from card_worker.contracts.tokens import CreateToken
+from card_worker.contracts.transactions import CreateTransaction
 from tests.codes import VAULT
 from tests.contracts.test_digests import GOOD
 
@@ -35,7 +31,7 @@ Key = tuple[Any, str]
 """What a key stands for, and the key."""
 
 ACCOUNT = "T00000001"
-OWN: tuple[type[OwnCommand], ...] = (
+OWN: tuple[type[InternalCommand], ...] = (
     *(RecalledBlock, RecalledClose, RecalledUnblock, RecalledUpdate),
     *(LapseBatch, SweptCard, SweptHold, WithdrawCard),
 )
@@ -50,7 +46,7 @@ SPACES: dict[Callable[..., str], tuple[list[Any], ...]] = {
     keys.by_token: (NAMES, NAMES),
     keys.new_token: (NAMES, NAMES),
     keys.query: (sorted(QUERIES), NAMES),
-    keys.own: (OWN_IDS,),
+    keys.internal: (OWN_IDS,),
     keys.conflict: (NAMES, DIGESTS),
     keys.guard: (UUIDS,),
     keys.arrival: (UUIDS,),
@@ -72,7 +68,7 @@ def of_command(task: str, fields: dict[str, Any]) -> Key:
     what: tuple[Any, ...] = ("id", command.command_id)
     if isinstance(command, CreateTransaction) and command.given_token is not None:
         what = ("by token", command.given_token.fingerprint, command.ref_id)
-    elif isinstance(command, Moves):
+    elif isinstance(command, MovesMoney):
         about = getattr(command, "card_id", None) or getattr(command, "transaction_id", None)
         what = ("moves", about, command.ref_id)
     elif isinstance(command, CreateToken):
@@ -151,5 +147,5 @@ def test_a_dry_run_has_the_key_of_no_other_dry_run(
 
 def test_no_message_leads_to_a_command_of_our_own() -> None:
     kinds = (*COMMANDS.values(), *QUERIES.values())
-    assert not [kind for kind in kinds if OwnCommand in kind.__mro__]
-    assert set(OWN) == set(OwnCommand.__subclasses__())
+    assert not [kind for kind in kinds if InternalCommand in kind.__mro__]
+    assert set(OWN) == set(InternalCommand.__subclasses__())

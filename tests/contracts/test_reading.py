@@ -7,13 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from card_worker.contracts.commands import (
-    ActivateCard,
-    Command,
-    CreateCard,
-    InvalidCommand,
-    digest_of,
-)
+from card_worker.contracts.cards import ActivateCard, CreateCard
+from card_worker.contracts.commands import Command, InvalidCommand, digest_of
 from card_worker.contracts.message import (
     Unreadable,
     UnreadableItem,
@@ -135,7 +130,7 @@ def test_a_worker_without_peppers_says_which_it_misses(
     assert isinstance(command, InvalidCommand)
     said = {problem.field: problem.message for problem in command.problems}
     assert said == {
-        field: f"is not offered: the worker has no {setting}" for field, setting in wanted.items()
+        field: f"is not supported: the worker has no {setting}" for field, setting in wanted.items()
     }
     assert not isinstance(read_commands(task, "m", asked, VAULT)[0], InvalidCommand)
 
@@ -185,8 +180,8 @@ def test_a_batch_s_fields_are_what_they_are_to_be(field: str) -> None:
     ("fields", "wrong"),
     [
         ({}, {"cards": "give either"}),
-        ({"count": 5}, {"card_id_pattern": "is needed with a count"}),
-        ({"card_id_pattern": "A{n}"}, {"card_id_pattern": "needs a count"}),
+        ({"count": 5}, {"card_id_pattern": "is required with count"}),
+        ({"card_id_pattern": "A{n}"}, {"card_id_pattern": "requires count"}),
         (
             {"cards": [{"card_id": "a"}], "count": 5, "card_id_pattern": "A{n}"},
             {"cards": "give either"},
@@ -201,7 +196,7 @@ def test_a_batch_s_fields_are_what_they_are_to_be(field: str) -> None:
         ),
         (
             {"count": 5000, "card_id_pattern": f"{'A' * 252}{{n}}"},
-            {"card_id_pattern": "doesn't make names"},
+            {"card_id_pattern": "makes card_ids of more"},
         ),
         (
             {"count": 5, "card_id_pattern": "A\0{n}"},
@@ -213,7 +208,7 @@ def test_a_batch_s_fields_are_what_they_are_to_be(field: str) -> None:
         ),
         (
             {"count": 5, "card_id_pattern": "A{n}", "seal_pins_to": [OWNER.recipient]},
-            {"seal_pins_to": "no PINs are asked for"},
+            {"seal_pins_to": "is only allowed with options.pin"},
         ),
     ],
 )

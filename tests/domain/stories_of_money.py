@@ -152,7 +152,7 @@ STORIES = {
         draw      A1 100 NOK d1                -> card.drawn_down
         hold      A1 100 NOK h1                -> hold.placed
         hold      A1 50 NOK h2                 -> hold.placed
-        unblock   A1                           -> command.rejected not_reversible
+        unblock   A1                           -> command.rejected card_not_blocked
         block     A1                           -> card.blocked        # A1: 400 blocked
         block     A1                           -> command.rejected card_blocked
         draw      A1 1 NOK                     -> command.rejected card_blocked
@@ -168,7 +168,7 @@ STORIES = {
         block     A2                           -> command.rejected card_blocked
         activate  A2 5 NOK                     -> command.rejected card_blocked
         unblock   A2                           -> card.unblocked
-        unblock   A2                           -> command.rejected not_reversible
+        unblock   A2                           -> command.rejected card_not_blocked
     """,
     "a card is closed, and what is left paid out": """
         create    A1 500 NOK                   -> card.created
@@ -288,8 +288,8 @@ ON_CARD = {
         **dict.fromkeys(("unused", "used", "partially_used"), "card.blocked"),
     },
     "unblock A1": {
-        **dict.fromkeys(("inactive", "expired", "due"), "not_reversible"),
-        **dict.fromkeys(("unused", "used", "partially_used"), "not_reversible"),
+        **dict.fromkeys(("inactive", "expired", "due"), "card_not_blocked"),
+        **dict.fromkeys(("unused", "used", "partially_used"), "card_not_blocked"),
         "blocked": "card.unblocked",
     },
     "close A1": dict.fromkeys(("unused", "used", "partially_used", "blocked"), "card.closed"),

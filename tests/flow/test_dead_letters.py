@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from card_worker.contracts.dead_letters import DEAD_LETTER_MESSAGES
 from tests.flow import defects
 from tests.flow.system import ACCOUNT, System, card, envelope
 
@@ -27,7 +26,7 @@ def test_a_letter_is_listed_without_its_body_and_shown_with_it(running: System) 
     letter = running.letter("look")
     (listed,) = [one for one in running.cli_json("dead-letters", "list") if one["id"] == letter.id]
     assert listed["reason"] == "account_id_invalid"
-    assert listed["message"] == DEAD_LETTER_MESSAGES[letter.reason]
+    assert listed["message"] == letter.reason.text
     assert "body" not in listed
     assert "Kari" not in running.cli("dead-letters", "list").output
     (shown,) = running.cli_json("dead-letters", "show", str(letter.id))

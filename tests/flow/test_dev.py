@@ -22,7 +22,8 @@ from sqlalchemy import update
 
 from card_worker.client import Client
 from card_worker.contracts.batches import CreateBatch
-from card_worker.contracts.commands import Asked, CreateCard
+from card_worker.contracts.cards import CreateCard
+from card_worker.contracts.commands import ProducerCommand
 from card_worker.money import Currency
 from card_worker.storage.engine import begin, open_engine
 from card_worker.storage.tables import cards
@@ -94,7 +95,9 @@ def test_flower_shows_the_chunks_of_an_order(running: Run) -> None:
         assert said in task["kwargs"]
 
 
-def _shown_by_flower(running: Run, task: str, asked: Callable[[int], Asked]) -> dict[str, Any]:
+def _shown_by_flower(
+    running: Run, task: str, asked: Callable[[int], ProducerCommand]
+) -> dict[str, Any]:
     """Ask for things until Flower shows one of these tasks as done; return what it shows."""
     flower = urlsplit(_printed(running, "Flower"))
     number = itertools.count()

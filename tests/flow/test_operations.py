@@ -58,7 +58,7 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
     (
         "worker",
         {**BOTH, "COMMAND_IDENTITIES": "secret"},
-        "COMMAND_IDENTITIES: that is no age identity",
+        "COMMAND_IDENTITIES: is not an age identity",
     ),
     ("worker", {**BOTH, "LETTER_RECIPIENTS": "secret"}, "LETTER_RECIPIENTS: 0: not an age"),
     ("worker", {**BOTH, "FILES_URL": "nothing://secret"}, "FILES_URL: begins with a scheme"),

@@ -12,8 +12,8 @@ from sqlalchemy.exc import OperationalError
 
 from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import EventType
+from card_worker.contracts.internal import SweptCard
 from card_worker.contracts.message import UnreadableItem, read_commands
-from card_worker.contracts.own import SweptCard
 from card_worker.domain.evolve import card_uuid
 from card_worker.domain.rows import State
 from card_worker.handler import handle

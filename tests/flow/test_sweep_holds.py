@@ -10,8 +10,8 @@ from sqlalchemy import Engine, func, select
 
 from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import EventType
+from card_worker.contracts.internal import SweptHold
 from card_worker.contracts.message import UnreadableItem, read_commands
-from card_worker.contracts.own import SweptHold
 from card_worker.domain.rows import Hold
 from card_worker.handler import handle
 from card_worker.storage.engine import begin, open_engine, reading

@@ -219,7 +219,7 @@ class Model:
     def _cards_unblock(self, asked: Fields, _id: str, now: datetime) -> str:
         card = self._card(asked["card_id"], now, refuses="closed")
         if not card.blocked:
-            raise No("not_reversible")
+            raise No("card_not_blocked")
         card = self._accept(asked["card_id"], asked, now)
         card.blocked, card.wrong = False, 0
         return "card.unblocked"

@@ -114,7 +114,7 @@ BUGS = (
     Bug(
         "all contents have one digest",
         "contracts/commands.py",
-        'return hashlib.sha256(f"{command.command} {asked}".encode()).hexdigest()',
+        'return hashlib.sha256(f"{command.command} {content}".encode()).hexdigest()',
         'return hashlib.sha256(b"").hexdigest()',
         ("tests/contracts/test_digests.py",),
     ),

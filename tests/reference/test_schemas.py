@@ -66,18 +66,18 @@ VALUES: list[Any] = [
 ]
 
 UNSAID = (
-    "Input should be a valid integer",  # 5.0 is 5 to a schema
+    "must be a whole number",  # 5.0 is 5 to a schema
     "must not contain control, formatting or invisible characters",  # needs tables of Unicode
     "must be a date and time that exists",  # 30 February
     "must be within the years 1 to 9999",  # in UTC
     "must not contain NUL",  # within metadata
-    "must be at most 16384 bytes",
-    "must not be nested deeper than 8",
-    "must be another card than card_id",
-    "must not be before first",
-    "doesn't make names that cards can have",  # with so many cards
+    "must have at most 16384 bytes",
+    "must have at most 8 levels",
+    "must differ from card_id",
+    "must not be less than first",
+    "makes card_ids of more than 255 characters",  # with so many cards
     "not an age recipient",  # its checksum
-    "is sealed, and ",  # to whom shows when it is opened
+    "is sealed, but ",  # to whom shows when it is opened
     "can't be opened",
 )
 """What is refused beyond the schema. Each of these stands in a description."""

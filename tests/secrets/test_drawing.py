@@ -39,8 +39,8 @@ def test_a_format_draws_from_what_it_names(flags: dict[str, Any], alphabet: str)
     "flags", [{"numbers": False}, {"numbers": False, "characters": False, "symbols": False}]
 )
 def test_a_format_that_leaves_nothing_is_weak(flags: dict[str, Any]) -> None:
-    assert TokenFormat(**flags).weakness(with_pin=True) == "leaves no character to draw from"
-    assert PinFormat(**flags).weakness == "leaves no character to draw from"
+    assert TokenFormat(**flags).weakness(with_pin=True) == "leaves no character to choose from"
+    assert PinFormat(**flags).weakness == "leaves no character to choose from"
 
 
 @pytest.mark.parametrize(("flags", "alphabet"), ALPHABETS.values(), ids=ALPHABETS)

@@ -94,10 +94,10 @@ def test_what_goes_wrong_while_pieces_are_taken_or_written_is_told_as_it_is() ->
     [
         ([], "1 to 16"),
         ([new_identity().recipient for _ in range(RECIPIENTS_MAX + 1)], "1 to 16"),
-        ([STRANGER.recipient, "age1xyz"], "1: not an age recipient"),
-        ([STRANGER.secret], "0: not an age recipient"),
-        (["ssh-ed25519 AAAA"], "0: not an age recipient"),
-        ([""], "0: not an age recipient"),
+        ([STRANGER.recipient, "age1xyz"], "item 1 is not an age recipient"),
+        ([STRANGER.secret], "item 0 is not an age recipient"),
+        (["ssh-ed25519 AAAA"], "item 0 is not an age recipient"),
+        ([""], "item 0 is not an age recipient"),
         ([STRANGER.recipient] * 2, "twice"),
     ],
 )

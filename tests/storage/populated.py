@@ -9,8 +9,8 @@ from sqlalchemy import Engine
 
 from card_worker.contracts.batches import APPROVAL_WITHIN
 from card_worker.contracts.enums import Action, Expiry
+from card_worker.contracts.internal import SweptCard, SweptHold
 from card_worker.contracts.message import UnreadableItem, read_commands
-from card_worker.contracts.own import SweptCard, SweptHold
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import CARDS_PER_CHUNK
 from card_worker.files import confirm

@@ -14,9 +14,10 @@ from typing import Any
 from sqlalchemy import Engine, select
 from tenacity import retry, retry_if_exception
 
-from card_worker.contracts.commands import Command, CreateTransaction
+from card_worker.contracts.commands import Command
 from card_worker.contracts.message import UnreadableItem, read_commands, read_query
 from card_worker.contracts.queries import GetCard
+from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Outcome
 from card_worker.handler import handle

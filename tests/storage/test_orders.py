@@ -20,7 +20,7 @@ from card_worker.contracts.commands import CHUNK as TASK
 from card_worker.contracts.dead_letters import DeadLetterReason
 from card_worker.contracts.enums import Action, BatchState
 from card_worker.contracts.message import UnreadableItem, read_commands
-from card_worker.contracts.queries import GetCard, ListTransactions, Look
+from card_worker.contracts.queries import CardQuery, GetCard, ListTransactions
 from card_worker.domain.evolve import card_uuid
 from card_worker.domain.needs import Needs
 from card_worker.domain.rows import CARDS_PER_CHUNK, Batch, Holds, State
@@ -243,7 +243,7 @@ def rest(orders: Orders) -> None:
 
 def test_nobody_sees_a_card_before_the_last_one_is_made(orders: Orders) -> None:
     orders.order(2 * CHUNK, **CODES)
-    asks: tuple[tuple[type[Look], dict[str, Any]], ...] = (
+    asks: tuple[tuple[type[CardQuery], dict[str, Any]], ...] = (
         (GetCard, {"card_id": "B1-0001"}),  # made
         (ListTransactions, {"card_id": "B1-0001"}),
         (GetCard, {"card_id": f"B1-{2 * CHUNK:04d}"}),  # to be made
@@ -255,7 +255,7 @@ def test_nobody_sees_a_card_before_the_last_one_is_made(orders: Orders) -> None:
     assert seen(orders, GetCard, card_id=f"B1-{2 * CHUNK + 1:04d}") == "card_not_found"
 
 
-def seen(orders: Orders, query: type[Look], **named: Any) -> str | None:
+def seen(orders: Orders, query: type[CardQuery], **named: Any) -> str | None:
     """Return the reason why nothing is shown; None when something is."""
     with reading(orders.engine) as connection:
         shown = look(connection, query(account_id=ACCOUNT, command_id="look", **named))

@@ -9,10 +9,11 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import Engine, select
 
-from card_worker.contracts.commands import Command, CreateTransaction, event_id
+from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.fields import read_time, write_time
 from card_worker.contracts.message import read_query
 from card_worker.contracts.queries import GetCard
+from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.answers import Answer
 from card_worker.handler import handle
 from card_worker.query_handler import look_as_holder

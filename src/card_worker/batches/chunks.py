@@ -21,7 +21,7 @@ from card_worker.batches.recalling import recall, recalled
 from card_worker.batches.removing import give_up, remove, removed
 from card_worker.batches.work import Impossible, Stopped, Work
 from card_worker.contracts.batches import CARDS_PER_ORDER_MAX
-from card_worker.contracts.enums import MESSAGES, Action, Reason
+from card_worker.contracts.enums import Action, Reason
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
 from card_worker.contracts.fields import AccountId, Name
 from card_worker.domain.rows import Run
@@ -207,7 +207,7 @@ def _taken(engine: Engine, mint: Mint, chunk: Chunk) -> Impossible | None:
         names = work.batch.card_ids(*work.run.span(chunk.number))
         keys = [{"account_id": chunk.account_id, "card_id": name} for name in names]
         found = find(connection, cards, ("card_id",), keys)()
-    message = MESSAGES[Reason.CARD_EXISTS].rstrip(".")
+    message = Reason.CARD_EXISTS.text.rstrip(".")
     problems = [
         Problem(field="card_id_pattern", message=f"{name}: {message}")
         for name in sorted(name for (name,) in found)[:PROBLEMS_MAX]

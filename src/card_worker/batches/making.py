@@ -14,9 +14,9 @@ from card_worker.batches.work import (
     tell,
     tell_progress,
 )
-from card_worker.contracts.codes import BatchOptions
 from card_worker.contracts.enums import BatchState, EventType, Reason
 from card_worker.contracts.events import Problem
+from card_worker.contracts.secrets import BatchOptions
 from card_worker.domain.answers import about_run, add_files
 from card_worker.domain.books import Books
 from card_worker.domain.events import Wanted

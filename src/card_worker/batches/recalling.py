@@ -5,9 +5,10 @@ import io
 from collections.abc import Sequence
 
 from card_worker.batches.work import Work, add_file, card_ids, new_file, tell, tell_progress
-from card_worker.contracts.commands import Command, WithdrawCard
+from card_worker.contracts.cards import WithdrawCard
+from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import Action, EventType, Reason
-from card_worker.contracts.own import (
+from card_worker.contracts.internal import (
     RecalledBlock,
     RecalledClose,
     RecalledUnblock,
@@ -23,7 +24,7 @@ from card_worker.storage.tables import cards
 
 ALREADY = {
     Action.BLOCK: Reason.CARD_BLOCKED,
-    Action.UNBLOCK: Reason.NOT_REVERSIBLE,
+    Action.UNBLOCK: Reason.CARD_NOT_BLOCKED,
     Action.CLOSE: Reason.CARD_CLOSED,
     Action.CANCEL: Reason.CARD_CLOSED,
 }

@@ -5,7 +5,7 @@ from uuid import UUID
 import structlog
 
 from card_worker.batches.work import Impossible, Work, card_ids, tell
-from card_worker.contracts.enums import MESSAGES, Action, BatchState, EventType
+from card_worker.contracts.enums import Action, BatchState, EventType
 from card_worker.domain.answers import about_run
 from card_worker.domain.evolve import card_uuids
 from card_worker.domain.rows import Run
@@ -25,7 +25,7 @@ def give_up(work: Work, why: Impossible) -> UUID | None:
         state=BatchState.CANCELLED,
         busy=batch.created > 0,
         runs=batch.runs + (batch.created > 0),
-        trouble=MESSAGES[why.reason],
+        trouble=why.reason.text,
     )
     change_batch(connection, batch)
     data = about_run(run, batch)

@@ -19,7 +19,7 @@ from card_worker.settings import PREFIX, Settings
 
 
 def contract(
-    folder: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("docs"),
+    folder: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("docs/reference"),
 ) -> None:
     """Write the contract's pages, the JSON Schemas and the AsyncAPI document into a folder."""
     files = papers()

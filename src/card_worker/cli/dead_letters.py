@@ -8,7 +8,6 @@ import typer
 
 from card_worker.cli.codes import identities_in
 from card_worker.cli.console import AsJson, database, looking, out, print_json, refuse, table
-from card_worker.contracts.dead_letters import DEAD_LETTER_MESSAGES
 from card_worker.secrets.sealing import NotOpened
 from card_worker.settings import load_settings
 from card_worker.storage import dead_letters
@@ -159,5 +158,5 @@ def _headers(letter: DeadLetter) -> dict[str, Any]:
 def _told(letter: DeadLetter) -> dict[str, Any]:
     told = {**asdict(letter), "body": letter.body.decode(errors="backslashreplace")}
     told["sealed"] = letter.sealed is not None
-    told["message"] = DEAD_LETTER_MESSAGES[letter.reason]
+    told["message"] = letter.reason.text
     return told

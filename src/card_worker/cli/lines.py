@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from card_worker.cli.send import value_of
 from card_worker.cli.sent import Place
-from card_worker.contracts.commands import COMMANDS, Asked
+from card_worker.contracts.commands import COMMANDS, ProducerCommand
 from card_worker.contracts.message import COMMAND_BYTES_MAX, LEVELS_MAX, problems_of
 from card_worker.contracts.strict_json import NotJson, read_json
 
@@ -75,7 +75,7 @@ class Lines:
         """Return how far it has been read."""
         return Place(self._bytes, self._line, sent, bad, self._digest.hexdigest())
 
-    def commands(self) -> Iterator[tuple[int, Asked | BadLine]]:
+    def commands(self) -> Iterator[tuple[int, ProducerCommand | BadLine]]:
         """Yield what each line asks for, or why it asks for nothing, with the line's number."""
         records = self._csv_fields() if self._rows is not None else self._json_fields()
         for line, fields in records:
@@ -162,7 +162,7 @@ class Lines:
                 continue
             yield line, fields if isinstance(fields, dict) else BadLine("not a JSON object")
 
-    def _command(self, asked: Fields | BadLine) -> Asked:
+    def _command(self, asked: Fields | BadLine) -> ProducerCommand:
         if isinstance(asked, BadLine):
             raise asked
         fields = asked if self._account is None else {"account_id": self._account, **asked}

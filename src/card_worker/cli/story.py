@@ -13,21 +13,25 @@ from uuid import UUID
 from card_worker.cli.stack import Stack
 from card_worker.client import Client
 from card_worker.contracts.batches import BatchCard, CreateBatch
-from card_worker.contracts.codes import BatchOptions, PinOptions, TokenOptions
+from card_worker.contracts.cards import (
+    ActivateCard,
+    BlockCard,
+    CloseCard,
+    CreateCard,
+    ReplaceCard,
+)
 from card_worker.contracts.commands import (
     APPLY,
     SWEEP_CARDS,
-    ActivateCard,
-    Asked,
-    BlockCard,
-    CaptureTransaction,
-    CloseCard,
-    CreateCard,
-    CreateToken,
-    CreateTransaction,
+    ProducerCommand,
     Queue,
+)
+from card_worker.contracts.secrets import BatchOptions, PinOptions, TokenOptions
+from card_worker.contracts.tokens import CreateToken
+from card_worker.contracts.transactions import (
+    CaptureTransaction,
+    CreateTransaction,
     RefundTransaction,
-    ReplaceCard,
     VoidTransaction,
 )
 from card_worker.money import Currency, in_words
@@ -98,7 +102,7 @@ class Till:
         asks = f"{sale.command_id}: {asks}"
         self.ask(ACTIVATE, sale.card_id, asks, lambda: self.client.send(sale), *outcomes)
 
-    def do(self, command: Asked, asks: str, *outcomes: str) -> list[Event]:
+    def do(self, command: ProducerCommand, asks: str, *outcomes: str) -> list[Event]:
         """Send one command; return what came of it."""
         about = getattr(command, "card_id", None) or self.sent[-1].about
         self.ask(command.command, about, asks, lambda: self.client.send(command), *outcomes)

@@ -1,4 +1,4 @@
-"""Commands on batches: cards that are ordered, let go, called back, many at a time."""
+"""Commands on batches: order cards, cancel an order, recall cards."""
 
 from datetime import timedelta
 from typing import Annotated, Literal, TypeAlias, get_args
@@ -20,32 +20,34 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeIs
 
-from card_worker.contracts.about import AboutAccount, OwnCommand, alternatives, given
-from card_worker.contracts.codes import BatchOptions
+from card_worker.contracts.base import InternalCommand, Request, alternatives, given
+from card_worker.contracts.cards import CELL_CARD_ID, METADATA, REASON
 from card_worker.contracts.enums import CardType
 from card_worker.contracts.fields import (
     ID_SCHEMA,
     CellName,
     Metadata,
     Name,
+    ReasonText,
     Text255,
     Time,
-    Why,
     read_id,
 )
 from card_worker.contracts.patterns import PATTERN, Pattern
-from card_worker.contracts.secret_fields import Recipients
+from card_worker.contracts.secrets import SEAL_TO, BatchOptions, Recipients
 from card_worker.secrets.formats import FORMULA_PATTERN, no_formula
 
 CARDS_PER_BATCH_MAX = 1_000
 CARDS_PER_ORDER_MAX = 10_000_000
 WAITING_ORDERS_MAX = 100
-"""Orders of an account that may wait for approval at a time."""
+"""Orders of an account that may wait for approval at the same time."""
 APPROVAL_WITHIN = timedelta(days=30)
-"""An order that nobody has approved within this time lapses."""
+"""An order that isn't approved within this time is cancelled."""
+
+BATCH_ID = "The id of the batch: the batch_id of its order, or the command_id of that."
 
 Number = Annotated[StrictInt, Field(ge=1, le=CARDS_PER_ORDER_MAX)]
-"""The place of a card in its batch, from 1."""
+"""The number of a card in its batch, from 1."""
 
 
 class BatchCard(BaseModel):
@@ -53,23 +55,23 @@ class BatchCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    card_id: CellName = Field(
-        description="What the caller calls the card, for ever; no = + - @ in front"
+    card_id: CellName = Field(description=CELL_CARD_ID)
+    type: CardType | None = Field(
+        None, description="Type of the card. Default: the type of the batch."
     )
-    type: CardType | None = Field(None, description="Absent: the batch's type")
 
 
 _LONG_LIST = TypeAdapter(Annotated[tuple[BatchCard, ...], FailFast()])
 
 
 def _read_long_list(cards: object) -> object:
-    """Read a list that is too long for a batch anyhow up to its first wrong card only."""
+    """Validate a list that is too long for a batch only up to its first invalid card."""
     if isinstance(cards, list | tuple) and len(cards) > CARDS_PER_BATCH_MAX:
         return _LONG_LIST.validate_python(cards)
     return cards
 
 
-# How many there may be at most the rules say, in the place that this has among their reasons.
+# The rules check the maximum, which has a reason of its own: batch_too_large.
 _Count = Annotated[StrictInt, Field(ge=1, json_schema_extra={"maximum": CARDS_PER_ORDER_MAX})]
 _CardIdPattern = Annotated[
     StrictStr,
@@ -91,11 +93,11 @@ _Cards = Annotated[
 ]
 
 
-class CreateBatch(AboutAccount):
-    """Make cards, inactive and without money: those of a list, or as many as a pattern names.
+class CreateBatch(Request):
+    """Make inactive cards without money: those of a list, or a number of cards named by a pattern.
 
-    A list is made in one step, all of it or nothing. A pattern is an order: it is accepted, made
-    piece by piece, and no card of it can be used before the last one is made.
+    A list is made in one step, completely or not at all. A pattern is an order: it is accepted and
+    made in chunks, and no card can be used before the last one is made.
     """
 
     model_config = ConfigDict(
@@ -107,42 +109,54 @@ class CreateBatch(AboutAccount):
     )
 
     command: Literal["cards.batch_create"] = "cards.batch_create"
-    count: _Count | None = Field(None, description="How many cards, numbered from 1")
+    count: _Count | None = Field(
+        None, description="Number of cards, numbered from 1. Required with `card_id_pattern`."
+    )
     card_id_pattern: _CardIdPattern | None = Field(
         None,
         validate_default=True,
-        description="How they are called: `{n}` or `{n:08d}` is the number, `{luhn}` at the end a"
-        " check digit over all digits before it; no = + - @ in front. No name may have more than"
-        " 255 characters",
+        description="Pattern of the card_ids. `{n}` or `{n:08d}` is the number, `{luhn}` at the end"
+        " a check digit over all digits before it. No card_id may be longer than 255 characters, or"
+        " begin with `=`, `+`, `-` or `@`.",
     )
     cards: _Cards | None = Field(
-        None, validate_default=True, description="One by one, instead of a count and a pattern"
+        None,
+        validate_default=True,
+        description="The cards, instead of `count` and `card_id_pattern`.",
     )
-    batch_id: Name | None = Field(None, description="Absent: the command_id")
-    type: CardType = Field(CardType.GIFT_CARD, description="What it is")
-    name: Text255 | None = Field(None, description="What people call it")
-    metadata: Metadata | None = Field(None, description="Free JSON, at most 16 KiB")
-    options: BatchOptions | None = Field(None, description="Make each with a token, a PIN, or both")
-    seal_to: Recipients | None = Field(
-        None, description="Who can open it: age recipients; absent: the account's"
+    batch_id: Name | None = Field(
+        None, description="Your id of the batch, unique in the account. Default: the command_id."
     )
+    type: CardType = Field(CardType.GIFT_CARD, description="Type of the cards.")
+    name: Text255 | None = Field(
+        None, description="Name of the batch and of its cards, shown to people."
+    )
+    metadata: Metadata | None = Field(
+        None, description=f"{METADATA} Cards that are activated without metadata get a copy."
+    )
+    options: BatchOptions | None = Field(
+        None, description="Give each card a token, a PIN, or both. Default: neither."
+    )
+    seal_to: Recipients | None = Field(None, description=SEAL_TO)
     seal_pins_to: Recipients | None = Field(
-        None, description="Who can open the PINs, in a file of their own; absent: who can open it"
+        None,
+        description="age recipients of the PINs, which go into a separate file then. Default: one"
+        " file for all. Only with `options.pin`.",
     )
     needs_approval: StrictBool = Field(
         False,
-        description="Wait until somebody else than `created_by` approves. An order that nobody"
-        f" approves within {APPROVAL_WITHIN.days} days is cancelled",
+        description="Wait until another person than `created_by`, which is required then, approves"
+        f" the order. Without approval it is cancelled after {APPROVAL_WITHIN.days} days.",
     )
 
     @property
     def called(self) -> str:
-        """Return what the batch is called: what its order says, else the id of the order."""
+        """Return the id of the batch."""
         return self.batch_id if self.batch_id is not None else self.command_id
 
     @property
     def requested(self) -> int:
-        """Return how many cards are wanted."""
+        """Return the number of cards."""
         if self.cards is not None:
             return len(self.cards)
         assert self.count is not None
@@ -154,13 +168,14 @@ class CreateBatch(AboutAccount):
         count = info.data.get("count")
         if text is None:
             if count is not None:
-                raise PydanticCustomError("pattern", "is needed with a count")
+                raise PydanticCustomError("pattern", "is required with count")
             return None
         pattern = Pattern.read(text)
         if "count" in info.data and count is None:
-            raise PydanticCustomError("pattern", "needs a count")
+            raise PydanticCustomError("pattern", "requires count")
         if count is not None and not pattern.fits(count):
-            raise PydanticCustomError("pattern", "doesn't make names that cards can have")
+            message = "makes card_ids of more than 255 characters"
+            raise PydanticCustomError("pattern", message)
         no_formula(pattern.card_id(1))
         return text
 
@@ -170,11 +185,11 @@ class CreateBatch(AboutAccount):
         cls, cards: tuple[BatchCard, ...] | None, info: ValidationInfo
     ) -> tuple[BatchCard, ...] | None:
         named = [info.data.get(name, ...) for name in ("count", "card_id_pattern")]
-        if ... in named:  # one is wrong, and has been told so
+        if ... in named:  # that one is invalid already
             return cards
         is_ordered = any(value is not None for value in named)
         if (cards is None) is not is_ordered:
-            message = "give either cards, or a count and a card_id_pattern"
+            message = "give either cards, or count and card_id_pattern"
             raise PydanticCustomError("cards", message)
         return cards
 
@@ -185,82 +200,84 @@ class CreateBatch(AboutAccount):
     ) -> tuple[str, ...] | None:
         options = info.data.get("options", ...)
         if recipients is not None and options is not ... and getattr(options, "pin", None) is None:
-            raise PydanticCustomError("pins", "no PINs are asked for")
+            raise PydanticCustomError("pins", "is only allowed with options.pin")
         return recipients
 
 
-class ApproveBatch(AboutAccount):
-    """Let an order be made that waits for it. Somebody else than who ordered has to."""
+class ApproveBatch(Request):
+    """Approve an order that waits for it, as another person than the one who ordered."""
 
     command: Literal["batches.approve"] = "batches.approve"
-    batch_id: Name = Field(description="What its order called it, or the command_id of that")
-    reason: Why | None = Field(None, description="For people")
+    batch_id: Name = Field(description=BATCH_ID)
+    reason: ReasonText | None = Field(None, description=REASON)
 
 
-class CancelBatch(AboutAccount):
-    """Stop an order and remove what was made; of one that is complete, close what isn't active."""
+class CancelBatch(Request):
+    """Cancel an order and remove its cards. If it is complete, close its inactive cards."""
 
     command: Literal["batches.cancel"] = "batches.cancel"
-    batch_id: Name = Field(description="What its order called it, or the command_id of that")
-    reason: Why | None = Field(None, description="For people")
+    batch_id: Name = Field(description=BATCH_ID)
+    reason: ReasonText | None = Field(None, description=REASON)
 
 
-class LapseBatch(OwnCommand, CancelBatch):
-    """Cancel an order that nobody has approved in time."""
+class LapseBatch(InternalCommand, CancelBatch):
+    """Cancel an order that wasn't approved in time."""
 
 
-class _OnCards(AboutAccount):
-    """What is done to all cards of a batch, or to those in a range of its numbers."""
+class _OnCards(Request):
+    """A command on all cards of a batch, or on those with certain numbers."""
 
-    batch_id: Name = Field(description="What its order called it, or the command_id of that")
-    first: Number = Field(1, description="The number of the first card")
+    batch_id: Name = Field(description=BATCH_ID)
+    first: Number = Field(1, description="Number of the first card, from 1.")
     last: Number | None = Field(
-        None, description="The number of the last one, not below first; absent: of all"
+        None, description="Number of the last card, at least `first`. Default: the last one."
     )
 
     @field_validator("last")
     @classmethod
     def _not_before_first(cls, last: int | None, info: ValidationInfo) -> int | None:
         if last is not None and last < info.data.get("first", 1):
-            raise PydanticCustomError("range", "must not be before first")
+            raise PydanticCustomError("range", "must not be less than first")
         return last
 
 
 class BlockBatch(_OnCards):
-    """Freeze the cards of a batch, each as `cards.block` does."""
+    """Block the cards of a batch, each as `cards.block` does."""
 
     command: Literal["batches.block"] = "batches.block"
-    reason: Why = Field(description="For people")
+    reason: ReasonText = Field(description=REASON)
 
 
 class UnblockBatch(_OnCards):
-    """Thaw the cards of a batch, each as `cards.unblock` does."""
+    """Unblock the cards of a batch, each as `cards.unblock` does."""
 
     command: Literal["batches.unblock"] = "batches.unblock"
-    reason: Why = Field(description="For people")
+    reason: ReasonText = Field(description=REASON)
 
 
 class CloseBatch(_OnCards):
-    """End the cards of a batch for good, each as `cards.close` does."""
+    """Close the cards of a batch for good, each as `cards.close` does."""
 
     command: Literal["batches.close"] = "batches.close"
-    reason: Why = Field(description="For people")
+    reason: ReasonText = Field(description=REASON)
 
 
 class ExtendBatch(_OnCards):
-    """Put the end of the cards of a batch off, each as `cards.update` does."""
+    """Give the cards of a batch a later expiry time, each as `cards.update` does."""
 
     command: Literal["batches.extend"] = "batches.extend"
-    expires_at: Time = Field(description="Later than now, and than it is")
+    expires_at: Time = Field(
+        description="The new expiry time, in the future and after that of each card."
+    )
 
 
 Recall: TypeAlias = BlockBatch | UnblockBatch | CloseBatch | ExtendBatch
-"""What goes on with the cards of a batch, one after the other."""
+"""A command that is applied to the cards of a batch, one after the other."""
 OnBatch: TypeAlias = ApproveBatch | CancelBatch | Recall
-"""What names a batch that exists."""
+"""A command on an existing batch."""
 ABOUT_BATCHES = frozenset([CreateBatch, LapseBatch, *get_args(OnBatch)])
 
 
 def is_about_batch(command: object) -> TypeIs[CreateBatch | OnBatch]:
-    """Say whether a command is about a batch: by its type, since a union is slow to ask."""
+    """Say whether a command is about a batch. Faster than `isinstance` with a union."""
     return type(command) in ABOUT_BATCHES

@@ -1,226 +1,214 @@
-"""The closed sets of words that commands and events share."""
+"""The closed sets of values that commands and events share. Each value has a text of its own."""
 
 from enum import StrEnum
+from typing import Any
 
 
-class CardType(StrEnum):
+class TextEnum(StrEnum):
+    """Values with a text each, which the generated reference repeats."""
+
+    text: str
+    _value_: str
+
+    def __new__(cls, value: str, text: str = "") -> "TextEnum":
+        member = str.__new__(cls, value)
+        member._value_, member.text = value, text
+        return member
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        """Return the JSON Schema, with all values and their texts in its description."""
+        described: dict[str, Any] = handler.resolve_ref_schema(handler(schema))
+        values = "\n".join(f"- `{member}`: {member.text}" for member in cls)
+        described["description"] = f"{cls.__doc__}\n\n{values}"
+        return described
+
+
+class CardType(TextEnum):
     """What a card is."""
 
-    GIFT_CARD = "gift_card"
-    CREDIT_NOTE = "credit_note"
+    GIFT_CARD = "gift_card", "Sold or given away."
+    CREDIT_NOTE = "credit_note", "Given for goods that were returned."
 
 
-class Status(StrEnum):
-    """What a card shows; the first that is true, in this order."""
+class Status(TextEnum):
+    """The status of a card: the first of these that applies, in this order."""
 
-    INACTIVE = "inactive"
-    CLOSED = "closed"
-    EXPIRED = "expired"
-    BLOCKED = "blocked"
-    UNUSED = "unused"
-    USED = "used"
-    PARTIALLY_USED = "partially_used"
-
-
-class BatchState(StrEnum):
-    """How far an order of cards has come."""
-
-    AWAITING_APPROVAL = "awaiting_approval"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    CANCELLED = "cancelled"
+    INACTIVE = "inactive", "Not activated yet. The card has no money and no currency."
+    CLOSED = "closed", "Closed or replaced. This is final."
+    EXPIRED = "expired", "`expires_at` has passed. A later `expires_at` makes it usable again."
+    BLOCKED = "blocked", "Blocked by a command, or after too many wrong PINs. Nothing can be spent."
+    UNUSED = "unused", "Active, and nothing has been spent: `amount_drawdown` is 0."
+    USED = "used", "Active, with drawdowns, and nothing is left: `amount_balance` is 0."
+    PARTIALLY_USED = "partially_used", "Active, with drawdowns, and some money is left."
 
 
-class Action(StrEnum):
-    """What is done to the cards of a batch, piece by piece."""
+class BatchState(TextEnum):
+    """The state of a batch."""
 
-    MAKE = "make"
-    REMOVE = "remove"
-    """Of an order that was cancelled before it was complete."""
-    CANCEL = "cancel"
-    """Of one that was complete: close what isn't active."""
-    BLOCK = "block"
-    UNBLOCK = "unblock"
-    CLOSE = "close"
-    EXTEND = "extend"
+    AWAITING_APPROVAL = "awaiting_approval", "Accepted. Another person must approve it."
+    RUNNING = "running", "Its cards are being made, and can't be used yet."
+    COMPLETED = "completed", "All cards exist."
+    CANCELLED = "cancelled", "Cancelled. Its cards are removed, or closed if they were inactive."
 
 
-class Expiry(StrEnum):
-    """What becomes of the money on a card that expires."""
+class Action(TextEnum):
+    """What is done to the cards of a batch, in chunks."""
 
-    KEEP = "keep"
-    BREAKAGE = "breakage"
-
-
-class TransactionType(StrEnum):
-    """What moved a card's money."""
-
-    FUND = "fund"
-    DRAWDOWN = "drawdown"
-    PENDING_CAPTURE = "pending_capture"
-    VOIDED = "voided"
-    REVERSAL = "reversal"
-    ADJUSTMENT = "adjustment"
-    TRANSFER = "transfer"
-    CASH_OUT = "cash_out"
-    BREAKAGE = "breakage"
+    MAKE = "make", "Make the cards of an order."
+    REMOVE = "remove", "Remove the cards of an order that was cancelled before it was complete."
+    CANCEL = "cancel", "Close the inactive cards of a batch that was cancelled when complete."
+    BLOCK = "block", "Block the cards."
+    UNBLOCK = "unblock", "Unblock the cards."
+    CLOSE = "close", "Close the cards."
+    EXTEND = "extend", "Give the cards a later expiry date."
 
 
-class Side(StrEnum):
-    """The two ends of a transaction: money leaves `debit` and arrives at `credit`."""
+class Expiry(TextEnum):
+    """What happens to the money on a card that expires."""
 
-    ISSUER = "issuer"
-    CARD = "card"
-    MERCHANT = "merchant"
-    OTHER_CARD = "other_card"
-    CUSTOMER = "customer"
-    BREAKAGE = "breakage"
-    # Both on the card: what may be spent, and what is locked.
-    AVAILABLE = "available"
-    RESERVED = "reserved"
+    KEEP = "keep", "It stays on the card."
+    BREAKAGE = "breakage", "It goes to the account, as a transaction of type `breakage`."
 
 
-class Reason(StrEnum):
-    """Why a command is refused, in the order in which reasons are looked for."""
+class TransactionType(TextEnum):
+    """Why money moved, or was reserved."""
 
-    INVALID = "invalid"
-    STALE_COMMAND = "stale_command"
-    IDEMPOTENCY_CONFLICT = "idempotency_conflict"
-    CARD_EXISTS = "card_exists"
-    CARD_NOT_FOUND = "card_not_found"
-    CARD_INACTIVE = "card_inactive"
-    CARD_ALREADY_ACTIVE = "card_already_active"
-    CARD_CLOSED = "card_closed"
-    CARD_EXPIRED = "card_expired"
-    CARD_BLOCKED = "card_blocked"
-    CARD_NOT_STARTED = "card_not_started"
-    CARD_NOT_USABLE = "card_not_usable"
-    TOKEN_SPENT = "token_spent"
-    PIN_REQUIRED = "pin_required"
-    TOKEN_NOT_FOUND = "token_not_found"
-    FORMAT_INVALID = "format_invalid"
-    CURRENCY_MISMATCH = "currency_mismatch"
-    EXCEEDS_AVAILABLE = "exceeds_available"
-    LIMIT_EXCEEDED = "limit_exceeded"
-    HOLD_NOT_FOUND = "hold_not_found"
-    HOLD_CLOSED = "hold_closed"
-    EXCEEDS_HOLD = "exceeds_hold"
-    TRANSACTION_NOT_FOUND = "transaction_not_found"
-    EXCEEDS_DRAWDOWN = "exceeds_drawdown"
-    NOT_REVERSIBLE = "not_reversible"
-    BATCH_NOT_FOUND = "batch_not_found"
-    BATCH_STATE = "batch_state"
-    BATCH_TOO_LARGE = "batch_too_large"
-    TOO_MANY_WAITING = "too_many_waiting"
-    DUPLICATE_IN_BATCH = "duplicate_in_batch"
-    NOT_DUE = "not_due"
+    FUND = "fund", "Money was loaded, or a drawdown, `parent_id`, was refunded."
+    DRAWDOWN = "drawdown", "Money was spent, at once or by a capture."
+    PENDING_CAPTURE = "pending_capture", "An amount was reserved by a hold."
+    VOIDED = "voided", "A reserved amount was released: the hold was voided or has expired."
+    REVERSAL = "reversal", "An activation was reversed: its load was taken back."
+    ADJUSTMENT = "adjustment", "The balance was corrected."
+    TRANSFER = "transfer", "Money moved to, or from, another card."
+    CASH_OUT = "cash_out", "The balance was paid out when the card was closed."
+    BREAKAGE = "breakage", "The balance of an expired card went to the account."
 
 
-MESSAGES: dict[Reason, str] = {
-    Reason.INVALID: "A field is missing, unknown or out of bounds; see problems.",
-    Reason.STALE_COMMAND: "The command's not_after has passed.",
-    Reason.IDEMPOTENCY_CONFLICT: "This key was used before for a command with other content.",
-    Reason.CARD_EXISTS: "A card with this card_id exists.",
-    Reason.CARD_NOT_FOUND: "There is no card with this card_id.",
-    Reason.CARD_INACTIVE: "The card has not been activated.",
-    Reason.CARD_ALREADY_ACTIVE: "The card has been activated before.",
-    Reason.CARD_CLOSED: "The card is closed.",
-    Reason.CARD_EXPIRED: "The card has expired.",
-    Reason.CARD_BLOCKED: "The card is blocked.",
-    Reason.CARD_NOT_STARTED: "The card's active_from has not come.",
-    Reason.CARD_NOT_USABLE: "No card can be used with this token and PIN.",
-    Reason.TOKEN_SPENT: "The token has been used, and serves once.",
-    Reason.PIN_REQUIRED: "The card has a PIN; give it with the token.",
-    Reason.TOKEN_NOT_FOUND: "The card has no token with this id.",
-    Reason.FORMAT_INVALID: "Values of this format could be guessed, or none is left; see problems.",
-    Reason.CURRENCY_MISMATCH: "The currency is not the card's, or not one of the account's.",
-    Reason.EXCEEDS_AVAILABLE: "Less is available on the card than that.",
-    Reason.LIMIT_EXCEEDED: "The card would hold, or be loaded with, more than the account allows.",
-    Reason.HOLD_NOT_FOUND: "There is no pending transaction with this id.",
-    Reason.HOLD_CLOSED: "Nothing of the pending transaction is locked any more.",
-    Reason.EXCEEDS_HOLD: "Less is still locked than that.",
-    Reason.TRANSACTION_NOT_FOUND: "There is no drawdown with this id.",
-    Reason.EXCEEDS_DRAWDOWN: "Less of the drawdown is left to be refunded than that.",
-    Reason.NOT_REVERSIBLE: "There is nothing to be undone, or no longer.",
-    Reason.BATCH_NOT_FOUND: "There is no batch with this batch_id.",
-    Reason.BATCH_STATE: "The batch exists already, or isn't as far, or too far, for that.",
-    Reason.BATCH_TOO_LARGE: "A list has at most 1,000 cards, an order 10,000,000.",
-    Reason.TOO_MANY_WAITING: "Too many orders of the account wait for approval.",
-    Reason.DUPLICATE_IN_BATCH: "A card_id stands twice in the batch; see problems.",
-    Reason.NOT_DUE: "Its time has not passed.",
-}
-"""What each reason says to a person."""
+class Side(TextEnum):
+    """The two sides of a transaction. Money leaves `debit` and arrives at `credit`."""
+
+    ISSUER = "issuer", "The account that issued the card."
+    CARD = "card", "The balance of this card."
+    MERCHANT = "merchant", "The merchant who was paid."
+    OTHER_CARD = "other_card", "The balance of another card of the account."
+    CUSTOMER = "customer", "The customer to whom the balance was paid out."
+    BREAKAGE = "breakage", "The account's income from expired cards."
+    AVAILABLE = "available", "The part of the card's balance that can be spent."
+    RESERVED = "reserved", "The part of the card's balance that is reserved by holds."
 
 
-class EventType(StrEnum):
-    """What can have happened."""
+class Reason(TextEnum):
+    """Why a command or a query is refused, roughly in the order of the checks."""
 
-    CARD_CREATED = "card.created"
-    CARD_ACTIVATED = "card.activated"
-    CARD_ACTIVATION_REVERSED = "card.activation_reversed"
-    CARD_UPDATED = "card.updated"
-    CARD_FUNDED = "card.funded"
-    CARD_DRAWN_DOWN = "card.drawn_down"
-    CARD_REFUNDED = "card.refunded"
-    CARD_ADJUSTED = "card.adjusted"
-    CARD_TRANSFERRED_OUT = "card.transferred_out"
-    CARD_TRANSFERRED_IN = "card.transferred_in"
-    CARD_BLOCKED = "card.blocked"
-    CARD_UNBLOCKED = "card.unblocked"
-    CARD_REPLACED = "card.replaced"
-    CARD_CLOSED = "card.closed"
-    CARD_EXPIRED = "card.expired"
-    CARD_PIN_ROTATED = "card.pin_rotated"
-    TOKEN_CREATED = "token.created"
-    TOKEN_REVOKED = "token.revoked"
-    HOLD_PLACED = "hold.placed"
-    HOLD_CAPTURED = "hold.captured"
-    HOLD_VOIDED = "hold.voided"
-    HOLD_EXPIRED = "hold.expired"
-    BATCH_ACCEPTED = "batch.accepted"
-    BATCH_AWAITING_APPROVAL = "batch.awaiting_approval"
-    BATCH_APPROVED = "batch.approved"
-    BATCH_PROGRESSED = "batch.progressed"
-    BATCH_COMPLETED = "batch.completed"
-    BATCH_CANCELLED = "batch.cancelled"
-    BATCH_RECALLING = "batch.recalling"
-    BATCH_RECALLED = "batch.recalled"
-    BATCH_CONFIRMED = "batch.confirmed"
-    COMMAND_REJECTED = "command.rejected"
+    INVALID = "invalid", "A field is missing, unknown or invalid; see problems."
+    STALE_COMMAND = "stale_command", "The not_after of the command has passed."
+    IDEMPOTENCY_CONFLICT = (
+        "idempotency_conflict",
+        "This idempotency key was used before, for a command with different content.",
+    )
+    CARD_EXISTS = "card_exists", "A card with this card_id exists."
+    CARD_NOT_FOUND = "card_not_found", "There is no card with this card_id."
+    CARD_INACTIVE = "card_inactive", "The card is not activated."
+    CARD_ALREADY_ACTIVE = "card_already_active", "The card is already activated."
+    CARD_CLOSED = "card_closed", "The card is closed."
+    CARD_EXPIRED = "card_expired", "The card has expired."
+    CARD_BLOCKED = "card_blocked", "The card is blocked."
+    CARD_NOT_BLOCKED = "card_not_blocked", "The card is not blocked."
+    CARD_NOT_STARTED = "card_not_started", "The active_from of the card is in the future."
+    CARD_NOT_USABLE = "card_not_usable", "No card can be used with this token and PIN."
+    TOKEN_SPENT = "token_spent", "The token can be used only once, and has been used."
+    PIN_REQUIRED = "pin_required", "The card has a PIN; send it with the token."
+    TOKEN_NOT_FOUND = "token_not_found", "The card has no token with this id."
+    FORMAT_INVALID = (
+        "format_invalid",
+        "Values of this format are too easy to guess, or almost all are in use; see problems.",
+    )
+    CURRENCY_MISMATCH = (
+        "currency_mismatch",
+        "The currency differs from the card's, or the account doesn't allow it.",
+    )
+    EXCEEDS_AVAILABLE = "exceeds_available", "The amount is larger than the available amount."
+    LIMIT_EXCEEDED = "limit_exceeded", "The amount exceeds a limit of the account."
+    HOLD_NOT_FOUND = "hold_not_found", "There is no pending transaction with this id."
+    HOLD_CLOSED = "hold_closed", "Nothing is reserved by this pending transaction any more."
+    EXCEEDS_HOLD = "exceeds_hold", "The amount is larger than the amount still reserved."
+    TRANSACTION_NOT_FOUND = "transaction_not_found", "There is no drawdown with this id."
+    EXCEEDS_DRAWDOWN = (
+        "exceeds_drawdown",
+        "The amount is larger than what can still be refunded of the drawdown.",
+    )
+    NOT_REVERSIBLE = (
+        "not_reversible",
+        "The activation can't be reversed: the card's money has moved since, or it is too late.",
+    )
+    BATCH_NOT_FOUND = "batch_not_found", "There is no batch with this batch_id."
+    BATCH_STATE = "batch_state", "The batch is not in a state that allows this."
+    BATCH_TOO_LARGE = (
+        "batch_too_large",
+        "A list has at most 1,000 cards, an order at most 10,000,000.",
+    )
+    TOO_MANY_WAITING = (
+        "too_many_waiting",
+        "Too many orders of the account are waiting for approval.",
+    )
+    DUPLICATE_IN_BATCH = "duplicate_in_batch", "A card_id is in the list twice; see problems."
+    NOT_DUE = "not_due", "The expiry time has not been reached."
 
 
-HAPPENED: dict[EventType, str] = {
-    EventType.CARD_CREATED: "A card was made, active at once.",
-    EventType.CARD_ACTIVATED: "An inactive card got its currency, its money and its dates.",
-    EventType.CARD_ACTIVATION_REVERSED: "A load was taken back; the card is inactive again.",
-    EventType.CARD_UPDATED: "Its name, owner or metadata changed, or its end was put off.",
-    EventType.CARD_FUNDED: "Money came onto the card.",
-    EventType.CARD_DRAWN_DOWN: "Money was spent.",
-    EventType.CARD_REFUNDED: "Money that had been spent came back.",
-    EventType.CARD_ADJUSTED: "The balance was corrected.",
-    EventType.CARD_TRANSFERRED_OUT: "Money went to another card.",
-    EventType.CARD_TRANSFERRED_IN: "Money came from another card.",
-    EventType.CARD_BLOCKED: "The card was frozen.",
-    EventType.CARD_UNBLOCKED: "The card was thawed.",
-    EventType.CARD_REPLACED: "Another card took its place; this one is closed.",
-    EventType.CARD_CLOSED: "The card was ended, and what was left on it paid out.",
-    EventType.CARD_EXPIRED: "Its time has passed. With breakage: what was left is the account's.",
-    EventType.CARD_PIN_ROTATED: "The card got a new PIN.",
-    EventType.TOKEN_CREATED: "The card got one more token.",
-    EventType.TOKEN_REVOKED: "A token of the card serves no longer.",
-    EventType.HOLD_PLACED: "Some of the balance was locked by a pending transaction.",
-    EventType.HOLD_CAPTURED: "All or a part of what was locked was spent.",
-    EventType.HOLD_VOIDED: "What was still locked was released.",
-    EventType.HOLD_EXPIRED: "What was still locked was released, its time being up.",
-    EventType.BATCH_ACCEPTED: "An order of cards was taken, and is being made.",
-    EventType.BATCH_AWAITING_APPROVAL: "An order of cards was taken, and waits for approval.",
-    EventType.BATCH_APPROVED: "Somebody else approved an order; it is being made.",
-    EventType.BATCH_PROGRESSED: "Some more cards were made, or recalled; once a second at most.",
-    EventType.BATCH_COMPLETED: "All cards of a batch were made.",
-    EventType.BATCH_CANCELLED: "A batch was let go: what was made is removed, or closed if unused.",
-    EventType.BATCH_RECALLING: "What was asked for all cards of a batch has begun.",
-    EventType.BATCH_RECALLED: "What was asked for all cards of a batch was done, card by card.",
-    EventType.BATCH_CONFIRMED: "The files of a batch have arrived; its secrets are deleted here.",
-    EventType.COMMAND_REJECTED: "A command was refused, and nothing else came of it.",
-}
-"""What each event tells, in a sentence."""
+class EventType(TextEnum):
+    """What has happened."""
+
+    CARD_CREATED = "card.created", "A card was created, active at once."
+    CARD_ACTIVATED = "card.activated", "A card was activated: it got currency, money and dates."
+    CARD_ACTIVATION_REVERSED = (
+        "card.activation_reversed",
+        "An activation was reversed. The card is inactive again, without money.",
+    )
+    CARD_UPDATED = (
+        "card.updated",
+        "The card's name, customer, metadata or expiry date was changed.",
+    )
+    CARD_FUNDED = "card.funded", "Money was loaded onto the card."
+    CARD_DRAWN_DOWN = "card.drawn_down", "Money was spent."
+    CARD_REFUNDED = "card.refunded", "Money that had been spent was put back."
+    CARD_ADJUSTED = "card.adjusted", "The balance was corrected."
+    CARD_TRANSFERRED_OUT = "card.transferred_out", "Money was moved to another card."
+    CARD_TRANSFERRED_IN = "card.transferred_in", "Money was moved from another card to this one."
+    CARD_BLOCKED = "card.blocked", "The card was blocked."
+    CARD_UNBLOCKED = "card.unblocked", "The card was unblocked."
+    CARD_REPLACED = "card.replaced", "The card was replaced by another one, and is closed."
+    CARD_CLOSED = "card.closed", "The card was closed, and its balance paid out."
+    CARD_EXPIRED = (
+        "card.expired",
+        "The card has expired. With the rule `breakage`, its balance went to the account.",
+    )
+    CARD_PIN_ROTATED = "card.pin_rotated", "The card got a new PIN."
+    TOKEN_CREATED = "token.created", "The card got one more token."
+    TOKEN_REVOKED = "token.revoked", "A token was revoked. It can't be used any more."
+    HOLD_PLACED = "hold.placed", "An amount was reserved by a pending transaction."
+    HOLD_CAPTURED = "hold.captured", "All or part of a reserved amount was spent."
+    HOLD_VOIDED = "hold.voided", "The amount that was still reserved was released."
+    HOLD_EXPIRED = "hold.expired", "A hold has expired. What was still reserved was released."
+    BATCH_ACCEPTED = "batch.accepted", "An order was accepted. Its cards are being made."
+    BATCH_AWAITING_APPROVAL = (
+        "batch.awaiting_approval",
+        "An order was accepted. It waits for approval.",
+    )
+    BATCH_APPROVED = "batch.approved", "An order was approved. Its cards are being made."
+    BATCH_PROGRESSED = (
+        "batch.progressed",
+        "More cards of the batch were made or changed. Sent at most once a second.",
+    )
+    BATCH_COMPLETED = "batch.completed", "All cards of a batch were made."
+    BATCH_CANCELLED = (
+        "batch.cancelled",
+        "A batch was cancelled. Its cards are removed, or closed if they were inactive.",
+    )
+    BATCH_RECALLING = "batch.recalling", "A command on all cards of a batch has begun."
+    BATCH_RECALLED = "batch.recalled", "A command on all cards of a batch is done, card by card."
+    BATCH_CONFIRMED = (
+        "batch.confirmed",
+        "The arrival of a batch's files was confirmed. The secrets were deleted here.",
+    )
+    COMMAND_REJECTED = "command.rejected", "A command was refused. It changed nothing."

@@ -36,7 +36,7 @@ class Problem(BaseModel):
     message: str
 
 
-class TokenShown(TypedDict):
+class TokenView(TypedDict):
     """A token of a card, without its value."""
 
     id: UUID
@@ -47,13 +47,13 @@ class TokenShown(TypedDict):
     expires_after_transaction: bool
 
 
-class PinShown(TypedDict):
+class PinView(TypedDict):
     """That a card has a PIN."""
 
     format: dict[str, Any] | None
 
 
-class FileShown(TypedDict):
+class FileView(TypedDict):
     """A sealed file of cards: where it stands, and by what it can be told to be whole."""
 
     name: str
@@ -63,7 +63,7 @@ class FileShown(TypedDict):
     recipients: tuple[str, ...]
 
 
-class CardShown(TypedDict):
+class CardView(TypedDict):
     """A card as its events show it. Amounts in minor units."""
 
     account_id: str
@@ -88,12 +88,12 @@ class CardShown(TypedDict):
     amount_pending: Amount
     amount_reserved: Amount
     amount_available: Amount
-    tokens: tuple[TokenShown, ...]
+    tokens: tuple[TokenView, ...]
     """Those that serve."""
-    pin: PinShown | None
+    pin: PinView | None
 
 
-class TransactionShown(TypedDict):
+class TransactionView(TypedDict):
     """One movement of a card's money, in minor units."""
 
     id: UUID
@@ -115,7 +115,7 @@ class TransactionShown(TypedDict):
     version: int
 
 
-class Said(TypedDict):
+class CommandInfo(TypedDict):
     """What every answer repeats of its command."""
 
     command: str
@@ -124,7 +124,7 @@ class Said(TypedDict):
     dry_run: NotRequired[Literal[True]]
 
 
-class HoldShown(TypedDict):
+class HoldView(TypedDict):
     """What a pending transaction locks, and what became of it, in minor units."""
 
     id: UUID
@@ -135,32 +135,32 @@ class HoldShown(TypedDict):
     expires_at: Time | None
 
 
-class CardData(Said):
+class CardData(CommandInfo):
     """What happened to a card: the card after it, and the transaction it made."""
 
     card_id: str
     version: int
-    card: CardShown
-    transaction: TransactionShown | None
-    hold: NotRequired[HoldShown]
+    card: CardView
+    transaction: TransactionView | None
+    hold: NotRequired[HoldView]
     other_card_id: NotRequired[str]
     """Where the money went, or came from."""
     reason_text: NotRequired[str]
     """What the sender gave as the reason."""
-    token: NotRequired[TokenShown]
+    token: NotRequired[TokenView]
     """The one that was made or revoked."""
     sealed: NotRequired[str]
     """The secrets that were made, as JSON in an age file, for whoever they were sealed to."""
 
 
-class BatchCardShown(TypedDict):
+class BatchCardView(TypedDict):
     """A card of a batch; its version is 1."""
 
     card_id: str
     type: CardType
 
 
-class BatchData(Said):
+class BatchData(CommandInfo):
     """What became of a batch."""
 
     batch_id: str
@@ -172,22 +172,22 @@ class BatchData(Said):
     created_by: str | None
     approved_by: str | None
     card_id_pattern: NotRequired[str]
-    cards: NotRequired[tuple[BatchCardShown, ...]]
-    file: NotRequired[FileShown | None]
+    cards: NotRequired[tuple[BatchCardView, ...]]
+    file: NotRequired[FileView | None]
     """The sealed one with its cards' secrets; of a recall, that with the cards refused."""
-    pin_file: NotRequired[FileShown]
+    pin_file: NotRequired[FileView]
     """The one with the PINs, where these are sealed to somebody else."""
     reason_text: NotRequired[str]
     """What the sender gave as the reason."""
     reason: NotRequired[Reason]
     """Why an order was let go that nobody cancelled."""
     problems: NotRequired[tuple[Problem, ...]]
-    recall: NotRequired["RecallShown"]
+    recall: NotRequired["RecallView"]
     confirmed_by: NotRequired[str]
     """Who said that the files have arrived."""
 
 
-class RecallShown(TypedDict):
+class RecallView(TypedDict):
     """What is done to the cards of a batch, one after the other, and to how many it was done."""
 
     action: Action
@@ -199,7 +199,7 @@ class RecallShown(TypedDict):
     refused: int
 
 
-class BatchShown(TypedDict):
+class BatchView(TypedDict):
     """An order of cards as a query shows it."""
 
     account_id: str
@@ -213,7 +213,7 @@ class BatchShown(TypedDict):
     completed_at: Time | None
     trouble: str | None
     """Why it doesn't get on, or was let go by itself."""
-    files: tuple[FileShown, ...]
+    files: tuple[FileView, ...]
     name: str | None
     metadata: dict[str, Any] | None
     originated_by: str | None
@@ -221,7 +221,7 @@ class BatchShown(TypedDict):
     created_by: str | None
 
 
-class RejectionData(Said):
+class RejectionData(CommandInfo):
     """Why a command was refused. Nothing but this answer came of it."""
 
     card_id: NotRequired[str]
@@ -246,6 +246,6 @@ class Envelope(TypedDict):
     data: CardData | BatchData | RejectionData
 
 
-def write(told: Envelope | CardShown | TransactionShown | BatchShown) -> str:
+def write(told: Envelope | CardView | TransactionView | BatchView) -> str:
     """Return JSON as it stands on the stream, in the order in which the fields were given."""
     return write_json(told)

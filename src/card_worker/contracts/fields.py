@@ -1,4 +1,4 @@
-"""The kinds of field that commands and events are made of, with their limits."""
+"""The types of the fields of commands and events, with their limits; writing JSON."""
 
 import json
 import re
@@ -57,7 +57,7 @@ TEXT_SCHEMA = {"pattern": f"^[^{NOT_IN_TEXT}]*$"}
 
 
 def read_id(text: str) -> str:
-    """Return `text` if it can be an id: all of it is visible, and it has no space at either end.
+    """Return `text` if it can be an id: only visible characters, and no space at either end.
 
     Raises PydanticCustomError.
     """
@@ -83,14 +83,14 @@ def _read_line(text: str) -> str:
 Text255 = Annotated[
     StrictStr, Field(max_length=255, json_schema_extra=TEXT_SCHEMA), AfterValidator(_read_line)
 ]
-"""What people read: one line."""
+"""Free text for people: one line."""
 
 Name = Annotated[
     StrictStr,
     Field(min_length=1, max_length=255, json_schema_extra=ID_SCHEMA),
     AfterValidator(read_id),
 ]
-"""What a caller calls something."""
+"""An id that a producer chooses."""
 
 CellName = Annotated[
     StrictStr,
@@ -105,17 +105,17 @@ CellName = Annotated[
     AfterValidator(read_id),
     AfterValidator(no_formula),
 ]
-"""What a caller calls something that stands in a cell of a CSV file."""
+"""An id that may be written into a CSV file: no spreadsheet reads it as a formula."""
 
 RefId = Name
-"""What a caller calls a movement of money."""
+"""A producer's id of a movement of money."""
 
-Why = Annotated[
+ReasonText = Annotated[
     StrictStr,
     Field(min_length=1, max_length=255, json_schema_extra=TEXT_SCHEMA),
     AfterValidator(_read_line),
 ]
-"""Why something was done, for people."""
+"""The reason for a command: free text for people."""
 
 
 def cut(text: str, chars_max: int) -> str:
@@ -124,7 +124,7 @@ def cut(text: str, chars_max: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Return `text` with every character that can't be seen escaped as in Python."""
+    """Return `text` with every invisible character escaped as in Python."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -132,7 +132,7 @@ def printable(text: str) -> str:
 
 SECONDS_MAX = 10 * 366 * 24 * 3600
 Seconds = Annotated[StrictInt, Field(gt=0, le=SECONDS_MAX)]
-"""A length of time, at most some ten years."""
+"""A duration, at most some ten years."""
 
 
 def _read_uuid(value: object) -> UUID:
@@ -140,16 +140,16 @@ def _read_uuid(value: object) -> UUID:
         return value
     if isinstance(value, str) and _UUID.fullmatch(value):
         return UUID(value)
-    raise PydanticCustomError("uuid", "must be a UUID, as an event told it")
+    raise PydanticCustomError("uuid", "must be a UUID, as events show it")
 
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _UUID_SCHEMA = {"type": "string", "format": "uuid", "pattern": f"^{_UUID.pattern}$"}
 TransactionId = Annotated[UUID, BeforeValidator(_read_uuid), WithJsonSchema(_UUID_SCHEMA)]
-"""The `id` of a transaction, from the event that told of it."""
+"""The `id` of a transaction, from an event."""
 
 TokenId = Annotated[UUID, BeforeValidator(_read_uuid), WithJsonSchema(_UUID_SCHEMA)]
-"""The `id` of a token, from the event that told of it."""
+"""The `id` of a token, from an event."""
 
 _ACCOUNT_ID = "[PT][0-9]{8}"
 AccountId = Annotated[StrictStr, Field(pattern=f"^{_ACCOUNT_ID}$")]
@@ -186,7 +186,7 @@ def read_time(value: object) -> datetime:
     if not isinstance(value, datetime):
         raise PydanticCustomError("time", "must be an RFC 3339 time such as 2026-11-22T10:00:00Z")
     if value.tzinfo is None:
-        raise PydanticCustomError("time", "must carry a time zone")
+        raise PydanticCustomError("time", "must have a time zone")
     try:
         value = value.astimezone(UTC)
     except OverflowError:
@@ -257,7 +257,7 @@ def _metadata(value: object) -> dict[str, Json]:
 def _items(value: Mapping[Any, Any]) -> list[tuple[str, Any]]:
     for key in value:
         if not isinstance(key, str):
-            raise PydanticCustomError("metadata", "keys must be text")
+            raise PydanticCustomError("metadata", "keys must be strings")
         storable(key)
     return list(value.items())
 
@@ -275,14 +275,14 @@ def _json(value: object, *, depth: int) -> Json:
             return storable(value)
     if depth > METADATA_DEPTH_MAX:
         raise PydanticCustomError(
-            "metadata", "must not be nested deeper than {max}", {"max": METADATA_DEPTH_MAX}
+            "metadata", "must have at most {max} levels", {"max": METADATA_DEPTH_MAX}
         )
     match value:
         case list() | tuple():
             return [_json(part, depth=depth + 1) for part in value]
         case Mapping():
             return {key: _json(part, depth=depth + 1) for key, part in sorted(_items(value))}
-    raise PydanticCustomError("metadata", "must be JSON")
+    raise PydanticCustomError("metadata", "must be a JSON value")
 
 
 def _unreserved(metadata: dict[str, Json]) -> dict[str, Json]:
@@ -300,7 +300,7 @@ def _small(metadata: dict[str, Json]) -> dict[str, Json]:
     size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode())
     if size > METADATA_BYTES_MAX:
         raise PydanticCustomError(
-            "metadata", "must be at most {max} bytes", {"max": METADATA_BYTES_MAX}
+            "metadata", "must have at most {max} bytes", {"max": METADATA_BYTES_MAX}
         )
     return metadata
 
@@ -321,12 +321,3 @@ Metadata = Annotated[
     ),
 ]
 """Free JSON: at most 16 KiB, at most 8 deep, keys sorted, the reserved keys refused."""
-
-
-def _not_offered(value: object) -> None:
-    if value is not None and value is not False:
-        raise PydanticCustomError("not_offered", "is not offered by this version")
-
-
-NotOffered = Annotated[None, BeforeValidator(_not_offered)]
-"""A field of the contract that this version refuses rather than half does."""

@@ -44,7 +44,7 @@ def query(task: str, command_id: str) -> str:
     return f"query/{task}/{command_id}"
 
 
-def own(command_id: str) -> str:
+def internal(command_id: str) -> str:
     """Return the key of a command that a worker makes itself. No message leads to one."""
     return f"own/{command_id}"
 

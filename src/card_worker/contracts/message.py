@@ -1,21 +1,20 @@
-"""From the bytes on a queue to commands: what is a message of ours, and what can't be read.
+"""From the bytes on a queue to commands and queries.
 
-Unreadable            nobody can be answered: a dead letter, with its reason
-└ not raised for a field that is wrong: that is an InvalidCommand, and its sender is answered
+Unreadable is raised where there is no sender to answer: the message becomes a dead letter. It is
+not raised for an invalid field: that makes an InvalidCommand, whose sender is answered.
 """
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeGuard, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
-from card_worker.contracts.about import AboutAccount
+from card_worker.contracts.base import Request
 from card_worker.contracts.batches import ABOUT_BATCHES, CreateBatch
 from card_worker.contracts.commands import (
     APPLY,
@@ -39,23 +38,24 @@ from card_worker.contracts.queries import QUERIES, Query
 from card_worker.contracts.strict_json import NotJson, read_json
 from card_worker.secrets.masking import masked_text, without_secrets
 from card_worker.secrets.vault import Vault
+from card_worker.wording import in_words
 
 MESSAGE_BYTES_MAX = 1024 * 1024
 LEVELS_MAX = METADATA_DEPTH_MAX + 4
-"""How deep a body may go: a message, its fields, a list, a command, and that one's metadata."""
+"""Largest nesting of a body: the message, its fields, a list, a command, and its metadata."""
 COMMAND_BYTES_MAX = 64 * 1024
 HEADERS_BYTES_MAX = 64 * 1024
 QUOTED_CHARS_MAX = 200
 FIELD_CHARS_MAX = 100
-"""How much an answer repeats of the name of a field. A sender may have made it up."""
+"""Longest name of a field that an answer repeats. A sender may have made it up."""
 EXTRA_COST_MAX = 1_000
-"""How much a list may cost besides its commands; see `extra_cost`."""
+"""Largest extra cost of a list; see `extra_cost`."""
 BATCH_COST = 100
 REASONS_MAX = 20
-"""So many different reasons are listed of a list that can't be read."""
+"""Number of different reasons that are listed for a list that can't be read."""
 ID_CHARS_MAX = 64
 CARD_ID_CHARS_MAX = 255
-# Headers by which a sender would command the worker instead of asking it something.
+# Headers by which a sender would control the worker.
 EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 FORBIDDEN_HEADERS = (
     *EMBEDDED,
@@ -69,15 +69,9 @@ FORBIDDEN_HEADERS = (
     "stamps",
     "timelimit",
 )
-_MESSAGES = {
-    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "must be an object"),
-    **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
-}
-_MEMBER = re.compile(r"<\w+\.\w+: ('[^']*')>")
-"""A member of an enumeration in pydantic's text, and what is written in JSON for it."""
 NO_VAULT = Vault()
 
-Kind = TypeVar("Kind", bound=AboutAccount)
+Kind = TypeVar("Kind", bound=Request)
 
 
 class Unreadable(Exception):
@@ -312,7 +306,7 @@ def _read_as(
 ) -> Kind | InvalidCommand:
     problems = _too_large(kind, fields)
     if "command" in fields:
-        problems += (Problem(field="command", message="Extra inputs are not permitted"),)
+        problems += (Problem(field="command", message="is not a known field"),)
     if not problems:
         try:
             return kind.model_validate(fields, context=vault)
@@ -362,14 +356,7 @@ def problems_of(error: ValidationError) -> Iterator[Problem]:
         # A list whose parts are all wrong is also called empty.
         if problem["loc"] not in inside:
             field = ".".join(str(part) for part in problem["loc"])
-            yield Problem(field=cut(printable(field), FIELD_CHARS_MAX), message=_message(problem))
-
-
-def _message(problem: ErrorDetails) -> str:
-    """Return what pydantic says in the words of JSON, without the classes it reads into."""
-    if problem["type"] in _MESSAGES:
-        return _MESSAGES[problem["type"]]
-    return _MEMBER.sub(r"\1", problem["msg"]).replace("Tuple", "List")
+            yield Problem(field=cut(printable(field), FIELD_CHARS_MAX), message=in_words(problem))
 
 
 def is_id(value: object, *, chars_max: int = ID_CHARS_MAX) -> TypeGuard[str]:

@@ -1,4 +1,4 @@
-"""JSON as a stranger may send it: read strictly, within bounds, or not at all."""
+"""A strict JSON reader with limits, for untrusted input."""
 
 import json
 import math
@@ -6,13 +6,13 @@ from typing import Any, NoReturn
 
 
 class NotJson(ValueError):
-    """What came isn't JSON that everybody reads alike. The text says why, in a line."""
+    """The input is not JSON that every reader reads alike. The text says why, in one line."""
 
 
 def read_json(raw: bytes, *, bytes_max: int, levels_max: int) -> Any:
-    """Return what `raw` says: UTF-8, no key twice, no NaN, no number that is too long or too large.
+    """Parse UTF-8 JSON. Refuses duplicate keys, NaN, infinite and very long numbers.
 
-    `levels_max` bounds how deep lists and objects lie in one another. Raises NotJson.
+    `levels_max` limits the nesting of lists and objects. Raises NotJson.
     """
     if len(raw) > bytes_max:
         raise NotJson(f"{len(raw)} bytes; at most {bytes_max} are read")
@@ -26,7 +26,7 @@ def read_json(raw: bytes, *, bytes_max: int, levels_max: int) -> Any:
         raise NotJson("not JSON: nested too deep") from None
     except ValueError:  # a whole number of thousands of digits
         raise NotJson("not JSON: a number is too long") from None
-    # What has no more openings than that can't be deeper.
+    # With fewer brackets than levels it can't be too deep.
     if raw.count(b"[") + raw.count(b"{") > levels_max and _is_deeper(read, levels_max):
         raise NotJson(f"nested too deep: more than {levels_max} levels")
     return read
@@ -49,7 +49,7 @@ def _is_deeper(read: Any, levels_max: int) -> bool:
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     read = dict(pairs)
     if len(read) != len(pairs):
-        raise NotJson("not JSON: a key stands twice in an object")
+        raise NotJson("not JSON: duplicate key in an object")
     return read
 
 

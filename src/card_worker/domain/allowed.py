@@ -6,29 +6,29 @@ from typing import TypeAlias, get_args
 
 from typing_extensions import TypeIs
 
-from card_worker.contracts.commands import (
+from card_worker.contracts.cards import (
     ActivateCard,
     AdjustBalance,
     BlockCard,
-    CaptureTransaction,
     CloseCard,
     CreateCard,
-    CreateToken,
-    CreateTransaction,
     ExpireCard,
-    ExpireHold,
-    RefundTransaction,
     ReplaceCard,
     ReverseActivation,
-    RevokeToken,
-    RotatePin,
     TransferBalance,
     UnblockCard,
     UpdateCard,
-    VoidTransaction,
 )
 from card_worker.contracts.enums import Reason, Status, TransactionType
-from card_worker.contracts.own import SweptHold
+from card_worker.contracts.internal import SweptHold
+from card_worker.contracts.tokens import CreateToken, RevokeToken, RotatePin
+from card_worker.contracts.transactions import (
+    CaptureTransaction,
+    CreateTransaction,
+    ExpireHold,
+    RefundTransaction,
+    VoidTransaction,
+)
 
 ByTransaction: TypeAlias = CaptureTransaction | VoidTransaction | RefundTransaction | ExpireHold
 """What names its card by a transaction."""
@@ -95,7 +95,7 @@ ALLOWED: Mapping[type[OnCard | ByTransaction], Column] = {
     BlockCard: {**_UNLESS_CLOSED, Status.BLOCKED: Reason.CARD_BLOCKED},
     UnblockCard: {
         **_UNLESS_CLOSED,
-        **dict.fromkeys(_LIVE, Reason.NOT_REVERSIBLE),
+        **dict.fromkeys(_LIVE, Reason.CARD_NOT_BLOCKED),
     },
     CloseCard: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None},
     ReplaceCard: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None},

@@ -6,31 +6,31 @@ from typing import NamedTuple
 from uuid import UUID
 
 from card_worker.contracts.batches import CreateBatch, OnBatch
-from card_worker.contracts.commands import (
-    BlockCard,
+from card_worker.contracts.cards import BlockCard
+from card_worker.contracts.commands import Command
+from card_worker.contracts.enums import Action, EventType, Reason
+from card_worker.contracts.events import (
+    BatchCardView,
+    BatchData,
+    BatchView,
+    CardData,
+    CardView,
+    CommandInfo,
+    Envelope,
+    FileView,
+    HoldView,
+    PinView,
+    RecallView,
+    RejectionData,
+    TokenView,
+    TransactionView,
+    write,
+)
+from card_worker.contracts.transactions import (
     CaptureTransaction,
-    Command,
     ExpireHold,
     RefundTransaction,
     VoidTransaction,
-)
-from card_worker.contracts.enums import MESSAGES, Action, EventType, Reason
-from card_worker.contracts.events import (
-    BatchCardShown,
-    BatchData,
-    BatchShown,
-    CardData,
-    CardShown,
-    Envelope,
-    FileShown,
-    HoldShown,
-    PinShown,
-    RecallShown,
-    RejectionData,
-    Said,
-    TokenShown,
-    TransactionShown,
-    write,
 )
 from card_worker.domain.books import Books
 from card_worker.domain.events import (
@@ -140,7 +140,7 @@ def answer(books: Books, event: Event, transaction: Transaction | None) -> Answe
 # Dictionaries are written out here: to call their types takes twice as long, for each event.
 
 
-def shown(card: Card, now: datetime, tokens: Sequence[Token], pin: Pin | None) -> CardShown:
+def shown(card: Card, now: datetime, tokens: Sequence[Token], pin: Pin | None) -> CardView:
     """Return the card as the public sees it at `now`, with its tokens that serve and its PIN."""
     return {
         "account_id": card.account_id,
@@ -166,13 +166,13 @@ def shown(card: Card, now: datetime, tokens: Sequence[Token], pin: Pin | None) -
         "amount_reserved": card.amount_reserved,
         "amount_available": card.amount_available,
         "tokens": tuple(map(shown_token, tokens)),
-        "pin": None if pin is None else PinShown(format=pin.format),
+        "pin": None if pin is None else PinView(format=pin.format),
     }
 
 
-def shown_token(token: Token) -> TokenShown:
+def shown_token(token: Token) -> TokenView:
     """Return the token as the public sees it."""
-    return TokenShown(
+    return TokenView(
         id=token.id,
         ref_id=token.ref_id,
         masked_code=token.masked_code,
@@ -182,9 +182,9 @@ def shown_token(token: Token) -> TokenShown:
     )
 
 
-def shown_file(file: File) -> FileShown:
+def shown_file(file: File) -> FileView:
     """Return the file as the public sees it."""
-    return FileShown(
+    return FileView(
         name=file.name,
         sha256=file.sha256,
         cards=file.cards,
@@ -193,7 +193,7 @@ def shown_file(file: File) -> FileShown:
     )
 
 
-def shown_transaction(transaction: Transaction, card_id: str) -> TransactionShown:
+def shown_transaction(transaction: Transaction, card_id: str) -> TransactionView:
     """Return the transaction as the public sees it."""
     return {
         "id": transaction.id,
@@ -216,9 +216,9 @@ def shown_transaction(transaction: Transaction, card_id: str) -> TransactionShow
     }
 
 
-def shown_batch(batch: Batch, files: Sequence[File] = ()) -> BatchShown:
+def shown_batch(batch: Batch, files: Sequence[File] = ()) -> BatchView:
     """Return the batch, and its files, as a query sees it."""
-    return BatchShown(
+    return BatchView(
         account_id=batch.account_id,
         batch_id=batch.batch_id,
         state=batch.state,
@@ -238,9 +238,9 @@ def shown_batch(batch: Batch, files: Sequence[File] = ()) -> BatchShown:
     )
 
 
-def shown_hold(hold: Hold) -> HoldShown:
+def shown_hold(hold: Hold) -> HoldView:
     """Return the hold as the public sees it."""
-    return HoldShown(
+    return HoldView(
         id=hold.id,
         amount=hold.amount,
         amount_captured=hold.captured,
@@ -325,7 +325,7 @@ def _about_batch(books: Books, event: BatchEvent) -> Answer:
         case BatchCompleted():
             type = EventType.BATCH_COMPLETED
             data["cards"] = tuple(
-                BatchCardShown(card_id=card.card_id, type=card.type or batch.type)
+                BatchCardView(card_id=card.card_id, type=card.type or batch.type)
                 for card in event.command.cards or ()
             )
             add_files(data, [file for file, _ in event.made.files])
@@ -340,7 +340,7 @@ def _about_batch(books: Books, event: BatchEvent) -> Answer:
             type = EventType.BATCH_RECALLING
             action = Action(event.command.command.removeprefix("batches."))
             first, last = event.command.first, event.last
-            data["recall"] = RecallShown(
+            data["recall"] = RecallView(
                 action=action, first=first, last=last, done=0, already=0, refused=0
             )
     reason = getattr(command, "reason", None)
@@ -349,7 +349,7 @@ def _about_batch(books: Books, event: BatchEvent) -> Answer:
     return _sealed(event, type, batch.batch_id, data)
 
 
-def batch_data(said: Said, batch: Batch) -> BatchData:
+def batch_data(said: CommandInfo, batch: Batch) -> BatchData:
     """Return what every event about a batch tells of it."""
     data = BatchData(
         command=said["command"],
@@ -381,13 +381,13 @@ def add_files(data: BatchData, files: Sequence[File]) -> None:
 
 def about_run(run: Run, batch: Batch) -> BatchData:
     """Return what an event tells that no command has asked for by itself."""
-    said = Said(command=run.command, command_id=run.command_id, account_id=run.account_id)
+    said = CommandInfo(command=run.command, command_id=run.command_id, account_id=run.account_id)
     return batch_data(said, batch)
 
 
-def recall_shown(run: Run) -> RecallShown:
+def recall_shown(run: Run) -> RecallView:
     """Return how far a recall has come."""
-    return RecallShown(
+    return RecallView(
         action=run.action,
         first=run.first,
         last=run.last,
@@ -405,7 +405,7 @@ def _refusal(books: Books, event: CommandRejected) -> Answer:
         command_id=command.command_id,
         account_id=command.account_id,
         reason=event.reason,
-        message=MESSAGES[event.reason],
+        message=event.reason.text,
     )
     if command.dry_run:
         data["dry_run"] = True
@@ -435,9 +435,9 @@ def _card_id(books: Books, command: Command) -> str | None:
     return command.card_id
 
 
-def _said(event: Event) -> Said:
+def _said(event: Event) -> CommandInfo:
     command = event.command
-    said = Said(
+    said = CommandInfo(
         command=command.command, command_id=command.command_id, account_id=command.account_id
     )
     if command.dry_run:

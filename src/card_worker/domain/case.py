@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from card_worker.contracts.commands import CreateTransaction, Moves, RefundTransaction
+from card_worker.contracts.cards import MovesMoney
 from card_worker.contracts.enums import Expiry, Reason, TransactionType
 from card_worker.contracts.events import Problem
+from card_worker.contracts.transactions import CreateTransaction, RefundTransaction
 from card_worker.domain.allowed import ByTransaction, OnCard, is_by_transaction, reason_against
 from card_worker.domain.books import Books
 from card_worker.domain.entry import enter
@@ -77,7 +78,7 @@ class Case(NamedTuple):
 
     def check_reference(self, command: OnCard | ByTransaction) -> None:
         # The same command once more is known by its key, and doesn't come here.
-        if isinstance(command, Moves) and (self.card.id, command.ref_id) in self.books.refs:
+        if isinstance(command, MovesMoney) and (self.card.id, command.ref_id) in self.books.refs:
             raise Refused(Reason.IDEMPOTENCY_CONFLICT)
 
     def check_currency(self, currency: Currency | None) -> None:

@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
 from card_worker.contracts import keys
-from card_worker.contracts.commands import CreateTransaction, event_id
+from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import Reason, Status
-from card_worker.contracts.queries import Look
+from card_worker.contracts.queries import CardQuery
+from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.allowed import reason_against
 from card_worker.domain.books import Books
 from card_worker.domain.events import CardBlocked, Judged
@@ -22,7 +23,7 @@ from card_worker.secrets.peppers import Hash
 
 WRONG_MAX = 5
 
-Entering: TypeAlias = CreateTransaction | Look
+Entering: TypeAlias = CreateTransaction | CardQuery
 """What may name its card by a token, and bring a PIN."""
 
 

@@ -9,31 +9,30 @@ from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from card_worker.contracts.batches import ApproveBatch, CancelBatch, CreateBatch, Recall
-from card_worker.contracts.commands import (
+from card_worker.contracts.cards import (
     ActivateCard,
     AdjustBalance,
     BlockCard,
-    CaptureTransaction,
     CloseCard,
-    Command,
     CreateCard,
-    CreateToken,
-    CreateTransaction,
-    RefundTransaction,
     ReplaceCard,
     ReverseActivation,
-    RevokeToken,
-    RotatePin,
     TransferBalance,
     UnblockCard,
     UpdateCard,
-    VoidTransaction,
     WithdrawCard,
-    event_id,
 )
+from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import CardType, Reason
 from card_worker.contracts.events import Problem
-from card_worker.contracts.queries import Look
+from card_worker.contracts.queries import CardQuery
+from card_worker.contracts.tokens import CreateToken, RevokeToken, RotatePin
+from card_worker.contracts.transactions import (
+    CaptureTransaction,
+    CreateTransaction,
+    RefundTransaction,
+    VoidTransaction,
+)
 from card_worker.domain.rows import CardKey, File, FilePart, Guess
 from card_worker.secrets.formats import PinFormat, TokenFormat
 from card_worker.secrets.peppers import Hash
@@ -97,7 +96,7 @@ class CardUpdated(NamedTuple):
 class CardBlocked(NamedTuple):
     """Frozen: by a command, or by the guard, when PINs were guessed."""
 
-    command: BlockCard | CreateTransaction | Look
+    command: BlockCard | CreateTransaction | CardQuery
     at: datetime
     card: CardKey
     key: str | None = None

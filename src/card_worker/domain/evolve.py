@@ -9,9 +9,10 @@ from uuid import NAMESPACE_OID, UUID
 
 from card_worker import uuids
 from card_worker.contracts.batches import CreateBatch, ExtendBatch
-from card_worker.contracts.codes import TokenBehaviour
-from card_worker.contracts.commands import UPDATABLE, ActivateCard, CreateCard, CreateToken
+from card_worker.contracts.cards import UPDATABLE, ActivateCard, CreateCard
 from card_worker.contracts.enums import Action, BatchState, CardType, Side, TransactionType
+from card_worker.contracts.secrets import TokenBehaviour
+from card_worker.contracts.tokens import CreateToken
 from card_worker.domain.books import Books, Cause, Movement
 from card_worker.domain.events import (
     ActivationReversed,

@@ -1,8 +1,8 @@
 """What cards are made with: whether a token or a PIN of that kind may be, and for whom."""
 
-from card_worker.contracts.codes import BatchOptions, PinOptions
 from card_worker.contracts.enums import CardType, Reason
 from card_worker.contracts.events import Problem
+from card_worker.contracts.secrets import BatchOptions, PinOptions
 from card_worker.domain.case import recipients
 from card_worker.domain.events import Wanted
 from card_worker.domain.refusal import Refused

@@ -5,26 +5,26 @@ from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from card_worker.contracts.batches import CreateBatch, OnBatch
-from card_worker.contracts.commands import (
+from card_worker.contracts.cards import (
     ActivateCard,
     AdjustBalance,
-    ByToken,
-    CaptureTransaction,
-    Command,
     CreateCard,
-    CreateTransaction,
-    ExpireHold,
-    InvalidCommand,
-    RefundTransaction,
     ReplaceCard,
-    RevokeToken,
     TransferBalance,
     UnblockCard,
-    VoidTransaction,
     WithdrawCard,
-    event_id,
 )
-from card_worker.contracts.queries import Look
+from card_worker.contracts.commands import Command, InvalidCommand, event_id
+from card_worker.contracts.queries import CardQuery
+from card_worker.contracts.tokens import RevokeToken
+from card_worker.contracts.transactions import (
+    ByCardOrToken,
+    CaptureTransaction,
+    CreateTransaction,
+    ExpireHold,
+    RefundTransaction,
+    VoidTransaction,
+)
 from card_worker.domain.allowed import OnCard
 from card_worker.domain.rows import BatchKey, CardKey
 
@@ -61,7 +61,7 @@ class Needs(NamedTuple):
 
 
 @singledispatch
-def needs(command: Command | Look) -> Needs:
+def needs(command: Command | CardQuery) -> Needs:
     """Return the rows that `decide` and `evolve` will look at, whether they exist or not."""
     raise AssertionError(f"{command} looks at nothing")
 
@@ -129,7 +129,7 @@ def _(command: ExpireHold) -> Needs:
 
 
 @needs.register
-def _(asked: Look) -> Needs:
+def _(asked: CardQuery) -> Needs:
     return _by_token(asked)
 
 
@@ -164,7 +164,7 @@ def _made_by(command: Command) -> UUID:
     return event_id(command.account_id, command.key)
 
 
-def _by_token(asked: ByToken) -> Needs:
+def _by_token(asked: ByCardOrToken) -> Needs:
     account_id = asked.account_id
     has_pin = asked.given_pin is not None
     guess = event_id(account_id, asked.key) if has_pin else None

@@ -21,10 +21,10 @@ from card_worker.contracts.batches import (
     Recall,
     UnblockBatch,
 )
-from card_worker.contracts.codes import BatchOptions
-from card_worker.contracts.enums import MESSAGES, BatchState, Reason
+from card_worker.contracts.enums import BatchState, Reason
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
 from card_worker.contracts.patterns import Pattern
+from card_worker.contracts.secrets import BatchOptions
 from card_worker.domain.books import Books
 from card_worker.domain.events import (
     BatchApproved,
@@ -120,7 +120,7 @@ def _check_size(command: CreateBatch) -> None:
 
 def _naming(reason: Reason, asked: list[str], wrong: Iterable[str]) -> tuple[Problem, ...]:
     """Return up to 20 problems that name cards by their place in the list and their card_id."""
-    message = MESSAGES[reason].split(";")[0].rstrip(".")
+    message = reason.text.split(";")[0].rstrip(".")
     places = {card_id: place for place, card_id in reversed(list(enumerate(asked)))}
     return tuple(
         Problem(field=f"cards.{places[card_id]}.card_id", message=f"{card_id}: {message}")
@@ -129,7 +129,7 @@ def _naming(reason: Reason, asked: list[str], wrong: Iterable[str]) -> tuple[Pro
 
 
 def _naming_of_pattern(taken: Sequence[str]) -> tuple[Problem, ...]:
-    message = MESSAGES[Reason.CARD_EXISTS].rstrip(".")
+    message = Reason.CARD_EXISTS.text.rstrip(".")
     return tuple(
         Problem(field="card_id_pattern", message=f"{card_id}: {message}") for card_id in taken
     )

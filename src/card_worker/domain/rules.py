@@ -9,33 +9,32 @@ from typing_extensions import TypeIs
 
 from card_worker.contracts import keys
 from card_worker.contracts.batches import is_about_batch
-from card_worker.contracts.codes import BatchOptions
-from card_worker.contracts.commands import (
+from card_worker.contracts.cards import (
     ActivateCard,
     AdjustBalance,
     BlockCard,
-    CaptureTransaction,
     CloseCard,
-    Command,
     CreateCard,
-    CreateToken,
-    CreateTransaction,
     ExpireCard,
-    ExpireHold,
-    RefundTransaction,
     ReplaceCard,
     ReverseActivation,
-    RevokeToken,
-    RotatePin,
     TransferBalance,
     UnblockCard,
     UpdateCard,
-    VoidTransaction,
     WithdrawCard,
-    is_invalid,
 )
+from card_worker.contracts.commands import Command, is_invalid
 from card_worker.contracts.enums import Reason, TransactionType
 from card_worker.contracts.events import Problem
+from card_worker.contracts.secrets import BatchOptions
+from card_worker.contracts.tokens import CreateToken, RevokeToken, RotatePin
+from card_worker.contracts.transactions import (
+    CaptureTransaction,
+    CreateTransaction,
+    ExpireHold,
+    RefundTransaction,
+    VoidTransaction,
+)
 from card_worker.domain.allowed import ByTransaction, Fund, OnCard, reason_against
 from card_worker.domain.books import Books
 from card_worker.domain.case import Case, recipients
@@ -365,7 +364,7 @@ def _(command: BlockCard, case: Case) -> Events:
 @_rule.register
 def _(command: UnblockCard, case: Case) -> Events:
     if not case.card.blocked:
-        raise Refused(Reason.NOT_REVERSIBLE)
+        raise Refused(Reason.CARD_NOT_BLOCKED)
     return (CardUnblocked(command, case.now, case.key),)
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from card_worker.contracts.commands import COMMANDS, QUEUES
-from card_worker.contracts.enums import HAPPENED, EventType
+from card_worker.contracts.enums import EventType
 from card_worker.contracts.queries import QUERY_QUEUES
 from card_worker.reference.schemas import command_schema, event_schema, summary
 
@@ -66,7 +66,7 @@ def _event(type: EventType, schemas: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": type.value,
         "title": type.value,
-        "summary": HAPPENED[type],
+        "summary": type.text,
         "contentType": "application/cloudevents+json",
         "payload": _apart(event_schema(type), schemas),
     }

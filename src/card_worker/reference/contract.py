@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from card_worker.contracts.commands import APPLY, COMMANDS, COMMANDS_PER_MESSAGE_MAX, QUEUES
-from card_worker.contracts.dead_letters import DEAD_LETTER_MESSAGES, DeadLetterReason
-from card_worker.contracts.enums import HAPPENED, MESSAGES, EventType, Reason
+from card_worker.contracts.dead_letters import DeadLetterReason
+from card_worker.contracts.enums import EventType, Reason
 from card_worker.contracts.fields import ID_SCHEMA, TEXT_SCHEMA
 from card_worker.contracts.message import (
     BATCH_COST,
@@ -65,7 +65,7 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             f"A message has at most {MESSAGE_BYTES_MAX // 1024:,} KiB and its headers"
             f" {HEADERS_BYTES_MAX // 1024} KiB, a command {COMMAND_BYTES_MAX // 1024} KiB without"
             " the cards that it lists. What one message writes at most is in"
-            " [limits](reference/limits.md).",
+            " [limits](limits.md).",
             "",
             "## Queries",
             "",
@@ -81,11 +81,11 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             *_parts(),
             "## Events",
             "",
-            *_table(("type", "tells"), [(f"`{type}`", HAPPENED[type]) for type in EventType]),
+            *_table(("type", "tells"), [(f"`{type}`", type.text) for type in EventType]),
             "",
             "## Reasons for a refusal",
             "",
-            *_table(("reason", "says"), [(f"`{reason}`", MESSAGES[reason]) for reason in Reason]),
+            *_table(("reason", "says"), [(f"`{reason}`", reason.text) for reason in Reason]),
             "",
             "## Reasons for a dead letter",
             "",
@@ -94,7 +94,7 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             "",
             *_table(
                 ("reason", "meaning"),
-                [(f"`{reason}`", DEAD_LETTER_MESSAGES[reason]) for reason in DeadLetterReason],
+                [(f"`{reason}`", reason.text) for reason in DeadLetterReason],
             ),
             "",
             "## Settings",

@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from card_worker.contracts.commands import COMMANDS, Asked
-from card_worker.contracts.enums import HAPPENED, EventType
+from card_worker.contracts.commands import COMMANDS, ProducerCommand
+from card_worker.contracts.enums import EventType
 from card_worker.contracts.events import BatchData, CardData, Envelope, RejectionData
 from card_worker.contracts.queries import QUERIES, Query
 
@@ -30,7 +30,7 @@ def summary(task: str) -> str:
     return " ".join((_kind(task).__doc__ or "").split())
 
 
-def _kind(task: str) -> type[Asked] | type[Query]:
+def _kind(task: str) -> type[ProducerCommand] | type[Query]:
     return COMMANDS[task] if task in COMMANDS else QUERIES[task]
 
 
@@ -55,7 +55,7 @@ def event_schema(type: EventType) -> Schema:
         "type": {"const": type.value},
         "data": {"$ref": f"#/$defs/{data.__name__}"},
     }
-    schema |= {"title": type.value, "description": HAPPENED[type], "properties": properties}
+    schema |= {"title": type.value, "description": type.text, "properties": properties}
     schema["$defs"] = _used(schema)
     return {"$schema": DIALECT, **schema}
 

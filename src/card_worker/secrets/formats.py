@@ -24,8 +24,8 @@ FORMULA_SIGNS = "=+-@\uff1d\uff0b\uff0d\uff20"
 FORMULA_PATTERN = f"(^|;)[{FORMULA_SIGNS.replace('-', '')}-]"
 _formula = re.compile(FORMULA_PATTERN)
 FORMULA = (
-    "must not begin with =, +, - or @, nor have one of these behind a semicolon:"
-    " a spreadsheet takes that for a formula"
+    "must not begin with =, +, - or @, or have one of these after a semicolon:"
+    " a spreadsheet reads that as a formula"
 )
 
 
@@ -45,21 +45,23 @@ def no_formula(text: str) -> str:
 
 
 class Barcode(StrEnum):
-    """How a token is printed."""
+    """How the token is printed."""
 
     CODE_128 = "code128"
     QR = "qr"
 
 
 class _Alphabet(BaseModel):
-    """Which characters are drawn. None named: digits and letters; one named: not the others."""
+    """The characters to choose from. Default: digits and letters. If one is given, only those."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    symbols: StrictBool | None = Field(None, description=f"Any of {SYMBOLS}")
-    numbers: StrictBool | None = Field(None, description="Digits")
-    characters: StrictBool | None = Field(None, description="Letters, both cases")
-    unambiguous: StrictBool = Field(False, description=f"Without {' '.join(LOOKALIKES)}")
+    symbols: StrictBool | None = Field(None, description=f"Use the symbols {SYMBOLS}.")
+    numbers: StrictBool | None = Field(None, description="Use digits.")
+    characters: StrictBool | None = Field(None, description="Use letters, upper and lower case.")
+    unambiguous: StrictBool = Field(
+        False, description=f"Don't use the similar characters {' '.join(LOOKALIKES)}."
+    )
 
     @property
     def alphabet(self) -> str:
@@ -73,10 +75,10 @@ class _Alphabet(BaseModel):
 
 
 class TokenFormat(_Alphabet):
-    """What a card's token looks like. Without a format it is `DINCARD:` and a UUID."""
+    """Format of a token. Without a format a token is `DINCARD:` and a random UUID."""
 
     length: Annotated[StrictInt, Field(ge=1, le=TOKEN_MAX)] = Field(
-        TOKEN_LENGTH, description="Without the prefix"
+        TOKEN_LENGTH, description="Number of characters after the prefix."
     )
     prefix: Annotated[
         StrictStr,
@@ -88,14 +90,15 @@ class TokenFormat(_Alphabet):
         AfterValidator(no_formula),
     ] = Field(
         "",
-        description="Printable ASCII without spaces, quotes and backslash; no = + - @ in front",
+        description="Text before the random part: printable ASCII without spaces, quotes and"
+        " backslash. It must not begin with `=`, `+`, `-` or `@`.",
     )
-    barcode: Barcode | None = Field(None, description="How it is printed")
+    barcode: Barcode | None = Field(None, description="Barcode to print. Default: none.")
 
     def weakness(self, *, with_pin: bool) -> str | None:
         """Return why tokens of this format could be guessed; with a PIN besides, fewer will do."""
         if not self.alphabet:
-            return "leaves no character to draw from"
+            return "leaves no character to choose from"
         only_digits = set(self.alphabet) <= set(DIGITS)
         alone = TOKEN_MIN_DIGITS if only_digits else TOKEN_MIN
         least = TOKEN_MIN_WITH_PIN if with_pin else alone
@@ -105,17 +108,17 @@ class TokenFormat(_Alphabet):
 
 
 class PinFormat(_Alphabet):
-    """What a card's PIN looks like. Without a format it is four digits."""
+    """Format of a PIN. Without a format a PIN is four random digits."""
 
     length: Annotated[StrictInt, Field(ge=1, le=PIN_MAX)] = Field(
-        PIN_MIN, description="How many characters"
+        PIN_MIN, description="Number of characters."
     )
 
     @property
     def weakness(self) -> str | None:
         """Return why PINs of this format could be guessed."""
         if not self.alphabet:
-            return "leaves no character to draw from"
+            return "leaves no character to choose from"
         return None if self.length >= PIN_MIN else f"must have at least {PIN_MIN} characters"
 
 

@@ -1,4 +1,4 @@
-"""Sealing: what is written for others to read, encrypted with age so that only they can."""
+"""Encryption with age, so that only the recipients can read."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO, NamedTuple, TypeAlias
@@ -12,11 +12,11 @@ RECIPIENTS_MAX = 16
 
 
 class NotOpened(Exception):
-    """Sealed to others, or not sealed at all. The text says which, in a line."""
+    """Encrypted for others, or not encrypted at all. The text says why, in one line."""
 
 
 class Identity(NamedTuple):
-    """What opens, and what is sealed to. The first of the two is a secret of its owner's."""
+    """A key pair: the private key, which its owner keeps, and the recipient (public key)."""
 
     secret: str
     recipient: str
@@ -28,9 +28,9 @@ def read_recipients(texts: Sequence[str]) -> list[Recipient]:
     Raises ValueError, which names the wrong one by its place, from 0.
     """
     if not 1 <= len(texts) <= RECIPIENTS_MAX:
-        raise ValueError(f"name 1 to {RECIPIENTS_MAX} recipients")
+        raise ValueError(f"must have 1 to {RECIPIENTS_MAX} recipients")
     if len(set(texts)) < len(texts):
-        raise ValueError("a recipient stands twice in the list")
+        raise ValueError("must not have the same recipient twice")
     return [_recipient(text, place) for place, text in enumerate(texts)]
 
 
@@ -110,7 +110,7 @@ def read_identities(texts: Sequence[str]) -> list[x25519.Identity]:
     try:
         return [x25519.Identity.from_str(text.strip()) for text in texts]
     except pyrage.IdentityError:
-        raise NotOpened("that is no age identity: it begins with AGE-SECRET-KEY-1") from None
+        raise NotOpened("is not an age identity (AGE-SECRET-KEY-1…)") from None
 
 
 def open_sealed(secrets: Sequence[str], sealed: bytes) -> bytes:
@@ -152,4 +152,4 @@ def _recipient(text: str, place: int) -> Recipient:
     try:
         return x25519.Recipient.from_str(text)
     except pyrage.RecipientError:
-        raise ValueError(f"{place}: not an age recipient, which begins with age1") from None
+        raise ValueError(f"item {place} is not an age recipient (age1…)") from None

@@ -77,7 +77,7 @@ def _read(value: object, as_text: ValidatorFunctionWrapHandler) -> Secret:
     secret = value if isinstance(value, Secret) else Secret(as_text(value))
     if len(secret.reveal()) > CHARS_MAX and not is_sealed(secret.reveal()):
         raise PydanticCustomError(
-            "too_long", "must have at most {max} characters", {"max": CHARS_MAX}
+            "secret_too_long", "must have at most {max} characters", {"max": CHARS_MAX}
         )
     return secret
 

@@ -65,7 +65,7 @@ class Vault:
         if not is_sealed(secret.reveal()):
             return secret
         if not self._identities:
-            raise NotOpened("is sealed, and the worker has no COMMAND_IDENTITIES")
+            raise NotOpened("is sealed, but the worker has no COMMAND_IDENTITIES")
         plain = open_sealed(self._identities, secret.reveal().encode())
         return Secret(plain.decode(errors="replace"))
 

@@ -8,8 +8,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Select, func, select
 
-from card_worker.contracts.commands import Command, CreateTransaction, event_id
-from card_worker.contracts.queries import Look
+from card_worker.contracts.commands import Command, event_id
+from card_worker.contracts.queries import CardQuery
+from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.needs import needs
 from card_worker.domain.rows import CardKey, Outcome
 from card_worker.storage.books import lock_cards
@@ -18,19 +19,21 @@ from card_worker.storage.json_rows import given, insert_absent, parameters
 from card_worker.storage.pipeline import send
 from card_worker.storage.tables import guesses, keys, tokens
 
-Guessing: TypeAlias = CreateTransaction | Look
+Guessing: TypeAlias = CreateTransaction | CardQuery
 """What has brought a PIN."""
 
 
-def guessing(asked: Iterable[Command | Look]) -> list[Guessing]:
+def guessing(asked: Iterable[Command | CardQuery]) -> list[Guessing]:
     """Return those whose PINs are to be noted: only the first with a key is looked at."""
-    firsts: dict[tuple[str, str], Command | Look] = {}
+    firsts: dict[tuple[str, str], Command | CardQuery] = {}
     for one in asked:
         firsts.setdefault((one.account_id, one.key), one)
     return [one for one in firsts.values() if isinstance(one, Guessing) and one.pin is not None]
 
 
-def note_guesses(connection: Connection, asked: Iterable[Command | Look], now: datetime) -> None:
+def note_guesses(
+    connection: Connection, asked: Iterable[Command | CardQuery], now: datetime
+) -> None:
     """Note which PINs were given, in a commit that must be over before they are compared.
 
     The guesses of a card get numbers in the order in which they are noted. One that is known, or

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import EventType
-from card_worker.contracts.queries import Look
+from card_worker.contracts.queries import CardQuery
 from card_worker.domain.answers import Answer
 from card_worker.handler import handle
 from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, LOCK_TIMEOUT_MS, begin
@@ -89,7 +89,7 @@ class Groups:
 
 
 def record_attempts(
-    engine: Engine, requests: Sequence[Command | Look], lock_timeout_ms: int = LOCK_TIMEOUT_MS
+    engine: Engine, requests: Sequence[Command | CardQuery], lock_timeout_ms: int = LOCK_TIMEOUT_MS
 ) -> None:
     """Record PIN attempts in a commit of their own, before a PIN is compared. Raises OwnFault."""
     if guessing(requests):

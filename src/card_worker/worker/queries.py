@@ -4,7 +4,7 @@ from functools import partial
 
 from card_worker.contracts.commands import InvalidCommand
 from card_worker.contracts.message import read_query
-from card_worker.contracts.queries import Look, Query
+from card_worker.contracts.queries import CardQuery, Query
 from card_worker.query_handler import Seen, look, look_as_holder
 from card_worker.storage.engine import begin, reading
 from card_worker.worker.groups import record_attempts
@@ -34,7 +34,7 @@ class Queries:
             return self._dead_letters.dead_letter_unread(message, error)
 
     def _answer(self, query: Query | InvalidCommand) -> Seen:
-        if isinstance(query, Look) and (query.token is not None or query.pin is not None):
+        if isinstance(query, CardQuery) and (query.token is not None or query.pin is not None):
             record_attempts(self._engine, [query])
             with begin(self._engine) as (connection, now):
                 return look_as_holder(connection, query, now)

@@ -12,9 +12,9 @@ from uuid import UUID
 from sqlalchemy import Text, except_, func, literal, not_, null, or_, select, type_coerce, union_all
 
 from card_worker.contracts import keys as key_of
-from card_worker.contracts.codes import BatchOptions, TokenOptions
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import Action, BatchState, CardType, EventType
+from card_worker.contracts.secrets import BatchOptions, TokenOptions
 from card_worker.domain.evolve import batch_card, behaving, card_uuids
 from card_worker.domain.making import pin_format
 from card_worker.domain.rows import Batch, BatchKey, Card, File, Holds, Pin, Run, Token
