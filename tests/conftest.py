@@ -9,10 +9,12 @@ from contextlib import ExitStack
 from functools import cache
 from itertools import cycle
 from pathlib import Path
+from threading import Thread
 from typing import NoReturn
 
 import psutil
 import pytest
+from fakeredis import TcpFakeServer
 from hypothesis import HealthCheck, settings
 from redis import Redis
 from sqlalchemy import Engine, make_url
@@ -208,4 +210,25 @@ def own_broker(tmp_path: Path) -> Iterator[Valkey]:
 def redis_client(broker_url: str) -> Iterator[Redis]:
     """A client on `broker_url` that answers in `str`."""
     with Redis.from_url(broker_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def fake_redis_url() -> Iterator[str]:
+    """An empty Redis in a thread of this process, for what needs no real server."""
+    server = TcpFakeServer(("127.0.0.1", 0), server_type="valkey")
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"redis://127.0.0.1:{server.server_address[1]}/0"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def fake_redis(fake_redis_url: str) -> Iterator[Redis]:
+    """A client on `fake_redis_url` that answers in `str`."""
+    with Redis.from_url(fake_redis_url, decode_responses=True) as client:
         yield client

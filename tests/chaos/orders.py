@@ -144,24 +144,28 @@ class Run:
 
     def _kill_at_work(self) -> None:
         report = self._report
+        deadline = monotonic() + DONE_S
         disasters = {
             report.kills // 3: self._lose_redis,
             2 * report.kills // 3: self._crash_database,
         }
         while (done := sum(report.killed.values())) < report.kills:
+            assert monotonic() < deadline, "no chunk is worked at"
             due = [at for at in disasters if at <= done]
             if due:
                 disasters.pop(due[0])()
                 continue
             with suppress(DBAPIError):
                 self._kill_some(report.kills - done)
+            if sum(report.killed.values()) > done:
+                deadline = monotonic() + DONE_S
 
     def _kill_some(self, kills_left: int) -> None:
-        """Hold the order up until chunks are at work, and kill some who are at them."""
+        """Hold the order up until chunks are at work, and kill workers; kill none if none are."""
         with self._held_up() as is_complete:
             before = sum(self._report.killed.values())
-            if not is_complete:
-                self._await_work()
+            if not is_complete and not self._is_at_work():
+                return
             # Whoever lives gets on. So that some of the order is left for the last kill, nobody
             # does while more of it is done than of the kills.
             left = self._chunks_left() - 1
@@ -181,14 +185,15 @@ class Run:
             wanted = select(batches.c.state).with_for_update()
             yield connection.execute(wanted).scalar_one() == "completed"
 
-    def _await_work(self) -> None:
-        """Return when a chunk waits for its commit, or when it would give up."""
+    def _is_at_work(self) -> bool:
+        """Say whether a chunk waits for its commit before it would give up."""
         deadline = monotonic() + AT_WORK_S
         while monotonic() < deadline:
             if at_work := self._waiting():
                 self._report.with_a_chunk += at_work
-                return
+                return True
             sleep(0.02)
+        return False
 
     def _waiting(self) -> int:
         statement = text(

@@ -8,7 +8,8 @@ import pytest
 from celery import Celery
 from redis import Redis
 
-from card_worker.cli.embedded import Valkey
+from card_worker.cli.embedded import NoServer, Valkey
+from card_worker.storage.migrations import upgrade
 from tests import servers
 from tests.flow.system import System, system
 
@@ -57,6 +58,17 @@ def own(tmp_path: Path, postgres_url: str, own_broker: Valkey) -> Iterator[Syste
     """A system of the test's own; no part of it runs yet."""
     with system(tmp_path, database_url=postgres_url, broker_url=own_broker.url) as made:
         yield made
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[servers.Postgres]:
+    """A migrated PostgreSQL of the test's own, to be stopped and crashed."""
+    try:
+        with servers.postgres() as server:
+            upgrade(server.url)
+            yield server
+    except NoServer as error:
+        servers.missing(error, "PATH")
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,12 @@
 """What fails on the way: servers that go and come back, locks, defects, workers that stop."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from card_worker.cli.embedded import NoServer, Valkey, valkey
+from card_worker.cli.embedded import Valkey, valkey
 from card_worker.storage.engine import open_engine, reading
-from card_worker.storage.migrations import upgrade
 from tests import servers
 from tests.flow import defects
 from tests.flow.processes import until
@@ -29,17 +27,6 @@ def running(own: System) -> System:
     own.start("worker", GROUP_MAX=GROUP_MAX)
     own.start("relay")
     return own
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[servers.Postgres]:
-    """A PostgreSQL of the test's own, to be stopped and crashed."""
-    try:
-        with servers.postgres() as server:
-            upgrade(server.url)
-            yield server
-    except NoServer as error:
-        servers.missing(error, "PATH")
 
 
 def assert_done_once(done: System, card_ids: list[str]) -> None:

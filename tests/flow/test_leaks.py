@@ -76,7 +76,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     with ExitStack() as running:
         if request.param == "postgresql":
             server = running.enter_context(servers.postgres())
-            data, url, batches = server.data, server.url, 5
+            data, url, batches = server.data, server.url, 2
         else:
             data, batches = tmp_path / "sqlite", 1
             data.mkdir()

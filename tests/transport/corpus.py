@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.transport import bodies, claims, envelopes
+from tests.transport import bodies, envelopes, forged_headers
 from tests.transport.entries import Entry, body, body_around, done, message, nested
 
 KINDS: dict[str, Callable[[], Iterator[Entry]]] = {
@@ -21,15 +21,15 @@ KINDS: dict[str, Callable[[], Iterator[Entry]]] = {
     "nested": envelopes.nested_deep,
     "large": envelopes.large,
     "blanks": envelopes.blanks,
-    "content types": claims.content_types,
-    "content encodings": claims.content_encodings,
-    "compressed": claims.compressed,
-    "steering headers": claims.steering,
-    "tasks": claims.tasks,
-    "ids": claims.ids,
-    "addresses": claims.addresses,
-    "protocol 1": claims.protocol_1,
-    "sweeps": claims.sweeps,
+    "content types": forged_headers.content_types,
+    "content encodings": forged_headers.content_encodings,
+    "compressed": forged_headers.compressed,
+    "steering headers": forged_headers.steering,
+    "tasks": forged_headers.tasks,
+    "ids": forged_headers.ids,
+    "addresses": forged_headers.addresses,
+    "protocol 1": forged_headers.protocol_1,
+    "sweeps": forged_headers.sweeps,
     "truncated bodies": bodies.truncated,
     "bodies not UTF-8": bodies.not_utf_8,
     "bodies not strict": bodies.not_strict,

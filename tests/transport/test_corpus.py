@@ -15,10 +15,10 @@ from tests.servers import Server
 from tests.transport.corpus import CORPUS, KINDS, LEGAL
 from tests.transport.entries import Entry, Fate, done, message
 from tests.transport.envelopes import too_large_for_a_storm
-from tests.transport.trial import Outcome, Trial, answers_to, unmatched
+from tests.transport.harness import Harness, Outcome, answers_to, unmatched
 
 SEED = 20261123
-STORM_S = 60.0
+STORM_S = 180.0
 MEMORY_MAX = 200_000_000
 """Bytes that a worker may have had after an entry of 20 MB. An idle one has half of it."""
 NAME_CHARS_MAX = 60
@@ -50,14 +50,14 @@ def own(tmp_path: Path, postgres_url: str, broker_url: str) -> Iterator[System]:
 
 
 @pytest.fixture(scope="module")
-def trial(shared: System) -> Trial:
-    return Trial(shared)
+def harness(shared: System) -> Harness:
+    return Harness(shared)
 
 
 @pytest.fixture(scope="module")
-def outcomes(trial: Trial) -> dict[str, Outcome]:
+def outcomes(harness: Harness) -> dict[str, Outcome]:
     """What became of each entry, shown alone."""
-    return {name: trial.show(entry) for name, entry in (CORPUS | LEGAL).items()}
+    return {name: harness.show(entry) for name, entry in (CORPUS | LEGAL).items()}
 
 
 def test_the_entries_are_many_and_no_two_are_one() -> None:
@@ -83,19 +83,19 @@ def test_what_only_looks_odd_is_done(name: str, outcomes: dict[str, Outcome]) ->
     assert outcome.fate == Fate.DONE, outcome.told
 
 
-def test_100_mb_are_a_letter_too(trial: Trial, outcomes: dict[str, Outcome]) -> None:
-    pid = trial.worker.pid
-    outcome = trial.show(too_large_for_a_storm())
+def test_100_mb_are_a_letter_too(harness: Harness, outcomes: dict[str, Outcome]) -> None:
+    pid = harness.worker.pid
+    outcome = harness.show(too_large_for_a_storm())
     assert outcome.fate == Fate.LETTER, outcome.told
-    assert trial.worker.pid == pid
+    assert harness.worker.pid == pid
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory")
 def test_what_is_too_large_is_no_burden(own: System) -> None:
-    trial = Trial(own)
-    outcome = trial.show(CORPUS["large: 20 MB of objects"])
+    harness = Harness(own)
+    outcome = harness.show(CORPUS["large: 20 MB of objects"])
     assert outcome.fate == Fate.LETTER, outcome.told
-    assert trial.memory_max < MEMORY_MAX
+    assert harness.memory_max < MEMORY_MAX
 
 
 @pytest.mark.parametrize("pool", [(), PREFORK], ids=["solo", "prefork"])
@@ -106,23 +106,23 @@ def test_a_storm_of_entries_harms_no_neighbour(pool: tuple[str, ...], own: Syste
     chance.shuffle(storm)
     for entry in storm[::2]:
         own.push(entry.write(), chance.choice(["cards", "cards.bulk"]))
-    trial = Trial(own, *pool)
-    pid = trial.worker.pid
+    harness = Harness(own, *pool)
+    pid = harness.worker.pid
     for entry in storm[1::2]:
         own.push(entry.write(), chance.choice(["cards", "cards.bulk"]))
 
-    assert trial.settles(within_s=STORM_S), trial.worker.tail
-    assert trial.worker.runs
-    assert (trial.worker.pid, trial.worker.said.count("ready.")) == (pid, 1)
-    assert unmatched(_of(Fate.LETTER), trial.letters()) == ([], [])
-    told = trial.answers()
+    assert harness.settles(within_s=STORM_S), harness.worker.tail
+    assert harness.worker.runs
+    assert (harness.worker.pid, harness.worker.said.count("ready.")) == (pid, 1)
+    assert unmatched(_of(Fate.LETTER), harness.letters()) == ([], [])
+    told = harness.answers()
     rejections = [event for event in told if event["type"] == "command.rejected"]
     assert len(rejections) == len(_of(Fate.REJECTED))
     for entry in _of(Fate.REJECTED):
         assert sum(answers_to(entry, event) for event in rejections) == 1, entry.name
     made = Counter(event["correlationid"] for event in told if event["type"] == "card.created")
     assert {entry.name: made[entry.name] for entry in good} == {entry.name: 1 for entry in good}
-    assert trial.worker.stop() == 0
+    assert harness.worker.stop() == 0
 
 
 def _of(fate: Fate) -> list[Entry]:
@@ -132,19 +132,19 @@ def _of(fate: Fate) -> list[Entry]:
 # --- what a letter says -----------------------------------------------------------------------
 
 
-def test_a_letter_says_on_which_queue_its_message_lay(trial: Trial) -> None:
-    trial.letters()
+def test_a_letter_says_on_which_queue_its_message_lay(harness: Harness) -> None:
+    harness.letters()
     for claimed in ("cards", "nowhere"):
         name = f"a letter of {claimed}"
         raw = message(name, b"[" + name.encode(), delivery_info={"routing_key": claimed})
-        trial.system.push(raw, "cards.bulk")
-    assert trial.settles(within_s=STORM_S)
-    assert [one.queue for one in trial.letters()] == ["cards.bulk", "cards.bulk"]
+        harness.system.push(raw, "cards.bulk")
+    assert harness.settles(within_s=STORM_S)
+    assert [one.queue for one in harness.letters()] == ["cards.bulk", "cards.bulk"]
 
 
-def test_messages_that_differ_in_their_headers_alone_are_two_letters(trial: Trial) -> None:
-    trial.letters()
+def test_messages_that_differ_in_their_headers_alone_are_two_letters(harness: Harness) -> None:
+    harness.letters()
     for eta in ("today", "tomorrow"):
-        trial.system.push(message("one body", headers={"eta": eta}))
-        assert trial.settles(within_s=STORM_S)
-    assert [one.headers["eta"] for one in trial.letters()] == ["today", "tomorrow"]
+        harness.system.push(message("one body", headers={"eta": eta}))
+        assert harness.settles(within_s=STORM_S)
+    assert [one.headers["eta"] for one in harness.letters()] == ["today", "tomorrow"]

@@ -69,7 +69,9 @@ class Crew:
             arguments += (f"--hostname={name}@%h",)
         if clock_off_s:
             arguments = (str(OFF_CLOCK), str(clock_off_s), *arguments[1:])
-        part = self._parts.run(*arguments, name=name, env=None, **settings)
+            part = self._parts.run(*arguments, name=name, env=None, **settings)
+        else:
+            part = self._parts.fork(*arguments, name=name, **settings)
         self.running[role].append(part)
         self._names[part] = name
         return part

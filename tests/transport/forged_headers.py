@@ -1,4 +1,4 @@
-"""Entries that are a message, but one that says wrong things about itself."""
+"""Messages that can be read, but whose headers or properties are forged."""
 
 import bz2
 import json

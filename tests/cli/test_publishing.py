@@ -1,0 +1,124 @@
+"""What a producer sends and a consumer sees, on a Redis of this process's: no worker is needed."""
+
+import base64
+import json
+from typing import Any
+from uuid import UUID
+
+import pytest
+from redis import Redis
+from typer.testing import CliRunner, Result
+
+from card_worker.cli import app
+from card_worker.client import STREAM, Client
+from card_worker.contracts.commands import ActivateCard, UpdateCard
+from card_worker.contracts.events import EventType
+from card_worker.money import Currency
+from card_worker.redis_url import RedisAddress
+from card_worker.sinks import FIELDS, RedisStream
+from card_worker.storage.outbox import Unpublished
+
+ACCOUNT = "T00000001"
+
+
+def event(number: int) -> Unpublished:
+    id = UUID(int=number)
+    about = {"id": str(id), "type": "card.created", "subject": f"card-{number}", "data": {}}
+    text = json.dumps({**about, "time": "2026-11-22T10:00:00Z", "correlationid": f"c-{number}"})
+    type = EventType.CARD_CREATED
+    return Unpublished(number, id, ACCOUNT, type, f"card-{number}", text)
+
+
+@pytest.fixture
+def published(fake_redis_url: str) -> list[Unpublished]:
+    """Three events that a relay's sink has put on the stream."""
+    events = [event(number) for number in (1, 2, 3)]
+    sink = RedisStream(RedisAddress.parse(fake_redis_url), STREAM)
+    sink.publish(events)
+    sink.close()
+    return events
+
+
+def run(url: str, *arguments: str) -> Result:
+    settings = {"CARD_WORKER_BROKER_URL": url, "CARD_WORKER_DATABASE_URL": "sqlite:////nowhere"}
+    return CliRunner().invoke(app, arguments, env=settings)
+
+
+def on_queue(redis: Redis, queue: str) -> list[Any]:
+    """Return the fields of each message, the oldest first."""
+    messages = [json.loads(raw) for raw in reversed(redis.lrange(queue, 0, -1))]
+    return [json.loads(base64.b64decode(message["body"]))[1] for message in messages]
+
+
+def test_an_entry_of_the_stream_has_the_fields_of_its_event(
+    published: list[Unpublished], fake_redis: Redis
+) -> None:
+    entries: Any = fake_redis.xrange(STREAM)
+    wanted = [(str(one.id), one.type, one.account_id, one.subject, one.event) for one in published]
+    assert [tuple(entry[name] for name in FIELDS) for _, entry in entries] == wanted
+
+
+def test_tail_prints_as_many_events_as_asked_for(
+    published: list[Unpublished], fake_redis_url: str
+) -> None:
+    done = run(fake_redis_url, "events", "tail", "--from-start", "--count", "2", "--json")
+    assert done.exit_code == 0, done.output
+    shown = [json.loads(line) for line in done.stdout.splitlines()]
+    assert shown == [json.loads(one.event) for one in published[:2]]
+    done = run(fake_redis_url, "events", "tail", "--from-start", "--timeout", "0.2")
+    assert [line.split()[1:] for line in done.stdout.splitlines()] == [
+        ["card.created", one.subject] for one in published
+    ]
+
+
+def test_tail_without_from_start_prints_only_later_events(
+    published: list[Unpublished], fake_redis_url: str
+) -> None:
+    done = run(fake_redis_url, "events", "tail", "--timeout", "0.2")
+    assert (done.exit_code, done.stdout) == (0, "")
+
+
+def test_a_client_finds_answers_by_their_command(
+    published: list[Unpublished], fake_redis_url: str
+) -> None:
+    with Client(fake_redis_url) as client:
+        answers = client.answers(["c-3", "c-1"], after="0-0", timeout_s=60)
+    assert {name: answer["subject"] for name, answer in answers.items()} == {
+        "c-1": "card-1",
+        "c-3": "card-3",
+    }
+
+
+def test_commands_lie_on_their_queue_in_order(fake_redis_url: str, fake_redis: Redis) -> None:
+    names = ["a", "b", "c"]
+    commands = [
+        UpdateCard(account_id=ACCOUNT, command_id=name, card_id=name, name="N") for name in names
+    ]
+    with Client(fake_redis_url) as client:
+        client.send(commands)
+        client.send(
+            ActivateCard(
+                account_id=ACCOUNT,
+                command_id="d",
+                card_id="d",
+                amount=500,
+                currency=Currency.NOK,
+            )
+        )
+        assert client.send_list(commands) == 1
+    sent = on_queue(fake_redis, "cards")
+    assert [fields["command_id"] for fields in sent] == [*names, "d"]
+    assert sent[-1]["amount"] == 500
+    (listed,) = on_queue(fake_redis, "cards.bulk")
+    assert [fields["command_id"] for fields in listed["commands"]] == names
+
+
+def test_send_prints_the_id_of_what_it_put_on_the_queue(
+    fake_redis_url: str, fake_redis: Redis
+) -> None:
+    fields = (f"account_id={ACCOUNT}", "card_id=a", "amount=500", "currency=NOK", "command_id=k")
+    done = run(fake_redis_url, "send", "cards.create", *fields)
+    assert done.exit_code == 0, done.output
+    assert "k" in done.output
+    (sent,) = on_queue(fake_redis, "cards")
+    assert (sent["card_id"], sent["amount"]) == ("a", 500)
