@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from card_worker.cli import app
 from card_worker.client import STREAM, Client
-from card_worker.contracts.commands import ActivateCard, UpdateCard
+from card_worker.contracts.cards import ActivateCard, UpdateCard
 from card_worker.contracts.enums import EventType
 from card_worker.money import Currency
 from card_worker.redis_url import RedisAddress
