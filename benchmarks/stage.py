@@ -39,7 +39,7 @@ SELECT (SELECT count(*) FROM transactions JOIN cards ON cards.id = transactions.
             AND cards.version = 2 AND cards.state = 'active'
             AND cards.amount_balance = balance_after AND transactions.amount = balance_after),
     (SELECT count(*) FROM transactions),
-    (SELECT count(*) FROM keys),
+    (SELECT count(*) FROM idempotency_keys),
     (SELECT count(*) FROM outbox WHERE type = 'card.activated'
         AND NOT EXISTS (SELECT FROM unpublished WHERE unpublished.position = outbox.position)),
     (SELECT count(*) FROM outbox)

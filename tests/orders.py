@@ -21,7 +21,7 @@ from card_worker.secrets.sealing import open_sealed
 from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin
 from card_worker.storage.files import find_files, parts
-from card_worker.storage.pin_attempts import note_guesses
+from card_worker.storage.pin_attempts import note_pin_attempts
 from card_worker.storage.tables import cards, outbox
 from tests.codes import OWNER, SEAL_TO, VAULT
 
@@ -65,7 +65,7 @@ class Orders:
         (command,) = read_commands("transactions.create", "pay", asked, VAULT)
         assert isinstance(command, CreateTransaction)
         with begin(self.engine) as (connection, now):
-            note_guesses(connection, [command], now)
+            note_pin_attempts(connection, [command], now)
         with begin(self.engine) as (connection, now):
             (answer,) = handle(connection, [command], now, self.mint)
         return event(answer)

@@ -34,7 +34,7 @@ WITH changed AS (
     SELECT md5('moved' || id)::uuid, account_id, id, 'fund', amount, currency, 'issuer', 'card',
         now(), 0, amount_balance, version FROM changed
 ), known AS (
-    INSERT INTO keys (account_id, key, digest, event_id, created_at)
+    INSERT INTO idempotency_keys (account_id, key, digest, event_id, created_at)
     SELECT account_id, 'id/sale-' || number, repeat(md5(card_id), 2), md5('event' || id)::uuid,
         now() FROM changed
 )

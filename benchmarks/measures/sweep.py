@@ -52,7 +52,7 @@ WITH changed AS (
     WHERE state = 'active' AND expires_at <= now()
     RETURNING id, account_id, card_id
 ), known AS (
-    INSERT INTO keys (account_id, key, digest, event_id, created_at)
+    INSERT INTO idempotency_keys (account_id, key, digest, event_id, created_at)
     SELECT account_id, 'own/expire-' || id || '-2', repeat(md5(card_id), 2),
         md5('event' || id)::uuid, now() FROM changed
 )

@@ -64,7 +64,7 @@ class Transaction(Base):
 class Key(Base):
     """A command that has been handled; its answer stands in the outbox."""
 
-    __tablename__ = "keys"
+    __tablename__ = "idempotency_keys"
 
     account_id: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)

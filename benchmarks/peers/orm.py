@@ -20,7 +20,7 @@ def activate(session: Session, command: dict[str, Any]) -> None:
         with session.begin():
             _activate(session, command)
     except IntegrityError as error:
-        if "pk_keys" not in str(error.orig):
+        if "pk_idempotency_keys" not in str(error.orig):
             raise
 
 

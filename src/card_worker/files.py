@@ -39,7 +39,7 @@ from card_worker.storage.files import (
 
 RENEW_S = 3.0
 """How often the lease of a file is counted up while its parts are read."""
-TROUBLE_CHARS_MAX = 200
+ERROR_CHARS_MAX = 200
 PAUSE_S_MAX = 60.0
 """The longest pause after the store took no file."""
 
@@ -74,7 +74,7 @@ def confirm(engine: Engine, account_id: str, batch_id: str, by: str | None = Non
             if file.confirmed_at is not None:
                 raise NotConfirmed(f"{file.name} was confirmed; its secrets are deleted")
             if file.written_at is None:
-                why = file.trouble or "it waits"
+                why = file.last_error or "it waits"
                 raise NotConfirmed(f"{file.name} hasn't been written yet: {why}")
             confirmed(connection, file, now)
         _tell_confirmed(connection, batch, secret, now, by)
@@ -157,7 +157,7 @@ def _why(failure: Exception) -> str:
             said = failure.strerror
         case _:
             said = None
-    return f"{type(failure).__name__}: {said or 'see the log'}"[:TROUBLE_CHARS_MAX]
+    return f"{type(failure).__name__}: {said or 'see the log'}"[:ERROR_CHARS_MAX]
 
 
 def _check_store(store: FileStore, failure: Exception) -> None:

@@ -46,7 +46,7 @@ def handle(
     A command handled before gets the answer it got then, also when it stands twice in the list.
     A key used again for other content is refused, and that refusal is stored like any other. There
     is a handful of SQL statements, and one for each slice of the group. PINs in the commands must
-    have been noted before (`note_guesses`). `mint` makes the secrets that commands ask for.
+    have been noted before (`note_pin_attempts`). `mint` makes the secrets that commands ask for.
 
     `now` is the time of the commit. A command on a card that has had a later event happens at the
     time of that one.
@@ -97,7 +97,7 @@ def _tell(books: Books, asked: _Asked, decided: Decision, released: Released) ->
     command = asked.command
     if type(command) is CreateTransaction:
         # Also without a PIN: the same command may stand in the group once more, with one.
-        settle(books, command, decided.guess, decided.answer.at)
+        settle(books, command, decided.pin_attempt, decided.answer.at)
     if command.dry_run:
         books = _aside(books, decided, released)
         return [answer(books, decided.answer, evolve(decided.answer, books))]

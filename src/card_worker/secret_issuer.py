@@ -257,10 +257,10 @@ def as_csv(card_ids: Sequence[str], values: Values, kinds: Sequence[str]) -> byt
     return text.getvalue().encode()
 
 
-def file_name(account_id: str, batch_id: str, holds: Holds, run: UUID | None = None) -> str:
+def file_name(account_id: str, batch_id: str, holds: Holds, job: UUID | None = None) -> str:
     """Return where a file of a batch lies: a name that any folder and store can hold.
 
-    `run` tells the files of several recalls apart. Percent-encoding leaves ASCII letters, digits
+    `job` tells the files of several recalls apart. Percent-encoding leaves ASCII letters, digits
     and `_.-~%`: names that are for something else have other characters.
     """
     name = quote(batch_id, safe="")
@@ -274,4 +274,4 @@ def file_name(account_id: str, batch_id: str, holds: Holds, run: UUID | None = N
         case Holds.PINS:
             return f"{account_id}/{name}.pins.csv.age"
         case Holds.REFUSED:
-            return f"{account_id}/{name}.refused-{run}.csv"
+            return f"{account_id}/{name}.refused-{job}.csv"

@@ -165,9 +165,9 @@ SPOILT = {
     "UPDATE dead_letters SET body = '' WHERE message_id LIKE 'list%:bad'": "is not in the dead",
     LETTER: "a message in order became a dead letter: nobody-sent",
     "INSERT INTO unpublished VALUES (1)": "1 events still wait to be published",
-    "INSERT INTO keys SELECT account_id, 'x', digest, gen_random_uuid(), created_at FROM keys"
-    " LIMIT 1": "has no answer",
-    "INSERT INTO audit.guesses (id, card, outcome) SELECT gen_random_uuid(), {card}, 'wrong'"
+    "INSERT INTO idempotency_keys SELECT account_id, 'x', digest, gen_random_uuid(), created_at"
+    " FROM idempotency_keys LIMIT 1": "has no answer",
+    "INSERT INTO audit.pin_attempts (id, card, outcome) SELECT gen_random_uuid(), {card}, 'wrong'"
     " FROM generate_series(1, 6)": "6 wrong PINs of card .* were compared",
     "DELETE FROM outbox WHERE position = (SELECT max(position) FROM outbox)": "on the stream only",
 }

@@ -92,9 +92,9 @@ def test_metadata_and_bodies_turn_no_text_round(orders: Orders, sqlite_url: str)
 def test_why_an_order_does_not_get_on_is_text(orders: Orders, sqlite_url: str) -> None:
     orders.order(1)
     orders.work()
-    change = "UPDATE batches SET trouble = :trouble"
+    change = "UPDATE batches SET last_error = :last_error"
     with begin(orders.engine) as (connection, _):
-        connection.exec_driver_sql(change, {"trouble": f"[/oops] {RED}"})
+        connection.exec_driver_sql(change, {"last_error": f"[/oops] {RED}"})
     said = shown(sqlite_url, "batch", "show", "B1", "--account", ACCOUNT)
     assert r"[/oops] \x1b[31m" in said
 

@@ -52,7 +52,7 @@ SPACES: dict[Callable[..., str], tuple[list[Any], ...]] = {
     keys.arrival: (UUIDS,),
     keys.release: (UUIDS,),
     keys.breakage: (UUIDS,),
-    keys.of_run: (UUIDS, ["end", "left/1", "left/12", "cancelled"]),
+    keys.of_job: (UUIDS, ["end", "left/1", "left/12", "cancelled"]),
     keys.confirmation: (NAMES,),
 }
 WRITTEN = [space(*values) for space, given in SPACES.items() for values in product(*given)]

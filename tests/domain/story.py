@@ -55,7 +55,7 @@ from card_worker.domain.books import Books
 from card_worker.domain.entry import settle
 from card_worker.domain.events import CommandRejected, Event, Made
 from card_worker.domain.evolve import batch_card, card_uuid, evolve
-from card_worker.domain.rows import Account, Card, Guess, Outcome, State
+from card_worker.domain.rows import Account, Card, Outcome, PinAttempt, State
 from card_worker.domain.rules import decide
 from card_worker.money import Currency
 from card_worker.secret_issuer import Mint
@@ -245,12 +245,12 @@ class Story:
         card = self._card_of(command)
         before = card.status(self.now) if card else None
         note_due_holds(self.books, self.now)
-        self._note_guess(command)
+        self._note_pin_attempt(command)
         decided = decide(self.books, command, self.now)
         # Tokens without a format are looked for in no database.
         decided = Mint(VAULT).fill(cast(Connection, None), self.books, decided)
         if isinstance(command, CreateTransaction) and command.pin is not None:
-            settle(self.books, command, decided.guess, self.now)
+            settle(self.books, command, decided.pin_attempt, self.now)
         books = self.books.aside() if command.dry_run else self.books
         given = [answer(books, event, evolve(event, books)) for event in decided.events]
         refusal = decided.answer if isinstance(decided.answer, CommandRejected) else None
@@ -261,14 +261,14 @@ class Story:
         self.told.append(Told(line, decided.answer, mine, before))
         self._open(decided.answer, mine)
 
-    def _note_guess(self, command: Command) -> None:
+    def _note_pin_attempt(self, command: Command) -> None:
         """Do what is done before a commit: note that a PIN was given."""
         if not isinstance(command, CreateTransaction) or command.pin is None:
             return
         card = self._card_of(command)
-        id, number = event_id(ACCOUNT, command.key), len(self.books.guesses) + 1
-        noted = Guess(id, ACCOUNT, card.id if card else None, number, Outcome.OPEN, self.now)
-        self.books.know_guess(noted)
+        id, number = event_id(ACCOUNT, command.key), len(self.books.pin_attempts) + 1
+        noted = PinAttempt(id, ACCOUNT, card.id if card else None, number, Outcome.OPEN, self.now)
+        self.books.know_pin_attempt(noted)
 
     def _open(self, event: Event, told: Answer) -> None:
         """Learn what was sealed, as its owner does."""

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from card_worker.contracts.enums import Action
-from card_worker.domain.rows import Run
+from card_worker.domain.rows import Job
 from tests.domain.stories_of_orders import STORIES
 from tests.domain.story import Story
 
@@ -15,15 +15,15 @@ def test_story(story: str) -> None:
     Story().run(story)
 
 
-def begun(story: Story) -> list[Run]:
-    return story.books.take_changes().runs
+def begun(story: Story) -> list[Job]:
+    return story.books.take_changes().jobs
 
 
 def test_an_order_is_cut_into_chunks() -> None:
     story = Story().run("order B1: 10500 A{n} -> batch.accepted")
-    (run,) = begun(story)
-    assert (run.action, run.chunks, run.end, run.open_chunks) == (Action.MAKE, 3, 4, 3)
-    assert [run.span(number) for number in (1, 2, 3)] == [(1, 5000), (5001, 5000), (10001, 500)]
+    (job,) = begun(story)
+    assert (job.action, job.chunks, job.end, job.open_chunks) == (Action.MAKE, 3, 4, 3)
+    assert [job.span(number) for number in (1, 2, 3)] == [(1, 5000), (5001, 5000), (10001, 500)]
 
 
 def test_a_range_of_cards_is_cut_into_chunks_from_its_first_card_on() -> None:
@@ -31,15 +31,15 @@ def test_a_range_of_cards_is_cut_into_chunks_from_its_first_card_on() -> None:
     story.run("made B1")
     begun(story)
     story.run("block-all B1 first=301 last=701 -> batch.recalling")
-    (run,) = begun(story)
-    assert [run.span(number) for number in range(1, run.end)] == [(301, 200), (501, 200), (701, 1)]
+    (job,) = begun(story)
+    assert [job.span(number) for number in range(1, job.end)] == [(301, 200), (501, 200), (701, 1)]
 
 
 def test_nothing_begins_before_approval_nor_when_nothing_was_made() -> None:
     story = Story().run("order B1: 2 A{n} waits by=kari -> batch.awaiting_approval")
     assert begun(story) == []
     story.run("approve B1 by=ola -> batch.approved")
-    assert [run.action for run in begun(story)] == [Action.MAKE]
+    assert [job.action for job in begun(story)] == [Action.MAKE]
     story.run("cancel B1 -> batch.cancelled")
     assert begun(story) == []
 

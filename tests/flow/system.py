@@ -17,7 +17,7 @@ from card_worker.client import Client
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import open_engine, reading
-from card_worker.storage.tables import cards, keys, outbox, transactions
+from card_worker.storage.tables import cards, idempotency_keys, outbox, transactions
 from card_worker.transport.in_flight import InFlight
 from card_worker.worker.messages import start_key
 from tests.flow.processes import Part, Parts, parts, until
@@ -141,7 +141,7 @@ class System:
                 table.name: connection.execute(
                     select(func.count()).where(table.c.account_id == account_id)
                 ).scalar_one()
-                for table in (cards, transactions, keys, outbox)
+                for table in (cards, transactions, idempotency_keys, outbox)
             }
 
     def waiting(self) -> int:

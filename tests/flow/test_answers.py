@@ -16,7 +16,7 @@ from card_worker.domain.rows import CARDS_PER_CHUNK
 from card_worker.files import confirm
 from card_worker.storage.engine import begin, open_engine
 from card_worker.storage.files import find_files, written
-from card_worker.storage.tables import holds, runs
+from card_worker.storage.tables import holds, jobs
 from tests.orders import ACCOUNT, CODES, Orders
 
 LOAD = {"amount": 500, "currency": "NOK"}
@@ -36,7 +36,7 @@ def orders(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Orders]
 def an_order(orders: Orders) -> Event:
     answer = orders.order(3, **CODES)
     with begin(orders.engine) as (connection, now):
-        connection.execute(update(runs).values(told_at=now - TELL_EVERY))
+        connection.execute(update(jobs).values(last_progress_at=now - TELL_EVERY))
     orders.work()
     with begin(orders.engine) as (connection, now):
         for file in find_files(connection, ACCOUNT, "B1"):

@@ -65,7 +65,7 @@ def printed(running: System, folder: Path, identity: str) -> list[Row]:
     assert (told["created"], told["files"][0]["written_at"]) == (10, None)
     too_early = running.cli("batch", "confirm", "order", "--account", ACCOUNT)
     assert (too_early.exit_code, "hasn't been written" in too_early.stderr) == (1, True)
-    until(lambda: trouble(running, "order"), "the note of it")
+    until(lambda: last_error_of(running, "order"), "the note of it")
     (folder / "files").unlink()
     file = folder / "files" / ACCOUNT / "order.csv.age"
 
@@ -78,10 +78,10 @@ def printed(running: System, folder: Path, identity: str) -> list[Row]:
     return opened(running, folder, identity)
 
 
-def trouble(system: System, batch_id: str) -> str | None:
+def last_error_of(system: System, batch_id: str) -> str | None:
     """Return why the file of a batch couldn't be put in its place when that was tried last."""
     (told,) = system.cli_json("batch", "show", batch_id, "--account", ACCOUNT)
-    return str(told["files"][0]["trouble"] or "") or None
+    return str(told["files"][0]["last_error"] or "") or None
 
 
 def opened(system: System, folder: Path, identity: str) -> list[Row]:
@@ -188,7 +188,7 @@ def test_of_64_wrong_pins_at_once_five_are_compared(running: System, printed: li
         pay(running, f"guess-{number}", row, pin="x")
     said = Counter(running.types(*(f"guess-{number}" for number in range(64))))
     assert said == {"card_not_usable": 64}
-    counted = "SELECT count(*) FROM guesses WHERE outcome = 'wrong'"
+    counted = "SELECT count(*) FROM pin_attempts WHERE outcome = 'wrong'"
     with running.engine.connect() as connection:
         assert connection.exec_driver_sql(counted).scalar_one() == 5
     blocked = [one for one in running.events_of("card.blocked") if one["subject"] == row["card_id"]]

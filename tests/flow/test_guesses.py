@@ -3,7 +3,7 @@
 from sqlalchemy import Engine, select
 
 from card_worker.storage.engine import open_engine, reading
-from card_worker.storage.tables import guesses
+from card_worker.storage.tables import pin_attempts
 from card_worker.worker.delivery import Delivery
 from card_worker.worker.messages import Failed, Message
 from tests.codes import PIN, VAULT, WRONG_PIN
@@ -27,7 +27,9 @@ def test_a_pin_is_noted_before_it_is_compared(postgres_url: str) -> None:
         (outcome,) = delivery.deliver([message])
     assert isinstance(outcome, Failed)
     with reading(engine) as connection:
-        outcomes = connection.execute(select(guesses.c.outcome).order_by(guesses.c.number))
+        outcomes = connection.execute(
+            select(pin_attempts.c.outcome).order_by(pin_attempts.c.number)
+        )
         assert [outcome.value for (outcome,) in outcomes] == ["wrong"] * 4 + ["open"]
     engine.dispose()
 
@@ -41,5 +43,7 @@ def test_no_pin_is_compared_after_five_that_nobody_came_to_judge(engine: Engine)
     told = [ask(engine, pay(f"r{number}", pin=WRONG_PIN)) for number in range(5)]
     assert told == [["card_not_usable"]] * 5
     with reading(engine) as connection:
-        outcomes = connection.execute(select(guesses.c.outcome).order_by(guesses.c.number))
+        outcomes = connection.execute(
+            select(pin_attempts.c.outcome).order_by(pin_attempts.c.number)
+        )
         assert [outcome.value for (outcome,) in outcomes] == ["wrong"] * 5 + ["settled"]

@@ -97,7 +97,7 @@ def test_a_key_that_another_session_claims_keeps_back_its_command_only(own: Syst
     own.create("before")
     own.answers("before")
     claim = (
-        "INSERT INTO keys (account_id, key, digest, event_id, created_at) VALUES"
+        "INSERT INTO idempotency_keys (account_id, key, digest, event_id, created_at) VALUES"
         " ('T00000001', 'id/claimed', 'x', gen_random_uuid(), now())"
     )
     with held(own, claim):

@@ -148,7 +148,7 @@ def test_losing_all_of_redis_delays_an_order(own: System, files: Path) -> None:
     assert batch_created(own) < 60_000
     worker(own, files)
     own.start("relay")
-    own.sql("UPDATE runs SET moved_at = moved_at - interval '1 minute'")
+    own.sql("UPDATE jobs SET last_activity_at = last_activity_at - interval '1 minute'")
     own.push(envelope("sweeps.resume_batches", "sweep", queue="cards.system"), "cards.system")
     completes(own)
     assert batch(own)["created"] == own.rows()["cards"] == 60_000
@@ -166,8 +166,8 @@ def test_a_file_that_can_not_be_put_waits_for_its_folder(own: System, files: Pat
     own.start("relay")
     order(own, 10, **CODES)
     completes(own)
-    until(lambda: batch(own)["files"][0]["trouble"], "a word about it")
-    assert batch(own)["files"][0]["trouble"] == "NotADirectoryError: Not a directory"
+    until(lambda: batch(own)["files"][0]["last_error"], "a word about it")
+    assert batch(own)["files"][0]["last_error"] == "NotADirectoryError: Not a directory"
     refused = own.cli("batch", "confirm", "B1", "--account", ACCOUNT)
     assert (refused.exit_code, "Not a directory" in refused.output) == (1, True)
     files.unlink()
@@ -177,7 +177,7 @@ def test_a_file_that_can_not_be_put_waits_for_its_folder(own: System, files: Pat
         return (files / ACCOUNT / "B1.csv.age").exists()
 
     until(is_swept, "the file")
-    until(lambda: batch(own)["files"][0]["trouble"] is None, "the end of its trouble")
+    until(lambda: batch(own)["files"][0]["last_error"] is None, "the end of its trouble")
 
 
 @pytest.mark.parametrize("is_silent", [True, False], ids=["silent", "away"])

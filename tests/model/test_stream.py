@@ -18,7 +18,7 @@ from card_worker.domain.events import Decision, id_of
 from card_worker.secret_issuer import Mint
 from card_worker.secrets.secret import REVEAL
 from card_worker.storage.reconcile import differences
-from card_worker.storage.tables import guesses, outbox
+from card_worker.storage.tables import outbox, pin_attempts
 from tests.codes import PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
 from tests.orders import ON_CARDS
 from tests.storage.test_handler import everything, noted
@@ -267,8 +267,8 @@ def handled(engine: Engine, groups: Sequence[Group]) -> Seen:
         _never_back(connection)
         rows = everything(connection)
         # PINs of a group are noted before any of its commands brings a card to a later time.
-        at = list(guesses.columns.keys()).index("created_at")
-        rows["guesses"] = [(*row[: at + 1], *row[at + 2 :]) for row in rows["guesses"]]
+        at = list(pin_attempts.columns.keys()).index("created_at")
+        rows["pin_attempts"] = [(*row[: at + 1], *row[at + 2 :]) for row in rows["pin_attempts"]]
         commit.rollback()
     return told, rows
 
@@ -313,4 +313,8 @@ def test_dry_runs_between_change_nothing(engine: Engine) -> None:
             kept.subtract(map(repr, expected))
             left = [row for row, count in kept.items() for _ in range(count)]
             assert min(kept.values(), default=0) >= 0, (seed, name)
-            assert not left or name in {"keys", "outbox", "unpublished"}, (seed, name, left)
+            assert not left or name in {"idempotency_keys", "outbox", "unpublished"}, (
+                seed,
+                name,
+                left,
+            )

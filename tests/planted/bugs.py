@@ -286,14 +286,14 @@ BUGS = (
     ),
     Bug(
         "two cards may have one name",
-        "storage/migrations/versions/0001_cards.py",
+        "storage/migrations/versions/0001_first.py",
         'sa.UniqueConstraint("account_id", "card_id", name="uq_cards_account_id_card_id"),',
         "",
         (CONSTRAINTS,),
     ),
     Bug(
         "transactions can be changed",
-        "storage/migrations/versions/0001_cards.py",
+        "storage/migrations/versions/0001_first.py",
         '    _make_append_only("transactions")\n',
         "",
         (CONSTRAINTS,),

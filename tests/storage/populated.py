@@ -20,7 +20,7 @@ from card_worker.storage import outbox
 from card_worker.storage.accounts import change_account
 from card_worker.storage.engine import begin
 from card_worker.storage.files import find_files, written
-from card_worker.storage.pin_attempts import note_guesses
+from card_worker.storage.pin_attempts import note_pin_attempts
 from card_worker.sweeps import lapse_orders
 from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
 from tests.orders import ACCOUNT, CODES, Orders
@@ -53,7 +53,7 @@ class Teller:
 
     def handle(self, command: Any) -> Answer:
         with begin(self._engine) as (connection, _):
-            note_guesses(connection, [command], self.now)
+            note_pin_attempts(connection, [command], self.now)
         with begin(self._engine) as (connection, _):
             (answer,) = handle(connection, [command], self.now, self._mint)
         return answer

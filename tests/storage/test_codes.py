@@ -28,9 +28,9 @@ from card_worker.secrets.sealing import open_sealed
 from card_worker.secrets.vault import Vault
 from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.errors import is_race, is_retryable
-from card_worker.storage.pin_attempts import note_guesses
+from card_worker.storage.pin_attempts import note_pin_attempts
 from card_worker.storage.reconcile import differences
-from card_worker.storage.tables import cards, file_parts, guesses, outbox, pins, tokens
+from card_worker.storage.tables import cards, file_parts, outbox, pin_attempts, pins, tokens
 from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
 
 ACCOUNT = "T00000001"
@@ -43,7 +43,7 @@ def is_passing(error: BaseException) -> bool:
 
 SIXTEEN = {"format": {"numbers": True, "length": 16}}
 LOAD = {"amount": 500, "currency": "NOK"}
-GUESSERS = 64
+SENDERS = 64
 
 
 def command(task: str, command_id: str, /, **fields: Any) -> Command:
@@ -79,10 +79,10 @@ def do(engine: Engine, *commands: Command, mint: Mint | None = None) -> list[Ans
 
 @retry(retry=retry_if_exception(is_passing))
 def note(engine: Engine, *commands: Command) -> None:
-    guessing = [one for one in commands if isinstance(one, CreateTransaction) and one.pin]
-    if guessing:
+    attempts = [one for one in commands if isinstance(one, CreateTransaction) and one.pin]
+    if attempts:
         with begin(engine) as (connection, _):
-            note_guesses(connection, guessing, NOW)
+            note_pin_attempts(connection, attempts, NOW)
 
 
 @retry(retry=retry_if_exception(is_passing))
@@ -244,20 +244,20 @@ def test_a_new_pepper_replaces_the_old_one_as_codes_are_used(engine: Engine) -> 
     assert shows(engine)["amount_balance"] == 498
 
 
-# --- guesses ----------------------------------------------------------------------------------
+# --- PIN attempts -----------------------------------------------------------------------------
 
 
 def test_of_many_wrong_pins_at_once_five_are_compared(engine: Engine) -> None:
     ask(engine, create("A1", card_token={}, pin={}))
-    guesses_at_once = [pay(f"r{n}", pin=WRONG_PIN) for n in range(GUESSERS)]
+    attempts_at_once = [pay(f"r{n}", pin=WRONG_PIN) for n in range(SENDERS)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda one: note(engine, one), guesses_at_once))
+        list(pool.map(lambda one: note(engine, one), attempts_at_once))
     # All of them are known now, and none of them has been looked at.
     with ThreadPoolExecutor(8) as pool:
-        told = list(pool.map(lambda one: judge(engine, one), guesses_at_once))
+        told = list(pool.map(lambda one: judge(engine, one), attempts_at_once))
     assert {answers[0].reason for answers in told} == {"card_not_usable"}
-    outcomes = Counter(row.outcome for row in rows(engine, guesses))
-    assert outcomes == {Outcome.WRONG: 5, Outcome.SETTLED: GUESSERS - 5}
+    outcomes = Counter(row.outcome for row in rows(engine, pin_attempts))
+    assert outcomes == {Outcome.WRONG: 5, Outcome.SETTLED: SENDERS - 5}
     assert ask(engine, pay("right", pin=PIN)) == ["card_not_usable"]
     blocked = [row for row in rows(engine, outbox) if row.type == "card.blocked"]
     assert len(blocked) == 1
@@ -266,50 +266,50 @@ def test_of_many_wrong_pins_at_once_five_are_compared(engine: Engine) -> None:
 
 def test_the_right_one_among_wrong_ones_at_once_opens_no_more_than_five(engine: Engine) -> None:
     ask(engine, create("A1", card_token={}, pin={}))
-    mixed = [pay(f"r{n}", pin=PIN if n % 16 == 3 else WRONG_PIN) for n in range(GUESSERS)]
+    mixed = [pay(f"r{n}", pin=PIN if n % 16 == 3 else WRONG_PIN) for n in range(SENDERS)]
     with ThreadPoolExecutor(8) as pool:
         told = list(pool.map(lambda one: do(engine, one)[0], mixed))
     opened = [answer for answer in told if answer.reason is None]
-    wrong = sum(row.outcome == Outcome.WRONG for row in rows(engine, guesses))
+    wrong = sum(row.outcome == Outcome.WRONG for row in rows(engine, pin_attempts))
     assert wrong <= 5
-    assert len(opened) <= GUESSERS // 16
-    compared = [row for row in rows(engine, guesses) if row.outcome != Outcome.SETTLED]
+    assert len(opened) <= SENDERS // 16
+    compared = [row for row in rows(engine, pin_attempts) if row.outcome != Outcome.SETTLED]
     assert len(compared) == wrong  # none is left open
 
 
-def test_a_guess_that_comes_again_counts_once(engine: Engine) -> None:
+def test_a_pin_attempt_that_comes_again_counts_once(engine: Engine) -> None:
     ask(engine, create("A1", card_token={}, pin={}))
-    guess = pay("r1", pin=WRONG_PIN)
+    attempt = pay("r1", pin=WRONG_PIN)
     for _ in range(3):
-        note(engine, guess)  # and then its worker died
-    assert [row.outcome for row in rows(engine, guesses)] == ["open"]
+        note(engine, attempt)  # and then its worker died
+    assert [row.outcome for row in rows(engine, pin_attempts)] == ["open"]
     for _ in range(9):
-        assert ask(engine, guess) == ["card_not_usable"]
-    assert [row.outcome for row in rows(engine, guesses)] == ["wrong"]
+        assert ask(engine, attempt) == ["card_not_usable"]
+    assert [row.outcome for row in rows(engine, pin_attempts)] == ["wrong"]
     # Under the same reference another PIN is not even looked at.
     assert ask(engine, pay("r1", pin=PIN)) == ["card_not_usable"]
     assert ask(engine, pay("r2", pin=PIN)) == ["card.drawn_down"]
 
 
-def test_a_guess_that_comes_twice_in_a_group_takes_one_number(engine: Engine) -> None:
+def test_a_pin_attempt_that_comes_twice_in_a_group_takes_one_number(engine: Engine) -> None:
     ask(engine, create("A1", card_token={}, pin={}))
     first, second = pay("r1", pin=WRONG_PIN), pay("r2", pin=WRONG_PIN)
     ask(engine, first, first, second, first)
-    assert sorted(row.number for row in rows(engine, guesses)) == [1, 2]
+    assert sorted(row.number for row in rows(engine, pin_attempts)) == [1, 2]
     assert ask(engine, first, second) == ["card_not_usable"] * 2
 
 
-def test_a_guess_noted_behind_its_own_answer_counts_no_more(engine: Engine) -> None:
+def test_a_pin_attempt_noted_behind_its_own_answer_counts_no_more(engine: Engine) -> None:
     ask(engine, create("A1", card_token={}, pin={}))
-    guess = pay("r1", pin=PIN)
-    assert isinstance(guess, CreateTransaction)
+    attempt = pay("r1", pin=PIN)
+    assert isinstance(attempt, CreateTransaction)
     with begin(engine) as (connection, _):
-        note_guesses(connection, [guess], NOW)
-    judge(engine, guess)
+        note_pin_attempts(connection, [attempt], NOW)
+    judge(engine, attempt)
     with begin(engine) as (connection, _):  # what a second worker did that looked too early
-        connection.execute(guesses.update().values(outcome=Outcome.OPEN))
-    judge(engine, guess)
-    assert [row.outcome for row in rows(engine, guesses)] == ["settled"]
+        connection.execute(pin_attempts.update().values(outcome=Outcome.OPEN))
+    judge(engine, attempt)
+    assert [row.outcome for row in rows(engine, pin_attempts)] == ["settled"]
 
 
 def test_an_unblock_forgives_what_was_wrong_and_not_what_is_still_to_be_judged(
@@ -320,15 +320,15 @@ def test_an_unblock_forgives_what_was_wrong_and_not_what_is_still_to_be_judged(
     waiting = pay("waiting", pin=WRONG_PIN)
     note(engine, waiting)
     judge(engine, command("cards.unblock", "u", card_id="A1", reason="found"))
-    outcomes = Counter(row.outcome for row in rows(engine, guesses))
+    outcomes = Counter(row.outcome for row in rows(engine, pin_attempts))
     assert outcomes == {Outcome.SETTLED: 5, Outcome.OPEN: 1}
     # Of one that never came to an end, nothing is left to count after an hour.
     with begin(engine) as (connection, _):
-        connection.execute(guesses.update().values(created_at=NOW - timedelta(hours=2)))
+        connection.execute(pin_attempts.update().values(created_at=NOW - timedelta(hours=2)))
     assert ask(engine, pay("right", pin=PIN)) == ["card.drawn_down"]
-    assert {row.outcome for row in rows(engine, guesses)} == {Outcome.SETTLED}
+    assert {row.outcome for row in rows(engine, pin_attempts)} == {Outcome.SETTLED}
     judge(engine, waiting)
-    assert {row.outcome for row in rows(engine, guesses)} == {Outcome.SETTLED}
+    assert {row.outcome for row in rows(engine, pin_attempts)} == {Outcome.SETTLED}
 
 
 def test_a_dry_run_of_an_unblock_forgives_nothing(engine: Engine) -> None:
@@ -337,7 +337,7 @@ def test_a_dry_run_of_an_unblock_forgives_nothing(engine: Engine) -> None:
     unblock = {"card_id": "A1", "reason": "found"}
     dry, again = (command("cards.unblock", key, **unblock, dry_run=True) for key in ("d1", "d2"))
     assert ask(engine, dry) == ["card.unblocked"]
-    assert {row.outcome for row in rows(engine, guesses)} == {Outcome.WRONG}
+    assert {row.outcome for row in rows(engine, pin_attempts)} == {Outcome.WRONG}
     # Nor for a real one that follows it in a group.
     assert ask(engine, again, command("cards.unblock", "u", **unblock)) == ["card.unblocked"] * 2
     assert ask(engine, pay("right", pin=PIN)) == ["card.drawn_down"]
@@ -345,7 +345,7 @@ def test_a_dry_run_of_an_unblock_forgives_nothing(engine: Engine) -> None:
 
 def test_a_pin_of_a_card_that_is_not_there_is_noted_too(engine: Engine) -> None:
     assert ask(engine, pay("r1", "NOBODY-S", pin=WRONG_PIN)) == ["card_not_usable"]
-    (noted,) = rows(engine, guesses)
+    (noted,) = rows(engine, pin_attempts)
     assert (noted.card, noted.outcome) == (None, "settled")
 
 
@@ -362,7 +362,7 @@ def test_all_that_cannot_be_used_is_told_the_same(engine: Engine) -> None:
     assert "A0" not in json.dumps(said)
 
 
-def test_a_query_by_token_counts_guesses_as_a_payment_does(engine: Engine) -> None:
+def test_a_query_by_token_counts_pin_attempts_as_a_payment_does(engine: Engine) -> None:
     ask(engine, create("A1", card_token={}, pin={}))
 
     def look(number: int, **fields: Any) -> Any:
@@ -371,7 +371,7 @@ def test_a_query_by_token_counts_guesses_as_a_payment_does(engine: Engine) -> No
         assert isinstance(query, GetCard)
         if query.pin is not None:
             with begin(engine) as (connection, _):
-                note_guesses(connection, [query], NOW)
+                note_pin_attempts(connection, [query], NOW)
         with begin(engine) as (connection, _):
             return look_as_holder(connection, query, NOW)
 

@@ -33,7 +33,14 @@ from card_worker.money import AMOUNT_MAX, Currency
 from card_worker.storage import migrations
 from card_worker.storage.engine import begin, open_engine
 from card_worker.storage.errors import is_retryable
-from card_worker.storage.tables import batches, cards, keys, metadata, outbox, transactions
+from card_worker.storage.tables import (
+    batches,
+    cards,
+    idempotency_keys,
+    metadata,
+    outbox,
+    transactions,
+)
 
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
 ACCOUNT = "T00000001"
@@ -166,7 +173,12 @@ def test_an_unbalanced_transaction_is_refused(
         (cards, CARD, {"id": UUID(int=9)}, ("uq_cards_account_id_card_id", "cards.account_id")),
         (cards, CARD, {"card_id": "A9"}, ("pk_cards", "cards.id")),
         (batches, BATCH, {}, ("pk_batches", "batches.account_id")),
-        (keys, KEY, {"digest": "other"}, ("pk_keys", "keys.account_id")),
+        (
+            idempotency_keys,
+            KEY,
+            {"digest": "other"},
+            ("pk_idempotency_keys", "idempotency_keys.account_id"),
+        ),
         (outbox, EVENT, {"subject": "A9"}, ("uq_outbox_id", "outbox.id")),
     ],
     ids=["card_id", "card", "batch_id", "key", "event"],

@@ -61,14 +61,14 @@ def keep(engine: Engine, *names: str) -> None:
 def is_written(engine: Engine, name: str) -> bool:
     with begin(engine) as (connection, _):
         (file,) = find_files(connection, ACCOUNT, name)
-    assert (file.trouble is None) or file.written_at is None
+    assert (file.last_error is None) or file.written_at is None
     return file.written_at is not None
 
 
-def trouble(engine: Engine, name: str) -> str | None:
+def last_error_of(engine: Engine, name: str) -> str | None:
     with begin(engine) as (connection, _):
         (file,) = find_files(connection, ACCOUNT, name)
-    return file.trouble
+    return file.last_error
 
 
 def test_all_of_them_are_put(engine: Engine, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_one_that_can_not_be_put_stops_no_other(engine: Engine, tmp_path: Path) 
     assert write_files(engine, store) == len(names) - 1
     assert [is_written(engine, name) for name in names] == [False] + [True] * (len(names) - 1)
     assert not list(tmp_path.rglob(".*")), "half a file"
-    assert trouble(engine, "b0") == "IsADirectoryError: Is a directory"
+    assert last_error_of(engine, "b0") == "IsADirectoryError: Is a directory"
     (in_the_way / "something").unlink()
     in_the_way.rmdir()
     let_time_pass(engine)
@@ -129,14 +129,14 @@ def test_a_full_disk_leaves_no_half_file_and_is_tried_again(
         in_the_way.write_bytes(bytes(128 * 1024))
     with pytest.raises(StoreUnavailable):
         write_files(engine, store)
-    assert trouble(engine, "b1") == "OSError: No space left on device"
-    assert trouble(engine, "b2") is None, "tried although the store takes nothing"
+    assert last_error_of(engine, "b1") == "OSError: No space left on device"
+    assert last_error_of(engine, "b2") is None, "tried although the store takes nothing"
     assert list((small_disk / ACCOUNT).iterdir()) == [], "half a file"
     in_the_way.unlink()
     let_time_pass(engine)
     assert write_files(engine, store) == 2
     assert (small_disk / ACCOUNT / "b1.csv.age").read_bytes() == CONTENT
-    assert trouble(engine, "b1") is None
+    assert last_error_of(engine, "b1") is None
 
 
 OTHER = base64.b64encode(bytes(128)).decode()
@@ -162,7 +162,9 @@ def test_a_file_that_is_not_what_was_sealed_is_not_put(
     assert not list(tmp_path.rglob("*.age"))
     assert not fsspec.filesystem("memory").exists(f"/altered/{ACCOUNT}/b1.csv.age")
     assert not is_written(engine, "b1")
-    assert trouble(engine, "b2") == "Altered: its content in the database isn't what was sealed"
+    assert (
+        last_error_of(engine, "b2") == "Altered: its content in the database isn't what was sealed"
+    )
 
 
 def let_time_pass(engine: Engine) -> None:
@@ -219,10 +221,10 @@ def test_a_store_that_hangs_is_left_and_not_called_until_it_comes_back(
     keep(engine, "b1", "b2")
     with pytest.raises(StoreUnavailable):
         write_files(engine, hanging)
-    assert trouble(engine, "b1") == "TimeoutError: took longer than 0 s"
+    assert last_error_of(engine, "b1") == "TimeoutError: took longer than 0 s"
     with pytest.raises(StoreUnavailable):
         write_files(engine, hanging)
-    assert trouble(engine, "b2") == "TimeoutError: an earlier call has not ended"
+    assert last_error_of(engine, "b2") == "TimeoutError: an earlier call has not ended"
     monkeypatch.setattr(file_store, "CALL_MAX_S", 60.0)
     hanging.is_let_go.set()
     let_time_pass(engine)

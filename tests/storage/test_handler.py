@@ -19,10 +19,10 @@ from card_worker.domain.rows import Card, Outcome
 from card_worker.handler import handle
 from card_worker.secret_issuer import Mint
 from card_worker.storage.engine import begin, reading
-from card_worker.storage.pin_attempts import note_guesses
+from card_worker.storage.pin_attempts import note_pin_attempts
 from card_worker.storage.queries import find_card, find_transactions
 from card_worker.storage.reconcile import differences
-from card_worker.storage.tables import cards, guesses, keys, metadata, outbox
+from card_worker.storage.tables import cards, idempotency_keys, metadata, outbox, pin_attempts
 from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
 from tests.orders import ON_CARDS
 from tests.storage.statements import counting, slices_of
@@ -262,7 +262,8 @@ def test_every_key_has_one_answer_and_every_answer_a_key(engine: Engine) -> None
     ask(engine, batch("A1"), activate("A1"), activate("A1"), activate("A1", amount=1), create("A1"))
     with reading(engine) as connection:
         ids = [
-            list(connection.execute(select(c)).scalars()) for c in (keys.c.event_id, outbox.c.id)
+            list(connection.execute(select(c)).scalars())
+            for c in (idempotency_keys.c.event_id, outbox.c.id)
         ]
     assert Counter(ids[0]) == Counter(ids[1])
     assert len(ids[0]) == 4
@@ -439,7 +440,7 @@ def noted(
     connection: Connection, commands: Sequence[Command], now: datetime, mint: Mint
 ) -> list[Answer]:
     """Handle commands whose PINs are noted before."""
-    note_guesses(connection, commands, now)
+    note_pin_attempts(connection, commands, now)
     return handle(connection, commands, now, mint)
 
 
@@ -450,25 +451,25 @@ def without_and_with_pin() -> tuple[Command, Command]:
     return first, command("transactions.create", "pay", **paid, pin=PIN)
 
 
-def test_a_pin_that_comes_with_a_repeat_is_no_guess(engine: Engine) -> None:
+def test_a_pin_that_comes_with_a_repeat_is_no_pin_attempt(engine: Engine) -> None:
     mint = plain_mint()
     with begin(engine) as (connection, _):
         noted(connection, BEGINNING, NOW, mint)
         told, repeated = noted(connection, without_and_with_pin(), NOW, mint)
         assert told == repeated
         assert told.reason == "pin_required"
-        assert everything(connection)["guesses"] == []
+        assert everything(connection)["pin_attempts"] == []
 
 
-def test_a_guess_noted_before_a_crash_is_settled_by_what_comes_without_a_pin(
+def test_a_pin_attempt_noted_before_a_crash_is_settled_by_what_comes_without_a_pin(
     engine: Engine,
 ) -> None:
     mint, (first, again) = plain_mint(), without_and_with_pin()
     with begin(engine) as (connection, _):
         noted(connection, BEGINNING, NOW, mint)
-        note_guesses(connection, [again], NOW)
+        note_pin_attempts(connection, [again], NOW)
         handle(connection, [first, again], NOW, mint)
-        (outcome,) = connection.execute(select(guesses.c.outcome)).scalars()
+        (outcome,) = connection.execute(select(pin_attempts.c.outcome)).scalars()
         assert outcome is Outcome.SETTLED
 
 

@@ -16,7 +16,7 @@ from card_worker.domain.answers import Answer
 from card_worker.handler import handle
 from card_worker.storage.engine import begin
 from card_worker.storage.reconcile import differences
-from card_worker.storage.tables import batches, cards, keys, outbox, transactions
+from card_worker.storage.tables import batches, cards, idempotency_keys, outbox, transactions
 from tests.storage.statements import counting, slices_of
 
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
@@ -53,7 +53,7 @@ def rows(connection: Connection, account: str) -> dict[str, list[tuple[Any, ...]
         "cards": (cards, cards.c.card_id),
         "transactions": (transactions, transactions.c.id),
         "batches": (batches, batches.c.batch_id),
-        "keys": (keys, keys.c.key),
+        "idempotency_keys": (idempotency_keys, idempotency_keys.c.key),
         "outbox": (outbox, outbox.c.position),
     }
     return {

@@ -45,9 +45,9 @@ from card_worker.storage.tables import (
     chunks,
     file_parts,
     files,
+    jobs,
     pins,
     reserved_names,
-    runs,
     tokens,
     transactions,
 )
@@ -190,7 +190,7 @@ def test_a_row_goes_on_though_the_database_is_away_after_its_chunk(orders: Order
 
 
 def message_for(chunk: Chunk) -> Message:
-    fields = {**chunk._asdict(), "run": str(chunk.run)}
+    fields = {**chunk._asdict(), "job": str(chunk.job)}
     return Message(task=TASK, id="1", queue=None, kwargs=fields, body=b"")
 
 
@@ -238,7 +238,7 @@ def test_also_when_only_the_end_is_missing(orders: Orders) -> None:
 def rest(orders: Orders) -> None:
     """Let nothing have been done for a while."""
     with begin(orders.engine) as (connection, now):
-        connection.execute(update(runs).values(moved_at=now - timedelta(minutes=1)))
+        connection.execute(update(jobs).values(last_activity_at=now - timedelta(minutes=1)))
 
 
 def test_nobody_sees_a_card_before_the_last_one_is_made(orders: Orders) -> None:
@@ -273,7 +273,7 @@ def test_progress_is_told_once_a_second_at_most(orders: Orders) -> None:
     assert (told["data"]["created"], told["data"]["requested"]) == (3 * CHUNK, 5 * CHUNK)
     assert told["correlationid"] == "order-B1"
     with reading(orders.engine) as connection:
-        assert connection.execute(select(runs.c.told_at)).scalar_one() >= asked_at
+        assert connection.execute(select(jobs.c.last_progress_at)).scalar_one() >= asked_at
     tell_last(orders, ago=-timedelta(hours=1))
     orders.work(1)
     tell_last(orders, ago=TELL_EVERY)
@@ -284,7 +284,7 @@ def test_progress_is_told_once_a_second_at_most(orders: Orders) -> None:
 def tell_last(orders: Orders, *, ago: timedelta) -> datetime:
     """Let the last that was told of progress be so long ago; return what time it is."""
     with begin(orders.engine) as (connection, now):
-        connection.execute(update(runs).values(told_at=now - ago))
+        connection.execute(update(jobs).values(last_progress_at=now - ago))
     return now
 
 
@@ -463,7 +463,9 @@ def test_nobody_here_can_open_the_file(orders: Orders) -> None:
     orders.order(2_000, **CODES)
     orders.work(1)
     with reading(orders.engine) as connection:
-        (kept,) = connection.execute(select(chunks.c.kept).where(chunks.c.kept.is_not(None)))
+        (kept,) = connection.execute(
+            select(chunks.c.encrypted_secrets).where(chunks.c.encrypted_secrets.is_not(None))
+        )
         assert "B1-0001" not in str(kept)
     orders.work()
     # What could be read here is gone in the commit that has sealed it.
@@ -535,13 +537,13 @@ def test_an_order_waits_for_a_pepper_that_is_gone(engine: Engine) -> None:
     orders.work()
     batch = orders.batch()
     assert (batch.state, batch.created) == (BatchState.RUNNING, 2 * CHUNK)
-    assert batch.trouble == "TOKEN_PEPPERS has no key t1 any more"
+    assert batch.last_error == "TOKEN_PEPPERS has no key t1 any more"
     assert orders.count(files) == 0
     orders.mint = known
     rest(orders)
     orders.waiting += resting_chunks(engine)
     orders.work()
-    assert orders.batch().trouble is None
+    assert orders.batch().last_error is None
     assert_complete(orders, 2 * CHUNK)
 
 
@@ -556,11 +558,11 @@ def test_a_worker_without_peppers_leaves_an_order_to_others(
     orders.order(2 * CHUNK, **CODES)
     first, second = orders.waiting
     assert do(engine, Mint(vault), first) == []
-    assert orders.batch().trouble == f"a worker has no {missing}"
+    assert orders.batch().last_error == f"a worker has no {missing}"
     assert orders.names() == []
     orders.waiting.extend([first, second])
     orders.work()
-    assert orders.batch().trouble is None
+    assert orders.batch().last_error is None
     assert_complete(orders, 2 * CHUNK)
 
 
@@ -575,13 +577,13 @@ def test_a_chunk_that_fails_again_and_again_is_a_dead_letter_and_its_order_says_
     (outcome,) = delivery.deliver([message_for(orders.waiting.popleft())])
     assert isinstance(outcome, Failed)
     batch = orders.batch()
-    assert (batch.state, batch.trouble) == (BatchState.RUNNING, outcome.explanation)
+    assert (batch.state, batch.last_error) == (BatchState.RUNNING, outcome.explanation)
     defects.remove(engine)
     rest(orders)
     orders.waiting += resting_chunks(engine)
     orders.work()
     batch = orders.batch()
-    assert (batch.state, batch.trouble) == (BatchState.COMPLETED, None)
+    assert (batch.state, batch.last_error) == (BatchState.COMPLETED, None)
     engine.dispose()
 
 
@@ -591,7 +593,7 @@ def test_a_chunk_that_fails_again_and_again_is_a_dead_letter_and_its_order_says_
         *({"number": number} for number in (0, -1, 10**30, 1.5, None)),
         *({"account_id": text} for text in ("", "a\x00", "T1", 5)),
         *({"batch_id": text} for text in ("", "a\x00", "\ud800", "x" * 256)),
-        *({"run": "x"}, {"action": "x"}),
+        *({"job": "x"}, {"action": "x"}),
     ],
     ids=repr,
 )
@@ -604,7 +606,7 @@ def test_what_can_be_no_chunk_is_told_at_once_and_troubles_no_order(
     delivery = Delivery(engine, lambda: False, vault=VAULT)
     (outcome,) = delivery.deliver([replace(genuine, kwargs={**genuine.kwargs, **forged})])
     assert outcome == Failed(DeadLetterReason.CHUNK_INVALID)
-    assert orders.batch().trouble is None
+    assert orders.batch().last_error is None
 
 
 def test_a_chunk_is_not_given_up_before_its_batch_says_why(postgres_url: str) -> None:
@@ -622,7 +624,7 @@ def test_a_chunk_is_not_given_up_before_its_batch_says_why(postgres_url: str) ->
         assert letters(engine) == 0
     (outcome,) = delivery.deliver([asked])
     assert isinstance(outcome, Failed)
-    assert (orders.batch().trouble, letters(engine)) == (outcome.explanation, 1)
+    assert (orders.batch().last_error, letters(engine)) == (outcome.explanation, 1)
     engine.dispose()
 
 
@@ -637,7 +639,7 @@ def let_go(orders: Orders) -> Batch:
     left = (tokens, pins, chunks, files)
     assert [orders.count(table) for table in left] == [0] * 4
     with reading(orders.engine) as connection:
-        assert None not in connection.execute(select(runs.c.ended_at)).scalars().all()
+        assert None not in connection.execute(select(jobs.c.ended_at)).scalars().all()
     batch = orders.batch()
     assert (batch.state, batch.created, batch.busy) == (BatchState.CANCELLED, 0, False)
     return batch
@@ -756,7 +758,7 @@ CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO seen VALUES (current_setting('synchronous_commit'));
     RETURN NULL;
 END $$;
-CREATE CONSTRAINT TRIGGER see AFTER UPDATE ON runs DEFERRABLE INITIALLY DEFERRED
+CREATE CONSTRAINT TRIGGER see AFTER UPDATE ON jobs DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION see();
 """
 
@@ -797,14 +799,18 @@ def test_what_one_chunk_has_kept_does_not_stand_for_another(orders: Orders) -> N
     orders.work(2)
     with begin(orders.engine) as (connection, _):
         kept = connection.execute(
-            select(chunks.c.number, chunks.c.kept).where(chunks.c.kept.is_not(None))
+            select(chunks.c.number, chunks.c.encrypted_secrets).where(
+                chunks.c.encrypted_secrets.is_not(None)
+            )
         ).all()
         (one, first), (two, second) = kept
         for number, text in ((one, second), (two, first)):
-            connection.execute(update(chunks).where(chunks.c.number == number).values(kept=text))
+            connection.execute(
+                update(chunks).where(chunks.c.number == number).values(encrypted_secrets=text)
+            )
     orders.work()
     batch = orders.batch()
-    assert (batch.state, batch.trouble is None) == (BatchState.RUNNING, False)
+    assert (batch.state, batch.last_error is None) == (BatchState.RUNNING, False)
     assert orders.count(files) == 0
 
 
@@ -815,7 +821,7 @@ def test_cards_that_got_in_between_stop_an_order_and_are_left_alone(orders: Orde
     take_name(orders, name)
     orders.work()
     batch = let_go(orders)
-    assert batch.trouble == "A card with this card_id exists."
+    assert batch.last_error == "A card with this card_id exists."
     (told,) = orders.events("batch.cancelled")
     assert told["data"]["reason"] == "card_exists"
     (problem,) = told["data"]["problems"]
@@ -1001,9 +1007,9 @@ def test_nobody_takes_the_keys_of_a_recall(
         for name in names(3):
             orders.ask("cards.activate", f"on-{name}", card_id=name, **load)
     orders.ask(task, "recall", batch_id="B1", **fields)
-    run = orders.waiting[0].run
+    job = orders.waiting[0].job
     for number in (1, 2, 3):
-        orders.ask("cards.expire", f"{run.hex}-{number}", card_id=f"other-{number}")
+        orders.ask("cards.expire", f"{job.hex}-{number}", card_id=f"other-{number}")
     orders.work()
     recall = orders.events("batch.recalled")[-1]["data"]["recall"]
     assert (recall["done"], recall["refused"]) == (3, 0)

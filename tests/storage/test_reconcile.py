@@ -552,28 +552,28 @@ CODE_CORRUPTIONS = [
         "PIN: changed_at",
     ),
     Corruption(
-        "a guess that is open though it was answered",
-        f"UPDATE guesses SET outcome = 'open' WHERE card = {card('guessed')} AND number = 1",
-        "guesses_are_settled",
+        "a PIN attempt that is open though it was answered",
+        f"UPDATE pin_attempts SET outcome = 'open' WHERE card = {card('guessed')} AND number = 1",
+        "pin_attempts_are_settled",
         "outcome",
     ),
     Corruption(
         "a right PIN that counts as wrong",
-        f"UPDATE guesses SET outcome = 'wrong' WHERE card = {card('paid')}",
-        "guesses_are_settled",
+        f"UPDATE pin_attempts SET outcome = 'wrong' WHERE card = {card('paid')}",
+        "pin_attempts_are_settled",
         "outcome",
     ),
     Corruption(
-        "a guess of another account",
-        f"UPDATE guesses SET account_id = '{OTHER}' WHERE card = {card('guessed')}",
-        "guesses_are_settled",
-        "guess: account_id",
+        "a PIN attempt of another account",
+        f"UPDATE pin_attempts SET account_id = '{OTHER}' WHERE card = {card('guessed')}",
+        "pin_attempts_are_settled",
+        "PIN attempt: account_id",
     ),
     Corruption(
-        "two guesses with one number",
-        f"UPDATE guesses SET number = 1 WHERE card = {card('guessed')} AND number = 2",
-        "guesses_are_numbered",
-        "guesses with number",
+        "two PIN attempts with one number",
+        f"UPDATE pin_attempts SET number = 1 WHERE card = {card('guessed')} AND number = 2",
+        "pin_attempts_are_numbered",
+        "PIN attempts with number",
     ),
 ]
 BATCH_CORRUPTIONS = [
@@ -626,28 +626,28 @@ BATCH_CORRUPTIONS = [
         "type",
     ),
     Corruption(
-        "running without a run",
-        "DELETE FROM runs WHERE batch_id = 'H'",
-        "batch_states_fit_their_runs",
-        "run of a batch that is running",
+        "running without a job",
+        "DELETE FROM jobs WHERE batch_id = 'H'",
+        "batch_states_fit_their_jobs",
+        "job of a batch that is running",
     ),
     Corruption(
         "running though it was completed",
         f"UPDATE batches SET state = 'running' {batch('B')}",
-        "batch_states_fit_their_runs",
+        "batch_states_fit_their_jobs",
         "busy (running)",
     ),
     Corruption(
-        "busy without a run",
+        "busy without a job",
         f"UPDATE batches SET busy = TRUE {batch('B')}",
-        "batch_states_fit_their_runs",
+        "batch_states_fit_their_jobs",
         "busy (completed)",
     ),
     Corruption(
         "busy, having been cancelled",
         f"UPDATE batches SET busy = TRUE {batch('C')}",
-        "batch_states_fit_their_runs",
-        "run of a batch that is cancelled",
+        "batch_states_fit_their_jobs",
+        "job of a batch that is cancelled",
     ),
     Corruption(
         "cancelled without an event",
@@ -664,14 +664,14 @@ BATCH_CORRUPTIONS = [
     Corruption(
         "not busy though it runs",
         f"UPDATE batches SET busy = FALSE {batch('H')}",
-        "batch_states_fit_their_runs",
+        "batch_states_fit_their_jobs",
         "busy (running)",
     ),
     Corruption(
         "completed before all cards are made",
         f"UPDATE batches SET state = 'completed', busy = FALSE, completed_at = {LATER}"
         f" {batch('H')}",
-        "batch_states_fit_their_runs",
+        "batch_states_fit_their_jobs",
         "created (completed)",
     ),
     Corruption(
@@ -693,96 +693,96 @@ BATCH_CORRUPTIONS = [
         "command_id",
     ),
     Corruption(
-        "a run of another range",
-        "UPDATE runs SET last = last - 1 WHERE batch_id = 'B' AND action = 'block'",
-        "runs_began_with_an_event",
+        "a job of another range",
+        "UPDATE jobs SET last = last - 1 WHERE batch_id = 'B' AND action = 'block'",
+        "jobs_began_with_an_event",
         "last",
     ),
     Corruption(
-        "a run that counts another number",
-        "UPDATE runs SET done = done + 1 WHERE batch_id = 'B' AND action = 'block'",
-        "runs_end_as_stated",
+        "a job that counts another number",
+        "UPDATE jobs SET done = done + 1 WHERE batch_id = 'B' AND action = 'block'",
+        "jobs_end_as_stated",
         "done",
     ),
     Corruption(
-        "a run that thinks it is done",
-        "UPDATE runs SET open_chunks = 0 WHERE batch_id = 'H'",
-        "runs_count_their_chunks",
+        "a job that thinks it is done",
+        "UPDATE jobs SET open_chunks = 0 WHERE batch_id = 'H'",
+        "jobs_count_their_chunks",
         "open_chunks",
     ),
     Corruption(
-        "a run that never began",
-        f"UPDATE runs SET id = {NOBODY} WHERE batch_id = 'B' AND action = 'block'",
-        "runs_began_with_an_event",
+        "a job that never began",
+        f"UPDATE jobs SET id = {NOBODY} WHERE batch_id = 'B' AND action = 'block'",
+        "jobs_began_with_an_event",
         "event with which to block began",
     ),
     *[
         Corruption(
-            f"a batch that counts {runs} runs",
-            f"UPDATE batches SET runs = {runs} {batch(name)}",
-            "batches_count_their_runs",
-            "runs",
+            f"a batch that counts {count} jobs",
+            f"UPDATE batches SET job_count = {count} {batch(name)}",
+            "batches_count_their_jobs",
+            "jobs",
         )
-        for name, runs in (("B", "runs - 1"), ("B", "runs + 1"), ("W", "1"), ("W", "-1"))
+        for name, count in (("B", "job_count - 1"), ("B", "job_count + 1"), ("W", "1"), ("W", "-1"))
     ],
     Corruption(
-        "a run that is gone",
-        "DELETE FROM runs WHERE batch_id = 'B' AND action = 'make'",
-        "batches_count_their_runs",
-        "runs",
+        "a job that is gone",
+        "DELETE FROM jobs WHERE batch_id = 'B' AND action = 'make'",
+        "batches_count_their_jobs",
+        "jobs",
     ),
     *[
         Corruption(
-            f"a run with sequence {sequence}",
-            f"UPDATE runs SET sequence = {sequence} WHERE batch_id = 'B' AND action = 'block'",
-            "batches_count_their_runs",
+            f"a job with sequence {sequence}",
+            f"UPDATE jobs SET sequence = {sequence} WHERE batch_id = 'B' AND action = 'block'",
+            "batches_count_their_jobs",
             what,
         )
         for sequence, what in (
             ("sequence + 1", "different sequences"),
             ("99", "highest sequence"),
-            ("-1", "runs"),
-            ("0", "runs"),
+            ("-1", "different sequences"),
+            ("0", "different sequences"),
         )
     ],
     Corruption(
-        "runs without a sequence in a batch that counts them",
-        f"UPDATE runs SET sequence = 0 {batch('B')}",
-        "batches_count_their_runs",
-        "runs",
+        "jobs without a sequence in a batch that counts them",
+        f"UPDATE jobs SET sequence = 0 {batch('B')}",
+        "batches_count_their_jobs",
+        "different sequences",
     ),
     Corruption(
-        "a run that was done out of turn",
-        "UPDATE runs SET done = done + 2, open_chunks = open_chunks - 1"
+        "a job that was done out of turn",
+        "UPDATE jobs SET done = done + 2, open_chunks = open_chunks - 1"
         " WHERE batch_id = 'R' AND action = 'cancel'",
-        "runs_are_done_in_turn",
+        "jobs_are_done_in_turn",
         "begun",
     ),
     Corruption(
-        "a run that ended out of turn",
-        f"UPDATE runs SET ended_at = {LATER} WHERE batch_id = 'R' AND action = 'unblock'",
-        "runs_are_done_in_turn",
+        "a job that ended out of turn",
+        f"UPDATE jobs SET ended_at = {LATER} WHERE batch_id = 'R' AND action = 'unblock'",
+        "jobs_are_done_in_turn",
         "begun",
     ),
     Corruption(
-        "runs in another order",
-        "UPDATE runs SET sequence = 5 - sequence WHERE batch_id = 'R'"
+        "jobs in another order",
+        "UPDATE jobs SET sequence = 5 - sequence WHERE batch_id = 'R'"
         " AND action IN ('block', 'unblock')",
-        "runs_are_done_in_turn",
+        "jobs_are_done_in_turn",
         "begun",
     ),
     Corruption(
         "a chunk that is gone",
-        "DELETE FROM chunks WHERE number = 3 AND run = (SELECT id FROM runs WHERE batch_id = 'H')",
-        "runs_count_their_chunks",
+        "DELETE FROM chunks WHERE number = 3 AND job = (SELECT id FROM jobs WHERE batch_id = 'H')",
+        "jobs_count_their_chunks",
         "chunks",
     ),
     Corruption(
-        "chunks of no run",
-        f"UPDATE chunks SET run = {NOBODY} WHERE number = 3 AND run = (SELECT id FROM runs"
+        "chunks of no job",
+        f"UPDATE chunks SET job = {NOBODY} WHERE number = 3 AND job = (SELECT id FROM jobs"
         " WHERE batch_id = 'H')",
-        "chunks_have_their_run",
-        "run of chunks",
+        "chunks_have_their_job",
+        "job of chunks",
     ),
     Corruption(
         "a file that is gone",
@@ -1007,20 +1007,21 @@ EVENT_CORRUPTIONS = [
     ),
     Corruption(
         "a key that is gone",
-        "DELETE FROM keys WHERE event_id = (SELECT id FROM outbox"
+        "DELETE FROM idempotency_keys WHERE event_id = (SELECT id FROM outbox"
         f" {told('card.updated', 'updated')})",
         "events_have_their_key",
         "key of event",
     ),
     Corruption(
         "a key without an event",
-        f"INSERT INTO keys VALUES ('{ACCOUNT}', 'id/x', repeat('0', 64), {NOBODY}, {LATER})",
+        f"INSERT INTO idempotency_keys VALUES ('{ACCOUNT}', 'id/x', repeat('0', 64), {NOBODY},"
+        f" {LATER})",
         "keys_have_their_answer",
         "answer",
     ),
     Corruption(
         "a key that points at another's event",
-        "UPDATE keys SET event_id = (SELECT id FROM outbox"
+        "UPDATE idempotency_keys SET event_id = (SELECT id FROM outbox"
         f" {told('card.updated', 'renamed')}) WHERE event_id = (SELECT id FROM outbox"
         f" {told('card.updated', 'updated')})",
         "keys_have_their_answer",
@@ -1028,29 +1029,29 @@ EVENT_CORRUPTIONS = [
     ),
     Corruption(
         "a key of another account",
-        f"UPDATE keys SET account_id = '{OTHER}' WHERE event_id = (SELECT id FROM outbox"
-        f" {told('card.updated', 'updated')})",
+        f"UPDATE idempotency_keys SET account_id = '{OTHER}' WHERE event_id ="
+        f" (SELECT id FROM outbox {told('card.updated', 'updated')})",
         "keys_have_their_answer",
         "account_id of its answer",
     ),
     Corruption(
         "a digest that isn't one",
-        "UPDATE keys SET digest = 'x' WHERE event_id = (SELECT id FROM outbox"
+        "UPDATE idempotency_keys SET digest = 'x' WHERE event_id = (SELECT id FROM outbox"
         f" {told('card.updated', 'updated')})",
         "keys_have_their_answer",
         "digest",
     ),
     Corruption(
         "another's digest",
-        "UPDATE keys SET digest = (SELECT digest FROM keys WHERE event_id = (SELECT id FROM outbox"
-        f" {told('card.updated', 'renamed')})) WHERE event_id = (SELECT id FROM outbox"
-        f" {told('card.updated', 'updated')})",
+        "UPDATE idempotency_keys SET digest = (SELECT digest FROM idempotency_keys"
+        f" WHERE event_id = (SELECT id FROM outbox {told('card.updated', 'renamed')}))"
+        f" WHERE event_id = (SELECT id FROM outbox {told('card.updated', 'updated')})",
         "keys_have_their_answer",
         "digest",
     ),
     Corruption(
         "a key of another day",
-        f"UPDATE keys SET created_at = {LATER} WHERE event_id = (SELECT id FROM outbox"
+        f"UPDATE idempotency_keys SET created_at = {LATER} WHERE event_id = (SELECT id FROM outbox"
         f" {told('card.updated', 'updated')})",
         "keys_have_their_answer",
         "created_at",
@@ -1163,7 +1164,7 @@ def test_what_is_committed_meanwhile_is_no_difference(engine: Engine) -> None:
 def test_a_snapshot_changes_nothing(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     with snapshot(engine) as connection, pytest.raises(DBAPIError, match="read-only"):
-        connection.execute(text("DELETE FROM keys"))
+        connection.execute(text("DELETE FROM idempotency_keys"))
     engine.dispose()
 
 

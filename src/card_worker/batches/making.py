@@ -17,7 +17,7 @@ from card_worker.batches.work import (
 from card_worker.contracts.enums import BatchState, EventType, Reason
 from card_worker.contracts.events import Problem
 from card_worker.contracts.secrets import BatchOptions
-from card_worker.domain.answers import about_run, add_files
+from card_worker.domain.answers import about_job, add_files
 from card_worker.domain.books import Books
 from card_worker.domain.events import Wanted
 from card_worker.domain.evolve import (
@@ -29,7 +29,7 @@ from card_worker.domain.evolve import (
     token_uuids,
 )
 from card_worker.domain.making import pin_format
-from card_worker.domain.rows import Batch, Card, File, Run
+from card_worker.domain.rows import Batch, Card, File, Job
 from card_worker.secret_issuer import HEAD, NO_VALUES, NONE_LEFT, Minted, as_csv, files_of
 from card_worker.secrets.keeping import NotKept, keep, kept
 from card_worker.secrets.peppers import Hash
@@ -55,27 +55,29 @@ class Piece(NamedTuple):
     stand beside each other in the indexes."""
 
 
-def make(work: Work, number: int) -> Run:
+def make(work: Work, number: int) -> Job:
     """Make the cards of a chunk. Raises Stopped, Impossible, NotKept."""
-    connection, run, batch, now, *_ = work
-    _check_runs(batch)
+    connection, job, batch, now, *_ = work
+    _check_jobs(batch)
     _check_peppers(work)
     # Should the server crash, the chunk is missing, and is asked for again. But what isn't on the
     # disk yet, the next who waits for his own commit has to wait for.
     wait_for_disk(connection, wait=work.company is not None)
     files: dict[int, bytes] = {}
-    for first, count in _pieces(work, *run.span(number)):
+    for first, count in _pieces(work, *job.span(number)):
         for at, lines in enumerate(_make_piece(work, first, count)):
             files[at] = files.get(at, b"") + lines
     vault = work.mint.vault
-    told = [keep(vault, _purpose(run, number, at), lines) for at, lines in files.items()]
-    jobs.chunk_done(connection, run, number, now, kept=" ".join(told) if told else None)
+    told = [keep(vault, _purpose(job, number, at), lines) for at, lines in files.items()]
+    jobs.chunk_done(
+        connection, job, number, now, encrypted_secrets=" ".join(told) if told else None
+    )
     # Last, since it makes the other chunks wait.
-    _, count = run.span(number)
+    _, count = job.span(number)
     counted = add_created(connection, batch, count)
     if counted is None:
         raise Stopped
-    return tell_progress(work, jobs.moved(connection, run, now, done=count), counted)
+    return tell_progress(work, jobs.moved(connection, job, now, done=count), counted)
 
 
 def _pieces(work: Work, first: int, count: int) -> Iterator[tuple[int, int]]:
@@ -114,8 +116,8 @@ def _make_piece(work: Work, first: int, count: int) -> list[bytes]:
 
 def complete(work: Work) -> None:
     """Seal what the chunks have left, and let the world have the cards. Raises Stopped, NotKept."""
-    connection, run, batch, now, *_ = work
-    _check_runs(batch)
+    connection, job, batch, now, *_ = work
+    _check_jobs(batch)
     files = [] if batch.recipients is None else _seal(work)
     counted = add_created(connection, batch, 0)
     if counted is None:
@@ -123,13 +125,13 @@ def complete(work: Work) -> None:
     assert counted.created == counted.requested
     whole = counted._replace(state=BatchState.COMPLETED, busy=False, completed_at=now)
     change_batch(connection, whole)
-    jobs.ended(connection, run, now)
-    data = about_run(run, whole)
+    jobs.ended(connection, job, now)
+    data = about_job(job, whole)
     add_files(data, files)
     tell(work, data, EventType.BATCH_COMPLETED, "end")
 
 
-def _check_runs(batch: Batch) -> None:
+def _check_jobs(batch: Batch) -> None:
     if batch.state is not BatchState.RUNNING:
         raise Stopped
 
@@ -191,10 +193,10 @@ def _seal(work: Work) -> list[File]:
 
     def lines(at: int) -> Iterator[bytes]:
         yield HEAD
-        for left in jobs.left_behind(work.connection, work.run):
-            assert left.kept is not None
-            purpose = _purpose(work.run, left.number, at)
-            yield kept(work.mint.vault, purpose, left.kept.split(" ")[at])
+        for left in jobs.left_behind(work.connection, work.job):
+            assert left.encrypted_secrets is not None
+            purpose = _purpose(work.job, left.number, at)
+            yield kept(work.mint.vault, purpose, left.encrypted_secrets.split(" ")[at])
 
     files = []
     for at, (holds, named, _) in enumerate(files_of(_wanted(work.batch), NO_VALUES)):
@@ -205,6 +207,6 @@ def _seal(work: Work) -> list[File]:
     return files
 
 
-def _purpose(run: Run, number: int, at: int) -> str:
+def _purpose(job: Job, number: int, at: int) -> str:
     """Return what a chunk's secrets are kept for; those of one can't stand for another's."""
-    return f"{run.id}/{number}/{at}"
+    return f"{job.id}/{number}/{at}"

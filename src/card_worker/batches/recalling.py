@@ -14,8 +14,8 @@ from card_worker.contracts.internal import (
     RecalledUnblock,
     RecalledUpdate,
 )
-from card_worker.domain.answers import about_run, add_files, recall_shown
-from card_worker.domain.rows import File, Holds, Run
+from card_worker.domain.answers import about_job, add_files, recall_shown
+from card_worker.domain.rows import File, Holds, Job
 from card_worker.handler import handle
 from card_worker.storage import jobs
 from card_worker.storage.batches import change_batch, find_batch
@@ -32,12 +32,12 @@ ALREADY = {
 HEAD = b"card_id,reason\r\n"
 
 
-def recall(work: Work, number: int) -> Run:
+def recall(work: Work, number: int) -> Job:
     """Do it to the cards of a chunk."""
-    connection, run, batch, now, mint, _ = work
+    connection, job, batch, now, mint, _ = work
     first, names = card_ids(work, number)
     asked = [
-        _command(run, name, f"{run.id.hex}-{at}") for at, name in enumerate(names, start=first)
+        _command(job, name, f"{job.id.hex}-{at}") for at, name in enumerate(names, start=first)
     ]
     already = _extended(work, names)
     answers = handle(connection, asked, now, mint)
@@ -45,73 +45,73 @@ def recall(work: Work, number: int) -> Run:
     for name, answer in zip(names, answers, strict=True):
         if answer.reason is None:
             already.discard(name)
-        elif answer.reason is ALREADY.get(run.action):
+        elif answer.reason is ALREADY.get(job.action):
             already.add(name)
         elif name not in already:
             refused.append([name, answer.reason.value])
-    jobs.chunk_done(connection, run, number, now, refused=refused or None)
+    jobs.chunk_done(connection, job, number, now, refused=refused or None)
     done = len(names) - len(already) - len(refused)
     counts = {"done": done, "already": len(already), "refused": len(refused)}
-    return tell_progress(work, jobs.moved(connection, run, now, **counts), batch)
+    return tell_progress(work, jobs.moved(connection, job, now, **counts), batch)
 
 
 def recalled(work: Work) -> None:
     """Tell to how many it was done, and list those to which it couldn't be."""
-    connection, run, now = work.connection, work.run, work.now
-    batch = find_batch(connection, run.account_id, run.batch_id, lock=True)
+    connection, job, now = work.connection, work.job, work.now
+    batch = find_batch(connection, job.account_id, job.batch_id, lock=True)
     assert batch is not None
     files = []
-    if run.action is Action.CANCEL:
+    if job.action is Action.CANCEL:
         # What couldn't be let go is activated, as it is to be.
         batch = batch._replace(busy=False)
         change_batch(connection, batch)
-    elif run.refused:
+    elif job.refused:
         files = [_list_refused(work)]
-    data = about_run(run, batch)
+    data = about_job(job, batch)
     add_files(data, files)
-    data["recall"] = recall_shown(run)
-    jobs.ended(connection, run, now)
+    data["recall"] = recall_shown(job)
+    jobs.ended(connection, job, now)
     tell(work, data, EventType.BATCH_RECALLED, "end")
 
 
-def _command(run: Run, card_id: str, command_id: str) -> Command:
+def _command(job: Job, card_id: str, command_id: str) -> Command:
     about = {
-        "account_id": run.account_id,
+        "account_id": job.account_id,
         "card_id": card_id,
         "command_id": command_id,
-        "created_by": run.created_by,
-        "originated_by": run.originated_by,
+        "created_by": job.created_by,
+        "originated_by": job.originated_by,
     }
-    match run.action:
+    match job.action:
         case Action.BLOCK:
-            return RecalledBlock.model_validate({**about, "reason": run.reason})
+            return RecalledBlock.model_validate({**about, "reason": job.reason})
         case Action.UNBLOCK:
-            return RecalledUnblock.model_validate({**about, "reason": run.reason})
+            return RecalledUnblock.model_validate({**about, "reason": job.reason})
         case Action.CLOSE:
-            return RecalledClose.model_validate({**about, "reason": run.reason})
+            return RecalledClose.model_validate({**about, "reason": job.reason})
         case Action.EXTEND:
-            return RecalledUpdate.model_validate({**about, "expires_at": run.expires_at})
+            return RecalledUpdate.model_validate({**about, "expires_at": job.expires_at})
         case Action.CANCEL:
-            return WithdrawCard.model_validate({**about, "reason": run.reason})
+            return WithdrawCard.model_validate({**about, "reason": job.reason})
         case Action.MAKE | Action.REMOVE:
-            raise AssertionError(f"no command can {run.action} a card")
+            raise AssertionError(f"no command can {job.action} a card")
 
 
 def _extended(work: Work, names: Sequence[str]) -> set[str]:
     """Return those of the cards that end already when they are to end."""
-    run = work.run
-    if run.action is not Action.EXTEND:
+    job = work.job
+    if job.action is not Action.EXTEND:
         return set()
-    keys = [{"account_id": run.account_id, "card_id": name} for name in names]
+    keys = [{"account_id": job.account_id, "card_id": name} for name in names]
     found = find(work.connection, cards, ("card_id", "expires_at"), keys)()
-    return {name for name, expires_at in found if expires_at == run.expires_at}
+    return {name for name, expires_at in found if expires_at == job.expires_at}
 
 
 def _list_refused(work: Work) -> File:
     parts = new_file(work, Holds.REFUSED)
     parts.write(HEAD)
-    for left in jobs.left_behind(work.connection, work.run):
+    for left in jobs.left_behind(work.connection, work.job):
         text = io.StringIO(newline="")
         csv.writer(text).writerows(left.refused or ())
         parts.write(text.getvalue().encode())
-    return add_file(work, Holds.REFUSED, parts, cards=work.run.refused)
+    return add_file(work, Holds.REFUSED, parts, cards=work.job.refused)

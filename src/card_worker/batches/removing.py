@@ -6,9 +6,9 @@ import structlog
 
 from card_worker.batches.work import Impossible, Work, card_ids, tell
 from card_worker.contracts.enums import Action, BatchState, EventType
-from card_worker.domain.answers import about_run
+from card_worker.domain.answers import about_job
 from card_worker.domain.evolve import card_uuids
-from card_worker.domain.rows import Run
+from card_worker.domain.rows import Job
 from card_worker.storage import jobs
 from card_worker.storage.batches import change_batch, find_batch, remove_cards
 from card_worker.storage.bulk_write import write
@@ -17,58 +17,58 @@ log = structlog.get_logger(__name__)
 
 
 def give_up(work: Work, why: Impossible) -> UUID | None:
-    """Let an order go that can't be made; return the run that removes what was made of it."""
-    connection, run, batch, now, *_ = work
+    """Let an order go that can't be made; return the job that removes what was made of it."""
+    connection, job, batch, now, *_ = work
     if batch.state is not BatchState.RUNNING:
         return None
     batch = batch._replace(
         state=BatchState.CANCELLED,
         busy=batch.created > 0,
-        runs=batch.runs + (batch.created > 0),
-        trouble=why.reason.text,
+        job_count=batch.job_count + (batch.created > 0),
+        last_error=why.reason.text,
     )
     change_batch(connection, batch)
-    data = about_run(run, batch)
+    data = about_job(job, batch)
     data["reason"] = why.reason
     if why.problems:
         data["problems"] = why.problems
     removal = tell(work, data, EventType.BATCH_CANCELLED, "cancelled")
     log.warning("order given up", batch_id=batch.batch_id, reason=why.reason)
     if not batch.busy:
-        jobs.ended(connection, run, now)
+        jobs.ended(connection, job, now)
         return None
-    removing = Run.on(
+    removing = Job.on(
         batch,
         Action.REMOVE,
         1,
         batch.requested,
         id=removal,
-        command=run.command,
-        command_id=run.command_id,
+        command=job.command,
+        command_id=job.command_id,
         created_at=now,
-        moved_at=now,
-        told_at=now,
+        last_activity_at=now,
+        last_progress_at=now,
     )
     write(connection, jobs.new([removing]))
     return removal
 
 
-def remove(work: Work, number: int) -> Run:
+def remove(work: Work, number: int) -> Job:
     """Remove the cards of a chunk."""
-    connection, run, batch, now, *_ = work
+    connection, job, batch, now, *_ = work
     _, names = card_ids(work, number)
     # There may be cards of these names that aren't the order's: those that made it impossible.
     ids = [UUID(bytes=id) for id in card_uuids(batch.account_id, names)]
     removed = remove_cards(connection, batch, ids)
-    jobs.chunk_done(connection, run, number, now)
-    return jobs.moved(connection, run, now, done=removed)
+    jobs.chunk_done(connection, job, number, now)
+    return jobs.moved(connection, job, now, done=removed)
 
 
 def removed(work: Work) -> None:
     """Let the names of the cards be free."""
-    connection, run, now = work.connection, work.run, work.now
-    batch = find_batch(connection, run.account_id, run.batch_id, lock=True)
+    connection, job, now = work.connection, work.job, work.now
+    batch = find_batch(connection, job.account_id, job.batch_id, lock=True)
     assert batch is not None
     change_batch(connection, batch._replace(busy=False, created=0))
-    jobs.end_others(connection, run, now)
-    jobs.ended(connection, run, now)
+    jobs.end_others(connection, job, now)
+    jobs.ended(connection, job, now)

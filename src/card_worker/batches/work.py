@@ -1,4 +1,4 @@
-"""A chunk at work, or the end of a run: within one commit, on one batch."""
+"""A chunk at work, or the end of a job: within one commit, on one batch."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -11,8 +11,8 @@ from card_worker.contracts import keys
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import Action, EventType, Reason
 from card_worker.contracts.events import BatchData, Problem
-from card_worker.domain.answers import about_run, freeze, recall_shown
-from card_worker.domain.rows import Batch, File, Holds, Run
+from card_worker.domain.answers import about_job, freeze, recall_shown
+from card_worker.domain.rows import Batch, File, Holds, Job
 from card_worker.secret_issuer import Mint, file_name
 from card_worker.storage import jobs, outbox
 from card_worker.storage.bulk_write import write
@@ -26,7 +26,7 @@ class Work(NamedTuple):
     """What a chunk is done with. `batch` is as it was when the chunk began."""
 
     connection: Connection
-    run: Run
+    job: Job
     batch: Batch
     now: datetime
     mint: Mint
@@ -49,7 +49,7 @@ class Impossible(Exception):
 
 def card_ids(work: Work, number: int) -> tuple[int, list[str]]:
     """Return the number of a chunk's first card, and what its cards are called."""
-    first, count = work.run.span(number)
+    first, count = work.job.span(number)
     return first, work.batch.card_ids(first, count)
 
 
@@ -60,8 +60,8 @@ def add_file(
     parts.finish()
     file = File(
         name=parts.name,
-        account_id=work.run.account_id,
-        batch_id=work.run.batch_id,
+        account_id=work.job.account_id,
+        batch_id=work.job.batch_id,
         holds=holds,
         sha256=parts.sha256,
         cards=cards,
@@ -75,25 +75,25 @@ def add_file(
 
 def new_file(work: Work, holds: Holds) -> PartsWriter:
     """Return what takes the content of a file of the batch."""
-    run = work.run
-    return PartsWriter(work.connection, file_name(run.account_id, run.batch_id, holds, run.id))
+    job = work.job
+    return PartsWriter(work.connection, file_name(job.account_id, job.batch_id, holds, job.id))
 
 
-def tell_progress(work: Work, run: Run, batch: Batch) -> Run:
-    """Tell how far a run is, unless it was told a moment ago or is about to end."""
-    if work.now - run.told_at >= TELL_EVERY and run.open_chunks:
-        data = about_run(run, batch)
-        if run.action is not Action.MAKE:
-            data["recall"] = recall_shown(run)
-        jobs.told(work.connection, run, work.now)
-        tell(work, data, EventType.BATCH_PROGRESSED, f"left/{run.open_chunks}")
-    return run
+def tell_progress(work: Work, job: Job, batch: Batch) -> Job:
+    """Tell how far a job is, unless it was told a moment ago or is about to end."""
+    if work.now - job.last_progress_at >= TELL_EVERY and job.open_chunks:
+        data = about_job(job, batch)
+        if job.action is not Action.MAKE:
+            data["recall"] = recall_shown(job)
+        jobs.told(work.connection, job, work.now)
+        tell(work, data, EventType.BATCH_PROGRESSED, f"left/{job.open_chunks}")
+    return job
 
 
 def tell(work: Work, data: BatchData, type: EventType, key: str) -> UUID:
     """Tell the world; return the event's id, which is the same whenever this is told again."""
-    id = event_id(work.run.account_id, keys.of_run(work.run.id, key))
-    answer = freeze(data, id=id, type=type, subject=work.run.batch_id, at=work.now)
+    id = event_id(work.job.account_id, keys.of_job(work.job.id, key))
+    answer = freeze(data, id=id, type=type, subject=work.job.batch_id, at=work.now)
     wait_for_disk(work.connection, wait=True)  # what is told is so for good
     write(work.connection, [outbox.new([answer])])
     return id

@@ -202,7 +202,7 @@ def _watch(engine: Engine, account: str, batch_id: str, *, as_json: bool) -> Non
             speed = bar.tasks[0].speed
             rate = "waits for approval" if batch.state is BatchState.AWAITING_APPROVAL else ""
             rate = f"{speed:,.0f} cards/s" if speed and not rate else rate
-            bar.update(shown, completed=batch.created, rate=visible(batch.trouble or rate))
+            bar.update(shown, completed=batch.created, rate=visible(batch.last_error or rate))
             sleep(LOOK_S)
             batch = _found(engine, account, batch_id)
         bar.update(shown, completed=batch.created, rate=batch.state.value)
@@ -300,5 +300,5 @@ def _became(file: File) -> dict[str, object]:
         "holds": file.holds,
         "written_at": file.written_at,
         "confirmed_at": file.confirmed_at,
-        "trouble": file.trouble,
+        "last_error": file.last_error,
     }

@@ -211,7 +211,7 @@ class BatchView(TypedDict):
     card_id_pattern: str | None
     approved_by: str | None
     completed_at: Time | None
-    trouble: str | None
+    last_error: str | None
     """Why it doesn't get on, or was let go by itself."""
     files: tuple[FileView, ...]
     name: str | None

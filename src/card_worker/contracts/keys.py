@@ -58,9 +58,9 @@ def conflict(taken: str, digest: str) -> str:
 # led to them, `reconcile` looks up.
 
 
-def guard(guess: UUID) -> str:
+def guard(attempt: UUID) -> str:
     """Return the key of the block that a wrong PIN leads to."""
-    return f"guard/{guess}"
+    return f"guard/{attempt}"
 
 
 def arrival(departure: UUID) -> str:
@@ -78,9 +78,9 @@ def breakage(answer: UUID) -> str:
     return f"breakage/{answer}"
 
 
-def of_run(run: UUID, what: str) -> str:
-    """Return the key of an event about a run."""
-    return f"run/{run}/{what}"
+def of_job(job: UUID, what: str) -> str:
+    """Return the key of an event about a job."""
+    return f"job/{job}/{what}"
 
 
 def confirmation(batch_id: str) -> str:

@@ -75,8 +75,8 @@ from card_worker.domain.rows import (
     File,
     Hold,
     Holds,
+    Job,
     Pin,
-    Run,
     Token,
     Transaction,
 )
@@ -228,7 +228,7 @@ def shown_batch(batch: Batch, files: Sequence[File] = ()) -> BatchView:
         card_id_pattern=batch.pattern,
         approved_by=batch.approved_by,
         completed_at=batch.completed_at,
-        trouble=batch.trouble,
+        last_error=batch.last_error,
         files=tuple(map(shown_file, files)),
         name=batch.name,
         metadata=batch.metadata,
@@ -379,21 +379,21 @@ def add_files(data: BatchData, files: Sequence[File]) -> None:
         data["pin_file"] = shown[Holds.PINS]
 
 
-def about_run(run: Run, batch: Batch) -> BatchData:
+def about_job(job: Job, batch: Batch) -> BatchData:
     """Return what an event tells that no command has asked for by itself."""
-    said = CommandInfo(command=run.command, command_id=run.command_id, account_id=run.account_id)
+    said = CommandInfo(command=job.command, command_id=job.command_id, account_id=job.account_id)
     return batch_data(said, batch)
 
 
-def recall_shown(run: Run) -> RecallView:
+def recall_shown(job: Job) -> RecallView:
     """Return how far a recall has come."""
     return RecallView(
-        action=run.action,
-        first=run.first,
-        last=run.last,
-        done=run.done,
-        already=run.already,
-        refused=run.refused,
+        action=job.action,
+        first=job.first,
+        last=job.last,
+        done=job.done,
+        already=job.already,
+        refused=job.refused,
     )
 
 

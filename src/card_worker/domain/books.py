@@ -17,11 +17,11 @@ from card_worker.domain.rows import (
     CardKey,
     File,
     FilePart,
-    Guess,
     Hold,
+    Job,
     Outcome,
     Pin,
-    Run,
+    PinAttempt,
     State,
     Token,
     Transaction,
@@ -71,9 +71,9 @@ class Changes(NamedTuple):
     holds: Changed[Hold]
     tokens: Changed[Token]
     pins: Changed[Pin]
-    guesses: Changed[Guess]
+    pin_attempts: Changed[PinAttempt]
     batches: Changed[Batch]
-    runs: list[Run]
+    jobs: list[Job]
     files: list[File]
     file_parts: list[FilePart]
     transactions: list[Transaction]
@@ -115,18 +115,18 @@ class Books:
     tokens_by_card: MutableMapping[UUID, tuple[UUID, ...]] = field(default_factory=dict)
     pins: MutableMapping[UUID, Pin] = field(default_factory=dict)
     """By the id of their card."""
-    guesses: MutableMapping[UUID, Guess] = field(default_factory=dict)
+    pin_attempts: MutableMapping[UUID, PinAttempt] = field(default_factory=dict)
     """PINs that were given: those that are to be judged, and all that count on their cards."""
-    guesses_by_card: MutableMapping[UUID, tuple[UUID, ...]] = field(default_factory=dict)
+    pin_attempts_by_card: MutableMapping[UUID, tuple[UUID, ...]] = field(default_factory=dict)
     transactions: list[Transaction] = field(default_factory=list)
     """What was moved here, in order."""
     _cards_before: MutableMapping[CardKey, Card | None] = field(default_factory=dict)
     _holds_before: MutableMapping[UUID, Hold | None] = field(default_factory=dict)
     _tokens_before: MutableMapping[UUID, Token | None] = field(default_factory=dict)
     _pins_before: MutableMapping[UUID, Pin | None] = field(default_factory=dict)
-    _guesses_before: MutableMapping[UUID, Guess | None] = field(default_factory=dict)
+    _pin_attempts_before: MutableMapping[UUID, PinAttempt | None] = field(default_factory=dict)
     _batches_before: MutableMapping[BatchKey, Batch | None] = field(default_factory=dict)
-    _new_runs: list[Run] = field(default_factory=list)
+    _new_jobs: list[Job] = field(default_factory=list)
     _new_files: list[tuple[File, FilePart]] = field(default_factory=list)
     _told: int = 0
 
@@ -168,10 +168,10 @@ class Books:
         serving = (token for token in mine if token.serves(now))
         return sorted(serving, key=lambda token: (token.created_at, token.id))
 
-    def guesses_of(self, card: UUID) -> list[Guess]:
-        """Return the guesses of the card's PIN that count."""
-        mine = (self.guesses[id] for id in self.guesses_by_card.get(card, ()))
-        return [guess for guess in mine if guess.outcome is not Outcome.SETTLED]
+    def pin_attempts_of(self, card: UUID) -> list[PinAttempt]:
+        """Return the PIN attempts of a card that count."""
+        mine = (self.pin_attempts[id] for id in self.pin_attempts_by_card.get(card, ()))
+        return [attempt for attempt in mine if attempt.outcome is not Outcome.SETTLED]
 
     def put(self, card: Card) -> None:
         """Let a card be as given: one that changes, or one that is new."""
@@ -203,27 +203,27 @@ class Books:
         self._pins_before.setdefault(pin.id, self.pins.get(pin.id))
         self.pins[pin.id] = pin
 
-    def know_guess(self, guess: Guess) -> None:
-        """Take in a guess as it was noted."""
-        if guess.id not in self.guesses and guess.card is not None:
-            known = self.guesses_by_card.get(guess.card, ())
-            self.guesses_by_card[guess.card] = (*known, guess.id)
-        self.guesses[guess.id] = guess
+    def know_pin_attempt(self, attempt: PinAttempt) -> None:
+        """Take in a PIN attempt as it was noted."""
+        if attempt.id not in self.pin_attempts and attempt.card is not None:
+            known = self.pin_attempts_by_card.get(attempt.card, ())
+            self.pin_attempts_by_card[attempt.card] = (*known, attempt.id)
+        self.pin_attempts[attempt.id] = attempt
 
-    def put_guess(self, guess: Guess) -> None:
-        """Let a guess be as given."""
-        self._guesses_before.setdefault(guess.id, self.guesses.get(guess.id))
-        self.guesses[guess.id] = guess
+    def put_pin_attempt(self, attempt: PinAttempt) -> None:
+        """Let a PIN attempt be as given."""
+        self._pin_attempts_before.setdefault(attempt.id, self.pin_attempts.get(attempt.id))
+        self.pin_attempts[attempt.id] = attempt
 
     def forgive(self, card: UUID, now: datetime) -> None:
-        """Let the wrong guesses of a card's PIN count no more.
+        """Let the wrong PIN attempts of a card count no more.
 
         Those that are still to be judged go on counting, but for one whose message must have become
         a dead letter. Should it come after all, it is refused without a look.
         """
-        for guess in self.guesses_of(card):
-            if guess.outcome is Outcome.WRONG or guess.created_at + JUDGED_WITHIN < now:
-                self.put_guess(guess._replace(outcome=Outcome.SETTLED))
+        for attempt in self.pin_attempts_of(card):
+            if attempt.outcome is Outcome.WRONG or attempt.created_at + JUDGED_WITHIN < now:
+                self.put_pin_attempt(attempt._replace(outcome=Outcome.SETTLED))
 
     def is_taken(self, key: CardKey) -> bool:
         """Say whether a card has this name, or a batch will give it to one."""
@@ -256,9 +256,9 @@ class Books:
             orders.pop(batch.batch_id, None)
         self.orders[batch.account_id] = orders
 
-    def begin(self, run: Run) -> None:
+    def begin(self, job: Job) -> None:
         """Let something be done to the cards of a batch, piece by piece."""
-        self._new_runs.append(run)
+        self._new_jobs.append(job)
 
     def add_file(self, file: File, part: FilePart) -> None:
         """Let a new file have all of its content in one part."""
@@ -309,17 +309,17 @@ class Books:
             holds=_changed(self._holds_before, self.holds),
             tokens=_changed(self._tokens_before, self.tokens),
             pins=_changed(self._pins_before, self.pins),
-            guesses=_changed(self._guesses_before, self.guesses),
+            pin_attempts=_changed(self._pin_attempts_before, self.pin_attempts),
             batches=_changed(self._batches_before, self.batches),
-            runs=self._new_runs,
+            jobs=self._new_jobs,
             files=[file for file, _ in self._new_files],
             file_parts=[part for _, part in self._new_files],
             transactions=self.transactions[self._told :],
         )
         assert all(_follows(now, was) for was, now in changes.cards.changed)
         self._cards_before, self._holds_before = {}, {}
-        self._tokens_before, self._pins_before, self._guesses_before = {}, {}, {}
-        self._batches_before, self._new_runs, self._new_files = {}, [], []
+        self._tokens_before, self._pins_before, self._pin_attempts_before = {}, {}, {}
+        self._batches_before, self._new_jobs, self._new_files = {}, [], []
         self._told = len(self.transactions)
         return changes
 

@@ -83,14 +83,16 @@ def _card_of(books: Books, token: Token | None, now: datetime) -> Card:
 
 def _judge(books: Books, asked: Entering, card: Card, now: datetime) -> Judged:
     assert asked.given_pin is not None
-    noted, pin = books.guesses[event_id(asked.account_id, asked.key)], books.pins.get(card.id)
-    counting = [guess for guess in books.guesses_of(card.id) if guess.number < noted.number]
+    noted, pin = books.pin_attempts[event_id(asked.account_id, asked.key)], books.pins.get(card.id)
+    counting = [
+        attempt for attempt in books.pin_attempts_of(card.id) if attempt.number < noted.number
+    ]
     was_noted = noted.card == card.id and noted.outcome is Outcome.OPEN
     if not was_noted or pin is None or len(counting) >= WRONG_MAX:
         return Judged(noted._replace(outcome=Outcome.SETTLED))
     if asked.given_pin.opens(card.id, Hash(pin.kid, pin.digest)):
         return Judged(noted._replace(outcome=Outcome.SETTLED), is_right=True)
-    wrong = sum(guess.outcome is Outcome.WRONG for guess in books.guesses_of(card.id)) + 1
+    wrong = sum(attempt.outcome is Outcome.WRONG for attempt in books.pin_attempts_of(card.id)) + 1
     guard = None
     if wrong >= WRONG_MAX:
         guard = CardBlocked(asked, now, card.key, key=keys.guard(noted.id))
@@ -100,10 +102,10 @@ def _judge(books: Books, asked: Entering, card: Card, now: datetime) -> Judged:
 def settle(books: Books, asked: Entering, judged: Judged | None, now: datetime) -> None:
     """Write down what became of a PIN. None: it didn't come to a look at it."""
     if judged is not None:
-        books.put_guess(judged.guess)
-        if judged.is_right and judged.guess.card is not None:
-            books.forgive(judged.guess.card, now)
+        books.put_pin_attempt(judged.pin_attempt)
+        if judged.is_right and judged.pin_attempt.card is not None:
+            books.forgive(judged.pin_attempt.card, now)
         return
-    noted = books.guesses.get(event_id(asked.account_id, asked.key))
+    noted = books.pin_attempts.get(event_id(asked.account_id, asked.key))
     if noted is not None and noted.outcome is Outcome.OPEN:
-        books.put_guess(noted._replace(outcome=Outcome.SETTLED))
+        books.put_pin_attempt(noted._replace(outcome=Outcome.SETTLED))

@@ -33,7 +33,7 @@ from card_worker.contracts.transactions import (
     RefundTransaction,
     VoidTransaction,
 )
-from card_worker.domain.rows import CardKey, File, FilePart, Guess
+from card_worker.domain.rows import CardKey, File, FilePart, PinAttempt
 from card_worker.secrets.formats import PinFormat, TokenFormat
 from card_worker.secrets.peppers import Hash
 
@@ -335,7 +335,7 @@ Event: TypeAlias = CardEvent | BatchEvent | CommandRejected
 class Judged(NamedTuple):
     """A PIN that was given, with its outcome. `guard` is what follows from one too many."""
 
-    guess: Guess
+    pin_attempt: PinAttempt
     is_right: bool = False
     guard: CardBlocked | None = None
 
@@ -346,7 +346,7 @@ class Decision(NamedTuple):
     answer: Event
     before: tuple[CardEvent, ...] = ()
     after: tuple[CardEvent, ...] = ()
-    guess: Judged | None = None
+    pin_attempt: Judged | None = None
     """What the command's PIN turned out to be."""
 
     @property

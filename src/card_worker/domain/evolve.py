@@ -50,7 +50,7 @@ from card_worker.domain.events import (
     Wanted,
     id_of,
 )
-from card_worker.domain.rows import Batch, Card, Hold, Pin, Run, State, Token, Transaction
+from card_worker.domain.rows import Batch, Card, Hold, Job, Pin, State, Token, Transaction
 from card_worker.secrets.formats import PinFormat, TokenFormat
 from card_worker.secrets.peppers import Hash
 
@@ -530,9 +530,9 @@ def _begin(
 ) -> None:
     """Begin an action on the batch's cards."""
     command = event.command
-    batch = batch._replace(runs=batch.runs + 1)
+    batch = batch._replace(job_count=batch.job_count + 1)
     books.put_batch(batch)
-    run = Run.on(
+    job = Job.on(
         batch,
         action,
         first,
@@ -541,14 +541,14 @@ def _begin(
         command=command.command,
         command_id=command.command_id,
         created_at=event.at,
-        moved_at=event.at,
-        told_at=event.at,
+        last_activity_at=event.at,
+        last_progress_at=event.at,
         created_by=command.created_by,
         originated_by=command.originated_by,
         reason=None if isinstance(command, CreateBatch | ExtendBatch) else command.reason,
         expires_at=command.expires_at if isinstance(command, ExtendBatch) else None,
     )
-    books.begin(run)
+    books.begin(job)
 
 
 # --- tokens and PINs --------------------------------------------------------------------------

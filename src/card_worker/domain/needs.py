@@ -50,9 +50,9 @@ class Needs(NamedTuple):
     tokens: tuple[TokenKey, ...] = ()
     """Those that may name the card instead, one for each pepper."""
     token_id: UUID | None = None
-    guess: UUID | None = None
+    pin_attempt: UUID | None = None
     """The one of the card's PIN that is to be judged."""
-    guesses: bool = False
+    pin_attempts: bool = False
     """Whether those of the card's PIN that count have to be there."""
     order: CreateBatch | None = None
     """The cards whose names it would take have to be there, the first few."""
@@ -91,7 +91,7 @@ def _(command: ActivateCard | WithdrawCard) -> Needs:
 
 @needs.register
 def _(command: UnblockCard) -> Needs:
-    return Needs(cards=(_card(command),), holds=True, guesses=True)
+    return Needs(cards=(_card(command),), holds=True, pin_attempts=True)
 
 
 @needs.register
@@ -167,9 +167,11 @@ def _made_by(command: Command) -> UUID:
 def _by_token(asked: ByCardOrToken) -> Needs:
     account_id = asked.account_id
     has_pin = asked.given_pin is not None
-    guess = event_id(account_id, asked.key) if has_pin else None
+    pin_attempt = event_id(account_id, asked.key) if has_pin else None
     if asked.card_id is not None:
-        return Needs(cards=((account_id, asked.card_id),), guess=guess, guesses=has_pin)
+        return Needs(
+            cards=((account_id, asked.card_id),), pin_attempt=pin_attempt, pin_attempts=has_pin
+        )
     assert asked.given_token is not None
     tokens = tuple((account_id, hash.digest) for hash in asked.given_token.hashes)
-    return Needs(tokens=tokens, guess=guess, guesses=has_pin)
+    return Needs(tokens=tokens, pin_attempt=pin_attempt, pin_attempts=has_pin)

@@ -196,7 +196,7 @@ class Pin(NamedTuple):
     format: dict[str, Any] | None = None
 
 
-class Guess(NamedTuple):
+class PinAttempt(NamedTuple):
     """A PIN that was given, noted before anybody looks whether it is the right one."""
 
     id: UUID
@@ -204,7 +204,7 @@ class Guess(NamedTuple):
     account_id: str
     card: UUID | None
     number: int
-    """The card's guesses are numbered in the order in which they were noted."""
+    """The card's PIN attempts are numbered in the order in which they were noted."""
     outcome: Outcome
     created_at: datetime
 
@@ -225,7 +225,7 @@ class File(NamedTuple):
     created_at: datetime
     written_at: datetime | None = None
     confirmed_at: datetime | None = None
-    trouble: str | None = None
+    last_error: str | None = None
     """Why it couldn't be put in its place, the last time."""
 
 
@@ -283,11 +283,11 @@ class Batch(NamedTuple):
     pin_recipients: list[str] | None = None
     busy: bool = False
     """Whether its cards are still to be made, being made, removed or let go."""
-    runs: int = 0
-    """Number of runs that have begun on its cards."""
+    job_count: int = 0
+    """Number of jobs that have begun on its cards."""
     approved_by: str | None = None
     completed_at: datetime | None = None
-    trouble: str | None = None
+    last_error: str | None = None
     """Why it doesn't get on, or was cancelled by itself."""
 
     @property
@@ -326,7 +326,7 @@ CARDS_PER_CHUNK = {Action.MAKE: 5_000, Action.REMOVE: 1_000}
 CARDS_PER_RECALL = 200
 
 
-class Run(NamedTuple):
+class Job(NamedTuple):
     """Something that is done to the cards of a batch, in chunks: numbered, each in one commit.
 
     The last number, one beyond the chunks, stands for what is done when all of them are.
@@ -338,7 +338,7 @@ class Run(NamedTuple):
     batch_id: str
     action: Action
     sequence: int
-    """Runs of one batch are done in this order, one after the other."""
+    """Jobs of one batch are done in this order, one after the other."""
     first: int
     last: int
     chunk_cards: int
@@ -347,9 +347,9 @@ class Run(NamedTuple):
     command: str
     command_id: str
     created_at: datetime
-    moved_at: datetime
+    last_activity_at: datetime
     """When something of it was done last, or asked for again."""
-    told_at: datetime
+    last_progress_at: datetime
     """When the world was told last how far it is."""
     created_by: str | None = None
     originated_by: str | None = None
@@ -362,20 +362,20 @@ class Run(NamedTuple):
     ended_at: datetime | None = None
 
     @classmethod
-    def on(cls, batch: Batch, action: Action, first: int, last: int, **about: Any) -> "Run":
-        """Return a run of which nothing is done yet; `batch` counts it already."""
-        run = cls(
+    def on(cls, batch: Batch, action: Action, first: int, last: int, **about: Any) -> "Job":
+        """Return a job of which nothing is done yet; `batch` counts it already."""
+        job = cls(
             account_id=batch.account_id,
             batch_id=batch.batch_id,
             action=action,
-            sequence=batch.runs,
+            sequence=batch.job_count,
             first=first,
             last=last,
             chunk_cards=CARDS_PER_CHUNK.get(action, CARDS_PER_RECALL),
             open_chunks=0,
             **about,
         )
-        return run._replace(open_chunks=run.chunks)
+        return job._replace(open_chunks=job.chunks)
 
     @property
     def chunks(self) -> int:

@@ -107,7 +107,7 @@ def _judged(decision: Decision, judged: Judged | None) -> Decision:
     if judged is None:
         return decision
     guard = () if judged.guard is None else (judged.guard,)
-    return decision._replace(guess=judged, after=decision.after + guard)
+    return decision._replace(pin_attempt=judged, after=decision.after + guard)
 
 
 def _decide(books: Books, command: Command, now: datetime) -> Decision:

@@ -38,7 +38,7 @@ _ADD_CREATED = (
     .where(batches.c.account_id == bindparam("its_account"))
     .where(batches.c.batch_id == bindparam("its_batch"))
     .where(batches.c.state == BatchState.RUNNING)
-    .values(created=batches.c.created + bindparam("more", type_=WholeNumber), trouble=null())
+    .values(created=batches.c.created + bindparam("more", type_=WholeNumber), last_error=null())
     .returning(*_COLUMNS)
 )
 
@@ -210,8 +210,8 @@ def change_batch(connection: Connection, batch: Batch) -> None:
             state=batch.state,
             created=batch.created,
             busy=batch.busy,
-            runs=batch.runs,
+            job_count=batch.job_count,
             completed_at=batch.completed_at,
-            trouble=batch.trouble,
+            last_error=batch.last_error,
         )
     )

@@ -33,9 +33,9 @@ from card_worker.domain.rows import (
     BatchKey,
     Card,
     CardKey,
-    Guess,
     Hold,
     Pin,
+    PinAttempt,
     Token,
     Transaction,
 )
@@ -52,10 +52,10 @@ from card_worker.storage.tables import (
     counts,
     file_parts,
     files,
-    guesses,
     holds,
     is_left,
     is_open,
+    pin_attempts,
     pins,
     reserved_names,
     tokens,
@@ -157,7 +157,7 @@ def _taken(connection: Connection, needed: Sequence[Needs]) -> dict[BatchKey, Se
 def _load_what_hangs_on_cards(
     connection: Connection, books: Books, needed: Sequence[Needs], now: datetime
 ) -> None:
-    held, refs, guessed = set[UUID](), set[tuple[UUID, str]](), set[UUID]()
+    held, refs, attempted = set[UUID](), set[tuple[UUID, str]](), set[UUID]()
     # Most cards have nothing locked, and so no hold that is open, be it due or not.
     locking = {card.id for card in books.cards.values() if card.amount_reserved}
     # No command of the group is later. Whether a hold is due is asked once more for each.
@@ -167,8 +167,8 @@ def _load_what_hangs_on_cards(
             held.update(locking.intersection(ids))
         if needs.ref_id is not None and ids:
             refs.add((ids[0], needs.ref_id))
-        if needs.guesses:
-            guessed.update(ids)
+        if needs.pin_attempts:
+            attempted.update(ids)
     due = _due_holds(connection, held, latest)
     named = find(connection, holds, Hold._fields, [{"id": id} for id in books.named])
     refunded = _refunded(connection, books.named)
@@ -176,7 +176,7 @@ def _load_what_hangs_on_cards(
     unmade = {key for needs in needed for key in needs.cards if key not in books.cards}
     reserved = find_reserved(connection, unmade, books.orders)
     load_codes = _ask_for_codes(connection, books, needed)
-    load_guesses = _ask_for_guesses(connection, needed, guessed)
+    load_pin_attempts = _ask_for_pin_attempts(connection, needed, attempted)
     for hold in map(Hold._make, due()):
         books.holds[hold.id] = hold
         books.due[hold.card] = (*books.due.get(hold.card, ()), hold.id)
@@ -185,7 +185,7 @@ def _load_what_hangs_on_cards(
     books.refs = {(card, ref_id): id for card, ref_id, id in taken()}
     books.reserved = reserved()
     load_codes(books)
-    load_guesses(books)
+    load_pin_attempts(books)
 
 
 def _ask_for_codes(
@@ -205,17 +205,17 @@ def _ask_for_codes(
     return wait
 
 
-def _ask_for_guesses(
+def _ask_for_pin_attempts(
     connection: Connection, needed: Sequence[Needs], card_ids: Collection[UUID]
 ) -> Callable[[Books], None]:
-    """Ask for the guesses that are to be judged, and for all that count on these cards."""
-    ids = {needs.guess for needs in needed if needs.guess is not None}
-    noted = find(connection, guesses, Guess._fields, [{"id": id} for id in ids])
-    counting = _on_cards(connection, guesses, Guess._fields, counts, card_ids)
+    """Ask for the PIN attempts that are to be judged, and for all that count on these cards."""
+    ids = {needs.pin_attempt for needs in needed if needs.pin_attempt is not None}
+    noted = find(connection, pin_attempts, PinAttempt._fields, [{"id": id} for id in ids])
+    counting = _on_cards(connection, pin_attempts, PinAttempt._fields, counts, card_ids)
 
     def wait(books: Books) -> None:
-        for guess in map(Guess._make, chain(noted(), counting())):
-            books.know_guess(guess)
+        for attempt in map(PinAttempt._make, chain(noted(), counting())):
+            books.know_pin_attempt(attempt)
 
     return wait
 
@@ -244,7 +244,7 @@ def _to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]
     return [
         *_changes(batches, changes.batches),
         New(reserved_names, [row for batch in changes.batches.new for row in _reserved(batch)]),
-        *jobs.new(changes.runs),
+        *jobs.new(changes.jobs),
         _new(files, changes.files),
         _new(file_parts, changes.file_parts),
         *_changes(cards, changes.cards),
@@ -252,7 +252,7 @@ def _to_rows(changes: Changes, answers: Sequence[Answer]) -> list[New | Changed]
         *_changes(holds, changes.holds),
         *_changes(tokens, changes.tokens),
         *_changes(pins, changes.pins),
-        *_changes(guesses, changes.guesses),
+        *_changes(pin_attempts, changes.pin_attempts),
         outbox.new(answers),
     ]
 

@@ -141,10 +141,12 @@ def _all_in_one(shapes: tuple[_Shape, ...]) -> Select[Any]:
             counts.append(select(func.count()).select_from(made).scalar_subquery())
         else:
             inserts.append(change.cte(f"made_{name}"))
-    found = sum(counts, literal_column("0")) == bindparam("changed", type_=Integer())
-    # Nobody looks at the answer before the commit is on its way, so the server itself has to stop:
-    # where rows are missing, it divides by zero.
-    return select(literal_column("1") / case((found, 1), else_=0)).add_cte(*inserts)
+    found: Any = sum(counts, literal_column("0"))
+    asked = bindparam("changed", type_=Integer())
+    # The result is read only after COMMIT was sent, so the server itself must fail where rows are
+    # missing.
+    failure = func.card_worker_raise(func.concat(found, " of ", asked, " rows to change found"))
+    return select(case((found == asked, 1), else_=failure)).add_cte(*inserts)
 
 
 @cache

@@ -41,7 +41,7 @@ CUT = "cut"
 class Start(NamedTuple):
     """A start of a message, of which so many workers have died before."""
 
-    message_id: str
+    message_key: str
     deaths: int
 
 
@@ -158,16 +158,16 @@ def count_starts(
     takes the place of the last one if that has neither killed its worker nor `failed`: then the
     worker itself has broken it off.
     """
-    deaths = {one.message_id: one.deaths for one in noted}
+    deaths = {one.message_key: one.deaths for one in noted}
     rows = [
-        {"message_id": id, "starts": 1, "started_at": now, "deaths": deaths[id]}
-        for id in sorted(deaths)
+        {"message_key": key, "starts": 1, "started_at": now, "deaths": deaths[key]}
+        for key in sorted(deaths)
     ]
     dialect = connection.dialect.name
     values = parameters(dialect, tuple(starts.columns), rows)
     counted = send(connection, _count(dialect), {**values, "failed": failed})()
     counts: dict[str, int] = dict(counted)
-    return [counts[one.message_id] for one in noted]
+    return [counts[one.message_key] for one in noted]
 
 
 @cache
@@ -183,27 +183,28 @@ def _count(dialect: str) -> Any:
         "started_at": new.started_at,
         "deaths": new.deaths,
     }
-    counted = row.on_conflict_do_update(index_elements=[starts.c.message_id], set_=changed)
-    return counted.returning(starts.c.message_id, starts.c.starts)
+    counted = row.on_conflict_do_update(index_elements=[starts.c.message_key], set_=changed)
+    return counted.returning(starts.c.message_key, starts.c.starts)
 
 
-def uncount_starts(connection: Connection, message_ids: Sequence[str]) -> None:
+def uncount_starts(connection: Connection, message_keys: Sequence[str]) -> None:
     """Take back the last start of each message: it came to nothing without its fault."""
     dialect = connection.dialect.name
-    values = parameters(dialect, (starts.c.message_id,), [{"message_id": id} for id in message_ids])
+    rows = [{"message_key": key} for key in message_keys]
+    values = parameters(dialect, (starts.c.message_key,), rows)
     send(connection, _uncount(dialect), values)
 
 
 @cache
 def _uncount(dialect: str) -> Any:
-    taken_back = select(given(dialect, (starts.c.message_id,)))
-    own = starts.c.message_id.in_(taken_back) & starts.c.deaths.is_not(None)
+    taken_back = select(given(dialect, (starts.c.message_key,)))
+    own = starts.c.message_key.in_(taken_back) & starts.c.deaths.is_not(None)
     return update(starts).where(own).values(starts=starts.c.starts - 1, deaths=null())
 
 
-def forget_starts(connection: Connection, message_ids: Sequence[str]) -> None:
+def forget_starts(connection: Connection, message_keys: Sequence[str]) -> None:
     """Count from nothing again: the messages are done, or an operator sends them once more."""
-    delete_rows(connection, starts, [{"message_id": id} for id in message_ids])
+    delete_rows(connection, starts, [{"message_key": key} for key in message_keys])
 
 
 def opened(letter: DeadLetter, secrets: Sequence[str]) -> DeadLetter:

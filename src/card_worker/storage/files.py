@@ -119,22 +119,22 @@ def parts(engine: Engine, file: File) -> Iterator[bytes]:
 def wanted_again(connection: Connection, file: File) -> None:
     """Note that a file has to be put in its place once more, also if somebody is just at it."""
     statement = update(files).where(files.c.name == file.name)
-    again = {"written_at": None, "trouble": WANTED_AGAIN, "tries": 0, "next_try_at": None}
+    again = {"written_at": None, "last_error": WANTED_AGAIN, "tries": 0, "next_try_at": None}
     connection.execute(statement.values(again))
 
 
 def begun(connection: Connection, file: File) -> None:
     """Note that somebody is at a file, and will be done with what was wanted until now."""
-    statement = update(files).where(files.c.name == file.name, files.c.trouble == WANTED_AGAIN)
-    connection.execute(statement.values(trouble=None))
+    statement = update(files).where(files.c.name == file.name, files.c.last_error == WANTED_AGAIN)
+    connection.execute(statement.values(last_error=None))
 
 
 def written(connection: Connection, file: File, now: datetime) -> bool:
     """Note that a file is in its place, unless it is wanted once more since it was begun."""
     statement = update(files).where(
-        files.c.name == file.name, files.c.trouble.is_distinct_from(WANTED_AGAIN)
+        files.c.name == file.name, files.c.last_error.is_distinct_from(WANTED_AGAIN)
     )
-    return connection.execute(statement.values(written_at=now, trouble=None)).rowcount == 1
+    return connection.execute(statement.values(written_at=now, last_error=None)).rowcount == 1
 
 
 def not_written(connection: Connection, file: File, now: datetime, why: str) -> None:
@@ -145,7 +145,7 @@ def not_written(connection: Connection, file: File, now: datetime, why: str) -> 
     named = files.c.name == file.name
     tries = int(connection.execute(select(files.c.tries).where(named)).scalar_one())
     pause = min(RETRY_MIN * 2 ** min(tries, 20), RETRY_MAX)
-    changed = {"trouble": why, "tries": tries + 1, "next_try_at": now + pause}
+    changed = {"last_error": why, "tries": tries + 1, "next_try_at": now + pause}
     connection.execute(update(files).where(named).values(changed))
 
 

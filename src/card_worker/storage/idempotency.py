@@ -13,7 +13,7 @@ from card_worker.contracts.keys import conflict
 from card_worker.domain.answers import Answer
 from card_worker.storage.finding import find
 from card_worker.storage.json_rows import insert_absent
-from card_worker.storage.tables import keys, outbox
+from card_worker.storage.tables import idempotency_keys, outbox
 
 Key = tuple[str, str]
 """(account_id, idempotency key)."""
@@ -45,7 +45,7 @@ def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Calla
         }
         for account_id, key in sorted(asked)
     ]
-    inserted = insert_absent(connection, keys, rows)
+    inserted = insert_absent(connection, idempotency_keys, rows)
 
     def wait() -> Claim:
         fresh = frozenset(inserted())
@@ -56,7 +56,7 @@ def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Calla
             for account_id, key in asked
             if (account_id, key) not in fresh
         ]
-        found = find(connection, keys, ("account_id", "key", "digest"), handled)()
+        found = find(connection, idempotency_keys, ("account_id", "key", "digest"), handled)()
         return Claim(
             fresh, {(account_id, key): _plain(digest) for account_id, key, digest in found}
         )
@@ -90,7 +90,9 @@ def answer_before(connection: Connection, command: Command) -> Answer | None:
     """Return what a command was answered when it was handled before; None when it wasn't."""
     key, digest = key_and_digest(command)
     account_id, name = key
-    handled = find(connection, keys, ("digest",), [{"account_id": account_id, "key": name}])()
+    handled = find(
+        connection, idempotency_keys, ("digest",), [{"account_id": account_id, "key": name}]
+    )()
     if not handled:
         return None
     ((known,),) = handled

@@ -17,31 +17,31 @@ from card_worker.storage.books import lock_cards
 from card_worker.storage.finding import columns_named, find, matching
 from card_worker.storage.json_rows import given, insert_absent, parameters
 from card_worker.storage.pipeline import send
-from card_worker.storage.tables import guesses, keys, tokens
+from card_worker.storage.tables import idempotency_keys, pin_attempts, tokens
 
-Guessing: TypeAlias = CreateTransaction | CardQuery
+MayGivePin: TypeAlias = CreateTransaction | CardQuery
 """What has brought a PIN."""
 
 
-def guessing(asked: Iterable[Command | CardQuery]) -> list[Guessing]:
+def with_pins(asked: Iterable[Command | CardQuery]) -> list[MayGivePin]:
     """Return those whose PINs are to be noted: only the first with a key is looked at."""
     firsts: dict[tuple[str, str], Command | CardQuery] = {}
     for one in asked:
         firsts.setdefault((one.account_id, one.key), one)
-    return [one for one in firsts.values() if isinstance(one, Guessing) and one.pin is not None]
+    return [one for one in firsts.values() if isinstance(one, MayGivePin) and one.pin is not None]
 
 
-def note_guesses(
+def note_pin_attempts(
     connection: Connection, asked: Iterable[Command | CardQuery], now: datetime
 ) -> None:
     """Note which PINs were given, in a commit that must be over before they are compared.
 
-    The guesses of a card get numbers in the order in which they are noted. One that is known, or
+    The attempts on a card get numbers in the order in which they are noted. One that is known, or
     whose command has had its answer, is not noted again.
     """
-    given = guessing(asked)
+    given = with_pins(asked)
     wanted = [{"account_id": one.account_id, "key": one.key} for one in given]
-    answered = set(find(connection, keys, ("account_id", "key"), wanted)())
+    answered = set(find(connection, idempotency_keys, ("account_id", "key"), wanted)())
     fresh = [one for one in given if (one.account_id, one.key) not in answered]
     if not fresh:
         return
@@ -74,10 +74,12 @@ def note_guesses(
                 "created_at": now if card is None else times[card],
             }
         )
-    insert_absent(connection, guesses, sorted(rows, key=lambda row: str(row["id"])))
+    insert_absent(connection, pin_attempts, sorted(rows, key=lambda row: str(row["id"])))
 
 
-def _card(asked: Guessing, by_name: dict[CardKey, UUID], by_digest: dict[str, UUID]) -> UUID | None:
+def _card(
+    asked: MayGivePin, by_name: dict[CardKey, UUID], by_digest: dict[str, UUID]
+) -> UUID | None:
     if asked.given_token is None:
         return by_name.get((asked.account_id, asked.card_id or ""))
     found = (by_digest.get(hash.digest) for hash in asked.given_token.hashes)
@@ -87,12 +89,12 @@ def _card(asked: Guessing, by_name: dict[CardKey, UUID], by_digest: dict[str, UU
 def _numbers(connection: Connection, cards: set[UUID]) -> dict[UUID, int]:
     """Return the highest number that each card has given."""
     dialect, by_card = connection.dialect.name, [{"card": card} for card in cards]
-    values = parameters(dialect, columns_named(guesses, ("card",)), by_card)
+    values = parameters(dialect, columns_named(pin_attempts, ("card",)), by_card)
     return dict(send(connection, _select_numbers(dialect), values)())
 
 
 @cache
 def _select_numbers(dialect: str) -> Select[Any]:
-    source = given(dialect, columns_named(guesses, ("card",)))
-    highest = select(guesses.c.card, func.max(guesses.c.number))
-    return highest.join(source, matching(guesses, source)).group_by(guesses.c.card)
+    source = given(dialect, columns_named(pin_attempts, ("card",)))
+    highest = select(pin_attempts.c.card, func.max(pin_attempts.c.number))
+    return highest.join(source, matching(pin_attempts, source)).group_by(pin_attempts.c.card)

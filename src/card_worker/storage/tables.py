@@ -214,8 +214,8 @@ pins = Table(
 )
 
 # PINs that were given, noted before they are compared. Never the PIN.
-guesses = Table(
-    "guesses",
+pin_attempts = Table(
+    "pin_attempts",
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("account_id", Text, nullable=False),
@@ -223,11 +223,11 @@ guesses = Table(
     Column("number", WholeNumber, nullable=False),
     _words("outcome", Outcome),
     Column("created_at", UtcTime, nullable=False),
-    Index("ix_guesses_card_number", "card", "number"),
+    Index("ix_pin_attempts_card_number", "card", "number"),
     sqlite_strict=True,
 )
 
-counts = guesses.c.outcome != Outcome.SETTLED
+counts = pin_attempts.c.outcome != Outcome.SETTLED
 
 is_open = holds.c.captured + holds.c.released < holds.c.amount
 
@@ -270,10 +270,10 @@ batches = Table(
     Column("recipients", JsonText, nullable=True),
     Column("pin_recipients", JsonText, nullable=True),
     Column("busy", Flag, nullable=False),
-    Column("runs", WholeNumber, nullable=False),
+    Column("job_count", WholeNumber, nullable=False),
     _optional("approved_by"),
     Column("completed_at", UtcTime, nullable=True),
-    _optional("trouble"),
+    _optional("last_error"),
     PrimaryKeyConstraint("account_id", "batch_id"),
     CheckConstraint("created BETWEEN 0 AND requested", "created"),
     # What a command on a card looks at: few rows, whatever there is.
@@ -293,8 +293,8 @@ reserved_names = Table(
 )
 
 # What is done to the cards of a batch piece by piece.
-runs = Table(
-    "runs",
+jobs = Table(
+    "jobs",
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("account_id", Text, nullable=False),
@@ -308,8 +308,8 @@ runs = Table(
     Column("command", Text, nullable=False),
     Column("command_id", Text, nullable=False),
     Column("created_at", UtcTime, nullable=False),
-    Column("moved_at", UtcTime, nullable=False),
-    Column("told_at", UtcTime, nullable=False),
+    Column("last_activity_at", UtcTime, nullable=False),
+    Column("last_progress_at", UtcTime, nullable=False),
     _optional("created_by"),
     _optional("originated_by"),
     _optional("reason"),
@@ -319,23 +319,23 @@ runs = Table(
     Column("refused", WholeNumber, nullable=False),
     Column("ended_at", UtcTime, nullable=True),
     CheckConstraint("open_chunks >= 0", "open_chunks"),
-    Index("ix_runs_unfinished", "moved_at", **_where("ended_at IS NULL")),
-    Index("ix_runs_of_batch", "account_id", "batch_id", **_where("ended_at IS NULL")),
+    Index("ix_jobs_unfinished", "last_activity_at", **_where("ended_at IS NULL")),
+    Index("ix_jobs_of_batch", "account_id", "batch_id", **_where("ended_at IS NULL")),
     sqlite_strict=True,
 )
 
-# Their pieces, from their beginning until the run has ended.
+# Their pieces, from their beginning until the job has ended.
 chunks = Table(
     "chunks",
     metadata,
-    Column("run", Uuid, nullable=False),
+    Column("job", Uuid, nullable=False),
     Column("number", WholeNumber, nullable=False),
     Column("done_at", UtcTime, nullable=True),
-    # The secrets that were made, until the file is sealed; which key opens them isn't here.
-    _optional("kept"),
+    # The secrets that were made, until the file is sealed. The key is not in the database.
+    _optional("encrypted_secrets"),
     # The cards of a recall that it couldn't be done to, and why.
     Column("refused", JsonText, nullable=True),
-    PrimaryKeyConstraint("run", "number"),
+    PrimaryKeyConstraint("job", "number"),
     sqlite_strict=True,
 )
 
@@ -354,7 +354,7 @@ files = Table(
     Column("created_at", UtcTime, nullable=False),
     Column("written_at", UtcTime, nullable=True),
     Column("confirmed_at", UtcTime, nullable=True),
-    _optional("trouble"),
+    _optional("last_error"),
     Column("tries", WholeNumber, nullable=False, server_default="0"),
     Column("next_try_at", UtcTime, nullable=True),
     Index("ix_files_batch", "account_id", "batch_id"),
@@ -374,8 +374,8 @@ file_parts = Table(
     sqlite_strict=True,
 )
 
-keys = Table(
-    "keys",
+idempotency_keys = Table(
+    "idempotency_keys",
     metadata,
     Column("account_id", Text, nullable=False),
     Column("key", Text, nullable=False),
@@ -445,7 +445,7 @@ starts = Table(
     "starts",
     metadata,
     # The id of the message and a digest of its body: see messages.start_key.
-    Column("message_id", Text, primary_key=True),
+    Column("message_key", Text, primary_key=True),
     Column("starts", WholeNumber, nullable=False),
     Column("started_at", UtcTime, nullable=False),
     # How many workers had died of the message when it was last started, as far as is known. NULL:

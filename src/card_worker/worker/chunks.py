@@ -10,7 +10,7 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.exc import DBAPIError
 
-from card_worker.batches.chunks import Chunk, do, first_chunks, note_trouble
+from card_worker.batches.chunks import Chunk, do, first_chunks, note_error
 from card_worker.contracts.dead_letters import DeadLetterReason
 from card_worker.pauses import described
 from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, LOCK_TIMEOUT_MS
@@ -52,11 +52,11 @@ class Chunks:
                 log_defect(error, messages=1)
                 defect = error
         counted = partial(start, is_counted=True)
-        return self._isolation.run(message, counted, defect, partial(self._note_trouble, chunk))
+        return self._isolation.run(message, counted, defect, partial(self._note_error, chunk))
 
-    def _note_trouble(self, chunk: Chunk, failed: Failed) -> None:
+    def _note_error(self, chunk: Chunk, failed: Failed) -> None:
         try:
-            note_trouble(self._resources.engine, chunk, failed.explanation)
+            note_error(self._resources.engine, chunk, failed.explanation)
         except DBAPIError as error:
             if is_retryable(error):
                 raise

@@ -14,7 +14,7 @@ from card_worker.domain.answers import Answer
 from card_worker.handler import handle
 from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, LOCK_TIMEOUT_MS, begin
 from card_worker.storage.errors import own_fault
-from card_worker.storage.pin_attempts import guessing, note_guesses
+from card_worker.storage.pin_attempts import note_pin_attempts, with_pins
 from card_worker.worker.chunks import Chunks
 from card_worker.worker.dead_letters import dead_letter_of_items
 from card_worker.worker.messages import Answered, Outcome, ReadMessage, Returned
@@ -92,9 +92,9 @@ def record_attempts(
     engine: Engine, requests: Sequence[Command | CardQuery], lock_timeout_ms: int = LOCK_TIMEOUT_MS
 ) -> None:
     """Record PIN attempts in a commit of their own, before a PIN is compared. Raises OwnFault."""
-    if guessing(requests):
+    if with_pins(requests):
         with own_fault(), begin(engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):
-            note_guesses(connection, requests, now)
+            note_pin_attempts(connection, requests, now)
 
 
 def _log_group(

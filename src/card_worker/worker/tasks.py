@@ -137,8 +137,8 @@ def _request_chunks(chunks: Sequence[Chunk]) -> None:
     """Send messages that request chunks."""
     for chunk in chunks:
         # Each request for a chunk has the same message id.
-        message_id = str(uuid5(chunk.run, str(chunk.number)))
-        _send_low_priority(CHUNK, {**chunk._asdict(), "run": str(chunk.run)}, message_id)
+        message_id = str(uuid5(chunk.job, str(chunk.number)))
+        _send_low_priority(CHUNK, {**chunk._asdict(), "job": str(chunk.job)}, message_id)
 
 
 def _send_low_priority(task: str, kwargs: Mapping[str, Any], message_id: str) -> None:

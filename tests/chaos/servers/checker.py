@@ -343,7 +343,9 @@ class Checker:
 
     def keys(self) -> Iterator[str]:
         """Each key has its answer, and no answer has two keys."""
-        for row in self._rows("SELECT event_id::text, count(*) AS keys FROM keys GROUP BY 1"):
+        for row in self._rows(
+            "SELECT event_id::text, count(*) AS keys FROM idempotency_keys GROUP BY 1"
+        ):
             if row["event_id"] not in self.first:
                 yield f"the key of event {row['event_id']} has no answer"
             if row["keys"] != 1:
@@ -400,7 +402,7 @@ class Checker:
         counting: dict[str, set[str]] = defaultdict(set)
         reached: Counter[str] = Counter()
         for row in self._rows(
-            "SELECT id::text, card::text, outcome FROM audit.guesses ORDER BY place"
+            "SELECT id::text, card::text, outcome FROM audit.pin_attempts ORDER BY place"
         ):
             mine = counting[row["card"]]
             if row["outcome"] != "wrong":

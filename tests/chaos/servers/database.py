@@ -1,4 +1,4 @@
-"""The database of a run: a role with just the rights it needs, and an audit of guesses."""
+"""The database of a run: a role with just the rights it needs, and an audit of PIN attempts."""
 
 import secrets
 from collections.abc import Iterator
@@ -27,17 +27,18 @@ _OURS = "-c default_transaction_read_only=off -c idle_in_transaction_session_tim
 # isn't the application's role, so it needs no rights on this.
 _AUDIT = """
 CREATE SCHEMA audit;
-CREATE TABLE audit.guesses (
+CREATE TABLE audit.pin_attempts (
     place bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     id uuid NOT NULL, card uuid, was text, outcome text NOT NULL
 );
-CREATE FUNCTION audit.note_guess() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
-    INSERT INTO audit.guesses (id, card, was, outcome)
+CREATE FUNCTION audit.note_pin_attempt() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    INSERT INTO audit.pin_attempts (id, card, was, outcome)
     VALUES (NEW.id, NEW.card, CASE WHEN TG_OP = 'UPDATE' THEN OLD.outcome END, NEW.outcome);
     RETURN NULL;
 END $$;
-CREATE TRIGGER audit AFTER INSERT OR UPDATE ON guesses
-    FOR EACH ROW EXECUTE FUNCTION audit.note_guess();
+CREATE TRIGGER audit AFTER INSERT OR UPDATE ON pin_attempts
+    FOR EACH ROW EXECUTE FUNCTION audit.note_pin_attempt();
 """
 
 

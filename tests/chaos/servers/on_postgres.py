@@ -16,7 +16,7 @@ from tests.chaos.servers.database import FILLER, NAME, ROLE, Database
 from tests.chaos.servers.kinds import Counts, Kind
 from tests.chaos.servers.world import World
 
-TABLES = ("keys", "outbox", "transactions")
+TABLES = ("idempotency_keys", "outbox", "transactions")
 CONNECTIONS_MAX = 100
 POOLER_CONFIG = """
 [databases]

@@ -1,6 +1,6 @@
 """Proving the books: every row beside those that it must agree with. Reads, changes nothing.
 
-CHECKS is the table of what is proven. A pass over cards, events, batches or runs does several
+CHECKS is the table of what is proven. A pass over cards, events, batches or jobs does several
 checks on each of its rows; every other pass is a check by itself. Whatever can be read by key is
 read in slices, and what has no index is compared by the database, so memory stays flat.
 """
@@ -29,15 +29,15 @@ CHECKS: tuple[Callable[[Books], Iterator[Difference]], ...] = (
     codes.tokens_have_their_card,
     codes.pins_have_their_card,
     codes.coded_cards_have_codes,
-    codes.guesses_are_settled,
-    codes.guesses_are_numbered,
+    codes.pin_attempts_are_settled,
+    codes.pin_attempts_are_numbered,
     orders.batches_add_up,
     orders.batch_states_have_their_event,
     orders.cards_have_their_batch,
     orders.lists_reserve_their_names,
-    orders.runs_add_up,
-    orders.batches_count_their_runs,
-    orders.chunks_have_their_run,
+    orders.jobs_add_up,
+    orders.batches_count_their_jobs,
+    orders.chunks_have_their_job,
     orders.files_are_whole,
     orders.parts_have_their_file,
     currencies_add_up,

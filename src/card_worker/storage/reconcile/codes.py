@@ -1,4 +1,4 @@
-"""Tokens, PINs and guesses beside the cards they are about."""
+"""Tokens, PINs and PIN attempts beside the cards they are about."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -9,10 +9,10 @@ from sqlalchemy import func, select
 
 from card_worker.contracts.enums import EventType, Reason
 from card_worker.domain.evolve import token_uuids
-from card_worker.domain.rows import Card, Guess, Outcome, Pin, Token
+from card_worker.domain.rows import Card, Outcome, Pin, PinAttempt, Token
 from card_worker.storage.reconcile.reading import Books
 from card_worker.storage.reconcile.report import Difference, Wrong, difference, unequal
-from card_worker.storage.tables import cards, guesses, outbox, pins, tokens, transactions
+from card_worker.storage.tables import cards, outbox, pin_attempts, pins, tokens, transactions
 
 _OWNER = ("id", "account_id", "card_id", "has_codes")
 _EVENT = ("id", "account_id", "type", "subject", "event", "created_at")
@@ -51,29 +51,40 @@ def pins_have_their_card(books: Books) -> Iterator[Difference]:
                 yield difference("pins_have_their_card", pin.account_id, f"PIN {pin.id}", each)
 
 
-def guesses_are_settled(books: Books) -> Iterator[Difference]:
-    """Prove that a guess of a PIN is of a card of its account, and that none is open, or counts,
+def pin_attempts_are_settled(books: Books) -> Iterator[Difference]:
+    """Prove that a PIN attempt is of a card of its account, and that none is open, or counts,
     whose command was answered otherwise."""
-    for found, wrong in books.slices(guesses, Guess, "id"):
-        named = {guess.card for guess in found if guess.card is not None}
+    for found, wrong in books.slices(pin_attempts, PinAttempt, "id"):
+        named = {attempt.card for attempt in found if attempt.card is not None}
         owners = _by_id(books, cards, _OWNER, named)
-        events = _by_id(books, outbox, _EVENT, {guess.id for guess in found})
+        events = _by_id(books, outbox, _EVENT, {attempt.id for attempt in found})
         yield from wrong
-        for guess in found:
-            owner, answered = owners.get(guess.card), events.get(guess.id)
-            owned = () if guess.card is None else _of_its_card("guess", guess.account_id, owner)
-            for each in (*owned, *_settled(guess, answered)):
-                yield difference("guesses_are_settled", guess.account_id, f"guess {guess.id}", each)
+        for attempt in found:
+            owner, answered = owners.get(attempt.card), events.get(attempt.id)
+            owned = (
+                ()
+                if attempt.card is None
+                else _of_its_card("PIN attempt", attempt.account_id, owner)
+            )
+            for each in (*owned, *_settled(attempt, answered)):
+                yield difference(
+                    "pin_attempts_are_settled",
+                    attempt.account_id,
+                    f"PIN attempt {attempt.id}",
+                    each,
+                )
 
 
-def guesses_are_numbered(books: Books) -> Iterator[Difference]:
-    """Prove that no two guesses of a card have the same number."""
+def pin_attempts_are_numbered(books: Books) -> Iterator[Difference]:
+    """Prove that no two PIN attempts of a card have the same number."""
     times = func.count()
-    statement = select(guesses.c.card, guesses.c.number, times).where(guesses.c.card.is_not(None))
-    statement = statement.group_by(guesses.c.card, guesses.c.number).having(times > 1)
+    statement = select(pin_attempts.c.card, pin_attempts.c.number, times).where(
+        pin_attempts.c.card.is_not(None)
+    )
+    statement = statement.group_by(pin_attempts.c.card, pin_attempts.c.number).having(times > 1)
     for card, number, count in books.stream(statement):
-        wrong = Wrong(f"guesses with number {number}", count, 1)
-        yield difference("guesses_are_numbered", "", f"card {card}", wrong)
+        wrong = Wrong(f"PIN attempts with number {number}", count, 1)
+        yield difference("pin_attempts_are_numbered", "", f"card {card}", wrong)
 
 
 def coded_cards_have_codes(books: Books) -> Iterator[Difference]:
@@ -97,7 +108,7 @@ def _of_its_card(what: str, account_id: str, owner: Any) -> Iterator[Wrong]:
         yield Wrong(f"{what}'s card", None, "one card")
         return
     yield from unequal(f"{what}: account_id", account_id, owner.account_id)
-    if what != "guess":
+    if what != "PIN attempt":
         yield from unequal(f"has_codes of card {owner.card_id}", owner.has_codes, True)
 
 
@@ -142,9 +153,9 @@ def _hashed(what: str, kept: Token | Pin) -> Iterator[Wrong]:
         yield Wrong(f"{what}: digest", kept.digest, "a digest")
 
 
-def _settled(guess: Guess, event: Any) -> Iterator[Wrong]:
+def _settled(attempt: PinAttempt, event: Any) -> Iterator[Wrong]:
     if event is None:
         return
     wrong_pin = f'"reason":"{Reason.CARD_NOT_USABLE}"' in event.event
-    if guess.outcome is Outcome.OPEN or (guess.outcome is Outcome.WRONG and not wrong_pin):
-        yield Wrong("outcome", guess.outcome, "wrong or settled" if wrong_pin else "settled")
+    if attempt.outcome is Outcome.OPEN or (attempt.outcome is Outcome.WRONG and not wrong_pin):
+        yield Wrong("outcome", attempt.outcome, "wrong or settled" if wrong_pin else "settled")

@@ -12,11 +12,11 @@ from sqlalchemy import func, literal, select
 from card_worker.contracts import keys as key_of
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.fields import write_time
-from card_worker.domain.rows import Run
+from card_worker.domain.rows import Job
 from card_worker.storage.idempotency import checked
 from card_worker.storage.reconcile.reading import ROWS, Books, as_stored
 from card_worker.storage.reconcile.report import Difference, Wrong, difference, unequal
-from card_worker.storage.tables import keys, outbox, runs, unpublished
+from card_worker.storage.tables import idempotency_keys, jobs, outbox, unpublished
 from card_worker.storage.types import UtcTime
 
 NEIGHBOURS = 100
@@ -38,7 +38,7 @@ class Key(NamedTuple):
 
 def keys_have_their_answer(books: Books) -> Iterator[Difference]:
     """Prove that each key leads to the event that answers its command, made no earlier than it."""
-    for found, wrong in books.slices(keys, Key, "key"):
+    for found, wrong in books.slices(idempotency_keys, Key, "key"):
         asked = [{"id": row.event_id} for row in found]
         answers = {
             row.id: row for row in books.rows(outbox, ("id", "account_id", "created_at"), asked)
@@ -65,7 +65,7 @@ def _answered(row: Key, answer: Any) -> Iterator[Wrong]:
 def events_have_their_key(books: Books) -> Iterator[Difference]:
     """Prove that each event answers a command whose key is kept, or follows from another event."""
     names = ("id", "position", "account_id", "type", "subject", "event")
-    without = books.stream(select(outbox.c.id).except_(select(keys.c.event_id)))
+    without = books.stream(select(outbox.c.id).except_(select(idempotency_keys.c.event_id)))
     while ids := [{"id": id} for (id,) in islice(without, ROWS)]:
         rows = books.rows(outbox, names, ids)
         near = _near(books, {row.position for row in rows})
@@ -81,7 +81,7 @@ def _following(books: Books, row: Any, near: dict[int, UUID]) -> Iterator[UUID]:
     try:
         data = json.loads(row.event)["data"]
         asked = event_id(account_id, key_of.query(data["command"], data["command_id"]))
-        run_keys = [key for run in _runs(books, row) for key in _keys_of_run(run, data)]
+        job_keys = [key for job in _jobs(books, row) for key in _keys_of_job(job, data)]
         hold = data["hold"]["id"] if "hold" in data else None
     except (ArithmeticError, LookupError, TypeError, ValueError):
         return
@@ -89,7 +89,7 @@ def _following(books: Books, row: Any, near: dict[int, UUID]) -> Iterator[UUID]:
         yield event_id(account_id, key_of.release(hold))
     if "batch_id" in data:
         yield event_id(account_id, key_of.confirmation(row.subject))
-        yield from (event_id(account_id, key) for key in run_keys)
+        yield from (event_id(account_id, key) for key in job_keys)
         return
     nearest = (near.get(row.position - distance) for distance in range(1, NEAR + 1))
     for cause in (asked, *filter(None, nearest)):
@@ -117,23 +117,23 @@ def _before(books: Books, row: Any) -> Iterator[UUID]:
     yield from books.connection.execute(statement.order_by(outbox.c.position.desc())).scalars()
 
 
-def _runs(books: Books, row: Any) -> Sequence[Run]:
+def _jobs(books: Books, row: Any) -> Sequence[Job]:
     if not row.type.startswith("batch."):
         return []
-    its_own = (runs.c.account_id == row.account_id) & (runs.c.batch_id == row.subject)
-    columns = (as_stored(runs.c[name]) for name in Run._fields)
-    return [Run._make(found) for found in books.connection.execute(select(*columns).where(its_own))]
+    its_own = (jobs.c.account_id == row.account_id) & (jobs.c.batch_id == row.subject)
+    columns = (as_stored(jobs.c[name]) for name in Job._fields)
+    return [Job._make(found) for found in books.connection.execute(select(*columns).where(its_own))]
 
 
-def _keys_of_run(run: Run, data: dict[str, Any]) -> Iterator[str]:
-    yield key_of.of_run(run.id, "end")
-    yield key_of.of_run(run.id, "cancelled")
+def _keys_of_job(job: Job, data: dict[str, Any]) -> Iterator[str]:
+    yield key_of.of_job(job.id, "end")
+    yield key_of.of_job(job.id, "cancelled")
     recall = data.get("recall")
     names = ("done", "already", "refused")
     done = data["created"] if recall is None else sum(recall[name] for name in names)
     # The last chunk may be smaller, and be done before others.
-    for chunks in (done // run.chunk_cards, -(-done // run.chunk_cards)):
-        yield key_of.of_run(run.id, f"left/{run.chunks - chunks}")
+    for chunks in (done // job.chunk_cards, -(-done // job.chunk_cards)):
+        yield key_of.of_job(job.id, f"left/{job.chunks - chunks}")
 
 
 def notes_have_their_event(books: Books) -> Iterator[Difference]:

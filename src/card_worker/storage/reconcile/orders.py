@@ -9,7 +9,19 @@ from itertools import groupby
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Text, except_, func, literal, not_, null, or_, select, type_coerce, union_all
+from sqlalchemy import (
+    Text,
+    case,
+    except_,
+    func,
+    literal,
+    not_,
+    null,
+    or_,
+    select,
+    type_coerce,
+    union_all,
+)
 
 from card_worker.contracts import keys as key_of
 from card_worker.contracts.commands import event_id
@@ -17,7 +29,7 @@ from card_worker.contracts.enums import Action, BatchState, CardType, EventType
 from card_worker.contracts.secrets import BatchOptions, TokenOptions
 from card_worker.domain.evolve import batch_card, behaving, card_uuids
 from card_worker.domain.making import pin_format
-from card_worker.domain.rows import Batch, BatchKey, Card, File, Holds, Pin, Run, Token
+from card_worker.domain.rows import Batch, BatchKey, Card, File, Holds, Job, Pin, Token
 from card_worker.storage.finding import columns_named
 from card_worker.storage.reconcile.reading import ROWS, Books, as_stored
 from card_worker.storage.reconcile.report import Difference, Wrong, difference, tried, unequal
@@ -27,10 +39,10 @@ from card_worker.storage.tables import (
     chunks,
     file_parts,
     files,
+    jobs,
     outbox,
     pins,
     reserved_names,
-    runs,
 )
 
 _BIRTH = ("type", "created_at", "created_by", "originated_by", "batch_id")
@@ -58,7 +70,7 @@ def batches_add_up(books: Books) -> Iterator[Difference]:
             running = _running(books, batch)
             for check, each in (
                 *(("batches_were_ordered", one) for one in tried(_ordered(batch, ordered))),
-                *(("batch_states_fit_their_runs", one) for one in tried(_state(batch, running))),
+                *(("batch_states_fit_their_jobs", one) for one in tried(_state(batch, running))),
             ):
                 yield difference(check, *batch.key, each)
             # Nothing can be said of the cards of a batch whose names or options make no sense.
@@ -93,8 +105,8 @@ def _running(books: Books, batch: Batch) -> list[Action]:
     """Return what is being done to the cards of a batch."""
     if not batch.busy and batch.state is not BatchState.RUNNING:
         return []
-    its_own = (runs.c.account_id == batch.account_id) & (runs.c.batch_id == batch.batch_id)
-    statement = select(as_stored(runs.c.action)).where(its_own, runs.c.ended_at.is_(None))
+    its_own = (jobs.c.account_id == batch.account_id) & (jobs.c.batch_id == batch.batch_id)
+    statement = select(as_stored(jobs.c.action)).where(its_own, jobs.c.ended_at.is_(None))
     return list(books.connection.execute(statement).scalars())
 
 
@@ -115,7 +127,7 @@ def _state(batch: Batch, running: Sequence[Action]) -> Iterator[Wrong]:
             created = batch.requested if whole else None if busy else 0
     yield from unequal(f"busy ({batch.state})", batch.busy, busy)
     if wanted is not None and wanted not in running:
-        yield Wrong(f"run of a batch that is {batch.state} and busy", None, f"one to {wanted}")
+        yield Wrong(f"job of a batch that is {batch.state} and busy", None, f"one to {wanted}")
     if created is not None:
         yield from unequal(f"created ({batch.state})", batch.created, created)
     is_completed = batch.state is BatchState.COMPLETED
@@ -319,7 +331,7 @@ def _reserved(books: Books, key: BatchKey, names: set[str]) -> Iterator[Wrong]:
             yield Wrong(f"reserved name {name}", None, batch_id)
 
 
-# --- runs -------------------------------------------------------------------------------------
+# --- jobs -------------------------------------------------------------------------------------
 
 _BEGAN = {
     EventType.BATCH_ACCEPTED: (Action.MAKE,),
@@ -330,86 +342,86 @@ _BEGAN = {
 """What may be done from an event on."""
 
 
-_is_on_cards = runs.c.ended_at.is_(None) & (runs.c.action != Action.MAKE)
+_is_on_cards = jobs.c.ended_at.is_(None) & (jobs.c.action != Action.MAKE)
 
 
-def runs_add_up(books: Books) -> Iterator[Difference]:
-    """Prove of each run its beginning, its turn, its batch, its end, and that it counts what its
+def jobs_add_up(books: Books) -> Iterator[Difference]:
+    """Prove of each job its beginning, its turn, its batch, its end, and that it counts what its
     chunks have done."""
-    for found, wrong in books.slices(runs, Run, "id"):
-        ids = {run.id for run in found} | {_end_id(run) for run in found}
+    for found, wrong in books.slices(jobs, Job, "id"):
+        ids = {job.id for job in found} | {_end_id(job) for job in found}
         names = ("id", "account_id", "type", "subject", "event", "created_at")
         events = {row.id: row for row in books.rows(outbox, names, [{"id": id} for id in ids])}
         wanted = _keys_of_batches(found)
         known = {one.key: one for one in books.find(batches, Batch, wanted, wrong, "batch_id")}
         first_open = _first_open(books, wanted)
         yield from wrong
-        for run in found:
-            key = run.account_id, run.batch_id
+        for job in found:
+            key = job.account_id, job.batch_id
             batch = known.get(key)
             for check, each in (
                 *(
-                    ("runs_are_done_in_turn", one)
-                    for one in tried(_in_turn(run, first_open.get(key)))
+                    ("jobs_are_done_in_turn", one)
+                    for one in tried(_in_turn(job, first_open.get(key)))
                 ),
-                *(("runs_began_with_an_event", one) for one in tried(_began(run, batch, events))),
-                *(("runs_count_their_chunks", one) for one in tried(_counted(books, run))),
-                *(("runs_end_as_stated", one) for one in tried(_ended(run, batch, events))),
+                *(("jobs_began_with_an_event", one) for one in tried(_began(job, batch, events))),
+                *(("jobs_count_their_chunks", one) for one in tried(_counted(books, job))),
+                *(("jobs_end_as_stated", one) for one in tried(_ended(job, batch, events))),
             ):
-                yield difference(check, run.account_id, f"{run.batch_id}, run {run.id}", each)
+                yield difference(check, job.account_id, f"{job.batch_id}, job {job.id}", each)
 
 
-def _keys_of_batches(rows: Iterable[Run | File]) -> list[dict[str, Any]]:
+def _keys_of_batches(rows: Iterable[Job | File]) -> list[dict[str, Any]]:
     keys = {(row.account_id, row.batch_id) for row in rows}
     return [{"account_id": account, "batch_id": batch} for account, batch in keys]
 
 
 def _first_open(books: Books, wanted: Sequence[dict[str, Any]]) -> dict[BatchKey, int]:
-    """Return the lowest sequence of the runs on the cards of each batch that have not ended."""
+    """Return the lowest sequence of the jobs on the cards of each batch that have not ended."""
     names = ("account_id", "batch_id", "sequence")
     first: dict[BatchKey, int] = {}
-    for row in books.rows(runs, names, wanted, _is_on_cards):
+    for row in books.rows(jobs, names, wanted, _is_on_cards):
         key = row.account_id, row.batch_id
         first[key] = min(row.sequence, first.get(key, row.sequence))
     return first
 
 
-def _in_turn(run: Run, first_open: int | None) -> Iterator[Wrong]:
-    """Yield what a run has done though an earlier one on the cards of its batch has not ended. The
-    run that makes them waits for none, and none waits for it."""
-    if run.action is Action.MAKE or first_open is None or first_open >= run.sequence:
+def _in_turn(job: Job, first_open: int | None) -> Iterator[Wrong]:
+    """Yield what a job has done though an earlier one on the cards of its batch has not ended. The
+    job that makes them waits for none, and none waits for it."""
+    if job.action is Action.MAKE or first_open is None or first_open >= job.sequence:
         return
-    if run.ended_at is not None or run.open_chunks < run.chunks:
-        yield Wrong("begun", f"sequence {run.sequence}", f"after the end of {first_open}")
+    if job.ended_at is not None or job.open_chunks < job.chunks:
+        yield Wrong("begun", f"sequence {job.sequence}", f"after the end of {first_open}")
 
 
-def _end_id(run: Run) -> UUID:
-    return event_id(run.account_id, key_of.of_run(run.id, "end"))
+def _end_id(job: Job) -> UUID:
+    return event_id(job.account_id, key_of.of_job(job.id, "end"))
 
 
-def _began(run: Run, batch: Batch | None, events: dict[UUID, Any]) -> Iterator[Wrong]:
+def _began(job: Job, batch: Batch | None, events: dict[UUID, Any]) -> Iterator[Wrong]:
     if batch is None:
-        yield Wrong("batch", None, run.batch_id)
+        yield Wrong("batch", None, job.batch_id)
         return
-    if not 1 <= run.first <= run.last <= batch.requested:
-        yield Wrong("first, last", (run.first, run.last), f"within 1 and {batch.requested}")
-    if run.chunk_cards < 1:
-        yield Wrong("chunk_cards", run.chunk_cards, "above 0")
-    event = events.get(run.id)
-    if event is None or run.action not in _BEGAN.get(event.type, ()):
-        yield Wrong(f"event with which to {run.action} began", event and event.type, "one")
+    if not 1 <= job.first <= job.last <= batch.requested:
+        yield Wrong("first, last", (job.first, job.last), f"within 1 and {batch.requested}")
+    if job.chunk_cards < 1:
+        yield Wrong("chunk_cards", job.chunk_cards, "above 0")
+    event = events.get(job.id)
+    if event is None or job.action not in _BEGAN.get(event.type, ()):
+        yield Wrong(f"event with which to {job.action} began", event and event.type, "one")
         return
-    yield from unequal("batch_id", run.batch_id, event.subject)
-    yield from unequal("account_id", run.account_id, event.account_id)
-    yield from unequal("created_at", run.created_at, event.created_at)
+    yield from unequal("batch_id", job.batch_id, event.subject)
+    yield from unequal("account_id", job.account_id, event.account_id)
+    yield from unequal("created_at", job.created_at, event.created_at)
     data = _data(event)
     for name in ("command", "command_id"):
-        yield from unequal(name, getattr(run, name), data.get(name))
-    stated = data.get("recall", {"action": run.action, "first": 1, "last": batch.requested})
+        yield from unequal(name, getattr(job, name), data.get(name))
+    stated = data.get("recall", {"action": job.action, "first": 1, "last": batch.requested})
     for name in ("action", "first", "last"):
-        yield from unequal(name, getattr(run, name), stated.get(name))
-    if run.reason is not None or "recall" in data:
-        yield from unequal("reason", run.reason, data.get("reason_text"))
+        yield from unequal(name, getattr(job, name), stated.get(name))
+    if job.reason is not None or "recall" in data:
+        yield from unequal("reason", job.reason, data.get("reason_text"))
 
 
 def _data(event: Any) -> dict[str, Any]:
@@ -419,76 +431,75 @@ def _data(event: Any) -> dict[str, Any]:
     return {}
 
 
-def _counted(books: Books, run: Run) -> Iterator[Wrong]:
-    if run.chunk_cards < 1:
+def _counted(books: Books, job: Job) -> Iterator[Wrong]:
+    if job.chunk_cards < 1:
         return
-    statement = select(chunks.c.number, chunks.c.done_at.is_not(None)).where(chunks.c.run == run.id)
+    statement = select(chunks.c.number, chunks.c.done_at.is_not(None)).where(chunks.c.job == job.id)
     rows = books.connection.execute(statement.order_by(chunks.c.number)).all()
-    if run.ended_at is not None:
+    if job.ended_at is not None:
         yield from unequal("chunks, having ended", len(rows), 0)
         return
-    yield from unequal("chunks", [number for number, _ in rows], list(range(1, run.end + 1)))
-    done = {number for number, is_done in rows if is_done and number < run.end}
-    yield from unequal("open_chunks", run.open_chunks, run.chunks - len(done))
-    counted = run.done + run.already + run.refused
-    proven = sum(run.span(number)[1] for number in done)
-    if counted != proven and run.action is not Action.REMOVE:
+    yield from unequal("chunks", [number for number, _ in rows], list(range(1, job.end + 1)))
+    done = {number for number, is_done in rows if is_done and number < job.end}
+    yield from unequal("open_chunks", job.open_chunks, job.chunks - len(done))
+    counted = job.done + job.already + job.refused
+    proven = sum(job.span(number)[1] for number in done)
+    if counted != proven and job.action is not Action.REMOVE:
         yield Wrong("done, already and refused", counted, proven)
 
 
-def _ended(run: Run, batch: Batch | None, events: dict[UUID, Any]) -> Iterator[Wrong]:
-    """Yield in what a run that has ended differs from the event of its end. A run on an order that
+def _ended(job: Job, batch: Batch | None, events: dict[UUID, Any]) -> Iterator[Wrong]:
+    """Yield in what a job that has ended differs from the event of its end. A job on an order that
     was cancelled may end without one."""
     is_let_go = batch is not None and batch.state is BatchState.CANCELLED
-    if run.ended_at is None or run.action is Action.REMOVE:
+    if job.ended_at is None or job.action is Action.REMOVE:
         return
-    event = events.get(_end_id(run))
+    event = events.get(_end_id(job))
     if event is None:
         if not is_let_go:
             yield Wrong("event of its end", None, "one")
         return
-    yield from unequal("ended_at", run.ended_at, event.created_at)
-    yield from unequal("open_chunks", run.open_chunks, 0)
-    all_of_them = run.last - run.first + 1
+    yield from unequal("ended_at", job.ended_at, event.created_at)
+    yield from unequal("open_chunks", job.open_chunks, 0)
+    all_of_them = job.last - job.first + 1
     yield from unequal(
-        "done, already and refused", run.done + run.already + run.refused, all_of_them
+        "done, already and refused", job.done + job.already + job.refused, all_of_them
     )
     stated = _data(event).get("recall")
     if stated is not None:
         for name in ("done", "already", "refused"):
-            yield from unequal(name, getattr(run, name), stated[name])
+            yield from unequal(name, getattr(job, name), stated[name])
 
 
-def batches_count_their_runs(books: Books) -> Iterator[Difference]:
-    """Prove that the runs of a batch have the sequences from 1 to the number that it counts. Those
-    that began before there were sequences have 0, and aren't counted."""
-    its_own = (runs.c.account_id, runs.c.batch_id)
-    sequence = runs.c.sequence
+def batches_count_their_jobs(books: Books) -> Iterator[Difference]:
+    """Prove that the jobs of a batch have the sequences from 1 to the number that it counts."""
+    its_own = (jobs.c.account_id, jobs.c.batch_id)
+    sequence = jobs.c.sequence
     counts = {
-        "runs": func.count(),
-        "different sequences": func.count(sequence.distinct()),
+        "jobs": func.count(),
+        "different sequences": func.count(case((sequence > 0, sequence)).distinct()),
         "highest sequence": func.max(sequence),
     }
     labelled = [count.label(name) for name, count in counts.items()]
-    begun = select(*its_own, *labelled).where(sequence > 0).group_by(*its_own).subquery()
+    begun = select(*its_own, *labelled).group_by(*its_own).subquery()
     known = (begun.c.account_id == batches.c.account_id) & (begun.c.batch_id == batches.c.batch_id)
     there = [func.coalesce(begun.c[name], 0) for name in counts]
     statement = (
-        select(batches.c.account_id, batches.c.batch_id, batches.c.runs, *there)
+        select(batches.c.account_id, batches.c.batch_id, batches.c.job_count, *there)
         .select_from(batches.outerjoin(begun, known))
-        .where(or_(*(number != batches.c.runs for number in there)))
+        .where(or_(*(number != batches.c.job_count for number in there)))
     )
     for account_id, batch_id, counted, *numbers in books.stream(statement):
         for name, number in zip(counts, numbers, strict=True):
             for wrong in unequal(name, number, counted):
-                yield difference("batches_count_their_runs", account_id, batch_id, wrong)
+                yield difference("batches_count_their_jobs", account_id, batch_id, wrong)
 
 
-def chunks_have_their_run(books: Books) -> Iterator[Difference]:
-    """Prove that no chunk is of a run that doesn't exist."""
-    for (run,) in books.stream(select(chunks.c.run).except_(select(runs.c.id))):
-        wrong = Wrong("run of chunks", None, "one")
-        yield difference("chunks_have_their_run", "", f"run {run}", wrong)
+def chunks_have_their_job(books: Books) -> Iterator[Difference]:
+    """Prove that no chunk is of a job that doesn't exist."""
+    for (job,) in books.stream(select(chunks.c.job).except_(select(jobs.c.id))):
+        wrong = Wrong("job of chunks", None, "one")
+        yield difference("chunks_have_their_job", "", f"job {job}", wrong)
 
 
 # --- files ------------------------------------------------------------------------------------
