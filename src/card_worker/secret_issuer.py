@@ -33,7 +33,7 @@ from card_worker.secrets.formats import PinFormat, TokenFormat
 from card_worker.secrets.peppers import Hash, Hashes
 from card_worker.secrets.sealing import Recipient, read_recipients, seal, seal_text
 from card_worker.secrets.vault import Vault
-from card_worker.storage.finding import find
+from card_worker.storage.json_rows import find
 from card_worker.storage.tables import tokens
 
 COLUMNS = ("card_id", "token", "pin", "type")

@@ -20,10 +20,10 @@ from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Hold
 from card_worker.handler import handle
 from card_worker.storage.batches import find_unapproved
+from card_worker.storage.due import After, DueCard, due_cards, due_holds
 from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, begin
 from card_worker.storage.errors import is_lock_timeout, is_retryable
 from card_worker.storage.locks import try_lock
-from card_worker.storage.queries import After, DueCard, due_cards, due_holds
 
 SLICE_ROWS = 1_000
 SLICES_MAX = 20

@@ -14,8 +14,8 @@ from card_worker.contracts.internal import SweptHold
 from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.rows import Hold
 from card_worker.handler import handle
+from card_worker.storage.due import After, due_holds
 from card_worker.storage.engine import begin, open_engine, reading
-from card_worker.storage.queries import After, due_holds
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, holds, outbox
 from card_worker.sweeps import SLICES_MAX

@@ -30,7 +30,7 @@ from card_worker.secrets.keeping import NotKept
 from card_worker.storage import jobs
 from card_worker.storage.batches import change_batch, find_batch
 from card_worker.storage.engine import LOCK_TIMEOUT_MS, begin
-from card_worker.storage.finding import find
+from card_worker.storage.json_rows import find
 from card_worker.storage.tables import cards
 
 AHEAD = 64

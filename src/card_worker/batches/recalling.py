@@ -19,7 +19,7 @@ from card_worker.domain.rows import File, Holds, Job
 from card_worker.handler import handle
 from card_worker.storage import jobs
 from card_worker.storage.batches import change_batch, find_batch
-from card_worker.storage.finding import find
+from card_worker.storage.json_rows import find
 from card_worker.storage.tables import cards
 
 ALREADY = {

@@ -8,13 +8,14 @@ from card_worker.contracts.enums import Expiry
 from card_worker.domain.rows import Account
 from card_worker.money import Currency
 from card_worker.storage.engine import begin
-from card_worker.storage.finding import find
+from card_worker.storage.json_rows import find
+from card_worker.storage.pipeline import Pending
 from card_worker.storage.tables import accounts
 
 
 def find_accounts(
     connection: Connection, account_ids: Collection[str]
-) -> Callable[[], dict[str, Account]]:
+) -> Pending[dict[str, Account]]:
     """Ask for those of the accounts that were set up; return what waits for them."""
     wanted = [{"account_id": account_id} for account_id in account_ids]
     rows = find(connection, accounts, Account._fields, wanted)

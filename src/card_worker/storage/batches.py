@@ -1,6 +1,6 @@
 """Batches: which are busy, which names of an order are taken, and how far one has come."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from itertools import islice, product
@@ -24,9 +24,16 @@ from card_worker.contracts.enums import BatchState
 from card_worker.contracts.events import PROBLEMS_MAX
 from card_worker.contracts.patterns import Pattern
 from card_worker.domain.rows import Batch, BatchKey, CardKey
-from card_worker.storage.finding import columns_named, find, matching
-from card_worker.storage.json_rows import Columns, delete_rows, given, parameters
-from card_worker.storage.pipeline import send
+from card_worker.storage.json_rows import (
+    Columns,
+    columns_named,
+    delete_rows,
+    find,
+    json_table,
+    matching,
+    parameters,
+)
+from card_worker.storage.pipeline import Pending, send
 from card_worker.storage.tables import batches, cards, pins, reserved_names, tokens
 from card_worker.storage.types import WholeNumber
 
@@ -54,7 +61,7 @@ def find_batch(
 
 def find_busy(
     connection: Connection, account_ids: Collection[str]
-) -> Callable[[], dict[str, Mapping[str, Batch]]]:
+) -> Pending[dict[str, Mapping[str, Batch]]]:
     """Ask for the accounts' batches that are busy, without lists of names; return a pending result
     by account_id and batch_id."""
     if not account_ids:
@@ -87,7 +94,7 @@ def find_unapproved(
 
 def find_reserved(
     connection: Connection, keys: Iterable[CardKey], busy: Mapping[str, Mapping[str, Batch]]
-) -> Callable[[], dict[CardKey, str]]:
+) -> Pending[dict[CardKey, str]]:
     """Ask which of these names a list of the `busy` batches reserves; return a pending result."""
     with_lists = {
         account_id
@@ -114,7 +121,7 @@ def release_names(connection: Connection, batch: Batch) -> None:
 
 @cache
 def _select_busy(dialect: str) -> Select[Any]:
-    source = given(dialect, columns_named(batches, ("account_id",)))
+    source = json_table(dialect, columns_named(batches, ("account_id",)))
     # A list can have a thousand names; find_reserved looks them up by key.
     columns = [null().label(c.name) if c is batches.c.listed else c for c in _COLUMNS]
     return select(*columns).join(source, matching(batches, source)).where(batches.c.busy)
@@ -195,7 +202,7 @@ def remove_cards(connection: Connection, batch: Batch, ids: Sequence[UUID]) -> i
 
 @cache
 def _delete(dialect: str, table: Table, columns: Columns) -> Delete:
-    return delete(table).where(columns[0].in_(select(given(dialect, columns))))
+    return delete(table).where(columns[0].in_(select(json_table(dialect, columns))))
 
 
 def change_batch(connection: Connection, batch: Batch) -> None:

@@ -43,9 +43,8 @@ from card_worker.storage import jobs, outbox
 from card_worker.storage.accounts import find_accounts
 from card_worker.storage.batches import find_busy, find_reserved, names_taken, release_names
 from card_worker.storage.bulk_write import Changed, New, write
-from card_worker.storage.finding import columns_named, find, matching
-from card_worker.storage.json_rows import Row, given, parameters
-from card_worker.storage.pipeline import Rows, send
+from card_worker.storage.json_rows import Row, columns_named, find, json_table, matching, parameters
+from card_worker.storage.pipeline import Pending, Rows, send
 from card_worker.storage.tables import (
     batches,
     cards,
@@ -74,7 +73,7 @@ _PAID = frozenset(
 """The columns of a card that payments change."""
 
 
-def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Callable[[], Books]:
+def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Pending[Books]:
     """Ask for the needed rows that exist, locked until the commit; return what waits for them.
 
     Cards are locked in id order, so that two groups sharing cards wait instead of deadlocking.
@@ -327,7 +326,7 @@ def lock_cards(
     keys: Collection[CardKey],
     named: Collection[TransactionKey] = (),
     given_tokens: Collection[TokenKey] = (),
-) -> Callable[[], list[Card]]:
+) -> Pending[list[Card]]:
     """Ask for cards, also those named by transactions and tokens, locked in id order."""
     dialect, by_key = connection.dialect.name, _by(_CARD, keys)
     if not named and not given_tokens:
@@ -345,9 +344,9 @@ def lock_cards(
 
 @cache
 def _select_cards(dialect: str) -> Select[Any]:
-    by_card = given(dialect, columns_named(cards, _CARD))
-    by_transaction = given(dialect, columns_named(transactions, _TRANSACTION), "named")
-    by_token = given(dialect, columns_named(tokens, ("digest",)), "shown")
+    by_card = json_table(dialect, columns_named(cards, _CARD))
+    by_transaction = json_table(dialect, columns_named(transactions, _TRANSACTION), "named")
+    by_token = json_table(dialect, columns_named(tokens, ("digest",)), "shown")
     wanted = union(
         select(cards.c.id).join(by_card, matching(cards, by_card)),
         select(transactions.c.card).join(by_transaction, matching(transactions, by_transaction)),
@@ -363,7 +362,7 @@ def _on_cards(
     names: tuple[str, ...],
     condition: ColumnElement[bool],
     card_ids: Collection[UUID],
-) -> Callable[[], Rows]:
+) -> Pending[Rows]:
     """Ask for the rows of these cards for which a condition is true."""
     if not card_ids:
         return list
@@ -376,14 +375,12 @@ def _on_cards(
 def _select_on_cards(
     dialect: str, table: Table, names: tuple[str, ...], condition: ColumnElement[bool]
 ) -> Select[Any]:
-    source = given(dialect, columns_named(table, ("card",)))
+    source = json_table(dialect, columns_named(table, ("card",)))
     statement = select(*columns_named(table, names)).join(source, matching(table, source))
     return statement.where(condition)
 
 
-def _due_holds(
-    connection: Connection, card_ids: Collection[UUID], now: datetime
-) -> Callable[[], Rows]:
+def _due_holds(connection: Connection, card_ids: Collection[UUID], now: datetime) -> Pending[Rows]:
     if not card_ids:
         return list
     dialect, columns = connection.dialect.name, columns_named(holds, ("card",))
@@ -393,13 +390,13 @@ def _due_holds(
 
 @cache
 def _select_due_holds(dialect: str) -> Select[Any]:
-    source = given(dialect, columns_named(holds, ("card",)))
+    source = json_table(dialect, columns_named(holds, ("card",)))
     due = holds.c.expires_at <= bindparam("now", type_=UtcTime())
     statement = select(*columns_named(holds, Hold._fields)).join(source, matching(holds, source))
     return statement.where(is_open, due).order_by(holds.c.expires_at, holds.c.id)
 
 
-def _refunded(connection: Connection, parents: Collection[UUID]) -> Callable[[], Rows]:
+def _refunded(connection: Connection, parents: Collection[UUID]) -> Pending[Rows]:
     if not parents:
         return list
     dialect, columns = connection.dialect.name, columns_named(transactions, ("parent_id",))
@@ -409,7 +406,7 @@ def _refunded(connection: Connection, parents: Collection[UUID]) -> Callable[[],
 
 @cache
 def _select_refunded(dialect: str) -> Select[Any]:
-    source = given(dialect, columns_named(transactions, ("parent_id",)))
+    source = json_table(dialect, columns_named(transactions, ("parent_id",)))
     statement = select(transactions.c.parent_id, func.sum(transactions.c.amount))
     statement = statement.join(source, matching(transactions, source))
     statement = statement.where(transactions.c.type == TransactionType.FUND)

@@ -27,7 +27,7 @@ from sqlalchemy import (
     update,
 )
 
-from card_worker.storage.json_rows import Columns, Row, columns_of, given, parameters
+from card_worker.storage.json_rows import Columns, Row, columns_of, json_table, parameters
 from card_worker.storage.pipeline import send
 from card_worker.storage.tables import cards, outbox, transactions
 
@@ -152,7 +152,7 @@ def _all_in_one(shapes: tuple[_Shape, ...]) -> Select[Any]:
 @cache
 def _statement(dialect: str, shape: _Shape, name: str) -> Insert | Update:
     table, columns, changed = shape
-    source = given(dialect, columns, name)
+    source = json_table(dialect, columns, name)
     if not changed:
         return insert(table).from_select([c.name for c in columns], select(source))
     keys = list(table.primary_key)

@@ -8,8 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Select, select
 
 from card_worker.domain.needs import Needs
-from card_worker.storage.finding import columns_named, find, matching
-from card_worker.storage.json_rows import given, parameters
+from card_worker.storage.json_rows import columns_named, find, json_table, matching, parameters
 from card_worker.storage.pipeline import send
 from card_worker.storage.tables import cards, tokens, transactions
 
@@ -62,7 +61,7 @@ def _lock_free(connection: Connection, ids: set[UUID]) -> set[UUID]:
 
 @cache
 def _select_free(dialect: str) -> Select[Any]:
-    source = given(dialect, columns_named(cards, ("id",)))
+    source = json_table(dialect, columns_named(cards, ("id",)))
     statement = select(cards.c.id).join(source, matching(cards, source)).order_by(cards.c.id)
     return statement.with_for_update(of=cards, skip_locked=True)
 

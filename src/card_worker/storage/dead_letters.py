@@ -23,7 +23,7 @@ from card_worker.contracts.message import HEADERS_BYTES_MAX
 from card_worker.secrets.masking import masked, masked_body, masked_text
 from card_worker.secrets.sealing import open_sealed, read_recipients, seal
 from card_worker.secrets.secret import HIDDEN
-from card_worker.storage.json_rows import delete_rows, given, parameters
+from card_worker.storage.json_rows import delete_rows, json_table, parameters
 from card_worker.storage.pipeline import send
 from card_worker.storage.tables import LETTER_ID, starts
 from card_worker.storage.tables import dead_letters as table
@@ -174,7 +174,7 @@ def count_starts(
 def _count(dialect: str) -> Any:
     upsert = postgresql_insert if dialect == "postgresql" else sqlite_insert
     columns = tuple(starts.columns)
-    source = select(given(dialect, columns)).where(true())
+    source = select(json_table(dialect, columns)).where(true())
     row = upsert(starts).from_select([c.name for c in columns], source)
     new, failed = row.excluded, bindparam("failed", type_=Flag)
     is_over = starts.c.deaths.is_(None) | (starts.c.deaths < new.deaths) | failed
@@ -197,7 +197,7 @@ def uncount_starts(connection: Connection, message_keys: Sequence[str]) -> None:
 
 @cache
 def _uncount(dialect: str) -> Any:
-    taken_back = select(given(dialect, (starts.c.message_key,)))
+    taken_back = select(json_table(dialect, (starts.c.message_key,)))
     own = starts.c.message_key.in_(taken_back) & starts.c.deaths.is_not(None)
     return update(starts).where(own).values(starts=starts.c.starts - 1, deaths=null())
 

@@ -11,8 +11,7 @@ from sqlalchemy import Connection, Engine, Select, bindparam, delete, insert, or
 
 from card_worker.domain.rows import File
 from card_worker.storage.engine import reading
-from card_worker.storage.finding import columns_named
-from card_worker.storage.json_rows import given, parameters
+from card_worker.storage.json_rows import columns_named, json_table, parameters
 from card_worker.storage.pipeline import send
 from card_worker.storage.tables import file_parts, files
 from card_worker.storage.types import UtcTime
@@ -47,7 +46,7 @@ def first_waiting(connection: Connection, now: datetime, but: Collection[str]) -
 
 @cache
 def _select_first_waiting(dialect: str) -> Select[Any]:
-    passed = select(given(dialect, (files.c.name,)).c.name)
+    passed = select(json_table(dialect, (files.c.name,)).c.name)
     next_try_at = files.c.next_try_at
     # A time beyond the longest pause was written before the clock was set back.
     is_due = or_(

@@ -1,6 +1,6 @@
 """Whether a command has been handled before, and what it was answered then."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 from card_worker.contracts.commands import Command, digest_of, event_id
 from card_worker.contracts.keys import conflict
 from card_worker.domain.answers import Answer
-from card_worker.storage.finding import find
-from card_worker.storage.json_rows import insert_absent
+from card_worker.storage.json_rows import find, insert_absent
+from card_worker.storage.pipeline import Pending
 from card_worker.storage.tables import idempotency_keys, outbox
 
 Key = tuple[str, str]
@@ -29,7 +29,7 @@ class Claim:
     """Handled before: the digest of what was asked then."""
 
 
-def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Callable[[], Claim]:
+def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Pending[Claim]:
     """Record `asked`, digests by key, as handled; return what waits for which of them are fresh.
 
     Two workers given the same key meet here: the second waits for the first to commit, then finds

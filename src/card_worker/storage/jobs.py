@@ -1,6 +1,6 @@
 """Jobs and their chunks: which are to be done, by whom, and what came of them."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -10,8 +10,8 @@ from sqlalchemy import Connection, bindparam, delete, or_, select, update
 from card_worker.contracts.enums import Action
 from card_worker.domain.rows import Job
 from card_worker.storage.bulk_write import New
-from card_worker.storage.finding import columns_named, find
-from card_worker.storage.pipeline import Rows, send
+from card_worker.storage.json_rows import columns_named, find
+from card_worker.storage.pipeline import Pending, Rows, send
 from card_worker.storage.tables import chunks, jobs
 from card_worker.storage.types import UtcTime, Uuid, WholeNumber
 
@@ -205,7 +205,7 @@ _LEFT = (
 def left_behind(connection: Connection, job: Job) -> Iterator[ChunkResult]:
     """Yield what the chunks left for the end, in their order, a few in memory at a time."""
 
-    def ask(first: int) -> Callable[[], Rows]:
+    def ask(first: int) -> Pending[Rows]:
         last = min(first + READ_TOGETHER - 1, job.chunks)
         return send(connection, _LEFT, {"job": job.id, "first": first, "last": last})
 

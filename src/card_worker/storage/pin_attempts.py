@@ -14,8 +14,14 @@ from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.needs import needs
 from card_worker.domain.rows import CardKey, Outcome
 from card_worker.storage.books import lock_cards
-from card_worker.storage.finding import columns_named, find, matching
-from card_worker.storage.json_rows import given, insert_absent, parameters
+from card_worker.storage.json_rows import (
+    columns_named,
+    find,
+    insert_absent,
+    json_table,
+    matching,
+    parameters,
+)
 from card_worker.storage.pipeline import send
 from card_worker.storage.tables import idempotency_keys, pin_attempts, tokens
 
@@ -95,6 +101,6 @@ def _numbers(connection: Connection, cards: set[UUID]) -> dict[UUID, int]:
 
 @cache
 def _select_numbers(dialect: str) -> Select[Any]:
-    source = given(dialect, columns_named(pin_attempts, ("card",)))
+    source = json_table(dialect, columns_named(pin_attempts, ("card",)))
     highest = select(pin_attempts.c.card, func.max(pin_attempts.c.number))
     return highest.join(source, matching(pin_attempts, source)).group_by(pin_attempts.c.card)

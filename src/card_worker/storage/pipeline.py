@@ -12,7 +12,7 @@ paused would keep for ever what it has locked.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import psycopg
 from psycopg.generators import fetch_many
@@ -24,14 +24,15 @@ from card_worker.storage.sessions import as_sqlalchemy
 
 Statement: TypeAlias = Select[Any] | UpdateBase
 Rows: TypeAlias = Sequence[tuple[Any, ...]]
+Result = TypeVar("Result")
+Pending: TypeAlias = Callable[[], Result]
+"""A result whose statement was sent: a call waits for it and returns it."""
 
 COMPILED_MAX = 256
 _OPEN = "card_worker.pipeline"
 
 
-def send(
-    connection: Connection, statement: Statement, values: Mapping[str, Any]
-) -> Callable[[], Rows]:
+def send(connection: Connection, statement: Statement, values: Mapping[str, Any]) -> Pending[Rows]:
     """Send `statement`; return what waits for its rows.
 
     What goes wrong is raised there, or at the latest by `finish`. A statement's text is kept by its

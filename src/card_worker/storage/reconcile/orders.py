@@ -30,7 +30,7 @@ from card_worker.contracts.secrets import BatchOptions, TokenOptions
 from card_worker.domain.evolve import batch_card, behaving, card_uuids
 from card_worker.domain.making import pin_format
 from card_worker.domain.rows import Batch, BatchKey, Card, File, Holds, Job, Pin, Token
-from card_worker.storage.finding import columns_named
+from card_worker.storage.json_rows import columns_named
 from card_worker.storage.reconcile.reading import ROWS, Books, as_stored
 from card_worker.storage.reconcile.report import Difference, Wrong, difference, tried, unequal
 from card_worker.storage.tables import (

@@ -28,8 +28,7 @@ from sqlalchemy.sql.elements import KeyedColumnElement
 from sqlalchemy.types import TypeEngine
 
 from card_worker.domain.rows import Token
-from card_worker.storage.finding import columns_named, matching
-from card_worker.storage.json_rows import Columns, given, parameters
+from card_worker.storage.json_rows import Columns, columns_named, json_table, matching, parameters
 from card_worker.storage.reconcile.report import Difference, Progress, Wrong, difference
 from card_worker.storage.tables import is_left, tokens
 
@@ -174,7 +173,7 @@ def _select(
     by: Columns,
     condition: ColumnElement[bool] | None,
 ) -> Select[Any]:
-    source = given(dialect, by)
+    source = json_table(dialect, by)
     statement = select(*(as_stored(table.c[name]) for name in names))
     statement = statement.join(source, matching(table, source))
     return statement if condition is None else statement.where(condition)
