@@ -32,7 +32,7 @@ from card_worker.domain.rows import State
 from card_worker.money import AMOUNT_MAX, Currency
 from card_worker.storage import migrations
 from card_worker.storage.engine import begin, open_engine
-from card_worker.storage.errors import is_retryable
+from card_worker.storage.errors import is_retryable, violated_constraint
 from card_worker.storage.tables import (
     batches,
     cards,
@@ -213,6 +213,14 @@ def test_what_could_only_be_a_bug_is_not_tried_again(engine: Engine) -> None:
     with pytest.raises(IntegrityError) as raised:
         put(engine, cards, {**CARD, "amount_reserved": -1})
     assert not is_retryable(raised.value)
+
+
+def test_a_position_that_is_taken_is_tried_again(engine: Engine) -> None:
+    put(engine, outbox, {**EVENT, "position": 7})
+    with pytest.raises(IntegrityError) as raised:
+        put(engine, outbox, {**EVENT, "id": UUID(int=9), "position": 7})
+    assert violated_constraint(raised.value) == "pk_outbox"
+    assert is_retryable(raised.value)
 
 
 @pytest.mark.parametrize(

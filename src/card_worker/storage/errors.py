@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import psycopg
 from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
@@ -49,6 +50,11 @@ _SQLITE_UNIQUE = frozenset(
 )
 # Of what the database itself numbers. Its sequence is behind, as after a restore of rows alone.
 _NUMBERED = ("pk_outbox", "pk_unpublished")
+# SQLite names the columns of a violated constraint, and only in the error's text.
+_SQLITE_CONSTRAINTS = {
+    "UNIQUE constraint failed: outbox.position": "pk_outbox",
+    "UNIQUE constraint failed: unpublished.position": "pk_unpublished",
+}
 RACES_MAX = 10
 """A commit that has violated unique constraints so often in a row hasn't lost races: it is wrong.
 Who loses a race loses it to a commit that has made something, and which is there the next time."""
@@ -81,7 +87,7 @@ def is_retryable(error: BaseException) -> bool:
     if error.connection_invalidated:
         return True
     if isinstance(error, IntegrityError):
-        return any(name in str(error.orig) for name in _NUMBERED)
+        return violated_constraint(error) in _NUMBERED
     if isinstance(error.orig, sqlite3.Error):
         return not _is_sqlite_data(error.orig)
     state = _state(error)
@@ -89,6 +95,13 @@ def is_retryable(error: BaseException) -> bool:
         return not state.startswith(_DATA_STATES)
     # Without a state: PostgreSQL can't be reached, or the driver refused the values.
     return isinstance(error, OperationalError | InterfaceError)
+
+
+def violated_constraint(error: IntegrityError) -> str | None:
+    """Return the name of the violated constraint; None if it isn't known."""
+    if isinstance(error.orig, psycopg.Error):
+        return error.orig.diag.constraint_name
+    return _SQLITE_CONSTRAINTS.get(str(error.orig))
 
 
 def is_race(error: BaseException) -> bool:
