@@ -1,9 +1,9 @@
-"""What tests on tokens and PINs share: peppers, an owner, and a mint without chance."""
+"""What tests on tokens and PINs share: peppers, an owner, and an issuer without chance."""
 
 from itertools import count
 from typing import Any
 
-from card_worker.secret_issuer import Craft, Mint
+from card_worker.secret_issuer import SecretIssuer, SecretTools
 from card_worker.secrets.formats import PinFormat, TokenFormat
 from card_worker.secrets.peppers import Pepper, Peppers
 from card_worker.secrets.sealing import new_identity
@@ -19,8 +19,8 @@ WRONG_PIN = "#wrong"
 PIN = "4711"
 
 
-def plain_mint(vault: Vault = VAULT, *tokens: str) -> Mint:
-    """Return a mint whose tokens are TOKEN-0, TOKEN-1 …, after those given, and whose PINs are one.
+def plain_issuer(vault: Vault = VAULT, *tokens: str) -> SecretIssuer:
+    """Return an issuer whose tokens are those given, then TOKEN-0, TOKEN-1 …, with one PIN for all.
 
     What it seals, anybody can read.
     """
@@ -39,4 +39,4 @@ def plain_mint(vault: Vault = VAULT, *tokens: str) -> Mint:
     def seal_text(_: Any, plain: str) -> str:
         return f"age {plain}"
 
-    return Mint(vault, Craft(draw, draw_pins, seal, seal_text))
+    return SecretIssuer(vault, SecretTools(draw, draw_pins, seal, seal_text))

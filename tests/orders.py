@@ -16,7 +16,7 @@ from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Batch, File, Holds
 from card_worker.handler import handle
-from card_worker.secret_issuer import Mint
+from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.sealing import open_sealed
 from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin
@@ -34,8 +34,8 @@ CODES: dict[str, Any] = {"options": {"card_token": {}, "pin": {}}, **SEAL_TO}
 class Orders:
     """A database with its workers, of which there is one, and nothing that carries messages."""
 
-    def __init__(self, engine: Engine, mint: Mint | None = None) -> None:
-        self.engine, self.mint = engine, mint or Mint(VAULT)
+    def __init__(self, engine: Engine, issuer: SecretIssuer | None = None) -> None:
+        self.engine, self.issuer = engine, issuer or SecretIssuer(VAULT)
         self.waiting = deque[Chunk]()
 
     def ask(self, task: str, command_id: str, **fields: Any) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class Orders:
         """Ask for something within a commit; return the answer."""
         (command,) = read_commands(task, command_id, {"account_id": ACCOUNT, **fields}, VAULT)
         assert not isinstance(command, UnreadableItem)
-        (answer,) = handle(connection, [command], now, self.mint)
+        (answer,) = handle(connection, [command], now, self.issuer)
         return answer
 
     def order(self, count: int, batch_id: str = "B1", **fields: Any) -> dict[str, Any]:
@@ -67,14 +67,14 @@ class Orders:
         with begin(self.engine) as (connection, now):
             note_pin_attempts(connection, [command], now)
         with begin(self.engine) as (connection, now):
-            (answer,) = handle(connection, [command], now, self.mint)
+            (answer,) = handle(connection, [command], now, self.issuer)
         return event(answer)
 
     def work(self, chunks_max: int | None = None) -> int:
         """Do chunks until none waits, or so many; return how many."""
         done = 0
         while self.waiting and done != chunks_max:
-            self.waiting += do(self.engine, self.mint, self.waiting.popleft())
+            self.waiting += do(self.engine, self.issuer, self.waiting.popleft())
             done += 1
         return done
 

@@ -1,4 +1,4 @@
-"""The one path every command takes: claim, load, decide and evolve each in its order, save."""
+"""The path that every command takes: claim its key, load, decide, apply the events, save."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -7,151 +7,160 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from card_worker.contracts.commands import Command, event_id
+from card_worker.contracts.commands import Command, CreateTransaction, event_id
 from card_worker.contracts.enums import Reason
-from card_worker.contracts.transactions import CreateTransaction
+from card_worker.domain.access import record_attempt
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
-from card_worker.domain.entry import settle
-from card_worker.domain.events import CommandRejected, Decision, id_of
-from card_worker.domain.evolve import evolve
-from card_worker.domain.needs import Needs, needs
-from card_worker.domain.rules import decide
-from card_worker.secret_issuer import Mint
+from card_worker.domain.decide import apply, decide, needs
+from card_worker.domain.events import CommandRejected, Decision
+from card_worker.domain.needs import Needs
+from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.vault import Vault
 from card_worker.storage.books import load, save
 from card_worker.storage.bulk_write import slices
 from card_worker.storage.idempotency import Key, claim, conflict_key, key_and_digest, stored_answers
 
-NO_MINT = Mint(Vault())
+NO_SECRETS = SecretIssuer(Vault())
 Digests: TypeAlias = dict[Key, str]
 Released: TypeAlias = dict[tuple[UUID, ...], Books]
-"""Books after events, by the ids of these; until anything else happens in the books."""
+"""Books after the release of holds, by the ids of its events."""
 
 
-class _Asked(NamedTuple):
+class _Request(NamedTuple):
     """A command under the key that its answer has."""
 
     command: Command
     needs: Needs
     key: Key
-    conflicting: bool = False
+    is_conflict: bool = False
+
+
+Claimed: TypeAlias = tuple[list[_Request], frozenset[Key]]
+"""The requests of a group, and which of their keys were claimed now."""
 
 
 def handle(
-    connection: Connection, commands: Sequence[Command], now: datetime, mint: Mint = NO_MINT
+    connection: Connection,
+    commands: Sequence[Command],
+    now: datetime,
+    issuer: SecretIssuer = NO_SECRETS,
 ) -> list[Answer]:
-    """Answer `commands`, in their order, within the commit that `connection` has open.
+    """Answer `commands`, in their order, within the open commit of `connection`.
 
-    A command handled before gets the answer it got then, also when it stands twice in the list.
-    A key used again for other content is refused, and that refusal is stored like any other. There
-    is a handful of SQL statements, and one for each slice of the group. PINs in the commands must
-    have been noted before (`note_pin_attempts`). `mint` makes the secrets that commands ask for.
+    A command that was handled before gets its stored answer, also when it is twice in the list. A
+    key that is used again with other content is refused, and that refusal is stored like any other.
+    The number of SQL statements does not depend on the number of commands, but for slices of very
+    large groups. PIN attempts must be stored before (`note_pin_attempts`). `issuer` makes the
+    secrets that commands request.
 
-    `now` is the time of the commit. A command on a card that has had a later event happens at the
-    time of that one.
+    `now` is the time of the commit. A command on a card with a later event gets the time of that.
 
-    Raises what is_retryable or is_race knows when the whole may be tried again.
+    Raises what is_retryable or is_race recognises when the whole may be tried again.
     """
     needed = [needs(command) for command in commands]
     loading = load(connection, needed, now)
     claiming = _claim(connection, commands, needed, now)
-    # What was asked for first is made into books while the server is at the claims.
+    # The books are built while the server works on the claims.
     books = loading()
-    asked, fresh = claiming()
-    known = {event_id(*one.key) for one in asked if one.key not in fresh}
+    requests, fresh = claiming()
+    known = {event_id(*request.key) for request in requests if request.key not in fresh}
     answers = stored_answers(connection, known)
     if known:
-        # Whoever handled these may have made, meanwhile, what wasn't there to be loaded.
+        # The commit that handled these may have added rows after the books were loaded.
         books = load(connection, needed, now)()
-        for one in asked:
-            if one.key not in fresh and isinstance(one.command, CreateTransaction):
-                settle(books, one.command, None, now)
-    todo = [one for one in _once_each(asked) if one.key in fresh]
+        for request in requests:
+            if request.key not in fresh and isinstance(request.command, CreateTransaction):
+                record_attempt(books, request.command, None, now)
+    open_requests = [request for request in _once_each(requests) if request.key in fresh]
     released: Released = {}
-    for part in slices(connection, todo):
-        told = [
+    for requests_in_slice in slices(connection, open_requests):
+        emitted = [
             answer
-            for one in part
-            for answer in _tell(books, one, _decide(connection, books, one, now, mint), released)
+            for request in requests_in_slice
+            for answer in _emit(
+                books, request, _decide(connection, books, request, now, issuer), released
+            )
         ]
-        save(connection, books.take_changes(), told)
-        answers |= {answer.id: answer for answer in told}
-    if not todo:
+        save(connection, books.take_changes(), emitted)
+        answers |= {answer.id: answer for answer in emitted}
+    if not open_requests:
         save(connection, books.take_changes(), [])
-    return [answers[event_id(*one.key)] for one in asked]
+    return [answers[event_id(*request.key)] for request in requests]
 
 
 def _decide(
-    connection: Connection, books: Books, asked: _Asked, now: datetime, mint: Mint
+    connection: Connection, books: Books, request: _Request, now: datetime, issuer: SecretIssuer
 ) -> Decision:
-    command, at = asked.command, books.time(asked.needs, now)
-    if asked.conflicting:
+    command, at = request.command, books.time(request.needs, now)
+    if request.is_conflict:
         reason = Reason.IDEMPOTENCY_CONFLICT
-        return Decision(CommandRejected(command, at, reason, key=asked.key[1]))
-    return mint.fill(connection, books, decide(books, command, at))
+        return Decision(CommandRejected(command, at, reason, key=request.key[1]))
+    return issuer.fill(connection, books, decide(books, command, at))
 
 
-def _tell(books: Books, asked: _Asked, decided: Decision, released: Released) -> list[Answer]:
-    """Do what was decided; return what is told of it, the answer among it."""
-    command = asked.command
+def _emit(books: Books, request: _Request, decision: Decision, released: Released) -> list[Answer]:
+    """Apply the events of a decision; return them in public form, the answer among them."""
+    command = request.command
     if type(command) is CreateTransaction:
-        # Also without a PIN: the same command may stand in the group once more, with one.
-        settle(books, command, decided.pin_attempt, decided.answer.at)
+        # Also without a PIN: the group may have the same command once more, with one.
+        record_attempt(books, command, decision.pin_check, decision.answer.at)
     if command.dry_run:
-        books = _aside(books, decided, released)
-        return [answer(books, decided.answer, evolve(decided.answer, books))]
+        books = _aside(books, decision, released)
+        return [answer(books, decision.answer, apply(decision.answer, books))]
     released.clear()
-    return [answer(books, event, evolve(event, books)) for event in decided.events]
+    return [answer(books, event, apply(event, books)) for event in decision.events]
 
 
-def _aside(books: Books, decided: Decision, released: Released) -> Books:
-    """Return books for a dry run, what comes before its answer being done.
+def _aside(books: Books, decision: Decision, released: Released) -> Books:
+    """Return books for a dry run, with the events before its answer applied.
 
-    That is the release of the due holds on its cards. It is kept in `released` for further dry
-    runs on the same cards, of which a list can have 1,000.
+    Those are the release of expired holds on its cards. The result is kept in `released` for
+    further dry runs on the same cards: a list may have 1,000 of them.
     """
-    if not decided.before:
+    if not decision.before:
         return books.aside()
-    ids = tuple(id_of(event) for event in decided.before)
+    ids = tuple(event.id for event in decision.before)
     if ids not in released:
         after = books.aside()
-        for event in decided.before:
-            evolve(event, after)
+        for event in decision.before:
+            apply(event, after)
         released[ids] = after
     return released[ids].aside()
 
 
 def _claim(
     connection: Connection, commands: Sequence[Command], needed: Sequence[Needs], now: datetime
-) -> Callable[[], tuple[list[_Asked], frozenset[Key]]]:
-    """Claim the keys of commands; return what waits for each command under the key of its answer,
-    and for which of those keys are fresh."""
-    known = [(*one, *key_and_digest(one[0])) for one in zip(commands, needed, strict=True)]
+) -> Callable[[], Claimed]:
+    """Claim the keys of commands, as `claim` does."""
+    known = [
+        (command, needs, *key_and_digest(command))
+        for command, needs in zip(commands, needed, strict=True)
+    ]
     first: Digests = {}
     for _, _, key, digest in known:
         first.setdefault(key, digest)
     claiming = claim(connection, first, now)
 
-    def wait() -> tuple[list[_Asked], frozenset[Key]]:
+    def wait() -> Claimed:
         claimed = claiming()
         digests = first | claimed.digests
-        asked = [
-            _Asked(command, needs, key)
+        requests = [
+            _Request(command, needs, key)
             if digests[key] == digest
-            else _Asked(command, needs, conflict_key(key, digest), conflicting=True)
+            else _Request(command, needs, conflict_key(key, digest), is_conflict=True)
             for command, needs, key, digest in known
         ]
-        conflicts = {one.key: one.key[1] for one in asked if one.conflicting}
+        conflicts = {request.key: request.key[1] for request in requests if request.is_conflict}
         if not conflicts:
-            return asked, claimed.fresh
-        return asked, claimed.fresh | claim(connection, conflicts, now)().fresh
+            return requests, claimed.fresh
+        return requests, claimed.fresh | claim(connection, conflicts, now)().fresh
 
     return wait
 
 
-def _once_each(asked: Sequence[_Asked]) -> list[_Asked]:
-    first: dict[Key, _Asked] = {}
-    for one in asked:
-        first.setdefault(one.key, one)
+def _once_each(requests: Sequence[_Request]) -> list[_Request]:
+    first: dict[Key, _Request] = {}
+    for request in requests:
+        first.setdefault(request.key, request)
     return list(first.values())

@@ -1,4 +1,4 @@
-"""Making the tokens and PINs that events bring into the world: drawn, hashed, sealed, forgotten."""
+"""Issuing tokens and PINs: their values are drawn, hashed, sealed for their owners, and dropped."""
 
 import base64
 import csv
@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from math import log2
 from typing import NamedTuple, get_args
@@ -21,12 +22,12 @@ from card_worker.domain.events import (
     BatchCompleted,
     CommandRejected,
     Decision,
-    Made,
-    Making,
+    IssuedSecrets,
+    IssuingEvent,
+    SecretRequest,
     TokenCreated,
-    Wanted,
 )
-from card_worker.domain.evolve import card_uuid
+from card_worker.domain.ids import card_uuid
 from card_worker.domain.rows import File, FilePart, Holds
 from card_worker.secrets.drawing import PREFIX, draw_pins, draw_tokens, mask
 from card_worker.secrets.formats import PinFormat, TokenFormat
@@ -40,15 +41,15 @@ COLUMNS = ("card_id", "token", "pin", "type")
 """Of the file of a batch."""
 HEAD = f"{','.join(COLUMNS)}\r\n".encode()
 NONE_LEFT = "hardly any value is left"
-MAKING = frozenset(get_args(Making))
+ISSUING = frozenset(get_args(IssuingEvent))
 DRAWS_MAX = 20
 BITS_APART = 64
-"""Among so many bits no value is drawn twice; where it were, its constraint says so."""
+"""With so many bits no value is drawn twice. If it were, a constraint would stop the commit."""
 NAME_CHARS_MAX = 100
 
 
-class Craft(NamedTuple):
-    """Where values come from, and how they are sealed."""
+class SecretTools(NamedTuple):
+    """The functions that draw values and seal them."""
 
     draw_tokens: Callable[[TokenFormat | None, int], list[str]] = draw_tokens
     draw_pins: Callable[[PinFormat, int], list[str]] = draw_pins
@@ -70,102 +71,104 @@ class Values(NamedTuple):
 NO_VALUES = Values([], [])
 
 
-class Minted(NamedTuple):
-    """The secrets of many cards, in their order: what is kept of them, and their values."""
+class NewSecrets(NamedTuple):
+    """The secrets of many cards, in their order: their values, and what is stored of them."""
 
     values: Values
     tokens: Hashes | None
     masked_codes: list[str]
     pins: Hashes | None
 
-    def made(self) -> Made:
-        """Return what is kept, card by card."""
-        made = Made()
+    def issued(self) -> IssuedSecrets:
+        """Return what is stored, one entry for each card."""
+        issued = IssuedSecrets()
         if self.tokens is not None:
             kid, digests = self.tokens
             hashes = (Hash(kid, digest) for digest in digests)
-            made = made._replace(tokens=tuple(zip(hashes, self.masked_codes, strict=True)))
+            issued = issued._replace(tokens=tuple(zip(hashes, self.masked_codes, strict=True)))
         if self.pins is not None:
             kid, digests = self.pins
-            made = made._replace(pins=tuple(Hash(kid, digest) for digest in digests))
-        return made
+            issued = issued._replace(pins=tuple(Hash(kid, digest) for digest in digests))
+        return issued
 
 
-class Mint:
-    """What makes secrets, for a worker that has a vault."""
+class SecretIssuer:
+    """Issues secrets with the peppers of a vault."""
 
-    def __init__(self, vault: Vault, craft: Craft | None = None) -> None:
+    def __init__(self, vault: Vault, tools: SecretTools | None = None) -> None:
         self.vault = vault
-        self._craft = craft or Craft()
+        self._tools = tools or SecretTools()
 
     def fill(self, connection: Connection, books: Books, decision: Decision) -> Decision:
-        """Return the decision with the secrets made that its answer brings into the world.
+        """Return the decision with the secrets that its answer requests.
 
-        With a refusal instead, when no value of the format is left.
+        It is a refusal instead when no value of the format is left.
         """
         event = decision.answer
-        # By its type first, since a union is slow to ask and most events make nothing.
-        if type(event) not in MAKING or not isinstance(event, Making) or event.wanted is None:
+        # The type is checked first: isinstance of a union is slow, and few events issue secrets.
+        if type(event) not in ISSUING or not isinstance(event, IssuingEvent):
             return decision
-        wanted = event.wanted
-        ids = [card_uuid(*key).bytes for key, _ in wanted.cards]
-        minted = self.make(connection, wanted, ids, books)
-        if minted is None:
+        if event.request is None:
+            return decision
+        request = event.request
+        ids = [card_uuid(*key).bytes for key, _ in request.cards]
+        new_secrets = self.issue(connection, request, ids, books)
+        if new_secrets is None:
             problem = Problem(field=_format_field(event), message=NONE_LEFT)
             refusal = CommandRejected(event.command, event.at, Reason.FORMAT_INVALID, (problem,))
             return Decision(refusal)
-        made = minted.made()
-        if not event.command.dry_run:  # what isn't stored opens nothing, so nobody is told
-            made = self._sealed(made, wanted, minted.values, event)
-        return decision._replace(answer=event._replace(made=made))
+        issued = new_secrets.issued()
+        if not event.command.dry_run:  # these secrets aren't stored, so they open nothing
+            issued = self._sealed(issued, request, new_secrets.values, event)
+        return decision._replace(answer=replace(event, issued=issued))
 
-    def make(
-        self, connection: Connection, wanted: Wanted, ids: Sequence[bytes], books: Books
-    ) -> Minted | None:
-        """Make secrets for cards with these ids, each its 16 bytes.
+    def issue(
+        self, connection: Connection, request: SecretRequest, ids: Sequence[bytes], books: Books
+    ) -> NewSecrets | None:
+        """Return new secrets for cards with these ids, 16 bytes each.
 
-        None when hardly any value of the format is left. `books` may hold tokens that were made
+        None when hardly any value of the format is left. `books` has the tokens that were issued
         in this commit.
         """
-        values = self._draw(connection, books, wanted, len(ids))
+        values = self._draw(connection, books, request, len(ids))
         if values is None:
             return None
-        minted = Minted(values, None, [], None)
-        if wanted.has_token:
+        new_secrets = NewSecrets(values, None, [], None)
+        if request.has_token:
             assert self.vault.tokens is not None
-            hashes = self.vault.tokens.hash_tokens(wanted.account_id, values.tokens)
-            masked = mask(values.tokens, _prefix(wanted.token))
-            minted = minted._replace(tokens=hashes, masked_codes=masked)
-        if wanted.pin is not None:
+            hashes = self.vault.tokens.hash_tokens(request.account_id, values.tokens)
+            masked = mask(values.tokens, _prefix(request.token))
+            new_secrets = new_secrets._replace(tokens=hashes, masked_codes=masked)
+        if request.pin is not None:
             assert self.vault.pins is not None
-            minted = minted._replace(pins=self.vault.pins.hash_pins(ids, values.pins))
-        return minted
+            new_secrets = new_secrets._replace(pins=self.vault.pins.hash_pins(ids, values.pins))
+        return new_secrets
 
     def _draw(
-        self, connection: Connection, books: Books, wanted: Wanted, count: int
+        self, connection: Connection, books: Books, request: SecretRequest, count: int
     ) -> Values | None:
         tokens, pins = [""] * count, [""] * count
-        if wanted.pin is not None:
-            pins = self._craft.draw_pins(wanted.pin, count)
-        if wanted.has_token:
-            drawn = self._tokens(connection, books, wanted, count)
+        if request.pin is not None:
+            pins = self._tools.draw_pins(request.pin, count)
+        if request.has_token:
+            drawn = self._tokens(connection, books, request, count)
             if drawn is None:
                 return None
             tokens = drawn
         return Values(tokens, pins)
 
     def _tokens(
-        self, connection: Connection, books: Books, wanted: Wanted, count: int
+        self, connection: Connection, books: Books, request: SecretRequest, count: int
     ) -> list[str] | None:
-        """Draw tokens that the account hasn't had; None when hardly any is left."""
-        values = self._craft.draw_tokens(wanted.token, count)
-        if wanted.token is None or _bits(wanted.token) >= BITS_APART:
+        """Draw tokens that the account never had; None when hardly any is left."""
+        values = self._tools.draw_tokens(request.token, count)
+        if request.token is None or _bits(request.token) >= BITS_APART:
             return values
         for _ in range(DRAWS_MAX):
-            again = self._taken(connection, books, wanted.account_id, values)
+            again = self._taken(connection, books, request.account_id, values)
             if not again:
                 return values
-            drawn = self._craft.draw_tokens(wanted.token, len(again))
+            drawn = self._tools.draw_tokens(request.token, len(again))
             for place, value in zip(again, drawn, strict=True):
                 values[place] = value
         return None
@@ -173,11 +176,11 @@ class Mint:
     def _taken(
         self, connection: Connection, books: Books, account_id: str, values: Sequence[str]
     ) -> list[int]:
-        """Return the places of the values that were drawn before, now or ever."""
+        """Return the places of the values that the account already has."""
         assert self.vault.tokens is not None
         hashes = [self.vault.tokens.find_token(account_id, value) for value in values]
-        wanted = [{"digest": hash.digest} for known in hashes for hash in known]
-        taken = {row[0] for row in find(connection, tokens, ("digest",), wanted)()}
+        digests = [{"digest": hash.digest} for known in hashes for hash in known]
+        taken = {row[0] for row in find(connection, tokens, ("digest",), digests)()}
         again = []
         for place, known in enumerate(hashes):
             if any(hash.digest in taken or hash.digest in books.digests for hash in known):
@@ -185,49 +188,53 @@ class Mint:
             taken.add(known[0].digest)
         return again
 
-    def _sealed(self, made: Made, wanted: Wanted, values: Values, event: Making) -> Made:
-        recipients = read_recipients(wanted.recipients)
-        if wanted.file is None:
-            ((account_id, card_id), _), token, pin = wanted.cards[0], *values.first
-            told = {"account_id": account_id, "card_id": card_id, "token": token, "pin": pin}
-            plain = json.dumps({name: value for name, value in told.items() if value})
-            return made._replace(sealed=self._craft.seal_text(recipients, plain))
-        return made._replace(files=tuple(self._files(wanted, values, event.at)))
+    def _sealed(
+        self, issued: IssuedSecrets, request: SecretRequest, values: Values, event: IssuingEvent
+    ) -> IssuedSecrets:
+        recipients = read_recipients(request.recipients)
+        if request.file is None:
+            ((account_id, card_id), _), token, pin = request.cards[0], *values.first
+            content = {"account_id": account_id, "card_id": card_id, "token": token, "pin": pin}
+            plain = json.dumps({name: value for name, value in content.items() if value})
+            return issued._replace(sealed=self._tools.seal_text(recipients, plain))
+        return issued._replace(files=tuple(self._files(request, values, event.at)))
 
     def _files(
-        self, wanted: Wanted, values: Values, now: datetime
+        self, request: SecretRequest, values: Values, now: datetime
     ) -> Iterator[tuple[File, FilePart]]:
-        assert wanted.file is not None
-        names = [card_id for (_, card_id), _ in wanted.cards]
-        kinds = [kind for _, kind in wanted.cards]
-        for holds, named, told in files_of(wanted, values):
-            plain = HEAD + as_csv(names, told, kinds)
-            sealed = self._craft.seal(read_recipients(named), plain)
+        assert request.file is not None
+        names = [card_id for (_, card_id), _ in request.cards]
+        types = [type for _, type in request.cards]
+        for holds, recipients, values_in_file in files_of(request, values):
+            plain = HEAD + as_csv(names, values_in_file, types)
+            sealed = self._tools.seal(read_recipients(recipients), plain)
             file = File(
-                name=file_name(wanted.account_id, wanted.file, holds),
-                account_id=wanted.account_id,
-                batch_id=wanted.file,
+                name=file_name(request.account_id, request.file, holds),
+                account_id=request.account_id,
+                batch_id=request.file,
                 holds=holds,
                 sha256=hashlib.sha256(sealed).hexdigest(),
-                cards=len(wanted.cards),
+                cards=len(request.cards),
                 bytes=len(sealed),
-                recipients=list(named),
+                recipients=list(recipients),
                 created_at=now,
             )
             yield file, FilePart(file.name, 1, base64.b64encode(sealed).decode("ascii"))
 
 
-def files_of(wanted: Wanted, values: Values) -> Iterator[tuple[Holds, tuple[str, ...], Values]]:
-    """Yield the files that secrets are told in: what each holds, for whom, and its values."""
-    if wanted.pin_recipients is None:
-        yield Holds.CODES, wanted.recipients, values
+def files_of(
+    request: SecretRequest, values: Values
+) -> Iterator[tuple[Holds, tuple[str, ...], Values]]:
+    """Yield the content of each file with secrets, its recipients, and its values."""
+    if request.pin_recipients is None:
+        yield Holds.CODES, request.recipients, values
         return
     none = [""] * len(values.pins)
-    yield Holds.CODES, wanted.recipients, values._replace(pins=none)
-    yield Holds.PINS, wanted.pin_recipients, values._replace(tokens=none)
+    yield Holds.CODES, request.recipients, values._replace(pins=none)
+    yield Holds.PINS, request.pin_recipients, values._replace(tokens=none)
 
 
-def _format_field(event: Making) -> str:
+def _format_field(event: IssuingEvent) -> str:
     match event:
         case TokenCreated():
             return "format"

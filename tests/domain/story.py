@@ -44,21 +44,21 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from card_worker.contracts.commands import Command, event_id
+from card_worker.contracts.commands import Command, CreateTransaction, event_id
 from card_worker.contracts.enums import BatchState, CardType, Expiry, Reason, Status
 from card_worker.contracts.fields import write_time
 from card_worker.contracts.message import UnreadableItem, read_commands
-from card_worker.contracts.transactions import CreateTransaction
-from card_worker.domain.allowed import ByTransaction
+from card_worker.domain.access import record_attempt
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
-from card_worker.domain.entry import settle
-from card_worker.domain.events import CommandRejected, Event, Made
-from card_worker.domain.evolve import batch_card, card_uuid, evolve
+from card_worker.domain.decide import apply, decide
+from card_worker.domain.events import CommandRejected, Event, IssuedSecrets
+from card_worker.domain.ids import card_uuid
+from card_worker.domain.orders import batch_card
 from card_worker.domain.rows import Account, Card, Outcome, PinAttempt, State
-from card_worker.domain.rules import decide
+from card_worker.domain.states import ByTransaction
 from card_worker.money import Currency
-from card_worker.secret_issuer import Mint
+from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.sealing import open_sealed
 from tests.codes import OWNER, TOKEN_PEPPERS, VAULT, WRONG_PIN
 
@@ -196,7 +196,7 @@ class Story:
         shown = {"state", "blocked", "expires_at"}
         given = {"blocked": False, "expires_at": None, **GIVEN[kind]}
         changed = {name: value for name, value in given.items() if name in shown}
-        self.books.put(self.card(card_id)._replace(**changed))
+        self.books.put_card(self.card(card_id)._replace(**changed))
 
     def _set_up(self, words: list[str]) -> None:
         rules: dict[str, Any] = dict(one.split("=") for one in words)
@@ -218,7 +218,7 @@ class Story:
         """Let an order be made, as its chunks do."""
         batch = self.books.batches[ACCOUNT, batch_id]
         for card_id in batch.card_ids(1, batch.requested):
-            self.books.put(batch_card(batch, card_id, batch.type, has_codes=False))
+            self.books.put_card(batch_card(batch, card_id, batch.type, has_codes=False))
         self.books.put_batch(
             batch._replace(
                 state=BatchState.COMPLETED,
@@ -229,7 +229,7 @@ class Story:
         )
 
     def _put(self, card_id: str, kind: str) -> None:
-        self.books.put(
+        self.books.put_card(
             Card(
                 id=card_uuid(ACCOUNT, card_id),
                 account_id=ACCOUNT,
@@ -248,11 +248,11 @@ class Story:
         self._note_pin_attempt(command)
         decided = decide(self.books, command, self.now)
         # Tokens without a format are looked for in no database.
-        decided = Mint(VAULT).fill(cast(Connection, None), self.books, decided)
+        decided = SecretIssuer(VAULT).fill(cast(Connection, None), self.books, decided)
         if isinstance(command, CreateTransaction) and command.pin is not None:
-            settle(self.books, command, decided.pin_attempt, self.now)
+            record_attempt(self.books, command, decided.pin_check, self.now)
         books = self.books.aside() if command.dry_run else self.books
-        given = [answer(books, event, evolve(event, books)) for event in decided.events]
+        given = [answer(books, event, apply(event, books)) for event in decided.events]
         refusal = decided.answer if isinstance(decided.answer, CommandRejected) else None
         told = " + ".join(one.type for one in given) + (f" {refusal.reason}" if refusal else "")
         assert told == expected, f"{told}: {line}"
@@ -268,11 +268,11 @@ class Story:
         card = self._card_of(command)
         id, number = event_id(ACCOUNT, command.key), len(self.books.pin_attempts) + 1
         noted = PinAttempt(id, ACCOUNT, card.id if card else None, number, Outcome.OPEN, self.now)
-        self.books.know_pin_attempt(noted)
+        self.books.load_pin_attempt(noted)
 
     def _open(self, event: Event, told: Answer) -> None:
         """Learn what was sealed, as its owner does."""
-        made = getattr(event, "made", Made())
+        made = getattr(event, "issued", IssuedSecrets())
         for _, part in made.files:
             plain = open_sealed([OWNER.secret], base64.b64decode(part.content))
             for row in csv.DictReader(io.StringIO(plain.decode())):
@@ -292,10 +292,10 @@ class Story:
     def _card_of(self, command: Command) -> Card | None:
         if isinstance(command, ByTransaction):
             named = self.books.named.get(command.transaction_id)
-            return self.books.cards[self.books.ids[named.card]] if named else None
+            return self.books.cards[self.books.card_keys[named.card]] if named else None
         if isinstance(command, CreateTransaction) and command.given_token is not None:
             token = self.books.token(command.given_token)
-            return self.books.cards[self.books.ids[token.card]] if token else None
+            return self.books.cards[self.books.card_keys[token.card]] if token else None
         return self.books.cards.get((ACCOUNT, getattr(command, "card_id", None) or ""))
 
     def _check(self, line: str, check: str) -> None:
@@ -373,7 +373,7 @@ class Story:
         if not about.startswith("$"):
             return self.pins[about]
         token = self.books.tokens[UUID(self._token_id(about))]
-        return self.pins[self.books.ids[token.card][1]]
+        return self.pins[self.books.card_keys[token.card][1]]
 
     def transaction(self, name: str) -> str:
         """Return the id of the transaction that is called `@` and its reference."""

@@ -16,11 +16,10 @@ from card_worker.contracts.fields import write_time
 from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
+from card_worker.domain.decide import apply, decide, needs
 from card_worker.domain.events import CommandRejected
-from card_worker.domain.evolve import evolve
-from card_worker.domain.needs import Needs, needs
+from card_worker.domain.needs import Needs
 from card_worker.domain.rows import Card
-from card_worker.domain.rules import decide
 from card_worker.money import AMOUNT_MAX, Currency
 from tests.domain.story import START, note_due_holds
 
@@ -106,7 +105,7 @@ def step(books: Books, command: Command, now: datetime) -> list[Answer]:
     note_due_holds(books, now)
     decided = decide(books, command, now)
     books = books.aside() if command.dry_run else books
-    told = [answer(books, event, evolve(event, books)) for event in decided.events]
+    told = [answer(books, event, apply(event, books)) for event in decided.events]
     return [told[len(decided.before)]] if command.dry_run else told
 
 
@@ -134,7 +133,7 @@ def test_money_is_where_it_went(journey: list[Asked]) -> None:
             assert at[currency, Side.OTHER_CARD] == 0
         # What is captured was locked until then.
         for hold in books.holds.values():
-            locked[books.cards[books.ids[hold.card]].currency] -= hold.amount_open
+            locked[books.cards[books.card_keys[hold.card]].currency] -= hold.amount_open
         assert not any(locked.values())
 
 
@@ -217,14 +216,10 @@ def _only(books: Books, needed: Needs) -> Books:
     """Return the rows that a database would be asked for, and no others."""
     ids = [id for _, id in needed.transactions if id in books.named]
     keys = [key for key in needed.cards if key in books.cards]
-    keys += [books.ids[books.named[id].card] for id in ids]
+    keys += [books.card_keys[books.named[id].card] for id in ids]
     cards = {key: books.cards[key] for key in keys}
     held = {card.id for card in cards.values()} if needed.holds else set()
-    return Books(
-        cards=dict(cards),
-        batches={key: books.batches[key] for key in needed.batches if key in books.batches},
-        ids={card.id: key for key, card in cards.items()},
-        holds={id: hold for id, hold in books.holds.items() if id in ids or hold.card in held},
+    only = Books(
         named={id: books.named[id] for id in ids},
         refunded={id: books.refunded[id] for id in ids if id in books.refunded},
         refs={
@@ -233,6 +228,14 @@ def _only(books: Books, needed: Needs) -> Books:
             if keys and ref == (cards[keys[0]].id, needed.ref_id)
         },
     )
+    for card in cards.values():
+        only.load_card(card)
+    for batch in (books.batches[key] for key in needed.batches if key in books.batches):
+        only.batches.load(batch)
+    for hold in books.holds.values():
+        if hold.id in ids or hold.card in held:
+            only.holds.load(hold)
+    return only
 
 
 @given(JOURNEYS)

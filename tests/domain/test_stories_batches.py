@@ -9,8 +9,7 @@ from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import CardType, EventType
 from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.answers import Answer, answer
-from card_worker.domain.evolve import evolve
-from card_worker.domain.rules import decide
+from card_worker.domain.decide import apply, decide
 from tests.domain.story import ACCOUNT, Story
 
 
@@ -28,7 +27,7 @@ def order(*cards: dict[str, Any], command_id: str = "order-1", **fields: Any) ->
 
 def ask(story: Story, command: Command) -> Answer:
     event = decide(story.books, command, story.now).answer
-    return answer(story.books, event, evolve(event, story.books))
+    return answer(story.books, event, apply(event, story.books))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_a_dry_run_changes_nothing(line: str) -> None:
     books = story.books
     before = dict(books.cards), dict(books.batches), list(books.transactions)
     story.run(f"dry {line}\ndry {line}")
-    assert (books.cards, books.batches, books.transactions) == before
+    assert (dict(books.cards), dict(books.batches), books.transactions) == before
 
 
 @pytest.mark.parametrize("line", DONE)

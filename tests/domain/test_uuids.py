@@ -7,7 +7,7 @@ from uuid import NAMESPACE_DNS, RFC_4122, UUID, uuid5
 import pytest
 
 from card_worker import uuids
-from card_worker.domain.evolve import card_uuid, card_uuids, token_uuids
+from card_worker.domain.ids import card_uuid, card_uuids, token_uuids
 
 NOW = datetime(2026, 11, 24, 10, 0, 0, 123_000, tzinfo=UTC)
 NAMES = [f"JUL26-{number:08d}" for number in range(1, 1_001)] + ["é", " ", "x" * 255]

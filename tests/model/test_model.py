@@ -19,7 +19,7 @@ from card_worker.domain.answers import Answer
 from card_worker.storage.queries import card_at, find_card
 from card_worker.storage.reconcile import differences, totals
 from card_worker.storage.tables import cards, outbox, tokens
-from tests.codes import OWNER, PIN, TOKEN_PEPPERS, VAULT, WRONG_PIN, plain_mint
+from tests.codes import OWNER, PIN, TOKEN_PEPPERS, VAULT, WRONG_PIN, plain_issuer
 from tests.model.model import Model
 from tests.orders import ON_CARDS
 from tests.storage.test_handler import noted
@@ -139,7 +139,7 @@ class Beside(RuleBasedStateMachine):
         self.commit = self.connection.begin()
         self.now = START
         self.model = Model(right_pin=PIN)
-        self.mint = plain_mint()
+        self.issuer = plain_issuer()
         self.asked: list[Command] = []
         self.answers: dict[str, str] = {}
         """The answer to each key, to the byte."""
@@ -255,7 +255,7 @@ class Beside(RuleBasedStateMachine):
         return id is not None or given[field] not in self.model.tokens
 
     def _handle(self, group: Sequence[Command]) -> None:
-        told: list[Answer] = noted(self.connection, group, self.now, self.mint)
+        told: list[Answer] = noted(self.connection, group, self.now, self.issuer)
         for command, answer in zip(group, told, strict=True):
             said = str(answer.type) if answer.reason is None else str(answer.reason)
             data = json.loads(answer.event)

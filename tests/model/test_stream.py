@@ -14,12 +14,12 @@ from sqlalchemy import Connection, Engine, select
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.books import Books
-from card_worker.domain.events import Decision, id_of
-from card_worker.secret_issuer import Mint
+from card_worker.domain.events import Decision
+from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.secret import REVEAL
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import outbox, pin_attempts
-from tests.codes import PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
+from tests.codes import PIN, SEAL_TO, VAULT, WRONG_PIN, plain_issuer
 from tests.orders import ON_CARDS
 from tests.storage.test_handler import everything, noted
 
@@ -146,10 +146,10 @@ def test_a_stream_comes_to_the_same_in_whatever_groups(engine: Engine) -> None:
     ways = ([[one] for one in commands], _groups(commands, seed=2), [commands])
     seen = []
     for groups in ways:
-        mint = plain_mint()
+        issuer = plain_issuer()
         with engine.connect() as connection, connection.begin() as commit:
-            noted(connection, beginning, NOW, mint)
-            told = [answer for group in groups for answer in noted(connection, group, NOW, mint)]
+            noted(connection, beginning, NOW, issuer)
+            told = [answer for group in groups for answer in noted(connection, group, NOW, issuer)]
             assert list(differences(connection)) == []
             seen.append(([answer.event for answer in told], everything(connection)))
             commit.rollback()
@@ -166,12 +166,12 @@ def test_a_stream_comes_to_the_same_in_whatever_groups(engine: Engine) -> None:
 # --- short streams with dry runs, repeats, conflicts, chains and clocks that go back ------------
 
 
-class MintByEvent(Mint):
-    """A mint whose values depend on nothing but the event that makes them."""
+class IssuerByEvent(SecretIssuer):
+    """A issuer whose values depend on nothing but the event that makes them."""
 
     def fill(self, connection: Connection, books: Books, decision: Decision) -> Decision:
-        named = f"TOKEN-of-{id_of(decision.answer)}"
-        return plain_mint(VAULT, named).fill(connection, books, decision)
+        named = f"TOKEN-of-{decision.answer.id}"
+        return plain_issuer(VAULT, named).fill(connection, books, decision)
 
 
 class Group(NamedTuple):
@@ -254,13 +254,13 @@ Seen: TypeAlias = tuple[dict[str, list[str]], dict[str, list[tuple[Any, ...]]]]
 
 def handled(engine: Engine, groups: Sequence[Group]) -> Seen:
     """Return what is answered to each command, and all rows there are then; leave none behind."""
-    mint = MintByEvent(VAULT)
+    issuer = IssuerByEvent(VAULT)
     told: dict[str, list[str]] = {}
     with engine.connect() as connection, connection.begin() as commit:
-        noted(connection, _beginning(cards_of(SHORT)), NOW, plain_mint())
+        noted(connection, _beginning(cards_of(SHORT)), NOW, plain_issuer())
         for now, commands in groups:
             for command, answer in zip(
-                commands, noted(connection, commands, now, mint), strict=True
+                commands, noted(connection, commands, now, issuer), strict=True
             ):
                 told.setdefault(command.key, []).append(answer.event)
         assert list(differences(connection)) == []

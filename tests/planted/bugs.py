@@ -65,7 +65,7 @@ OUTAGES = "tests/flow/test_outages.py"
 LOCKED = "tests/flow/test_locked_rows.py"
 LEASES = "tests/storage/test_leases.py"
 SESSIONS = "tests/storage/test_sessions.py"
-_WRITE = "save(connection, books.take_changes(), told)"
+_WRITE = "save(connection, books.take_changes(), emitted)"
 
 BUGS = (
     # --- one commit, one answer ------------------------------------------------------------------
@@ -80,14 +80,14 @@ BUGS = (
         "the outbox is written in a second commit",
         "handler.py",
         _WRITE,
-        _commit_between(8, _WRITE.replace("told", "[]"), _WRITE),
+        _commit_between(8, _WRITE.replace("emitted", "[]"), _WRITE),
         (HANDLER,),
     ),
     Bug(
         "a refusal is not stored",
         "handler.py",
         _WRITE,
-        _WRITE.replace("told", "[one for one in told if one.reason is None]"),
+        _WRITE.replace("emitted", "[each for each in emitted if each.reason is None]"),
         (ONE_PATH, HANDLER),
     ),
     Bug(
@@ -100,7 +100,7 @@ BUGS = (
     Bug(
         "a dry run stores",
         "handler.py",
-        "books = _aside(books, decided, released)",
+        "books = _aside(books, decision, released)",
         "pass",
         (ONE_PATH,),
     ),
@@ -128,38 +128,38 @@ BUGS = (
     ),
     Bug(
         "a capture doesn't look at what is held",
-        "domain/rules.py",
+        "domain/spending.py",
         "if amount > locked:",
         "if amount < 0:",
         (STORIES,),
     ),
     Bug(
         "a refund has no limit",
-        "domain/rules.py",
+        "domain/spending.py",
         "if amount > left or left == 0:",
         "if amount < 0:",
         (STORIES,),
     ),
     Bug(
         "a command that is too late is done",
-        "domain/rules.py",
+        "domain/decide.py",
         "command.not_after < now",
         "command.not_after > now",
         (STORIES, "tests/domain/test_stories_times.py"),
     ),
     Bug(
         "a token that serves once serves again",
-        "domain/evolve.py",
+        "domain/codes.py",
         "spent_at = event.at if token.expires_after_transaction else None",
         "spent_at = None",
         (STORIES,),
     ),
     Bug(
         "a transfer never arrives",
-        "domain/rules.py",
-        "return out, TransferredIn("
-        "command, case.now, to.key, amount, key=keys.arrival(id_of(out)))",
-        "return (out,)",
+        "domain/spending.py",
+        "return Decision("
+        "out, after=(TransferredIn(command, context.now, to.key, amount, key=key),))",
+        "return Decision(out)",
         (STORIES,),
     ),
     # --- PINs and secrets ------------------------------------------------------------------------
@@ -172,14 +172,14 @@ BUGS = (
     ),
     Bug(
         "any number of wrong PINs is compared",
-        "domain/entry.py",
-        " or len(counting) >= WRONG_MAX:",
+        "domain/access.py",
+        " or len(earlier) >= WRONG_MAX:",
         ":",
         ("tests/flow/test_guesses.py",),
     ),
     Bug(
         "the guard doesn't block a card",
-        "domain/entry.py",
+        "domain/access.py",
         "if wrong >= WRONG_MAX:",
         "if wrong > WRONG_MAX:",
         (CODES,),

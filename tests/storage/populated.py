@@ -15,14 +15,14 @@ from card_worker.domain.answers import Answer
 from card_worker.domain.rows import CARDS_PER_CHUNK
 from card_worker.files import confirm
 from card_worker.handler import handle
-from card_worker.secret_issuer import Mint
+from card_worker.secret_issuer import SecretIssuer
 from card_worker.storage import outbox
 from card_worker.storage.accounts import change_account
 from card_worker.storage.engine import begin
 from card_worker.storage.files import find_files, written
 from card_worker.storage.pin_attempts import note_pin_attempts
 from card_worker.sweeps import lapse_orders
-from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
+from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_issuer
 from tests.orders import ACCOUNT, CODES, Orders
 
 OTHER = "T00000002"
@@ -36,8 +36,8 @@ WHY = {"reason": "because"}
 class Teller:
     """Handles commands one after the other, a second apart."""
 
-    def __init__(self, engine: Engine, mint: Mint) -> None:
-        self._engine, self._mint = engine, mint
+    def __init__(self, engine: Engine, issuer: SecretIssuer) -> None:
+        self._engine, self._issuer = engine, issuer
         with begin(engine) as (_, now):
             self.now: datetime = now
         self._number = 0
@@ -55,7 +55,7 @@ class Teller:
         with begin(self._engine) as (connection, _):
             note_pin_attempts(connection, [command], self.now)
         with begin(self._engine) as (connection, _):
-            (answer,) = handle(connection, [command], self.now, self._mint)
+            (answer,) = handle(connection, [command], self.now, self._issuer)
         return answer
 
     def done(self, task: str, **fields: Any) -> Answer:
@@ -72,7 +72,7 @@ class Teller:
 
 def populate(engine: Engine) -> None:
     """Let everything happen once, and publish the first half of the events."""
-    tell, orders = Teller(engine, plain_mint()), Orders(engine)
+    tell, orders = Teller(engine, plain_issuer()), Orders(engine)
     with ExitStack() as patched:
         for action in (Action.MAKE, Action.REMOVE, Action.BLOCK, Action.CLOSE, Action.CANCEL):
             patched.enter_context(patch.dict(CARDS_PER_CHUNK, {action: SMALL}))

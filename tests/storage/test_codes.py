@@ -22,7 +22,7 @@ from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Outcome
 from card_worker.handler import handle
 from card_worker.query_handler import look_as_holder
-from card_worker.secret_issuer import Mint
+from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.peppers import Pepper, Peppers
 from card_worker.secrets.sealing import open_sealed
 from card_worker.secrets.vault import Vault
@@ -31,7 +31,7 @@ from card_worker.storage.errors import is_race, is_retryable
 from card_worker.storage.pin_attempts import note_pin_attempts
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, file_parts, outbox, pin_attempts, pins, tokens
-from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
+from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_issuer
 
 ACCOUNT = "T00000001"
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
@@ -66,15 +66,15 @@ def pay(ref_id: str, token: str = "TOKEN-0", vault: Vault = VAULT, **fields: Any
     return keyed(vault, "transactions.create", ref_id, **asked)
 
 
-def ask(engine: Engine, *commands: Command, mint: Mint | None = None) -> list[str]:
+def ask(engine: Engine, *commands: Command, issuer: SecretIssuer | None = None) -> list[str]:
     """Handle commands as a worker does; return what their answers are."""
-    said = [json.loads(answer.event) for answer in do(engine, *commands, mint=mint)]
+    said = [json.loads(answer.event) for answer in do(engine, *commands, issuer=issuer)]
     return [one["data"].get("reason", one["type"]) for one in said]
 
 
-def do(engine: Engine, *commands: Command, mint: Mint | None = None) -> list[Answer]:
+def do(engine: Engine, *commands: Command, issuer: SecretIssuer | None = None) -> list[Answer]:
     note(engine, *commands)
-    return judge(engine, *commands, mint=mint)
+    return judge(engine, *commands, issuer=issuer)
 
 
 @retry(retry=retry_if_exception(is_passing))
@@ -86,9 +86,9 @@ def note(engine: Engine, *commands: Command) -> None:
 
 
 @retry(retry=retry_if_exception(is_passing))
-def judge(engine: Engine, *commands: Command, mint: Mint | None = None) -> list[Answer]:
+def judge(engine: Engine, *commands: Command, issuer: SecretIssuer | None = None) -> list[Answer]:
     with begin(engine) as (connection, _):
-        return handle(connection, commands, NOW, mint or plain_mint())
+        return handle(connection, commands, NOW, issuer or plain_issuer())
 
 
 def rows(engine: Engine, table: Any) -> list[Any]:
@@ -109,7 +109,7 @@ def shows(engine: Engine, card_id: str = "A1") -> Any:
 
 
 def test_a_card_shows_that_it_has_them_and_its_owner_learns_what_they_are(engine: Engine) -> None:
-    (told,) = do(engine, create("A1", card_token={}, pin={}), mint=Mint(VAULT))
+    (told,) = do(engine, create("A1", card_token={}, pin={}), issuer=SecretIssuer(VAULT))
     data = json.loads(told.event)["data"]
     secrets = json.loads(open_sealed([OWNER.secret], data["sealed"].encode()))
     assert (secrets["card_id"], len(secrets["pin"])) == ("A1", 4)
@@ -136,7 +136,7 @@ def test_a_batch_s_values_stand_in_its_file_alone(engine: Engine) -> None:
     asked = [{"card_id": f"A{n}", "type": "credit_note"} for n in range(3)]
     options: dict[str, Any] = {"card_token": {}, "pin": {}}
     order = command("cards.batch_create", "B/1", cards=asked, options=options, **SEAL_TO)
-    (told,) = do(engine, order, mint=Mint(VAULT))
+    (told,) = do(engine, order, issuer=SecretIssuer(VAULT))
     data = json.loads(told.event)["data"]
     (kept,) = rows(engine, file_parts)
     sealed = base64.b64decode(kept.content)
@@ -163,13 +163,13 @@ def test_a_batch_s_values_stand_in_its_file_alone(engine: Engine) -> None:
 
 def test_a_value_that_is_there_is_drawn_again(engine: Engine) -> None:
     same, other = "1" * 16, "2" * 16
-    mint = plain_mint(VAULT, same, same, other)
+    issuer = plain_issuer(VAULT, same, same, other)
     wanted = [create(name, card_token=SIXTEEN) for name in ("A1", "A2")]
-    assert ask(engine, *wanted, mint=mint) == ["card.created"] * 2
+    assert ask(engine, *wanted, issuer=issuer) == ["card.created"] * 2
     paid = [pay("r1", same), pay("r2", other)]
     assert ask(engine, *paid) == ["card.drawn_down"] * 2
-    mint = plain_mint(VAULT, other, same, "3" * 16)
-    assert ask(engine, create("A3", card_token=SIXTEEN), mint=mint) == ["card.created"]
+    issuer = plain_issuer(VAULT, other, same, "3" * 16)
+    assert ask(engine, create("A3", card_token=SIXTEEN), issuer=issuer) == ["card.created"]
     order = command(
         "cards.batch_create",
         "B1",
@@ -177,27 +177,27 @@ def test_a_value_that_is_there_is_drawn_again(engine: Engine) -> None:
         options={"card_token": SIXTEEN},
         **SEAL_TO,
     )
-    mint = plain_mint(VAULT, "4" * 16, "4" * 16, same, "5" * 16)
-    assert ask(engine, order, mint=mint) == ["batch.completed"]
+    issuer = plain_issuer(VAULT, "4" * 16, "4" * 16, same, "5" * 16)
+    assert ask(engine, order, issuer=issuer) == ["batch.completed"]
     assert len({row.digest for row in rows(engine, tokens)}) == 5
 
 
 def test_a_format_that_has_hardly_any_value_left_is_refused(engine: Engine) -> None:
     same = ["1" * 16] * 60
     asked = [create("A1", card_token=SIXTEEN), create("A2", card_token=SIXTEEN)]
-    mint = plain_mint(VAULT, *same)
-    assert ask(engine, *asked, mint=mint) == ["card.created", "format_invalid"]
+    issuer = plain_issuer(VAULT, *same)
+    assert ask(engine, *asked, issuer=issuer) == ["card.created", "format_invalid"]
     more = command(
         "tokens.create", "t", card_id="A1", ref_id="t", expires_in=9, **SIXTEEN, **SEAL_TO
     )
-    (told,) = do(engine, more, mint=plain_mint(VAULT, *same))
+    (told,) = do(engine, more, issuer=plain_issuer(VAULT, *same))
     problems = json.loads(told.event)["data"]["problems"]
     assert problems == [{"field": "format", "message": "hardly any value is left"}]
     options = {"card_token": SIXTEEN}
     order = command(
         "cards.batch_create", "b", cards=[{"card_id": "A9"}], options=options, **SEAL_TO
     )
-    (told,) = do(engine, order, mint=plain_mint(VAULT, *same))
+    (told,) = do(engine, order, issuer=plain_issuer(VAULT, *same))
     (problem,) = json.loads(told.event)["data"]["problems"]
     assert problem["field"] == "options.card_token.format"
     assert len(rows(engine, tokens)) == 1
@@ -207,17 +207,17 @@ def test_of_two_commits_that_draw_the_same_one_draws_again(postgres_url: str) ->
     start, tries = Barrier(2), Counter[str]()
 
     @retry(retry=retry_if_exception(is_passing))
-    def make(card_id: str, mint: Mint) -> None:
+    def make(card_id: str, issuer: SecretIssuer) -> None:
         tries[card_id] += 1
         with begin(engine) as (connection, _):
             if tries[card_id] == 1:
                 start.wait()
-            handle(connection, [create(card_id, card_token={})], NOW, mint)
+            handle(connection, [create(card_id, card_token={})], NOW, issuer)
 
     engine = open_engine(postgres_url)  # SQLite has one commit at a time
     with ThreadPoolExecutor(2) as pool:
-        mints = plain_mint(VAULT, "SAME", "ONE"), plain_mint(VAULT, "SAME", "TWO")
-        list(pool.map(make, ("A1", "A2"), mints))
+        issuers = plain_issuer(VAULT, "SAME", "ONE"), plain_issuer(VAULT, "SAME", "TWO")
+        list(pool.map(make, ("A1", "A2"), issuers))
     assert tries.total() == 3
     assert len({row.digest for row in rows(engine, tokens)}) == 2
     engine.dispose()
@@ -389,7 +389,7 @@ def test_a_query_by_token_counts_pin_attempts_as_a_payment_does(engine: Engine) 
 def test_cards_without_codes_are_marked_so(engine: Engine) -> None:
     ask(engine, create("A1"), create("A2", pin={}), create("A3", card_token={}))
     more = command("tokens.create", "t", card_id="A1", ref_id="t", expires_in=9, **SEAL_TO)
-    ask(engine, more, mint=Mint(VAULT))
+    ask(engine, more, issuer=SecretIssuer(VAULT))
     assert {row.card_id: row.has_codes for row in rows(engine, cards)} == {
         "A1": True,
         "A2": True,

@@ -17,13 +17,13 @@ from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Card, Outcome
 from card_worker.handler import handle
-from card_worker.secret_issuer import Mint
+from card_worker.secret_issuer import SecretIssuer
 from card_worker.storage.engine import begin, reading
 from card_worker.storage.pin_attempts import note_pin_attempts
 from card_worker.storage.queries import find_card, find_transactions
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, idempotency_keys, metadata, outbox, pin_attempts
-from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
+from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_issuer
 from tests.orders import ON_CARDS
 from tests.storage.statements import counting, slices_of
 
@@ -421,13 +421,13 @@ BEGINNING = [
 def test_a_group_is_its_commands_one_by_one(engine: Engine, groups: list[list[Command]]) -> None:
     seen = []
     for alone in (False, True):
-        mint = plain_mint()
+        issuer = plain_issuer()
         with engine.connect() as connection, connection.begin() as commit:
             answers = [
                 answer.event
                 for place, group in enumerate([BEGINNING, *groups])
                 for part in ([[one] for one in group] if alone else [group])
-                for answer in noted(connection, part, NOW + timedelta(seconds=place), mint)
+                for answer in noted(connection, part, NOW + timedelta(seconds=place), issuer)
             ]
             assert list(differences(connection)) == []
             seen.append((answers, everything(connection)))
@@ -437,11 +437,11 @@ def test_a_group_is_its_commands_one_by_one(engine: Engine, groups: list[list[Co
 
 
 def noted(
-    connection: Connection, commands: Sequence[Command], now: datetime, mint: Mint
+    connection: Connection, commands: Sequence[Command], now: datetime, issuer: SecretIssuer
 ) -> list[Answer]:
     """Handle commands whose PINs are noted before."""
     note_pin_attempts(connection, commands, now)
-    return handle(connection, commands, now, mint)
+    return handle(connection, commands, now, issuer)
 
 
 def without_and_with_pin() -> tuple[Command, Command]:
@@ -452,10 +452,10 @@ def without_and_with_pin() -> tuple[Command, Command]:
 
 
 def test_a_pin_that_comes_with_a_repeat_is_no_pin_attempt(engine: Engine) -> None:
-    mint = plain_mint()
+    issuer = plain_issuer()
     with begin(engine) as (connection, _):
-        noted(connection, BEGINNING, NOW, mint)
-        told, repeated = noted(connection, without_and_with_pin(), NOW, mint)
+        noted(connection, BEGINNING, NOW, issuer)
+        told, repeated = noted(connection, without_and_with_pin(), NOW, issuer)
         assert told == repeated
         assert told.reason == "pin_required"
         assert everything(connection)["pin_attempts"] == []
@@ -464,11 +464,11 @@ def test_a_pin_that_comes_with_a_repeat_is_no_pin_attempt(engine: Engine) -> Non
 def test_a_pin_attempt_noted_before_a_crash_is_settled_by_what_comes_without_a_pin(
     engine: Engine,
 ) -> None:
-    mint, (first, again) = plain_mint(), without_and_with_pin()
+    issuer, (first, again) = plain_issuer(), without_and_with_pin()
     with begin(engine) as (connection, _):
-        noted(connection, BEGINNING, NOW, mint)
+        noted(connection, BEGINNING, NOW, issuer)
         note_pin_attempts(connection, [again], NOW)
-        handle(connection, [first, again], NOW, mint)
+        handle(connection, [first, again], NOW, issuer)
         (outcome,) = connection.execute(select(pin_attempts.c.outcome)).scalars()
         assert outcome is Outcome.SETTLED
 

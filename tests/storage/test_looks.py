@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, insert
 
 from card_worker.contracts.enums import CardType, Status
-from card_worker.domain.evolve import card_uuid
+from card_worker.domain.ids import card_uuid
 from card_worker.domain.rows import Card, State
 from card_worker.storage.engine import begin, reading
 from card_worker.storage.queries import CardFilter, list_cards

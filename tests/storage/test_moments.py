@@ -13,10 +13,10 @@ from card_worker.contracts.message import read_query
 from card_worker.contracts.queries import GetBatch, GetCard, Query
 from card_worker.domain.answers import Answer
 from card_worker.handler import handle
-from card_worker.query_handler import Seen, look
+from card_worker.query_handler import QueryResult, look
 from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.reconcile import differences
-from tests.codes import SEAL_TO, VAULT, plain_mint
+from tests.codes import SEAL_TO, VAULT, plain_issuer
 from tests.flow.processes import until
 from tests.orders import Orders
 from tests.storage.test_handler import ACCOUNT, NOW, activate, command, create, follow, spend, told
@@ -34,7 +34,7 @@ def engine(postgres_url: str) -> Iterator[Engine]:
 
 def ask(engine: Engine, *commands: Command) -> list[Answer]:
     with begin(engine) as (connection, _):
-        return handle(connection, commands, NOW, plain_mint())
+        return handle(connection, commands, NOW, plain_issuer())
 
 
 def waits(engine: Engine) -> bool:
@@ -118,10 +118,12 @@ def query(task: str, **fields: Any) -> Query:
     return asked
 
 
-def look_during(engine: Engine, asked: Query, table: str, work: Callable[[Any], Any]) -> Seen:
+def look_during(
+    engine: Engine, asked: Query, table: str, work: Callable[[Any], Any]
+) -> QueryResult:
     """Return what a query shows that has to wait for `table` while `work` is committed."""
 
-    def seen() -> Seen:
+    def seen() -> QueryResult:
         with reading(engine) as connection:
             return look(connection, asked)
 

@@ -15,9 +15,9 @@ from tenacity import retry, retry_if_exception
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.answers import Answer
-from card_worker.domain.evolve import card_uuid
+from card_worker.domain.ids import card_uuid
 from card_worker.handler import handle
-from card_worker.secret_issuer import Mint
+from card_worker.secret_issuer import SecretIssuer
 from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.errors import RACES_MAX, is_race, is_retryable
 from card_worker.storage.reconcile import differences, totals
@@ -220,7 +220,7 @@ def test_a_group_that_makes_a_card_that_another_has_made_is_done_in_one_commit(
         with begin(engine) as (connection, _):
             one = group("one", task, fields)
             mine = [command(each.task, each.id, **each.kwargs) for each in one]
-            handle(connection, mine, NOW, Mint(VAULT))
+            handle(connection, mine, NOW, SecretIssuer(VAULT))
             finished = pool.submit(deliver, postgres_url, group("two", task, fields))
             until(lambda: waits(engine), "the other group waits")
         outcomes, commits = finished.result()

@@ -12,12 +12,12 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from card_worker.domain.evolve import card_uuid
+from card_worker.domain.ids import card_uuid
 from card_worker.storage.engine import open_engine, reading, snapshot
 from card_worker.storage.reconcile import differences
 from card_worker.storage.reconcile import reading as reading_module
 from tests import servers
-from tests.codes import plain_mint
+from tests.codes import plain_issuer
 from tests.orders import ACCOUNT
 from tests.storage.populated import OTHER, Teller, populate
 
@@ -1140,7 +1140,7 @@ def test_every_corruption_is_found(corruption: Corruption, populated: Engine) ->
 
 
 def test_what_is_committed_meanwhile_is_no_difference(engine: Engine) -> None:
-    tell = Teller(engine, plain_mint())
+    tell = Teller(engine, plain_issuer())
     load = {"currency": "NOK", "amount": 1_000}
     tell.done("cards.create", card_id="A", **load)
     commits = 0

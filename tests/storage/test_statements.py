@@ -13,7 +13,7 @@ from card_worker.contracts.fields import write_time
 from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.storage.dead_letters import Start, count_starts, forget_starts, uncount_starts
 from card_worker.storage.engine import begin
-from tests.codes import OWNER, PIN, VAULT, WRONG_PIN, plain_mint
+from tests.codes import OWNER, PIN, VAULT, WRONG_PIN, plain_issuer
 from tests.storage.statements import counting
 from tests.storage.test_handler import NOW, noted
 
@@ -102,9 +102,9 @@ class Mixer:
 
 
 def handle_all(connection: Connection, groups: Iterator[Sequence[Command]]) -> None:
-    mint = plain_mint()
+    issuer = plain_issuer()
     for number, group in enumerate(groups):
-        noted(connection, group, NOW, mint)
+        noted(connection, group, NOW, issuer)
         # What is kept of messages that come back, too, whatever their number.
         ids = [f"m{number}-{place}" for place in range(number % 30 + 1)]
         count_starts(connection, [Start(id, 1) for id in ids], NOW)

@@ -22,7 +22,7 @@ from card_worker.storage.pin_attempts import note_pin_attempts
 from card_worker.storage.queries import find_transactions
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import outbox, pin_attempts, tokens
-from tests.codes import PIN, SEAL_TO, VAULT, WRONG_PIN, plain_mint
+from tests.codes import PIN, SEAL_TO, VAULT, WRONG_PIN, plain_issuer
 from tests.orders import CODES, Orders
 from tests.storage.test_handler import (
     ACCOUNT,
@@ -45,7 +45,7 @@ def ask(engine: Engine, now: datetime, *commands: Command) -> list[Answer]:
     """Handle commands in a commit whose clock shows `now`."""
     with begin(engine) as (connection, _):
         note_pin_attempts(connection, commands, now)
-        return handle(connection, commands, now, plain_mint())
+        return handle(connection, commands, now, plain_issuer())
 
 
 def times(engine: Engine) -> dict[str, list[tuple[datetime, str]]]:

@@ -25,7 +25,7 @@ from card_worker.contracts.enums import Action, Reason
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
 from card_worker.contracts.fields import AccountId, Name
 from card_worker.domain.rows import Job
-from card_worker.secret_issuer import Mint
+from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.keeping import NotKept
 from card_worker.storage import jobs
 from card_worker.storage.batches import change_batch, find_batch
@@ -96,7 +96,7 @@ def resting_chunks(engine: Engine) -> list[Chunk]:
 
 def do(
     engine: Engine,
-    mint: Mint,
+    issuer: SecretIssuer,
     chunk: Chunk,
     company: Callable[[float], None] | None = None,
     *,
@@ -112,24 +112,24 @@ def do(
     """
     try:
         with begin(engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):
-            work = _work(connection, chunk, now, mint)
+            work = _work(connection, chunk, now, issuer)
             if work is None:
                 return []
             done = _do(work._replace(company=company), chunk.number)
     except Stopped:
-        _end_if_let_go(engine, mint, chunk)
+        _end_if_let_go(engine, issuer, chunk)
         return []
     except NotKept as why:
         note_error(engine, chunk, str(why))
         return []
     except Impossible as why:
-        return _give_up(engine, mint, chunk, why)
+        return _give_up(engine, issuer, chunk, why)
     except IntegrityError:
         # Another commit may have made cards with these names before us.
-        taken = _taken(engine, mint, chunk)
+        taken = _taken(engine, issuer, chunk)
         if taken is None:
             raise
-        return _give_up(engine, mint, chunk, taken)
+        return _give_up(engine, issuer, chunk, taken)
     if done is None and not again:
         return []
     job = done or work.job
@@ -157,7 +157,7 @@ def note_error(engine: Engine, chunk: Chunk, why: str) -> None:
 
 
 def _work(
-    connection: Connection, chunk: Chunk, now: datetime, mint: Mint, *, lock: bool = False
+    connection: Connection, chunk: Chunk, now: datetime, issuer: SecretIssuer, *, lock: bool = False
 ) -> Work | None:
     """Return what a chunk is done with; None when its job has ended, or never was the batch's."""
     batch = find_batch(connection, chunk.account_id, chunk.batch_id, lock=lock)
@@ -166,7 +166,7 @@ def _work(
         return None
     if (job.account_id, job.batch_id) != (batch.account_id, batch.batch_id):
         return None
-    return Work(connection, job, batch, now, mint)
+    return Work(connection, job, batch, now, issuer)
 
 
 def _do(work: Work, number: int) -> Job | None:
@@ -186,10 +186,10 @@ def _do(work: Work, number: int) -> Job | None:
     return job
 
 
-def _end_if_let_go(engine: Engine, mint: Mint, chunk: Chunk) -> None:
+def _end_if_let_go(engine: Engine, issuer: SecretIssuer, chunk: Chunk) -> None:
     """End a job whose order was cancelled before a card was made, so that nothing removes any."""
     with begin(engine) as (connection, now):
-        work = _work(connection, chunk, now, mint, lock=True)
+        work = _work(connection, chunk, now, issuer, lock=True)
         if work is not None and not work.batch.busy:
             jobs.ended(connection, work.job, now)
 
@@ -198,10 +198,10 @@ def _chunk(job: Job, number: int) -> Chunk:
     return Chunk(job.id, job.account_id, job.batch_id, job.action, number)
 
 
-def _taken(engine: Engine, mint: Mint, chunk: Chunk) -> Impossible | None:
+def _taken(engine: Engine, issuer: SecretIssuer, chunk: Chunk) -> Impossible | None:
     """Return why a chunk can't be made whose names others have taken, if that is so."""
     with begin(engine) as (connection, now):
-        work = _work(connection, chunk, now, mint)
+        work = _work(connection, chunk, now, issuer)
         if work is None or chunk.number >= work.job.end:
             return None
         names = work.batch.card_ids(*work.job.span(chunk.number))
@@ -215,8 +215,8 @@ def _taken(engine: Engine, mint: Mint, chunk: Chunk) -> Impossible | None:
     return Impossible(Reason.CARD_EXISTS, *problems) if problems else None
 
 
-def _give_up(engine: Engine, mint: Mint, chunk: Chunk, why: Impossible) -> list[Chunk]:
+def _give_up(engine: Engine, issuer: SecretIssuer, chunk: Chunk, why: Impossible) -> list[Chunk]:
     with begin(engine) as (connection, now):
-        work = _work(connection, chunk, now, mint, lock=True)
+        work = _work(connection, chunk, now, issuer, lock=True)
         removal = None if work is None else give_up(work, why)
     return [] if removal is None else first_chunks(engine, [removal])

@@ -19,18 +19,12 @@ from card_worker.contracts.events import Problem
 from card_worker.contracts.secrets import BatchOptions
 from card_worker.domain.answers import about_job, add_files
 from card_worker.domain.books import Books
-from card_worker.domain.events import Wanted
-from card_worker.domain.evolve import (
-    batch_card,
-    behaving,
-    card_uuids,
-    new_pin,
-    new_token,
-    token_uuids,
-)
-from card_worker.domain.making import pin_format
+from card_worker.domain.codes import new_pin, new_token, pin_format, with_behaviour
+from card_worker.domain.events import SecretRequest
+from card_worker.domain.ids import card_uuids, token_uuids
+from card_worker.domain.orders import batch_card
 from card_worker.domain.rows import Batch, Card, File, Job
-from card_worker.secret_issuer import HEAD, NO_VALUES, NONE_LEFT, Minted, as_csv, files_of
+from card_worker.secret_issuer import HEAD, NO_VALUES, NONE_LEFT, NewSecrets, as_csv, files_of
 from card_worker.secrets.keeping import NotKept, keep, kept
 from card_worker.secrets.peppers import Hash
 from card_worker.secrets.sealing import read_recipients, seal_pieces
@@ -67,7 +61,7 @@ def make(work: Work, number: int) -> Job:
     for first, count in _pieces(work, *job.span(number)):
         for at, lines in enumerate(_make_piece(work, first, count)):
             files[at] = files.get(at, b"") + lines
-    vault = work.mint.vault
+    vault = work.issuer.vault
     told = [keep(vault, _purpose(job, number, at), lines) for at, lines in files.items()]
     jobs.chunk_done(
         connection, job, number, now, encrypted_secrets=" ".join(told) if told else None
@@ -94,7 +88,7 @@ def _pieces(work: Work, first: int, count: int) -> Iterator[tuple[int, int]]:
 def _make_piece(work: Work, first: int, count: int) -> list[bytes]:
     """Make some cards; return the lines that tell their secrets, for each file."""
     batch = work.batch
-    names, kinds = batch.card_ids(first, count), batch.kinds(first, count)
+    names, kinds = batch.card_ids(first, count), batch.types(first, count)
     ids = card_uuids(batch.account_id, names)
     card = batch_card(batch, names[0], kinds[0], has_codes=batch.recipients is not None)
     card = card._replace(changed_at=card.time(work.now))
@@ -105,13 +99,13 @@ def _make_piece(work: Work, first: int, count: int) -> list[bytes]:
     insert_alike(work.connection, cards, card, columns, piece.order)
     if batch.recipients is None:
         return []
-    wanted = _wanted(batch)
-    minted = work.mint.make(work.connection, wanted, ids, Books())
-    if minted is None:
+    request = _request(batch)
+    new_secrets = work.issuer.issue(work.connection, request, ids, Books())
+    if new_secrets is None:
         problem = Problem(field="options.card_token.format", message=NONE_LEFT)
         raise Impossible(Reason.FORMAT_INVALID, problem)
-    _insert_codes(work, wanted, piece, minted)
-    return [as_csv(names, part, kinds) for _, _, part in files_of(wanted, minted.values)]
+    _insert_codes(work, request, piece, new_secrets)
+    return [as_csv(names, part, kinds) for _, _, part in files_of(request, new_secrets.values)]
 
 
 def complete(work: Work) -> None:
@@ -137,7 +131,7 @@ def _check_jobs(batch: Batch) -> None:
 
 
 def _check_peppers(work: Work) -> None:
-    options, vault = _options(work.batch), work.mint.vault
+    options, vault = _options(work.batch), work.issuer.vault
     for is_wanted, peppers, setting in (
         (options.card_token is not None, vault.tokens, "TOKEN_PEPPERS"),
         (options.pin is not None, vault.pins, "PIN_PEPPERS"),
@@ -146,33 +140,35 @@ def _check_peppers(work: Work) -> None:
             raise NotKept(f"a worker has no {setting}")
 
 
-def _insert_codes(work: Work, wanted: Wanted, piece: Piece, minted: Minted) -> None:
+def _insert_codes(
+    work: Work, request: SecretRequest, piece: Piece, new_secrets: NewSecrets
+) -> None:
     """Insert the tokens and PINs of cards."""
     connection, batch = work.connection, work.batch
     card, ids, order = piece
     assert card.changed_at is not None
     now = card.changed_at
-    if minted.tokens is not None:
-        kid, digests = minted.tokens
-        token_ids, masked = token_uuids(ids, now), minted.masked_codes
+    if new_secrets.tokens is not None:
+        kid, digests = new_secrets.tokens
+        token_ids, masked = token_uuids(ids, now), new_secrets.masked_codes
         made = Hash(kid, digests[0]), masked[0]
-        token = new_token(UUID(bytes=token_ids[0]), card, made, wanted, now)
-        like = behaving(token, _options(batch).card_token, now)
+        token = new_token(UUID(bytes=token_ids[0]), card, made, request, now)
+        like = with_behaviour(token, _options(batch).card_token, now)
         columns: dict[str, Column] = {"id": token_ids, "card": ids}
         columns |= {"digest": digests, "masked_code": masked}
         insert_alike(connection, tokens, like, columns, order)
-    if minted.pins is not None:
-        kid, digests = minted.pins
-        pin = new_pin(card, Hash(kid, digests[0]), wanted, now)
+    if new_secrets.pins is not None:
+        kid, digests = new_secrets.pins
+        pin = new_pin(card, Hash(kid, digests[0]), request, now)
         insert_alike(connection, pins, pin, {"id": ids, "digest": digests}, order)
 
 
-def _wanted(batch: Batch) -> Wanted:
+def _request(batch: Batch) -> SecretRequest:
     """Return which secrets the cards of a batch are made with; the cards are named elsewhere."""
     options = _options(batch)
     token = options.card_token
     pin_recipients = batch.pin_recipients
-    return Wanted(
+    return SecretRequest(
         account_id=batch.account_id,
         cards=(),
         recipients=tuple(batch.recipients or ()),
@@ -196,10 +192,10 @@ def _seal(work: Work) -> list[File]:
         for left in jobs.left_behind(work.connection, work.job):
             assert left.encrypted_secrets is not None
             purpose = _purpose(work.job, left.number, at)
-            yield kept(work.mint.vault, purpose, left.encrypted_secrets.split(" ")[at])
+            yield kept(work.issuer.vault, purpose, left.encrypted_secrets.split(" ")[at])
 
     files = []
-    for at, (holds, named, _) in enumerate(files_of(_wanted(work.batch), NO_VALUES)):
+    for at, (holds, named, _) in enumerate(files_of(_request(work.batch), NO_VALUES)):
         parts = new_file(work, holds)
         seal_pieces(read_recipients(named), lines(at), parts.write)
         cards_told = work.batch.requested

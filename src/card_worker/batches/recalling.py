@@ -14,8 +14,9 @@ from card_worker.contracts.internal import (
     RecalledUnblock,
     RecalledUpdate,
 )
-from card_worker.domain.answers import about_job, add_files, recall_shown
+from card_worker.domain.answers import about_job, add_files
 from card_worker.domain.rows import File, Holds, Job
+from card_worker.domain.views import recall_view
 from card_worker.handler import handle
 from card_worker.storage import jobs
 from card_worker.storage.batches import change_batch, find_batch
@@ -34,13 +35,13 @@ HEAD = b"card_id,reason\r\n"
 
 def recall(work: Work, number: int) -> Job:
     """Do it to the cards of a chunk."""
-    connection, job, batch, now, mint, _ = work
+    connection, job, batch, now, issuer, _ = work
     first, names = card_ids(work, number)
     asked = [
         _command(job, name, f"{job.id.hex}-{at}") for at, name in enumerate(names, start=first)
     ]
     already = _extended(work, names)
-    answers = handle(connection, asked, now, mint)
+    answers = handle(connection, asked, now, issuer)
     refused = []
     for name, answer in zip(names, answers, strict=True):
         if answer.reason is None:
@@ -69,7 +70,7 @@ def recalled(work: Work) -> None:
         files = [_list_refused(work)]
     data = about_job(job, batch)
     add_files(data, files)
-    data["recall"] = recall_shown(job)
+    data["recall"] = recall_view(job)
     jobs.ended(connection, job, now)
     tell(work, data, EventType.BATCH_RECALLED, "end")
 

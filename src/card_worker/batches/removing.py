@@ -7,7 +7,7 @@ import structlog
 from card_worker.batches.work import Impossible, Work, card_ids, tell
 from card_worker.contracts.enums import Action, BatchState, EventType
 from card_worker.domain.answers import about_job
-from card_worker.domain.evolve import card_uuids
+from card_worker.domain.ids import card_uuids
 from card_worker.domain.rows import Job
 from card_worker.storage import jobs
 from card_worker.storage.batches import change_batch, find_batch, remove_cards
@@ -45,9 +45,7 @@ def give_up(work: Work, why: Impossible) -> UUID | None:
         id=removal,
         command=job.command,
         command_id=job.command_id,
-        created_at=now,
-        last_activity_at=now,
-        last_progress_at=now,
+        at=now,
     )
     write(connection, jobs.new([removing]))
     return removal

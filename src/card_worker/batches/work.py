@@ -11,9 +11,10 @@ from card_worker.contracts import keys
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import Action, EventType, Reason
 from card_worker.contracts.events import BatchData, Problem
-from card_worker.domain.answers import about_job, freeze, recall_shown
+from card_worker.domain.answers import about_job, freeze
 from card_worker.domain.rows import Batch, File, Holds, Job
-from card_worker.secret_issuer import Mint, file_name
+from card_worker.domain.views import recall_view
+from card_worker.secret_issuer import SecretIssuer, file_name
 from card_worker.storage import jobs, outbox
 from card_worker.storage.bulk_write import write
 from card_worker.storage.engine import wait_for_disk
@@ -29,7 +30,7 @@ class Work(NamedTuple):
     job: Job
     batch: Batch
     now: datetime
-    mint: Mint
+    issuer: SecretIssuer
     company: Callable[[float], None] | None = None
     """Others wait for answers meanwhile: called after so many seconds of work, to let them go
     before; None when there are none."""
@@ -84,7 +85,7 @@ def tell_progress(work: Work, job: Job, batch: Batch) -> Job:
     if work.now - job.last_progress_at >= TELL_EVERY and job.open_chunks:
         data = about_job(job, batch)
         if job.action is not Action.MAKE:
-            data["recall"] = recall_shown(job)
+            data["recall"] = recall_view(job)
         jobs.told(work.connection, job, work.now)
         tell(work, data, EventType.BATCH_PROGRESSED, f"left/{job.open_chunks}")
     return job

@@ -35,8 +35,8 @@ from card_worker.cli.console import (
 from card_worker.contracts.batches import CARDS_PER_ORDER_MAX, CreateBatch
 from card_worker.contracts.enums import BatchState, CardType
 from card_worker.contracts.message import problems_of
-from card_worker.domain.answers import shown_batch, shown_file
 from card_worker.domain.rows import Batch, File
+from card_worker.domain.views import batch_view, file_view
 from card_worker.files import NotConfirmed
 from card_worker.files import confirm as confirm_files
 from card_worker.settings import load_settings
@@ -239,8 +239,8 @@ def _told(engine: Engine, batch: Batch) -> dict[str, Any]:
     with begin(engine) as (connection, _):
         files = find_files(connection, *batch.key)
     return {
-        **shown_batch(batch),
-        "files": [{**shown_file(file), **_became(file)} for file in files],
+        **batch_view(batch),
+        "files": [{**file_view(file), **_became(file)} for file in files],
     }
 
 

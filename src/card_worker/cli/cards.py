@@ -23,8 +23,8 @@ from card_worker.cli.console import (
 from card_worker.contracts.enums import CardType, Status
 from card_worker.contracts.events import write
 from card_worker.contracts.fields import Time
-from card_worker.domain.answers import shown, shown_transaction
 from card_worker.domain.rows import Card
+from card_worker.domain.views import card_view, transaction_view
 from card_worker.money import AMOUNT_MAX
 from card_worker.storage import queries
 from card_worker.storage.engine import begin
@@ -58,7 +58,7 @@ def history(card_id: CardId, account: AccountId, as_json: AsJson = False) -> Non
     with looking() as connection:
         card = _find(connection, account, card_id)
         moved = queries.find_transactions(connection, card)
-    told = [json.loads(write(shown_transaction(row, card_id))) for row in moved]
+    told = [json.loads(write(transaction_view(row, card_id))) for row in moved]
     if as_json:
         for row in told:
             print_json(row)
@@ -162,5 +162,5 @@ def _find(connection: Connection, account: str, card_id: str) -> Card:
 
 def _shown(connection: Connection, card: Card, now: datetime) -> dict[str, Any]:
     serving, pin = queries.find_codes(connection, card, now)
-    told = shown(queries.card_at(connection, card, now), now, serving, pin)
+    told = card_view(queries.card_at(connection, card, now), now, serving, pin)
     return dict(json.loads(write(told)))

@@ -1,45 +1,50 @@
-"""What a rule decides: an event carries the command that caused it, the time, and what was chosen.
+"""The events that a command leads to. Each has the command that caused it, the time, and what was
+decided.
 
-Most have the id of their command: they are its answer. One that a command brings about besides has
-a key of its own.
+Most have the id of their command, since they are its answer. An event beside the answer has a key
+of its own.
 """
 
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, TypeAlias
+from typing import ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from card_worker.contracts.batches import ApproveBatch, CancelBatch, CreateBatch, Recall
-from card_worker.contracts.cards import (
+from card_worker.contracts.commands import (
     ActivateCard,
     AdjustBalance,
     BlockCard,
+    CaptureTransaction,
     CloseCard,
+    Command,
     CreateCard,
+    CreateToken,
+    CreateTransaction,
+    RefundTransaction,
     ReplaceCard,
     ReverseActivation,
+    RevokeToken,
+    RotatePin,
     TransferBalance,
     UnblockCard,
     UpdateCard,
-    WithdrawCard,
-)
-from card_worker.contracts.commands import Command, event_id
-from card_worker.contracts.enums import CardType, Reason
-from card_worker.contracts.events import Problem
-from card_worker.contracts.queries import CardQuery
-from card_worker.contracts.tokens import CreateToken, RevokeToken, RotatePin
-from card_worker.contracts.transactions import (
-    CaptureTransaction,
-    CreateTransaction,
-    RefundTransaction,
     VoidTransaction,
+    WithdrawCard,
+    event_id,
 )
+from card_worker.contracts.enums import CardType, EventType, Reason
+from card_worker.contracts.events import Problem
+from card_worker.contracts.queries import Look
 from card_worker.domain.rows import CardKey, File, FilePart, PinAttempt
 from card_worker.secrets.formats import PinFormat, TokenFormat
 from card_worker.secrets.peppers import Hash
 
+Cause = TypeVar("Cause", bound=Command | Look)
 
-class Wanted(NamedTuple):
-    """The secrets that an event brings into the world, for these cards, in this order."""
+
+class SecretRequest(NamedTuple):
+    """The tokens and PINs to issue with an event: for these cards, in this order."""
 
     account_id: str
     cards: tuple[tuple[CardKey, CardType], ...]
@@ -48,13 +53,13 @@ class Wanted(NamedTuple):
     token: TokenFormat | None = None
     pin: PinFormat | None = None
     file: str | None = None
-    """The batch whose file they stand in; None: in the answer."""
+    """The batch whose file has the secrets; None: the answer has them."""
     pin_recipients: tuple[str, ...] | None = None
-    """Who can open the PINs, in a file of their own; None: they stand with the tokens."""
+    """The recipients of a separate file with the PINs; None: the PINs are with the tokens."""
 
 
-class Made(NamedTuple):
-    """What is kept of secrets, and how they reach their owner. An entry for each card."""
+class IssuedSecrets(NamedTuple):
+    """What is stored of new secrets, one entry for each card, and their sealed values."""
 
     tokens: tuple[tuple[Hash, str], ...] = ()
     """With their masked forms."""
@@ -63,242 +68,242 @@ class Made(NamedTuple):
     files: tuple[tuple[File, FilePart], ...] = ()
 
 
-class CardCreated(NamedTuple):
-    command: CreateCard
+NOTHING_ISSUED = IssuedSecrets()
+
+
+@dataclass(frozen=True, slots=True)
+class EventBase(Generic[Cause]):
+    """What all events have."""
+
+    type: ClassVar[EventType]
+    """Its name in public."""
+
+    command: Cause
     at: datetime
+    key: str | None = field(default=None, kw_only=True)
+    """None: that of the command."""
+
+    @property
+    def id(self) -> UUID:
+        """Return the event's id: the same each time that its command is delivered."""
+        return event_id(self.command.account_id, self.command.key if self.key is None else self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class CardEventBase(EventBase[Cause]):
+    """What all events of a card have."""
+
     card: CardKey
-    wanted: Wanted | None = None
-    made: Made = Made()
-    key: None = None
 
 
-class CardActivated(NamedTuple):
-    command: ActivateCard
-    at: datetime
-    card: CardKey
-    key: None = None
+@dataclass(frozen=True, slots=True)
+class CardCreated(CardEventBase[CreateCard]):
+    type = EventType.CARD_CREATED
+
+    request: SecretRequest | None = None
+    issued: IssuedSecrets = NOTHING_ISSUED
 
 
-class ActivationReversed(NamedTuple):
-    command: ReverseActivation
-    at: datetime
-    card: CardKey
-    key: None = None
+class CardActivated(CardEventBase[ActivateCard]):
+    type = EventType.CARD_ACTIVATED
 
 
-class CardUpdated(NamedTuple):
-    command: UpdateCard
-    at: datetime
-    card: CardKey
-    key: None = None
+class ActivationReversed(CardEventBase[ReverseActivation]):
+    type = EventType.CARD_ACTIVATION_REVERSED
 
 
-class CardBlocked(NamedTuple):
-    """Frozen: by a command, or by the guard, when PINs were guessed."""
-
-    command: BlockCard | CreateTransaction | CardQuery
-    at: datetime
-    card: CardKey
-    key: str | None = None
+class CardUpdated(CardEventBase[UpdateCard]):
+    type = EventType.CARD_UPDATED
 
 
-class CardUnblocked(NamedTuple):
-    command: UnblockCard
-    at: datetime
-    card: CardKey
-    key: None = None
+class CardBlocked(CardEventBase[BlockCard | CreateTransaction | Look]):
+    """The card is blocked: by a command, or after too many wrong PINs."""
+
+    type = EventType.CARD_BLOCKED
 
 
-class CardClosed(NamedTuple):
-    """Ended for good: by a command, or because its batch was let go before it was activated."""
-
-    command: CloseCard | WithdrawCard
-    at: datetime
-    card: CardKey
-    key: None = None
+class CardUnblocked(CardEventBase[UnblockCard]):
+    type = EventType.CARD_UNBLOCKED
 
 
-class CardReplaced(NamedTuple):
-    """The old card's end. What it held goes to the other one."""
+class CardClosed(CardEventBase[CloseCard | WithdrawCard]):
+    """The card is closed: by a command, or because its batch was cancelled."""
 
-    command: ReplaceCard
-    at: datetime
-    card: CardKey
-    key: None = None
+    type = EventType.CARD_CLOSED
 
 
-class CardTookOver(NamedTuple):
-    """The new card's beginning, with what the old one was and had."""
+class CardReplaced(CardEventBase[ReplaceCard]):
+    """The old card is closed. Its balance goes to the new one."""
 
-    command: ReplaceCard
-    at: datetime
-    card: CardKey
+    type = EventType.CARD_REPLACED
+
+
+@dataclass(frozen=True, slots=True)
+class ReplacementCreated(CardEventBase[ReplaceCard]):
+    """A new card takes over the old one's balance, owner and dates."""
+
+    type = EventType.CARD_CREATED
+
     amount: int
-    key: str
 
 
-class CardFunded(NamedTuple):
-    command: CreateTransaction
-    at: datetime
-    card: CardKey
-    key: None = None
+@dataclass(frozen=True, slots=True)
+class ReplacementActivated(CardEventBase[ReplaceCard]):
+    """A card that was inactive takes over the old one's balance, owner and dates."""
 
+    type = EventType.CARD_ACTIVATED
 
-class CardDrawnDown(NamedTuple):
-    command: CreateTransaction
-    at: datetime
-    card: CardKey
-    key: None = None
-
-
-class CardRefunded(NamedTuple):
-    command: RefundTransaction
-    at: datetime
-    card: CardKey
     amount: int
-    key: None = None
 
 
-class CardAdjusted(NamedTuple):
-    command: AdjustBalance
-    at: datetime
-    card: CardKey
-    key: None = None
+class CardFunded(CardEventBase[CreateTransaction]):
+    type = EventType.CARD_FUNDED
 
 
-class TransferredOut(NamedTuple):
-    command: TransferBalance
-    at: datetime
-    card: CardKey
+class CardDrawnDown(CardEventBase[CreateTransaction]):
+    type = EventType.CARD_DRAWN_DOWN
+
+
+@dataclass(frozen=True, slots=True)
+class CardRefunded(CardEventBase[RefundTransaction]):
+    type = EventType.CARD_REFUNDED
+
     amount: int
-    key: None = None
 
 
-class TransferredIn(NamedTuple):
-    command: TransferBalance
-    at: datetime
-    card: CardKey
+class CardAdjusted(CardEventBase[AdjustBalance]):
+    type = EventType.CARD_ADJUSTED
+
+
+@dataclass(frozen=True, slots=True)
+class TransferredOut(CardEventBase[TransferBalance]):
+    type = EventType.CARD_TRANSFERRED_OUT
+
     amount: int
-    key: str
 
 
-class CardExpired(NamedTuple):
-    """`takes_rest` says whether what is available becomes breakage."""
+@dataclass(frozen=True, slots=True)
+class TransferredIn(CardEventBase[TransferBalance]):
+    type = EventType.CARD_TRANSFERRED_IN
 
-    command: Command
-    at: datetime
-    card: CardKey
-    takes_rest: bool
-    key: str | None = None
+    amount: int
 
 
-class HoldPlaced(NamedTuple):
-    command: CreateTransaction
-    at: datetime
-    card: CardKey
+@dataclass(frozen=True, slots=True)
+class CardExpired(CardEventBase[Command]):
+    """`forfeits_balance` says whether the available balance becomes breakage."""
+
+    type = EventType.CARD_EXPIRED
+
+    forfeits_balance: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HoldPlaced(CardEventBase[CreateTransaction]):
+    type = EventType.HOLD_PLACED
+
     expires_at: datetime | None
-    key: None = None
 
 
-class HoldCaptured(NamedTuple):
-    command: CaptureTransaction
-    at: datetime
-    card: CardKey
+@dataclass(frozen=True, slots=True)
+class HoldCaptured(CardEventBase[CaptureTransaction]):
+    type = EventType.HOLD_CAPTURED
+
     amount: int
-    key: None = None
 
 
-class HoldVoided(NamedTuple):
-    command: VoidTransaction
-    at: datetime
-    card: CardKey
+@dataclass(frozen=True, slots=True)
+class HoldVoided(CardEventBase[VoidTransaction]):
+    type = EventType.HOLD_VOIDED
+
     hold: UUID
-    key: None = None
 
 
-class HoldExpired(NamedTuple):
-    command: Command
-    at: datetime
-    card: CardKey
+@dataclass(frozen=True, slots=True)
+class HoldExpired(CardEventBase[Command]):
+    type = EventType.HOLD_EXPIRED
+
     hold: UUID
-    key: str | None = None
 
 
-class TokenCreated(NamedTuple):
-    command: CreateToken
-    at: datetime
-    card: CardKey
-    wanted: Wanted
-    made: Made = Made()
-    key: None = None
+@dataclass(frozen=True, slots=True)
+class TokenCreated(CardEventBase[CreateToken]):
+    type = EventType.TOKEN_CREATED
+
+    request: SecretRequest
+    issued: IssuedSecrets = NOTHING_ISSUED
 
 
-class TokenRevoked(NamedTuple):
-    command: RevokeToken
-    at: datetime
-    card: CardKey
+@dataclass(frozen=True, slots=True)
+class TokenRevoked(CardEventBase[RevokeToken]):
+    type = EventType.TOKEN_REVOKED
+
     token: UUID
-    key: None = None
 
 
-class PinRotated(NamedTuple):
-    command: RotatePin
-    at: datetime
-    card: CardKey
-    wanted: Wanted
-    made: Made = Made()
-    key: None = None
+@dataclass(frozen=True, slots=True)
+class PinRotated(CardEventBase[RotatePin]):
+    type = EventType.CARD_PIN_ROTATED
+
+    request: SecretRequest
+    issued: IssuedSecrets = NOTHING_ISSUED
 
 
-class BatchOrdered(NamedTuple):
-    """Cards were ordered, to be made piece by piece, at once or when somebody has approved.
+class BatchEventBase(EventBase[Cause]):
+    """What all events of a batch have."""
 
-    None of the recipients: there are no secrets in it.
-    """
 
-    command: CreateBatch
-    at: datetime
-    waits: bool
+@dataclass(frozen=True, slots=True)
+class BatchAccepted(BatchEventBase[CreateBatch]):
+    """An order was accepted. Its cards are created in chunks. `recipients`: None if no secrets."""
+
+    type = EventType.BATCH_ACCEPTED
+
     recipients: tuple[str, ...] | None
-    key: None = None
 
 
-class BatchApproved(NamedTuple):
-    command: ApproveBatch
-    at: datetime
-    key: None = None
+@dataclass(frozen=True, slots=True)
+class BatchAwaitsApproval(BatchEventBase[CreateBatch]):
+    """An order was stored. Its cards are created when it is approved."""
+
+    type = EventType.BATCH_AWAITING_APPROVAL
+
+    recipients: tuple[str, ...] | None
 
 
-class BatchCancelled(NamedTuple):
-    command: CancelBatch
-    at: datetime
-    key: None = None
+class BatchApproved(BatchEventBase[ApproveBatch]):
+    type = EventType.BATCH_APPROVED
 
 
-class RecallBegun(NamedTuple):
+class BatchCancelled(BatchEventBase[CancelBatch]):
+    type = EventType.BATCH_CANCELLED
+
+
+@dataclass(frozen=True, slots=True)
+class RecallBegun(BatchEventBase[Recall]):
     """`last` is the number of the last card."""
 
-    command: Recall
-    at: datetime
+    type = EventType.BATCH_RECALLING
+
     last: int
-    key: None = None
 
 
-class BatchCompleted(NamedTuple):
-    command: CreateBatch
-    at: datetime
-    wanted: Wanted | None = None
-    made: Made = Made()
-    key: None = None
+@dataclass(frozen=True, slots=True)
+class BatchCompleted(BatchEventBase[CreateBatch]):
+    type = EventType.BATCH_COMPLETED
+
+    request: SecretRequest | None = None
+    issued: IssuedSecrets = NOTHING_ISSUED
 
 
-class CommandRejected(NamedTuple):
-    command: Command
-    at: datetime
+@dataclass(frozen=True, slots=True)
+class CommandRejected(EventBase[Command]):
+    """`key` is set when the command's own key belongs to another command."""
+
+    type = EventType.COMMAND_REJECTED
+
     reason: Reason
     problems: tuple[Problem, ...] = ()
-    # Set when the key is another command's already: this refusal then has a key of its own.
-    key: str | None = None
 
 
 CardEvent: TypeAlias = (
@@ -310,7 +315,8 @@ CardEvent: TypeAlias = (
     | CardUnblocked
     | CardClosed
     | CardReplaced
-    | CardTookOver
+    | ReplacementCreated
+    | ReplacementActivated
     | CardFunded
     | CardDrawnDown
     | CardRefunded
@@ -326,35 +332,36 @@ CardEvent: TypeAlias = (
     | TokenRevoked
     | PinRotated
 )
-Making: TypeAlias = CardCreated | BatchCompleted | TokenCreated | PinRotated
-"""What may bring secrets into the world."""
-BatchEvent: TypeAlias = BatchCompleted | BatchOrdered | BatchApproved | BatchCancelled | RecallBegun
+BatchEvent: TypeAlias = (
+    BatchCompleted
+    | BatchAccepted
+    | BatchAwaitsApproval
+    | BatchApproved
+    | BatchCancelled
+    | RecallBegun
+)
 Event: TypeAlias = CardEvent | BatchEvent | CommandRejected
+IssuingEvent: TypeAlias = CardCreated | BatchCompleted | TokenCreated | PinRotated
+"""The events that secrets may be issued with."""
 
 
-class Judged(NamedTuple):
-    """A PIN that was given, with its outcome. `guard` is what follows from one too many."""
+class PinCheck(NamedTuple):
+    """A PIN attempt with its outcome. `block` is the event after too many wrong PINs."""
 
-    pin_attempt: PinAttempt
+    attempt: PinAttempt
     is_right: bool = False
-    guard: CardBlocked | None = None
+    block: CardBlocked | None = None
 
 
 class Decision(NamedTuple):
-    """What a command leads to: its answer, and what else has to happen before and after that."""
+    """The events that a command leads to: its answer, and those before and after that."""
 
     answer: Event
     before: tuple[CardEvent, ...] = ()
     after: tuple[CardEvent, ...] = ()
-    pin_attempt: Judged | None = None
-    """What the command's PIN turned out to be."""
+    pin_check: PinCheck | None = None
+    """The check of the PIN that the command had, if it had one."""
 
     @property
     def events(self) -> tuple[Event, ...]:
         return *self.before, self.answer, *self.after
-
-
-def id_of(event: Event) -> UUID:
-    """Return the event's id: the same however often its command is delivered."""
-    key = event.command.key if event.key is None else event.key
-    return event_id(event.command.account_id, key)

@@ -1,9 +1,11 @@
-"""The rules about batches: what may be ordered, approved, let go, and called back."""
+"""Commands on batches: order cards, approve, cancel, and recall them.
+
+For each command: the rows it needs, its decision, and what its events do to the books.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from functools import singledispatch
 from itertools import chain
 
 from card_worker.contracts.batches import (
@@ -11,38 +13,47 @@ from card_worker.contracts.batches import (
     CARDS_PER_ORDER_MAX,
     WAITING_ORDERS_MAX,
     ApproveBatch,
-    BlockBatch,
     CancelBatch,
-    CloseBatch,
     CreateBatch,
     ExtendBatch,
     LapseBatch,
     OnBatch,
     Recall,
-    UnblockBatch,
 )
-from card_worker.contracts.enums import BatchState, Reason
+from card_worker.contracts.codes import BatchOptions
+from card_worker.contracts.enums import MESSAGES, Action, BatchState, CardType, Reason
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
 from card_worker.contracts.patterns import Pattern
-from card_worker.contracts.secrets import BatchOptions
 from card_worker.domain.books import Books
+from card_worker.domain.codes import add_codes, request_secrets
 from card_worker.domain.events import (
+    BatchAccepted,
     BatchApproved,
+    BatchAwaitsApproval,
     BatchCancelled,
     BatchCompleted,
-    BatchEvent,
-    BatchOrdered,
+    Decision,
     RecallBegun,
 )
-from card_worker.domain.making import secrets_wanted
+from card_worker.domain.ids import card_uuid
+from card_worker.domain.needs import Needs
 from card_worker.domain.refusal import Refused
-from card_worker.domain.rows import Batch
+from card_worker.domain.rows import Batch, Card, Job, State
+
+# --- cards.batch_create -----------------------------------------------------------------------
 
 
-def _create_batch(
-    books: Books, command: CreateBatch, now: datetime
-) -> BatchCompleted | BatchOrdered:
-    """Decide about cards that are ordered: made at once, or piece by piece. Raises Refused."""
+def needs_create_batch(command: CreateBatch) -> Needs:
+    account_id = command.account_id
+    return Needs(
+        cards=tuple((account_id, card.card_id) for card in command.cards or ()),
+        makes_cards=True,
+        batches=((account_id, command.called),),
+        order=command if command.card_id_pattern is not None else None,
+    )
+
+
+def decide_create_batch(command: CreateBatch, books: Books, now: datetime) -> Decision:
     account_id = command.account_id
     account = books.account(account_id)
     _check_names(books, command)
@@ -50,7 +61,7 @@ def _create_batch(
         raise Refused(Reason.BATCH_STATE)
     _check_size(command)
     cards = command.cards or ()
-    wanted = secrets_wanted(
+    request = request_secrets(
         account,
         tuple(((account_id, card.card_id), card.type or command.type) for card in cards),
         command.options or BatchOptions(),
@@ -58,38 +69,41 @@ def _create_batch(
         file=command.called,
         seal_pins_to=command.seal_pins_to,
     )
+    recipients = None if request is None else request.recipients
     limit = account.approve_from
-    waits = command.needs_approval or (limit is not None and command.requested >= limit)
-    if waits and command.created_by is None:
+    if command.needs_approval or (limit is not None and command.requested >= limit):
+        _check_approval(books, command)
+        return Decision(BatchAwaitsApproval(command, now, recipients))
+    if command.cards is None:
+        return Decision(BatchAccepted(command, now, recipients))
+    return Decision(BatchCompleted(command, now, request))
+
+
+def _check_approval(books: Books, command: CreateBatch) -> None:
+    """Check that an order may wait for approval. Raises Refused."""
+    if command.created_by is None:
         message = "say who orders: somebody else has to approve it"
         raise Refused(Reason.INVALID, Problem(field="created_by", message=message))
-    if waits and _waiting(books, account_id) >= WAITING_ORDERS_MAX:
+    orders = books.orders.get(command.account_id, {}).values()
+    waiting = sum(order.state is BatchState.AWAITING_APPROVAL for order in orders)
+    if waiting >= WAITING_ORDERS_MAX:
         raise Refused(Reason.TOO_MANY_WAITING)
-    if waits or command.cards is None:
-        return BatchOrdered(command, now, waits, None if wanted is None else wanted.recipients)
-    return BatchCompleted(command, now, wanted)
-
-
-def _waiting(books: Books, account_id: str) -> int:
-    """Return how many orders of an account wait for approval."""
-    orders = books.orders.get(account_id, {}).values()
-    return sum(order.state is BatchState.AWAITING_APPROVAL for order in orders)
 
 
 def _check_names(books: Books, command: CreateBatch) -> None:
     if command.cards is None:
         taken = _taken_of_pattern(books, command)
         if taken:
-            raise Refused(Reason.CARD_EXISTS, *_naming_of_pattern(taken))
+            raise Refused(Reason.CARD_EXISTS, *_pattern_problems(taken))
         return
-    asked = [card.card_id for card in command.cards]
-    listed = [card_id for card_id in asked if books.is_taken((command.account_id, card_id))]
-    if listed:
-        raise Refused(Reason.CARD_EXISTS, *_naming(Reason.CARD_EXISTS, asked, listed))
+    card_ids = [card.card_id for card in command.cards]
+    taken = [card_id for card_id in card_ids if books.is_taken((command.account_id, card_id))]
+    if taken:
+        raise Refused(Reason.CARD_EXISTS, *_list_problems(Reason.CARD_EXISTS, card_ids, taken))
 
 
 def _taken_of_pattern(books: Books, command: CreateBatch) -> list[str]:
-    """Return the first few names of the pattern that a card has, or will have."""
+    """Return the first few card_ids of the pattern that a card has, or will have."""
     account_id, text = command.account_id, command.card_id_pattern
     assert text is not None
     pattern = Pattern.known(text)
@@ -109,76 +123,161 @@ def _check_size(command: CreateBatch) -> None:
         if command.requested > CARDS_PER_ORDER_MAX:
             raise Refused(Reason.BATCH_TOO_LARGE)
         return
-    asked = [card.card_id for card in command.cards]
-    if len(asked) > CARDS_PER_BATCH_MAX:
+    card_ids = [card.card_id for card in command.cards]
+    if len(card_ids) > CARDS_PER_BATCH_MAX:
         raise Refused(Reason.BATCH_TOO_LARGE)
-    twice = [card_id for card_id, times in Counter(asked).items() if times > 1]
-    if twice:
-        problems = _naming(Reason.DUPLICATE_IN_BATCH, asked, twice)
+    duplicates = [card_id for card_id, times in Counter(card_ids).items() if times > 1]
+    if duplicates:
+        problems = _list_problems(Reason.DUPLICATE_IN_BATCH, card_ids, duplicates)
         raise Refused(Reason.DUPLICATE_IN_BATCH, *problems)
 
 
-def _naming(reason: Reason, asked: list[str], wrong: Iterable[str]) -> tuple[Problem, ...]:
+def _list_problems(
+    reason: Reason, card_ids: list[str], wrong: Iterable[str]
+) -> tuple[Problem, ...]:
     """Return up to 20 problems that name cards by their place in the list and their card_id."""
-    message = reason.text.split(";")[0].rstrip(".")
-    places = {card_id: place for place, card_id in reversed(list(enumerate(asked)))}
+    message = MESSAGES[reason].split(";")[0].rstrip(".")
+    places = {card_id: place for place, card_id in reversed(list(enumerate(card_ids)))}
     return tuple(
         Problem(field=f"cards.{places[card_id]}.card_id", message=f"{card_id}: {message}")
         for card_id in list(dict.fromkeys(wrong))[:PROBLEMS_MAX]
     )
 
 
-def _naming_of_pattern(taken: Sequence[str]) -> tuple[Problem, ...]:
-    message = Reason.CARD_EXISTS.text.rstrip(".")
+def _pattern_problems(taken: Sequence[str]) -> tuple[Problem, ...]:
+    message = MESSAGES[Reason.CARD_EXISTS].rstrip(".")
     return tuple(
         Problem(field="card_id_pattern", message=f"{card_id}: {message}") for card_id in taken
     )
 
 
-def decide_on_batch(books: Books, command: CreateBatch | OnBatch, now: datetime) -> BatchEvent:
-    """Decide about a batch: one that is wanted, or one that exists. Raises Refused."""
-    if isinstance(command, CreateBatch):
-        return _create_batch(books, command, now)
-    batch = books.batches.get((command.account_id, command.batch_id))
-    if batch is None:
-        raise Refused(Reason.BATCH_NOT_FOUND)
-    return _rule(command, batch, now)
+def apply_batch_completed(event: BatchCompleted, books: Books) -> None:
+    command = event.command
+    batch = _batch(event, BatchState.COMPLETED)
+    books.put_batch(batch._replace(created=batch.requested, completed_at=event.at))
+    for file, part in event.issued.files:
+        books.add_file(file, part)
+    for listed in command.cards or ():
+        type, has_codes = listed.type or command.type, event.request is not None
+        books.put_card(batch_card(batch, listed.card_id, type, has_codes=has_codes))
+    if event.request is not None and command.options is not None:
+        add_codes(books, event, event.request, command.options.card_token)
 
 
-@singledispatch
-def _rule(command: OnBatch, batch: Batch, now: datetime) -> BatchEvent:
-    raise AssertionError(f"no rule for {command.command}")
+def apply_batch_accepted(event: BatchAccepted, books: Books) -> None:
+    _begin(books, _order(event, BatchState.RUNNING), Action.MAKE, event)
 
 
-@_rule.register
-def _(command: ApproveBatch, batch: Batch, now: datetime) -> BatchEvent:
+def apply_batch_awaits_approval(event: BatchAwaitsApproval, books: Books) -> None:
+    books.put_batch(_order(event, BatchState.AWAITING_APPROVAL))
+
+
+def _order(event: BatchAccepted | BatchAwaitsApproval, state: BatchState) -> Batch:
+    batch = _batch(event, state)._replace(busy=True)
+    if event.recipients is None:
+        return batch
+    pin_recipients = event.command.seal_pins_to
+    return batch._replace(
+        recipients=list(event.recipients),
+        pin_recipients=None if pin_recipients is None else list(pin_recipients),
+    )
+
+
+def _batch(event: BatchCompleted | BatchAccepted | BatchAwaitsApproval, state: BatchState) -> Batch:
+    command = event.command
+    cards, options = command.cards, command.options
+    return Batch(
+        account_id=command.account_id,
+        batch_id=command.called,
+        state=state,
+        type=command.type,
+        requested=command.requested,
+        created=0,
+        created_at=event.at,
+        created_by=command.created_by,
+        originated_by=command.originated_by,
+        name=command.name,
+        metadata=command.metadata,
+        command_id=command.command_id,
+        pattern=command.card_id_pattern,
+        listed=None
+        if cards is None
+        else [card.model_dump(mode="json", exclude_none=True) for card in cards],
+        options=None
+        if options is None
+        else options.model_dump(mode="json", exclude_defaults=True) or None,
+    )
+
+
+def batch_card(batch: Batch, card_id: str, type: CardType, *, has_codes: bool) -> Card:
+    """Return a card as its batch creates it. It is as old as the batch."""
+    return Card(
+        id=card_uuid(batch.account_id, card_id),
+        account_id=batch.account_id,
+        card_id=card_id,
+        type=type,
+        state=State.INACTIVE,
+        batch_id=batch.batch_id,
+        created_at=batch.created_at,
+        created_by=batch.created_by,
+        originated_by=batch.originated_by,
+        has_codes=has_codes,
+    )
+
+
+# --- batches.approve --------------------------------------------------------------------------
+
+
+def needs_batch(command: OnBatch) -> Needs:
+    return Needs(batches=((command.account_id, command.batch_id),))
+
+
+def decide_approve(command: ApproveBatch, books: Books, now: datetime) -> Decision:
+    batch = _existing(books, command)
     if batch.state is not BatchState.AWAITING_APPROVAL or batch.has_lapsed(now):
         raise Refused(Reason.BATCH_STATE)
     if command.created_by is None or command.created_by == batch.created_by:
         message = "must be somebody else than who ordered"
         raise Refused(Reason.INVALID, Problem(field="created_by", message=message))
-    return BatchApproved(command, now)
+    return Decision(BatchApproved(command, now))
 
 
-@_rule.register
-def _(command: CancelBatch, batch: Batch, now: datetime) -> BatchEvent:
-    if batch.state is BatchState.CANCELLED:
+def apply_batch_approved(event: BatchApproved, books: Books) -> None:
+    batch = _existing(books, event.command)
+    batch = batch._replace(state=BatchState.RUNNING, approved_by=event.command.created_by)
+    _begin(books, batch, Action.MAKE, event)
+
+
+# --- batches.cancel ---------------------------------------------------------------------------
+
+
+def decide_cancel(command: CancelBatch, books: Books, now: datetime) -> Decision:
+    if _existing(books, command).state is BatchState.CANCELLED:
         raise Refused(Reason.BATCH_STATE)
-    return BatchCancelled(command, now)
+    return Decision(BatchCancelled(command, now))
 
 
-@_rule.register
-def _(command: LapseBatch, batch: Batch, now: datetime) -> BatchEvent:
-    if not batch.has_lapsed(now):
+def decide_lapse(command: LapseBatch, books: Books, now: datetime) -> Decision:
+    if not _existing(books, command).has_lapsed(now):
         raise Refused(Reason.NOT_DUE)
-    return BatchCancelled(command, now)
+    return Decision(BatchCancelled(command, now))
 
 
-@_rule.register(BlockBatch)
-@_rule.register(UnblockBatch)
-@_rule.register(CloseBatch)
-@_rule.register(ExtendBatch)
-def _(command: Recall, batch: Batch, now: datetime) -> BatchEvent:
+def apply_batch_cancelled(event: BatchCancelled, books: Books) -> None:
+    batch = _existing(books, event.command)
+    is_complete = batch.completed_at is not None
+    batch = batch._replace(state=BatchState.CANCELLED, busy=is_complete or batch.created > 0)
+    if batch.busy:
+        _begin(books, batch, Action.CANCEL if is_complete else Action.REMOVE, event)
+    else:
+        books.put_batch(batch)
+
+
+# --- batches.block, batches.unblock, batches.close, batches.extend ----------------------------
+
+
+def decide_recall(command: Recall, books: Books, now: datetime) -> Decision:
+    batch = _existing(books, command)
     if batch.completed_at is None or batch.busy:
         raise Refused(Reason.BATCH_STATE)
     last = batch.requested if command.last is None else command.last
@@ -189,4 +288,55 @@ def _(command: Recall, batch: Batch, now: datetime) -> BatchEvent:
     if isinstance(command, ExtendBatch) and command.expires_at <= now:
         problem = Problem(field="expires_at", message="must be in the future")
         raise Refused(Reason.INVALID, problem)
-    return RecallBegun(command, now, last)
+    return Decision(RecallBegun(command, now, last))
+
+
+def apply_recall_begun(event: RecallBegun, books: Books) -> None:
+    command = event.command
+    action = Action(command.command.removeprefix("batches."))
+    batch = _existing(books, command)
+    _begin(books, batch, action, event, first=command.first, last=event.last)
+
+
+# --- for all of them --------------------------------------------------------------------------
+
+
+def _existing(books: Books, command: OnBatch) -> Batch:
+    """Return the batch that a command names. Raises Refused."""
+    batch = books.batches.get((command.account_id, command.batch_id))
+    if batch is None:
+        raise Refused(Reason.BATCH_NOT_FOUND)
+    return batch
+
+
+def _begin(
+    books: Books,
+    batch: Batch,
+    action: Action,
+    event: BatchAccepted | BatchApproved | BatchCancelled | RecallBegun,
+    *,
+    first: int = 1,
+    last: int | None = None,
+) -> None:
+    """Begin a job on the batch's cards."""
+    command = event.command
+    batch = batch._replace(job_count=batch.job_count + 1)
+    books.put_batch(batch)
+    job = Job.on(
+        batch,
+        action,
+        first,
+        batch.requested if last is None else last,
+        id=event.id,
+        command=command.command,
+        command_id=command.command_id,
+        at=event.at,
+    )
+    books.add_job(
+        job._replace(
+            created_by=command.created_by,
+            originated_by=command.originated_by,
+            reason=None if isinstance(command, CreateBatch | ExtendBatch) else command.reason,
+            expires_at=command.expires_at if isinstance(command, ExtendBatch) else None,
+        )
+    )

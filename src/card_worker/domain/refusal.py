@@ -1,11 +1,11 @@
-"""Saying no."""
+"""The exception that refuses a command."""
 
 from card_worker.contracts.enums import Reason
 from card_worker.contracts.events import Problem
 
 
 class Refused(Exception):
-    """A rule says no."""
+    """A rule refuses the command."""
 
     def __init__(self, reason: Reason, *problems: Problem) -> None:
         super().__init__(reason)

@@ -1,8 +1,8 @@
-"""Rows: what is kept of cards, what hangs on them, batches and accounts. All are values."""
+"""Rows: cards, and what belongs to them, batches, files, jobs and accounts. All are values."""
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from card_worker.contracts.batches import APPROVAL_WITHIN
@@ -15,17 +15,24 @@ from card_worker.contracts.enums import (
     Status,
     TransactionType,
 )
+from card_worker.contracts.fields import Json
 from card_worker.contracts.patterns import Pattern
 from card_worker.money import Currency
 
-CardKey = tuple[str, str]
+CardKey: TypeAlias = tuple[str, str]
 """(account_id, card_id)."""
-BatchKey = tuple[str, str]
+BatchKey: TypeAlias = tuple[str, str]
 """(account_id, batch_id)."""
+CardUuid: TypeAlias = UUID
+"""The service's own id of a card."""
+TransactionUuid: TypeAlias = UUID
+"""The id of a transaction, and of the hold that a pending one places."""
+TokenUuid: TypeAlias = UUID
+EventUuid: TypeAlias = UUID
 
 
 class State(StrEnum):
-    """What is stored of a card's life; what it shows depends on the time as well."""
+    """The stored state of a card. Its status also depends on the time."""
 
     INACTIVE = "inactive"
     ACTIVE = "active"
@@ -34,29 +41,29 @@ class State(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What became of a PIN that was given."""
+    """The outcome of a PIN attempt."""
 
     OPEN = "open"
-    """Not looked at yet."""
+    """Not checked yet."""
     WRONG = "wrong"
     SETTLED = "settled"
-    """Right, or never compared, or followed by a right one: it counts no more."""
+    """Right, or never compared, or followed by a right one: it no longer counts."""
 
 
 class Holds(StrEnum):
-    """What stands in a file."""
+    """The content of a file."""
 
     CODES = "codes"
-    """The cards, with their tokens and PINs; without the PINs where these have a file."""
+    """The cards with their tokens and PINs; without the PINs if these have a separate file."""
     PINS = "pins"
     REFUSED = "refused"
-    """The cards that a recall couldn't be done to, and why."""
+    """The cards that a recall refused, with the reasons."""
 
 
 class Card(NamedTuple):
     """A card. Amounts in minor units; `version` is the number of events it has had."""
 
-    id: UUID
+    id: CardUuid
     account_id: str
     card_id: str
     type: CardType
@@ -70,7 +77,7 @@ class Card(NamedTuple):
     amount: int = 0
     customer_id: str | None = None
     name: str | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, Json] | None = None
     active_from: datetime | None = None
     activated_at: datetime | None = None
     expires_at: datetime | None = None
@@ -81,7 +88,7 @@ class Card(NamedTuple):
     amount_pending: int = 0
     amount_reserved: int = 0
     has_codes: bool = False
-    """Whether it ever had a token or a PIN; a card that has none isn't asked for them."""
+    """Whether it ever had a token or a PIN: only then are these loaded."""
     changed_at: datetime | None = None
     """The time of its last event; None: `created_at`."""
 
@@ -90,7 +97,7 @@ class Card(NamedTuple):
         return self.account_id, self.card_id
 
     def time(self, now: datetime) -> datetime:
-        """Return the time of what happens to the card at `now`: never before its last event."""
+        """Return the time of an event of the card at `now`: never before its last event."""
         return max(now, self.changed_at or self.created_at)
 
     @property
@@ -98,11 +105,11 @@ class Card(NamedTuple):
         return self.amount_balance - self.amount_reserved
 
     def is_due(self, now: datetime) -> bool:
-        """Say whether the card's time has passed, noted or not."""
+        """Say whether the card has expired, with or without an event for that."""
         return self.expires_at is not None and self.expires_at <= now
 
     def status(self, now: datetime) -> Status:
-        """Return what the card shows at `now`."""
+        """Return the status at `now`."""
         if self.state is State.INACTIVE:
             return Status.INACTIVE
         if self.state is State.CLOSED:
@@ -117,11 +124,11 @@ class Card(NamedTuple):
 
 
 class Transaction(NamedTuple):
-    """One movement of a card's money. It has two sides, so an unbalanced one can't be written."""
+    """One movement of a card's money. It has two sides, so it is always balanced."""
 
-    id: UUID
+    id: TransactionUuid
     account_id: str
-    card: UUID
+    card: CardUuid
     type: TransactionType
     amount: int
     currency: Currency
@@ -134,16 +141,16 @@ class Transaction(NamedTuple):
     created_by: str | None = None
     originated_by: str | None = None
     ref_id: str | None = None
-    parent_id: UUID | None = None
-    metadata: dict[str, Any] | None = None
+    parent_id: TransactionUuid | None = None
+    metadata: dict[str, Json] | None = None
 
 
 class Hold(NamedTuple):
-    """What a pending transaction, whose id it has, keeps locked. Amounts in minor units."""
+    """The amount that a pending transaction locks. It has the id of that. In minor units."""
 
-    id: UUID
+    id: TransactionUuid
     account_id: str
-    card: UUID
+    card: CardUuid
     amount: int
     created_at: datetime
     expires_at: datetime | None = None
@@ -152,68 +159,68 @@ class Hold(NamedTuple):
 
     @property
     def amount_open(self) -> int:
-        """Return what is still locked, noted or not that its time is up."""
+        """Return what is still locked, also after the hold has expired."""
         return self.amount - self.captured - self.released
 
     def is_due(self, now: datetime) -> bool:
-        """Say whether its time is up, noted or not."""
+        """Say whether the hold has expired, with or without an event for that."""
         return self.expires_at is not None and self.expires_at <= now
 
 
 class Token(NamedTuple):
-    """A value that names a card: what is kept of it."""
+    """What is stored of a value that names a card."""
 
-    id: UUID
+    id: TokenUuid
     account_id: str
-    card: UUID
+    card: CardUuid
     kid: str
-    """Which pepper it was hashed with."""
+    """The pepper it was hashed with."""
     digest: str
     masked_code: str
     created_at: datetime
     ref_id: str | None = None
-    format: dict[str, Any] | None = None
+    format: dict[str, Json] | None = None
     expires_at: datetime | None = None
     expires_after_transaction: bool = False
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, Json] | None = None
     spent_at: datetime | None = None
     revoked_at: datetime | None = None
 
     def serves(self, now: datetime) -> bool:
-        """Say whether the token names its card at `now`."""
+        """Say whether the token is usable at `now`."""
         is_over = self.expires_at is not None and self.expires_at <= now
         return not (is_over or self.spent_at or self.revoked_at)
 
 
 class Pin(NamedTuple):
-    """A card's PIN: what is kept of it. It has the id of its card."""
+    """What is stored of a card's PIN. It has the id of its card."""
 
-    id: UUID
+    id: CardUuid
     account_id: str
     kid: str
     digest: str
     changed_at: datetime
-    format: dict[str, Any] | None = None
+    format: dict[str, Json] | None = None
 
 
 class PinAttempt(NamedTuple):
-    """A PIN that was given, noted before anybody looks whether it is the right one."""
+    """A PIN that a command or query has. It is stored before the PIN is compared."""
 
-    id: UUID
-    """That of the event which answers the command."""
+    id: EventUuid
+    """That of the answer to the command."""
     account_id: str
-    card: UUID | None
+    card: CardUuid | None
     number: int
-    """The card's PIN attempts are numbered in the order in which they were noted."""
+    """PIN attempts of a card are numbered in the order in which they were stored."""
     outcome: Outcome
     created_at: datetime
 
 
 class File(NamedTuple):
-    """A file about the cards of a batch. Its parts are kept until it has arrived."""
+    """A file about the cards of a batch. Its parts are stored until it has arrived."""
 
     name: str
-    """Where it lies, under FILES_URL."""
+    """Its path under FILES_URL."""
     account_id: str
     batch_id: str
     holds: Holds
@@ -221,16 +228,16 @@ class File(NamedTuple):
     cards: int
     bytes: int
     recipients: list[str]
-    """Who can open it; nobody is named where it is not sealed."""
+    """The recipients it is sealed to; none if it is not sealed."""
     created_at: datetime
     written_at: datetime | None = None
     confirmed_at: datetime | None = None
     last_error: str | None = None
-    """Why it couldn't be put in its place, the last time."""
+    """Why the last attempt to write it failed."""
 
 
 class FilePart(NamedTuple):
-    """A piece of a file, in the order of their numbers."""
+    """A part of a file. Parts are numbered."""
 
     name: str
     number: int
@@ -239,22 +246,22 @@ class FilePart(NamedTuple):
 
 
 class Account(NamedTuple):
-    """A tenant's own rules. One that was never set up has these."""
+    """The rules of a tenant. These are the defaults."""
 
     account_id: str
     currencies: tuple[Currency, ...] | None = None
-    """Those that cards may have; None: all."""
+    """The currencies that cards may have; None: all."""
     load_max: int | None = None
-    """What a card may begin with, in minor units."""
+    """The highest first load of a card, in minor units."""
     balance_max: int | None = None
-    """What a card may hold, in minor units."""
+    """The highest balance of a card, in minor units."""
     expiry: Expiry = Expiry.KEEP
     reversal_window_s: int = 24 * 3600
-    """How long an activation can be reversed."""
+    """How long after it an activation can be reversed."""
     recipients: tuple[str, ...] | None = None
-    """Who may open what is sealed, where a command doesn't say."""
+    """The recipients of sealed secrets when a command has none."""
     approve_from: int | None = None
-    """A batch of so many cards, or more, needs approval; None: only one that says so."""
+    """The number of cards from which a batch needs approval; None: only if its order says so."""
 
 
 class Batch(NamedTuple):
@@ -270,51 +277,51 @@ class Batch(NamedTuple):
     created_by: str | None = None
     originated_by: str | None = None
     name: str | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, Json] | None = None
     command_id: str | None = None
-    """That of its order."""
+    """The command_id of its order."""
     pattern: str | None = None
-    """How its cards are called, from their numbers."""
-    listed: list[dict[str, Any]] | None = None
-    """Its cards, where they have no pattern: `card_id` and, where it isn't the batch's, `type`."""
-    options: dict[str, Any] | None = None
-    """The tokens and PINs that its cards are made with."""
+    """The pattern of its card_ids."""
+    listed: list[dict[str, str]] | None = None
+    """Its cards if there is no pattern: `card_id`, and `type` if it differs from the batch's."""
+    options: dict[str, Json] | None = None
+    """The options of its cards' tokens and PINs."""
     recipients: list[str] | None = None
     pin_recipients: list[str] | None = None
     busy: bool = False
-    """Whether its cards are still to be made, being made, removed or let go."""
+    """Whether its cards are waiting to be created, or being created, removed or withdrawn."""
     job_count: int = 0
-    """Number of jobs that have begun on its cards."""
+    """The number of jobs that have begun on its cards."""
     approved_by: str | None = None
     completed_at: datetime | None = None
     last_error: str | None = None
-    """Why it doesn't get on, or was cancelled by itself."""
+    """Why its job makes no progress, or why it was cancelled without a command."""
 
     @property
     def key(self) -> BatchKey:
         return self.account_id, self.batch_id
 
     def card_ids(self, first: int, count: int) -> list[str]:
-        """Return what the cards with these numbers, from 1, are called."""
+        """Return the card_ids of the cards with these numbers. Numbers begin at 1."""
         if self.pattern is not None:
             return Pattern.known(self.pattern).card_ids(first, count)
         assert self.listed is not None
         return [card["card_id"] for card in self.listed[first - 1 : first - 1 + count]]
 
-    def kinds(self, first: int, count: int) -> list[CardType]:
-        """Return what the cards with these numbers, from 1, are."""
+    def types(self, first: int, count: int) -> list[CardType]:
+        """Return the types of the cards with these numbers. Numbers begin at 1."""
         if self.listed is None:
             return [self.type] * count
         listed = self.listed[first - 1 : first - 1 + count]
         return [CardType(card["type"]) if "type" in card else self.type for card in listed]
 
     def has_lapsed(self, now: datetime) -> bool:
-        """Say whether the order waits for approval that nobody has given in time."""
+        """Say whether the order was not approved in time."""
         waits = self.state is BatchState.AWAITING_APPROVAL
         return waits and self.created_at + APPROVAL_WITHIN <= now
 
     def names_by_pattern(self, card_id: str) -> bool:
-        """Say whether the order's pattern gives one of its cards this name."""
+        """Say whether the order's pattern has a card with this card_id."""
         if self.pattern is None:
             return False
         number = Pattern.known(self.pattern).number_of(card_id)
@@ -322,49 +329,61 @@ class Batch(NamedTuple):
 
 
 CARDS_PER_CHUNK = {Action.MAKE: 5_000, Action.REMOVE: 1_000}
-"""A worker does a chunk in one go, and whoever waits for that worker waits for no more."""
+"""A worker does one chunk at a time. Other messages wait no longer than that."""
 CARDS_PER_RECALL = 200
 
 
 class Job(NamedTuple):
-    """Something that is done to the cards of a batch, in chunks: numbered, each in one commit.
+    """An action on the cards of a batch. It is done in numbered chunks, each in one commit.
 
-    The last number, one beyond the chunks, stands for what is done when all of them are.
+    One more number, after those of the chunks, stands for the end of the job.
     """
 
-    id: UUID
-    """That of the event with which it began."""
+    id: EventUuid
+    """That of the event that began it."""
     account_id: str
     batch_id: str
     action: Action
     sequence: int
-    """Jobs of one batch are done in this order, one after the other."""
+    """The jobs of a batch are done in this order, one after the other."""
     first: int
     last: int
     chunk_cards: int
     open_chunks: int
-    """How many chunks are still to be done."""
+    """The number of chunks that are not done."""
     command: str
     command_id: str
     created_at: datetime
     last_activity_at: datetime
-    """When something of it was done last, or asked for again."""
+    """When a chunk was last done, or requested again."""
     last_progress_at: datetime
-    """When the world was told last how far it is."""
+    """When its progress was last published."""
     created_by: str | None = None
     originated_by: str | None = None
     reason: str | None = None
     expires_at: datetime | None = None
     done: int = 0
-    """Cards, as the next two."""
+    """A number of cards, as the next two."""
     already: int = 0
     refused: int = 0
     ended_at: datetime | None = None
 
     @classmethod
-    def on(cls, batch: Batch, action: Action, first: int, last: int, **about: Any) -> "Job":
-        """Return a job of which nothing is done yet; `batch` counts it already."""
+    def on(
+        cls,
+        batch: Batch,
+        action: Action,
+        first: int,
+        last: int,
+        *,
+        id: EventUuid,
+        command: str,
+        command_id: str,
+        at: datetime,
+    ) -> "Job":
+        """Return a new job. `job_count` of the batch includes it already."""
         job = cls(
+            id=id,
             account_id=batch.account_id,
             batch_id=batch.batch_id,
             action=action,
@@ -373,7 +392,11 @@ class Job(NamedTuple):
             last=last,
             chunk_cards=CARDS_PER_CHUNK.get(action, CARDS_PER_RECALL),
             open_chunks=0,
-            **about,
+            command=command,
+            command_id=command_id,
+            created_at=at,
+            last_activity_at=at,
+            last_progress_at=at,
         )
         return job._replace(open_chunks=job.chunks)
 
@@ -383,10 +406,10 @@ class Job(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Return the number that stands for the end."""
+        """Return the number that stands for the end of the job."""
         return self.chunks + 1
 
     def span(self, number: int) -> tuple[int, int]:
-        """Return the number of the chunk's first card, and how many there are."""
+        """Return the number of the chunk's first card, and its number of cards."""
         first = self.first + (number - 1) * self.chunk_cards
         return first, min(self.chunk_cards, self.last - first + 1)

@@ -8,12 +8,11 @@ from uuid import UUID
 
 from card_worker.contracts.commands import COMMANDS, Command
 from card_worker.contracts.enums import CardType, Side, Status, TransactionType
-from card_worker.domain.allowed import ALLOWED, Fund
 from card_worker.domain.books import Books
+from card_worker.domain.decide import apply, decide
 from card_worker.domain.events import CommandRejected
-from card_worker.domain.evolve import evolve
 from card_worker.domain.rows import Card, Hold, State, Transaction
-from card_worker.domain.rules import decide
+from card_worker.domain.states import ALLOWED, Fund
 from card_worker.money import Currency
 
 _ACCOUNT = "T00000001"
@@ -67,7 +66,7 @@ def states_page() -> str:
             "# States",
             "",
             "Written by `card-worker contract` from the table that the rules themselves use"
-            " (`domain/allowed.py`), and by asking them. A card shows the first of: inactive,"
+            " (`domain/states.py`), and by asking them. A card shows the first of: inactive,"
             " closed, expired, blocked, unused, used, partially used.",
             "",
             "```mermaid",
@@ -160,7 +159,7 @@ def _shown_after(shape: dict[str, Any] | None, command: Command) -> Status | Non
     if isinstance(decided.answer, CommandRejected):
         return None
     for event in decided.events:
-        evolve(event, books)
+        apply(event, books)
     card = books.cards[_ACCOUNT, "card"]
     return card.status(_NOW)
 
@@ -168,18 +167,18 @@ def _shown_after(shape: dict[str, Any] | None, command: Command) -> Status | Non
 def _books(shape: dict[str, Any] | None, command: Command) -> Books:
     books = Books()
     other = _ACTIVE | {"amount": 100, "amount_funds": 100, "amount_balance": 100}
-    books.put(_card(_OTHER, "other", other))
+    books.put_card(_card(_OTHER, "other", other))
     if shape is None:
         return books
     card = _card(_CARD, "card", shape)
-    books.put(card)
+    books.put_card(card)
     if command.command == "transactions.refund" and card.amount_drawdown:
         books.named[_ROW] = _transaction(TransactionType.DRAWDOWN)
     elif card.amount_reserved:
         books.named[_ROW] = _transaction(TransactionType.PENDING_CAPTURE)
         is_due = command.command == "holds.expire"
         until = _NOW if is_due else None
-        books.put_hold(Hold(_ROW, _ACCOUNT, _CARD, 100, _NOW, expires_at=until))
+        books.holds.put(Hold(_ROW, _ACCOUNT, _CARD, 100, _NOW, expires_at=until))
     return books
 
 

@@ -96,14 +96,11 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Pend
 
     def wait() -> Books:
         rows = locked()
-        books = Books(
-            cards={card.key: card for card in rows},
-            ids={card.id: card.key for card in rows},
-            batches={batch.key: batch for batch in map(Batch._make, ordered())},
-            accounts=set_up(),
-            orders=busy(),
-            taken=_taken(connection, needed),
-        )
+        books = Books(accounts=set_up(), orders=busy(), taken=_taken(connection, needed))
+        for card in rows:
+            books.load_card(card)
+        for batch in map(Batch._make, ordered()):
+            books.batches.load(batch)
         if _were_made_meanwhile(connection, books, needed):
             return load(connection, needed, now)()
         books.named = {row.id: row for row in _of_cards(books, map(Transaction._make, named()))}
@@ -131,12 +128,12 @@ OfCard = TypeVar("OfCard", Token, Transaction)
 def _of_cards(books: Books, rows: Iterable[OfCard]) -> Iterator[OfCard]:
     """Yield the rows whose cards are in the books. Another commit may have made others since the
     cards were locked; for this one they don't exist yet."""
-    return (row for row in rows if row.card in books.ids)
+    return (row for row in rows if row.card in books.card_keys)
 
 
 def _know_tokens(books: Books, rows: Rows) -> None:
     for token in _of_cards(books, map(Token._make, rows)):
-        books.know_token(token)
+        books.load_token(token)
 
 
 def _taken(connection: Connection, needed: Sequence[Needs]) -> dict[BatchKey, Sequence[str]]:
@@ -177,9 +174,10 @@ def _load_what_hangs_on_cards(
     load_codes = _ask_for_codes(connection, books, needed)
     load_pin_attempts = _ask_for_pin_attempts(connection, needed, attempted)
     for hold in map(Hold._make, due()):
-        books.holds[hold.id] = hold
+        books.holds.load(hold)
         books.due[hold.card] = (*books.due.get(hold.card, ()), hold.id)
-    books.holds.update((hold.id, hold) for hold in map(Hold._make, named()))
+    for hold in map(Hold._make, named()):
+        books.holds.load(hold)
     books.refunded = {parent_id: int(amount) for parent_id, amount in refunded()}
     books.refs = {(card, ref_id): id for card, ref_id, id in taken()}
     books.reserved = reserved()
@@ -199,7 +197,8 @@ def _ask_for_codes(
 
     def wait(books: Books) -> None:
         _know_tokens(books, [*serving(), *named()])
-        books.pins = {pin.id: pin for pin in map(Pin._make, kept())}
+        for pin in map(Pin._make, kept()):
+            books.pins.load(pin)
 
     return wait
 
@@ -214,7 +213,7 @@ def _ask_for_pin_attempts(
 
     def wait(books: Books) -> None:
         for attempt in map(PinAttempt._make, chain(noted(), counting())):
-            books.know_pin_attempt(attempt)
+            books.load_pin_attempt(attempt)
 
     return wait
 

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from card_worker.contracts.enums import EventType, Side, TransactionType
 from card_worker.contracts.fields import write_time
-from card_worker.domain.evolve import card_uuid
+from card_worker.domain.ids import card_uuid
 from card_worker.domain.rows import Card, Hold, Pin, State, Transaction
 from card_worker.storage.reconcile.reading import ROWS, Books, as_stored, sound
 from card_worker.storage.reconcile.report import Difference, Wrong, difference, tried, unequal

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 
 from card_worker.contracts.enums import EventType, Reason
-from card_worker.domain.evolve import token_uuids
+from card_worker.domain.ids import token_uuids
 from card_worker.domain.rows import Card, Outcome, Pin, PinAttempt, Token
 from card_worker.storage.reconcile.reading import Books
 from card_worker.storage.reconcile.report import Difference, Wrong, difference, unequal

@@ -13,8 +13,7 @@ from card_worker.contracts import keys as key_of
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import EventType
 from card_worker.contracts.fields import write_json, write_time
-from card_worker.domain.answers import shown, shown_file, shown_transaction
-from card_worker.domain.evolve import card_uuid
+from card_worker.domain.ids import card_uuid
 from card_worker.domain.rows import (
     Batch,
     BatchKey,
@@ -26,6 +25,7 @@ from card_worker.domain.rows import (
     Token,
     Transaction,
 )
+from card_worker.domain.views import card_view, file_view, transaction_view
 from card_worker.storage.reconcile.reading import Books, T
 from card_worker.storage.reconcile.report import Difference, Wrong, difference, tried, unequal
 from card_worker.storage.tables import (
@@ -142,7 +142,7 @@ def transactions_equal_their_events(seen: Seen) -> Iterator[Wrong]:
             stands = None if row is None else row.amount
             yield Wrong("transaction", stands, "none" if stated is None else stated.get("amount"))
         return
-    yield from _unlike("transaction", shown_transaction(row, seen.row.subject), stated)
+    yield from _unlike("transaction", transaction_view(row, seen.row.subject), stated)
     if seen.card is not None:
         yield from unequal("transaction: card", row.card, seen.card.id)
 
@@ -156,7 +156,7 @@ def card_equals_its_last_event(seen: Seen) -> Iterator[Wrong]:
     left = [one for one in seen.known.serving.get(card.id, ()) if one.serves(at)]
     serving = sorted(left, key=lambda token: (token.created_at, token.id))
     yield from _unlike(
-        "card", shown(card, at, serving, seen.known.pins.get(card.id)), seen.data["card"]
+        "card", card_view(card, at, serving, seen.known.pins.get(card.id)), seen.data["card"]
     )
 
 
@@ -245,7 +245,7 @@ def files_equal_their_events(seen: Seen) -> Iterator[Wrong]:
         if file is None:
             yield Wrong(f"file {stated['name']}", None, "one")
             continue
-        yield from _unlike(f"file {file.name}", shown_file(file), stated)
+        yield from _unlike(f"file {file.name}", file_view(file), stated)
         yield from unequal(f"file {file.name}: batch_id", file.batch_id, seen.row.subject)
         yield from unequal(f"file {file.name}: account_id", file.account_id, seen.row.account_id)
         if seen.row.type is EventType.BATCH_CONFIRMED:

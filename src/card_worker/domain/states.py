@@ -1,42 +1,37 @@
-"""Which command may go on when its card shows what, and what it is told otherwise: one table."""
+"""The state table: what each command is told when its card shows a status."""
 
 from collections.abc import Mapping
 from functools import cache
 from typing import TypeAlias, get_args
 
-from typing_extensions import TypeIs
-
-from card_worker.contracts.cards import (
+from card_worker.contracts.commands import (
     ActivateCard,
     AdjustBalance,
     BlockCard,
+    CaptureTransaction,
     CloseCard,
     CreateCard,
+    CreateToken,
+    CreateTransaction,
     ExpireCard,
+    ExpireHold,
+    RefundTransaction,
     ReplaceCard,
     ReverseActivation,
+    RevokeToken,
+    RotatePin,
     TransferBalance,
     UnblockCard,
     UpdateCard,
+    VoidTransaction,
+    WithdrawCard,
 )
 from card_worker.contracts.enums import Reason, Status, TransactionType
-from card_worker.contracts.internal import SweptHold
-from card_worker.contracts.tokens import CreateToken, RevokeToken, RotatePin
-from card_worker.contracts.transactions import (
-    CaptureTransaction,
-    CreateTransaction,
-    ExpireHold,
-    RefundTransaction,
-    VoidTransaction,
-)
 
-ByTransaction: TypeAlias = CaptureTransaction | VoidTransaction | RefundTransaction | ExpireHold
-"""What names its card by a transaction."""
-_BY_TRANSACTION = frozenset([*get_args(ByTransaction), SweptHold])
+Beginning: TypeAlias = CreateCard | ActivateCard | WithdrawCard
+"""The commands about a card that may not be active or may not exist."""
 OnCard: TypeAlias = (
-    CreateCard
-    | ActivateCard
-    | ReverseActivation
+    ReverseActivation
     | UpdateCard
     | BlockCard
     | UnblockCard
@@ -50,13 +45,16 @@ OnCard: TypeAlias = (
     | CreateTransaction
     | ExpireCard
 )
-"""What names its card itself."""
+"""The commands that name an existing card."""
+ByTransaction: TypeAlias = CaptureTransaction | VoidTransaction | RefundTransaction | ExpireHold
+"""The commands that name their card by a transaction."""
 
 
 class Fund(CreateTransaction):
-    """A row of its own in ALLOWED: money onto a card. Nobody sends it under this name."""
+    """The type that stands in the table for `transactions.create` with `type=fund`."""
 
 
+Row: TypeAlias = type[CreateCard | ActivateCard | OnCard | ByTransaction]
 Column: TypeAlias = Mapping[Status | None, Reason | None]
 
 _ABSENT: Column = {None: Reason.CARD_NOT_FOUND}
@@ -74,9 +72,9 @@ _UNLESS_CLOSED: Column = {
     Status.CLOSED: Reason.CARD_CLOSED,
 }
 
-# For each command: what it is told when its card shows this; None: it may go on. The first column,
-# None, is a card that doesn't exist.
-ALLOWED: Mapping[type[OnCard | ByTransaction], Column] = {
+# For each command: the reason why it is refused for each status; None: it is allowed. The status
+# None is that of a card that doesn't exist.
+ALLOWED: Mapping[Row, Column] = {
     CreateCard: dict.fromkeys(Status, Reason.CARD_EXISTS) | {None: None},
     ActivateCard: {
         **_ABSENT,
@@ -95,7 +93,7 @@ ALLOWED: Mapping[type[OnCard | ByTransaction], Column] = {
     BlockCard: {**_UNLESS_CLOSED, Status.BLOCKED: Reason.CARD_BLOCKED},
     UnblockCard: {
         **_UNLESS_CLOSED,
-        **dict.fromkeys(_LIVE, Reason.CARD_NOT_BLOCKED),
+        **dict.fromkeys(_LIVE, Reason.NOT_REVERSIBLE),
     },
     CloseCard: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None},
     ReplaceCard: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None},
@@ -120,15 +118,22 @@ ALLOWED: Mapping[type[OnCard | ByTransaction], Column] = {
 }
 
 
-def is_by_transaction(command: object) -> TypeIs[ByTransaction]:
-    """Say whether a command names a transaction: by its type, since a union is slow to ask."""
-    return type(command) in _BY_TRANSACTION
+def check_complete(table: str, classes: object, given: Mapping[type, object]) -> None:
+    """Raise TypeError when a table has no entry for a class of a union: then nothing starts."""
+    missing = [kind.__name__ for kind in get_args(classes) if kind not in given]
+    if missing:
+        raise TypeError(f"{table} has no entry for {', '.join(missing)}")
+
+
+check_complete(
+    "domain.states.ALLOWED", CreateCard | ActivateCard | Fund | OnCard | ByTransaction, ALLOWED
+)
 
 
 def reason_against(
-    command: type[OnCard | ByTransaction] | OnCard | ByTransaction, status: Status | None
+    command: Row | CreateCard | ActivateCard | OnCard | ByTransaction, status: Status | None
 ) -> Reason | None:
-    """Return why a command is refused whose card shows `status`; None: it isn't."""
+    """Return why a command is refused when its card shows `status`; None: it is allowed."""
     if isinstance(command, type):
         return ALLOWED[command][status]
     if type(command) is CreateTransaction and command.type is TransactionType.FUND:
@@ -137,6 +142,6 @@ def reason_against(
 
 
 @cache
-def _column(kind: type[OnCard | ByTransaction]) -> Column:
-    """Return the row of a kind of command; of one that workers make, that of its base class."""
+def _column(kind: Row) -> Column:
+    """Return the row of a command; that of its base class for a command that workers make."""
     return next(ALLOWED[base] for base in kind.__mro__ if base in ALLOWED)

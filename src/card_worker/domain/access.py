@@ -1,0 +1,114 @@
+"""Access to a card: by its card_id, or as its holder has it, by a token and the PIN.
+
+A caller with a token learns one reason for every card that can't be used: `card_not_usable`.
+
+A PIN is compared only after its attempt was stored in a commit of its own, and only when fewer than
+five earlier attempts still count. So at most five wrong PINs are compared, however many come at
+the same time, until a right one or an unblock.
+"""
+
+from datetime import datetime
+from typing import NamedTuple, TypeAlias
+
+from card_worker.contracts import keys
+from card_worker.contracts.commands import CreateTransaction, event_id
+from card_worker.contracts.enums import Reason, Status
+from card_worker.contracts.queries import Look
+from card_worker.domain.books import Books
+from card_worker.domain.events import CardBlocked, PinCheck
+from card_worker.domain.refusal import Refused
+from card_worker.domain.rows import Card, Outcome, Token
+from card_worker.domain.states import reason_against
+from card_worker.secrets.peppers import Hash
+
+WRONG_MAX = 5
+
+AccessRequest: TypeAlias = CreateTransaction | Look
+"""The command and the queries that may name their card by a token and have a PIN."""
+
+
+class Access(NamedTuple):
+    """A card that the caller may use."""
+
+    card: Card
+    pin_check: PinCheck | None = None
+
+
+class AccessDenied(Refused):
+    """The caller may not use the card. `pin_check` is the check of the PIN, if there was one."""
+
+    def __init__(self, reason: Reason, pin_check: PinCheck | None = None) -> None:
+        super().__init__(reason)
+        self.pin_check = pin_check
+
+
+def grant_access(books: Books, request: AccessRequest, now: datetime) -> Access:
+    """Return the card that `request` names, if its token and PIN allow it. Raises AccessDenied."""
+    if request.given_token is None:
+        key = request.account_id, request.card_id or ""
+        card = books.cards.get(key)
+        if books.busy_with(key) is not None:
+            raise AccessDenied(Reason.BATCH_STATE)
+        if reason := _reason(request, card.status(now) if card else None):
+            raise AccessDenied(reason)
+        assert card is not None
+    else:
+        card = _card_of(books, books.token(request.given_token), now)
+        if request.given_pin is None and card.id in books.pins:
+            raise AccessDenied(Reason.PIN_REQUIRED)
+    if request.given_pin is None:
+        return Access(card)
+    pin_check = _check_pin(books, request, card, now)
+    if not pin_check.is_right:
+        raise AccessDenied(Reason.CARD_NOT_USABLE, pin_check)
+    return Access(card, pin_check)
+
+
+def _reason(request: AccessRequest, status: Status | None) -> Reason | None:
+    if isinstance(request, CreateTransaction):
+        return reason_against(request, status)
+    return Reason.CARD_NOT_FOUND if status is None else None
+
+
+def _card_of(books: Books, token: Token | None, now: datetime) -> Card:
+    if token is None or token.revoked_at is not None:
+        raise AccessDenied(Reason.CARD_NOT_USABLE)
+    if token.spent_at is not None:
+        raise AccessDenied(Reason.TOKEN_SPENT)
+    card = books.card_by_id(token.card)
+    # Queries and funds need a card that can be spent from, as drawdowns do.
+    if not token.serves(now) or reason_against(CreateTransaction, card.status(now)) is not None:
+        raise AccessDenied(Reason.CARD_NOT_USABLE)
+    return card
+
+
+def _check_pin(books: Books, request: AccessRequest, card: Card, now: datetime) -> PinCheck:
+    assert request.given_pin is not None
+    attempt = books.pin_attempts[event_id(request.account_id, request.key)]
+    pin, counting = books.pins.get(card.id), books.pin_attempts_of(card.id)
+    earlier = [other for other in counting if other.number < attempt.number]
+    is_open = attempt.card == card.id and attempt.outcome is Outcome.OPEN
+    if not is_open or pin is None or len(earlier) >= WRONG_MAX:
+        return PinCheck(attempt._replace(outcome=Outcome.SETTLED))
+    if request.given_pin.opens(card.id, Hash(pin.kid, pin.digest)):
+        return PinCheck(attempt._replace(outcome=Outcome.SETTLED), is_right=True)
+    wrong = sum(other.outcome is Outcome.WRONG for other in counting) + 1
+    block = None
+    if wrong >= WRONG_MAX:
+        block = CardBlocked(request, now, card.key, key=keys.guard(attempt.id))
+    return PinCheck(attempt._replace(outcome=Outcome.WRONG), block=block)
+
+
+def record_attempt(
+    books: Books, request: AccessRequest, pin_check: PinCheck | None, now: datetime
+) -> None:
+    """Store the outcome of a PIN attempt. `pin_check` is None when the PIN was not compared."""
+    if pin_check is not None:
+        attempt = pin_check.attempt
+        books.pin_attempts.put(attempt)
+        if pin_check.is_right and attempt.card is not None:
+            books.reset_pin_attempts(attempt.card, now)
+        return
+    stored = books.pin_attempts.get(event_id(request.account_id, request.key))
+    if stored is not None and stored.outcome is Outcome.OPEN:
+        books.pin_attempts.put(stored._replace(outcome=Outcome.SETTLED))

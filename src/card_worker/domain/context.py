@@ -1,0 +1,115 @@
+"""What the rule of a command on an existing card looks at, and checks that rules share."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from card_worker.contracts.commands import CreateTransaction, RefundTransaction
+from card_worker.contracts.enums import Expiry, Reason, TransactionType
+from card_worker.contracts.events import Problem
+from card_worker.domain.access import grant_access
+from card_worker.domain.books import Books
+from card_worker.domain.events import PinCheck
+from card_worker.domain.refusal import Refused
+from card_worker.domain.rows import Account, Card, CardKey, Hold, Transaction
+from card_worker.domain.states import ByTransaction, OnCard, reason_against
+from card_worker.money import AMOUNT_MAX, Currency
+
+
+class Context(NamedTuple):
+    """The card of a command, whose status allows the command."""
+
+    books: Books
+    now: datetime
+    card: Card
+    parent: Transaction | None = None
+    """The transaction that the command names."""
+    pin_check: PinCheck | None = None
+
+    @property
+    def key(self) -> CardKey:
+        return self.card.key
+
+    @property
+    def account(self) -> Account:
+        return self.books.account(self.card.account_id)
+
+    @property
+    def forfeits_balance(self) -> bool:
+        """Say whether the balance goes to the account when the card expires."""
+        return self.account.expiry is Expiry.BREAKAGE
+
+    @property
+    def available(self) -> int:
+        """Return what may be spent: an expired hold locks nothing, released or not."""
+        due = self.books.due_holds(self.card, self.now)
+        return self.card.amount_available + sum(hold.amount_open for hold in due)
+
+    @property
+    def open_hold(self) -> Hold:
+        """Return the hold that the command names. Raises Refused when it locks nothing."""
+        assert self.parent is not None
+        hold = self.books.holds[self.parent.id]
+        if not hold.amount_open or hold.is_due(self.now):
+            raise Refused(Reason.HOLD_CLOSED)
+        return hold
+
+    def check_currency(self, currency: Currency | None) -> None:
+        if currency is not self.card.currency:
+            raise Refused(Reason.CURRENCY_MISMATCH)
+
+    def check_available(self, amount: int) -> None:
+        if amount > self.available:
+            raise Refused(Reason.EXCEEDS_AVAILABLE)
+
+    def check_all_available(self) -> None:
+        # The whole balance has to go, so all of it has to be available.
+        self.check_available(self.card.amount_balance)
+
+    def check_limits(self, amount: int, *, on: Card | None = None, funds: int = 0) -> None:
+        """Check that a card may hold `amount` more, of which `funds` are funds."""
+        card, limit = on or self.card, self.account.balance_max
+        balance_max = AMOUNT_MAX if limit is None else limit
+        if card.amount_balance + amount > balance_max or card.amount_funds + funds > AMOUNT_MAX:
+            raise Refused(Reason.LIMIT_EXCEEDED)
+
+
+def context_by_access(books: Books, command: CreateTransaction, now: datetime) -> Context:
+    """Return the context of a command that may have a token and a PIN. Raises AccessDenied."""
+    card, pin_check = grant_access(books, command, now)
+    return Context(books, now, card, pin_check=pin_check)
+
+
+def context_by_card(books: Books, command: OnCard, now: datetime) -> Context:
+    """Return the context of a command that has a card_id. Raises Refused."""
+    key = command.account_id, command.card_id or ""
+    card = books.cards.get(key)
+    if books.busy_with(key) is not None:
+        raise Refused(Reason.BATCH_STATE)
+    reason = reason_against(command, card.status(now) if card else None)
+    if reason is not None:
+        raise Refused(reason)
+    assert card is not None
+    return Context(books, now, card)
+
+
+def context_by_transaction(books: Books, command: ByTransaction, now: datetime) -> Context:
+    """Return the context of a command that has a transaction_id. Raises Refused."""
+    is_refund = isinstance(command, RefundTransaction)
+    type = TransactionType.DRAWDOWN if is_refund else TransactionType.PENDING_CAPTURE
+    parent = books.named.get(command.transaction_id)
+    if parent is None or (parent.account_id, parent.type) != (command.account_id, type):
+        raise Refused(Reason.TRANSACTION_NOT_FOUND if is_refund else Reason.HOLD_NOT_FOUND)
+    card = books.card_by_id(parent.card)
+    reason = reason_against(command, card.status(now))
+    if reason is not None:
+        raise Refused(reason)
+    return Context(books, now, card, parent)
+
+
+def recipients(account: Account, seal_to: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the recipients of sealed secrets. Raises Refused when there are none."""
+    named = seal_to or account.recipients
+    if named is None:
+        message = "say who may open the secrets: the account has no recipients of its own"
+        raise Refused(Reason.INVALID, Problem(field="seal_to", message=message))
+    return named

@@ -1,0 +1,278 @@
+"""Commands that move a card's money: transactions, holds, refunds, adjustments, transfers.
+
+For each command: the rows it needs, its decision, and what its events do to the books.
+"""
+
+from datetime import timedelta
+from uuid import UUID
+
+from card_worker.contracts import keys
+from card_worker.contracts.commands import (
+    AdjustBalance,
+    CaptureTransaction,
+    CreateTransaction,
+    ExpireHold,
+    RefundTransaction,
+    TransferBalance,
+    VoidTransaction,
+)
+from card_worker.contracts.enums import Reason, Side, TransactionType
+from card_worker.domain.books import Books
+from card_worker.domain.codes import use_codes
+from card_worker.domain.context import Context
+from card_worker.domain.events import (
+    CardAdjusted,
+    CardDrawnDown,
+    CardFunded,
+    CardRefunded,
+    Decision,
+    HoldCaptured,
+    HoldExpired,
+    HoldPlaced,
+    HoldVoided,
+    TransferredIn,
+    TransferredOut,
+)
+from card_worker.domain.needs import Needs, card_key, made_transaction, needs_access
+from card_worker.domain.posting import Movement, Posted, next_version, post
+from card_worker.domain.refusal import Refused
+from card_worker.domain.rows import Hold
+from card_worker.domain.states import Fund, reason_against
+from card_worker.money import AMOUNT_MAX
+
+# --- transactions.create: fund, draw down, place a hold ----------------------------------------
+
+
+def needs_create_transaction(command: CreateTransaction) -> Needs:
+    makes = made_transaction(command)
+    return needs_access(command)._replace(ref_id=command.ref_id, holds=True, makes=makes)
+
+
+def decide_create_transaction(command: CreateTransaction, context: Context) -> Decision:
+    card, now = context.card, context.now
+    if command.type is TransactionType.FUND:
+        context.check_currency(command.currency)
+        context.check_limits(command.amount, funds=command.amount)
+        return Decision(CardFunded(command, now, context.key))
+    if card.active_from is not None and card.active_from > now:
+        by_token = command.token is not None
+        raise Refused(Reason.CARD_NOT_USABLE if by_token else Reason.CARD_NOT_STARTED)
+    context.check_currency(command.currency)
+    context.check_available(command.amount)
+    if not command.pending:
+        return Decision(CardDrawnDown(command, now, context.key))
+    if card.amount_pending + command.amount > AMOUNT_MAX:
+        raise Refused(Reason.LIMIT_EXCEEDED)
+    lasts_s = command.hold_expires_in
+    expires_at = None if lasts_s is None else now + timedelta(seconds=lasts_s)
+    return Decision(HoldPlaced(command, now, context.key, expires_at))
+
+
+def apply_funded(event: CardFunded, books: Books) -> Posted:
+    command = event.command
+    movement = Movement(
+        TransactionType.FUND,
+        command.amount,
+        Side.ISSUER,
+        Side.CARD,
+        ref_id=command.ref_id,
+        metadata=command.metadata,
+    )
+    use_codes(books, event)
+    return post(books, next_version(books, event), movement, event)
+
+
+def apply_drawn_down(event: CardDrawnDown, books: Books) -> Posted:
+    command = event.command
+    use_codes(books, event)
+    movement = Movement(
+        TransactionType.DRAWDOWN,
+        command.amount,
+        Side.CARD,
+        Side.MERCHANT,
+        ref_id=command.ref_id,
+        metadata=command.metadata,
+    )
+    return post(books, next_version(books, event), movement, event)
+
+
+def apply_hold_placed(event: HoldPlaced, books: Books) -> Posted:
+    command = event.command
+    movement = Movement(
+        TransactionType.PENDING_CAPTURE,
+        command.amount,
+        Side.AVAILABLE,
+        Side.RESERVED,
+        ref_id=command.ref_id,
+        metadata=command.metadata,
+    )
+    use_codes(books, event)
+    pending = post(books, next_version(books, event), movement, event)
+    books.holds.put(
+        Hold(
+            id=pending.id,
+            account_id=pending.account_id,
+            card=pending.card,
+            amount=pending.amount,
+            created_at=event.at,
+            expires_at=event.expires_at,
+        )
+    )
+    return pending
+
+
+# --- transactions.capture ---------------------------------------------------------------------
+
+
+def decide_capture(command: CaptureTransaction, context: Context) -> Decision:
+    locked = context.open_hold.amount_open
+    amount = locked if command.amount is None else command.amount
+    if amount > locked:
+        raise Refused(Reason.EXCEEDS_HOLD)
+    return Decision(HoldCaptured(command, context.now, context.key, amount))
+
+
+def apply_hold_captured(event: HoldCaptured, books: Books) -> Posted:
+    command = event.command
+    hold = books.holds[command.transaction_id]
+    books.holds.put(hold._replace(captured=hold.captured + event.amount))
+    movement = Movement(
+        TransactionType.DRAWDOWN,
+        event.amount,
+        Side.CARD,
+        Side.MERCHANT,
+        ref_id=command.ref_id,
+        parent_id=hold.id,
+        metadata=command.metadata,
+        captures=True,
+    )
+    return post(books, next_version(books, event), movement, event)
+
+
+# --- transactions.void, holds.expire ----------------------------------------------------------
+
+
+def decide_void(command: VoidTransaction, context: Context) -> Decision:
+    return Decision(HoldVoided(command, context.now, context.key, context.open_hold.id))
+
+
+def apply_hold_voided(event: HoldVoided, books: Books) -> Posted:
+    command, movement = event.command, _release(books, event.hold)
+    movement = movement._replace(ref_id=command.ref_id, metadata=command.metadata)
+    return post(books, next_version(books, event), movement, event)
+
+
+def needs_expire_hold(command: ExpireHold) -> Needs:
+    return Needs(transactions=((command.account_id, command.transaction_id),), holds=True)
+
+
+def decide_expire_hold(command: ExpireHold, context: Context) -> Decision:
+    assert context.parent is not None
+    hold = context.books.holds[context.parent.id]
+    if not hold.amount_open:
+        raise Refused(Reason.HOLD_CLOSED)
+    if not hold.is_due(context.now):
+        raise Refused(Reason.NOT_DUE)
+    return Decision(HoldExpired(command, context.now, context.key, hold.id))
+
+
+def apply_hold_expired(event: HoldExpired, books: Books) -> Posted:
+    return post(books, next_version(books, event), _release(books, event.hold), event)
+
+
+def _release(books: Books, id: UUID) -> Movement:
+    """Release what a hold still locks; return the movement for that."""
+    hold = books.holds[id]
+    books.holds.put(hold._replace(released=hold.released + hold.amount_open))
+    return Movement(
+        TransactionType.VOIDED, hold.amount_open, Side.RESERVED, Side.AVAILABLE, parent_id=id
+    )
+
+
+# --- transactions.refund ----------------------------------------------------------------------
+
+
+def decide_refund(command: RefundTransaction, context: Context) -> Decision:
+    assert context.parent is not None
+    left = context.parent.amount - context.books.refunded.get(context.parent.id, 0)
+    amount = left if command.amount is None else command.amount
+    if amount > left or left == 0:
+        raise Refused(Reason.EXCEEDS_DRAWDOWN)
+    context.check_limits(amount, funds=amount)
+    return Decision(CardRefunded(command, context.now, context.key, amount))
+
+
+def apply_refunded(event: CardRefunded, books: Books) -> Posted:
+    command, parent_id = event.command, event.command.transaction_id
+    books.refunded[parent_id] = books.refunded.get(parent_id, 0) + event.amount
+    movement = Movement(
+        TransactionType.FUND,
+        event.amount,
+        Side.ISSUER,
+        Side.CARD,
+        ref_id=command.ref_id,
+        parent_id=parent_id,
+        metadata=command.metadata,
+    )
+    return post(books, next_version(books, event), movement, event)
+
+
+# --- cards.adjust -----------------------------------------------------------------------------
+
+
+def needs_adjust(command: AdjustBalance) -> Needs:
+    makes = made_transaction(command)
+    return Needs(cards=(card_key(command),), ref_id=command.ref_id, holds=True, makes=makes)
+
+
+def decide_adjust(command: AdjustBalance, context: Context) -> Decision:
+    context.check_currency(command.currency)
+    if command.amount < 0:
+        context.check_available(-command.amount)
+    else:
+        context.check_limits(command.amount)
+    return Decision(CardAdjusted(command, context.now, context.key))
+
+
+def apply_adjusted(event: CardAdjusted, books: Books) -> Posted:
+    amount, ref_id = event.command.amount, event.command.ref_id
+    debit, credit = (Side.ISSUER, Side.CARD) if amount > 0 else (Side.CARD, Side.ISSUER)
+    movement = Movement(TransactionType.ADJUSTMENT, abs(amount), debit, credit, ref_id=ref_id)
+    return post(books, next_version(books, event), movement, event)
+
+
+# --- cards.transfer ---------------------------------------------------------------------------
+
+
+def needs_transfer(command: TransferBalance) -> Needs:
+    cards = card_key(command), (command.account_id, command.to_card_id)
+    return Needs(cards=cards, ref_id=command.ref_id, holds=True)
+
+
+def decide_transfer(command: TransferBalance, context: Context) -> Decision:
+    to = context.books.cards.get((command.account_id, command.to_card_id))
+    reason = reason_against(Fund, to.status(context.now) if to else None)
+    if reason is not None:
+        raise Refused(reason)
+    assert to is not None
+    context.check_currency(to.currency)
+    amount = context.available if command.amount is None else command.amount
+    context.check_available(max(amount, 1))  # with nothing available, "all" is refused too
+    context.check_limits(amount, on=to)
+    out = TransferredOut(command, context.now, context.key, amount)
+    key = keys.arrival(out.id)
+    return Decision(out, after=(TransferredIn(command, context.now, to.key, amount, key=key),))
+
+
+def apply_transferred_out(event: TransferredOut, books: Books) -> Posted:
+    ref_id = event.command.ref_id
+    movement = Movement(
+        TransactionType.TRANSFER, event.amount, Side.CARD, Side.OTHER_CARD, ref_id=ref_id
+    )
+    return post(books, next_version(books, event), movement, event)
+
+
+def apply_transferred_in(event: TransferredIn, books: Books) -> Posted:
+    # Without the ref_id: it belongs to the other card; on this one it may be of another command.
+    movement = Movement(TransactionType.TRANSFER, event.amount, Side.OTHER_CARD, Side.CARD)
+    return post(books, next_version(books, event), movement, event)
