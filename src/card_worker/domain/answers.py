@@ -80,9 +80,6 @@ def answer(books: Books, event: Event, transaction: Transaction | None) -> Answe
     return _about_card(books, event, transaction)
 
 
-# --- cards ------------------------------------------------------------------------------------
-
-
 def _about_card(books: Books, event: CardEvent, transaction: Transaction | None) -> Answer:
     card, command = books.cards[event.card], event.command
     # Most cards have no tokens and no PIN.
@@ -143,9 +140,6 @@ def _add_codes(books: Books, event: CardEvent, data: CardData) -> None:
             pass
     if isinstance(event, IssuingEvent) and event.issued.sealed is not None:
         data["sealed"] = event.issued.sealed
-
-
-# --- batches ----------------------------------------------------------------------------------
 
 
 def _about_batch(books: Books, event: BatchEvent) -> Answer:
@@ -210,9 +204,6 @@ def about_job(job: Job, batch: Batch) -> BatchData:
     return batch_data(said, batch)
 
 
-# --- refusals ---------------------------------------------------------------------------------
-
-
 def _rejection(books: Books, event: CommandRejected) -> Answer:
     command = event.command
     card_id = _card_id(books, command)
@@ -249,9 +240,6 @@ def _card_id(books: Books, command: Command) -> str | None:
                 return None
             return books.card_keys[named.card][1]
     return command.card_id
-
-
-# --- all of them ------------------------------------------------------------------------------
 
 
 def _said(event: Event) -> Said:

@@ -99,7 +99,6 @@ class CardEventBase(EventBase[Cause]):
 @dataclass(frozen=True, slots=True)
 class CardCreated(CardEventBase[CreateCard]):
     type = EventType.CARD_CREATED
-
     request: SecretRequest | None = None
     issued: IssuedSecrets = NOTHING_ISSUED
 
@@ -143,7 +142,6 @@ class ReplacementCreated(CardEventBase[ReplaceCard]):
     """A new card takes over the old one's balance, owner and dates."""
 
     type = EventType.CARD_CREATED
-
     amount: int
 
 
@@ -152,7 +150,6 @@ class ReplacementActivated(CardEventBase[ReplaceCard]):
     """A card that was inactive takes over the old one's balance, owner and dates."""
 
     type = EventType.CARD_ACTIVATED
-
     amount: int
 
 
@@ -167,7 +164,6 @@ class CardDrawnDown(CardEventBase[CreateTransaction]):
 @dataclass(frozen=True, slots=True)
 class CardRefunded(CardEventBase[RefundTransaction]):
     type = EventType.CARD_REFUNDED
-
     amount: int
 
 
@@ -178,14 +174,12 @@ class CardAdjusted(CardEventBase[AdjustBalance]):
 @dataclass(frozen=True, slots=True)
 class TransferredOut(CardEventBase[TransferBalance]):
     type = EventType.CARD_TRANSFERRED_OUT
-
     amount: int
 
 
 @dataclass(frozen=True, slots=True)
 class TransferredIn(CardEventBase[TransferBalance]):
     type = EventType.CARD_TRANSFERRED_IN
-
     amount: int
 
 
@@ -194,42 +188,36 @@ class CardExpired(CardEventBase[Command]):
     """`forfeits_balance` says whether the available balance becomes breakage."""
 
     type = EventType.CARD_EXPIRED
-
     forfeits_balance: bool
 
 
 @dataclass(frozen=True, slots=True)
 class HoldPlaced(CardEventBase[CreateTransaction]):
     type = EventType.HOLD_PLACED
-
     expires_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class HoldCaptured(CardEventBase[CaptureTransaction]):
     type = EventType.HOLD_CAPTURED
-
     amount: int
 
 
 @dataclass(frozen=True, slots=True)
 class HoldVoided(CardEventBase[VoidTransaction]):
     type = EventType.HOLD_VOIDED
-
     hold: UUID
 
 
 @dataclass(frozen=True, slots=True)
 class HoldExpired(CardEventBase[Command]):
     type = EventType.HOLD_EXPIRED
-
     hold: UUID
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCreated(CardEventBase[CreateToken]):
     type = EventType.TOKEN_CREATED
-
     request: SecretRequest
     issued: IssuedSecrets = NOTHING_ISSUED
 
@@ -237,14 +225,12 @@ class TokenCreated(CardEventBase[CreateToken]):
 @dataclass(frozen=True, slots=True)
 class TokenRevoked(CardEventBase[RevokeToken]):
     type = EventType.TOKEN_REVOKED
-
     token: UUID
 
 
 @dataclass(frozen=True, slots=True)
 class PinRotated(CardEventBase[RotatePin]):
     type = EventType.CARD_PIN_ROTATED
-
     request: SecretRequest
     issued: IssuedSecrets = NOTHING_ISSUED
 
@@ -258,7 +244,6 @@ class BatchAccepted(BatchEventBase[CreateBatch]):
     """An order was accepted. Its cards are created in chunks. `recipients`: None if no secrets."""
 
     type = EventType.BATCH_ACCEPTED
-
     recipients: tuple[str, ...] | None
 
 
@@ -267,7 +252,6 @@ class BatchAwaitsApproval(BatchEventBase[CreateBatch]):
     """An order was stored. Its cards are created when it is approved."""
 
     type = EventType.BATCH_AWAITING_APPROVAL
-
     recipients: tuple[str, ...] | None
 
 
@@ -284,14 +268,12 @@ class RecallBegun(BatchEventBase[Recall]):
     """`last` is the number of the last card."""
 
     type = EventType.BATCH_RECALLING
-
     last: int
 
 
 @dataclass(frozen=True, slots=True)
 class BatchCompleted(BatchEventBase[CreateBatch]):
     type = EventType.BATCH_COMPLETED
-
     request: SecretRequest | None = None
     issued: IssuedSecrets = NOTHING_ISSUED
 
@@ -301,7 +283,6 @@ class CommandRejected(EventBase[Command]):
     """`key` is set when the command's own key belongs to another command."""
 
     type = EventType.COMMAND_REJECTED
-
     reason: Reason
     problems: tuple[Problem, ...] = ()
 

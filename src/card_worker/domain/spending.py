@@ -70,14 +70,8 @@ def decide_create_transaction(command: CreateTransaction, context: Context) -> D
 
 def apply_funded(event: CardFunded, books: Books) -> Posted:
     command = event.command
-    movement = Movement(
-        TransactionType.FUND,
-        command.amount,
-        Side.ISSUER,
-        Side.CARD,
-        ref_id=command.ref_id,
-        metadata=command.metadata,
-    )
+    about = command.ref_id, None, command.metadata
+    movement = Movement(TransactionType.FUND, command.amount, Side.ISSUER, Side.CARD, *about)
     use_codes(books, event)
     return post(books, next_version(books, event), movement, event)
 
@@ -85,27 +79,15 @@ def apply_funded(event: CardFunded, books: Books) -> Posted:
 def apply_drawn_down(event: CardDrawnDown, books: Books) -> Posted:
     command = event.command
     use_codes(books, event)
-    movement = Movement(
-        TransactionType.DRAWDOWN,
-        command.amount,
-        Side.CARD,
-        Side.MERCHANT,
-        ref_id=command.ref_id,
-        metadata=command.metadata,
-    )
+    about = command.ref_id, None, command.metadata
+    movement = Movement(TransactionType.DRAWDOWN, command.amount, Side.CARD, Side.MERCHANT, *about)
     return post(books, next_version(books, event), movement, event)
 
 
 def apply_hold_placed(event: HoldPlaced, books: Books) -> Posted:
     command = event.command
-    movement = Movement(
-        TransactionType.PENDING_CAPTURE,
-        command.amount,
-        Side.AVAILABLE,
-        Side.RESERVED,
-        ref_id=command.ref_id,
-        metadata=command.metadata,
-    )
+    type, about = TransactionType.PENDING_CAPTURE, (command.ref_id, None, command.metadata)
+    movement = Movement(type, command.amount, Side.AVAILABLE, Side.RESERVED, *about)
     use_codes(books, event)
     pending = post(books, next_version(books, event), movement, event)
     books.holds.put(
@@ -136,16 +118,8 @@ def apply_hold_captured(event: HoldCaptured, books: Books) -> Posted:
     command = event.command
     hold = books.holds[command.transaction_id]
     books.holds.put(hold._replace(captured=hold.captured + event.amount))
-    movement = Movement(
-        TransactionType.DRAWDOWN,
-        event.amount,
-        Side.CARD,
-        Side.MERCHANT,
-        ref_id=command.ref_id,
-        parent_id=hold.id,
-        metadata=command.metadata,
-        captures=True,
-    )
+    type, about = TransactionType.DRAWDOWN, (command.ref_id, hold.id, command.metadata)
+    movement = Movement(type, event.amount, Side.CARD, Side.MERCHANT, *about, captures=True)
     return post(books, next_version(books, event), movement, event)
 
 
@@ -205,15 +179,8 @@ def decide_refund(command: RefundTransaction, context: Context) -> Decision:
 def apply_refunded(event: CardRefunded, books: Books) -> Posted:
     command, parent_id = event.command, event.command.transaction_id
     books.refunded[parent_id] = books.refunded.get(parent_id, 0) + event.amount
-    movement = Movement(
-        TransactionType.FUND,
-        event.amount,
-        Side.ISSUER,
-        Side.CARD,
-        ref_id=command.ref_id,
-        parent_id=parent_id,
-        metadata=command.metadata,
-    )
+    about = command.ref_id, parent_id, command.metadata
+    movement = Movement(TransactionType.FUND, event.amount, Side.ISSUER, Side.CARD, *about)
     return post(books, next_version(books, event), movement, event)
 
 
