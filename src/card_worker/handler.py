@@ -1,6 +1,6 @@
 """The path that every command takes: claim its key, load, decide, apply the events, save."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
@@ -20,6 +20,7 @@ from card_worker.secrets.vault import Vault
 from card_worker.storage.books import load, save
 from card_worker.storage.bulk_write import slices
 from card_worker.storage.idempotency import Key, claim, conflict_key, key_and_digest, stored_answers
+from card_worker.storage.pipeline import Pending
 
 NO_SECRETS = SecretIssuer(Vault())
 Digests: TypeAlias = dict[Key, str]
@@ -131,7 +132,7 @@ def _aside(books: Books, decision: Decision, released: Released) -> Books:
 
 def _claim(
     connection: Connection, commands: Sequence[Command], needed: Sequence[Needs], now: datetime
-) -> Callable[[], Claimed]:
+) -> Pending[Claimed]:
     """Claim the keys of commands, as `claim` does."""
     known = [
         (command, needs, *key_and_digest(command))
