@@ -7,8 +7,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from card_worker.contracts.commands import Command, CreateTransaction, event_id
+from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import Reason
+from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.access import record_attempt
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books

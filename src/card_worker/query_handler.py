@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection
 
 from card_worker.contracts.commands import InvalidCommand
-from card_worker.contracts.enums import MESSAGES, Reason
+from card_worker.contracts.enums import Reason
 from card_worker.contracts.events import write
-from card_worker.contracts.queries import GetBatch, ListTransactions, Look, Query
+from card_worker.contracts.queries import CardQuery, GetBatch, ListTransactions, Query
 from card_worker.domain.access import AccessDenied, grant_access, record_attempt
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
@@ -52,7 +52,7 @@ def look(connection: Connection, query: Query | InvalidCommand) -> QueryResult:
     return _result(connection, card, query, card.time(clock(connection)))
 
 
-def look_as_holder(connection: Connection, query: Look, now: datetime) -> QueryResult:
+def look_as_holder(connection: Connection, query: CardQuery, now: datetime) -> QueryResult:
     """Return the result of a query with a token or a PIN, within the open commit.
 
     The PIN attempt must be stored before, as a command's. Wrong PINs count in the same way.
@@ -86,7 +86,7 @@ def _is_busy(connection: Connection, account_id: str, card_id: str, card: Card |
     return books.busy_with(key) is not None
 
 
-def _result(connection: Connection, card: Card, query: Look, now: datetime) -> QueryResult:
+def _result(connection: Connection, card: Card, query: CardQuery, now: datetime) -> QueryResult:
     if isinstance(query, ListTransactions):
         return _transactions(connection, card, query)
     tokens, pin = find_codes(connection, card, now)
@@ -103,4 +103,4 @@ def _transactions(connection: Connection, card: Card, query: ListTransactions) -
 
 
 def _refusal(reason: Reason) -> QueryResult:
-    return {"reason": reason.value, "message": MESSAGES[reason]}
+    return {"reason": reason.value, "message": reason.text}

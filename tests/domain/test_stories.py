@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from card_worker.contracts.commands import Command, CreateTransaction, RefundTransaction
+from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import Reason, Status, TransactionType
-from card_worker.contracts.queries import Look
+from card_worker.contracts.queries import CardQuery
+from card_worker.contracts.transactions import CreateTransaction, RefundTransaction
 from card_worker.domain.events import CommandRejected
 from card_worker.domain.states import ALLOWED, Fund
 from tests.domain import stories_of_codes, stories_of_money
@@ -120,7 +121,7 @@ IMPOSSIBLE = {(RefundTransaction, Status.UNUSED)}
 TOO_MANY = "batch B1: " + " ".join(f"A{n}" for n in range(1001))
 
 
-def row_of(command: Command | Look) -> type:
+def row_of(command: Command | CardQuery) -> type:
     """Return which row of the table a command belongs to."""
     is_fund = isinstance(command, CreateTransaction) and command.type is TransactionType.FUND
     return Fund if is_fund else type(command)

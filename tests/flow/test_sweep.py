@@ -14,7 +14,7 @@ from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import EventType
 from card_worker.contracts.internal import SweptCard
 from card_worker.contracts.message import UnreadableItem, read_commands
-from card_worker.domain.evolve import card_uuid
+from card_worker.domain.ids import card_uuid
 from card_worker.domain.rows import State
 from card_worker.handler import handle
 from card_worker.storage.engine import begin, open_engine

@@ -16,8 +16,7 @@ from card_worker.contracts.commands import APPLY
 from card_worker.contracts.enums import BatchState
 from card_worker.contracts.message import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX, validate_envelope
 from card_worker.domain.books import Books
-from card_worker.domain.events import HoldExpired
-from card_worker.domain.evolve import evolve
+from card_worker.domain.spending import apply_hold_expired
 from card_worker.secrets.sealing import new_identity, open_sealed
 from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin, reading
@@ -328,7 +327,7 @@ def test_dry_runs_on_a_card_release_its_due_holds_once_between_them(engine: Engi
     drawn = {"card_id": "one", "ref_id": lambda number: f"all-{number}", "amount": 1_000, **NOK}
     asked["commands"] += listed("transactions.create", count, **drawn, dry_run=True)["commands"]
     asked["commands"] += listed("cards.block", 1, card_id="one", reason="x")["commands"]
-    with calls_of(evolve.dispatch(HoldExpired)) as releases:
+    with calls_of(apply_hold_expired) as releases:
         outcome = place.send(APPLY, asked)
     assert isinstance(outcome, Answered)
     told = [json.loads(answer.event) for answer in outcome.answers]

@@ -21,14 +21,14 @@ from card_worker.contracts.dead_letters import DeadLetterReason
 from card_worker.contracts.enums import Action, BatchState
 from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.contracts.queries import CardQuery, GetCard, ListTransactions
-from card_worker.domain.evolve import card_uuid
+from card_worker.domain.ids import card_uuid
 from card_worker.domain.needs import Needs
 from card_worker.domain.rows import CARDS_PER_CHUNK, Batch, Holds, State
 from card_worker.file_store import FileStore
 from card_worker.files import NotConfirmed, confirm, write_files
 from card_worker.handler import handle
 from card_worker.query_handler import look
-from card_worker.secret_issuer import Craft, Mint
+from card_worker.secret_issuer import SecretIssuer, SecretTools
 from card_worker.secrets.peppers import Pepper, Peppers
 from card_worker.secrets.sealing import NotOpened, new_identity
 from card_worker.secrets.vault import Vault
@@ -121,7 +121,7 @@ def test_in_any_order_and_more_than_once(orders: Orders) -> None:
         chance.shuffle(asked)
         orders.waiting.clear()
         for chunk in asked:
-            orders.waiting += do(orders.engine, orders.mint, chunk)
+            orders.waiting += do(orders.engine, orders.issuer, chunk)
         orders.waiting = type(orders.waiting)(dict.fromkeys(orders.waiting))
     batch = orders.batch()
     assert (batch.state, batch.created, len(orders.names())) == ("completed", 20_000, 20_000)
@@ -140,7 +140,7 @@ def test_by_many_workers_at_once(postgres_url: str) -> None:
         while waiting:
             chunk = waiting.pop()
             try:
-                waiting += do(own, orders.mint, chunk)
+                waiting += do(own, orders.issuer, chunk)
             except DBAPIError as error:
                 if not is_retryable(error):
                     raise
@@ -165,9 +165,9 @@ def test_a_worker_that_dies_between_a_chunk_and_asking_for_the_next_breaks_no_ro
     orders.order(SOME * SMALL)
     (first, *_) = orders.waiting
     following = first._replace(number=1 + AHEAD)
-    assert do(orders.engine, orders.mint, first) == [following]
+    assert do(orders.engine, orders.issuer, first) == [following]
     # Its message comes again.
-    assert do(orders.engine, orders.mint, first, again=True) == [following]
+    assert do(orders.engine, orders.issuer, first, again=True) == [following]
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -307,7 +307,7 @@ def test_in_company_a_chunk_is_made_in_pieces_and_is_the_same(orders: Orders) ->
     worked: list[float] = []
     while orders.waiting:
         chunk = orders.waiting.popleft()
-        orders.waiting += do(orders.engine, orders.mint, chunk, worked.append)
+        orders.waiting += do(orders.engine, orders.issuer, chunk, worked.append)
     assert len(worked) == CHUNK // 200 + 2
     assert_complete(orders, CHUNK + 350)
 
@@ -533,13 +533,13 @@ def test_an_order_waits_for_a_pepper_that_is_gone(engine: Engine) -> None:
     orders.order(2 * CHUNK, **CODES)
     orders.work(2)
     others = Vault(Peppers([Pepper("t2", bytes(range(32)))]), PIN_PEPPERS)
-    orders.mint, known = Mint(others), orders.mint
+    orders.issuer, known = SecretIssuer(others), orders.issuer
     orders.work()
     batch = orders.batch()
     assert (batch.state, batch.created) == (BatchState.RUNNING, 2 * CHUNK)
     assert batch.last_error == "TOKEN_PEPPERS has no key t1 any more"
     assert orders.count(files) == 0
-    orders.mint = known
+    orders.issuer = known
     rest(orders)
     orders.waiting += resting_chunks(engine)
     orders.work()
@@ -557,7 +557,7 @@ def test_a_worker_without_peppers_leaves_an_order_to_others(
     orders = Orders(engine)
     orders.order(2 * CHUNK, **CODES)
     first, second = orders.waiting
-    assert do(engine, Mint(vault), first) == []
+    assert do(engine, SecretIssuer(vault), first) == []
     assert orders.batch().last_error == f"a worker has no {missing}"
     assert orders.names() == []
     orders.waiting.extend([first, second])
@@ -686,7 +686,7 @@ def test_a_chunk_is_of_its_own_batch(orders: Orders) -> None:
     asked = list(orders.waiting)
     for number in (1, 2, 3):
         mixed = asked[0]._replace(batch_id="B2", number=number)
-        assert do(orders.engine, orders.mint, mixed) == []
+        assert do(orders.engine, orders.issuer, mixed) == []
     assert orders.count(cards) == 0
     orders.work()
     for batch_id in ("B1", "B2"):
@@ -703,7 +703,7 @@ def test_a_chunk_that_is_at_work_when_its_order_is_cancelled_is_not_kept(
     orders.work(1)
     (second, *_) = orders.waiting
     with cancelling_at_work(orders, monkeypatch):
-        assert do(engine, orders.mint, second) == []
+        assert do(engine, orders.issuer, second) == []
     assert orders.names() == names(CHUNK)
     orders.work()
     let_go(orders)
@@ -731,7 +731,7 @@ def test_an_order_that_was_cancelled_is_not_given_up_as_well(
     orders.order(CHUNK)
     take_name(orders, "B1-0007")
     with cancelling_at_work(orders, monkeypatch):
-        assert do(engine, orders.mint, orders.waiting.popleft()) == []
+        assert do(engine, orders.issuer, orders.waiting.popleft()) == []
     (told,) = orders.events("batch.cancelled")
     assert told["correlationid"] == "stop"
     engine.dispose()
@@ -744,10 +744,10 @@ def test_a_chunk_that_another_worker_is_at_is_left_to_it(postgres_url: str) -> N
     first, second = orders.waiting
     with engine.begin() as connection:
         connection.execute(select(chunks).where(chunks.c.number == 1).with_for_update())
-        assert do(engine, orders.mint, first) == []
-        do(engine, orders.mint, second)
+        assert do(engine, orders.issuer, first) == []
+        do(engine, orders.issuer, second)
     assert orders.names() == sorted(names(CHUNK, CHUNK + 1))
-    do(engine, orders.mint, first)
+    do(engine, orders.issuer, first)
     assert orders.names() == sorted(names(2 * CHUNK))
     engine.dispose()
 
@@ -779,7 +779,7 @@ def test_a_chunk_waits_for_the_disk_when_something_is_told_or_others_wait(
 
     orders.work(1)
     assert seen() == {"off"}
-    do(engine, orders.mint, orders.waiting.popleft(), lambda _: None)
+    do(engine, orders.issuer, orders.waiting.popleft(), lambda _: None)
     assert seen() == {"on"}
     tell_last(orders, ago=TELL_EVERY)
     seen()
@@ -840,8 +840,8 @@ def take_name(orders: Orders, name: str) -> None:
 
 
 def test_an_order_whose_values_run_out_is_let_go(engine: Engine) -> None:
-    craft = Craft(draw_tokens=lambda _, count: ["123456789012"] * count)
-    orders = Orders(engine, Mint(VAULT, craft))
+    tools = SecretTools(draw_tokens=lambda _, count: ["123456789012"] * count)
+    orders = Orders(engine, SecretIssuer(VAULT, tools))
     format = {"numbers": True, "length": 16}
     makes: dict[str, Any] = {"card_token": {"format": format}}
     orders.order(2_000, options=makes, seal_to=[OWNER.recipient])
@@ -1061,7 +1061,7 @@ def test_a_chunk_of_a_recall_whose_turn_has_not_come_does_nothing(orders: Orders
             for number, action in enumerate(("block", "unblock", "block"))
         ]
     unblocks = Chunk(begun[1].id, ACCOUNT, "B1", Action.UNBLOCK, 1)
-    assert do(orders.engine, orders.mint, unblocks) == []
+    assert do(orders.engine, orders.issuer, unblocks) == []
     orders.waiting += first_chunks(orders.engine, [one.id for one in begun])
     orders.work()
     ends = [event["data"]["recall"] for event in orders.events("batch.recalled")]
@@ -1178,7 +1178,7 @@ def test_orders_of_one_group_with_the_same_name_are_checked_each_for_itself(
         if not isinstance(command, UnreadableItem)
     ]
     with begin(orders.engine) as (connection, now):
-        answers = handle(connection, group, now, orders.mint)
+        answers = handle(connection, group, now, orders.issuer)
     assert [answer.reason for answer in answers] == ["card_exists", None]
 
 
@@ -1253,7 +1253,7 @@ def test_an_order_that_is_locked_keeps_no_other_from_lapsing(postgres_url: str) 
 
 def test_a_chunk_nobody_has_begun_is_nothing(orders: Orders) -> None:
     nothing = Chunk(card_uuid(ACCOUNT, "x"), ACCOUNT, "B1", Action.MAKE, 1)
-    assert do(orders.engine, orders.mint, nothing) == []
+    assert do(orders.engine, orders.issuer, nothing) == []
 
 
 def test_codes_without_a_card_and_batches_without_their_cards_are_found(orders: Orders) -> None:

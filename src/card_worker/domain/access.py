@@ -11,9 +11,10 @@ from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
 from card_worker.contracts import keys
-from card_worker.contracts.commands import CreateTransaction, event_id
+from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import Reason, Status
-from card_worker.contracts.queries import Look
+from card_worker.contracts.queries import CardQuery
+from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.books import Books
 from card_worker.domain.events import CardBlocked, PinCheck
 from card_worker.domain.refusal import Refused
@@ -23,7 +24,7 @@ from card_worker.secrets.peppers import Hash
 
 WRONG_MAX = 5
 
-AccessRequest: TypeAlias = CreateTransaction | Look
+AccessRequest: TypeAlias = CreateTransaction | CardQuery
 """The command and the queries that may name their card by a token and have a PIN."""
 
 

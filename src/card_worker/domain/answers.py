@@ -6,24 +6,24 @@ from typing import NamedTuple
 from uuid import UUID
 
 from card_worker.contracts.batches import CreateBatch, OnBatch
-from card_worker.contracts.commands import (
-    BlockCard,
+from card_worker.contracts.cards import BlockCard
+from card_worker.contracts.commands import Command
+from card_worker.contracts.enums import Action, EventType, Reason
+from card_worker.contracts.events import (
+    BatchCardView,
+    BatchData,
+    CardData,
+    CommandInfo,
+    Envelope,
+    RecallView,
+    RejectionData,
+    write,
+)
+from card_worker.contracts.transactions import (
     CaptureTransaction,
-    Command,
     ExpireHold,
     RefundTransaction,
     VoidTransaction,
-)
-from card_worker.contracts.enums import MESSAGES, Action, EventType, Reason
-from card_worker.contracts.events import (
-    BatchCardShown,
-    BatchData,
-    CardData,
-    Envelope,
-    RecallShown,
-    RejectionData,
-    Said,
-    write,
 )
 from card_worker.domain.books import Books
 from card_worker.domain.events import (
@@ -150,14 +150,14 @@ def _about_batch(books: Books, event: BatchEvent) -> Answer:
     match event:
         case BatchCompleted():
             data["cards"] = tuple(
-                BatchCardShown(card_id=card.card_id, type=card.type or batch.type)
+                BatchCardView(card_id=card.card_id, type=card.type or batch.type)
                 for card in event.command.cards or ()
             )
             add_files(data, [file for file, _ in event.issued.files])
         case RecallBegun():
             action = Action(event.command.command.removeprefix("batches."))
             first, last = event.command.first, event.last
-            data["recall"] = RecallShown(
+            data["recall"] = RecallView(
                 action=action, first=first, last=last, done=0, already=0, refused=0
             )
         case _:
@@ -168,7 +168,7 @@ def _about_batch(books: Books, event: BatchEvent) -> Answer:
     return _freeze(event, batch.batch_id, data)
 
 
-def batch_data(said: Said, batch: Batch) -> BatchData:
+def batch_data(said: CommandInfo, batch: Batch) -> BatchData:
     """Return the data that every event about a batch has."""
     data = BatchData(
         command=said["command"],
@@ -200,7 +200,7 @@ def add_files(data: BatchData, files: Sequence[File]) -> None:
 
 def about_job(job: Job, batch: Batch) -> BatchData:
     """Return the data of an event that a job leads to later than its command."""
-    said = Said(command=job.command, command_id=job.command_id, account_id=job.account_id)
+    said = CommandInfo(command=job.command, command_id=job.command_id, account_id=job.account_id)
     return batch_data(said, batch)
 
 
@@ -212,7 +212,7 @@ def _rejection(books: Books, event: CommandRejected) -> Answer:
         command_id=command.command_id,
         account_id=command.account_id,
         reason=event.reason,
-        message=MESSAGES[event.reason],
+        message=event.reason.text,
     )
     if command.dry_run:
         data["dry_run"] = True
@@ -242,9 +242,9 @@ def _card_id(books: Books, command: Command) -> str | None:
     return command.card_id
 
 
-def _said(event: Event) -> Said:
+def _said(event: Event) -> CommandInfo:
     command = event.command
-    said = Said(
+    said = CommandInfo(
         command=command.command, command_id=command.command_id, account_id=command.account_id
     )
     if command.dry_run:

@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from card_worker.contracts.commands import CreateTransaction, RefundTransaction
 from card_worker.contracts.enums import Expiry, Reason, TransactionType
 from card_worker.contracts.events import Problem
+from card_worker.contracts.transactions import CreateTransaction, RefundTransaction
 from card_worker.domain.access import grant_access
 from card_worker.domain.books import Books
 from card_worker.domain.events import PinCheck

@@ -20,32 +20,31 @@ from card_worker.contracts.batches import (
     LapseBatch,
     UnblockBatch,
 )
-from card_worker.contracts.commands import (
+from card_worker.contracts.cards import (
     ActivateCard,
     AdjustBalance,
     BlockCard,
-    CaptureTransaction,
     CloseCard,
-    Command,
     CreateCard,
-    CreateToken,
-    CreateTransaction,
     ExpireCard,
-    ExpireHold,
-    InvalidCommand,
-    Moves,
-    RefundTransaction,
+    MovesMoney,
     ReplaceCard,
     ReverseActivation,
-    RevokeToken,
-    RotatePin,
     TransferBalance,
     UnblockCard,
     UpdateCard,
-    VoidTransaction,
     WithdrawCard,
 )
+from card_worker.contracts.commands import Command, InvalidCommand
 from card_worker.contracts.enums import Reason
+from card_worker.contracts.tokens import CreateToken, RevokeToken, RotatePin
+from card_worker.contracts.transactions import (
+    CaptureTransaction,
+    CreateTransaction,
+    ExpireHold,
+    RefundTransaction,
+    VoidTransaction,
+)
 from card_worker.domain import codes, ending, events, issuing, orders, spending
 from card_worker.domain.access import AccessDenied
 from card_worker.domain.books import Books
@@ -140,7 +139,7 @@ def _with_pin_check(decision: Decision, pin_check: PinCheck | None) -> Decision:
 
 def _check_reference(command: Command, context: Context) -> None:
     # The same command delivered again is known by its key, and doesn't come here.
-    if isinstance(command, Moves) and (context.card.id, command.ref_id) in context.books.refs:
+    if isinstance(command, MovesMoney) and (context.card.id, command.ref_id) in context.books.refs:
         raise Refused(Reason.IDEMPOTENCY_CONFLICT)
 
 

@@ -5,7 +5,7 @@ For each command: the rows it needs, its decision, and what its events do to the
 
 from datetime import datetime
 
-from card_worker.contracts.commands import (
+from card_worker.contracts.cards import (
     ActivateCard,
     BlockCard,
     CloseCard,
@@ -42,7 +42,7 @@ def needs_unblock(command: UnblockCard) -> Needs:
 
 def decide_unblock(command: UnblockCard, context: Context) -> Decision:
     if not context.card.blocked:
-        raise Refused(Reason.NOT_REVERSIBLE)
+        raise Refused(Reason.CARD_NOT_BLOCKED)
     return Decision(CardUnblocked(command, context.now, context.key))
 
 

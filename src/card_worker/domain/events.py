@@ -11,36 +11,35 @@ from typing import ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from card_worker.contracts.batches import ApproveBatch, CancelBatch, CreateBatch, Recall
-from card_worker.contracts.commands import (
+from card_worker.contracts.cards import (
     ActivateCard,
     AdjustBalance,
     BlockCard,
-    CaptureTransaction,
     CloseCard,
-    Command,
     CreateCard,
-    CreateToken,
-    CreateTransaction,
-    RefundTransaction,
     ReplaceCard,
     ReverseActivation,
-    RevokeToken,
-    RotatePin,
     TransferBalance,
     UnblockCard,
     UpdateCard,
-    VoidTransaction,
     WithdrawCard,
-    event_id,
 )
+from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import CardType, EventType, Reason
 from card_worker.contracts.events import Problem
-from card_worker.contracts.queries import Look
+from card_worker.contracts.queries import CardQuery
+from card_worker.contracts.tokens import CreateToken, RevokeToken, RotatePin
+from card_worker.contracts.transactions import (
+    CaptureTransaction,
+    CreateTransaction,
+    RefundTransaction,
+    VoidTransaction,
+)
 from card_worker.domain.rows import CardKey, File, FilePart, PinAttempt
 from card_worker.secrets.formats import PinFormat, TokenFormat
 from card_worker.secrets.peppers import Hash
 
-Cause = TypeVar("Cause", bound=Command | Look)
+Cause = TypeVar("Cause", bound=Command | CardQuery)
 
 
 class SecretRequest(NamedTuple):
@@ -115,7 +114,7 @@ class CardUpdated(CardEventBase[UpdateCard]):
     type = EventType.CARD_UPDATED
 
 
-class CardBlocked(CardEventBase[BlockCard | CreateTransaction | Look]):
+class CardBlocked(CardEventBase[BlockCard | CreateTransaction | CardQuery]):
     """The card is blocked: by a command, or after too many wrong PINs."""
 
     type = EventType.CARD_BLOCKED

@@ -6,8 +6,7 @@ For each command: the rows it needs, its decision, and what its events do to the
 from datetime import datetime, timedelta
 
 from card_worker.contracts import keys
-from card_worker.contracts.codes import BatchOptions
-from card_worker.contracts.commands import (
+from card_worker.contracts.cards import (
     UPDATABLE,
     ActivateCard,
     CreateCard,
@@ -17,6 +16,7 @@ from card_worker.contracts.commands import (
 )
 from card_worker.contracts.enums import Reason, Side, TransactionType
 from card_worker.contracts.events import Problem
+from card_worker.contracts.secrets import BatchOptions
 from card_worker.domain.books import Books
 from card_worker.domain.codes import add_codes, request_secrets, with_behaviour
 from card_worker.domain.context import Context

@@ -4,13 +4,12 @@ from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from card_worker.contracts.batches import CreateBatch
-from card_worker.contracts.commands import (
-    ByToken,
+from card_worker.contracts.commands import Command, event_id
+from card_worker.contracts.transactions import (
+    ByCardOrToken,
     CaptureTransaction,
-    Command,
     RefundTransaction,
     VoidTransaction,
-    event_id,
 )
 from card_worker.domain.rows import BatchKey, CardKey
 from card_worker.domain.states import Beginning, OnCard
@@ -60,7 +59,7 @@ def needs_transaction(command: CaptureTransaction | VoidTransaction | RefundTran
     )
 
 
-def needs_access(request: ByToken) -> Needs:
+def needs_access(request: ByCardOrToken) -> Needs:
     """Return the needs of a command or query that may name its card by a token."""
     account_id = request.account_id
     has_pin = request.given_pin is not None

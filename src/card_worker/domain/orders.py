@@ -20,10 +20,10 @@ from card_worker.contracts.batches import (
     OnBatch,
     Recall,
 )
-from card_worker.contracts.codes import BatchOptions
-from card_worker.contracts.enums import MESSAGES, Action, BatchState, CardType, Reason
+from card_worker.contracts.enums import Action, BatchState, CardType, Reason
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
 from card_worker.contracts.patterns import Pattern
+from card_worker.contracts.secrets import BatchOptions
 from card_worker.domain.books import Books
 from card_worker.domain.codes import add_codes, request_secrets
 from card_worker.domain.events import (
@@ -136,7 +136,7 @@ def _list_problems(
     reason: Reason, card_ids: list[str], wrong: Iterable[str]
 ) -> tuple[Problem, ...]:
     """Return up to 20 problems that name cards by their place in the list and their card_id."""
-    message = MESSAGES[reason].split(";")[0].rstrip(".")
+    message = reason.text.split(";")[0].rstrip(".")
     places = {card_id: place for place, card_id in reversed(list(enumerate(card_ids)))}
     return tuple(
         Problem(field=f"cards.{places[card_id]}.card_id", message=f"{card_id}: {message}")
@@ -145,7 +145,7 @@ def _list_problems(
 
 
 def _pattern_problems(taken: Sequence[str]) -> tuple[Problem, ...]:
-    message = MESSAGES[Reason.CARD_EXISTS].rstrip(".")
+    message = Reason.CARD_EXISTS.text.rstrip(".")
     return tuple(
         Problem(field="card_id_pattern", message=f"{card_id}: {message}") for card_id in taken
     )

@@ -7,16 +7,15 @@ from datetime import timedelta
 from uuid import UUID
 
 from card_worker.contracts import keys
-from card_worker.contracts.commands import (
-    AdjustBalance,
+from card_worker.contracts.cards import AdjustBalance, TransferBalance
+from card_worker.contracts.enums import Reason, Side, TransactionType
+from card_worker.contracts.transactions import (
     CaptureTransaction,
     CreateTransaction,
     ExpireHold,
     RefundTransaction,
-    TransferBalance,
     VoidTransaction,
 )
-from card_worker.contracts.enums import Reason, Side, TransactionType
 from card_worker.domain.books import Books
 from card_worker.domain.codes import use_codes
 from card_worker.domain.context import Context

@@ -4,29 +4,29 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TypeAlias, get_args
 
-from card_worker.contracts.commands import (
+from card_worker.contracts.cards import (
     ActivateCard,
     AdjustBalance,
     BlockCard,
-    CaptureTransaction,
     CloseCard,
     CreateCard,
-    CreateToken,
-    CreateTransaction,
     ExpireCard,
-    ExpireHold,
-    RefundTransaction,
     ReplaceCard,
     ReverseActivation,
-    RevokeToken,
-    RotatePin,
     TransferBalance,
     UnblockCard,
     UpdateCard,
-    VoidTransaction,
     WithdrawCard,
 )
 from card_worker.contracts.enums import Reason, Status, TransactionType
+from card_worker.contracts.tokens import CreateToken, RevokeToken, RotatePin
+from card_worker.contracts.transactions import (
+    CaptureTransaction,
+    CreateTransaction,
+    ExpireHold,
+    RefundTransaction,
+    VoidTransaction,
+)
 
 Beginning: TypeAlias = CreateCard | ActivateCard | WithdrawCard
 """The commands about a card that may not be active or may not exist."""
@@ -93,7 +93,7 @@ ALLOWED: Mapping[Row, Column] = {
     BlockCard: {**_UNLESS_CLOSED, Status.BLOCKED: Reason.CARD_BLOCKED},
     UnblockCard: {
         **_UNLESS_CLOSED,
-        **dict.fromkeys(_LIVE, Reason.NOT_REVERSIBLE),
+        **dict.fromkeys(_LIVE, Reason.CARD_NOT_BLOCKED),
     },
     CloseCard: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None},
     ReplaceCard: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None},

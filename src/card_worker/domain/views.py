@@ -4,21 +4,21 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from card_worker.contracts.events import (
-    BatchShown,
-    CardShown,
-    FileShown,
-    HoldShown,
-    PinShown,
-    RecallShown,
-    TokenShown,
-    TransactionShown,
+    BatchView,
+    CardView,
+    FileView,
+    HoldView,
+    PinView,
+    RecallView,
+    TokenView,
+    TransactionView,
 )
 from card_worker.domain.rows import Batch, Card, File, Hold, Job, Pin, Token, Transaction
 
 # Two views are written as literals: to call their types takes twice as long, for each event.
 
 
-def card_view(card: Card, now: datetime, tokens: Sequence[Token], pin: Pin | None) -> CardShown:
+def card_view(card: Card, now: datetime, tokens: Sequence[Token], pin: Pin | None) -> CardView:
     """Return the public view of a card at `now`, with its usable tokens and its PIN."""
     return {
         "account_id": card.account_id,
@@ -44,13 +44,13 @@ def card_view(card: Card, now: datetime, tokens: Sequence[Token], pin: Pin | Non
         "amount_reserved": card.amount_reserved,
         "amount_available": card.amount_available,
         "tokens": tuple(map(token_view, tokens)),
-        "pin": None if pin is None else PinShown(format=pin.format),
+        "pin": None if pin is None else PinView(format=pin.format),
     }
 
 
-def token_view(token: Token) -> TokenShown:
+def token_view(token: Token) -> TokenView:
     """Return the public view of a token."""
-    return TokenShown(
+    return TokenView(
         id=token.id,
         ref_id=token.ref_id,
         masked_code=token.masked_code,
@@ -60,9 +60,9 @@ def token_view(token: Token) -> TokenShown:
     )
 
 
-def file_view(file: File) -> FileShown:
+def file_view(file: File) -> FileView:
     """Return the public view of a file."""
-    return FileShown(
+    return FileView(
         name=file.name,
         sha256=file.sha256,
         cards=file.cards,
@@ -71,7 +71,7 @@ def file_view(file: File) -> FileShown:
     )
 
 
-def transaction_view(transaction: Transaction, card_id: str) -> TransactionShown:
+def transaction_view(transaction: Transaction, card_id: str) -> TransactionView:
     """Return the public view of a transaction."""
     return {
         "id": transaction.id,
@@ -94,9 +94,9 @@ def transaction_view(transaction: Transaction, card_id: str) -> TransactionShown
     }
 
 
-def batch_view(batch: Batch, files: Sequence[File] = ()) -> BatchShown:
+def batch_view(batch: Batch, files: Sequence[File] = ()) -> BatchView:
     """Return the view of a batch and its files in the answer of a query."""
-    return BatchShown(
+    return BatchView(
         account_id=batch.account_id,
         batch_id=batch.batch_id,
         state=batch.state,
@@ -116,9 +116,9 @@ def batch_view(batch: Batch, files: Sequence[File] = ()) -> BatchShown:
     )
 
 
-def hold_view(hold: Hold) -> HoldShown:
+def hold_view(hold: Hold) -> HoldView:
     """Return the public view of a hold."""
-    return HoldShown(
+    return HoldView(
         id=hold.id,
         amount=hold.amount,
         amount_captured=hold.captured,
@@ -128,9 +128,9 @@ def hold_view(hold: Hold) -> HoldShown:
     )
 
 
-def recall_view(job: Job) -> RecallShown:
+def recall_view(job: Job) -> RecallView:
     """Return the progress of a recall."""
-    return RecallShown(
+    return RecallView(
         action=job.action,
         first=job.first,
         last=job.last,

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, func, select
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.queries import CardQuery
 from card_worker.contracts.transactions import CreateTransaction
-from card_worker.domain.needs import needs
+from card_worker.domain.needs import needs_access
 from card_worker.domain.rows import CardKey, Outcome
 from card_worker.storage.books import lock_cards
 from card_worker.storage.json_rows import (
@@ -52,7 +52,7 @@ def note_pin_attempts(
     if not fresh:
         return
     # Whoever notes has the card to itself, so a lower number was visible earlier.
-    needed = [needs(one) for one in fresh]
+    needed = [needs_access(one) for one in fresh]
     token_keys = {key for one in needed for key in one.tokens}
     card_keys = {key for one in needed for key in one.cards}
     waiting = lock_cards(connection, card_keys, given_tokens=token_keys)

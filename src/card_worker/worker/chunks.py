@@ -73,7 +73,7 @@ class Chunks:
         started = perf_counter()
         following = do(
             self._resources.engine,
-            self._resources.mint,
+            self._resources.issuer,
             chunk,
             self._resources.fair_share.throttle(),
             again=next(earlier_starts) > 0,

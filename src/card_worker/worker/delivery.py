@@ -21,7 +21,7 @@ from card_worker.batches.chunks import Chunk
 from card_worker.contracts.commands import CHUNK
 from card_worker.contracts.message import NO_VAULT, read_commands
 from card_worker.contracts.queries import QUERIES
-from card_worker.secret_issuer import Mint
+from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.vault import Vault
 from card_worker.storage.contention import Contention, Row
 from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, LOCK_TIMEOUT_MS
@@ -64,7 +64,7 @@ class Delivery:
         self._dead_letters = DeadLetters(engine, self._retries, recipients)
         resources = Resources(
             engine=engine,
-            mint=Mint(vault),
+            issuer=SecretIssuer(vault),
             retries=self._retries,
             starts=self._starts,
             dead_letters=self._dead_letters,

@@ -52,7 +52,7 @@ class Groups:
         commands = [command for read in reads for command in read.commands]
         record_attempts(self._resources.engine, commands, lock_timeout_ms)
         with begin(self._resources.engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):
-            answers = handle(connection, commands, now, self._resources.mint)
+            answers = handle(connection, commands, now, self._resources.issuer)
         self._resources.fair_share.note_commands()
         _log_group(commands, answers, messages=len(reads), ms=(perf_counter() - started) * 1000)
         self._follow_up(answers)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
-from card_worker.domain.needs import needs
+from card_worker.domain.decide import needs
 from card_worker.storage.contention import Contention, Row, find_contention
 from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, begin
 from card_worker.worker.groups import Groups

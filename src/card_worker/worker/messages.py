@@ -10,7 +10,7 @@ from card_worker.contracts.commands import Command
 from card_worker.contracts.dead_letters import DeadLetterReason, explain
 from card_worker.contracts.message import UnreadableItem
 from card_worker.domain.answers import Answer
-from card_worker.query_handler import Seen
+from card_worker.query_handler import QueryResult
 from card_worker.storage.contention import Row
 
 
@@ -62,7 +62,7 @@ class Answered:
 class QueryAnswered:
     """A query, with its result."""
 
-    result: Seen
+    result: QueryResult
 
 
 @dataclass(frozen=True, slots=True)

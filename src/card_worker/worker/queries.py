@@ -5,7 +5,7 @@ from functools import partial
 from card_worker.contracts.commands import InvalidCommand
 from card_worker.contracts.message import read_query
 from card_worker.contracts.queries import CardQuery, Query
-from card_worker.query_handler import Seen, look, look_as_holder
+from card_worker.query_handler import QueryResult, look, look_as_holder
 from card_worker.storage.engine import begin, reading
 from card_worker.worker.groups import record_attempts
 from card_worker.worker.messages import Message, Outcome, QueryAnswered, Returned, Waiting
@@ -17,7 +17,7 @@ class Queries:
     """Answers queries."""
 
     def __init__(self, resources: Resources) -> None:
-        self._engine, self._vault = resources.engine, resources.mint.vault
+        self._engine, self._vault = resources.engine, resources.issuer.vault
         self._retries, self._dead_letters = resources.retries, resources.dead_letters
 
     def deliver(self, message: Message) -> Outcome:
@@ -33,7 +33,7 @@ class Queries:
             # The query has changed nothing; the next try would fail in the same way.
             return self._dead_letters.dead_letter_unread(message, error)
 
-    def _answer(self, query: Query | InvalidCommand) -> Seen:
+    def _answer(self, query: Query | InvalidCommand) -> QueryResult:
         if isinstance(query, CardQuery) and (query.token is not None or query.pin is not None):
             record_attempts(self._engine, [query])
             with begin(self._engine) as (connection, now):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from card_worker.batches.chunks import Chunk
-from card_worker.secret_issuer import Mint
+from card_worker.secret_issuer import SecretIssuer
 from card_worker.worker.dead_letters import DeadLetters
 from card_worker.worker.fair_share import FairShare
 from card_worker.worker.retries import Retries
@@ -18,7 +18,7 @@ class Resources:
     """The resources of one process of a worker."""
 
     engine: Engine
-    mint: Mint
+    issuer: SecretIssuer
     retries: Retries
     starts: Starts
     dead_letters: DeadLetters

@@ -27,8 +27,9 @@ from card_worker.contracts import keys as key_of
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import Action, BatchState, CardType, EventType
 from card_worker.contracts.secrets import BatchOptions, TokenOptions
-from card_worker.domain.evolve import batch_card, behaving, card_uuids
-from card_worker.domain.making import pin_format
+from card_worker.domain.codes import pin_format, with_behaviour
+from card_worker.domain.ids import card_uuids
+from card_worker.domain.orders import batch_card
 from card_worker.domain.rows import Batch, BatchKey, Card, File, Holds, Job, Pin, Token
 from card_worker.storage.json_rows import columns_named
 from card_worker.storage.reconcile.reading import ROWS, Books, as_stored
@@ -140,7 +141,7 @@ class _Named(NamedTuple):
     """Some of the cards that a batch names, in the order of their numbers."""
 
     names: list[str]
-    kinds: list[CardType]
+    types: list[CardType]
     ids: list[UUID]
     cards: dict[UUID, Card]
     """Those that are there."""
@@ -163,11 +164,11 @@ def _cards(books: Books, batch: Batch) -> Iterator[Difference]:
 def _named(books: Books, batch: Batch) -> Iterator[_Named]:
     for first in range(1, batch.requested + 1, ROWS):
         count = min(ROWS, batch.requested - first + 1)
-        names, kinds = batch.card_ids(first, count), batch.kinds(first, count)
+        names, types = batch.card_ids(first, count), batch.types(first, count)
         ids = [UUID(bytes=id) for id in card_uuids(batch.account_id, names)]
         # What can't be read is reported by the checks of cards.
         found = books.find(cards, Card, [{"id": id} for id in ids], [])
-        yield _Named(names, kinds, ids, {card.id: card for card in found})
+        yield _Named(names, types, ids, {card.id: card for card in found})
         books.progress("cards of batches", first + count - 1, batch.requested)
 
 
@@ -177,7 +178,7 @@ def _named_wrong(
     """Yield the check, the card and what is wrong with it."""
     has_codes = _has_codes(batch)
     untouched = _untouched_codes(books, batch, named.cards)
-    for name, kind, id in zip(named.names, named.kinds, named.ids, strict=True):
+    for name, kind, id in zip(named.names, named.types, named.ids, strict=True):
         card = named.cards.get(id)
         if card is None:
             if is_whole:
@@ -249,7 +250,7 @@ def _as_ordered(token: Token, ordered: TokenOptions | None) -> Iterator[Wrong]:
         created_at=token.created_at,
         format=None if format is None else format.model_dump(mode="json", exclude_defaults=True),
     )
-    made = behaving(made, ordered, token.created_at)
+    made = with_behaviour(made, ordered, token.created_at)
     for name in ("ref_id", "format", "expires_at", "expires_after_transaction", "metadata"):
         yield from unequal(f"token {token.id}: {name}", getattr(token, name), getattr(made, name))
 
