@@ -24,7 +24,7 @@ from benchmarks.programs import Failed
 from benchmarks.results import Result, save, table
 from benchmarks.rounds import Size, say
 from benchmarks.stage import Stage, stage
-from card_worker.cli.stack import FOREIGN
+from card_worker.embedded.stack import FOREIGN
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from card_worker.cli.embedded import tied
+from card_worker.embedded.launching import tied
 
 Command = tuple[str, ...]
 

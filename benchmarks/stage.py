@@ -16,7 +16,7 @@ from sqlalchemy import make_url
 
 from benchmarks.commands import ACCOUNT
 from benchmarks.programs import ROOT, Failed
-from card_worker.cli.embedded import Valkey, valkey
+from card_worker.embedded.valkey import Valkey, valkey
 from tests.servers import Postgres, database, postgres
 
 STREAM = "card-events"

@@ -21,7 +21,7 @@ from sqlalchemy import Engine, make_url
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from card_worker.cli.embedded import NoServer, Valkey, valkey
+from card_worker.embedded.valkey import NoServer, Valkey, valkey
 from card_worker.storage.engine import open_engine
 from card_worker.storage.migrations import upgrade
 from tests import servers

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from card_worker.cli.embedded import PORTS, tied
+from card_worker.embedded.launching import PORTS, tied
 from tests.flow.processes import until
 
 SETTINGS = """

@@ -1,7 +1,7 @@
 """Real servers for the tests: the environment's, else the wheels', else what is on PATH.
 
 A session of tests shares one of each through the fixtures of conftest.py. A test that kills or
-restarts a server runs its own: `postgres()` here, `valkey()` of card_worker.cli.embedded.
+restarts a server runs its own: `postgres()` here, `valkey()` of card_worker.embedded.valkey.
 """
 
 import importlib.util
@@ -26,7 +26,8 @@ import pytest
 from psycopg import sql
 from sqlalchemy import make_url
 
-from card_worker.cli.embedded import PORTS, NoServer, valkey
+from card_worker.embedded.launching import PORTS
+from card_worker.embedded.valkey import NoServer, valkey
 
 DATABASE_FROM = "CARD_WORKER_TEST_DATABASE_URL"
 """A server whose role may create databases; those that are there are left alone."""
@@ -41,7 +42,7 @@ STOP_MAX_S = 10.0
 # PostgreSQL refuses to run as root. This user is on every system.
 _OTHER_THAN_ROOT = "nobody"
 
-# As in card_worker.cli.embedded; changing the user has to come first, since it undoes the tie.
+# As in card_worker.embedded.valkey; changing the user has to come first, since it undoes the tie.
 _TIED = """
 import ctypes, os, pwd, signal, sys
 if os.geteuid() == 0:

@@ -31,7 +31,7 @@ from kombu import pools
 from redis import Redis
 from sqlalchemy import func, select, text
 
-from card_worker.cli.embedded import Valkey, valkey
+from card_worker.embedded.valkey import Valkey, valkey
 from card_worker.storage.engine import reading
 from card_worker.storage.migrations import upgrade
 from card_worker.storage.tables import cards, outbox, transactions

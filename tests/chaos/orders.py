@@ -32,8 +32,8 @@ from redis.exceptions import RedisError
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from card_worker.cli.embedded import Valkey, valkey
 from card_worker.domain.ids import card_uuids
+from card_worker.embedded.valkey import Valkey, valkey
 from card_worker.secrets.peppers import Peppers, new_pepper
 from card_worker.secrets.sealing import new_identity, open_sealed
 from card_worker.storage.engine import reading

@@ -16,8 +16,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from card_worker.cli.embedded import valkey
 from card_worker.contracts.cards import CreateCard
+from card_worker.embedded.valkey import valkey
 from card_worker.money import Currency
 from card_worker.storage.migrations import upgrade
 from tests import servers

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from card_worker.cli.embedded import NoServer
+from card_worker.embedded.valkey import NoServer
 from tests import servers
 from tests.chaos.servers.checker import Entry
 from tests.chaos.servers.journal import Asked, Journal, is_answer

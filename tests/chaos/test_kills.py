@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from card_worker.cli.embedded import valkey
+from card_worker.embedded.valkey import valkey
 from tests.chaos import kills
 from tests.chaos.transports import Stock
 from tests.flow.system import System, system

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from card_worker.cli.embedded import NoServer
+from card_worker.embedded.valkey import NoServer
 from tests import servers
 from tests.chaos import orders
 from tests.flow.system import System

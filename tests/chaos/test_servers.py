@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from card_worker.cli.embedded import NoServer
+from card_worker.embedded.valkey import NoServer
 from tests import servers
 from tests.chaos.servers.faults import KINDS, chosen, left_out
 from tests.chaos.servers.kinds import Kind

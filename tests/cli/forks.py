@@ -128,7 +128,7 @@ def _lead(number: int, where: str) -> None:
 
 LOADED = (
     "card_worker.worker.tasks",
-    *("card_worker.cli.barcodes", "card_worker.cli.embedded", "card_worker.client"),
+    *("card_worker.cli.barcodes", "card_worker.embedded.valkey", "card_worker.client"),
     *("celery.bin.celery", "celery.bin.worker", "rich.progress", "sqlalchemy.dialects.sqlite"),
 )
 """What commands load late. Here it is loaded once for all."""

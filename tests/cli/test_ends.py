@@ -15,8 +15,8 @@ from typer.main import get_command
 
 from card_worker.cli import _run as run
 from card_worker.cli import app
-from card_worker.cli.embedded import valkey
 from card_worker.contracts.enums import BatchState
+from card_worker.embedded.valkey import valkey
 from card_worker.storage.engine import begin, open_engine
 from card_worker.storage.tables import batches
 from tests.cli.forks import CLOSED, CLOSED_PIPE, FULL, Case, Ended, Forks

@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 from redis import Redis
 
-from card_worker.cli.embedded import NoServer, Valkey
+from card_worker.embedded.valkey import NoServer, Valkey
 from card_worker.storage.migrations import upgrade
 from tests import servers
 from tests.flow.system import System, system

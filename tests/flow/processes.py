@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
-from card_worker.cli.embedded import tied
+from card_worker.embedded.launching import tied
 from tests.forks import Fork
 
 WAIT_S = 180.0

@@ -18,7 +18,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from sqlalchemy import text
 
 from card_worker.cli import processes
-from card_worker.cli.embedded import Valkey, valkey
+from card_worker.embedded.valkey import Valkey, valkey
 from card_worker.health import living
 from card_worker.transport.channel import POLL_S
 from card_worker.transport.in_flight import ENTRY_BYTES_MAX

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -38,7 +39,7 @@ READY = "card-worker --help"
 def _dev(folder: Path) -> Iterator[Run]:
     # A name with a space, as on many a desktop.
     folder = folder / "my shop"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     with program(folder, "dev") as run:
         deadline = monotonic() + 90
         while READY not in run.output and run.process.poll() is None and monotonic() < deadline:
@@ -54,11 +55,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         yield run
 
 
-def test_the_printed_example_works_as_it_is(running: Run) -> None:
-    (example,) = re.findall(r"^CARD_WORKER_.*--wait$", running.output, re.MULTILINE)
-    done = _in_another_terminal(example)
+def test_the_printed_lines_work_as_they_are(running: Run) -> None:
+    pasted = re.findall(r"^export .*$|^.*card-worker .*$", running.output, re.MULTILINE)
+    done = _in_another_terminal("\n".join(["set -e", *pasted]))
     assert done.returncode == 0, done.stderr
     assert "card.created" in done.stdout
+    assert re.search(r"status\W+unused", done.stdout)
 
 
 def test_the_printed_exports_let_other_commands_look(running: Run) -> None:
@@ -68,6 +70,16 @@ def test_the_printed_exports_let_other_commands_look(running: Run) -> None:
     done = _in_another_terminal("\n".join([*exports, f"{program} reconcile --json"]))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["differences"] == []
+
+
+def test_it_keeps_the_port_of_its_broker_from_one_start_to_the_next(tmp_path: Path) -> None:
+    urls = []
+    for _ in range(2):
+        with _dev(tmp_path) as run:
+            urls.append(_exported(run, "BROKER_URL"))
+            run.process.send_signal(signal.SIGINT)
+            assert run.process.wait(timeout=60) == 0, run.output
+    assert urls[0] == urls[1]
 
 
 def test_flower_answers_on_this_machine_and_shows_the_worker(running: Run) -> None:
@@ -105,7 +117,7 @@ def _shown_by_flower(
 
     def shown() -> bool:
         # Workers tell nothing until Flower has asked them, so one more each time.
-        with Client(_printed(running, "broker")) as client:
+        with Client(_exported(running, "BROKER_URL")) as client:
             client.send(asked(next(number)))
         status, body = _http("GET", flower.netloc, f"/api/tasks?taskname={task}")
         tasks = json.loads(body).values() if status == 200 else []
@@ -143,7 +155,7 @@ def test_flower_only_looks(running: Run) -> None:
 
 
 def test_the_sweep_of_beat_expires_a_card(running: Run) -> None:
-    with Client(_printed(running, "broker")) as client:
+    with Client(_exported(running, "BROKER_URL")) as client:
         after = client.newest()
         client.send(
             CreateCard(
@@ -167,7 +179,7 @@ def test_the_sweep_of_beat_expires_a_card(running: Run) -> None:
 
 def _let_expire(running: Run, card_id: str) -> None:
     """Let the time of a card be over."""
-    engine = open_engine(_printed(running, "database"))
+    engine = open_engine(_exported(running, "DATABASE_URL"))
     with begin(engine) as (connection, now):
         over = now - timedelta(seconds=1)
         connection.execute(update(cards).where(cards.c.card_id == card_id).values(expires_at=over))
@@ -184,7 +196,7 @@ def test_a_second_one_on_the_folder_is_refused_in_one_line(running: Run) -> None
         timeout=60,
     )
     assert done.returncode == 1
-    assert re.fullmatch(r"card-worker: one is running already in .*\n", done.stderr)
+    assert re.fullmatch(r"card-worker: another one is already running in .*\n", done.stderr)
     assert running.process.poll() is None
 
 
@@ -223,6 +235,12 @@ def test_kill_9_leaves_nothing_running_either(tmp_path: Path) -> None:
 def _printed(run: Run, name: str) -> str:
     (value,) = re.findall(rf"^  {name} +(\S.*)$", run.output, re.MULTILINE)
     return str(value)
+
+
+def _exported(run: Run, name: str) -> str:
+    (value,) = re.findall(rf"^export CARD_WORKER_{name}=(\S.*)$", run.output, re.MULTILINE)
+    (plain,) = shlex.split(value)
+    return plain
 
 
 def _in_another_terminal(line: str) -> subprocess.CompletedProcess[str]:

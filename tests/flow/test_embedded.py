@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from card_worker.cli.embedded import NoServer, Valkey, valkey
+from card_worker.embedded.valkey import NoServer, Valkey, valkey
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_ctrl_c_at_the_terminal_does_not_reach_it(server: Valkey) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a server to its starter")
 def test_it_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
     program = (
-        "import pathlib, sys, time; from card_worker.cli.embedded import valkey\n"
+        "import pathlib, sys, time; from card_worker.embedded.valkey import valkey\n"
         "with valkey(pathlib.Path(sys.argv[1])) as running:\n"
         "    print(running.port, flush=True); time.sleep(60)"
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from card_worker.cli.embedded import Valkey, valkey
+from card_worker.embedded.valkey import Valkey, valkey
 from card_worker.storage.engine import open_engine, reading
 from tests import servers
 from tests.flow import defects

@@ -20,12 +20,12 @@ import pytest
 from celery import Celery
 from redis import Redis
 
-from card_worker.cli.embedded import Valkey, valkey
 from card_worker.client import Client
 from card_worker.contracts.cards import ActivateCard
 from card_worker.contracts.secrets import PinOptions
 from card_worker.contracts.tokens import CreateToken, RotatePin
 from card_worker.contracts.transactions import CreateTransaction
+from card_worker.embedded.valkey import Valkey, valkey
 from card_worker.money import Currency
 from card_worker.secrets.formats import PinFormat
 from card_worker.secrets.peppers import new_pepper

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from card_worker.cli.embedded import valkey
 from card_worker.client import Client
 from card_worker.contracts.batches import BatchCard, CreateBatch
 from card_worker.contracts.cards import ActivateCard
+from card_worker.embedded.valkey import valkey
 from card_worker.money import Currency
 from card_worker.storage import dead_letters
 from card_worker.storage.engine import open_engine, reading

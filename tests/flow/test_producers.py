@@ -10,10 +10,10 @@ from celery import Celery
 from kombu.exceptions import KombuError
 from redis import Redis
 
-from card_worker.cli.embedded import valkey
 from card_worker.client import Client
 from card_worker.contracts.batches import BatchCard, CreateBatch
 from card_worker.contracts.cards import ActivateCard
+from card_worker.embedded.valkey import valkey
 from card_worker.money import Currency
 from tests.flow.system import ACCOUNT, System, card, envelope, system
 

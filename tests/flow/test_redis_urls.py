@@ -23,9 +23,9 @@ from redis.exceptions import RedisError
 from typer.testing import CliRunner
 
 from card_worker.cli import app
-from card_worker.cli.embedded import NoServer, find_binary, valkey
 from card_worker.client import Client
 from card_worker.contracts.cards import CreateCard
+from card_worker.embedded.valkey import NoServer, find_binary, valkey
 from card_worker.handler import handle
 from card_worker.money import Currency
 from card_worker.redis_url import RedisAddress

@@ -15,8 +15,8 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay
 from typer.testing import CliRunner
 
 from card_worker.cli import app
-from card_worker.cli.embedded import Valkey
 from card_worker.contracts.message import UnreadableItem, read_commands
+from card_worker.embedded.valkey import Valkey
 from card_worker.handler import handle
 from card_worker.redis_url import RedisAddress
 from card_worker.relay import LEASE, Relay

@@ -7,7 +7,7 @@ import pytest
 from celery import Celery, states
 from redis import Redis
 
-from card_worker.cli.embedded import Valkey
+from card_worker.embedded.valkey import Valkey
 from card_worker.worker.results import Result, Results
 
 

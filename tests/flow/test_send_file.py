@@ -13,8 +13,8 @@ from sqlalchemy import select
 from typer.testing import CliRunner, Result
 
 from card_worker.cli import app
-from card_worker.cli.lines import Lines
-from card_worker.cli.sent import broker_digest
+from card_worker.cli.send_file.progress import broker_digest
+from card_worker.cli.send_file.reader import Lines
 from card_worker.redis_url import RedisAddress
 from card_worker.storage.engine import reading
 from card_worker.storage.tables import outbox

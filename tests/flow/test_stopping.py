@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url, text
 
-from card_worker.cli.embedded import Valkey
+from card_worker.embedded.valkey import Valkey
 from tests import servers
 from tests.flow.processes import Part, until
 from tests.flow.system import System, card, envelope, note_starts, system

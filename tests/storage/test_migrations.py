@@ -8,10 +8,10 @@ import pytest
 from alembic import command
 from sqlalchemy import Column, Engine, MetaData, Table, func, insert, inspect, select
 
-from card_worker.cli.embedded import NoServer
 from card_worker.contracts.enums import Side
 from card_worker.contracts.fields import read_time
 from card_worker.domain.rows import State
+from card_worker.embedded.valkey import NoServer
 from card_worker.storage import tables
 from card_worker.storage.engine import open_engine
 from card_worker.storage.migrations import _config, upgrade

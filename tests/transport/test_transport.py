@@ -22,7 +22,7 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
 from card_worker import transport
-from card_worker.cli.embedded import Valkey, valkey
+from card_worker.embedded.valkey import Valkey, valkey
 from card_worker.transport import channel, liveness
 from card_worker.transport import in_flight as flight
 from card_worker.transport.envelope import aside_payload, payload

@@ -23,7 +23,7 @@ from card_worker.cli.console import refuse
 from card_worker.cli.contract import contract
 from card_worker.cli.demo import demo
 from card_worker.cli.dev import dev
-from card_worker.cli.send_file import send_file
+from card_worker.cli.send_file.command import send_file
 from card_worker.cli.streams import Unwritable, check_streams
 from card_worker.settings import WrongSetting
 
@@ -78,7 +78,7 @@ def _run(arguments: Sequence[str]) -> int:
     from redis.exceptions import RedisError
     from sqlalchemy.exc import DBAPIError
 
-    from card_worker.cli.embedded import NoServer
+    from card_worker.embedded.valkey import NoServer
     from card_worker.transport.access import Refused
 
     try:

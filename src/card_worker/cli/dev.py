@@ -1,4 +1,4 @@
-"""`card-worker dev`: the whole system kept running on this machine, without any server."""
+"""`card-worker dev`: keep the whole system running on this machine."""
 
 import importlib.util
 import shlex
@@ -15,77 +15,74 @@ from card_worker.storage import queries
 from card_worker.storage.engine import reading
 
 if TYPE_CHECKING:
-    from card_worker.cli.stack import Stack
+    from card_worker.embedded.stack import Stack
 
 FOLDER = Path(".card-worker-dev")
 ACCOUNT = "T00000001"
-LOOK_S = 0.2
+POLL_S = 0.2
+NO_FLOWER = "not installed: pip install 'card-worker[flower]'"
 
 
 def dev(
-    folder: Annotated[Path, typer.Option(help="Where the cards and the logs are kept.")] = FOLDER,
+    folder: Annotated[Path, typer.Option(help="The folder for cards, keys and logs.")] = FOLDER,
 ) -> None:
-    """Keep all of it running on this machine, with beat and Flower, until Ctrl-C."""
-    from card_worker.cli.stack import Interrupted, StackFailed, catching_signals, running
+    """Run the whole system on this machine until Ctrl-C, with beat and Flower. Needs no server.
+
+    Cards and ports are kept for the next start.
+    """
+    from card_worker.embedded.errors import Interrupted, StackFailed
+    from card_worker.embedded.signals import catching_signals
+    from card_worker.embedded.stack import running
 
     has_flower = importlib.util.find_spec("flower") is not None
     try:
-        with catching_signals() as asked:
+        with catching_signals() as stop:
             out.print("Starting a broker, a worker, a relay and beat ...")
-            with running(folder, asked, beat=True, flower=has_flower) as stack:
+            with running(folder, stop, beat=True, flower=has_flower) as stack:
                 _print_addresses(stack)
-                _keep(stack)
+                _keep_running(stack)
     except Interrupted:
-        out.print("Nothing is left running. The cards are kept for the next time.")
+        out.print("All processes have ended. The cards are kept for the next start.")
     except StackFailed as failure:
         raise refuse(str(failure)) from None
 
 
-def _keep(stack: "Stack") -> None:
-    """Return never: an end is an exception."""
+def _keep_running(stack: "Stack") -> None:
+    """Check the processes until one ends or the user stops the command; raise then."""
     try:
         while True:
             stack.check()
-            sleep(LOOK_S)
+            sleep(POLL_S)
     finally:
         out.print("\nStopping ...")
 
 
 def _print_addresses(stack: "Stack") -> None:
-    settings = [f"export {name}={shlex.quote(value)}" for name, value in stack.settings.items()]
     program, card_id = _program(), _free_card_id(stack)
-    _print(
+    lines = (
         "",
-        "Everything runs. Ctrl-C ends it.",
+        "The system is running. Ctrl-C ends it.",
         "",
-        f"  broker    {stack.broker_url}",
-        f"  database  {stack.database_url}",
-        f"  Flower    {stack.flower_url or _NO_FLOWER}",
-        f"  logs      {stack.logs}",
+        f"  Flower  {stack.flower_url or NO_FLOWER}",
+        f"  logs    {stack.logs}",
         "",
-        "Paste this into another terminal: it makes a card and shows the answer.",
+        "Paste this into another terminal, for producers, consumers and card-worker:",
         "",
-        " ".join(
-            [
-                *(f"{name}={shlex.quote(value)}" for name, value in stack.settings.items()),
-                f"{program} send cards.create account_id={ACCOUNT} card_id={card_id}",
-                "amount=50000 currency=NOK --wait",
-            ]
-        ),
+        *(f"export {name}={shlex.quote(value)}" for name, value in stack.settings.items()),
         "",
-        "To go on there:",
+        "Then make a card, show the answer, and look at the card:",
         "",
-        *settings,
+        f"{program} send cards.create account_id={ACCOUNT} card_id={card_id}"
+        " amount=50000 currency=NOK --wait",
         f"{program} card show {card_id} --account {ACCOUNT}",
         f"{program} --help",
     )
-
-
-_NO_FLOWER = "not installed: pip install 'card-worker[flower]'"
+    # Never wrapped, however narrow the terminal: the lines are to be copied.
+    out.print(*lines, sep="\n", soft_wrap=True)
 
 
 def _program() -> str:
-    """Return how another terminal calls us, which may have another PATH."""
+    """Return a command that starts card-worker in a terminal with any PATH."""
     script = Path(sys.executable).with_name("card-worker")
     if script.exists():
         return shlex.quote(str(script))
@@ -93,12 +90,7 @@ def _program() -> str:
 
 
 def _free_card_id(stack: "Stack") -> str:
-    """Return a card_id that isn't taken, so that the example works the second time, too."""
+    """Return an unused card_id, so that the example works at each start."""
     with reading(stack.engine) as connection:
         ids = (f"card-{number:02}" for number in count(1))
         return next(each for each in ids if queries.find_card(connection, ACCOUNT, each) is None)
-
-
-def _print(*lines: str) -> None:
-    # Whole lines, however narrow the terminal: they are to be copied.
-    out.print(*lines, sep="\n", soft_wrap=True)

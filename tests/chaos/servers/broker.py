@@ -12,7 +12,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError
 from redis.retry import Retry
 
-from card_worker.cli.embedded import PORTS, NoServer, find_binary, tied
+from card_worker.embedded.launching import PORTS, tied
+from card_worker.embedded.valkey import NoServer, find_binary
 
 USER, PASSWORD = "cards", "a-password"
 """The user of the system's parts. The harness itself is the default user."""

@@ -11,7 +11,7 @@ from random import sample
 
 import psycopg
 
-from card_worker.cli.embedded import PORTS, tied
+from card_worker.embedded.launching import PORTS, tied
 from tests.chaos.servers.database import FILLER, NAME, ROLE, Database
 from tests.chaos.servers.kinds import Counts, Kind
 from tests.chaos.servers.world import World

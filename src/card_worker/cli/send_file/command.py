@@ -8,8 +8,8 @@ from typing import Annotated, BinaryIO
 import typer
 
 from card_worker.cli.console import AsJson, err, out, print_json, refuse, visible
-from card_worker.cli.lines import BadLine, Lines, Unusable
-from card_worker.cli.sent import Note, Place, Sending, broker_digest
+from card_worker.cli.send_file.progress import Note, Place, Sending, broker_digest
+from card_worker.cli.send_file.reader import BadLine, Lines, Unusable
 from card_worker.contracts.commands import COMMANDS
 from card_worker.settings import load_settings
 

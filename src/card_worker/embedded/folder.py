@@ -1,0 +1,66 @@
+"""The folder of an embedded system: one system at a time, and keys that only the owner can read."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from stat import S_ISDIR
+
+from card_worker.embedded.errors import FolderTaken
+from card_worker.secrets.peppers import new_pepper
+from card_worker.secrets.sealing import new_identity, read_identities
+from card_worker.settings import PEPPERS
+
+LOCK, KEYS = "lock", "keys"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Create `folder` if it is missing; yield a lock on it, a file descriptor.
+
+    Processes that inherit the lock hold it too: it is free when the last one has ended. Only the
+    owner can read the folder, because it holds keys. Raises FolderTaken.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)  # for a folder that existed before
+    with (folder / LOCK).open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderTaken(folder) from None
+        # The folder may lie in a repository; nothing in it may be committed.
+        (folder / ".gitignore").write_text("*\n")
+        yield lock.fileno()
+
+
+def remove_abandoned(folders: Iterable[Path]) -> None:
+    """Remove our own folders with keys that no running system holds the lock of."""
+    for folder in folders:
+        with suppress(OSError):
+            status = folder.lstat()
+            is_ours = S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+            # Keys are made under the lock: a folder that is just being set up has none.
+            if not is_ours or not (folder / KEYS).is_dir():
+                continue
+            with (folder / LOCK).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+
+
+def make_keys(folder: Path) -> str:
+    """Make peppers and an identity in `folder` unless they exist; return the recipient."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for name in PEPPERS:
+        _write_once(folder / f"{name.lower()}.txt", new_pepper("k1"))
+    identity = folder / "command_identities.txt"
+    _write_once(identity, new_identity().secret)
+    (known,) = read_identities([identity.read_text()])
+    return str(known.to_public())
+
+
+def _write_once(file: Path, line: str) -> None:
+    if not file.exists():
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
+            new.write(f"{line}\n")
