@@ -10,7 +10,7 @@ WORKDIR /build
 # The build backend is pinned with everything else that a developer has; this stage is thrown away.
 COPY requirements.lock ./
 RUN pip install --require-hashes --requirement requirements.lock
-COPY pyproject.toml README.md LICENSE celeryconfig.py ./
+COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN python -m hatchling build --target wheel --directory dist
 

@@ -30,6 +30,10 @@ demo: $(VENV)/ready  ## Run the whole worker once, with nothing but this machine
 dev: $(VENV)/ready  ## Keep the same running, with beat and Flower, until Ctrl-C
 	@$(BIN)/card-worker dev $(ARGS)
 
+.PHONY: worker
+worker: $(VENV)/ready  ## Run a worker on the servers in CARD_WORKER_*, with the settings in celeryconfig.py
+	@CELERY_CONFIG_MODULE=celeryconfig $(BIN)/card-worker worker $(ARGS)
+
 # tests/conftest.py says how many run at once, and which stay together.
 SIDE_BY_SIDE := -n auto --no-loadscope-reorder
 # Orders of thousands of cards take a third of the time that all this takes.

@@ -1,7 +1,6 @@
 """The two transports that are killed beside each other, and where each keeps what it has taken."""
 
 import json
-from pathlib import Path
 from typing import Any, Protocol
 
 from kombu.connection import Connection
@@ -9,7 +8,6 @@ from kombu.connection import Connection
 from tests.flow.processes import until
 from tests.flow.system import System
 
-ROOT = Path(__file__).parents[2]
 BACK_S = 180.0
 """The living return what the dead held within 30 s, on a machine that is not busy."""
 
@@ -35,7 +33,7 @@ class Ours:
     name = "card_worker"
 
     def choose(self, system: System) -> None:
-        """Do nothing: it is what celeryconfig.py says."""
+        """Do nothing: it is the default."""
 
     def held(self, system: System) -> int:
         return system.held()
@@ -51,11 +49,11 @@ class Stock:
     name = "stock"
 
     def choose(self, system: System) -> None:
-        settings = ROOT / "celeryconfig.py"
-        # In the folder that a worker is started from, it takes the place of the other.
+        system.parts.settings["CELERY_CONFIG_MODULE"] = "stock_settings"
+        # Celery looks for it in the folder that a worker is started from.
         (system.parts.folder / "cwd").mkdir(exist_ok=True)
-        (system.parts.folder / "cwd" / "celeryconfig.py").write_text(
-            f"exec(compile(open({str(settings)!r}).read(), 'celeryconfig.py', 'exec'))\n"
+        (system.parts.folder / "cwd" / "stock_settings.py").write_text(
+            "from card_worker.celery_settings import *\n"
             "broker_transport = 'redis'\n"
             "del broker_transport_options['messages_max'], broker_transport_options['strict']\n"
         )

@@ -171,7 +171,6 @@ class Parts:
     def _start(
         self, arguments: tuple[str, ...], name: str, own: dict[str, str], *, forked: bool
     ) -> Part:
-        # Celery looks for a celeryconfig.py where it is started: in this folder there is none.
         cwd = self.folder / "cwd"
         cwd.mkdir(exist_ok=True)
         log = self.folder / f"{len(self.all)}-{name}.log"

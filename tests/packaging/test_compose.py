@@ -94,6 +94,14 @@ def test_every_queue_is_read_by_somebody() -> None:
     assert sorted(read) == sorted(set(QUEUES.values()))
 
 
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_reads_celery_s_settings_from_celeryconfig(name: str) -> None:
+    (config,) = PARTS[name]["configs"]
+    assert PARTS[name]["environment"]["CELERY_CONFIG_MODULE"] == "celeryconfig"
+    assert config["target"] == f"{PARTS[name]['working_dir']}/celeryconfig.py"
+    assert (ROOT / yaml.safe_load(COMPOSE)["configs"][config["source"]]["file"]).is_file()
+
+
 def test_the_worker_can_be_scaled() -> None:
     assert not {"container_name", "ports", "hostname"} & set(SERVICES["worker"])
 

@@ -44,7 +44,12 @@ importlib.import_module(module)
             "card_worker.client",
         ),
         *("card_worker.relay", "card_worker.sinks", "card_worker.storage.migrations"),
-        *("celeryconfig", "celery.bin.celery", "kombu.transport.redis", "flower.command"),
+        *(
+            "card_worker.celery_settings",
+            "celery.bin.celery",
+            "kombu.transport.redis",
+            "flower.command",
+        ),
         *("psycopg", "sqlalchemy.dialects.postgresql.psycopg"),
     ],
 )

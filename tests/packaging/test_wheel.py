@@ -21,12 +21,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         return set(archive.namelist())
 
 
-def test_the_wheel_holds_the_package_and_celeryconfig_and_nothing_else(wheel: set[str]) -> None:
+def test_the_wheel_installs_the_package_and_nothing_else(wheel: set[str]) -> None:
     tops = {name.partition("/")[0] for name in wheel}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {
-        "card_worker",
-        "celeryconfig.py",
-    }
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"card_worker"}
     assert "card_worker/py.typed" in wheel
 
 
@@ -38,13 +35,11 @@ def test_the_wheel_holds_every_migration(wheel: set[str]) -> None:
 
 def test_the_wheel_holds_every_module(wheel: set[str]) -> None:
     modules = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
-    assert {name for name in wheel if name.endswith(".py")} == {*modules, "celeryconfig.py"}
+    assert {name for name in wheel if name.endswith(".py")} == modules
 
 
-@pytest.mark.parametrize(("name", "is_there"), [("celeryconfig", True), ("tests", False)])
-def test_of_the_top_level_only_celeryconfig_is_importable_from_elsewhere(
-    name: str, is_there: bool, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["celeryconfig", "tests", "benchmarks"])
+def test_the_top_level_of_the_repository_is_not_importable(name: str, tmp_path: Path) -> None:
     # -I: neither this folder nor PYTHONPATH helps.
     find = f"import importlib.util as u; print(u.find_spec({name!r}) is not None)"
     found = subprocess.run(
@@ -55,4 +50,4 @@ def test_of_the_top_level_only_celeryconfig_is_importable_from_elsewhere(
         text=True,
         timeout=60,
     )
-    assert found.stdout.strip() == str(is_there)
+    assert found.stdout.strip() == "False"

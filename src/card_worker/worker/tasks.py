@@ -76,9 +76,15 @@ FILE_S_MAX = 2.0
 """Seconds for which a worker that stops waits for a file that is being written."""
 
 app = Celery("card_worker", events="card_worker.worker.monitoring:Events", set_as_current=False)
-app.config_from_object("celeryconfig")
 
 log = structlog.get_logger(__name__)
+
+
+@app.on_configure.connect
+def _on_configure(sender: Celery, **_: Any) -> None:
+    # As late as this, because `celery --config` sets the variable after the app was imported.
+    module = os.environ.get("CELERY_CONFIG_MODULE") or "card_worker.celery_settings"
+    sender.config_from_object(module)
 
 
 def _engine() -> Engine:
