@@ -23,6 +23,7 @@ for _name in ("BROKER_URL", "BROKER_READ_URL", "BROKER_WRITE_URL", "RESULT_BACKE
 try:
     _settings = load_settings()
     _broker = _settings.broker()
+    _also = [_settings.also_consume] if _settings.also_consume else []
 except WrongSetting as wrong:
     raise SystemExit(f"card_worker: {wrong}") from None
 
@@ -43,7 +44,8 @@ broker_connection_max_retries = None  # unlimited
 broker_transport_options = {
     "messages_max": _settings.group_max,
     "strict": True,  # an invalid message becomes a dead letter, unchanged
-    "queue_names": sorted(set(QUEUES.values())),  # a dead worker's messages go back to these only
+    # The only queues that the messages of a dead worker go back to.
+    "queue_names": sorted({*QUEUES.values(), *_also}),
     # Seconds. Without them a half-open connection wedges a worker for minutes.
     "socket_timeout": 5,
     "socket_connect_timeout": 3,

@@ -163,6 +163,11 @@ class Settings(BaseSettings):
     group_wait_ms: int = Field(
         0, ge=0, le=1000, description="Milliseconds a group waits for company"
     )
+    also_consume: Literal["celery"] | None = Field(
+        None,
+        description="celery: a worker that consumes `cards` also consumes Celery's default queue,"
+        " where commands without a queue arrive. Only if no other application uses that queue",
+    )
     sweep_interval_s: float = Field(
         10.0, gt=0, le=86_400, description="Seconds between two looks for what time has made due"
     )

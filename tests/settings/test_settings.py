@@ -29,6 +29,7 @@ OTHERS = {
     "EVENT_SINKS": ["", "mellon", "redis,mellon"],
     "GROUP_MAX": ["", "mellon", "0", "-1", "1001", f"{2**64}", "1.5", "nan", "0x10"],
     "GROUP_WAIT_MS": ["", "mellon", "-1", "1001", f"{2**64}", "inf"],
+    "ALSO_CONSUME": ["", "mellon", "celery,mellon"],
     "SWEEP_INTERVAL_S": ["", "mellon", "0", "-1", "nan", "inf", "1e400", "86401"],
     "LOG_FORMAT": ["", "mellon", "JSON"],
     "TOKEN_PEPPERS": ["", "mellon", "k1:mellon", "k1:", ":mellon", "k1:mellon\udc80"],

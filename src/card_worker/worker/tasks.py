@@ -48,7 +48,7 @@ from card_worker.storage.migrations import SchemaOutdated, check
 from card_worker.sweeps import Place, Swept, expire_cards, expire_holds, lapse_orders
 from card_worker.telemetry import configure_logs
 from card_worker.transport.access import Refused, Step, check_access, consuming, publishing
-from card_worker.worker import grouping, remote_control, stopping
+from card_worker.worker import default_queue, grouping, remote_control, stopping
 from card_worker.worker.dead_letters import dead_letter_of
 from card_worker.worker.delivery import Delivery
 from card_worker.worker.fair_share import LOW_PRIORITY
@@ -322,14 +322,24 @@ def _on_worker_init(**_: Any) -> None:
     """Refuse to start on a database that is not migrated; restrict remote control."""
     grouping.spare_cycle_search()
     remote_control.restrict()
-    broker = load_settings().broker()
-    lists = sorted(set(QUEUES.values()))
+    settings = load_settings()
+    broker, also = settings.broker(), settings.also_consume
+    lists = sorted({*QUEUES.values(), *([also] if also else [])})
     try:
         _check_files_url()
         _try_until_available("database unavailable", _check_schema)
         _check_broker(consuming(lists, db=broker.db))
     except (SchemaOutdated, WrongSetting, Refused) as reason:
         raise SystemExit(f"card_worker: {reason}") from None
+    if also is None:
+        with connect(broker) as redis:
+            default_queue.warn_of_ours(redis, TASKS)
+
+
+@signals.celeryd_after_setup.connect
+def _on_worker_setup(instance: Any, **_: Any) -> None:
+    if load_settings().also_consume is not None:
+        default_queue.consume_too(instance.app.amqp.queues)
 
 
 @signals.beat_init.connect
