@@ -1,13 +1,13 @@
-"""Events: what comes back. One command has one answer, a CloudEvent; a refusal is an answer too.
+"""Events: each command has one answer, a CloudEvent. A refusal is an answer too.
 
-They are typed dictionaries: the core fills them in, and `write` turns them into the bytes that the
-world sees.
+They are typed dictionaries: the core fills them in, `write` turns them into JSON. The texts below
+the fields go into the JSON Schemas and into the reference.
 """
 
-from typing import Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict  # typing's own isn't enough for pydantic before 3.12
 
 from card_worker.contracts.enums import (
@@ -24,228 +24,365 @@ from card_worker.contracts.fields import Time, write_json
 from card_worker.money import Amount, Currency
 
 PROBLEMS_MAX = 20
-"""How many wrong fields, or cards of a batch, a refusal names."""
+"""Largest number of invalid fields, or cards of a batch, that a refusal names."""
+
+View = TypeVar("View", bound=type)
+
+
+def _documented(view: View) -> View:
+    """Take the texts below the fields for their descriptions."""
+    return with_config(ConfigDict(use_attribute_docstrings=True))(view)
 
 
 class Problem(BaseModel):
-    """One field that can't be used, and why. Never its value."""
+    """An invalid field. Its value is never repeated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    field: str
-    message: str
+    field: str = Field(description="Path of the field, such as `cards.3.card_id`; empty: all.")
+    message: str = Field(description="What is wrong with it, for people.")
 
 
+@_documented
 class TokenView(TypedDict):
     """A token of a card, without its value."""
 
     id: UUID
+    """Id of the token."""
     ref_id: str | None
+    """The `ref_id` of `tokens.create`; null for the token that the card was made with."""
     masked_code: str
+    """The token with all but its prefix and last four characters replaced by `*`."""
     format: dict[str, Any] | None
+    """The format that was requested; null: the default."""
     expires_at: Time | None
+    """When the token expires; null: with the card."""
     expires_after_transaction: bool
+    """Whether the first accepted transaction uses it up."""
 
 
+@_documented
 class PinView(TypedDict):
-    """That a card has a PIN."""
+    """The PIN of a card, without its value."""
 
     format: dict[str, Any] | None
+    """The format that was requested; null: the default."""
 
 
+@_documented
 class FileView(TypedDict):
-    """A sealed file of cards: where it stands, and by what it can be told to be whole."""
+    """A file about the cards of a batch, in the store of FILES_URL."""
 
     name: str
+    """Path of the file in the store."""
     sha256: str
+    """SHA-256 of the file as it is stored, 64 hex digits."""
     cards: int
+    """Number of cards in the file."""
     bytes: int
+    """Size of the file as it is stored."""
     recipients: tuple[str, ...]
+    """The age recipients who can open the file; empty: it isn't encrypted."""
 
 
+@_documented
 class CardView(TypedDict):
-    """A card as its events show it. Amounts in minor units."""
+    """A card after an event, or at the time of a query. Amounts are in minor units."""
 
     account_id: str
+    """The account that owns the card."""
     card_id: str
+    """The producer's id of the card."""
     id: UUID
+    """The worker's own id of the card."""
     type: CardType
+    """Type of the card."""
     currency: Currency | None
+    """ISO 4217; null until the card is activated."""
     amount: Amount
+    """The first load."""
     customer_id: str | None
+    """The customer who owns the card."""
     name: str | None
+    """Name of the card, shown to people."""
     originated_by: str | None
+    """The `originated_by` of the command that made the card."""
     metadata: dict[str, Any] | None
+    """The producer's own data."""
     active_from: Time | None
+    """Nothing can be spent before this time."""
     expires_at: Time | None
+    """When the card expires; null: never."""
     status: Status
+    """Status of the card at the time of the event."""
     created_at: Time
+    """When the card was made."""
     created_by: str | None
+    """The `created_by` of the command that made the card."""
     version: int
+    """Number of the card's events so far, from 1."""
     amount_funds: Amount
+    """Sum of all loads and refunds, less reversed activations."""
     amount_drawdown: Amount
+    """Sum of all drawdowns, captures among them. A refund doesn't lower it."""
     amount_balance: Amount
+    """The money on the card, reserved or not."""
     amount_pending: Amount
+    """Sum of all amounts ever reserved. It never falls; see `amount_reserved`."""
     amount_reserved: Amount
+    """The part of the balance that holds reserve now."""
     amount_available: Amount
+    """What can be spent now: `amount_balance` less `amount_reserved`."""
     tokens: tuple[TokenView, ...]
-    """Those that serve."""
+    """The tokens that can be used."""
     pin: PinView | None
+    """The card's PIN; null: it has none."""
 
 
+@_documented
 class TransactionView(TypedDict):
-    """One movement of a card's money, in minor units."""
+    """One movement of a card's money, or one reservation. Amounts are in minor units."""
 
     id: UUID
+    """Id of the transaction, which later commands refer to."""
     account_id: str
+    """The account that owns the card."""
     card_id: str
+    """The card."""
     type: TransactionType
+    """Why the money moved."""
     amount: Amount
+    """The amount, never negative; `debit` and `credit` give the direction."""
     currency: Currency
+    """ISO 4217."""
     debit: Side
+    """Where the money came from."""
     credit: Side
+    """Where the money went."""
     ref_id: str | None
+    """The `ref_id` of the command, if it has one."""
     parent_id: UUID | None
+    """The transaction that is captured, voided or refunded; null: none."""
     metadata: dict[str, Any] | None
+    """The metadata of the command."""
     originated_by: str | None
+    """The `originated_by` of the command."""
     created_at: Time
+    """When the money moved."""
     created_by: str | None
+    """The `created_by` of the command."""
     balance_before: Amount
+    """The card's `amount_balance` before."""
     balance_after: Amount
+    """The card's `amount_balance` after."""
     version: int
+    """The card's version after. It orders the transactions of a card."""
 
 
 class CommandInfo(TypedDict):
-    """What every answer repeats of its command."""
+    """The fields that every answer repeats from its command."""
 
-    command: str
-    command_id: str
-    account_id: str
-    dry_run: NotRequired[Literal[True]]
+    # Texts below these fields would not be inherited.
+    command: Annotated[str, Field(description="Name of the command.")]
+    command_id: Annotated[str, Field(description="The idempotency key of the command.")]
+    account_id: Annotated[str, Field(description="The account.")]
+    dry_run: NotRequired[
+        Annotated[Literal[True], Field(description="Only after a dry run: nothing was changed.")]
+    ]
 
 
+@_documented
 class HoldView(TypedDict):
-    """What a pending transaction locks, and what became of it, in minor units."""
+    """A hold: the amount that a pending transaction reserves. Amounts are in minor units."""
 
     id: UUID
+    """Id of the hold, which is the id of its pending transaction."""
     amount: Amount
+    """The amount that was reserved at first."""
     amount_captured: Amount
+    """The part that was captured (spent)."""
     amount_released: Amount
+    """The part that was voided or has expired."""
     amount_open: Amount
+    """The part that is still reserved."""
     expires_at: Time | None
+    """When the hold expires; null: never."""
 
 
+@_documented
 class CardData(CommandInfo):
-    """What happened to a card: the card after it, and the transaction it made."""
+    """`data` of the events `card.*`, `token.*` and `hold.*`."""
 
     card_id: str
+    """The card."""
     version: int
+    """The card's version after the event."""
     card: CardView
+    """The card after the event."""
     transaction: TransactionView | None
+    """The transaction that the event made; null: no money moved."""
     hold: NotRequired[HoldView]
+    """The hold after the event; only in `hold.*`."""
     other_card_id: NotRequired[str]
-    """Where the money went, or came from."""
+    """The other card of a transfer or a replacement."""
     reason_text: NotRequired[str]
-    """What the sender gave as the reason."""
+    """The `reason` of the command."""
     token: NotRequired[TokenView]
-    """The one that was made or revoked."""
+    """The token that was created or revoked; only in `token.*`."""
     sealed: NotRequired[str]
-    """The secrets that were made, as JSON in an age file, for whoever they were sealed to."""
+    """The new token and PIN: JSON, encrypted with age for the recipients of `seal_to`."""
 
 
+@_documented
 class BatchCardView(TypedDict):
-    """A card of a batch; its version is 1."""
+    """A card of a listed batch. Its version is 1."""
 
     card_id: str
+    """The producer's id of the card."""
     type: CardType
+    """Type of the card."""
 
 
-class BatchData(CommandInfo):
-    """What became of a batch."""
-
-    batch_id: str
-    state: BatchState
-    requested: int
-    created: int
-    name: str | None
-    metadata: dict[str, Any] | None
-    created_by: str | None
-    approved_by: str | None
-    card_id_pattern: NotRequired[str]
-    cards: NotRequired[tuple[BatchCardView, ...]]
-    file: NotRequired[FileView | None]
-    """The sealed one with its cards' secrets; of a recall, that with the cards refused."""
-    pin_file: NotRequired[FileView]
-    """The one with the PINs, where these are sealed to somebody else."""
-    reason_text: NotRequired[str]
-    """What the sender gave as the reason."""
-    reason: NotRequired[Reason]
-    """Why an order was let go that nobody cancelled."""
-    problems: NotRequired[tuple[Problem, ...]]
-    recall: NotRequired["RecallView"]
-    confirmed_by: NotRequired[str]
-    """Who said that the files have arrived."""
-
-
+@_documented
 class RecallView(TypedDict):
-    """What is done to the cards of a batch, one after the other, and to how many it was done."""
+    """The progress of a command on the cards of a batch."""
 
     action: Action
+    """What is done to the cards."""
     first: int
+    """Number of the first card."""
     last: int
+    """Number of the last card."""
     done: int
+    """Number of cards that were changed so far."""
     already: int
-    """Those for which nothing had to be done."""
+    """Number of cards that were in the wanted state already."""
     refused: int
+    """Number of cards that could not be changed. The file names them."""
 
 
+@_documented
+class BatchData(CommandInfo):
+    """`data` of the events `batch.*`."""
+
+    batch_id: str
+    """The producer's id of the batch."""
+    state: BatchState
+    """State of the batch after the event."""
+    requested: int
+    """Number of cards that were ordered."""
+    created: int
+    """Number of cards that exist so far."""
+    name: str | None
+    """Name of the batch."""
+    metadata: dict[str, Any] | None
+    """The producer's own data."""
+    created_by: str | None
+    """Who ordered."""
+    approved_by: str | None
+    """Who approved the order."""
+    card_id_pattern: NotRequired[str]
+    """The pattern of the card_ids, if the order has one."""
+    cards: NotRequired[tuple[BatchCardView, ...]]
+    """The cards of a listed batch; only in `batch.completed`."""
+    file: NotRequired[FileView | None]
+    """The encrypted file with the cards and their secrets; after a recall, the file with the cards
+    that were refused. Null: there is none."""
+    pin_file: NotRequired[FileView]
+    """The encrypted file with the PINs, if `seal_pins_to` was given."""
+    reason_text: NotRequired[str]
+    """The `reason` of the command."""
+    reason: NotRequired[Reason]
+    """Why the worker cancelled the order itself."""
+    problems: NotRequired[tuple[Problem, ...]]
+    """Why the worker cancelled the order itself, in detail."""
+    recall: NotRequired[RecallView]
+    """Progress of a command on the cards of the batch."""
+    confirmed_by: NotRequired[str]
+    """Who confirmed that the files have arrived."""
+
+
+@_documented
 class BatchView(TypedDict):
-    """An order of cards as a query shows it."""
+    """A batch at the time of a query."""
 
     account_id: str
+    """The account that owns the batch."""
     batch_id: str
+    """The producer's id of the batch."""
     state: BatchState
+    """State of the batch."""
     type: CardType
+    """Type of its cards."""
     requested: int
+    """Number of cards that were ordered."""
     created: int
+    """Number of cards that exist so far."""
     card_id_pattern: str | None
+    """The pattern of the card_ids; null: a list."""
     approved_by: str | None
+    """Who approved the order."""
     completed_at: Time | None
+    """When the last card was made."""
     last_error: str | None
-    """Why it doesn't get on, or was let go by itself."""
+    """Why the order makes no progress, or why the worker cancelled it; null: no error."""
     files: tuple[FileView, ...]
+    """The files of the batch."""
     name: str | None
+    """Name of the batch."""
     metadata: dict[str, Any] | None
+    """The producer's own data."""
     originated_by: str | None
+    """The `originated_by` of the order."""
     created_at: Time
+    """When the order was accepted."""
     created_by: str | None
+    """Who ordered."""
 
 
+@_documented
 class RejectionData(CommandInfo):
-    """Why a command was refused. Nothing but this answer came of it."""
+    """`data` of the event `command.rejected`. The command changed nothing."""
 
     card_id: NotRequired[str]
+    """The card that the command names, if it is known."""
     reason: Reason
+    """Why the command was refused, for programs."""
     message: str
+    """Why the command was refused, for people."""
     problems: NotRequired[tuple[Problem, ...]]
+    """The invalid fields, or the cards concerned; at most 20."""
 
 
+@_documented
 class Envelope(TypedDict):
-    """CloudEvents 1.0. `sequence` is the card's version; what has no version has none."""
+    """An event: CloudEvents 1.0 in JSON."""
 
     specversion: Literal["1.0"]
+    """Version of CloudEvents."""
     id: UUID
+    """Id of the event. The answer to a command derives from its account and idempotency key, so an
+    event that is published twice has the same id both times."""
     source: str
+    """`/card-worker/` and the account_id."""
     type: EventType
+    """What has happened."""
     subject: str
+    """The card_id or batch_id; for a command without one, its command_id."""
     time: Time
+    """When it happened, in UTC, with milliseconds."""
     datacontenttype: Literal["application/json"]
+    """Type of `data`."""
     partitionkey: str
+    """The account_id, `/` and the subject. Events with the same key are published in order."""
     sequence: NotRequired[str]
+    """The card's version as 20 digits. Absent for batches, refusals and dry runs."""
     correlationid: str
+    """The command_id of the command."""
     data: CardData | BatchData | RejectionData
+    """The content, which depends on `type`."""
 
 
-def write(told: Envelope | CardView | TransactionView | BatchView) -> str:
-    """Return JSON as it stands on the stream, in the order in which the fields were given."""
-    return write_json(told)
+def write(view: Envelope | CardView | TransactionView | BatchView) -> str:
+    """Return JSON as it is published, with the fields in the order in which they were given."""
+    return write_json(view)
