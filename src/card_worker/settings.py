@@ -37,18 +37,18 @@ FROM_FILES = (*PEPPERS, "COMMAND_IDENTITIES")
 
 
 DATABASES = ("postgresql://", "postgresql+psycopg://", "sqlite:///", "sqlite+pysqlite:///")
-"""How the URL of a database may begin: we have no other driver."""
+"""The supported beginnings of a database URL."""
 
 
 class LogFormat(StrEnum):
-    """How a log line is written: for a person or for a collector."""
+    """The format of log lines: for people or for a collector."""
 
     CONSOLE = "console"
     JSON = "json"
 
 
 class WrongSetting(Exception):
-    """One line that names each setting that is missing or wrong."""
+    """Missing or invalid settings, in one line."""
 
 
 def _database_url(url: str) -> str:
@@ -60,7 +60,7 @@ def _database_url(url: str) -> str:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise ValueError("not a database URL; a port is a number") from None
+        raise ValueError("is not a database URL, or the port is not a number") from None
     if parsed.get_backend_name() == "sqlite":
         _check_sqlite(parsed)
     else:
@@ -70,10 +70,10 @@ def _database_url(url: str) -> str:
 
 def _check_sqlite(url: URL) -> None:
     if url.query:
-        raise ValueError("takes no options")
+        raise ValueError("must have no options")
     name = (url.database or "").strip()
     if not name or name.startswith((":memory:", "file:")):
-        raise ValueError("names no file: write sqlite:///file. What is in memory ends with us")
+        raise ValueError("must name a file, sqlite:///file; a database in memory would be lost")
 
 
 def _check_postgresql(url: URL) -> None:
@@ -83,7 +83,7 @@ def _check_postgresql(url: URL) -> None:
         _, options = url.get_dialect()().create_connect_args(url)
         make_conninfo("", **options)
     except (ArgumentError, ProgrammingError):
-        raise ValueError("has an option that libpq doesn't know, or in a wrong form") from None
+        raise ValueError("has an option that libpq doesn't know, or an invalid one") from None
 
 
 def _parts(text: object) -> tuple[str, ...] | None:
@@ -111,57 +111,66 @@ class Settings(BaseSettings):
 
     database_url: Annotated[str, AfterValidator(_database_url)] | None = Field(
         None,
-        description="Where cards are kept: postgresql://user:password@host/name or sqlite:///file",
+        description="URL of the database: `postgresql://user:password@host/name` or"
+        " `sqlite:///file`.",
     )
     broker_url: RedisUrl | None = Field(
         None,
-        description="Where commands wait: redis://user:password@host:6379/0, rediss:// for TLS,"
-        " unix:///path?db=0 or redis+socket:///path?db=0; user and password percent-encoded",
+        description="URL of the Redis with the queues: `redis://user:password@host:6379/0`,"
+        " `rediss://` for TLS, `unix:///path?db=0` or `redis+socket:///path?db=0`. User and"
+        " password are percent-encoded.",
     )
     events_url: RedisUrl | None = Field(
-        None, description="Where the event stream is, a URL as above; absent: the broker"
+        None, description="URL of the Redis with the event stream. Default: the broker."
     )
     event_stream: str = Field(
-        "card-events", min_length=1, description="Name of the Redis Stream that answers go to"
+        "card-events", min_length=1, description="Name of the Redis Stream of events."
     )
     event_sinks: Literal["redis"] = Field(
-        "redis", description="Where events are published: redis, the stream"
+        "redis", description="Where events are published: `redis`, the stream."
     )
     result_backend_url: RedisUrl | None = Field(
         None,
-        description="Where Celery results go, a URL as above; absent: nowhere, the answer is the"
-        " event",
+        description="URL of the Redis with Celery's results, which queries need. Default: no"
+        " results.",
     )
     files_url: Annotated[str, AfterValidator(read_files_url)] = Field(
         "card-worker-files",
         validate_default=True,
-        description="Where sealed files of cards are put: a folder, or any fsspec URL but memory",
+        description="Folder or fsspec URL of the store for encrypted files of cards, not in"
+        " memory.",
     )
     token_peppers: PeppersText | None = Field(
         None,
         repr=False,
-        description="Keys that tokens are hashed with, name:base64, the newest first; absent: none"
-        " can be made. With _FILE behind the name: a file that holds them",
+        description="Keys for the hashes of tokens, `name:base64`, separated by commas, the newest"
+        " first. Default: no tokens. With `_FILE` appended to the name: a file with the keys.",
     )
     pin_peppers: PeppersText | None = Field(
-        None, repr=False, description="The same for PINs; other keys than those for tokens"
+        None,
+        repr=False,
+        description="Keys for the hashes of PINs, different from those for tokens. Default: no"
+        " PINs.",
     )
     command_identities: Annotated[tuple[str, ...], NoDecode] | None = Field(
         None,
         repr=False,
-        description="What opens tokens and PINs that producers have sealed: age identities, with"
-        " commas between. With _FILE behind the name: a file that holds them",
+        description="age identities that open the tokens and PINs sealed by producers, separated by"
+        " commas. With `_FILE` appended to the name: a file with them.",
     )
     letter_recipients: Annotated[tuple[str, ...], NoDecode] | None = Field(
         None,
-        description="Who may open the tokens and PINs in dead letters: age recipients, with commas"
-        " between; absent: they are masked for good",
+        description="age recipients who can open the tokens and PINs in dead letters, separated by"
+        " commas. Default: nobody, they are masked.",
     )
     group_max: int = Field(
-        500, ge=1, le=1000, description="Messages that are handled together at most"
+        500, ge=1, le=1000, description="Largest number of messages that are handled together."
     )
     group_wait_ms: int = Field(
-        0, ge=0, le=1000, description="Milliseconds a group waits for company"
+        0,
+        ge=0,
+        le=1000,
+        description="Milliseconds to wait for more messages before a group is handled.",
     )
     also_consume: Literal["celery"] | None = Field(
         None,
@@ -169,9 +178,11 @@ class Settings(BaseSettings):
         " where commands without a queue arrive. Only if no other application uses that queue",
     )
     sweep_interval_s: float = Field(
-        10.0, gt=0, le=86_400, description="Seconds between two looks for what time has made due"
+        10.0, gt=0, le=86_400, description="Seconds between two sweeps for what is due."
     )
-    log_format: LogFormat = Field(LogFormat.CONSOLE, description="console or json")
+    log_format: LogFormat = Field(
+        LogFormat.CONSOLE, description="Format of log lines: `console` or `json`."
+    )
 
     @field_validator("letter_recipients", mode="before")
     @classmethod

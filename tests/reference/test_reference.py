@@ -12,7 +12,8 @@ from card_worker.cli.contract import papers
 from card_worker.contracts.commands import COMMANDS
 from card_worker.contracts.enums import EventType
 from card_worker.contracts.queries import QUERIES
-from card_worker.reference.schemas import command_schema, event_schema
+from card_worker.reference.examples import examples
+from card_worker.reference.schemas import batch_view_schema, command_schema, event_schema
 from card_worker.settings import Settings
 from tests.contracts.test_events import TOLD
 
@@ -83,3 +84,36 @@ def test_what_a_story_tells_is_what_its_schema_names() -> None:
         for said, described in ((event, schema), (event["data"], data)):
             assert set(described["required"]) <= set(said) <= set(described["properties"])
         assert event["type"] == schema["properties"]["type"]["const"]
+
+
+def _undescribed(name: str, schema: Any) -> list[str]:
+    parts = {name: schema, **schema.get("$defs", {})}
+    return [
+        f"{part}.{field}"
+        for part, described in parts.items()
+        for field, text in described.get("properties", {}).items()
+        if not text.get("description", "").endswith(".")
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in PAPERS if name.startswith("schemas/")])
+def test_no_field_of_any_command_event_or_view_lacks_a_description(name: str) -> None:
+    assert _undescribed(name, json.loads(PAPERS[name])) == []
+
+
+def test_no_field_of_a_batch_that_a_query_shows_lacks_a_description() -> None:
+    assert _undescribed("", batch_view_schema()) == []
+
+
+def test_every_command_has_an_example_that_was_accepted() -> None:
+    assert set(examples()) == set(COMMANDS)
+    for task, (fields, answer) in examples().items():
+        assert answer["correlationid"] == fields["command_id"]
+        assert answer["data"]["command"] == task
+        assert answer["type"] != "command.rejected"
+
+
+def test_the_document_names_a_server_for_each_channel() -> None:
+    document = json.loads(PAPERS["asyncapi.json"])
+    assert set(document["servers"]) == {"broker", "events"}
+    assert all(channel["servers"] for channel in document["channels"].values())

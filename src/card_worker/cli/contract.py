@@ -13,6 +13,7 @@ from card_worker.contracts.enums import EventType
 from card_worker.contracts.queries import QUERIES
 from card_worker.reference.asyncapi import asyncapi
 from card_worker.reference.contract import contract_page
+from card_worker.reference.events import events_page
 from card_worker.reference.schemas import command_schema, event_schema
 from card_worker.reference.states import states_page
 from card_worker.settings import PREFIX, Settings
@@ -37,6 +38,7 @@ def papers() -> dict[str, str]:
     schemas |= {f"schemas/events/{type}.json": event_schema(type) for type in EventType}
     return {
         "contract.md": contract_page(_settings()),
+        "events.md": events_page(),
         "states.md": states_page(),
         "asyncapi.json": _json(asyncapi(version("card-worker"))),
         **{name: _json(schema) for name, schema in schemas.items()},

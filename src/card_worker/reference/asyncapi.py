@@ -1,4 +1,4 @@
-"""An AsyncAPI 3 document: the queues that commands go to, and the stream that answers come from."""
+"""An AsyncAPI 3 document: the queues of commands and the stream of events."""
 
 from typing import Any
 
@@ -24,10 +24,15 @@ def asyncapi(version: str) -> dict[str, Any]:
             "version": version,
             "description": "Commands are Celery tasks, protocol 2, JSON; answers are CloudEvents.",
         },
+        "servers": {
+            "broker": _server("BROKER_URL", "The Redis with the queues of commands."),
+            "events": _server("EVENTS_URL", "The Redis with the stream. Default: the broker."),
+        },
         "channels": {
             queue: {
                 "address": queue,
                 "description": "A queue of Celery tasks.",
+                "servers": [{"$ref": "#/servers/broker"}],
                 "messages": {task: {"$ref": f"#/components/messages/{task}"} for task in its},
             }
             for queue, its in queues.items()
@@ -35,7 +40,8 @@ def asyncapi(version: str) -> dict[str, Any]:
         | {
             STREAM: {
                 "address": STREAM,
-                "description": "A Redis Stream, one entry an event; its field `event` is the JSON.",
+                "description": "A Redis Stream: an entry for each event, with JSON in `event`.",
+                "servers": [{"$ref": "#/servers/events"}],
                 "messages": {
                     type.value: {"$ref": f"#/components/messages/{type.value}"}
                     for type in EventType
@@ -49,6 +55,11 @@ def asyncapi(version: str) -> dict[str, Any]:
         | {"send events": {"action": "send", "channel": {"$ref": f"#/channels/{STREAM}"}}},
         "components": {"messages": messages, "schemas": dict(sorted(schemas.items()))},
     }
+
+
+def _server(setting: str, description: str) -> dict[str, Any]:
+    text = f"{description} The address is the setting CARD_WORKER_{setting}."
+    return {"host": "localhost:6379", "protocol": "redis", "description": text}
 
 
 def _command(task: str, schemas: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,19 @@
-"""The page `contract.md`: every command, event, reason and setting, from the models themselves."""
+"""The page `contract.md`: every command, query and setting, from the models themselves."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
 from card_worker.contracts.commands import APPLY, COMMANDS, COMMANDS_PER_MESSAGE_MAX, QUEUES
 from card_worker.contracts.dead_letters import DeadLetterReason
-from card_worker.contracts.enums import EventType, Reason
-from card_worker.contracts.fields import ID_SCHEMA, TEXT_SCHEMA
+from card_worker.contracts.fields import (
+    ID_SCHEMA,
+    METADATA_BYTES_MAX,
+    METADATA_DEPTH_MAX,
+    RESERVED_EXCEPT,
+    RESERVED_PREFIX,
+    TEXT_SCHEMA,
+)
 from card_worker.contracts.message import (
     BATCH_COST,
     COMMAND_BYTES_MAX,
@@ -15,9 +22,15 @@ from card_worker.contracts.message import (
     MESSAGE_BYTES_MAX,
 )
 from card_worker.contracts.queries import QUERIES, QUERY_QUEUES
+from card_worker.reference.examples import examples
 from card_worker.reference.schemas import command_schema, summary
 
 _QUEUES = QUEUES | QUERY_QUEUES
+_ANSWERED = (
+    *("batch_id", "state", "requested", "created", "transaction", "hold", "token", "sealed"),
+    *("other_card_id", "reason_text", "recall", "cards"),
+)
+_OF_CARD = ("card_id", "status", "amount_balance", "amount_reserved", "amount_available")
 _COMMON = ("account_id", "command_id", "not_after", "created_by", "originated_by", "dry_run")
 
 
@@ -32,24 +45,35 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             "",
             "Written by `card-worker contract` from the models. JSON Schemas are in"
             " [schemas](schemas), an AsyncAPI 3 document is [asyncapi.json](asyncapi.json), what"
-            " each command does to a card in each state is in [states.md](states.md).",
+            " each command does to a card in each state is in [states.md](states.md), events,"
+            " statuses and reasons are in [events.md](events.md).",
             "",
             "## Commands",
             "",
-            "Each is a Celery task, protocol 2, JSON, with keyword arguments only. Unknown fields"
-            " are refused.",
+            "Each command is a Celery task: protocol 2, JSON, keyword arguments only. Unknown"
+            " fields are refused. The message must name its queue. Each command has one answer, an"
+            " [event](events.md).",
             "",
-            "- An *id* names something. It has visible characters only: no control or formatting"
-            " characters, no other invisible ones, and none that Unicode hasn't assigned. The only"
-            " space is U+0020, and it is neither first nor last. Where it may come to stand in a"
-            " CSV file, it has none of `=`, `+`, `-` and `@` in front or behind a semicolon, since"
-            " a spreadsheet takes that for a formula.",
-            "- A *text* is one line for people. It has no control characters (tab and line feed"
-            " among them), no line separators and no bidirectional formatting characters.",
+            "- An *id* has visible characters only. The space (U+0020) is the only space, and not"
+            " allowed at the beginning or the end. Control, formatting and unassigned characters"
+            " are not allowed. Where an id may be written into a CSV file, it must not begin with"
+            " `=`, `+`, `-` or `@`, or have one of these after a semicolon: a spreadsheet reads"
+            " that as a formula.",
+            "- A *text* is one line for people, without control characters (tabs, line feeds), line"
+            " separators and bidirectional formatting characters.",
+            "- A *time* is RFC 3339 text with an offset, such as `2026-11-22T10:00:00+01:00` or"
+            " `…Z`. It is stored in UTC, cut to milliseconds.",
+            "- `metadata` is a JSON object of at most"
+            f" {METADATA_BYTES_MAX // 1024} KiB in UTF-8 and {METADATA_DEPTH_MAX} levels, without"
+            f" NUL. Keys beginning with `{RESERVED_PREFIX}` are reserved, except"
+            f" `{RESERVED_EXCEPT}`.",
+            "- *Amounts* are whole numbers of minor units: `50000` is 500.00. All currencies have"
+            ' two decimals. `5.0`, `"5"` and `true` are not amounts.',
+            "- `null` counts as absent, except in `cards.update`.",
             "",
-            "All take these:",
+            "All commands and queries have these fields:",
             "",
-            *_fields(common, [name for name in common["properties"] if name in _COMMON]),
+            *fields_table(common, [name for name in common["properties"] if name in _COMMON]),
             "",
             *tasks,
             "### `commands.apply`",
@@ -69,37 +93,29 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             "",
             "## Queries",
             "",
-            "Celery tasks as well, but what they show comes as the task's result alone: to"
-            " producers that publish with `ignore_result=False`, where `RESULT_BACKEND_URL` is set."
-            " `{reason, message}` says why there is nothing to show.",
+            "Queries are Celery tasks too. The answer is the task's result, not an event: set"
+            " `RESULT_BACKEND_URL`, and publish with `ignore_result=False`. The result is `card`,"
+            " `transactions` with `next_cursor`, or `batch`, with the [objects](events.md#objects)"
+            " of the events; if the query is refused, it is `reason`, `message` and perhaps"
+            " `problems`.",
             "",
             *queries,
-            "## Parts",
-            "",
-            "What some of the fields are made of.",
+            "## Objects in fields",
             "",
             *_parts(),
-            "## Events",
-            "",
-            *_table(("type", "tells"), [(f"`{type}`", type.text) for type in EventType]),
-            "",
-            "## Reasons for a refusal",
-            "",
-            *_table(("reason", "says"), [(f"`{reason}`", reason.text) for reason in Reason]),
-            "",
             "## Reasons for a dead letter",
             "",
             "A message whose sender cannot be answered is kept as a dead letter."
             " `card-worker dead-letters` shows the reason and a detail.",
             "",
-            *_table(
+            *table(
                 ("reason", "meaning"),
                 [(f"`{reason}`", reason.text) for reason in DeadLetterReason],
             ),
             "",
             "## Settings",
             "",
-            *_table(("environment variable", "default", "meaning"), settings),
+            *table(("environment variable", "default", "meaning"), settings),
             "",
         ]
     )
@@ -108,14 +124,37 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
 def _command(task: str) -> list[str]:
     schema = command_schema(task)
     own = [name for name in schema["properties"] if name not in _COMMON]
+    heading = [f"### `{task}`", "", f"{summary(task)} Queue: `{_QUEUES[task]}`.", ""]
+    return [*heading, *fields_table(schema, own), "", *_example(task)]
+
+
+def _example(task: str) -> list[str]:
+    """Return a message and what its answer has besides the fields of all answers."""
+    if task not in examples():
+        return []
+    fields, answer = examples()[task]
+    data = answer["data"]
+    answered = {name: data[name] for name in _ANSWERED if name in data}
+    if card := data.get("card"):
+        answered["card"] = {name: card[name] for name in _OF_CARD}
     return [
-        f"### `{task}`",
+        "```python",
+        f"celery.send_task({json.dumps(task)}, queue={json.dumps(_QUEUES[task])}, kwargs={{",
+        *[f"    {json.dumps(name)}: {_python(value)}," for name, value in fields.items()],
+        "})",
+        "```",
         "",
-        f"{summary(task)} Queue: `{_QUEUES[task]}`.",
+        f"Answer: `{answer['type']}`, of whose `data` this is a part:",
         "",
-        *_fields(schema, own),
+        "```json",
+        json.dumps(answered, indent=2, ensure_ascii=False),
+        "```",
         "",
     ]
+
+
+def _python(value: object) -> str:
+    return repr(value).replace("'", '"')
 
 
 def _parts() -> list[str]:
@@ -130,17 +169,17 @@ def _parts() -> list[str]:
     for name, (part, schema) in sorted(parts.items()):
         whole = {**part, "$defs": schema["$defs"], "required": part.get("required", ())}
         described = " ".join(part["description"].split())
-        lines += [f"### {name}", "", described, "", *_fields(whole, part["properties"]), ""]
+        lines += [f"### {name}", "", described, "", *fields_table(whole, part["properties"]), ""]
     return lines
 
 
-def _fields(schema: dict[str, Any], names: Iterable[str]) -> list[str]:
+def fields_table(schema: dict[str, Any], names: Iterable[str]) -> list[str]:
     rows = []
     for name in names:
         field = schema["properties"][name]
         is_required = "required" if name in schema["required"] else _default(field)
         rows.append((f"`{name}`", _type(field, schema), is_required, field.get("description", "")))
-    return _table(("field", "type", "default", "meaning"), rows)
+    return table(("field", "type", "default", "meaning"), rows)
 
 
 def _default(field: dict[str, Any]) -> str:
@@ -174,6 +213,8 @@ def _type(field: dict[str, Any], schema: dict[str, Any]) -> str:
             return "time"
         case {"format": "uuid"}:
             return "UUID"
+        case {"type": "integer"} if "maximum" not in field:
+            return "integer"
         case {"type": "integer"}:
             least = field.get("minimum", field.get("exclusiveMinimum"))
             sign = "≥" if "minimum" in field else ">"
@@ -181,7 +222,8 @@ def _type(field: dict[str, Any], schema: dict[str, Any]) -> str:
         case {"type": "string"}:
             return _text(field)
         case {"type": "array", "items": items}:
-            return f"list of ({_type(items, schema)}), {field['minItems']}..{field['maxItems']}"
+            bounds = f", {field['minItems']}..{field['maxItems']}" if "maxItems" in field else ""
+            return f"list of ({_type(items, schema)}){bounds}"
         case {"type": str(kind)}:
             return {"boolean": "true or false", "null": "not offered"}.get(kind, kind)
     return "any"
@@ -195,8 +237,9 @@ def _text(field: dict[str, Any]) -> str:
     return "string" if most is None else f"{kind} {field.get('minLength', 0)}..{most}"
 
 
-def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+def table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     return lines + [
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows
+        f"| {' | '.join(' '.join(cell.replace('|', chr(92) + '|').split()) for cell in row)} |"
+        for row in rows
     ]

@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 
 from card_worker.contracts.commands import COMMANDS, ProducerCommand
 from card_worker.contracts.enums import EventType
-from card_worker.contracts.events import BatchData, CardData, Envelope, RejectionData
+from card_worker.contracts.events import BatchData, BatchView, CardData, Envelope, RejectionData
 from card_worker.contracts.queries import QUERIES, Query
 
 Schema = dict[str, Any]
@@ -52,11 +52,17 @@ def event_schema(type: EventType) -> Schema:
     schema = TypeAdapter(Envelope).json_schema(mode="serialization")
     data = _DATA[type]
     properties = schema["properties"] | {
-        "type": {"const": type.value},
-        "data": {"$ref": f"#/$defs/{data.__name__}"},
+        "type": {"const": type.value, "description": type.text},
+        "data": {"$ref": f"#/$defs/{data.__name__}", "description": (data.__doc__ or "")},
     }
     schema |= {"title": type.value, "description": type.text, "properties": properties}
     schema["$defs"] = _used(schema)
+    return {"$schema": DIALECT, **schema}
+
+
+def batch_view_schema() -> Schema:
+    """Return the schema of a batch as a query shows it, itself among its definitions."""
+    schema = TypeAdapter(list[BatchView]).json_schema(mode="serialization")
     return {"$schema": DIALECT, **schema}
 
 

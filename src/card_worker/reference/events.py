@@ -1,0 +1,90 @@
+"""The page `events.md`: the envelope, `data` of each event, its objects, and all values."""
+
+import json
+from typing import Any
+
+from card_worker.contracts.dead_letters import DeadLetterReason
+from card_worker.contracts.enums import EventType, Reason, TextEnum
+from card_worker.reference.contract import fields_table, table
+from card_worker.reference.examples import examples
+from card_worker.reference.schemas import batch_view_schema, event_schema
+
+_SAMPLES = (EventType.HOLD_PLACED, EventType.BATCH_RECALLED, EventType.COMMAND_REJECTED)
+"""Events whose schemas have all objects together."""
+_OWN_TABLES = (EventType, Reason, DeadLetterReason)
+
+
+def events_page() -> str:
+    """Return the page."""
+    envelope, objects = event_schema(EventType.HOLD_PLACED), dict[str, Any]()
+    for schema in (*map(event_schema, _SAMPLES), batch_view_schema()):
+        objects |= schema["$defs"]
+    depending = {
+        "type": {"type": "string", "description": "One of the types below."},
+        "data": {
+            "type": "object",
+            "description": "The content; see CardData, BatchData and RejectionData.",
+        },
+    }
+    whole = {**envelope, "$defs": objects, "properties": envelope["properties"] | depending}
+    example = examples()["cards.activate"].answer
+    values = [kind for kind in TextEnum.__subclasses__() if kind not in _OWN_TABLES]
+    return "\n".join(
+        [
+            "# Events",
+            "",
+            "Written by `card-worker contract` from the models. Each command has one answer: an"
+            " event with its `command_id` as `correlationid`. Events are published at least once,"
+            " in order for each card, as entries of a Redis Stream whose field `event` is this"
+            " JSON. Amounts are whole numbers of minor units (øre, cents). Times are RFC 3339 in"
+            " UTC with milliseconds.",
+            "",
+            "## Envelope",
+            "",
+            *fields_table(whole, whole["properties"]),
+            "",
+            "For example, the answer to `cards.activate`:",
+            "",
+            "```json",
+            json.dumps(example, indent=2, ensure_ascii=False),
+            "```",
+            "",
+            "## Types",
+            "",
+            *table(("type", "meaning"), [(f"`{type}`", type.text) for type in EventType]),
+            "",
+            "## Objects",
+            "",
+            "A field with the default `none` may be absent; all others are always there.",
+            "",
+            *[line for name in sorted(objects) for line in _object(name, objects)],
+            "## Values",
+            "",
+            *[line for kind in values for line in _values(kind)],
+            "## Reasons for a refusal",
+            "",
+            *table(("reason", "message"), [(f"`{reason}`", reason.text) for reason in Reason]),
+            "",
+        ]
+    )
+
+
+def _object(name: str, objects: dict[str, Any]) -> list[str]:
+    schema = objects[name]
+    if schema.get("type") != "object":
+        return []
+    whole = {"required": (), **schema, "$defs": objects}
+    text = " ".join(schema["description"].split())
+    return [f"### {name}", "", text, "", *fields_table(whole, schema["properties"]), ""]
+
+
+def _values(kind: type[TextEnum]) -> list[str]:
+    rows = [(f"`{member}`", member.text) for member in kind]
+    return [
+        f"### {kind.__name__}",
+        "",
+        kind.__doc__ or "",
+        "",
+        *table(("value", "meaning"), rows),
+        "",
+    ]
