@@ -25,7 +25,7 @@ SPREAD_S = 2.0
 GIVE_UP_S = 30.0
 """How long an answer that is too late is waited for beyond WAIT_MAX_S."""
 RECONCILE_MAX_S = 900.0
-"""Reconciling 50,000 commands takes some 20 s on an idle machine."""
+"""How long the reconciliation at the end may take, also on a busy machine."""
 WARM_UP, WARM_UP_PER_S = 150, 75
 READ_MAX = 1_000
 
