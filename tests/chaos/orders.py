@@ -50,6 +50,8 @@ PAID = 25
 """So many cards of the file are activated and paid with."""
 AT_WORK_S = 2.5
 """How long a commit is held up; after three seconds it would give up by itself."""
+STARTED_S = 60.0
+"""How long to wait for a chunk at work: workers that have just been started take their time."""
 DONE_S = 600.0
 """A system that gets nothing done for so long is stuck."""
 
@@ -158,10 +160,16 @@ class Run:
 
     def _kill_some(self, kills_left: int) -> None:
         """Hold the order up until chunks are at work, and kill some who are at them."""
+        deadline = monotonic() + STARTED_S
+        while not self._are_killed(kills_left, is_last_try=monotonic() > deadline):
+            pass
+
+    def _are_killed(self, kills_left: int, *, is_last_try: bool) -> bool:
+        """Kill some workers if a chunk is at work, the order is complete, or it is the last try."""
         with self._held_up() as is_complete:
             before = sum(self._report.killed.values())
-            if not is_complete:
-                self._await_work()
+            if not (is_complete or self._is_at_work() or is_last_try):
+                return False
             # Whoever lives gets on. So that some of the order is left for the last kill, nobody
             # does while more of it is done than of the kills.
             left = self._chunks_left() - 1
@@ -173,6 +181,7 @@ class Run:
             if is_complete:
                 self._report.too_late += sum(self._report.killed.values()) - before
         sleep(self._chance.uniform(0, 0.05))
+        return True
 
     @contextmanager
     def _held_up(self) -> Iterator[bool]:
@@ -181,14 +190,15 @@ class Run:
             wanted = select(batches.c.state).with_for_update()
             yield connection.execute(wanted).scalar_one() == "completed"
 
-    def _await_work(self) -> None:
-        """Return when a chunk waits for its commit, or when it would give up."""
+    def _is_at_work(self) -> bool:
+        """Return whether a chunk waits for its commit, before it would give up."""
         deadline = monotonic() + AT_WORK_S
         while monotonic() < deadline:
             if at_work := self._waiting():
                 self._report.with_a_chunk += at_work
-                return
+                return True
             sleep(0.02)
+        return False
 
     def _waiting(self) -> int:
         statement = text(

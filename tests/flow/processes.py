@@ -16,7 +16,7 @@ from time import monotonic, sleep
 
 from card_worker.cli.embedded import tied
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 """How long a test waits for what has to come. Nothing takes as long; a machine may be busy."""
 LOOK_S = 0.02
 TAIL_LINES = 40
