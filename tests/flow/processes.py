@@ -115,9 +115,9 @@ class Part:
     def resume(self) -> None:
         os.killpg(self._process.pid, signal.SIGCONT)
 
-    def ended(self) -> int:
+    def ended(self, *, within_s: float = WAIT_S) -> int:
         """Return what it ended with by itself."""
-        return self._process.wait(WAIT_S)
+        return self._process.wait(within_s)
 
     def kill9(self) -> None:
         """End it and all it has started, as a crash of the machine would."""

@@ -10,7 +10,7 @@ import pytest
 from card_worker.contracts.commands import CHUNK
 from card_worker.secrets.peppers import new_pepper
 from card_worker.secrets.sealing import new_identity
-from tests.flow.processes import Part, until
+from tests.flow.processes import WAIT_S, Part, until
 from tests.flow.system import ACCOUNT, System, envelope
 
 BUREAU = new_identity()
@@ -247,7 +247,7 @@ def test_a_till_is_served_while_an_order_is_made(own: System, files: Path) -> No
     assert 0 < batch_created(own) < 100_000
     own.send("batches.cancel", "stop", batch_id="B1")
     assert own.types("stop") == ["batch.cancelled"]
-    until(lambda: not batch_is_busy(own), "the end of it")
+    until(lambda: not batch_is_busy(own), "the end of it", within_s=5 * WAIT_S)
     assert own.rows()["cards"] == 3
 
 

@@ -370,8 +370,8 @@ BUGS = (
     Bug(
         "an oversize entry is dropped",
         "transport/take.lua",
-        "redis.call('LMOVE', list, about.key, 'RIGHT', 'LEFT')",
-        "redis.call('RPOP', list)",
+        "    split_off(list, about.key, #raw)",
+        "    redis.call('RPOP', list)",
         (TRANSPORT,),
     ),
     Bug(

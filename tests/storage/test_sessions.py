@@ -1,13 +1,25 @@
 """Sessions of PostgreSQL that go silent, change their role, or are a pooler's."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from threading import Thread
 from time import monotonic
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, Delete, Engine, Select, delete, func, make_url, select, text
+from sqlalchemy import (
+    Connection,
+    Delete,
+    Engine,
+    Select,
+    create_engine,
+    delete,
+    func,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import DBAPIError
 
 from card_worker.storage import outbox
@@ -142,6 +154,9 @@ ENDS: dict[str, tuple[str, Select[Any] | Delete]] = {
     "crash": ("SELECT 1", select(func.fail("57P02"))),
     "starting": ("SELECT 1", select(func.fail("57P03"))),
     "connection": ("SELECT 1", select(func.fail("08006"))),
+    "statement unknown": ("SELECT 1", select(func.fail("26000"))),
+    "statement known twice": ("SELECT 1", select(func.fail("42P05"))),
+    "plan outdated": ("SELECT 1", select(func.fail("0A000"))),
 }
 
 
@@ -172,6 +187,27 @@ def test_an_error_of_the_session_ends_it_and_the_pool_s_others(
     with begin(engine) as (one, _), begin(engine) as (other, _):
         assert not {_execute(one), _execute(other)} & before
         one.execute(delete(starts))
+    engine.dispose()
+
+
+def test_a_statement_that_could_not_be_prepared_is_executed_once_it_can(postgres_url: str) -> None:
+    """The driver prepares a statement after a few uses; here the server refuses that."""
+    engine = open_engine(postgres_url)
+    statement = delete(starts)
+
+    def works() -> bool:
+        with suppress(DBAPIError), begin(engine) as (connection, _):
+            send(connection, statement, {})
+            return True
+        return False
+
+    with create_engine(postgres_url, isolation_level="AUTOCOMMIT").connect() as owner:
+        for _ in range(10):
+            assert works() or works()
+            owner.execute(text("ALTER TABLE starts RENAME TO away"))
+            assert not works()
+            owner.execute(text("ALTER TABLE away RENAME TO starts"))
+        assert works() or works()
     engine.dispose()
 
 

@@ -257,6 +257,30 @@ def test_an_oversize_entry_is_described_and_kept_and_what_is_behind_it_goes_on(
     assert [one is None for one in descriptions] == [True] * 3 + [False] * 2
 
 
+@pytest.mark.parametrize("others", [0, 1, 3, 11_000])
+def test_entries_beside_an_oversize_one_stay_in_their_order(
+    bytes_client: Redis, others: int
+) -> None:
+    """Whether the entry is moved or the list is renamed: few others, many, larger ones."""
+    consumer = in_flight(bytes_client)
+    small = [b"%d" % number for number in range(others)]
+    for large in (b"x" * 200_000, b"y" * 100_000):
+        bytes_client.lpush("cards", large)
+        if small:
+            bytes_client.lpush("cards", *small)
+    for behind in (2 * others + 1, others):
+        command = consumer.take_command(
+            ["cards"], messages_max=1, bytes_max=10**9, entry_bytes_max=50_000
+        )
+        reply: Any = bytes_client.execute_command(*command)  # type: ignore[no-untyped-call]
+        ((_, raw),) = consumer.read_taken(reply)
+        about = json.loads(raw[6:])
+        (whole,) = bytes_client.lrange(about["key"], 0, -1)
+        assert sha1(whole, usedforsecurity=False).hexdigest() == about["sha1"]
+        assert bytes_client.llen("cards") == behind
+        assert [raw for _, raw in take(consumer, "cards", messages=others)] == small
+
+
 def test_of_oversize_entries_only_so_much_is_kept(
     bytes_client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

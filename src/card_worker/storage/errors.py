@@ -25,8 +25,12 @@ from sqlalchemy.exc import (
 _DATA_STATES = ("22", "23", "54", "P0")
 # SQLSTATE, the class or all of it, of what passes by itself: 08 connection, 40 deadlock and
 # serialization, 53 no disk, memory or connection left, 57 shutdown and cancelled, 58 the machine,
-# 55P03 lock timeout, 25P03 idle too long, 25006 a primary that has become a replica.
-_PASSING_STATES = ("08", "40", "53", "57", "58", "55P03", "25P03", "25006")
+# 26, 42P05 and 0A000 a prepared statement of an old session, 55P03 lock timeout, 25P03 idle too
+# long, 25006 a primary that has become a replica.
+_PASSING_STATES = (
+    *("08", "40", "53", "57", "58", "55P03", "25P03", "25006"),
+    *("26", "42P05", "0A000"),
+)
 _LOCK_TIMEOUT = "55P03"
 
 # SQLite's primary result codes for the same: constraint, wrong type, too big, out of range.

@@ -29,8 +29,10 @@ POOLED = "card_worker.pooled"
 """Set in a connection's `info` when it is behind a pooler."""
 
 # SQLSTATE, the class or all of it, of errors after which a session is of no use: it is lost, the
-# server ends or has been replaced, or it has been idle too long within a transaction.
-_ENDING = ("08", "57P", "25006", "25P03")
+# server ends or has been replaced, it has been idle too long within a transaction, or the driver
+# and the server disagree on its prepared statements. In a pipeline the driver takes a statement
+# for prepared before the server has prepared it, and the server may refuse that.
+_ENDING = ("08", "57P", "25006", "25P03", "26", "42P05", "0A000")
 
 log = structlog.get_logger(__name__)
 

@@ -24,7 +24,7 @@ if redis.call('EXISTS', unpack(KEYS)) == 0 then return {} end
 local inflight, consumers, consumer, aside = ARGV[1], ARGV[2], ARGV[3], ARGV[8]
 local entries_max, bytes_max, number = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local entry_bytes_max, first_single = tonumber(ARGV[9]), #KEYS - ARGV[7] + 1
-local SHOWN_BYTES, FIELDS_MAX = 4096, 1000
+local SHOWN_BYTES, FIELDS_MAX, MOVED_BACK_MAX = 4096, 1000, 10000
 local taken, bytes, single_taken = {}, 0, false
 
 local function next_place(list)
@@ -46,6 +46,17 @@ local function bytes_kept()
   return sum
 end
 
+-- Moves the last entry of a list, of so many bytes, to a key. LMOVE copies the entry twice. So if the
+-- other entries are few and small, the list is renamed, and they are moved back.
+local function split_off(list, key, size)
+  local others, memory = redis.call('LLEN', list) - 1, redis.pcall('MEMORY', 'USAGE', list, 'SAMPLES', 0)
+  if others > MOVED_BACK_MAX or type(memory) ~= 'number' or memory > 2 * size then
+    return redis.call('LMOVE', list, key, 'RIGHT', 'LEFT')
+  end
+  redis.call('RENAME', list, key)
+  for _ = 1, others do redis.call('LMOVE', key, list, 'LEFT', 'RIGHT') end
+end
+
 -- Moves an oversize entry to a key of its own; a short description goes to the consumer instead.
 -- The bytes of both count, so that no other large entry is read in the same run.
 local function set_aside(list, raw)
@@ -59,7 +70,7 @@ local function set_aside(list, raw)
   local place, description = next_place(aside), 'aside:' .. cjson.encode(about)
   redis.call('HSET', inflight, place, description)
   if about.key then
-    redis.call('LMOVE', list, about.key, 'RIGHT', 'LEFT')
+    split_off(list, about.key, #raw)
     redis.call('EXPIRE', about.key, ARGV[11])
     redis.call('HSET', aside .. '.sizes', about.key, #raw)
   else

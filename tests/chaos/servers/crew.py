@@ -126,8 +126,12 @@ class Crew:
 
     def is_ready(self, part: Part) -> bool:
         """Say whether a part has begun its work."""
-        words = {"worker": " ready.", "relay": "relay started", "beat": "beat: Starting"}
+        words = {"worker": " ready.", "relay": "relay started", "beat": "sweep requested"}
         return words[self._names[part].partition("-")[0]] in part.said
+
+    def is_complete(self) -> bool:
+        """Say whether all parts have begun their work. A start may end where work would go on."""
+        return all(self.is_ready(part) for parts in self.running.values() for part in parts)
 
     def wait(self, is_so: Callable[[], object], *, max_s: float) -> bool:
         """Wait until `is_so`, watching; say whether it came within `max_s`."""

@@ -24,6 +24,8 @@ SPREAD_S = 2.0
 """Over how many seconds the commands of a short fault are spread."""
 GIVE_UP_S = 30.0
 """How long an answer that is too late is waited for beyond WAIT_MAX_S."""
+RECONCILE_MAX_S = 900.0
+"""How long the reconciliation at the end may take, also on a busy machine."""
 WARM_UP, WARM_UP_PER_S = 150, 75
 READ_MAX = 1_000
 
@@ -76,6 +78,7 @@ class Run:
         made.crew.kind, made.locked_card = kind.name, None
         share = (self._commands - WARM_UP) * (number + 1) // len(self._kinds)
         share -= (self._commands - WARM_UP) * number // len(self._kinds)
+        made.crew.wait(made.crew.is_complete, max_s=WAIT_MAX_S)
         lasts_s = made.seconds(kind.short_s, kind.long_s)
         opened = began = monotonic()
         self._producer.plan(share, LEAD_S + max(lasts_s + made.seconds(*kind.busy_s), SPREAD_S))
@@ -142,8 +145,9 @@ class Run:
         url = self._world.database.admin_url
         arguments = ("-m", "card_worker.cli", "reconcile")
         part = self._world.parts.run(*arguments, name="reconcile", DATABASE_URL=url)
-        if part.ended() != 0:
-            self._report.violations.append(f"reconcile ended with {part.ended()}:\n{part.tail}")
+        code = part.ended(within_s=RECONCILE_MAX_S)
+        if code != 0:
+            self._report.violations.append(f"reconcile ended with {code}:\n{part.tail}")
 
     # --- what came of it --------------------------------------------------------------------------
 

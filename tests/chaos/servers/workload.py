@@ -128,8 +128,11 @@ class Workload:
             asked.append(_asked(task, command_id, fields))
         raw_body = json.dumps([[], {"commands": parts}, {}]).encode()
         raw = self._raw(message_id, raw_body, "commands.apply")
-        garbage = [Garbage(f"{message_id}:bad", parts=tuple(unreadable))] if unreadable else []
-        return Message(raw, "cards.bulk", asked, garbage)
+        if not unreadable:
+            return Message(raw, "cards.bulk", asked)
+        # A list without a readable command is a dead letter itself.
+        mark = f"{message_id}:bad" if asked else message_id
+        return Message(raw, "cards.bulk", asked, [Garbage(mark, parts=tuple(unreadable))])
 
     def _repeat(self) -> Message:
         if not self._recent:
