@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import update
 
-from card_worker.batches.work import TELL_EVERY
+from card_worker.batches.work import PROGRESS_INTERVAL
 from card_worker.client import STREAM, Client
 from card_worker.contracts.enums import Action
 from card_worker.domain.rows import CARDS_PER_CHUNK
@@ -36,7 +36,7 @@ def orders(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Orders]
 def an_order(orders: Orders) -> Event:
     answer = orders.order(3, **CODES)
     with begin(orders.engine) as (connection, now):
-        connection.execute(update(jobs).values(last_progress_at=now - TELL_EVERY))
+        connection.execute(update(jobs).values(last_progress_at=now - PROGRESS_INTERVAL))
     orders.work()
     with begin(orders.engine) as (connection, now):
         for file in find_files(connection, ACCOUNT, "B1"):

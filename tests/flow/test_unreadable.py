@@ -77,15 +77,21 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         _content("pickle", "application/x-python-serialize", pickle.dumps(Bomb())),
         "content_type_unsupported",
     ),
-    "yaml": (_content("yaml", "application/x-yaml", b"- []\n", "utf-8"), "content type"),
-    "utf-16": (_content("utf-16", "application/json", OK, "utf-16"), "content encoding 'utf-16'"),
-    "protocol 1": (_protocol_1(), "not a task message of protocol 2"),
+    "yaml": (
+        _content("yaml", "application/x-yaml", b"- []\n", "utf-8"),
+        "content_type_unsupported",
+    ),
+    "utf-16": (
+        _content("utf-16", "application/json", OK, "utf-16"),
+        "content_encoding_unsupported",
+    ),
+    "protocol 1": (_protocol_1(), "not_a_task"),
     "no account": (
         envelope("cards.create", "no account", card("no account", account_id=None)),
-        "no account_id to answer to",
+        "account_id_invalid",
     ),
-    "apply": (envelope("commands.apply", "apply", {"commands": []}), "commands.apply takes 1 to"),
-    "no list": (envelope("commands.apply", "no list", {"commands": 5}), "commands.apply takes one"),
+    "apply": (envelope("commands.apply", "apply", {"commands": []}), "command_list_invalid"),
+    "no list": (envelope("commands.apply", "no list", {"commands": 5}), "command_list_invalid"),
 }
 """Messages by what is wrong with them, and how the reason begins."""
 NAMELESS = ("protocol 1", "id", "long id")

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import Engine, event, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from card_worker.batches.chunks import AHEAD, Chunk, do, first_chunks, resting_chunks
-from card_worker.batches.work import TELL_EVERY
+from card_worker.batches.chunks import AHEAD, Chunk, do, first_chunks, stalled_chunks
+from card_worker.batches.work import PROGRESS_INTERVAL
 from card_worker.contracts.commands import CHUNK as TASK
 from card_worker.contracts.dead_letters import DeadLetterReason
 from card_worker.contracts.enums import Action, BatchState
@@ -201,7 +201,7 @@ def test_what_is_asked_for_many_times_asks_for_the_next_once(orders: Orders) -> 
     orders.waiting.clear()
     for _ in range(5):  # nobody took anything for minutes, and each sweep asks once more
         rest(orders)
-        orders.waiting += resting_chunks(orders.engine)
+        orders.waiting += stalled_chunks(orders.engine)
     assert len(orders.waiting) == 5 * AHEAD
     # Those, what is left of the rows, the end.
     assert orders.work() == 5 * AHEAD + (SOME - 3 - AHEAD) + 1
@@ -213,12 +213,12 @@ def test_what_the_broker_has_lost_is_asked_for_again(orders: Orders) -> None:
     orders.order(SOME * SMALL)
     orders.work(5)
     orders.waiting.clear()
-    assert resting_chunks(orders.engine) == []  # something was done just now
+    assert stalled_chunks(orders.engine) == []  # something was done just now
     rest(orders)
-    again = resting_chunks(orders.engine)
+    again = stalled_chunks(orders.engine)
     assert len(again) == AHEAD
     assert min(chunk.number for chunk in again) == 6
-    assert resting_chunks(orders.engine) == []  # asked for just now
+    assert stalled_chunks(orders.engine) == []  # asked for just now
     orders.waiting += again
     orders.work()
     assert orders.batch().state is BatchState.COMPLETED
@@ -229,7 +229,7 @@ def test_also_when_only_the_end_is_missing(orders: Orders) -> None:
     orders.work(2)
     orders.waiting.clear()
     rest(orders)
-    (end,) = resting_chunks(orders.engine)
+    (end,) = stalled_chunks(orders.engine)
     orders.waiting.append(end)
     orders.work()
     assert orders.batch().state is BatchState.COMPLETED
@@ -267,7 +267,7 @@ def test_progress_is_told_once_a_second_at_most(orders: Orders) -> None:
     tell_last(orders, ago=-timedelta(hours=1))  # a moment ago, however slow this machine is
     orders.work(2)
     assert orders.events("batch.progressed") == []
-    asked_at = tell_last(orders, ago=TELL_EVERY)
+    asked_at = tell_last(orders, ago=PROGRESS_INTERVAL)
     orders.work(1)
     (told,) = orders.events("batch.progressed")
     assert (told["data"]["created"], told["data"]["requested"]) == (3 * CHUNK, 5 * CHUNK)
@@ -276,7 +276,7 @@ def test_progress_is_told_once_a_second_at_most(orders: Orders) -> None:
         assert connection.execute(select(jobs.c.last_progress_at)).scalar_one() >= asked_at
     tell_last(orders, ago=-timedelta(hours=1))
     orders.work(1)
-    tell_last(orders, ago=TELL_EVERY)
+    tell_last(orders, ago=PROGRESS_INTERVAL)
     orders.work()  # what is about to end is told when it has
     assert len(orders.events("batch.progressed")) == 1
 
@@ -541,7 +541,7 @@ def test_an_order_waits_for_a_pepper_that_is_gone(engine: Engine) -> None:
     assert orders.count(files) == 0
     orders.issuer = known
     rest(orders)
-    orders.waiting += resting_chunks(engine)
+    orders.waiting += stalled_chunks(engine)
     orders.work()
     assert orders.batch().last_error is None
     assert_complete(orders, 2 * CHUNK)
@@ -580,7 +580,7 @@ def test_a_chunk_that_fails_again_and_again_is_a_dead_letter_and_its_order_says_
     assert (batch.state, batch.last_error) == (BatchState.RUNNING, outcome.explanation)
     defects.remove(engine)
     rest(orders)
-    orders.waiting += resting_chunks(engine)
+    orders.waiting += stalled_chunks(engine)
     orders.work()
     batch = orders.batch()
     assert (batch.state, batch.last_error) == (BatchState.COMPLETED, None)
@@ -673,11 +673,11 @@ def test_an_order_that_is_cancelled_before_its_first_card_is_over(
     if lost:
         orders.waiting.clear()
         rest(orders)
-        orders.waiting += resting_chunks(orders.engine)
+        orders.waiting += stalled_chunks(orders.engine)
     assert orders.work() > 0
     let_go(orders)
     rest(orders)
-    assert resting_chunks(orders.engine) == []
+    assert stalled_chunks(orders.engine) == []
 
 
 def test_a_chunk_is_of_its_own_batch(orders: Orders) -> None:
@@ -781,7 +781,7 @@ def test_a_chunk_waits_for_the_disk_when_something_is_told_or_others_wait(
     assert seen() == {"off"}
     do(engine, orders.issuer, orders.waiting.popleft(), lambda _: None)
     assert seen() == {"on"}
-    tell_last(orders, ago=TELL_EVERY)
+    tell_last(orders, ago=PROGRESS_INTERVAL)
     seen()
     orders.work(1)
     assert len(orders.events("batch.progressed")) == 1
@@ -1040,7 +1040,7 @@ def test_recalls_of_a_batch_are_done_one_after_the_other(orders: Orders) -> None
     orders.ask("batches.unblock", "unblock", **asked)
     assert not orders.waiting  # the block has not ended
     rest(orders)
-    orders.waiting += resting_chunks(orders.engine)
+    orders.waiting += stalled_chunks(orders.engine)
     assert list(orders.waiting) == [lost]
     orders.work()
     assert {blocked for _, blocked in statuses(orders).values()} == {False}

@@ -1,1 +1,1 @@
-"""What is done to the cards of a batch, chunk by chunk: made, removed, let go, called back."""
+"""Jobs: what is done to the cards of a batch, chunk by chunk. Cards are made, removed, recalled."""

@@ -1,9 +1,9 @@
-"""The chunks of a job: which are asked for, and what happens to one that comes.
+"""The chunks of a job: how they are requested, and how one is done.
 
-A chunk is one commit, and is done once, however often it is asked for and whoever dies at it. The
-broker only carries the asking: what is missing stands in the database. Who has done a chunk asks
-for the one that comes some numbers later, so that a few are always on their way and never all.
-Jobs of one batch are done one after the other: the end of one asks for the next.
+A chunk is one commit and is done once, however often it is requested and whatever fails. Which
+chunks are missing is stored in the database; messages only request them. A worker that has done a
+chunk requests the one AHEAD numbers later, so that a few are requested at a time and never all.
+Jobs of one batch are done one after the other: the end of one requests the next.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,9 +34,9 @@ from card_worker.storage.json_rows import find
 from card_worker.storage.tables import cards
 
 AHEAD = 64
-"""So many chunks of a job are on their way at a time."""
-RESTING = timedelta(seconds=15)
-"""A job of which nothing was done for so long has lost its messages."""
+"""Number of chunks of a job that are requested at a time."""
+STALLED = timedelta(seconds=15)
+"""A job without activity for so long has lost its messages."""
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ ChunkNumber: TypeAlias = Annotated[int, Field(ge=1, le=CARDS_PER_ORDER_MAX)]
 
 
 class Chunk(NamedTuple):
-    """Some of the cards of a batch, or the end of what is done to them."""
+    """A part of a job: some of the cards of a batch, or the end of the job."""
 
     job: UUID
     account_id: AccountId
@@ -66,58 +66,58 @@ class Chunk(NamedTuple):
 
 
 def first_chunks(engine: Engine, job_ids: Sequence[UUID]) -> list[Chunk]:
-    """Return what to ask for so that jobs which have begun get on."""
+    """Return the chunks to request first, of jobs that have been started."""
     with begin(engine) as (connection, _):
         found = [jobs.find_job(connection, id) for id in job_ids]
-        begun = [job for job in found if job is not None and jobs.is_in_turn(connection, job)]
-    return [chunk for job in begun for chunk in _first_chunks(job)]
+        started = [job for job in found if job is not None and jobs.is_in_turn(connection, job)]
+    return [chunk for job in started for chunk in _first_chunks(job)]
 
 
 def _first_chunks(job: Job) -> list[Chunk]:
     return [_chunk(job, number) for number in range(1, min(AHEAD, job.chunks) + 1)]
 
 
-def resting_chunks(engine: Engine) -> list[Chunk]:
-    """Return what to ask for again, its messages being lost: the first of each row of chunks."""
-    asked: list[Chunk] = []
+def stalled_chunks(engine: Engine) -> list[Chunk]:
+    """Return the chunks of stalled jobs to request again: the first of each sequence of chunks."""
+    chunks: list[Chunk] = []
     with begin(engine) as (connection, now):
-        for job in jobs.resting(connection, now, RESTING):
+        for job in jobs.resting(connection, now, STALLED):
             if not jobs.is_in_turn(connection, job):
                 continue
             jobs.asked_again(connection, job, now)
             firsts = dict[int, int]()
             for number in jobs.missing(connection, job):
                 firsts.setdefault(number % AHEAD, number)
-            asked += [_chunk(job, number) for number in list(firsts.values()) or [job.end]]
-    if asked:
-        log.info("chunks asked for again", chunks=len(asked))
-    return asked
+            chunks += [_chunk(job, number) for number in list(firsts.values()) or [job.end]]
+    if chunks:
+        log.info("chunks requested again", chunks=len(chunks))
+    return chunks
 
 
 def do(
     engine: Engine,
     issuer: SecretIssuer,
     chunk: Chunk,
-    company: Callable[[float], None] | None = None,
+    throttle: Callable[[float], None] | None = None,
     *,
     again: bool = False,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
 ) -> list[Chunk]:
-    """Do a chunk, unless it is done or somebody is at it; return what to ask for next.
+    """Do a chunk, unless it is done or another worker does it; return the chunks to request next.
 
-    Whoever did a chunk that is done has asked for the next as well. Not if that was ourselves, and
-    we failed or died before: hence `again`. So it does no harm to ask for a chunk many times.
-    `company` is called after so many seconds of work when others wait for answers. Raises what
-    is_retryable or is_race knows when it may be tried again.
+    The worker that has done a chunk has requested the next, unless it failed in between: `again`
+    says that this message was started before. So a chunk may be requested any number of times.
+    `throttle` is called between pieces of work. Raises errors that is_retryable or is_race accept
+    if the chunk may be tried again.
     """
     try:
         with begin(engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):
             work = _work(connection, chunk, now, issuer)
             if work is None:
                 return []
-            done = _do(work._replace(company=company), chunk.number)
+            done = _do(work._replace(throttle=throttle), chunk.number)
     except Stopped:
-        _end_if_let_go(engine, issuer, chunk)
+        _end_if_cancelled(engine, issuer, chunk)
         return []
     except NotKept as why:
         note_error(engine, chunk, str(why))
@@ -125,7 +125,7 @@ def do(
     except Impossible as why:
         return _give_up(engine, issuer, chunk, why)
     except IntegrityError:
-        # Another commit may have made cards with these names before us.
+        # Another commit may have inserted cards with these ids.
         taken = _taken(engine, issuer, chunk)
         if taken is None:
             raise
@@ -142,14 +142,14 @@ def do(
 
 
 def _first_chunks_of_next(engine: Engine, chunk: Chunk) -> list[Chunk]:
-    """Return the first chunks of the job that waited for the end of another one."""
+    """Return the first chunks of the job that waited for the end of this one."""
     with begin(engine) as (connection, _):
         job = jobs.current_job(connection, chunk.account_id, chunk.batch_id)
     return [] if job is None else _first_chunks(job)
 
 
 def note_error(engine: Engine, chunk: Chunk, why: str) -> None:
-    """Note why a batch doesn't get on, for whoever looks at it."""
+    """Store why a batch makes no progress; operators see it."""
     with begin(engine) as (connection, _):
         batch = find_batch(connection, chunk.account_id, chunk.batch_id, lock=True)
         if batch is not None and batch.busy:
@@ -159,7 +159,7 @@ def note_error(engine: Engine, chunk: Chunk, why: str) -> None:
 def _work(
     connection: Connection, chunk: Chunk, now: datetime, issuer: SecretIssuer, *, lock: bool = False
 ) -> Work | None:
-    """Return what a chunk is done with; None when its job has ended, or never was the batch's."""
+    """Return what the work on a chunk needs; None if its job has ended or is not the batch's."""
     batch = find_batch(connection, chunk.account_id, chunk.batch_id, lock=lock)
     job = jobs.find_job(connection, chunk.job)
     if job is None or job.ended_at is not None or batch is None:
@@ -170,9 +170,9 @@ def _work(
 
 
 def _do(work: Work, number: int) -> Job | None:
-    """Do a chunk; return the job after that.
+    """Do a chunk; return the job after it.
 
-    None: the chunk is done, another worker has it, or an earlier job of the batch has not ended.
+    None: the chunk is done, another worker does it, or an earlier job of the batch has not ended.
     """
     job = work.job
     if not jobs.is_open(work.connection, job, number):
@@ -186,8 +186,8 @@ def _do(work: Work, number: int) -> Job | None:
     return job
 
 
-def _end_if_let_go(engine: Engine, issuer: SecretIssuer, chunk: Chunk) -> None:
-    """End a job whose order was cancelled before a card was made, so that nothing removes any."""
+def _end_if_cancelled(engine: Engine, issuer: SecretIssuer, chunk: Chunk) -> None:
+    """End a job whose order was cancelled before any card was made: there is nothing to remove."""
     with begin(engine) as (connection, now):
         work = _work(connection, chunk, now, issuer, lock=True)
         if work is not None and not work.batch.busy:
@@ -199,7 +199,7 @@ def _chunk(job: Job, number: int) -> Chunk:
 
 
 def _taken(engine: Engine, issuer: SecretIssuer, chunk: Chunk) -> Impossible | None:
-    """Return why a chunk can't be made whose names others have taken, if that is so."""
+    """Return why a chunk cannot be made: cards with its ids exist. None if there are none."""
     with begin(engine) as (connection, now):
         work = _work(connection, chunk, now, issuer)
         if work is None or chunk.number >= work.job.end:

@@ -1,4 +1,4 @@
-"""Making an order's cards: a chunk of them, and the sealed file when all are there."""
+"""Making an order's cards: chunks of them, and the sealed file at the end."""
 
 from collections.abc import Iterator, Sequence
 from time import perf_counter
@@ -10,9 +10,9 @@ from card_worker.batches.work import (
     Stopped,
     Work,
     add_file,
+    emit,
+    emit_progress,
     new_file,
-    tell,
-    tell_progress,
 )
 from card_worker.contracts.enums import BatchState, EventType, Reason
 from card_worker.contracts.events import Problem
@@ -34,19 +34,19 @@ from card_worker.storage.bulk import Column, insert_alike
 from card_worker.storage.engine import wait_for_disk
 from card_worker.storage.tables import cards, pins, tokens
 
-CARDS_IN_COMPANY = 200
-"""So many are made in one go when others wait: that takes less than what they wait anyhow."""
+CARDS_PER_PIECE = 200
+"""Number of cards made between two pauses if commands wait; takes less time than a command."""
 
 
 class Piece(NamedTuple):
-    """Cards that are made in one go."""
+    """Cards that are inserted together."""
 
     card: Card
-    """What all of them are like, but for their names."""
+    """A card like all of them, except for their ids."""
     ids: Sequence[bytes]
     order: Sequence[int]
-    """The places of the ids when they are sorted. So inserted, rows that come one after the other
-    stand beside each other in the indexes."""
+    """The places of the ids when they are sorted: rows inserted in this order are neighbours in the
+    indexes."""
 
 
 def make(work: Work, number: int) -> Job:
@@ -54,39 +54,39 @@ def make(work: Work, number: int) -> Job:
     connection, job, batch, now, *_ = work
     _check_jobs(batch)
     _check_peppers(work)
-    # Should the server crash, the chunk is missing, and is asked for again. But what isn't on the
-    # disk yet, the next who waits for his own commit has to wait for.
-    wait_for_disk(connection, wait=work.company is not None)
+    # If the server crashes, the chunk is missing and is requested again. But other commits would
+    # have to wait until this one is on the disk.
+    wait_for_disk(connection, wait=work.throttle is not None)
     files: dict[int, bytes] = {}
     for first, count in _pieces(work, *job.span(number)):
         for at, lines in enumerate(_make_piece(work, first, count)):
             files[at] = files.get(at, b"") + lines
     vault = work.issuer.vault
-    told = [keep(vault, _purpose(job, number, at), lines) for at, lines in files.items()]
+    encrypted = [keep(vault, _purpose(job, number, at), lines) for at, lines in files.items()]
     jobs.chunk_done(
-        connection, job, number, now, encrypted_secrets=" ".join(told) if told else None
+        connection, job, number, now, encrypted_secrets=" ".join(encrypted) if encrypted else None
     )
-    # Last, since it makes the other chunks wait.
+    # Last, because it blocks the other chunks.
     _, count = job.span(number)
     counted = add_created(connection, batch, count)
     if counted is None:
         raise Stopped
-    return tell_progress(work, jobs.moved(connection, job, now, done=count), counted)
+    return emit_progress(work, jobs.moved(connection, job, now, done=count), counted)
 
 
 def _pieces(work: Work, first: int, count: int) -> Iterator[tuple[int, int]]:
-    """Yield the parts in which the cards of a chunk are made: all at once, unless others wait."""
-    if work.company is None:
+    """Yield (first card, count) of the pieces of a chunk: a single one, unless it is throttled."""
+    if work.throttle is None:
         yield first, count
         return
-    for start in range(first, first + count, CARDS_IN_COMPANY):
+    for start in range(first, first + count, CARDS_PER_PIECE):
         began = perf_counter()
-        yield start, min(CARDS_IN_COMPANY, first + count - start)
-        work.company(perf_counter() - began)
+        yield start, min(CARDS_PER_PIECE, first + count - start)
+        work.throttle(perf_counter() - began)
 
 
 def _make_piece(work: Work, first: int, count: int) -> list[bytes]:
-    """Make some cards; return the lines that tell their secrets, for each file."""
+    """Make some cards; return the lines with their secrets, for each file."""
     batch = work.batch
     names, kinds = batch.card_ids(first, count), batch.types(first, count)
     ids = card_uuids(batch.account_id, names)
@@ -109,7 +109,7 @@ def _make_piece(work: Work, first: int, count: int) -> list[bytes]:
 
 
 def complete(work: Work) -> None:
-    """Seal what the chunks have left, and let the world have the cards. Raises Stopped, NotKept."""
+    """Seal the secrets of all chunks and complete the order. Raises Stopped, NotKept."""
     connection, job, batch, now, *_ = work
     _check_jobs(batch)
     files = [] if batch.recipients is None else _seal(work)
@@ -122,7 +122,7 @@ def complete(work: Work) -> None:
     jobs.ended(connection, job, now)
     data = about_job(job, whole)
     add_files(data, files)
-    tell(work, data, EventType.BATCH_COMPLETED, "end")
+    emit(work, data, EventType.BATCH_COMPLETED, "end")
 
 
 def _check_jobs(batch: Batch) -> None:
@@ -164,7 +164,7 @@ def _insert_codes(
 
 
 def _request(batch: Batch) -> SecretRequest:
-    """Return which secrets the cards of a batch are made with; the cards are named elsewhere."""
+    """Return which secrets the cards of a batch get; without the cards."""
     options = _options(batch)
     token = options.card_token
     pin_recipients = batch.pin_recipients
@@ -185,7 +185,7 @@ def _options(batch: Batch) -> BatchOptions:
 
 
 def _seal(work: Work) -> list[File]:
-    """Seal the files for their owners. Once that is committed, nobody here can read them."""
+    """Seal the files for their recipients. After the commit, only they can read them."""
 
     def lines(at: int) -> Iterator[bytes]:
         yield HEAD
@@ -198,11 +198,11 @@ def _seal(work: Work) -> list[File]:
     for at, (holds, named, _) in enumerate(files_of(_request(work.batch), NO_VALUES)):
         parts = new_file(work, holds)
         seal_pieces(read_recipients(named), lines(at), parts.write)
-        cards_told = work.batch.requested
-        files.append(add_file(work, holds, parts, cards=cards_told, recipients=named))
+        cards = work.batch.requested
+        files.append(add_file(work, holds, parts, cards=cards, recipients=named))
     return files
 
 
 def _purpose(job: Job, number: int, at: int) -> str:
-    """Return what a chunk's secrets are kept for; those of one can't stand for another's."""
+    """Return the purpose to which the encryption of a chunk's secrets is bound."""
     return f"{job.id}/{number}/{at}"

@@ -1,10 +1,10 @@
-"""Calling cards back: to each is done what its own command does, as if it had been sent."""
+"""Recalling cards: each is handled by the command for a single card."""
 
 import csv
 import io
 from collections.abc import Sequence
 
-from card_worker.batches.work import Work, add_file, card_ids, new_file, tell, tell_progress
+from card_worker.batches.work import Work, add_file, card_ids, emit, emit_progress, new_file
 from card_worker.contracts.cards import WithdrawCard
 from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import Action, EventType, Reason
@@ -29,19 +29,19 @@ ALREADY = {
     Action.CLOSE: Reason.CARD_CLOSED,
     Action.CANCEL: Reason.CARD_CLOSED,
 }
-"""What a card is refused for to which nothing has to be done."""
+"""The reason for which a card is refused that needs no change."""
 HEAD = b"card_id,reason\r\n"
 
 
 def recall(work: Work, number: int) -> Job:
-    """Do it to the cards of a chunk."""
+    """Recall the cards of a chunk."""
     connection, job, batch, now, issuer, _ = work
     first, names = card_ids(work, number)
-    asked = [
+    commands = [
         _command(job, name, f"{job.id.hex}-{at}") for at, name in enumerate(names, start=first)
     ]
     already = _extended(work, names)
-    answers = handle(connection, asked, now, issuer)
+    answers = handle(connection, commands, now, issuer)
     refused = []
     for name, answer in zip(names, answers, strict=True):
         if answer.reason is None:
@@ -53,17 +53,17 @@ def recall(work: Work, number: int) -> Job:
     jobs.chunk_done(connection, job, number, now, refused=refused or None)
     done = len(names) - len(already) - len(refused)
     counts = {"done": done, "already": len(already), "refused": len(refused)}
-    return tell_progress(work, jobs.moved(connection, job, now, **counts), batch)
+    return emit_progress(work, jobs.moved(connection, job, now, **counts), batch)
 
 
 def recalled(work: Work) -> None:
-    """Tell to how many it was done, and list those to which it couldn't be."""
+    """Emit the totals of a recall, and list the cards that were refused."""
     connection, job, now = work.connection, work.job, work.now
     batch = find_batch(connection, job.account_id, job.batch_id, lock=True)
     assert batch is not None
     files = []
     if job.action is Action.CANCEL:
-        # What couldn't be let go is activated, as it is to be.
+        # Cards that were refused are active and stay so.
         batch = batch._replace(busy=False)
         change_batch(connection, batch)
     elif job.refused:
@@ -72,7 +72,7 @@ def recalled(work: Work) -> None:
     add_files(data, files)
     data["recall"] = recall_view(job)
     jobs.ended(connection, job, now)
-    tell(work, data, EventType.BATCH_RECALLED, "end")
+    emit(work, data, EventType.BATCH_RECALLED, "end")
 
 
 def _command(job: Job, card_id: str, command_id: str) -> Command:
@@ -99,7 +99,7 @@ def _command(job: Job, card_id: str, command_id: str) -> Command:
 
 
 def _extended(work: Work, names: Sequence[str]) -> set[str]:
-    """Return those of the cards that end already when they are to end."""
+    """Return the cards that have the new expiry already."""
     job = work.job
     if job.action is not Action.EXTEND:
         return set()

@@ -1,10 +1,10 @@
-"""Removing what was made of an order that is let go before it is complete."""
+"""Removing the cards of an order that is cancelled before it is complete."""
 
 from uuid import UUID
 
 import structlog
 
-from card_worker.batches.work import Impossible, Work, card_ids, tell
+from card_worker.batches.work import Impossible, Work, card_ids, emit
 from card_worker.contracts.enums import Action, BatchState, EventType
 from card_worker.domain.answers import about_job
 from card_worker.domain.ids import card_uuids
@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 
 def give_up(work: Work, why: Impossible) -> UUID | None:
-    """Let an order go that can't be made; return the job that removes what was made of it."""
+    """Cancel an order that cannot be made; return the id of the job that removes its cards."""
     connection, job, batch, now, *_ = work
     if batch.state is not BatchState.RUNNING:
         return None
@@ -32,8 +32,10 @@ def give_up(work: Work, why: Impossible) -> UUID | None:
     data["reason"] = why.reason
     if why.problems:
         data["problems"] = why.problems
-    removal = tell(work, data, EventType.BATCH_CANCELLED, "cancelled")
-    log.warning("order given up", batch_id=batch.batch_id, reason=why.reason)
+    removal = emit(work, data, EventType.BATCH_CANCELLED, "cancelled")
+    log.warning(
+        "order cancelled, its cards cannot be made", batch_id=batch.batch_id, reason=why.reason
+    )
     if not batch.busy:
         jobs.ended(connection, job, now)
         return None
@@ -55,7 +57,7 @@ def remove(work: Work, number: int) -> Job:
     """Remove the cards of a chunk."""
     connection, job, batch, now, *_ = work
     _, names = card_ids(work, number)
-    # There may be cards of these names that aren't the order's: those that made it impossible.
+    # Other cards may have these ids: because of them the order was cancelled.
     ids = [UUID(bytes=id) for id in card_uuids(batch.account_id, names)]
     removed = remove_cards(connection, batch, ids)
     jobs.chunk_done(connection, job, number, now)
@@ -63,7 +65,7 @@ def remove(work: Work, number: int) -> Job:
 
 
 def removed(work: Work) -> None:
-    """Let the names of the cards be free."""
+    """End the removal: the ids of the cards may be used again."""
     connection, job, now = work.connection, work.job, work.now
     batch = find_batch(connection, job.account_id, job.batch_id, lock=True)
     assert batch is not None

@@ -1,4 +1,4 @@
-"""A chunk at work, or the end of a job: within one commit, on one batch."""
+"""The work on one chunk, or on the end of a job: one commit, one batch."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -20,28 +20,28 @@ from card_worker.storage.bulk_write import write
 from card_worker.storage.engine import wait_for_disk
 from card_worker.storage.files import PartsWriter, add
 
-TELL_EVERY = timedelta(seconds=1)
+PROGRESS_INTERVAL = timedelta(seconds=1)
 
 
 class Work(NamedTuple):
-    """What a chunk is done with. `batch` is as it was when the chunk began."""
+    """What the work on a chunk needs. `batch` is as it was when the chunk was started."""
 
     connection: Connection
     job: Job
     batch: Batch
     now: datetime
     issuer: SecretIssuer
-    company: Callable[[float], None] | None = None
-    """Others wait for answers meanwhile: called after so many seconds of work, to let them go
-    before; None when there are none."""
+    throttle: Callable[[float], None] | None = None
+    """Called between pieces of the chunk with the seconds that the last one took, so that commands
+    get their share of the database; None if no commands wait."""
 
 
 class Stopped(Exception):
-    """The order doesn't run any more: what was made of it just now is not to be kept."""
+    """The order was cancelled: the commit is rolled back."""
 
 
 class Impossible(Exception):
-    """An order can't be made, for a reason that a command could be refused for."""
+    """An order cannot be carried out, for a reason for which a command could be refused."""
 
     def __init__(self, reason: Reason, *problems: Problem) -> None:
         super().__init__(reason)
@@ -49,7 +49,7 @@ class Impossible(Exception):
 
 
 def card_ids(work: Work, number: int) -> tuple[int, list[str]]:
-    """Return the number of a chunk's first card, and what its cards are called."""
+    """Return the number of a chunk's first card, and the ids of its cards."""
     first, count = work.job.span(number)
     return first, work.batch.card_ids(first, count)
 
@@ -57,7 +57,7 @@ def card_ids(work: Work, number: int) -> tuple[int, list[str]]:
 def add_file(
     work: Work, holds: Holds, parts: PartsWriter, *, cards: int, recipients: Sequence[str] = ()
 ) -> File:
-    """Add a file all of whose parts were written."""
+    """Add a file, all parts of which were written."""
     parts.finish()
     file = File(
         name=parts.name,
@@ -75,26 +75,26 @@ def add_file(
 
 
 def new_file(work: Work, holds: Holds) -> PartsWriter:
-    """Return what takes the content of a file of the batch."""
+    """Return a writer for a new file of the batch."""
     job = work.job
     return PartsWriter(work.connection, file_name(job.account_id, job.batch_id, holds, job.id))
 
 
-def tell_progress(work: Work, job: Job, batch: Batch) -> Job:
-    """Tell how far a job is, unless it was told a moment ago or is about to end."""
-    if work.now - job.last_progress_at >= TELL_EVERY and job.open_chunks:
+def emit_progress(work: Work, job: Job, batch: Batch) -> Job:
+    """Emit the progress of a job, unless that was done a moment ago or the job is about to end."""
+    if work.now - job.last_progress_at >= PROGRESS_INTERVAL and job.open_chunks:
         data = about_job(job, batch)
         if job.action is not Action.MAKE:
             data["recall"] = recall_view(job)
         jobs.told(work.connection, job, work.now)
-        tell(work, data, EventType.BATCH_PROGRESSED, f"left/{job.open_chunks}")
+        emit(work, data, EventType.BATCH_PROGRESSED, f"left/{job.open_chunks}")
     return job
 
 
-def tell(work: Work, data: BatchData, type: EventType, key: str) -> UUID:
-    """Tell the world; return the event's id, which is the same whenever this is told again."""
+def emit(work: Work, data: BatchData, type: EventType, key: str) -> UUID:
+    """Emit an event; return its id, which is the same each time this event is emitted."""
     id = event_id(work.job.account_id, keys.of_job(work.job.id, key))
     answer = freeze(data, id=id, type=type, subject=work.job.batch_id, at=work.now)
-    wait_for_disk(work.connection, wait=True)  # what is told is so for good
+    wait_for_disk(work.connection, wait=True)  # an event must not be lost after it was published
     write(work.connection, [outbox.new([answer])])
     return id

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
 
-from card_worker.batches.chunks import Chunk, resting_chunks
+from card_worker.batches.chunks import Chunk, stalled_chunks
 from card_worker.contracts.commands import (
     APPLY,
     CHUNK,
@@ -219,7 +219,7 @@ def _sweep_files(_: Engine, __: Place) -> Swept:
 
 
 def _sweep_batches(engine: Engine, _: Place) -> Swept:
-    _request_chunks(resting_chunks(engine))
+    _request_chunks(stalled_chunks(engine))
     return Swept(lapse_orders(engine), None)
 
 
