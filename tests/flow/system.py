@@ -20,7 +20,7 @@ from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.tables import cards, idempotency_keys, outbox, transactions
 from card_worker.transport.in_flight import InFlight
 from card_worker.worker.messages import start_key
-from tests.flow.processes import Part, Parts, parts, until
+from tests.flow.processes import WAIT_S, Part, Parts, parts, until
 
 ACCOUNT = "T00000001"
 STREAM = "card-events"
@@ -39,7 +39,8 @@ class System:
         self.database_url = database_url
         self.broker_url = broker_url
         self.engine = open_engine(database_url)
-        self.redis: Redis = Redis.from_url(broker_url, decode_responses=True)
+        # A message of 100 MB may take a busy machine longer than the 5 s of redis-py.
+        self.redis: Redis = Redis.from_url(broker_url, decode_responses=True, socket_timeout=WAIT_S)
         self.client = Client(broker_url)
         self.owner: Any = None
         """A connection of the tables' owner, where the system's own role has fewer rights."""

@@ -59,6 +59,7 @@ FORMS = {
 """The forms, and the database that each names."""
 KINDS = ("redis://{login}localhost", "redis://{word}[::1]", "unix://", "rediss://{login}localhost")
 # `make test-model` takes all of them.
+SEND = ("-m", "card_worker.cli", "send", "cards.create", "account_id=T00000001")
 IN_EVERY_PART = [form for form in FORMS if "ALL_FORMS" in os.environ or form.startswith(KINDS)]
 """One of each kind: every part takes two seconds of a core to start."""
 
@@ -192,7 +193,7 @@ def test_what_tells_of_a_failed_connection_shows_no_password(
     with parts(tmp_path / "parts", **settings) as running:
         relay, worker, beat = (running.start(part) for part in ("relay", "worker", "beat"))
         flower = Flower(running).part
-        send = running.run("-m", "card_worker.cli", "send", "cards.create", "account_id=T00000001")
+        send = running.fork(*SEND, name="send")
         assert send.ended() == 1
         assert re.fullmatch(f"card-worker: Redis: .*{why}.*\n", send.said)
         for part in (worker, beat, flower):
@@ -268,7 +269,7 @@ def test_a_refused_url_stops_every_part_with_one_line(
     with parts(tmp_path / "parts", **settings) as running:
         for name in PARTS:
             running.start(name)
-        running.run("-m", "card_worker.cli", "send", "cards.create", "account_id=T00000001")
+        running.fork(*SEND, name="send")
         # Celery's own program has one code for all.
         codes = [2 if "card_worker.cli" in PARTS[name] else 1 for name in PARTS]
         for part, code in zip(running.all, [*codes, 2], strict=True):
