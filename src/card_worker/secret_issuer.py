@@ -1,20 +1,17 @@
 """Issuing tokens and PINs: their values are drawn, hashed, sealed for their owners, and dropped."""
 
 import base64
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from math import log2
 from typing import NamedTuple, get_args
-from urllib.parse import quote
-from uuid import UUID
 
 from sqlalchemy import Connection
 
+from card_worker.bureau_file import HEADER, Values, csv_lines, file_name, split
 from card_worker.contracts.enums import Reason
 from card_worker.contracts.events import Problem
 from card_worker.domain.books import Books
@@ -28,7 +25,7 @@ from card_worker.domain.events import (
     TokenCreated,
 )
 from card_worker.domain.ids import card_uuid
-from card_worker.domain.rows import File, FilePart, Holds
+from card_worker.domain.rows import File, FilePart
 from card_worker.secrets.drawing import PREFIX, draw_pins, draw_tokens, mask
 from card_worker.secrets.formats import PinFormat, TokenFormat
 from card_worker.secrets.peppers import Hash, Hashes
@@ -37,15 +34,11 @@ from card_worker.secrets.vault import Vault
 from card_worker.storage.json_rows import find
 from card_worker.storage.tables import tokens
 
-COLUMNS = ("card_id", "token", "pin", "type")
-"""Of the file of a batch."""
-HEAD = f"{','.join(COLUMNS)}\r\n".encode()
 NONE_LEFT = "hardly any value is left"
 ISSUING = frozenset(get_args(IssuingEvent))
 DRAWS_MAX = 20
 BITS_APART = 64
 """With so many bits no value is drawn twice. If it were, a constraint would stop the commit."""
-NAME_CHARS_MAX = 100
 
 
 class SecretTools(NamedTuple):
@@ -55,20 +48,6 @@ class SecretTools(NamedTuple):
     draw_pins: Callable[[PinFormat, int], list[str]] = draw_pins
     seal: Callable[[Sequence[Recipient], bytes], bytes] = seal
     seal_text: Callable[[Sequence[Recipient], str], str] = seal_text
-
-
-class Values(NamedTuple):
-    """Tokens and PINs in clear, one for each card; empty where there is none."""
-
-    tokens: list[str]
-    pins: list[str]
-
-    @property
-    def first(self) -> tuple[str, str]:
-        return self.tokens[0], self.pins[0]
-
-
-NO_VALUES = Values([], [])
 
 
 class NewSecrets(NamedTuple):
@@ -205,8 +184,10 @@ class SecretIssuer:
         assert request.file is not None
         names = [card_id for (_, card_id), _ in request.cards]
         types = [type for _, type in request.cards]
-        for holds, recipients, values_in_file in files_of(request, values):
-            plain = HEAD + as_csv(names, values_in_file, types)
+        for holds, recipients, values_in_file in split(
+            values, request.recipients, request.pin_recipients
+        ):
+            plain = HEADER + csv_lines(names, values_in_file, types)
             sealed = self._tools.seal(read_recipients(recipients), plain)
             file = File(
                 name=file_name(request.account_id, request.file, holds),
@@ -220,18 +201,6 @@ class SecretIssuer:
                 created_at=now,
             )
             yield file, FilePart(file.name, 1, base64.b64encode(sealed).decode("ascii"))
-
-
-def files_of(
-    request: SecretRequest, values: Values
-) -> Iterator[tuple[Holds, tuple[str, ...], Values]]:
-    """Yield the content of each file with secrets, its recipients, and its values."""
-    if request.pin_recipients is None:
-        yield Holds.CODES, request.recipients, values
-        return
-    none = [""] * len(values.pins)
-    yield Holds.CODES, request.recipients, values._replace(pins=none)
-    yield Holds.PINS, request.pin_recipients, values._replace(tokens=none)
 
 
 def _format_field(event: IssuingEvent) -> str:
@@ -249,36 +218,3 @@ def _bits(format: TokenFormat) -> float:
 
 def _prefix(format: TokenFormat | None) -> str:
     return PREFIX if format is None else format.prefix
-
-
-def as_csv(card_ids: Sequence[str], values: Values, kinds: Sequence[str]) -> bytes:
-    """Return a line for each card."""
-    rows = list(zip(card_ids, values.tokens, values.pins, kinds, strict=True))
-    plain = "".join([f"{id},{token},{pin},{kind}\r\n" for id, token, pin, kind in rows])
-    # Hardly ever is there anything to quote, and to look at each field takes three times as long.
-    ends = plain.count("\r"), plain.count("\n")
-    if '"' not in plain and plain.count(",") == 3 * len(rows) and ends == (len(rows), len(rows)):
-        return plain.encode()
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode()
-
-
-def file_name(account_id: str, batch_id: str, holds: Holds, job: UUID | None = None) -> str:
-    """Return where a file of a batch lies: a name that any folder and store can hold.
-
-    `job` tells the files of several recalls apart. Percent-encoding leaves ASCII letters, digits
-    and `_.-~%`: names that are for something else have other characters.
-    """
-    name = quote(batch_id, safe="")
-    if name.endswith(".pins"):  # or it would be taken for the PINs of another batch
-        name = f"{name.removesuffix('.pins')}%2Epins"
-    if len(name) > NAME_CHARS_MAX:
-        name = f"{name[:NAME_CHARS_MAX]}-{hashlib.sha256(batch_id.encode()).hexdigest()[:16]}"
-    match holds:
-        case Holds.CODES:
-            return f"{account_id}/{name}.csv.age"
-        case Holds.PINS:
-            return f"{account_id}/{name}.pins.csv.age"
-        case Holds.REFUSED:
-            return f"{account_id}/{name}.refused-{job}.csv"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from card_worker.secret_issuer import COLUMNS
+from card_worker.bureau_file import COLUMNS
 from card_worker.secrets.sealing import new_identity, read_recipients, seal, seal_text
 from tests.cli.commands import lines_of_json, refused, run
 from tests.codes import OWNER
@@ -83,7 +83,7 @@ def test_a_file_without_an_identity_is_named(written: str, tmp_path: Path) -> No
     output = tmp_path / "new.csv"
     file = sealed(tmp_path, lines("card-1"))
     done = run("batch", "open", file, "-i", identity, "--output", output)
-    assert refused(done) == (1, f"{identity}: there is no age identity in it")
+    assert refused(done) == (1, f"{identity}: has no age identity")
     assert not output.exists()
 
 
@@ -122,7 +122,7 @@ def test_what_has_no_lines_of_a_batch_is_not_drawn(
     file, images, sheet = sealed(tmp_path, plain), tmp_path / "images", tmp_path / "sheet.pdf"
     for options in (("--images", images), ("--sheet", sheet)):
         code, why = refused(run("batch", "open", file, "-i", identity, *options))
-        assert (code, why) == (1, f"{file}: no lines of a batch are sealed there")
+        assert (code, why) == (1, f"{file}: its content is not that of a batch file")
     assert without(tmp_path, file, identity) == []
 
 

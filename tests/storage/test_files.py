@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, Executable, select
 
 from card_worker import file_store
+from card_worker.bureau_file import file_name
 from card_worker.domain.rows import File, Holds
 from card_worker.file_store import BEGUN, FileStore
 from card_worker.files import FileWriter, StoreUnavailable, write_files
-from card_worker.secret_issuer import file_name
 from card_worker.storage import leases
 from card_worker.storage.engine import begin
 from card_worker.storage.files import add, find_files, wanted_again

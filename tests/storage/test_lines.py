@@ -6,7 +6,7 @@ import io
 from hypothesis import given
 from hypothesis import strategies as st
 
-from card_worker.secret_issuer import Values, as_csv
+from card_worker.bureau_file import Values, csv_lines
 
 NAMES = st.text(st.sampled_from("a1 ,;\"'\r\n\té"), min_size=1, max_size=6)
 ROWS = st.lists(st.tuples(NAMES, NAMES, st.sampled_from(["", "4711"])), max_size=5)
@@ -18,4 +18,4 @@ def test_lines_are_those_that_csv_writes(rows: list[tuple[str, str, str]]) -> No
     kinds = ["gift_card"] * len(rows)
     written = io.StringIO(newline="")
     csv.writer(written).writerows(zip(ids, tokens, pins, kinds, strict=True))
-    assert as_csv(ids, Values(tokens, pins), kinds).decode() == written.getvalue()
+    assert csv_lines(ids, Values(tokens, pins), kinds).decode() == written.getvalue()

@@ -14,6 +14,7 @@ from card_worker.batches.work import (
     emit_progress,
     new_file,
 )
+from card_worker.bureau_file import HEADER, NO_VALUES, Values, csv_lines, split
 from card_worker.contracts.enums import BatchState, EventType, Reason
 from card_worker.contracts.events import Problem
 from card_worker.contracts.secrets import BatchOptions
@@ -23,8 +24,8 @@ from card_worker.domain.codes import new_pin, new_token, pin_format, with_behavi
 from card_worker.domain.events import SecretRequest
 from card_worker.domain.ids import card_uuids, token_uuids
 from card_worker.domain.orders import batch_card
-from card_worker.domain.rows import Batch, Card, File, Job
-from card_worker.secret_issuer import HEAD, NO_VALUES, NONE_LEFT, NewSecrets, as_csv, files_of
+from card_worker.domain.rows import Batch, Card, File, Holds, Job
+from card_worker.secret_issuer import NONE_LEFT, NewSecrets
 from card_worker.secrets.keeping import NotKept, keep, kept
 from card_worker.secrets.peppers import Hash
 from card_worker.secrets.sealing import read_recipients, seal_pieces
@@ -105,7 +106,7 @@ def _make_piece(work: Work, first: int, count: int) -> list[bytes]:
         problem = Problem(field="options.card_token.format", message=NONE_LEFT)
         raise Impossible(Reason.FORMAT_INVALID, problem)
     _insert_codes(work, request, piece, new_secrets)
-    return [as_csv(names, part, kinds) for _, _, part in files_of(request, new_secrets.values)]
+    return [csv_lines(names, part, kinds) for _, _, part in _split(batch, new_secrets.values)]
 
 
 def complete(work: Work) -> None:
@@ -180,6 +181,10 @@ def _request(batch: Batch) -> SecretRequest:
     )
 
 
+def _split(batch: Batch, values: Values) -> Iterator[tuple[Holds, Sequence[str], Values]]:
+    return split(values, batch.recipients or (), batch.pin_recipients)
+
+
 def _options(batch: Batch) -> BatchOptions:
     return BatchOptions.model_validate(batch.options or {})
 
@@ -188,14 +193,14 @@ def _seal(work: Work) -> list[File]:
     """Seal the files for their recipients. After the commit, only they can read them."""
 
     def lines(at: int) -> Iterator[bytes]:
-        yield HEAD
+        yield HEADER
         for left in jobs.left_behind(work.connection, work.job):
             assert left.encrypted_secrets is not None
             purpose = _purpose(work.job, left.number, at)
             yield kept(work.issuer.vault, purpose, left.encrypted_secrets.split(" ")[at])
 
     files = []
-    for at, (holds, named, _) in enumerate(files_of(_request(work.batch), NO_VALUES)):
+    for at, (holds, named, _) in enumerate(_split(work.batch, NO_VALUES)):
         parts = new_file(work, holds)
         seal_pieces(read_recipients(named), lines(at), parts.write)
         cards = work.batch.requested

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from card_worker.bureau_file import file_name
 from card_worker.contracts import keys
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import Action, EventType, Reason
@@ -14,7 +15,7 @@ from card_worker.contracts.events import BatchData, Problem
 from card_worker.domain.answers import about_job, freeze
 from card_worker.domain.rows import Batch, File, Holds, Job
 from card_worker.domain.views import recall_view
-from card_worker.secret_issuer import SecretIssuer, file_name
+from card_worker.secret_issuer import SecretIssuer
 from card_worker.storage import jobs, outbox
 from card_worker.storage.bulk_write import write
 from card_worker.storage.engine import wait_for_disk

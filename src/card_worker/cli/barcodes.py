@@ -1,6 +1,6 @@
-"""Tokens as barcodes: pictures, and sheets of labels to print.
+"""Draws tokens as barcodes: images, and sheets of labels to print.
 
-Who sees the bars has the token.
+A barcode reveals its token: images and sheets are as secret as the file.
 """
 
 import hashlib
@@ -18,44 +18,43 @@ from reportlab.lib.pagesizes import A4
 from reportlab.lib.units import mm
 from reportlab.pdfgen.canvas import Canvas
 
+from card_worker.bureau_file import Line
 from card_worker.secrets.formats import Barcode
 
-# Labels of 105 by 48 mm: two beside one another and six below, on A4 without margins at the sides.
+# Labels of 105 by 48 mm: two columns of six on A4, without margins at the sides.
 ACROSS, DOWN = 2, 6
 LABEL_WIDTH, LABEL_HEIGHT = 105 * mm, 48 * mm
 ABOVE = (A4[1] - DOWN * LABEL_HEIGHT) / 2
 PADDING = 4 * mm
 BAR_HEIGHT = 20 * mm
 BAR_WIDTH, BAR_WIDTH_MIN = 0.33 * mm, 0.17 * mm
-"""What a till reads well, and at all."""
+"""The width that a scanner reads well, and the smallest that it can read."""
 QR_SIDE = 32 * mm
-FONT, FONT_SIZE, LINE = "Courier", 8, 4 * mm
+FONT, FONT_SIZE, LINE_HEIGHT = "Courier", 8, 4 * mm
 NAME_CHARS_MAX = 200
-"""Of a picture's name; most file systems take 255 bytes, with what is added."""
-
-Row = dict[str, str]
+"""Most file systems take 255 bytes, with the suffix."""
 
 
 class NotDrawn(Exception):
-    """A token of which there can be no such barcode. The text says why, in a line."""
+    """A token can't be drawn as this barcode. The text says why, in a line."""
 
 
 class TooLong(NotDrawn):
-    """Its bars would be too thin to be read."""
+    """The bars would be too thin to be read."""
 
 
-def draw_images(rows: Sequence[Row], kind: Barcode, folder: Path) -> int:
-    """Draw each token into a folder, an SVG named after its card; return how many.
+def draw_images(lines: Sequence[Line], kind: Barcode, folder: Path) -> int:
+    """Draw each token into a folder, an SVG file named after its card; return how many.
 
-    Only their owner may read them, and they come into the folder once all are drawn. Raises
+    Only the owner can read the files. They appear in the folder when all are drawn. Raises
     NotDrawn and OSError.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".drawing-") as beside:
-        for row in rows:
-            if row["token"]:
-                picture = renderSVG.drawToString(_barcode(row["token"], kind))
-                _write(Path(beside, f"{_name(row['card_id'])}.svg"), picture)
+        for line in lines:
+            if line["token"]:
+                picture = renderSVG.drawToString(_barcode(line["token"], kind))
+                _write(Path(beside, f"{_name(line['card_id'])}.svg"), picture)
         drawn = list(Path(beside).iterdir())
         for file in drawn:
             file.replace(folder / file.name)
@@ -63,7 +62,7 @@ def draw_images(rows: Sequence[Row], kind: Barcode, folder: Path) -> int:
 
 
 def _name(card_id: str) -> str:
-    """Return what the picture of a card is called: a name that any folder can hold, of its own."""
+    """Return a file name for the image of a card: valid in any folder, and unique."""
     name = quote(card_id, safe=" ")
     if len(name) <= NAME_CHARS_MAX:
         return name
@@ -77,42 +76,42 @@ def _write(file: Path, picture: str) -> None:
         opened.write(picture)
 
 
-def draw_sheet(rows: Sequence[Row], kind: Barcode) -> bytes:
+def draw_sheet(lines: Sequence[Line], kind: Barcode) -> bytes:
     """Return a PDF with a label for each card: its barcode, its card_id, its PIN if it has one.
 
     Raises NotDrawn.
     """
     written = io.BytesIO()
     pages = Canvas(written, pagesize=A4)
-    for place, row in enumerate(rows):
+    for place, line in enumerate(lines):
         on_page = place % (ACROSS * DOWN)
         if place and on_page == 0:
             pages.showPage()
         left = on_page % ACROSS * LABEL_WIDTH
         top = A4[1] - ABOVE - on_page // ACROSS * LABEL_HEIGHT
-        _draw_label(pages, row, kind, left, top)
+        _draw_label(pages, line, kind, left, top)
     pages.save()
     return written.getvalue()
 
 
-def _draw_label(pages: Canvas, row: Row, kind: Barcode, left: float, top: float) -> None:
+def _draw_label(pages: Canvas, line: Line, kind: Barcode, left: float, top: float) -> None:
     below = top - PADDING
-    if row["token"]:
-        barcode = _barcode(row["token"], kind)
+    if line["token"]:
+        barcode = _barcode(line["token"], kind)
         below -= barcode.height
         renderPDF.draw(barcode, pages, left + (LABEL_WIDTH - barcode.width) / 2, below)
     pages.setFont(FONT, FONT_SIZE)
-    lines = [row["card_id"], f"PIN {row['pin']}" if row["pin"] else ""]
-    for line in filter(None, lines):
-        below -= LINE
-        pages.drawCentredString(left + LABEL_WIDTH / 2, below, line)
+    texts = [line["card_id"], f"PIN {line['pin']}" if line["pin"] else ""]
+    for text in filter(None, texts):
+        below -= LINE_HEIGHT
+        pages.drawCentredString(left + LABEL_WIDTH / 2, below, text)
 
 
 def _barcode(token: str, kind: Barcode) -> Drawing:
     if kind is Barcode.QR:
         return createBarcodeDrawing("QR", value=token, width=QR_SIDE, height=QR_SIDE)
     if not token.isascii():
-        raise NotDrawn("a token has characters that Code 128 doesn't have: use QR")
+        raise NotDrawn("a token has characters that Code 128 can't encode: use QR")
     modules = createBarcodeDrawing("Code128", value=token, barWidth=1, humanReadable=False).width
     bar_width = min(BAR_WIDTH, (LABEL_WIDTH - PADDING) / modules)
     if bar_width < BAR_WIDTH_MIN:

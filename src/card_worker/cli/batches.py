@@ -17,8 +17,8 @@ from card_worker.cli.codes import (
     Output,
     Sheet,
     Symbol,
-    opened,
-    show_codes,
+    read_opened,
+    show_secrets,
     write_opened,
 )
 from card_worker.cli.console import (
@@ -258,7 +258,9 @@ def open_file(
     if images is None and sheet is None:
         write_opened(file, identity, output)
         return
-    show_codes(opened(file, identity), output=output, images=images, sheet=sheet, symbol=symbol)
+    show_secrets(
+        read_opened(file, identity), output=output, images=images, sheet=sheet, symbol=symbol
+    )
 
 
 @app.command(name="write")

@@ -1,7 +1,5 @@
-"""`card-worker codes`: keys for tokens and PINs, and a look into what was sealed to one's own."""
+"""`card-worker codes`: make keys, and open sealed tokens and PINs."""
 
-import csv
-import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,13 +10,13 @@ from typing import Annotated, BinaryIO
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from card_worker.cli.console import AsJson, err, print_json, refuse
-from card_worker.secret_issuer import COLUMNS
+from card_worker.bureau_file import COLUMNS, Line, NotBureauFile, read_csv, write_csv
+from card_worker.cli.console import AsJson, err, plural, print_json, refuse
 from card_worker.secrets.formats import Barcode
 from card_worker.secrets.peppers import new_pepper
 from card_worker.secrets.sealing import NotOpened, new_identity, open_pieces, open_sealed
 
-app = typer.Typer(help="Make keys, and open what was sealed to yours.", no_args_is_help=True)
+app = typer.Typer(help="Make keys, and open sealed tokens and PINs.", no_args_is_help=True)
 
 Identity = Annotated[
     Path,
@@ -27,23 +25,22 @@ Identity = Annotated[
     ),
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Write to this new file, not to the screen.")
+    Path | None, typer.Option("--output", "-o", help="Write to this new file instead of stdout.")
 ]
 Images = Annotated[
-    Path | None, typer.Option(help="Draw each token as a barcode, an SVG in this folder.")
+    Path | None, typer.Option(help="Draw each token as a barcode: SVG files in this folder.")
 ]
-Sheet = Annotated[Path | None, typer.Option(help="Draw all tokens as labels: a PDF to print.")]
+Sheet = Annotated[Path | None, typer.Option(help="Draw all tokens as labels: a new PDF file.")]
 Symbol = Annotated[
-    Barcode | None, typer.Option(help="Which barcode. Without it: Code 128.", show_default=False)
+    Barcode | None, typer.Option(help="Kind of barcode. Default: Code 128.", show_default=False)
 ]
-Row = dict[str, str]
 
 
 @app.command(name="new-identity")
 def make_identity(
-    file: Annotated[Path, typer.Argument(help="The new file that only you will be able to read.")],
+    file: Annotated[Path, typer.Argument(help="The new file. Only you will be able to read it.")],
 ) -> None:
-    """Make an age identity in a file; print its recipient, which others seal to."""
+    """Write a new age identity to a file; print its recipient, which others seal to."""
     made = new_identity()
     _write_new(file, f"# public key: {made.recipient}\n{made.secret}\n".encode())
     typer.echo(made.recipient)
@@ -51,9 +48,9 @@ def make_identity(
 
 @app.command(name="new-pepper")
 def make_pepper(
-    name: Annotated[str, typer.Argument(help="What the key is called, such as k1.")],
+    name: Annotated[str, typer.Argument(help="The name of the key, such as k1.")],
 ) -> None:
-    """Print a new key for TOKEN_PEPPERS or PIN_PEPPERS. Put it before those that are there."""
+    """Print a new key for TOKEN_PEPPERS or PIN_PEPPERS. Put it before the existing ones."""
     try:
         typer.echo(new_pepper(name))
     except ValueError as problem:
@@ -65,7 +62,7 @@ def open_answer(
     file: Annotated[
         Path | None,
         typer.Argument(
-            help="The text `sealed` of an answer. Without it: from stdin.",
+            help="A file with the text in the field `sealed` of an answer. Default: stdin.",
             exists=True,
             dir_okay=False,
         ),
@@ -78,27 +75,27 @@ def open_answer(
     sheet: Sheet = None,
     symbol: Symbol = None,
 ) -> None:
-    """Open what an answer has sealed: a card's token, its PIN, or both."""
+    """Open the token and the PIN that are sealed in an answer."""
     sealed = sys.stdin.buffer.read() if file is None else _read(file)
-    told = _told(_opened(sealed, identity))
+    secrets = _read_answer(_opened(sealed, identity))
     if as_json:
-        print_json(told)
+        print_json(secrets)
         return
-    row = {name: told.get(name, "") for name in COLUMNS}
-    show_codes([row], output=output, images=images, sheet=sheet, symbol=symbol)
+    line = {name: secrets.get(name, "") for name in COLUMNS}
+    show_secrets([line], output=output, images=images, sheet=sheet, symbol=symbol)
 
 
-def _told(plain: bytes) -> Row:
+def _read_answer(plain: bytes) -> Line:
     try:
-        return TypeAdapter(Row).validate_json(plain)
+        return TypeAdapter(Line).validate_json(plain)
     except ValidationError:
         raise refuse(
-            "no answer is sealed there; open the file of a batch with card-worker batch open"
+            "this is not from an answer; open the file of a batch with card-worker batch open"
         ) from None
 
 
 def write_opened(file: Path, identity: Path, output: Path | None) -> None:
-    """Write what a batch's file has sealed, however long it is: to a new file, or to the screen."""
+    """Open a bureau file of any length into a new file, or to stdout."""
     with ExitStack() as opened_files:
         try:
             sealed = opened_files.enter_context(file.open("rb"))
@@ -115,37 +112,32 @@ def write_opened(file: Path, identity: Path, output: Path | None) -> None:
             raise refuse(f"{output or 'stdout'}: {error.strerror}") from None
 
 
-def opened(file: Path, identity: Path) -> list[Row]:
-    """Return the lines of a batch's file, opened with an identity."""
-    plain = _opened(_read(file), identity)
+def read_opened(file: Path, identity: Path) -> list[Line]:
+    """Return the lines of a bureau file, opened with an identity."""
     try:
-        head, *lines = csv.reader(io.StringIO(plain.decode(), newline=""), strict=True)
-        rows = [dict(zip(head, line, strict=True)) for line in lines]
-    except (csv.Error, ValueError):
-        head, rows = [], []
-    if tuple(head) != COLUMNS:
-        raise refuse(f"{file}: no lines of a batch are sealed there")
-    return rows
+        return read_csv(_opened(_read(file), identity))
+    except NotBureauFile:
+        raise refuse(f"{file}: its content is not that of a batch file") from None
 
 
-def show_codes(
-    rows: Sequence[Row],
+def show_secrets(
+    lines: Sequence[Line],
     *,
     output: Path | None,
     images: Path | None,
     sheet: Path | None,
     symbol: Barcode | None,
 ) -> None:
-    """Do what the options ask for with opened lines; without options, print them."""
+    """Draw or write the lines as the options say; without options, print them."""
     from card_worker.cli.barcodes import NotDrawn, draw_images, draw_sheet
 
     kind = symbol or Barcode.CODE_128
     try:
         if images is not None:
-            err.print(f"{draw_images(rows, kind, images)} barcodes in {images}")
+            err.print(f"{plural(draw_images(lines, kind, images), 'barcode')} in {images}")
         if sheet is not None:
-            _write_new(sheet, draw_sheet(rows, kind))
-            err.print(f"{len(rows)} labels in {sheet}")
+            _write_new(sheet, draw_sheet(lines, kind))
+            err.print(f"{plural(len(lines), 'label')} in {sheet}")
     except NotDrawn as reason:
         raise refuse(str(reason)) from None
     except (FileExistsError, NotADirectoryError):
@@ -153,26 +145,18 @@ def show_codes(
     except OSError as error:
         raise refuse(f"{images}: {error.strerror}") from None
     if output is not None:
-        _write_new(output, "".join(_csv(rows)).encode())
+        _write_new(output, write_csv(lines))
     elif images is None and sheet is None:
-        for line in _csv(rows):
-            typer.echo(line, nl=False)
-
-
-def _csv(rows: Sequence[Row]) -> Iterator[str]:
-    for values in (COLUMNS, *(tuple(row[name] for name in COLUMNS) for row in rows)):
-        line = io.StringIO(newline="")
-        csv.writer(line).writerow(values)
-        yield line.getvalue()
+        typer.echo(write_csv(lines), nl=False)
 
 
 def identities_in(file: Path) -> list[str]:
-    """Return the identities that stand in a file, one a line, among comments and empty lines."""
-    # Some editors begin a file with a mark that says it is UTF-8.
+    """Return the identities in a file, one a line; comments and empty lines are skipped."""
+    # Some editors begin a file with a byte order mark.
     lines = map(str.strip, _read(file).decode("utf-8-sig", errors="replace").splitlines())
     found = [line for line in lines if line and not line.startswith("#")]
     if not found:
-        raise refuse(f"{file}: there is no age identity in it")
+        raise refuse(f"{file}: has no age identity")
     return found
 
 
@@ -197,9 +181,9 @@ def _write_new(file: Path, content: bytes) -> None:
 
 @contextmanager
 def _new_file(file: Path) -> Iterator[BinaryIO]:
-    """Open a file that only its owner may read, to be written whole or not at all.
+    """Create a file that only its owner can read; remove it if it can't be written completely.
 
-    One that is there is left alone.
+    An existing file is not changed.
     """
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -89,6 +89,11 @@ def money(amount_minor: int, currency: str | None) -> str:
     return in_words(amount_minor, Currency(currency) if currency else None)
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun, such as `1 card` or `2,000 cards`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def refuse(why: str, *, code: int = 1) -> typer.Exit:
     """Print why not; return what to raise."""
     err.print(f"card-worker: {why}")
