@@ -275,7 +275,8 @@ def test_entries_beside_an_oversize_one_stay_in_their_order(
         reply: Any = bytes_client.execute_command(*command)  # type: ignore[no-untyped-call]
         ((_, raw),) = consumer.read_taken(reply)
         about = json.loads(raw[6:])
-        (whole,) = bytes_client.lrange(about["key"], 0, -1)
+        stored: Any = bytes_client.lrange(about["key"], 0, -1)
+        (whole,) = stored
         assert sha1(whole, usedforsecurity=False).hexdigest() == about["sha1"]
         assert bytes_client.llen("cards") == behind
         assert [raw for _, raw in take(consumer, "cards", messages=others)] == small
