@@ -54,13 +54,13 @@ def test_what_a_reader_of_these_documents_does_elsewhere_is_run_by_ci() -> None:
     assert [command for command in ELSEWHERE if command not in script] == []
 
 
-def _printed(reader: Reader, name: str) -> str:
-    (value,) = re.findall(rf"^  {name} +(\S+)$", reader.dev_output, re.MULTILINE)
+def _printed(reader: Reader, pattern: str) -> str:
+    (value,) = re.findall(pattern, reader.dev_output, re.MULTILINE)
     return str(value)
 
 
 def _consumer_survives_silence(reader: Reader) -> None:
-    with Redis.from_url(_printed(reader, "broker")) as redis:
+    with Redis.from_url(_printed(reader, r"^export CARD_WORKER_BROKER_URL=(\S+)$")) as redis:
 
         def reads() -> int:
             return int(redis.info("commandstats")["cmdstat_xread"]["calls"])
@@ -71,7 +71,7 @@ def _consumer_survives_silence(reader: Reader) -> None:
 
 
 def _flower_shows(reader: Reader, task: str) -> None:
-    address = f"{_printed(reader, 'Flower')}api/tasks?taskname={task}"
+    address = _printed(reader, r"^ +Flower +(http\S+)$") + f"api/tasks?taskname={task}"
 
     def is_shown() -> bool:
         with urlopen(address, timeout=60) as response:  # noqa: S310  # as dev prints it
