@@ -275,6 +275,8 @@ Recall: TypeAlias = BlockBatch | UnblockBatch | CloseBatch | ExtendBatch
 """A command that is applied to the cards of a batch, one after the other."""
 OnBatch: TypeAlias = ApproveBatch | CancelBatch | Recall
 """A command on an existing batch."""
+BatchCommand: TypeAlias = CreateBatch | OnBatch
+"""A command on a batch that producers may send."""
 ABOUT_BATCHES = frozenset([CreateBatch, LapseBatch, *get_args(OnBatch)])
 
 

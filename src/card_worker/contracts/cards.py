@@ -1,6 +1,6 @@
 """Commands on one card."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -212,3 +212,19 @@ class WithdrawCard(InternalCommand, OnCard):
 
     command: Literal["batches.cancel"] = "batches.cancel"
     reason: ReasonText | None = None
+
+
+CardCommand: TypeAlias = (
+    CreateCard
+    | ActivateCard
+    | ReverseActivation
+    | UpdateCard
+    | BlockCard
+    | UnblockCard
+    | CloseCard
+    | ReplaceCard
+    | TransferBalance
+    | AdjustBalance
+    | ExpireCard
+)
+"""A command on a card that producers may send."""

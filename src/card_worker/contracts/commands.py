@@ -13,38 +13,11 @@ from typing_extensions import TypeIs
 
 from card_worker import uuids
 from card_worker.contracts import keys
-from card_worker.contracts.batches import (
-    ApproveBatch,
-    BlockBatch,
-    CancelBatch,
-    CloseBatch,
-    CreateBatch,
-    ExtendBatch,
-    UnblockBatch,
-)
-from card_worker.contracts.cards import (
-    ActivateCard,
-    AdjustBalance,
-    BlockCard,
-    CloseCard,
-    CreateCard,
-    ExpireCard,
-    ReplaceCard,
-    ReverseActivation,
-    TransferBalance,
-    UnblockCard,
-    UpdateCard,
-    WithdrawCard,
-)
+from card_worker.contracts.batches import BatchCommand
+from card_worker.contracts.cards import CardCommand, UpdateCard, WithdrawCard
 from card_worker.contracts.events import Problem
-from card_worker.contracts.tokens import CreateToken, RevokeToken, RotatePin
-from card_worker.contracts.transactions import (
-    CaptureTransaction,
-    CreateTransaction,
-    ExpireHold,
-    RefundTransaction,
-    VoidTransaction,
-)
+from card_worker.contracts.tokens import TokenCommand
+from card_worker.contracts.transactions import CreateTransaction, TransactionCommand
 
 COMMANDS_PER_MESSAGE_MAX = 1_000
 # Ids derive from the idempotency key, so a command delivered twice has one answer with one id.
@@ -81,34 +54,7 @@ class InvalidCommand(BaseModel):
         return keys.dry(key) if self.dry_run else key
 
 
-ProducerCommand: TypeAlias = (
-    CreateCard
-    | CreateBatch
-    | ApproveBatch
-    | CancelBatch
-    | BlockBatch
-    | UnblockBatch
-    | CloseBatch
-    | ExtendBatch
-    | ActivateCard
-    | ReverseActivation
-    | UpdateCard
-    | BlockCard
-    | UnblockCard
-    | CloseCard
-    | ReplaceCard
-    | TransferBalance
-    | AdjustBalance
-    | RotatePin
-    | CreateToken
-    | RevokeToken
-    | CreateTransaction
-    | CaptureTransaction
-    | VoidTransaction
-    | RefundTransaction
-    | ExpireCard
-    | ExpireHold
-)
+ProducerCommand: TypeAlias = CardCommand | BatchCommand | TokenCommand | TransactionCommand
 """A command that producers may send."""
 Command: TypeAlias = ProducerCommand | WithdrawCard | InvalidCommand
 

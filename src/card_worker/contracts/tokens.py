@@ -1,6 +1,6 @@
 """Commands on the tokens and the PIN of a card."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field, StrictBool
 
@@ -49,3 +49,7 @@ class RotatePin(IssuesSecrets):
     command: Literal["cards.rotate_pin"] = "cards.rotate_pin"
     pin: NeedsPins[PinOptions] = Field(description="Options of the new PIN.")
     seal_to: Recipients | None = Field(None, description=SEAL_TO)
+
+
+TokenCommand: TypeAlias = RotatePin | CreateToken | RevokeToken
+"""A command on a token or PIN that producers may send."""

@@ -1,6 +1,6 @@
 """Commands on the money of a card, and those that name their card by a token or a transaction."""
 
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -166,3 +166,9 @@ class ExpireHold(OnTransaction):
     """Release a hold that has expired. Workers send this themselves; producers may."""
 
     command: Literal["holds.expire"] = "holds.expire"
+
+
+TransactionCommand: TypeAlias = (
+    CreateTransaction | CaptureTransaction | VoidTransaction | RefundTransaction | ExpireHold
+)
+"""A command on a transaction that producers may send."""

@@ -22,10 +22,11 @@ from card_worker.domain.events import (
     TokenRevoked,
 )
 from card_worker.domain.ids import token_uuids
-from card_worker.domain.needs import Needs, card_key
+from card_worker.domain.needs import Needs, card_key, needs_card
 from card_worker.domain.posting import next_version
 from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import Account, Card, CardKey, Pin, Token
+from card_worker.domain.rules import effect, on_card
 from card_worker.secrets.formats import FOUR_DIGITS, PinFormat, TokenFormat
 from card_worker.secrets.peppers import Hash
 
@@ -229,3 +230,21 @@ def pin_format(pin: PinOptions | None) -> PinFormat | None:
 
 def _dump(format: TokenFormat | PinFormat | None) -> dict[str, Json] | None:
     return None if format is None else format.model_dump(mode="json", exclude_defaults=True)
+
+
+# --- the tables -------------------------------------------------------------------------------
+
+RULES = dict(
+    [
+        on_card(CreateToken, needs_card, decide_create_token),
+        on_card(RevokeToken, needs_revoke_token, decide_revoke_token),
+        on_card(RotatePin, needs_card, decide_rotate_pin),
+    ]
+)
+EFFECTS = dict(
+    [
+        effect(TokenCreated, apply_token_created),
+        effect(TokenRevoked, apply_token_revoked),
+        effect(PinRotated, apply_pin_rotated),
+    ]
+)

@@ -17,10 +17,11 @@ from card_worker.contracts.enums import Reason, Side, TransactionType
 from card_worker.domain.books import Books
 from card_worker.domain.context import Context
 from card_worker.domain.events import CardBlocked, CardClosed, CardExpired, CardUnblocked, Decision
-from card_worker.domain.needs import Needs, card_key
+from card_worker.domain.needs import Needs, card_key, needs_card
 from card_worker.domain.posting import Movement, Posted, next_version, post_unless_zero
 from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import State
+from card_worker.domain.rules import effect, on_card, rule
 from card_worker.domain.states import reason_against
 
 # --- cards.block, cards.unblock ---------------------------------------------------------------
@@ -93,3 +94,24 @@ def apply_expired(event: CardExpired, books: Books) -> Posted:
     breakage = card.amount_available if event.forfeits_balance else 0
     movement = Movement(TransactionType.BREAKAGE, breakage, Side.CARD, Side.BREAKAGE)
     return post_unless_zero(books, card, movement, event)
+
+
+# --- the tables -------------------------------------------------------------------------------
+
+RULES = dict(
+    [
+        on_card(BlockCard, needs_card, decide_block),
+        on_card(UnblockCard, needs_unblock, decide_unblock),
+        on_card(CloseCard, needs_card, decide_close),
+        rule(WithdrawCard, needs_withdraw, decide_withdraw),
+        on_card(ExpireCard, needs_card, decide_expire),
+    ]
+)
+EFFECTS = dict(
+    [
+        effect(CardBlocked, apply_blocked),
+        effect(CardUnblocked, apply_unblocked),
+        effect(CardClosed, apply_closed),
+        effect(CardExpired, apply_expired),
+    ]
+)

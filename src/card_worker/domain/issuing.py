@@ -31,10 +31,11 @@ from card_worker.domain.events import (
     ReplacementCreated,
 )
 from card_worker.domain.ids import card_uuid
-from card_worker.domain.needs import Needs, card_key
+from card_worker.domain.needs import Needs, card_key, needs_card
 from card_worker.domain.posting import Movement, Posted, next_version, post_unless_zero
 from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import Card, State
+from card_worker.domain.rules import effect, on_card, rule
 from card_worker.domain.states import reason_against
 from card_worker.secrets.formats import FORMULA, is_formula
 
@@ -271,3 +272,27 @@ def apply_updated(event: CardUpdated, books: Books) -> None:
     if "expires_at" in changed and card.state is State.EXPIRED:
         card = card._replace(state=State.ACTIVE)
     books.put_card(card._replace(**changed))
+
+
+# --- the tables -------------------------------------------------------------------------------
+
+RULES = dict(
+    [
+        rule(CreateCard, needs_create, decide_create),
+        rule(ActivateCard, needs_activate, decide_activate),
+        on_card(ReverseActivation, needs_card, decide_reverse_activation),
+        on_card(ReplaceCard, needs_replace, decide_replace),
+        on_card(UpdateCard, needs_card, decide_update),
+    ]
+)
+EFFECTS = dict(
+    [
+        effect(CardCreated, apply_created),
+        effect(CardActivated, apply_activated),
+        effect(ActivationReversed, apply_activation_reversed),
+        effect(CardReplaced, apply_replaced),
+        effect(ReplacementCreated, apply_replacement_created),
+        effect(ReplacementActivated, apply_replacement_activated),
+        effect(CardUpdated, apply_updated),
+    ]
+)

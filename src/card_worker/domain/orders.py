@@ -13,12 +13,15 @@ from card_worker.contracts.batches import (
     CARDS_PER_ORDER_MAX,
     WAITING_ORDERS_MAX,
     ApproveBatch,
+    BlockBatch,
     CancelBatch,
+    CloseBatch,
     CreateBatch,
     ExtendBatch,
     LapseBatch,
     OnBatch,
     Recall,
+    UnblockBatch,
 )
 from card_worker.contracts.enums import Action, BatchState, CardType, Reason
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
@@ -39,6 +42,7 @@ from card_worker.domain.ids import card_uuid
 from card_worker.domain.needs import Needs
 from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import Batch, Card, Job, State
+from card_worker.domain.rules import effect, rule
 
 # --- cards.batch_create -----------------------------------------------------------------------
 
@@ -340,3 +344,29 @@ def _begin(
             expires_at=command.expires_at if isinstance(command, ExtendBatch) else None,
         )
     )
+
+
+# --- the tables -------------------------------------------------------------------------------
+
+RULES = dict(
+    [
+        rule(CreateBatch, needs_create_batch, decide_create_batch),
+        rule(ApproveBatch, needs_batch, decide_approve),
+        rule(CancelBatch, needs_batch, decide_cancel),
+        rule(LapseBatch, needs_batch, decide_lapse),
+        rule(BlockBatch, needs_batch, decide_recall),
+        rule(UnblockBatch, needs_batch, decide_recall),
+        rule(CloseBatch, needs_batch, decide_recall),
+        rule(ExtendBatch, needs_batch, decide_recall),
+    ]
+)
+EFFECTS = dict(
+    [
+        effect(BatchCompleted, apply_batch_completed),
+        effect(BatchAccepted, apply_batch_accepted),
+        effect(BatchAwaitsApproval, apply_batch_awaits_approval),
+        effect(BatchApproved, apply_batch_approved),
+        effect(BatchCancelled, apply_batch_cancelled),
+        effect(RecallBegun, apply_recall_begun),
+    ]
+)

@@ -18,7 +18,7 @@ from card_worker.contracts.transactions import (
 )
 from card_worker.domain.books import Books
 from card_worker.domain.codes import use_codes
-from card_worker.domain.context import Context
+from card_worker.domain.context import Context, context_by_access
 from card_worker.domain.events import (
     CardAdjusted,
     CardDrawnDown,
@@ -32,10 +32,17 @@ from card_worker.domain.events import (
     TransferredIn,
     TransferredOut,
 )
-from card_worker.domain.needs import Needs, card_key, made_transaction, needs_access
+from card_worker.domain.needs import (
+    Needs,
+    card_key,
+    made_transaction,
+    needs_access,
+    needs_transaction,
+)
 from card_worker.domain.posting import Movement, Posted, next_version, post
 from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import Hold
+from card_worker.domain.rules import effect, in_context, on_card, on_transaction
 from card_worker.domain.states import Fund, reason_against
 from card_worker.money import AMOUNT_MAX
 
@@ -242,3 +249,37 @@ def apply_transferred_in(event: TransferredIn, books: Books) -> Posted:
     # Without the ref_id: it belongs to the other card; on this one it may be of another command.
     movement = Movement(TransactionType.TRANSFER, event.amount, Side.OTHER_CARD, Side.CARD)
     return post(books, next_version(books, event), movement, event)
+
+
+# --- the tables -------------------------------------------------------------------------------
+
+RULES = dict(
+    [
+        in_context(
+            CreateTransaction,
+            context_by_access,
+            needs_create_transaction,
+            decide_create_transaction,
+        ),
+        on_transaction(CaptureTransaction, needs_transaction, decide_capture),
+        on_transaction(VoidTransaction, needs_transaction, decide_void),
+        on_transaction(RefundTransaction, needs_transaction, decide_refund),
+        on_transaction(ExpireHold, needs_expire_hold, decide_expire_hold),
+        on_card(AdjustBalance, needs_adjust, decide_adjust),
+        on_card(TransferBalance, needs_transfer, decide_transfer),
+    ]
+)
+EFFECTS = dict(
+    [
+        effect(CardFunded, apply_funded),
+        effect(CardDrawnDown, apply_drawn_down),
+        effect(HoldPlaced, apply_hold_placed),
+        effect(HoldCaptured, apply_hold_captured),
+        effect(HoldVoided, apply_hold_voided),
+        effect(HoldExpired, apply_hold_expired),
+        effect(CardRefunded, apply_refunded),
+        effect(CardAdjusted, apply_adjusted),
+        effect(TransferredOut, apply_transferred_out),
+        effect(TransferredIn, apply_transferred_in),
+    ]
+)
