@@ -69,8 +69,8 @@ def test_cards_whose_names_are_taken_are_named() -> None:
     [
         ("3 A", "must have one number"),
         ("3 A{n}{n}", "must have one number"),
-        ("3 A{x}{n}", "no other fields"),
-        ("0 A{n}", "greater than or equal to 1"),
+        ("3 A{x}{n}", "no other braces"),
+        ("0 A{n}", "must be at least 1"),
     ],
 )
 def test_what_is_no_order_is_told_what_is_wrong(fields: str, wrong: str) -> None:
