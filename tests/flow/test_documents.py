@@ -14,7 +14,7 @@ from tests.flow.system import System
 SILENT_READS = 7
 """So many reads that bring nothing last longer than the 5 s after which redis-py gives up."""
 
-ENDED = "Nothing is left running."
+ENDED = "All processes have ended."
 
 
 def test_readme(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
         {**BOTH, "COMMAND_IDENTITIES": "secret"},
         "COMMAND_IDENTITIES: is not an age identity",
     ),
-    ("worker", {**BOTH, "LETTER_RECIPIENTS": "secret"}, "LETTER_RECIPIENTS: 0: not an age"),
+    ("worker", {**BOTH, "LETTER_RECIPIENTS": "secret"}, "LETTER_RECIPIENTS: item 0 is not an age"),
     ("worker", {**BOTH, "FILES_URL": "nothing://secret"}, "FILES_URL: begins with a scheme"),
     ("celery worker", {**BOTH, "FILES_URL": "s3://secret"}, "FILES_URL: ImportError"),
     ("migrate", {}, "DATABASE_URL: missing"),
