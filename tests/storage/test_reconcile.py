@@ -1172,7 +1172,7 @@ def test_slices_of_three_rows_join_without_a_gap(
     populated: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each card, key and event is read, however few are read at a time."""
-    for module in ("reading", "cards", "keys", "orders"):
+    for module in ("reading", "histories", "keys", "batches"):
         monkeypatch.setattr(f"card_worker.storage.reconcile.{module}.ROWS", 3)
     reading_module.slice_of.cache_clear()
     with corruptible(populated) as connection:

@@ -5,15 +5,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Engine,
-    bindparam,
-    func,
-    select,
-    true,
-)
+from sqlalchemy import ColumnElement, Connection, Engine, bindparam, func, select, true
 
 from card_worker.contracts.fields import read_time
 from card_worker.storage import sessions

@@ -5,26 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, assert_never
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    func,
-    not_,
-    select,
-)
+from sqlalchemy import ColumnElement, Connection, func, not_, select
 
 from card_worker.contracts.enums import CardType, Status
 from card_worker.domain.rows import Card, Pin, State, Token, Transaction
 from card_worker.storage.json_rows import columns_named, find
-from card_worker.storage.tables import (
-    cards,
-    holds,
-    is_left,
-    is_open,
-    pins,
-    tokens,
-    transactions,
-)
+from card_worker.storage.tables import cards, holds, is_left, is_open, pins, tokens, transactions
 
 
 def find_card(connection: Connection, account_id: str, card_id: str) -> Card | None:

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection
 
-from card_worker.storage.reconcile import cards, codes, events, keys, orders
+from card_worker.storage.reconcile import batches, cards, codes, events, files, jobs, keys, orphans
 from card_worker.storage.reconcile.reading import Books
 from card_worker.storage.reconcile.report import Difference, Progress
 from card_worker.storage.reconcile.totals import CurrencyTotals, currencies_add_up, totals
@@ -19,27 +19,23 @@ __all__ = ["CHECKS", "CurrencyTotals", "Difference", "Progress", "differences", 
 
 CHECKS: tuple[Callable[[Books], Iterator[Difference]], ...] = (
     cards.cards_add_up,
-    cards.rows_have_their_card,
-    cards.holds_have_their_transaction,
     events.events_equal_their_rows,
     keys.keys_have_their_answer,
     keys.events_have_their_key,
-    keys.notes_have_their_event,
     keys.events_are_published,
     codes.tokens_have_their_card,
     codes.pins_have_their_card,
     codes.coded_cards_have_codes,
     codes.pin_attempts_are_settled,
     codes.pin_attempts_are_numbered,
-    orders.batches_add_up,
-    orders.batch_states_have_their_event,
-    orders.cards_have_their_batch,
-    orders.lists_reserve_their_names,
-    orders.jobs_add_up,
-    orders.batches_count_their_jobs,
-    orders.chunks_have_their_job,
-    orders.files_are_whole,
-    orders.parts_have_their_file,
+    batches.batches_add_up,
+    batches.batch_states_have_their_event,
+    batches.cards_have_their_batch,
+    batches.lists_reserve_their_names,
+    jobs.jobs_add_up,
+    jobs.batches_count_their_jobs,
+    files.files_are_whole,
+    orphans.rows_have_their_owner,
     currencies_add_up,
 )
 

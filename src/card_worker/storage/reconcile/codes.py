@@ -11,7 +11,7 @@ from card_worker.contracts.enums import EventType, Reason
 from card_worker.domain.ids import token_uuids
 from card_worker.domain.rows import Card, Outcome, Pin, PinAttempt, Token
 from card_worker.storage.reconcile.reading import Books
-from card_worker.storage.reconcile.report import Difference, Wrong, difference, unequal
+from card_worker.storage.reconcile.report import Difference, Wrong, difference, report, unequal
 from card_worker.storage.tables import cards, outbox, pin_attempts, pins, tokens, transactions
 
 _OWNER = ("id", "account_id", "card_id", "has_codes")
@@ -29,15 +29,15 @@ def tokens_have_their_card(books: Books) -> Iterator[Difference]:
         yield from wrong
         for token in found:
             owner, made_by = owners.get(token.card), events.get(token.id)
-            for each in (
-                *_of_its_card("token", token.account_id, owner),
-                *_made(token, owner, made_by, by_event=token.id in made_later),
-                *_spent(token, used),
-                *_hashed("token", token),
-            ):
-                yield difference(
-                    "tokens_have_their_card", token.account_id, f"token {token.id}", each
-                )
+            yield from report(
+                "tokens_have_their_card",
+                token.account_id,
+                f"token {token.id}",
+                _of_its_card("token", token.account_id, owner),
+                _made(token, owner, made_by, by_event=token.id in made_later),
+                _spent(token, used),
+                _hashed("token", token),
+            )
 
 
 def pins_have_their_card(books: Books) -> Iterator[Difference]:
@@ -47,8 +47,10 @@ def pins_have_their_card(books: Books) -> Iterator[Difference]:
         yield from wrong
         for pin in found:
             owned = _of_its_card("PIN", pin.account_id, owners.get(pin.id))
-            for each in (*owned, *_hashed("PIN", pin)):
-                yield difference("pins_have_their_card", pin.account_id, f"PIN {pin.id}", each)
+            subject = f"PIN {pin.id}"
+            yield from report(
+                "pins_have_their_card", pin.account_id, subject, owned, _hashed("PIN", pin)
+            )
 
 
 def pin_attempts_are_settled(books: Books) -> Iterator[Difference]:
@@ -60,19 +62,12 @@ def pin_attempts_are_settled(books: Books) -> Iterator[Difference]:
         events = _by_id(books, outbox, _EVENT, {attempt.id for attempt in found})
         yield from wrong
         for attempt in found:
-            owner, answered = owners.get(attempt.card), events.get(attempt.id)
-            owned = (
-                ()
-                if attempt.card is None
-                else _of_its_card("PIN attempt", attempt.account_id, owner)
-            )
-            for each in (*owned, *_settled(attempt, answered)):
-                yield difference(
-                    "pin_attempts_are_settled",
-                    attempt.account_id,
-                    f"PIN attempt {attempt.id}",
-                    each,
-                )
+            proofs = [_settled(attempt, events.get(attempt.id))]
+            if attempt.card is not None:
+                owner = owners.get(attempt.card)
+                proofs.append(_of_its_card("PIN attempt", attempt.account_id, owner))
+            subject = f"PIN attempt {attempt.id}"
+            yield from report("pin_attempts_are_settled", attempt.account_id, subject, *proofs)
 
 
 def pin_attempts_are_numbered(books: Books) -> Iterator[Difference]:

@@ -1,7 +1,7 @@
 """Events: their columns beside their JSON, and what they say beside the rows they are about."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
@@ -27,7 +27,7 @@ from card_worker.domain.rows import (
 )
 from card_worker.domain.views import card_view, file_view, transaction_view
 from card_worker.storage.reconcile.reading import Books, T
-from card_worker.storage.reconcile.report import Difference, Wrong, difference, tried, unequal
+from card_worker.storage.reconcile.report import Difference, Wrong, difference, report, unequal
 from card_worker.storage.tables import (
     batches,
     cards,
@@ -248,19 +248,11 @@ def files_equal_their_events(seen: Seen) -> Iterator[Wrong]:
         yield from _unlike(f"file {file.name}", file_view(file), stated)
         yield from unequal(f"file {file.name}: batch_id", file.batch_id, seen.row.subject)
         yield from unequal(f"file {file.name}: account_id", file.account_id, seen.row.account_id)
-        if seen.row.type is EventType.BATCH_CONFIRMED:
-            at = seen.row.created_at
-            yield from unequal(f"file {file.name}: confirmed_at", file.confirmed_at, at)
-        else:
-            yield from unequal(
-                f"file {file.name}: created_at", file.created_at, seen.row.created_at
-            )
+        time = "confirmed_at" if seen.row.type is EventType.BATCH_CONFIRMED else "created_at"
+        yield from unequal(f"file {file.name}: {time}", getattr(file, time), seen.row.created_at)
 
 
-EVENT_CHECKS: tuple[EventCheck, ...] = (
-    columns_are_as_in_the_json,
-    versions_agree,
-)
+EVENT_CHECKS: tuple[EventCheck, ...] = (columns_are_as_in_the_json, versions_agree)
 EFFECT_CHECKS: tuple[EventCheck, ...] = (
     transactions_equal_their_events,
     card_equals_its_last_event,
@@ -286,8 +278,7 @@ def events_equal_their_rows(books: Books) -> Iterator[Difference]:
 def _checked(seen: Seen) -> Iterator[Difference]:
     subject = f"{seen.row.subject}, event {seen.row.id}"
     for check in EVENT_CHECKS if seen.is_dry else (*EVENT_CHECKS, *EFFECT_CHECKS):
-        for wrong in tried(check(seen)):
-            yield difference(check.__name__, seen.row.account_id, subject, wrong)
+        yield from report(check.__name__, seen.row.account_id, subject, check(seen))
 
 
 def _read(rows: Sequence[Row], wrong: list[Difference]) -> Iterator[tuple[Row, Json, Json]]:
@@ -308,29 +299,29 @@ def _read(rows: Sequence[Row], wrong: list[Difference]) -> Iterator[tuple[Row, J
 def _known(books: Books, read: Sequence[tuple[Row, Json, Json]], wrong: list[Difference]) -> Known:
     known = Known()
 
-    def rows(table: Table, kind: type[T], wanted: list[Json], *subject: str) -> list[T]:
-        return books.find(table, kind, wanted, wrong, *subject)
+    def by_id(table: Table, kind: type[T], ids: Iterable[UUID]) -> dict[UUID, T]:
+        found: Any = books.find(table, kind, [{"id": id} for id in ids], wrong)
+        return {row.id: row for row in found}
 
     names = {(row.account_id, row.subject) for row, _, data in read if "card" in data}
     wanted = [{"account_id": account, "card_id": card} for account, card in names]
-    known.cards = {card.key: card for card in rows(cards, Card, wanted, "card_id")}
+    found = books.find(cards, Card, wanted, wrong, "card_id")
+    known.cards = {card.key: card for card in found}
     names_in = [_named(data) for _, _, data in read]
     ids = {row.id for row, _, data in read if "card" in data}
     ids |= {_arrival(row) for row, _, data in read if "other_card_id" in data}
-    moved = rows(transactions, Transaction, [{"id": id} for id in ids])
-    known.transactions = {one.id: one for one in moved}
-    held = {id for named in names_in for id in named.holds}
-    known.holds = {hold.id: hold for hold in rows(holds, Hold, [{"id": id} for id in held])}
-    made = {id for named in names_in for id in named.tokens}
-    known.tokens = {token.id: token for token in rows(tokens, Token, [{"id": id} for id in made])}
+    known.transactions = by_id(transactions, Transaction, ids)
+    known.holds = by_id(holds, Hold, {id for named in names_in for id in named.holds})
+    known.tokens = by_id(tokens, Token, {id for named in names_in for id in named.tokens})
     coded = [card.id for card in known.cards.values() if card.has_codes]
-    known.pins = {pin.id: pin for pin in rows(pins, Pin, [{"id": id} for id in coded])}
+    known.pins = by_id(pins, Pin, coded)
     known.serving = books.serving(coded, wrong)
     names = {(row.account_id, row.subject) for row, _, data in read if "batch_id" in data}
     wanted = [{"account_id": account, "batch_id": batch} for account, batch in names]
-    known.batches = {batch.key: batch for batch in rows(batches, Batch, wanted, "batch_id")}
+    ordered = books.find(batches, Batch, wanted, wrong, "batch_id")
+    known.batches = {batch.key: batch for batch in ordered}
     paths = [{"name": path} for named in names_in for path in named.files]
-    known.files = {file.name: file for file in rows(files, File, paths, "name")}
+    known.files = {file.name: file for file in books.find(files, File, paths, wrong, "name")}
     return known
 
 

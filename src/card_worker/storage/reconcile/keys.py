@@ -15,7 +15,7 @@ from card_worker.contracts.fields import write_time
 from card_worker.domain.rows import Job
 from card_worker.storage.idempotency import checked
 from card_worker.storage.reconcile.reading import ROWS, Books, as_stored
-from card_worker.storage.reconcile.report import Difference, Wrong, difference, unequal
+from card_worker.storage.reconcile.report import Difference, Wrong, difference, report, unequal
 from card_worker.storage.tables import idempotency_keys, jobs, outbox, unpublished
 from card_worker.storage.types import UtcTime
 
@@ -45,8 +45,8 @@ def keys_have_their_answer(books: Books) -> Iterator[Difference]:
         }
         yield from wrong
         for row in found:
-            for each in _answered(row, answers.get(row.event_id)):
-                yield difference("keys_have_their_answer", row.account_id, row.key, each)
+            proof = _answered(row, answers.get(row.event_id))
+            yield from report("keys_have_their_answer", row.account_id, row.key, proof)
 
 
 def _answered(row: Key, answer: Any) -> Iterator[Wrong]:
@@ -134,14 +134,6 @@ def _keys_of_job(job: Job, data: dict[str, Any]) -> Iterator[str]:
     # The last chunk may be smaller, and be done before others.
     for chunks in (done // job.chunk_cards, -(-done // job.chunk_cards)):
         yield key_of.of_job(job.id, f"left/{job.chunks - chunks}")
-
-
-def notes_have_their_event(books: Books) -> Iterator[Difference]:
-    """Prove that each note of an event to be published has an event."""
-    lost = select(unpublished.c.position).except_(select(outbox.c.position))
-    for (position,) in books.stream(lost):
-        wrong = Wrong("event of the note", None, "one event")
-        yield difference("notes_have_their_event", "", f"position {position}", wrong)
 
 
 def events_are_published(books: Books) -> Iterator[Difference]:

@@ -34,19 +34,24 @@ class Difference:
     """What it should be."""
 
 
+def report(
+    check: str, account_id: object, subject: object, *found: Iterator[Wrong]
+) -> Iterator[Difference]:
+    """Yield what a check has found about a subject, or the error with which it ended."""
+    for each in found:
+        try:
+            for wrong in each:
+                yield difference(check, account_id, subject, wrong)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            broken = Wrong("something in it", repr(error), "as it was written")
+            yield difference(check, account_id, subject, broken)
+
+
 def difference(check: str, account_id: object, subject: object, wrong: Wrong) -> Difference:
-    """Return what is reported of a wrong value."""
+    """Return a wrong value as a difference."""
     return Difference(
         check, str(account_id), str(subject), wrong.what, _text(wrong.stands), _text(wrong.proven)
     )
-
-
-def tried(found: Iterator[Wrong]) -> Iterator[Wrong]:
-    """Yield what a check finds, and that it can't go on where a value makes no sense to it."""
-    try:
-        yield from found
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        yield Wrong("something in it", repr(error), "as it was written")
 
 
 def unequal(what: str, stands: object, proven: object) -> Iterator[Wrong]:

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, case, func, select, union
 from card_worker.contracts.enums import Side
 from card_worker.money import Currency
 from card_worker.storage.reconcile.reading import Books, as_stored
-from card_worker.storage.reconcile.report import Difference, difference, unequal
+from card_worker.storage.reconcile.report import Difference, report, unequal
 from card_worker.storage.tables import cards, transactions
 
 
@@ -80,11 +80,11 @@ def currencies_add_up(books: Books) -> Iterator[Difference]:
     for one in totals(books.connection):
         if not one.adds_up:
             there = one.spent + one.ended + one.on_cards
-            for wrong in (
-                *unequal("money between cards", one.between, 0),
-                *unequal("money issued", one.issued, there),
-            ):
-                yield difference("currencies_add_up", "", one.currency, wrong)
+            proofs = (
+                unequal("money between cards", one.between, 0),
+                unequal("money issued", one.issued, there),
+            )
+            yield from report("currencies_add_up", "", one.currency, *proofs)
 
 
 def _received(*sides: Side) -> ColumnElement[int]:

@@ -39,32 +39,12 @@ def upgrade() -> None:
 def _create_cards() -> None:
     _create(
         "cards",
-        _column("id", Uuid),
-        _column("account_id"),
-        _column("card_id", Sortable),
-        _column("type"),
-        _column("state"),
-        _column("blocked", Flag),
-        _optional("currency"),
-        _column("amount", WholeNumber),
-        _optional("customer_id"),
-        _optional("name"),
-        _optional("originated_by"),
-        _optional("metadata", JsonText),
-        _optional("active_from", UtcTime),
-        _optional("activated_at", UtcTime),
-        _optional("expires_at", UtcTime),
-        _optional("batch_id"),
-        _column("created_at", UtcTime),
-        _optional("created_by"),
-        _column("version", WholeNumber),
-        _column("amount_funds", WholeNumber),
-        _column("amount_drawdown", WholeNumber),
-        _column("amount_balance", WholeNumber),
-        _column("amount_pending", WholeNumber),
-        _column("amount_reserved", WholeNumber),
-        _flag("has_codes"),
-        _optional("changed_at", UtcTime),
+        "id uuid, account_id text, card_id sortable, type text, state text, blocked flag, "
+        "currency text?, amount int, customer_id text?, name text?, originated_by text?, "
+        "metadata json?, active_from time?, activated_at time?, expires_at time?, "
+        "batch_id text?, created_at time, created_by text?, version int, amount_funds int, "
+        "amount_drawdown int, amount_balance int, amount_pending int, amount_reserved int, "
+        "has_codes flag=0, changed_at time?",
         sa.PrimaryKeyConstraint("id", name="pk_cards"),
         sa.UniqueConstraint("account_id", "card_id", name="uq_cards_account_id_card_id"),
         _check("ck_cards_version", "version >= 1"),
@@ -86,23 +66,9 @@ def _create_cards() -> None:
 def _create_transactions() -> None:
     _create(
         "transactions",
-        _column("id", Uuid),
-        _column("account_id"),
-        _column("card", Uuid),
-        _column("type"),
-        _column("amount", WholeNumber),
-        _column("currency"),
-        _column("debit"),
-        _column("credit"),
-        _optional("ref_id"),
-        _optional("parent_id", Uuid),
-        _optional("metadata", JsonText),
-        _optional("originated_by"),
-        _column("created_at", UtcTime),
-        _optional("created_by"),
-        _column("balance_before", WholeNumber),
-        _column("balance_after", WholeNumber),
-        _column("version", WholeNumber),
+        "id uuid, account_id text, card uuid, type text, amount int, currency text, debit text, "
+        "credit text, ref_id text?, parent_id uuid?, metadata json?, originated_by text?, "
+        "created_at time, created_by text?, balance_before int, balance_after int, version int",
         sa.PrimaryKeyConstraint("id", name="pk_transactions"),
         sa.ForeignKeyConstraint(["card"], ["cards.id"], name="fk_transactions_card"),
         sa.UniqueConstraint("card", "version", name="uq_transactions_card_version"),
@@ -143,14 +109,8 @@ def _make_append_only(table: str) -> None:
 def _create_holds() -> None:
     _create(
         "holds",
-        _column("id", Uuid),
-        _column("account_id"),
-        _column("card", Uuid),
-        _column("amount", WholeNumber),
-        _column("captured", WholeNumber),
-        _column("released", WholeNumber),
-        _column("created_at", UtcTime),
-        _optional("expires_at", UtcTime),
+        "id uuid, account_id text, card uuid, amount int, captured int, released int, "
+        "created_at time, expires_at time?",
         sa.PrimaryKeyConstraint("id", name="pk_holds"),
         sa.ForeignKeyConstraint(["id"], ["transactions.id"], name="fk_holds_id"),
         sa.ForeignKeyConstraint(["card"], ["cards.id"], name="fk_holds_card"),
@@ -165,20 +125,9 @@ def _create_secrets() -> None:
     # No foreign keys to cards: they would double the time it takes to COPY rows.
     _create(
         "tokens",
-        _column("id", Uuid),
-        _column("account_id"),
-        _column("card", Uuid),
-        _column("kid"),
-        _column("digest"),
-        _column("masked_code"),
-        _column("created_at", UtcTime),
-        _optional("ref_id"),
-        _optional("format", JsonText),
-        _optional("expires_at", UtcTime),
-        _column("expires_after_transaction", Flag),
-        _optional("metadata", JsonText),
-        _optional("spent_at", UtcTime),
-        _optional("revoked_at", UtcTime),
+        "id uuid, account_id text, card uuid, kid text, digest text, masked_code text, "
+        "created_at time, ref_id text?, format json?, expires_at time?, "
+        "expires_after_transaction flag, metadata json?, spent_at time?, revoked_at time?",
         sa.PrimaryKeyConstraint("id", name="pk_tokens"),
         sa.UniqueConstraint("digest", name="uq_tokens_digest"),
     )
@@ -186,22 +135,12 @@ def _create_secrets() -> None:
     _index("uq_tokens_card_ref_id", "tokens", "card, ref_id", "ref_id IS NOT NULL", unique=True)
     _create(
         "pins",
-        _column("id", Uuid),
-        _column("account_id"),
-        _column("kid"),
-        _column("digest"),
-        _column("changed_at", UtcTime),
-        _optional("format", JsonText),
+        "id uuid, account_id text, kid text, digest text, changed_at time, format json?",
         sa.PrimaryKeyConstraint("id", name="pk_pins"),
     )
     _create(
         "pin_attempts",
-        _column("id", Uuid),
-        _column("account_id"),
-        _optional("card", Uuid),
-        _column("number", WholeNumber),
-        _column("outcome"),
-        _column("created_at", UtcTime),
+        "id uuid, account_id text, card uuid?, number int, outcome text, created_at time",
         sa.PrimaryKeyConstraint("id", name="pk_pin_attempts"),
     )
     _index("ix_pin_attempts_card_number", "pin_attempts", "card, number")
@@ -210,14 +149,8 @@ def _create_secrets() -> None:
 def _create_accounts() -> None:
     _create(
         "accounts",
-        _column("account_id"),
-        _optional("currencies", JsonText),
-        _optional("load_max", WholeNumber),
-        _optional("balance_max", WholeNumber),
-        _column("expiry"),
-        _column("reversal_window_s", WholeNumber),
-        _optional("recipients", JsonText),
-        _optional("approve_from", WholeNumber),
+        "account_id text, currencies json?, load_max int?, balance_max int?, expiry text, "
+        "reversal_window_s int, recipients json?, approve_from int?",
         sa.PrimaryKeyConstraint("account_id", name="pk_accounts"),
         _check("ck_accounts_load_max", f"load_max BETWEEN 0 AND {AMOUNT_MAX}"),
         _check("ck_accounts_balance_max", f"balance_max BETWEEN 0 AND {AMOUNT_MAX}"),
@@ -228,37 +161,18 @@ def _create_accounts() -> None:
 def _create_batches() -> None:
     _create(
         "batches",
-        _column("account_id"),
-        _column("batch_id"),
-        _column("state"),
-        _column("type"),
-        _column("requested", WholeNumber),
-        _column("created", WholeNumber),
-        _optional("name"),
-        _optional("metadata", JsonText),
-        _optional("originated_by"),
-        _column("created_at", UtcTime),
-        _optional("created_by"),
-        _optional("command_id"),
-        _optional("pattern"),
-        _optional("listed", JsonText),
-        _optional("options", JsonText),
-        _optional("recipients", JsonText),
-        _optional("pin_recipients", JsonText),
-        _flag("busy"),
-        _count("job_count"),
-        _optional("approved_by"),
-        _optional("completed_at", UtcTime),
-        _optional("last_error"),
+        "account_id text, batch_id text, state text, type text, requested int, created int, "
+        "name text?, metadata json?, originated_by text?, created_at time, created_by text?, "
+        "command_id text?, pattern text?, listed json?, options json?, recipients json?, "
+        "pin_recipients json?, busy flag=0, job_count int=0, approved_by text?, "
+        "completed_at time?, last_error text?",
         sa.PrimaryKeyConstraint("account_id", "batch_id", name="pk_batches"),
         _check("ck_batches_created", "created BETWEEN 0 AND requested"),
     )
     _index("ix_batches_busy", "batches", "account_id", "busy")
     _create(
         "reserved_names",
-        _column("account_id"),
-        _column("card_id", Sortable),
-        _column("batch_id"),
+        "account_id text, card_id sortable, batch_id text",
         sa.PrimaryKeyConstraint("account_id", "card_id", name="pk_reserved_names"),
     )
 
@@ -266,28 +180,11 @@ def _create_batches() -> None:
 def _create_jobs() -> None:
     _create(
         "jobs",
-        _column("id", Uuid),
-        _column("account_id"),
-        _column("batch_id"),
-        _column("action"),
-        _count("sequence"),
-        _column("first", WholeNumber),
-        _column("last", WholeNumber),
-        _column("chunk_cards", WholeNumber),
-        _column("open_chunks", WholeNumber),
-        _column("command"),
-        _column("command_id"),
-        _column("created_at", UtcTime),
-        _column("last_activity_at", UtcTime),
-        _column("last_progress_at", UtcTime),
-        _optional("created_by"),
-        _optional("originated_by"),
-        _optional("reason"),
-        _optional("expires_at", UtcTime),
-        _column("done", WholeNumber),
-        _column("already", WholeNumber),
-        _column("refused", WholeNumber),
-        _optional("ended_at", UtcTime),
+        "id uuid, account_id text, batch_id text, action text, sequence int=0, first int, "
+        "last int, chunk_cards int, open_chunks int, command text, command_id text, "
+        "created_at time, last_activity_at time, last_progress_at time, created_by text?, "
+        "originated_by text?, reason text?, expires_at time?, done int, already int, "
+        "refused int, ended_at time?",
         sa.PrimaryKeyConstraint("id", name="pk_jobs"),
         _check("ck_jobs_open_chunks", "open_chunks >= 0"),
     )
@@ -295,11 +192,7 @@ def _create_jobs() -> None:
     _index("ix_jobs_of_batch", "jobs", "account_id, batch_id", UNFINISHED)
     _create(
         "chunks",
-        _column("job", Uuid),
-        _column("number", WholeNumber),
-        _optional("done_at", UtcTime),
-        _optional("encrypted_secrets"),
-        _optional("refused", JsonText),
+        "job uuid, number int, done_at time?, encrypted_secrets text?, refused json?",
         sa.PrimaryKeyConstraint("job", "number", name="pk_chunks"),
     )
     _do_not_compress("chunks", "encrypted_secrets")
@@ -308,29 +201,16 @@ def _create_jobs() -> None:
 def _create_files() -> None:
     _create(
         "files",
-        _column("name"),
-        _column("account_id"),
-        _column("batch_id"),
-        _column("holds"),
-        _column("sha256"),
-        _column("cards", WholeNumber),
-        _column("bytes", WholeNumber),
-        _column("recipients", JsonText),
-        _column("created_at", UtcTime),
-        _optional("written_at", UtcTime),
-        _optional("confirmed_at", UtcTime),
-        _optional("last_error"),
-        _count("tries"),
-        _optional("next_try_at", UtcTime),
+        "name text, account_id text, batch_id text, holds text, sha256 text, cards int, "
+        "bytes int, recipients json, created_at time, written_at time?, confirmed_at time?, "
+        "last_error text?, tries int=0, next_try_at time?",
         sa.PrimaryKeyConstraint("name", name="pk_files"),
     )
     _index("ix_files_batch", "files", "account_id, batch_id")
     _index("ix_files_waiting", "files", "created_at", "written_at IS NULL AND confirmed_at IS NULL")
     _create(
         "file_parts",
-        _column("name"),
-        _column("number", WholeNumber),
-        _column("content"),
+        "name text, number int, content text",
         sa.PrimaryKeyConstraint("name", "number", name="pk_file_parts"),
     )
     _do_not_compress("file_parts", "content")
@@ -345,29 +225,19 @@ def _do_not_compress(table: str, column: str) -> None:
 def _create_outbox() -> None:
     _create(
         "idempotency_keys",
-        _column("account_id"),
-        _column("key"),
-        _column("digest"),
-        _column("event_id", Uuid),
-        _column("created_at", UtcTime),
+        "account_id text, key text, digest text, event_id uuid, created_at time",
         sa.PrimaryKeyConstraint("account_id", "key", name="pk_idempotency_keys"),
     )
     _create(
         "outbox",
-        sa.Column("position", WholeNumber, autoincrement=True, nullable=False),
-        _column("id", Uuid),
-        _column("account_id"),
-        _column("type"),
-        _column("subject"),
-        _column("partition_key"),
-        _column("event"),
-        _column("created_at", UtcTime),
+        "position int=serial, id uuid, account_id text, type text, subject text, "
+        "partition_key text, event text, created_at time",
         sa.PrimaryKeyConstraint("position", name="pk_outbox"),
         sa.UniqueConstraint("id", name="uq_outbox_id"),
     )
     _create(
         "unpublished",
-        sa.Column("position", WholeNumber, autoincrement=False, nullable=False),
+        "position int",
         sa.PrimaryKeyConstraint("position", name="pk_unpublished"),
     )
     if not _is_postgresql():
@@ -391,33 +261,17 @@ def _create_outbox() -> None:
 def _create_dead_letters() -> None:
     _create(
         "dead_letters",
-        sa.Column("id", WholeNumber, autoincrement=True, nullable=False),
-        _column("received_at", UtcTime),
-        _optional("queue"),
-        _optional("task"),
-        _optional("message_id"),
-        _column("reason"),
-        _optional("detail"),
-        _optional("headers", JsonText),
-        _optional("content_type"),
-        _optional("content_encoding"),
-        _column("body", sa.LargeBinary),
-        _flag("is_masked"),
-        _optional("sealed", sa.LargeBinary),
-        _column("digest"),
-        _optional("settled_at", UtcTime),
-        _optional("settled_as"),
-        _optional("aside_key"),
+        "id int=serial, received_at time, queue text?, task text?, message_id text?, "
+        "reason text, detail text?, headers json?, content_type text?, content_encoding text?, "
+        "body bytes, is_masked flag=0, sealed bytes?, digest text, settled_at time?, "
+        "settled_as text?, aside_key text?",
         sa.PrimaryKeyConstraint("id", name="pk_dead_letters"),
     )
     letter = [sa.text("coalesce(message_id, '')"), sa.text("digest")]
     op.create_index("uq_dead_letters_message_id_digest", "dead_letters", letter, unique=True)
     _create(
         "starts",
-        _column("message_key"),
-        _column("starts", WholeNumber),
-        _column("started_at", UtcTime),
-        _optional("deaths", WholeNumber),
+        "message_key text, starts int, started_at time, deaths int?",
         sa.PrimaryKeyConstraint("message_key", name="pk_starts"),
     )
 
@@ -425,10 +279,7 @@ def _create_dead_letters() -> None:
 def _create_leases() -> None:
     _create(
         "leases",
-        _column("name"),
-        _column("holder"),
-        _column("renewals", WholeNumber),
-        _optional("position", WholeNumber),
+        "name text, holder text, renewals int, position int?",
         sa.PrimaryKeyConstraint("name", name="pk_leases"),
     )
 
@@ -437,25 +288,35 @@ def _is_postgresql() -> bool:
     return op.get_bind().dialect.name == "postgresql"
 
 
-def _create(name: str, *parts: sa.schema.SchemaItem) -> None:
-    op.create_table(name, *parts, sqlite_strict=True)
+_TYPES: dict[str, Any] = {
+    "text": sa.Text,
+    "sortable": Sortable,
+    "int": WholeNumber,
+    "flag": Flag,
+    "json": JsonText,
+    "time": UtcTime,
+    "uuid": Uuid,
+    "bytes": sa.LargeBinary,
+}
 
 
-def _column(name: str, type_: Any = sa.Text) -> sa.Column[Any]:
-    return sa.Column(name, type_, nullable=False)
+def _create(name: str, columns: str, *constraints: sa.schema.SchemaItem) -> None:
+    """Create a table. Columns are `name type, …`; `?`: may be NULL; `=0`: false or 0 by default;
+    `=serial`: numbered by the database."""
+    made = [_column(*column.split()) for column in columns.split(", ")]
+    op.create_table(name, *made, *constraints, sqlite_strict=True)
 
 
-def _optional(name: str, type_: Any = sa.Text) -> sa.Column[Any]:
-    return sa.Column(name, type_, nullable=True)
-
-
-def _flag(name: str) -> sa.Column[Any]:
-    no = sa.text("false" if _is_postgresql() else "0")
-    return sa.Column(name, Flag, nullable=False, server_default=no)
-
-
-def _count(name: str) -> sa.Column[Any]:
-    return sa.Column(name, WholeNumber, nullable=False, server_default="0")
+def _column(name: str, described: str) -> sa.Column[Any]:
+    type_, _, default = described.rstrip("?").partition("=")
+    zero = sa.false() if type_ == "flag" else sa.text("'0'")
+    return sa.Column(
+        name,
+        _TYPES[type_],
+        nullable=described.endswith("?"),
+        server_default=zero if default == "0" else None,
+        autoincrement=default == "serial",
+    )
 
 
 def _check(name: str, condition: str) -> sa.CheckConstraint:
@@ -467,12 +328,7 @@ def _index(
 ) -> None:
     only = None if where is None else sa.text(where)
     op.create_index(
-        name,
-        table,
-        columns.split(", "),
-        unique=unique,
-        postgresql_where=only,
-        sqlite_where=only,
+        name, table, columns.split(", "), unique=unique, postgresql_where=only, sqlite_where=only
     )
 
 
