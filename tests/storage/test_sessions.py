@@ -21,6 +21,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 
 from card_worker.storage import outbox
 from card_worker.storage.engine import REPLY_MAX_S, begin, open_engine, reading
@@ -201,7 +202,8 @@ def test_a_statement_that_could_not_be_prepared_is_executed_once_it_can(postgres
             return True
         return False
 
-    with create_engine(postgres_url, isolation_level="AUTOCOMMIT").connect() as owner:
+    admin = create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with admin.connect() as owner:
         for _ in range(10):
             assert works() or works()
             owner.execute(text("ALTER TABLE starts RENAME TO away"))
