@@ -8,6 +8,7 @@ from card_worker.batches.work import Impossible, Work, card_ids, emit
 from card_worker.contracts.enums import Action, BatchState, EventType
 from card_worker.domain.answers import about_job
 from card_worker.domain.ids import card_uuids
+from card_worker.domain.orders import new_job
 from card_worker.domain.rows import Job
 from card_worker.storage import jobs
 from card_worker.storage.batches import change_batch, find_batch, remove_cards
@@ -39,16 +40,7 @@ def give_up(work: Work, why: Impossible) -> UUID | None:
     if not batch.busy:
         jobs.ended(connection, job, now)
         return None
-    removing = Job.on(
-        batch,
-        Action.REMOVE,
-        1,
-        batch.requested,
-        id=removal,
-        command=job.command,
-        command_id=job.command_id,
-        at=now,
-    )
+    removing = new_job(batch, Action.REMOVE, last=batch.requested, id=removal, cause=job, at=now)
     write(connection, jobs.new([removing]))
     return removal
 

@@ -26,15 +26,12 @@ from card_worker.domain.needs import Needs, card_key, needs_card
 from card_worker.domain.posting import next_version
 from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import Account, Card, CardKey, Pin, Token
-from card_worker.domain.rules import effect, on_card
+from card_worker.domain.rules import effect, on_card, table
 from card_worker.secrets.formats import FOUR_DIGITS, PinFormat, TokenFormat
 from card_worker.secrets.peppers import Hash
 
 TOKENS_PER_CARD_MAX = 100
 """Usable tokens at one time. Each event of the card has all of them."""
-
-
-# --- tokens.create ----------------------------------------------------------------------------
 
 
 def decide_create_token(command: CreateToken, context: Context) -> Decision:
@@ -62,9 +59,6 @@ def apply_token_created(event: TokenCreated, books: Books) -> None:
     books.put_token(with_behaviour(token, command, event.at))
 
 
-# --- tokens.revoke ----------------------------------------------------------------------------
-
-
 def needs_revoke_token(command: RevokeToken) -> Needs:
     return Needs(cards=(card_key(command),), holds=True, token_id=command.token_id)
 
@@ -83,9 +77,6 @@ def apply_token_revoked(event: TokenRevoked, books: Books) -> None:
     books.put_token(books.tokens[event.token]._replace(revoked_at=event.at))
 
 
-# --- cards.rotate_pin -------------------------------------------------------------------------
-
-
 def decide_rotate_pin(command: RotatePin, context: Context) -> Decision:
     _check_pin_format("pin.format", command.pin)
     request = SecretRequest(
@@ -100,9 +91,6 @@ def decide_rotate_pin(command: RotatePin, context: Context) -> Decision:
 def apply_pin_rotated(event: PinRotated, books: Books) -> None:
     books.put_card(next_version(books, event, has_codes=True))
     _put_pins(books, event, event.request)
-
-
-# --- the tokens and PINs of new cards ---------------------------------------------------------
 
 
 def request_secrets(
@@ -188,9 +176,6 @@ def with_behaviour(
     return token
 
 
-# --- the tokens and PINs of payments ----------------------------------------------------------
-
-
 def use_codes(books: Books, event: CardFunded | CardDrawnDown | HoldPlaced) -> None:
     """Spend a token that is for one payment; hash token and PIN again with the newest peppers."""
     given, pin = event.command.given_token, event.command.given_pin
@@ -206,9 +191,6 @@ def use_codes(books: Books, event: CardFunded | CardDrawnDown | HoldPlaced) -> N
         newest = pin.hash(stored.id)
         if stored.kid != newest.kid:
             books.pins.put(stored._replace(kid=newest.kid, digest=newest.digest))
-
-
-# --- formats ----------------------------------------------------------------------------------
 
 
 def _check_token_format(field: str, format: TokenFormat | None, *, with_pin: bool) -> None:
@@ -232,19 +214,13 @@ def _dump(format: TokenFormat | PinFormat | None) -> dict[str, Json] | None:
     return None if format is None else format.model_dump(mode="json", exclude_defaults=True)
 
 
-# --- the tables -------------------------------------------------------------------------------
-
-RULES = dict(
-    [
-        on_card(CreateToken, needs_card, decide_create_token),
-        on_card(RevokeToken, needs_revoke_token, decide_revoke_token),
-        on_card(RotatePin, needs_card, decide_rotate_pin),
-    ]
+RULES = table(
+    on_card(CreateToken, needs_card, decide_create_token),
+    on_card(RevokeToken, needs_revoke_token, decide_revoke_token),
+    on_card(RotatePin, needs_card, decide_rotate_pin),
 )
-EFFECTS = dict(
-    [
-        effect(TokenCreated, apply_token_created),
-        effect(TokenRevoked, apply_token_revoked),
-        effect(PinRotated, apply_pin_rotated),
-    ]
+EFFECTS = table(
+    effect(TokenCreated, apply_token_created),
+    effect(TokenRevoked, apply_token_revoked),
+    effect(PinRotated, apply_pin_rotated),
 )

@@ -17,7 +17,16 @@ from card_worker.domain.events import CommandRejected, Decision, Event
 from card_worker.domain.needs import Needs
 from card_worker.domain.posting import Posted
 from card_worker.domain.refusal import Refused
-from card_worker.domain.rules import Effects, Rule, Rules, effect, rejection, rule, with_pin_check
+from card_worker.domain.rules import (
+    Effects,
+    Rule,
+    Rules,
+    effect,
+    rejection,
+    rule,
+    table,
+    with_pin_check,
+)
 from card_worker.domain.states import check_complete
 
 
@@ -73,7 +82,7 @@ RULES: Rules = {
     **ending.RULES,
     **codes.RULES,
     **orders.RULES,
-    **dict([rule(InvalidCommand, _needs_nothing, _refuse_invalid)]),
+    **table(rule(InvalidCommand, _needs_nothing, _refuse_invalid)),
 }
 EFFECTS: Effects = {
     **issuing.EFFECTS,
@@ -81,7 +90,7 @@ EFFECTS: Effects = {
     **ending.EFFECTS,
     **codes.EFFECTS,
     **orders.EFFECTS,
-    **dict([effect(CommandRejected, _apply_rejected)]),
+    **table(effect(CommandRejected, _apply_rejected)),
 }
 check_complete("domain.decide.RULES", Command, RULES)
 check_complete("domain.decide.EFFECTS", Event, EFFECTS)

@@ -21,10 +21,8 @@ from card_worker.domain.needs import Needs, card_key, needs_card
 from card_worker.domain.posting import Movement, Posted, next_version, post_unless_zero
 from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import State
-from card_worker.domain.rules import effect, on_card, rule
+from card_worker.domain.rules import effect, on_card, rule, table
 from card_worker.domain.states import reason_against
-
-# --- cards.block, cards.unblock ---------------------------------------------------------------
 
 
 def decide_block(command: BlockCard, context: Context) -> Decision:
@@ -53,9 +51,6 @@ def apply_unblocked(event: CardUnblocked, books: Books) -> None:
     books.reset_pin_attempts(card.id, event.at)
 
 
-# --- cards.close, and the withdrawal of a cancelled batch's cards ------------------------------
-
-
 def decide_close(command: CloseCard, context: Context) -> Decision:
     context.check_all_available()
     return Decision(CardClosed(command, context.now, context.key))
@@ -80,9 +75,6 @@ def apply_closed(event: CardClosed, books: Books) -> Posted:
     return post_unless_zero(books, card, movement, event)
 
 
-# --- cards.expire -----------------------------------------------------------------------------
-
-
 def decide_expire(command: ExpireCard, context: Context) -> Decision:
     if context.card.state is State.EXPIRED:
         raise Refused(Reason.CARD_EXPIRED)
@@ -96,22 +88,16 @@ def apply_expired(event: CardExpired, books: Books) -> Posted:
     return post_unless_zero(books, card, movement, event)
 
 
-# --- the tables -------------------------------------------------------------------------------
-
-RULES = dict(
-    [
-        on_card(BlockCard, needs_card, decide_block),
-        on_card(UnblockCard, needs_unblock, decide_unblock),
-        on_card(CloseCard, needs_card, decide_close),
-        rule(WithdrawCard, needs_withdraw, decide_withdraw),
-        on_card(ExpireCard, needs_card, decide_expire),
-    ]
+RULES = table(
+    on_card(BlockCard, needs_card, decide_block),
+    on_card(UnblockCard, needs_unblock, decide_unblock),
+    on_card(CloseCard, needs_card, decide_close),
+    rule(WithdrawCard, needs_withdraw, decide_withdraw),
+    on_card(ExpireCard, needs_card, decide_expire),
 )
-EFFECTS = dict(
-    [
-        effect(CardBlocked, apply_blocked),
-        effect(CardUnblocked, apply_unblocked),
-        effect(CardClosed, apply_closed),
-        effect(CardExpired, apply_expired),
-    ]
+EFFECTS = table(
+    effect(CardBlocked, apply_blocked),
+    effect(CardUnblocked, apply_unblocked),
+    effect(CardClosed, apply_closed),
+    effect(CardExpired, apply_expired),
 )

@@ -35,11 +35,9 @@ from card_worker.domain.needs import Needs, card_key, needs_card
 from card_worker.domain.posting import Movement, Posted, next_version, post_unless_zero
 from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import Card, State
-from card_worker.domain.rules import effect, on_card, rule
+from card_worker.domain.rules import effect, on_card, rule, table
 from card_worker.domain.states import reason_against
 from card_worker.secrets.formats import FORMULA, is_formula
-
-# --- cards.create -----------------------------------------------------------------------------
 
 
 def needs_create(command: CreateCard) -> Needs:
@@ -79,9 +77,6 @@ def apply_created(event: CardCreated, books: Books) -> Posted:
     if event.request is not None:
         add_codes(books, event, event.request, command.card_token)
     return posted
-
-
-# --- cards.activate ---------------------------------------------------------------------------
 
 
 def needs_activate(command: ActivateCard) -> Needs:
@@ -151,9 +146,6 @@ def _load(books: Books, card: Card, event: CardCreated | CardActivated, *, versi
     return post_unless_zero(books, card, movement, event)
 
 
-# --- cards.reverse_activation -----------------------------------------------------------------
-
-
 def decide_reverse_activation(command: ReverseActivation, context: Context) -> Decision:
     card = context.card
     is_touched = card.amount_pending or card.amount_drawdown
@@ -182,9 +174,6 @@ def apply_activation_reversed(event: ActivationReversed, books: Books) -> Posted
         )
     )
     return reversal
-
-
-# --- cards.replace ----------------------------------------------------------------------------
 
 
 def needs_replace(command: ReplaceCard) -> Needs:
@@ -254,9 +243,6 @@ def _take_over(
     return post_unless_zero(books, card, movement, event)
 
 
-# --- cards.update -----------------------------------------------------------------------------
-
-
 def decide_update(command: UpdateCard, context: Context) -> Decision:
     if "expires_at" in command.model_fields_set:
         new, old = command.expires_at, context.card.expires_at
@@ -274,25 +260,19 @@ def apply_updated(event: CardUpdated, books: Books) -> None:
     books.put_card(card._replace(**changed))
 
 
-# --- the tables -------------------------------------------------------------------------------
-
-RULES = dict(
-    [
-        rule(CreateCard, needs_create, decide_create),
-        rule(ActivateCard, needs_activate, decide_activate),
-        on_card(ReverseActivation, needs_card, decide_reverse_activation),
-        on_card(ReplaceCard, needs_replace, decide_replace),
-        on_card(UpdateCard, needs_card, decide_update),
-    ]
+RULES = table(
+    rule(CreateCard, needs_create, decide_create),
+    rule(ActivateCard, needs_activate, decide_activate),
+    on_card(ReverseActivation, needs_card, decide_reverse_activation),
+    on_card(ReplaceCard, needs_replace, decide_replace),
+    on_card(UpdateCard, needs_card, decide_update),
 )
-EFFECTS = dict(
-    [
-        effect(CardCreated, apply_created),
-        effect(CardActivated, apply_activated),
-        effect(ActivationReversed, apply_activation_reversed),
-        effect(CardReplaced, apply_replaced),
-        effect(ReplacementCreated, apply_replacement_created),
-        effect(ReplacementActivated, apply_replacement_activated),
-        effect(CardUpdated, apply_updated),
-    ]
+EFFECTS = table(
+    effect(CardCreated, apply_created),
+    effect(CardActivated, apply_activated),
+    effect(ActivationReversed, apply_activation_reversed),
+    effect(CardReplaced, apply_replaced),
+    effect(ReplacementCreated, apply_replacement_created),
+    effect(ReplacementActivated, apply_replacement_activated),
+    effect(CardUpdated, apply_updated),
 )

@@ -41,10 +41,16 @@ from card_worker.domain.events import (
 from card_worker.domain.ids import card_uuid
 from card_worker.domain.needs import Needs
 from card_worker.domain.refusal import Refused
-from card_worker.domain.rows import Batch, Card, Job, State
-from card_worker.domain.rules import effect, rule
-
-# --- cards.batch_create -----------------------------------------------------------------------
+from card_worker.domain.rows import (
+    CARDS_PER_CHUNK,
+    CARDS_PER_RECALL,
+    Batch,
+    Card,
+    EventUuid,
+    Job,
+    State,
+)
+from card_worker.domain.rules import effect, rule, table
 
 
 def needs_create_batch(command: CreateBatch) -> Needs:
@@ -229,9 +235,6 @@ def batch_card(batch: Batch, card_id: str, type: CardType, *, has_codes: bool) -
     )
 
 
-# --- batches.approve --------------------------------------------------------------------------
-
-
 def needs_batch(command: OnBatch) -> Needs:
     return Needs(batches=((command.account_id, command.batch_id),))
 
@@ -250,9 +253,6 @@ def apply_batch_approved(event: BatchApproved, books: Books) -> None:
     batch = _existing(books, event.command)
     batch = batch._replace(state=BatchState.RUNNING, approved_by=event.command.created_by)
     _begin(books, batch, Action.MAKE, event)
-
-
-# --- batches.cancel ---------------------------------------------------------------------------
 
 
 def decide_cancel(command: CancelBatch, books: Books, now: datetime) -> Decision:
@@ -277,9 +277,6 @@ def apply_batch_cancelled(event: BatchCancelled, books: Books) -> None:
         books.put_batch(batch)
 
 
-# --- batches.block, batches.unblock, batches.close, batches.extend ----------------------------
-
-
 def decide_recall(command: Recall, books: Books, now: datetime) -> Decision:
     batch = _existing(books, command)
     if batch.completed_at is None or batch.busy:
@@ -300,9 +297,6 @@ def apply_recall_begun(event: RecallBegun, books: Books) -> None:
     action = Action(command.command.removeprefix("batches."))
     batch = _existing(books, command)
     _begin(books, batch, action, event, first=command.first, last=event.last)
-
-
-# --- for all of them --------------------------------------------------------------------------
 
 
 def _existing(books: Books, command: OnBatch) -> Batch:
@@ -326,16 +320,8 @@ def _begin(
     command = event.command
     batch = batch._replace(job_count=batch.job_count + 1)
     books.put_batch(batch)
-    job = Job.on(
-        batch,
-        action,
-        first,
-        batch.requested if last is None else last,
-        id=event.id,
-        command=command.command,
-        command_id=command.command_id,
-        at=event.at,
-    )
+    last = batch.requested if last is None else last
+    job = new_job(batch, action, first=first, last=last, id=event.id, cause=command, at=event.at)
     books.add_job(
         job._replace(
             created_by=command.created_by,
@@ -346,27 +332,51 @@ def _begin(
     )
 
 
-# --- the tables -------------------------------------------------------------------------------
+def new_job(
+    batch: Batch,
+    action: Action,
+    *,
+    first: int = 1,
+    last: int,
+    id: EventUuid,
+    cause: CreateBatch | OnBatch | Job,
+    at: datetime,
+) -> Job:
+    """Return a new job. `job_count` of the batch includes it already."""
+    job = Job(
+        id=id,
+        account_id=batch.account_id,
+        batch_id=batch.batch_id,
+        action=action,
+        sequence=batch.job_count,
+        first=first,
+        last=last,
+        chunk_cards=CARDS_PER_CHUNK.get(action, CARDS_PER_RECALL),
+        open_chunks=0,
+        command=cause.command,
+        command_id=cause.command_id,
+        created_at=at,
+        last_activity_at=at,
+        last_progress_at=at,
+    )
+    return job._replace(open_chunks=job.chunks)
 
-RULES = dict(
-    [
-        rule(CreateBatch, needs_create_batch, decide_create_batch),
-        rule(ApproveBatch, needs_batch, decide_approve),
-        rule(CancelBatch, needs_batch, decide_cancel),
-        rule(LapseBatch, needs_batch, decide_lapse),
-        rule(BlockBatch, needs_batch, decide_recall),
-        rule(UnblockBatch, needs_batch, decide_recall),
-        rule(CloseBatch, needs_batch, decide_recall),
-        rule(ExtendBatch, needs_batch, decide_recall),
-    ]
+
+RULES = table(
+    rule(CreateBatch, needs_create_batch, decide_create_batch),
+    rule(ApproveBatch, needs_batch, decide_approve),
+    rule(CancelBatch, needs_batch, decide_cancel),
+    rule(LapseBatch, needs_batch, decide_lapse),
+    rule(BlockBatch, needs_batch, decide_recall),
+    rule(UnblockBatch, needs_batch, decide_recall),
+    rule(CloseBatch, needs_batch, decide_recall),
+    rule(ExtendBatch, needs_batch, decide_recall),
 )
-EFFECTS = dict(
-    [
-        effect(BatchCompleted, apply_batch_completed),
-        effect(BatchAccepted, apply_batch_accepted),
-        effect(BatchAwaitsApproval, apply_batch_awaits_approval),
-        effect(BatchApproved, apply_batch_approved),
-        effect(BatchCancelled, apply_batch_cancelled),
-        effect(RecallBegun, apply_recall_begun),
-    ]
+EFFECTS = table(
+    effect(BatchCompleted, apply_batch_completed),
+    effect(BatchAccepted, apply_batch_accepted),
+    effect(BatchAwaitsApproval, apply_batch_awaits_approval),
+    effect(BatchApproved, apply_batch_approved),
+    effect(BatchCancelled, apply_batch_cancelled),
+    effect(RecallBegun, apply_recall_begun),
 )

@@ -368,38 +368,6 @@ class Job(NamedTuple):
     refused: int = 0
     ended_at: datetime | None = None
 
-    @classmethod
-    def on(
-        cls,
-        batch: Batch,
-        action: Action,
-        first: int,
-        last: int,
-        *,
-        id: EventUuid,
-        command: str,
-        command_id: str,
-        at: datetime,
-    ) -> "Job":
-        """Return a new job. `job_count` of the batch includes it already."""
-        job = cls(
-            id=id,
-            account_id=batch.account_id,
-            batch_id=batch.batch_id,
-            action=action,
-            sequence=batch.job_count,
-            first=first,
-            last=last,
-            chunk_cards=CARDS_PER_CHUNK.get(action, CARDS_PER_RECALL),
-            open_chunks=0,
-            command=command,
-            command_id=command_id,
-            created_at=at,
-            last_activity_at=at,
-            last_progress_at=at,
-        )
-        return job._replace(open_chunks=job.chunks)
-
     @property
     def chunks(self) -> int:
         return -(-(self.last - self.first + 1) // self.chunk_cards)

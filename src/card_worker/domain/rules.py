@@ -35,6 +35,7 @@ C = TypeVar("C", bound=Command)
 Named = TypeVar("Named", bound=OnCard)
 Parented = TypeVar("Parented", bound=ByTransaction)
 E = TypeVar("E", bound=Event)
+V = TypeVar("V")
 NeedsOf: TypeAlias = Callable[[C], Needs]
 Decide: TypeAlias = Callable[[C, Books, datetime], Decision]
 DecideInContext: TypeAlias = Callable[[C, Context], Decision]
@@ -89,6 +90,10 @@ def on_transaction(
 def effect(kind: type[E], effect: Effect[E]) -> tuple[type, Effect[Event]]:
     # As for rules: `apply` gives an effect no other event than those of its class.
     return kind, cast(Effect[Event], effect)
+
+
+def table(*entries: tuple[type, V]) -> dict[type, V]:
+    return dict(entries)
 
 
 def rejection(command: Command, now: datetime, refusal: Refused) -> Decision:

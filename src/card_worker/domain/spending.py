@@ -42,11 +42,9 @@ from card_worker.domain.needs import (
 from card_worker.domain.posting import Movement, Posted, next_version, post
 from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import Hold
-from card_worker.domain.rules import effect, in_context, on_card, on_transaction
+from card_worker.domain.rules import effect, in_context, on_card, on_transaction, table
 from card_worker.domain.states import Fund, reason_against
 from card_worker.money import AMOUNT_MAX
-
-# --- transactions.create: fund, draw down, place a hold ----------------------------------------
 
 
 def needs_create_transaction(command: CreateTransaction) -> Needs:
@@ -109,9 +107,6 @@ def apply_hold_placed(event: HoldPlaced, books: Books) -> Posted:
     return pending
 
 
-# --- transactions.capture ---------------------------------------------------------------------
-
-
 def decide_capture(command: CaptureTransaction, context: Context) -> Decision:
     locked = context.open_hold.amount_open
     amount = locked if command.amount is None else command.amount
@@ -127,9 +122,6 @@ def apply_hold_captured(event: HoldCaptured, books: Books) -> Posted:
     type, about = TransactionType.DRAWDOWN, (command.ref_id, hold.id, command.metadata)
     movement = Movement(type, event.amount, Side.CARD, Side.MERCHANT, *about, captures=True)
     return post(books, next_version(books, event), movement, event)
-
-
-# --- transactions.void, holds.expire ----------------------------------------------------------
 
 
 def decide_void(command: VoidTransaction, context: Context) -> Decision:
@@ -169,9 +161,6 @@ def _release(books: Books, id: UUID) -> Movement:
     )
 
 
-# --- transactions.refund ----------------------------------------------------------------------
-
-
 def decide_refund(command: RefundTransaction, context: Context) -> Decision:
     assert context.parent is not None
     left = context.parent.amount - context.books.refunded.get(context.parent.id, 0)
@@ -188,9 +177,6 @@ def apply_refunded(event: CardRefunded, books: Books) -> Posted:
     about = command.ref_id, parent_id, command.metadata
     movement = Movement(TransactionType.FUND, event.amount, Side.ISSUER, Side.CARD, *about)
     return post(books, next_version(books, event), movement, event)
-
-
-# --- cards.adjust -----------------------------------------------------------------------------
 
 
 def needs_adjust(command: AdjustBalance) -> Needs:
@@ -212,9 +198,6 @@ def apply_adjusted(event: CardAdjusted, books: Books) -> Posted:
     debit, credit = (Side.ISSUER, Side.CARD) if amount > 0 else (Side.CARD, Side.ISSUER)
     movement = Movement(TransactionType.ADJUSTMENT, abs(amount), debit, credit, ref_id=ref_id)
     return post(books, next_version(books, event), movement, event)
-
-
-# --- cards.transfer ---------------------------------------------------------------------------
 
 
 def needs_transfer(command: TransferBalance) -> Needs:
@@ -251,35 +234,29 @@ def apply_transferred_in(event: TransferredIn, books: Books) -> Posted:
     return post(books, next_version(books, event), movement, event)
 
 
-# --- the tables -------------------------------------------------------------------------------
-
-RULES = dict(
-    [
-        in_context(
-            CreateTransaction,
-            context_by_access,
-            needs_create_transaction,
-            decide_create_transaction,
-        ),
-        on_transaction(CaptureTransaction, needs_transaction, decide_capture),
-        on_transaction(VoidTransaction, needs_transaction, decide_void),
-        on_transaction(RefundTransaction, needs_transaction, decide_refund),
-        on_transaction(ExpireHold, needs_expire_hold, decide_expire_hold),
-        on_card(AdjustBalance, needs_adjust, decide_adjust),
-        on_card(TransferBalance, needs_transfer, decide_transfer),
-    ]
+RULES = table(
+    in_context(
+        CreateTransaction,
+        context_by_access,
+        needs_create_transaction,
+        decide_create_transaction,
+    ),
+    on_transaction(CaptureTransaction, needs_transaction, decide_capture),
+    on_transaction(VoidTransaction, needs_transaction, decide_void),
+    on_transaction(RefundTransaction, needs_transaction, decide_refund),
+    on_transaction(ExpireHold, needs_expire_hold, decide_expire_hold),
+    on_card(AdjustBalance, needs_adjust, decide_adjust),
+    on_card(TransferBalance, needs_transfer, decide_transfer),
 )
-EFFECTS = dict(
-    [
-        effect(CardFunded, apply_funded),
-        effect(CardDrawnDown, apply_drawn_down),
-        effect(HoldPlaced, apply_hold_placed),
-        effect(HoldCaptured, apply_hold_captured),
-        effect(HoldVoided, apply_hold_voided),
-        effect(HoldExpired, apply_hold_expired),
-        effect(CardRefunded, apply_refunded),
-        effect(CardAdjusted, apply_adjusted),
-        effect(TransferredOut, apply_transferred_out),
-        effect(TransferredIn, apply_transferred_in),
-    ]
+EFFECTS = table(
+    effect(CardFunded, apply_funded),
+    effect(CardDrawnDown, apply_drawn_down),
+    effect(HoldPlaced, apply_hold_placed),
+    effect(HoldCaptured, apply_hold_captured),
+    effect(HoldVoided, apply_hold_voided),
+    effect(HoldExpired, apply_hold_expired),
+    effect(CardRefunded, apply_refunded),
+    effect(CardAdjusted, apply_adjusted),
+    effect(TransferredOut, apply_transferred_out),
+    effect(TransferredIn, apply_transferred_in),
 )

@@ -73,6 +73,22 @@ _PAID = frozenset(
 """The columns of a card that payments change."""
 
 
+def check_columns(table: Table, names: Sequence[str]) -> None:
+    """Raise TypeError when a row has a field without a column: then nothing starts."""
+    missing = [name for name in names if name not in table.c]
+    if missing:
+        raise TypeError(f"storage.tables.{table.name} has no column {', '.join(missing)}")
+
+
+check_columns(cards, Card._fields)
+check_columns(batches, Batch._fields)
+check_columns(transactions, Transaction._fields)
+check_columns(holds, Hold._fields)
+check_columns(tokens, Token._fields)
+check_columns(pins, Pin._fields)
+check_columns(pin_attempts, PinAttempt._fields)
+
+
 def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Pending[Books]:
     """Ask for the needed rows that exist, locked until the commit; return what waits for them.
 
