@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import NamedTuple
 
+from card_worker.contracts.cards import ActivateCard
 from card_worker.contracts.enums import Expiry, Reason, TransactionType
 from card_worker.contracts.events import Problem
 from card_worker.contracts.transactions import CreateTransaction, RefundTransaction
@@ -81,6 +82,11 @@ def context_by_access(books: Books, command: CreateTransaction, now: datetime) -
 
 def context_by_card(books: Books, command: OnCard, now: datetime) -> Context:
     """Return the context of a command that has a card_id. Raises Refused."""
+    return Context(books, now, named_card(books, command, now))
+
+
+def named_card(books: Books, command: OnCard | ActivateCard, now: datetime) -> Card:
+    """Return the card with the command's card_id. Raises Refused if its status forbids that."""
     key = command.account_id, command.card_id or ""
     card = books.cards.get(key)
     if books.busy_with(key) is not None:
@@ -89,7 +95,7 @@ def context_by_card(books: Books, command: OnCard, now: datetime) -> Context:
     if reason is not None:
         raise Refused(reason)
     assert card is not None
-    return Context(books, now, card)
+    return card
 
 
 def context_by_transaction(books: Books, command: ByTransaction, now: datetime) -> Context:

@@ -19,7 +19,7 @@ from card_worker.contracts.events import Problem
 from card_worker.contracts.secrets import BatchOptions
 from card_worker.domain.books import Books
 from card_worker.domain.codes import add_codes, request_secrets, with_behaviour
-from card_worker.domain.context import Context
+from card_worker.domain.context import Context, named_card
 from card_worker.domain.events import (
     ActivationReversed,
     CardActivated,
@@ -84,17 +84,11 @@ def needs_activate(command: ActivateCard) -> Needs:
 
 
 def decide_activate(command: ActivateCard, books: Books, now: datetime) -> Decision:
-    key = command.account_id, command.card_id
-    card = books.cards.get(key)
-    if books.busy_with(key) is not None:
-        raise Refused(Reason.BATCH_STATE)
-    reason = reason_against(ActivateCard, card.status(now) if card else None)
-    if reason is not None:
-        raise Refused(reason)
-    if card is not None and card.blocked:
+    card = named_card(books, command, now)
+    if card.blocked:
         raise Refused(Reason.CARD_BLOCKED)
     _check_load(books, command)
-    return Decision(CardActivated(command, now, key))
+    return Decision(CardActivated(command, now, card.key))
 
 
 def apply_activated(event: CardActivated, books: Books) -> Posted:
