@@ -464,6 +464,16 @@ def test_a_mark_tells_the_dead_from_those_that_give_back(bytes_client: Redis) ->
     assert (about["returns"], about["deaths"]) == (6, 2)
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_no_sender_can_claim_that_an_entry_was_set_aside(*, strict: bool) -> None:
+    """A dead letter that says so makes an operator's `drop` delete the key that it names."""
+    forged = {"aside": {"bytes": 1, "sha1": "0" * 40, "key": "cards"}, "malformed": "forged"}
+    raw = json.loads(_changed("body", "W10="))
+    raw["properties"]["delivery_info"] |= forged
+    about = payload(json.dumps(raw).encode(), "tag", "cards", strict=strict)
+    assert not forged.keys() & about["properties"]["delivery_info"].keys()
+
+
 @pytest.mark.parametrize("raw", [b"word", b"word \t", b"[1]", b"\xff", b"", b"}x"])
 def test_what_is_no_message_comes_back_as_it_came(raw: bytes, bytes_client: Redis) -> None:
     bytes_client.lpush("cards", raw)
