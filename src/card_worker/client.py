@@ -25,7 +25,8 @@ from card_worker.contracts.commands import (
     ProducerCommand,
     Queue,
 )
-from card_worker.contracts.message import EXTRA_COST_MAX, MESSAGE_BYTES_MAX, extra_cost
+from card_worker.contracts.envelope import MESSAGE_BYTES_MAX
+from card_worker.contracts.message import EXTRA_COST_MAX, extra_cost
 from card_worker.contracts.queries import QUERY_QUEUES
 from card_worker.redis_url import RedisAddress
 from card_worker.secrets.sealing import read_recipients, seal_text

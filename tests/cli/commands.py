@@ -5,7 +5,7 @@ from typing import Any
 from typer.testing import CliRunner, Result
 
 from card_worker.cli import app
-from card_worker.contracts.strict_json import read_json
+from card_worker.contracts.json_text import read_json
 
 
 def run(*arguments: object, **settings: str) -> Result:

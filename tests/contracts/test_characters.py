@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
 from card_worker.contracts.commands import COMMANDS, Command, InvalidCommand
-from card_worker.contracts.fields import ID_SCHEMA, TEXT_SCHEMA, read_id
 from card_worker.contracts.message import UnreadableItem, read_commands
+from card_worker.contracts.text import ID_SCHEMA, TEXT_SCHEMA, read_id
 from card_worker.reference.schemas import command_schema
 from tests.codes import VAULT
 from tests.contracts.test_digests import GOOD

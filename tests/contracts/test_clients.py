@@ -14,7 +14,9 @@ from card_worker.client import sliced
 from card_worker.contracts.batches import ApproveBatch, BatchCard, CreateBatch
 from card_worker.contracts.cards import ActivateCard
 from card_worker.contracts.commands import APPLY, COMMANDS, InvalidCommand
-from card_worker.contracts.message import Unreadable, read_commands, validate_envelope
+from card_worker.contracts.dead_letters import Unreadable
+from card_worker.contracts.envelope import validate_envelope
+from card_worker.contracts.message import read_commands
 
 GOOD = {"account_id": "T00000001", "card_id": "card-01", "amount": 500, "currency": "NOK"}
 

@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import EventType, Reason
 from card_worker.contracts.events import Envelope, write
-from card_worker.contracts.fields import read_time, write_time
+from card_worker.contracts.fields import read_time
+from card_worker.contracts.json_text import write_time
 from tests.domain.stories_of_codes import STORIES as CODES
 from tests.domain.stories_of_money import STORIES as MONEY
 from tests.domain.stories_of_orders import STORIES as ORDERS

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from card_worker.contracts.commands import Command, InvalidCommand
-from card_worker.contracts.fields import read_id
 from card_worker.contracts.message import UnreadableItem, read_commands
+from card_worker.contracts.text import read_id
 from card_worker.secrets.formats import FORMULA, FORMULA_PATTERN, is_formula
 from tests.codes import SEAL_TO, VAULT
 

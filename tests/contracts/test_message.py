@@ -16,23 +16,24 @@ from card_worker.contracts.commands import (
     Command,
     InvalidCommand,
 )
-from card_worker.contracts.dead_letters import DeadLetterReason
+from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
+from card_worker.contracts.envelope import (
+    EMBEDDED,
+    FORBIDDEN_HEADERS,
+    HEADERS_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+    validate_envelope,
+)
 from card_worker.contracts.events import PROBLEMS_MAX
 from card_worker.contracts.message import (
     BATCH_COST,
     COMMAND_BYTES_MAX,
-    EMBEDDED,
     EXTRA_COST_MAX,
     FIELD_CHARS_MAX,
-    FORBIDDEN_HEADERS,
-    HEADERS_BYTES_MAX,
-    MESSAGE_BYTES_MAX,
     REASONS_MAX,
-    Unreadable,
     UnreadableItem,
     cost_of,
     read_commands,
-    validate_envelope,
 )
 
 ACCOUNT = "T00000001"

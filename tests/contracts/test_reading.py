@@ -9,12 +9,9 @@ import pytest
 
 from card_worker.contracts.cards import ActivateCard, CreateCard
 from card_worker.contracts.commands import Command, InvalidCommand, digest_of
-from card_worker.contracts.message import (
-    Unreadable,
-    UnreadableItem,
-    read_commands,
-    validate_envelope,
-)
+from card_worker.contracts.dead_letters import Unreadable
+from card_worker.contracts.envelope import validate_envelope
+from card_worker.contracts.message import UnreadableItem, read_commands
 from tests.codes import OWNER, VAULT
 
 ACCOUNT = "T00000001"

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import card_worker
 from card_worker.contracts.commands import APPLY, COMMANDS, InvalidCommand
-from card_worker.contracts.dead_letters import explain
+from card_worker.contracts.dead_letters import Unreadable, explain
 from card_worker.contracts.enums import TextEnum
-from card_worker.contracts.message import Unreadable, UnreadableItem, read_commands, read_query
+from card_worker.contracts.message import UnreadableItem, read_commands, read_query
 from card_worker.contracts.queries import QUERIES
 from tests.codes import SEAL_TO, VAULT
 from tests.contracts.test_digests import GOOD

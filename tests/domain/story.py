@@ -46,7 +46,7 @@ from sqlalchemy import Connection
 
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import BatchState, CardType, Expiry, Reason, Status
-from card_worker.contracts.fields import write_time
+from card_worker.contracts.json_text import write_time
 from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.access import record_attempt

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import Side
-from card_worker.contracts.fields import write_time
+from card_worker.contracts.json_text import write_time
 from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sqlalchemy import Connection, Engine, select
 
 from card_worker.contracts.commands import Command, event_id
-from card_worker.contracts.fields import write_time
+from card_worker.contracts.json_text import write_time
 from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.answers import Answer
 from card_worker.storage.queries import card_at, find_card

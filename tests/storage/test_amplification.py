@@ -14,7 +14,7 @@ from sqlalchemy import Engine, select, text, update
 
 from card_worker.contracts.commands import APPLY
 from card_worker.contracts.enums import BatchState
-from card_worker.contracts.message import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX, validate_envelope
+from card_worker.contracts.envelope import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX, validate_envelope
 from card_worker.domain.books import Books
 from card_worker.domain.spending import apply_hold_expired
 from card_worker.secrets.sealing import new_identity, open_sealed

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 from card_worker.contracts.dead_letters import DeadLetterReason
-from card_worker.contracts.message import HEADERS_BYTES_MAX
+from card_worker.contracts.envelope import HEADERS_BYTES_MAX
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import (
     DeadLetter,

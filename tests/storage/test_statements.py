@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, Engine
 
 from card_worker.contracts.commands import Command, event_id
-from card_worker.contracts.fields import write_time
+from card_worker.contracts.json_text import write_time
 from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.storage.dead_letters import Start, count_starts, forget_starts, uncount_starts
 from card_worker.storage.engine import begin

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import Engine, select
 
 from card_worker.contracts.commands import Command, event_id
-from card_worker.contracts.fields import read_time, write_time
+from card_worker.contracts.fields import read_time
+from card_worker.contracts.json_text import write_time
 from card_worker.contracts.message import read_query
 from card_worker.contracts.queries import GetCard
 from card_worker.contracts.transactions import CreateTransaction

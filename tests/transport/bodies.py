@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from card_worker.contracts.message import LEVELS_MAX
+from card_worker.contracts.envelope import LEVELS_MAX
 from tests.transport.entries import (
     ABSENT,
     ACCOUNT,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any
 
-from card_worker.contracts.message import FORBIDDEN_HEADERS
+from card_worker.contracts.envelope import FORBIDDEN_HEADERS
 from tests.transport.entries import (
     ABSENT,
     MESSAGE_PACK,

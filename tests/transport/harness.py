@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
-from card_worker.contracts.fields import json_bytes, write_json
-from card_worker.contracts.message import HEADERS_BYTES_MAX
+from card_worker.contracts.envelope import HEADERS_BYTES_MAX
+from card_worker.contracts.json_text import json_bytes, write_json
 from card_worker.storage.engine import reading
 from card_worker.storage.tables import dead_letters, outbox
 from tests.flow.processes import LOOK_S

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from card_worker import transport
 from card_worker.contracts.commands import APPLY, COMMANDS, SWEEPS
-from card_worker.contracts.message import Unreadable, read_commands, validate_envelope
+from card_worker.contracts.dead_letters import Unreadable
+from card_worker.contracts.envelope import validate_envelope
+from card_worker.contracts.message import read_commands
 from card_worker.transport.envelope import payload
 from tests.transport.corpus import CORPUS, LEGAL
 from tests.transport.entries import fields, listed, message, nested, part

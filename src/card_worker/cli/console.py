@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Connection, Engine
 
-from card_worker.contracts.fields import NOT_IN_TEXT, write_json, write_time
+from card_worker.contracts.json_text import write_json, write_time
+from card_worker.contracts.text import NOT_IN_TEXT
 from card_worker.money import Currency, in_words
 from card_worker.settings import load_settings
 from card_worker.storage.engine import REPLY_MAX_S, open_engine, reading

@@ -8,8 +8,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from card_worker.cli.console import TIMEOUT_S_MAX, AsJson, err, out, print_json, refuse, table
 from card_worker.contracts.commands import APPLY, COMMANDS
-from card_worker.contracts.message import LEVELS_MAX, MESSAGE_BYTES_MAX
-from card_worker.contracts.strict_json import NotJson, read_json
+from card_worker.contracts.envelope import LEVELS_MAX, MESSAGE_BYTES_MAX
+from card_worker.contracts.json_text import NotJson, read_json
 from card_worker.settings import load_settings
 
 LATE_S = 30.0

@@ -23,18 +23,11 @@ from typing_extensions import TypeIs
 from card_worker.contracts.base import InternalCommand, Request, alternatives, given
 from card_worker.contracts.cards import CELL_CARD_ID, METADATA, REASON
 from card_worker.contracts.enums import CardType
-from card_worker.contracts.fields import (
-    ID_SCHEMA,
-    CellName,
-    Metadata,
-    Name,
-    ReasonText,
-    Text255,
-    Time,
-    read_id,
-)
+from card_worker.contracts.fields import CellName, Name, ReasonText, Text255, Time
+from card_worker.contracts.metadata import Metadata
 from card_worker.contracts.patterns import PATTERN, Pattern
 from card_worker.contracts.secrets import SEAL_TO, BatchOptions, Recipients
+from card_worker.contracts.text import ID_SCHEMA, read_id
 from card_worker.secrets.formats import FORMULA_PATTERN, no_formula
 
 CARDS_PER_BATCH_MAX = 1_000

@@ -8,7 +8,8 @@ from pydantic_core import PydanticCustomError
 from card_worker.contracts import keys
 from card_worker.contracts.base import InternalCommand, Request
 from card_worker.contracts.enums import CardType
-from card_worker.contracts.fields import CellName, Metadata, Name, ReasonText, RefId, Text255, Time
+from card_worker.contracts.fields import CellName, Name, ReasonText, RefId, Text255, Time
+from card_worker.contracts.metadata import Metadata
 from card_worker.contracts.secrets import (
     SEAL_TO,
     NeedsPins,

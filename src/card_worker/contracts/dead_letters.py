@@ -68,3 +68,14 @@ def explain(reason: DeadLetterReason, detail: str | None) -> str:
     first_line = (detail or "").partition("\n")[0]
     text = f"{reason.text[:-1]} ({first_line})." if first_line else reason.text
     return f"{reason}: {text}"
+
+
+class Unreadable(Exception):
+    """A message, or an item of a list, whose sender cannot be answered.
+
+    The first line of `detail`, if any, is short and has no secret; more lines may follow.
+    """
+
+    def __init__(self, reason: DeadLetterReason, detail: str | None = None) -> None:
+        super().__init__(explain(reason, detail))
+        self.reason, self.detail = reason, detail

@@ -20,7 +20,8 @@ from card_worker.contracts.enums import (
     Status,
     TransactionType,
 )
-from card_worker.contracts.fields import Time, write_json
+from card_worker.contracts.fields import Time
+from card_worker.contracts.json_text import write_json
 from card_worker.money import Amount, Currency
 
 PROBLEMS_MAX = 20

@@ -1,18 +1,16 @@
-"""From the bytes on a queue to commands and queries.
+"""From the fields of a task to commands and queries.
 
 Unreadable is raised where there is no sender to answer: the message becomes a dead letter. It is
 not raised for an invalid field: that makes an InvalidCommand, whose sender is answered.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import PydanticCustomError
 
 from card_worker.contracts.base import Request
 from card_worker.contracts.batches import ABOUT_BATCHES, CreateBatch
@@ -23,29 +21,18 @@ from card_worker.contracts.commands import (
     Command,
     InvalidCommand,
 )
-from card_worker.contracts.dead_letters import DeadLetterReason, explain
+from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
+from card_worker.contracts.envelope import quoted
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
-from card_worker.contracts.fields import (
-    METADATA_DEPTH_MAX,
-    cut,
-    is_account_id,
-    json_bytes,
-    printable,
-    read_id,
-    write_json,
-)
+from card_worker.contracts.fields import is_account_id
+from card_worker.contracts.json_text import raw_json, write_json
 from card_worker.contracts.queries import QUERIES, Query
-from card_worker.contracts.strict_json import NotJson, read_json
-from card_worker.secrets.masking import masked_text, without_secrets
+from card_worker.contracts.text import cut, is_id, printable
+from card_worker.secrets.masking import without_secrets
 from card_worker.secrets.vault import Vault
 from card_worker.wording import in_words
 
-MESSAGE_BYTES_MAX = 1024 * 1024
-LEVELS_MAX = METADATA_DEPTH_MAX + 4
-"""Largest nesting of a body: the message, its fields, a list, a command, and its metadata."""
 COMMAND_BYTES_MAX = 64 * 1024
-HEADERS_BYTES_MAX = 64 * 1024
-QUOTED_CHARS_MAX = 200
 FIELD_CHARS_MAX = 100
 """Longest name of a field that an answer repeats. A sender may have made it up."""
 EXTRA_COST_MAX = 1_000
@@ -53,36 +40,10 @@ EXTRA_COST_MAX = 1_000
 BATCH_COST = 100
 REASONS_MAX = 20
 """Number of different reasons that are listed for a list that can't be read."""
-ID_CHARS_MAX = 64
 CARD_ID_CHARS_MAX = 255
-# Headers by which a sender would control the worker.
-EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
-FORBIDDEN_HEADERS = (
-    *EMBEDDED,
-    "compression",
-    "eta",
-    "expires",
-    "group",
-    "retries",
-    "shadow",
-    "stamped_headers",
-    "stamps",
-    "timelimit",
-)
 NO_VAULT = Vault()
 
 Kind = TypeVar("Kind", bound=Request)
-
-
-class Unreadable(Exception):
-    """A message, or an item of a list, whose sender cannot be answered.
-
-    The first line of `detail`, if any, is short and has no secret; more lines may follow.
-    """
-
-    def __init__(self, reason: DeadLetterReason, detail: str | None = None) -> None:
-        super().__init__(explain(reason, detail))
-        self.reason, self.detail = reason, detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,85 +55,6 @@ class UnreadableItem:
     index: int
     """Its place in the list, from 0."""
     item: Any
-
-
-def validate_envelope(
-    headers: Mapping[str, Any] | None,
-    body: bytes | str,
-    *,
-    content_type: str | None,
-    content_encoding: str | None,
-    tasks: frozenset[str],
-) -> dict[str, Any]:
-    """Return the keyword arguments of a message that may go on to its task, one of `tasks`.
-
-    Reads the body strictly: no NaN, no key twice, nothing larger than 1 MiB or deeper than a
-    command can be. Headers have at most 64 KiB. Headers and embedded signatures that would make the
-    worker wait, drop or publish something are refused.
-
-    Raises Unreadable.
-    """
-    if not isinstance(headers, Mapping) or "task" not in headers:
-        raise Unreadable(DeadLetterReason.NOT_A_TASK)
-    _check_size(headers)
-    if content_type != "application/json":
-        raise Unreadable(DeadLetterReason.CONTENT_TYPE_UNSUPPORTED, _quoted(content_type))
-    if str(content_encoding).lower() not in ("utf-8", "utf8", "us-ascii"):
-        raise Unreadable(DeadLetterReason.CONTENT_ENCODING_UNSUPPORTED, _quoted(content_encoding))
-    task = headers["task"]
-    if not isinstance(task, str) or task not in tasks:
-        raise Unreadable(DeadLetterReason.TASK_UNKNOWN, _quoted(task))
-    message_id = headers.get("id")
-    if not is_id(message_id):
-        raise Unreadable(DeadLetterReason.MESSAGE_ID_INVALID)
-    for name in FORBIDDEN_HEADERS:
-        if _says_something(headers.get(name)):
-            raise Unreadable(DeadLetterReason.HEADER_NOT_ALLOWED, name)
-    return _read_body(body)
-
-
-def _quoted(value: object) -> str:
-    """Return a value as a reason repeats it: cut, in printable characters, without secrets.
-
-    Of a list or an object only the type is repeated, since a secret may stand anywhere in it.
-    """
-    if isinstance(value, Mapping | list | tuple):
-        return f"of type {'object' if isinstance(value, Mapping) else 'list'}"
-    return masked_text(_raw(value)[:QUOTED_CHARS_MAX])
-
-
-def _check_size(headers: Mapping[str, Any]) -> None:
-    try:
-        size = json_bytes(headers)
-    except TypeError:
-        raise Unreadable(DeadLetterReason.HEADERS_NOT_JSON) from None
-    if size > HEADERS_BYTES_MAX:
-        detail = f"{size} bytes; at most {HEADERS_BYTES_MAX} are read"
-        raise Unreadable(DeadLetterReason.HEADERS_TOO_LARGE, detail)
-
-
-def _read_body(body: bytes | str) -> dict[str, Any]:
-    raw = body if isinstance(body, bytes) else body.encode(errors="surrogatepass")
-    try:
-        read = read_json(raw, bytes_max=MESSAGE_BYTES_MAX, levels_max=LEVELS_MAX)
-    except NotJson as problem:
-        raise Unreadable(DeadLetterReason.BODY_INVALID, str(problem)) from None
-    match read:
-        case [list(args), dict(kwargs), dict() | None as embed]:
-            if args:
-                raise Unreadable(DeadLetterReason.POSITIONAL_ARGUMENTS)
-            for name in EMBEDDED:
-                if embed and _says_something(embed.get(name)):
-                    raise Unreadable(DeadLetterReason.SIGNATURE_NOT_ALLOWED, name)
-            return kwargs
-        case _:
-            raise Unreadable(DeadLetterReason.BODY_NOT_A_CALL)
-
-
-def _says_something(value: object) -> bool:
-    if isinstance(value, list | tuple):
-        return any(part is not None for part in value)
-    return bool(value)
 
 
 def read_commands(
@@ -297,7 +179,7 @@ def _read_part(part: object, vault: Vault, *, left: int, fallback_id: str) -> tu
 def _read(task: object, fields: Mapping[str, Any], vault: Vault, *, fallback_id: str) -> Command:
     kind = COMMANDS.get(task) if isinstance(task, str) else None
     if kind is None:
-        raise Unreadable(DeadLetterReason.COMMAND_UNKNOWN, _quoted(task))
+        raise Unreadable(DeadLetterReason.COMMAND_UNKNOWN, quoted(task))
     return _read_as(kind, str(task), fields, vault, fallback_id=fallback_id)
 
 
@@ -330,7 +212,7 @@ def _invalid(
         # A dry run that is refused must not use up the key of the real one either.
         dry_run=fields.get("dry_run") is True,
         problems=problems,
-        received=hashlib.sha256(f"{task} {_raw(without_secrets(fields))}".encode()).hexdigest(),
+        received=hashlib.sha256(f"{task} {raw_json(without_secrets(fields))}".encode()).hexdigest(),
     )
 
 
@@ -341,7 +223,7 @@ def _too_large(kind: type, fields: Mapping[str, Any]) -> tuple[Problem, ...]:
     try:
         size = len(write_json(fields))
     except TypeError:  # a type that only a caller in this process can have given
-        size = len(_raw(fields))
+        size = len(raw_json(fields))
     if size <= COMMAND_BYTES_MAX:
         return ()
     return (Problem(field="", message=f"a command has at most {COMMAND_BYTES_MAX} bytes"),)
@@ -357,18 +239,3 @@ def problems_of(error: ValidationError) -> Iterator[Problem]:
         if problem["loc"] not in inside:
             field = ".".join(str(part) for part in problem["loc"])
             yield Problem(field=cut(printable(field), FIELD_CHARS_MAX), message=in_words(problem))
-
-
-def is_id(value: object, *, chars_max: int = ID_CHARS_MAX) -> TypeGuard[str]:
-    """Say whether `value` is an id of 1 to `chars_max` characters."""
-    if not isinstance(value, str) or not 1 <= len(value) <= chars_max:
-        return False
-    try:
-        read_id(value)
-    except PydanticCustomError:
-        return False
-    return True
-
-
-def _raw(value: object) -> str:
-    return json.dumps(value, sort_keys=True, default=str, ensure_ascii=True)

@@ -6,7 +6,8 @@ from pydantic import Field, StrictBool
 
 from card_worker.contracts import keys
 from card_worker.contracts.cards import METADATA, IssuesSecrets, OnCard
-from card_worker.contracts.fields import Metadata, RefId, Seconds, TokenId
+from card_worker.contracts.fields import RefId, Seconds, TokenId
+from card_worker.contracts.metadata import Metadata
 from card_worker.contracts.secrets import SEAL_TO, NeedsPins, NeedsTokens, PinOptions, Recipients
 from card_worker.secrets.formats import TokenFormat
 

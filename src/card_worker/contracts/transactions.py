@@ -9,7 +9,8 @@ from card_worker.contracts import keys
 from card_worker.contracts.base import Request, alternatives, given
 from card_worker.contracts.cards import CARD_ID, METADATA, MovesMoney
 from card_worker.contracts.enums import TransactionType
-from card_worker.contracts.fields import Metadata, Name, Seconds, TransactionId
+from card_worker.contracts.fields import Name, Seconds, TransactionId
+from card_worker.contracts.metadata import Metadata
 from card_worker.contracts.secrets import keyed_pin, keyed_token
 from card_worker.money import Currency, Positive
 from card_worker.secrets.secret import Secret

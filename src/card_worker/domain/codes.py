@@ -5,7 +5,7 @@ from uuid import UUID
 
 from card_worker.contracts.enums import CardType, Reason
 from card_worker.contracts.events import Problem
-from card_worker.contracts.fields import Json
+from card_worker.contracts.metadata import Json
 from card_worker.contracts.secrets import BatchOptions, PinOptions, TokenBehaviour
 from card_worker.contracts.tokens import CreateToken, RevokeToken, RotatePin
 from card_worker.domain.books import Books

@@ -12,7 +12,7 @@ from card_worker.domain.books import Books
 from card_worker.domain.events import PinCheck
 from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import Account, Card, CardKey, Hold, Transaction
-from card_worker.domain.states import ByTransaction, OnCard, reason_against
+from card_worker.domain.states import ByTransaction, OnExistingCard, reason_against
 from card_worker.money import AMOUNT_MAX, Currency
 
 
@@ -80,12 +80,12 @@ def context_by_access(books: Books, command: CreateTransaction, now: datetime) -
     return Context(books, now, card, pin_check=pin_check)
 
 
-def context_by_card(books: Books, command: OnCard, now: datetime) -> Context:
+def context_by_card(books: Books, command: OnExistingCard, now: datetime) -> Context:
     """Return the context of a command that has a card_id. Raises Refused."""
     return Context(books, now, named_card(books, command, now))
 
 
-def named_card(books: Books, command: OnCard | ActivateCard, now: datetime) -> Card:
+def named_card(books: Books, command: OnExistingCard | ActivateCard, now: datetime) -> Card:
     """Return the card with the command's card_id. Raises Refused if its status forbids that."""
     key = command.account_id, command.card_id or ""
     card = books.cards.get(key)

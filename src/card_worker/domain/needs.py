@@ -12,7 +12,7 @@ from card_worker.contracts.transactions import (
     VoidTransaction,
 )
 from card_worker.domain.rows import BatchKey, CardKey
-from card_worker.domain.states import Beginning, OnCard
+from card_worker.domain.states import OnNewCard, OnExistingCard
 
 TransactionKey: TypeAlias = tuple[str, UUID]
 """(account_id, the transaction's id)."""
@@ -46,7 +46,7 @@ class Needs(NamedTuple):
     """The id of the transaction that the command may make: a later command may name it."""
 
 
-def needs_card(command: OnCard | Beginning) -> Needs:
+def needs_card(command: OnExistingCard | OnNewCard) -> Needs:
     """Return the needs of a command on one card that exists."""
     return Needs(cards=(card_key(command),), holds=True)
 
@@ -72,7 +72,7 @@ def needs_access(request: ByCardOrToken) -> Needs:
     return Needs(tokens=tokens, pin_attempt=pin_attempt, pin_attempts=has_pin)
 
 
-def card_key(command: OnCard | Beginning) -> CardKey:
+def card_key(command: OnExistingCard | OnNewCard) -> CardKey:
     assert command.card_id is not None  # only a command with a token may leave it out
     return command.account_id, command.card_id
 

@@ -6,7 +6,7 @@ from uuid import UUID
 from typing_extensions import Unpack
 
 from card_worker.contracts.enums import Side, TransactionType
-from card_worker.contracts.fields import Json
+from card_worker.contracts.metadata import Json
 from card_worker.domain.books import Books
 from card_worker.domain.events import CardEvent
 from card_worker.domain.rows import Card, State, Transaction

@@ -15,7 +15,7 @@ from card_worker.contracts.enums import (
     Status,
     TransactionType,
 )
-from card_worker.contracts.fields import Json
+from card_worker.contracts.metadata import Json
 from card_worker.contracts.patterns import Pattern
 from card_worker.money import Currency
 

@@ -29,10 +29,10 @@ from card_worker.domain.needs import Needs
 from card_worker.domain.posting import Posted
 from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import State
-from card_worker.domain.states import ByTransaction, OnCard
+from card_worker.domain.states import ByTransaction, OnExistingCard
 
 C = TypeVar("C", bound=Command)
-Named = TypeVar("Named", bound=OnCard)
+Named = TypeVar("Named", bound=OnExistingCard)
 Parented = TypeVar("Parented", bound=ByTransaction)
 E = TypeVar("E", bound=Event)
 V = TypeVar("V")

@@ -28,9 +28,9 @@ from card_worker.contracts.transactions import (
     VoidTransaction,
 )
 
-Beginning: TypeAlias = CreateCard | ActivateCard | WithdrawCard
+OnNewCard: TypeAlias = CreateCard | ActivateCard | WithdrawCard
 """The commands about a card that may not be active or may not exist."""
-OnCard: TypeAlias = (
+OnExistingCard: TypeAlias = (
     ReverseActivation
     | UpdateCard
     | BlockCard
@@ -54,7 +54,7 @@ class Fund(CreateTransaction):
     """The type that stands in the table for `transactions.create` with `type=fund`."""
 
 
-Row: TypeAlias = type[CreateCard | ActivateCard | OnCard | ByTransaction]
+Row: TypeAlias = type[CreateCard | ActivateCard | OnExistingCard | ByTransaction]
 Column: TypeAlias = Mapping[Status | None, Reason | None]
 
 _ABSENT: Column = {None: Reason.CARD_NOT_FOUND}
@@ -126,12 +126,12 @@ def check_complete(table: str, classes: object, given: Mapping[type, object]) ->
 
 
 check_complete(
-    "domain.states.ALLOWED", CreateCard | ActivateCard | Fund | OnCard | ByTransaction, ALLOWED
+    "domain.states.ALLOWED", CreateCard | ActivateCard | Fund | OnExistingCard | ByTransaction, ALLOWED
 )
 
 
 def reason_against(
-    command: Row | CreateCard | ActivateCard | OnCard | ByTransaction, status: Status | None
+    command: Row | CreateCard | ActivateCard | OnExistingCard | ByTransaction, status: Status | None
 ) -> Reason | None:
     """Return why a command is refused when its card shows `status`; None: it is allowed."""
     if isinstance(command, type):

@@ -6,22 +6,16 @@ from typing import Any
 
 from card_worker.contracts.commands import APPLY, COMMANDS, COMMANDS_PER_MESSAGE_MAX, QUEUES
 from card_worker.contracts.dead_letters import DeadLetterReason
-from card_worker.contracts.fields import (
-    ID_SCHEMA,
+from card_worker.contracts.envelope import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX
+from card_worker.contracts.message import BATCH_COST, COMMAND_BYTES_MAX, EXTRA_COST_MAX
+from card_worker.contracts.metadata import (
     METADATA_BYTES_MAX,
     METADATA_DEPTH_MAX,
     RESERVED_EXCEPT,
     RESERVED_PREFIX,
-    TEXT_SCHEMA,
-)
-from card_worker.contracts.message import (
-    BATCH_COST,
-    COMMAND_BYTES_MAX,
-    EXTRA_COST_MAX,
-    HEADERS_BYTES_MAX,
-    MESSAGE_BYTES_MAX,
 )
 from card_worker.contracts.queries import QUERIES, QUERY_QUEUES
+from card_worker.contracts.text import ID_SCHEMA, TEXT_SCHEMA
 from card_worker.reference.examples import examples
 from card_worker.reference.schemas import command_schema, summary
 

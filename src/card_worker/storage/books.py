@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from card_worker.contracts.batches import CARDS_PER_ORDER_MAX
 from card_worker.contracts.enums import TransactionType
-from card_worker.contracts.fields import write_json
+from card_worker.contracts.json_text import write_json
 from card_worker.contracts.patterns import Pattern
 from card_worker.domain.answers import Answer
 from card_worker.domain.books import Books, Changes

@@ -18,8 +18,9 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from card_worker.contracts.dead_letters import DeadLetterReason, explain
-from card_worker.contracts.fields import cut, json_bytes, write_json
-from card_worker.contracts.message import HEADERS_BYTES_MAX
+from card_worker.contracts.envelope import HEADERS_BYTES_MAX
+from card_worker.contracts.json_text import json_bytes, write_json
+from card_worker.contracts.text import cut
 from card_worker.secrets.masking import masked, masked_body, masked_text
 from card_worker.secrets.sealing import open_sealed, read_recipients, seal
 from card_worker.secrets.secret import HIDDEN

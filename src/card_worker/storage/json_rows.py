@@ -34,7 +34,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from card_worker.contracts.fields import write_json
+from card_worker.contracts.json_text import write_json
 from card_worker.storage.pipeline import Pending, Rows, send
 from card_worker.storage.types import JsonLine, JsonText
 

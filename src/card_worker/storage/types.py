@@ -12,7 +12,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
-from card_worker.contracts.fields import read_time, write_json, write_time
+from card_worker.contracts.fields import read_time
+from card_worker.contracts.json_text import write_json, write_time
 
 WholeNumber = BigInteger().with_variant(Integer(), "sqlite")
 """64 bits on both."""

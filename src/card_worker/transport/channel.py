@@ -19,7 +19,7 @@ from redis import ConnectionPool, Redis
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from card_worker.contracts.strict_json import NotJson
+from card_worker.contracts.json_text import NotJson
 from card_worker.transport.envelope import aside_payload, fanout_payload, payload
 from card_worker.transport.in_flight import ENTRY_BYTES_MAX, InFlight, script
 from card_worker.transport.liveness import Heart, Watch

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from card_worker.contracts.strict_json import NotJson, read_json
+from card_worker.contracts.json_text import NotJson, read_json
 from card_worker.transport.in_flight import DIED, GIVEN_BACK
 
 STRICT_BYTES_MAX = 3 * 512 * 1024

@@ -12,8 +12,8 @@ from typing import TypeAlias
 import structlog
 from sqlalchemy import Connection, Engine
 
-from card_worker.contracts.dead_letters import DeadLetterReason
-from card_worker.contracts.message import Unreadable, UnreadableItem, describe_items
+from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
+from card_worker.contracts.message import UnreadableItem, describe_items
 from card_worker.pauses import Pauses
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter

@@ -18,8 +18,9 @@ from celery.exceptions import WorkerLostError
 from celery.worker import state
 from kombu.message import Message as KombuMessage
 
-from card_worker.contracts.dead_letters import DeadLetterReason
-from card_worker.contracts.message import Unreadable, cost_of, validate_envelope
+from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
+from card_worker.contracts.envelope import validate_envelope
+from card_worker.contracts.message import cost_of
 from card_worker.health import Record
 from card_worker.storage.contention import Row
 from card_worker.worker import stopping

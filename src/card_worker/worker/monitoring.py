@@ -9,8 +9,8 @@ from celery.events.dispatcher import EventDispatcher
 from celery.utils.time import utcoffset
 from kombu import serialization
 
-from card_worker.contracts.fields import write_json
-from card_worker.contracts.message import is_id
+from card_worker.contracts.json_text import write_json
+from card_worker.contracts.text import is_id
 from card_worker.worker.messages import Answered, Failed, Outcome, QueryAnswered
 from card_worker.worker.received import Received
 

@@ -30,9 +30,9 @@ from card_worker.contracts.commands import (
     SWEEPS,
 )
 from card_worker.contracts.dead_letters import DeadLetterReason
-from card_worker.contracts.fields import write_json
-from card_worker.contracts.message import is_id
+from card_worker.contracts.json_text import write_json
 from card_worker.contracts.queries import QUERIES
+from card_worker.contracts.text import is_id
 from card_worker.file_store import FileStore
 from card_worker.files import FileWriter
 from card_worker.pauses import Pauses, described, keep_trying

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from card_worker.cli.send import value_of
 from card_worker.cli.send_file.progress import Place
 from card_worker.contracts.commands import COMMANDS, ProducerCommand
-from card_worker.contracts.message import COMMAND_BYTES_MAX, LEVELS_MAX, problems_of
-from card_worker.contracts.strict_json import NotJson, read_json
+from card_worker.contracts.envelope import LEVELS_MAX
+from card_worker.contracts.json_text import NotJson, read_json
+from card_worker.contracts.message import COMMAND_BYTES_MAX, problems_of
 
 ID_DIGITS = 32
 PIECE = 1024 * 1024

@@ -6,7 +6,7 @@ from typing import TypeAlias
 from uuid import UUID
 
 from card_worker.contracts.enums import Side, TransactionType
-from card_worker.contracts.fields import write_time
+from card_worker.contracts.json_text import write_time
 from card_worker.domain.ids import card_uuid
 from card_worker.domain.rows import State, Transaction
 from card_worker.storage.reconcile.histories import Seen, slices_of_cards

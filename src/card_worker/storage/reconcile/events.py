@@ -12,7 +12,7 @@ from sqlalchemy import Table
 from card_worker.contracts import keys as key_of
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import EventType
-from card_worker.contracts.fields import write_json, write_time
+from card_worker.contracts.json_text import write_json, write_time
 from card_worker.domain.ids import card_uuid
 from card_worker.domain.rows import (
     Batch,

@@ -11,7 +11,7 @@ from sqlalchemy import func, literal, select
 
 from card_worker.contracts import keys as key_of
 from card_worker.contracts.commands import event_id
-from card_worker.contracts.fields import write_time
+from card_worker.contracts.json_text import write_time
 from card_worker.domain.rows import Job
 from card_worker.storage.idempotency import checked
 from card_worker.storage.reconcile.reading import ROWS, Books, as_stored

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
-from card_worker.contracts.fields import write_json, write_time
+from card_worker.contracts.json_text import write_json, write_time
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with the name of a pass over the database, how many rows it has read, and of how many."""
