@@ -168,14 +168,14 @@ BUGS = (
         "worker/groups.py",
         "        record_attempts(self._resources.engine, commands, lock_timeout_ms)\n",
         "",
-        ("tests/flow/test_guesses.py",),
+        ("tests/flow/test_pin_attempts.py",),
     ),
     Bug(
         "any number of wrong PINs is compared",
         "domain/access.py",
         " or len(earlier) >= WRONG_MAX:",
         ":",
-        ("tests/flow/test_guesses.py",),
+        ("tests/flow/test_pin_attempts.py",),
     ),
     Bug(
         "the guard doesn't block a card",

@@ -241,7 +241,10 @@ def decide_update(command: UpdateCard, context: Context) -> Decision:
     if "expires_at" in command.model_fields_set:
         new, old = command.expires_at, context.card.expires_at
         if new is None or new <= context.now or old is None or new <= old:
-            problem = Problem(field="expires_at", message="must be in the future, and after the present expires_at")
+            problem = Problem(
+                field="expires_at",
+                message="must be in the future, and after the present expires_at",
+            )
             raise Refused(Reason.INVALID, problem)
     return Decision(CardUpdated(command, context.now, context.key))
 

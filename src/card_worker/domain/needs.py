@@ -12,7 +12,7 @@ from card_worker.contracts.transactions import (
     VoidTransaction,
 )
 from card_worker.domain.rows import BatchKey, CardKey
-from card_worker.domain.states import OnNewCard, OnExistingCard
+from card_worker.domain.states import OnExistingCard, OnNewCard
 
 TransactionKey: TypeAlias = tuple[str, UUID]
 """(account_id, the transaction's id)."""

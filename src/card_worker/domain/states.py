@@ -126,7 +126,9 @@ def check_complete(table: str, classes: object, given: Mapping[type, object]) ->
 
 
 check_complete(
-    "domain.states.ALLOWED", CreateCard | ActivateCard | Fund | OnExistingCard | ByTransaction, ALLOWED
+    "domain.states.ALLOWED",
+    CreateCard | ActivateCard | Fund | OnExistingCard | ByTransaction,
+    ALLOWED,
 )
 
 
