@@ -91,13 +91,17 @@ def is_invalid(command: object) -> TypeIs[InvalidCommand]:
     return type(command) is InvalidCommand
 
 
+NOT_CONTENT = {"command_id", "not_after"}
+"""Fields that may differ when a command is sent again: senders set a new deadline each time."""
+
+
 def digest_of(command: Command) -> str:
     """Return the SHA-256 of the content, to detect a key that is used with other content."""
     if is_invalid(command):
         return command.received
     # Without defaults, so that a field added by a later version doesn't change the digest.
     if type(command) is UpdateCard:  # here null has a meaning
-        content = command.model_dump_json(exclude={"command_id"}, exclude_unset=True)
+        content = command.model_dump_json(exclude=NOT_CONTENT, exclude_unset=True)
     else:
         content = command.model_dump_json(exclude=_not_content(command), exclude_defaults=True)
     return hashlib.sha256(f"{command.command} {content}".encode()).hexdigest()
@@ -108,7 +112,7 @@ def _not_content(command: ProducerCommand | WithdrawCard) -> set[str]:
     # The token is part of the key. The PIN is left out: otherwise an idempotency conflict would
     # show whether the PIN of an earlier command was guessed.
     is_by_token = type(command) is CreateTransaction
-    return {"command_id", "token", "pin"} if is_by_token else {"command_id"}
+    return NOT_CONTENT | {"token", "pin"} if is_by_token else NOT_CONTENT
 
 
 # A group needs each of its ids several times.
