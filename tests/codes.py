@@ -6,10 +6,10 @@ from typing import Any
 from card_worker.secret_issuer import SecretIssuer, SecretTools
 from card_worker.secrets.formats import PinFormat, TokenFormat
 from card_worker.secrets.peppers import Pepper, Peppers
-from card_worker.secrets.sealing import new_identity
+from card_worker.secrets.sealing import new_key_pair
 from card_worker.secrets.vault import Vault
 
-OWNER = new_identity()
+OWNER = new_key_pair()
 SEAL_TO = {"seal_to": [OWNER.recipient]}
 TOKEN_PEPPERS = Peppers([Pepper("t1", bytes(32))])
 PIN_PEPPERS = Peppers([Pepper("p1", bytes(range(32)))])

@@ -99,7 +99,7 @@ class Orders:
     def content(self, file: File) -> bytes:
         return b"".join(parts(self.engine, file))
 
-    def opened(self, file: File, secret: str = OWNER.secret) -> list[dict[str, str]]:
+    def opened(self, file: File, secret: str = OWNER.identity) -> list[dict[str, str]]:
         plain = open_sealed([secret], self.content(file))
         return list(csv.DictReader(io.StringIO(plain.decode(), newline="")))
 

@@ -31,7 +31,7 @@ from benchmarks.stage import Place, Stage, ours
 from card_worker.client import Client
 from card_worker.contracts.batches import CreateBatch
 from card_worker.secrets.peppers import new_pepper
-from card_worker.secrets.sealing import new_identity, open_sealed
+from card_worker.secrets.sealing import new_key_pair, open_sealed
 
 CARDS, FEW_CARDS = 1_000_000, 50_000
 ORM_CARDS = 20_000
@@ -43,7 +43,7 @@ TABLES = ("cards", "tokens", "pins")
 BULK = ("--queues=cards.bulk",)
 TILLS = ("--queues=cards,cards.system",)
 
-BUREAU = new_identity()
+BUREAU = new_key_pair()
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _peak_mb(pid: int) -> float:
 
 
 def _verify(path: Path, count: int) -> None:
-    lines = open_sealed([BUREAU.secret], path.read_bytes()).count(b"\n")
+    lines = open_sealed([BUREAU.identity], path.read_bytes()).count(b"\n")
     if lines != count + 1:
         raise Failed(f"the file has {lines} lines")
     path.unlink()

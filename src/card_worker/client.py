@@ -1,15 +1,18 @@
-"""For Python producers: typed commands out, answers back. Any other Celery client does as well.
+"""Client for Python producers: sends typed commands and reads their answers.
+
+Producers in other languages use any Celery client; see docs/reference/contract.md.
 
 with Client("redis://localhost:6379/0") as client:
+    after = client.newest()
     client.send(ActivateCard(account_id="P12345678", command_id="sale-4711",
                              card_id="card-01", amount=50000, currency=Currency.NOK))
+    answer = client.answers(["sale-4711"], after=after, timeout_s=30)["sale-4711"]
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
-from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 from celery import Celery
@@ -35,27 +38,30 @@ from card_worker.sinks import connect
 from card_worker.transport import TRANSPORT
 
 STREAM = "card-events"
+SECRET_FIELDS = frozenset(["token", "pin"])
 _QUEUES = QUEUES | QUERY_QUEUES
-# Room for what the envelope adds around the commands.
-SLICE_BYTES_MAX = MESSAGE_BYTES_MAX - 16 * 1024
-SECRETS = frozenset(["token", "pin"])
-SENT_TOGETHER = 1_000
-READ_EVENTS = 500
-# A broker that is away is an error here and now, not a caller that hangs.
-RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2}
+_COMMANDS_BYTES_MAX = MESSAGE_BYTES_MAX - 16 * 1024
+"""Maximum for the commands in a message; the rest is for its envelope."""
+_MESSAGES_PER_BATCH = 1_000
+_EVENTS_PER_READ = 500
+# An unavailable broker raises an error soon. The caller does not hang.
+_RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2}
 
-Answer = dict[str, Any]
-"""An event as it stands on the stream: the CloudEvent's JSON, read."""
+Fields: TypeAlias = dict[str, Any]
+"""The keyword arguments of a task, or the headers of a message: JSON."""
+Event: TypeAlias = dict[str, Any]
+"""An event from the stream: a CloudEvent, decoded from JSON."""
 
 
 class Client:
-    """Sends commands and reads their answers. Connections are made when first used.
+    """Sends commands and reads events. Connects on first use; `close` or `with` disconnects.
 
-    With `seal_to`, the age recipients of the workers' COMMAND_IDENTITIES, tokens and PINs leave
-    sealed, so that nobody reads them in the broker, its memory or its files.
+    `broker_url` is the Redis with the queues, `events_url` the one with the event stream (default:
+    the same). A URL has one of the forms that the setting BROKER_URL accepts. Raises ValueError
+    for any other: one line that repeats no part of the URL.
 
-    A URL may have every form that the setting BROKER_URL may have. Raises ValueError, one line that
-    repeats no part of the URL, for any other.
+    With `seal_to`, the age recipients (`age1…`) that belong to the workers' COMMAND_IDENTITIES,
+    tokens and PINs are encrypted before they are sent, so that nobody can read them in the broker.
     """
 
     def __init__(
@@ -66,8 +72,8 @@ class Client:
         stream: str = STREAM,
         seal_to: Sequence[str] | None = None,
     ) -> None:
-        # An app and a connection of its own: a producer's Celery settings, and CELERY_BROKER_URL,
-        # which Celery puts before them, never meet ours.
+        # Its own app and connection: the producer's Celery settings do not apply here, nor does
+        # CELERY_BROKER_URL, which Celery would prefer.
         self._app = Celery(set_as_current=False)
         broker = _address(broker_url)
         self._redis: Redis = connect(broker if events_url is None else _address(events_url))
@@ -90,40 +96,36 @@ class Client:
     def __enter__(self) -> "Client":
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
         self._redis.close()
         self._broker.release()
         self._app.close()
 
     def send(self, commands: ProducerCommand | Iterable[ProducerCommand]) -> None:
-        """Put each command on its queue, as a message of its own; of many, a thousand at a time.
+        """Send one command, or many, each as a message of its own to its queue.
 
-        The broker has them all when this returns. Raises kombu.exceptions.KombuError when it is
-        away or full, and may then have some of them; sending the same commands again is harmless
-        then and always.
+        When this returns, the broker has stored all of them. Raises kombu.exceptions.KombuError if
+        the broker is unavailable or full; it may have stored some of the commands then. Sending
+        the same commands again is always harmless.
         """
         if isinstance(commands, BaseModel):
             self.publish(commands.command, self._fields(commands), message_id=commands.command_id)
             return
         with self._producer() as producer:
-            producer.connection.ensure_connection(**RETRY)
-            with producer.batch(SENT_TOGETHER):
-                for one in commands:
-                    self._put(producer, one.command, self._fields(one), one.command_id)
+            producer.connection.ensure_connection(**_RETRY)
+            with producer.batch(_MESSAGES_PER_BATCH):
+                for command in commands:
+                    self._put(producer, command.command, self._fields(command), command.command_id)
 
     def send_list(self, commands: Iterable[ProducerCommand]) -> int:
-        """Put `commands` on the queue for lists, many in a message; return how many messages.
+        """Send commands as lists, up to 1,000 in a message; return the number of messages.
 
-        Commands in one message are handled in their order. Messages may overtake one another.
+        The commands in a message are handled in their order; messages may overtake each other.
+        Raises the errors of `send`.
         """
         messages = 0
         for part in sliced(commands, self._fields):
@@ -131,22 +133,28 @@ class Client:
             messages += 1
         return messages
 
-    def publish(self, task: str, kwargs: Answer, *, message_id: str | None = None) -> None:
-        """Put a message on its queue as it is, read or unreadable."""
+    def publish(self, task: str, kwargs: Fields, *, message_id: str | None = None) -> None:
+        """Send a message for `task` without validating or encrypting `kwargs`.
+
+        Raises KeyError if there is no such task, and the errors of `send`.
+        """
         with self._producer() as producer:
             message_id = message_id or str(uuid4())
-            self._put(producer, task, kwargs, message_id, retry=True, retry_policy=RETRY)
+            self._put(producer, task, kwargs, message_id, retry=True, retry_policy=_RETRY)
 
     def republish(
         self,
         body: bytes,
         *,
         queue: str | None,
-        headers: Answer,
+        headers: Fields,
         content_type: str | None,
         content_encoding: str | None,
     ) -> None:
-        """Put a message on its queue again, byte for byte as it came."""
+        """Send a message with this body, unchanged, to `queue` (default: `cards`).
+
+        Raises the errors of `send`.
+        """
         with self._producer() as producer:
             producer.publish(
                 body,
@@ -156,21 +164,22 @@ class Client:
                 content_type=content_type,
                 content_encoding=content_encoding,
                 retry=True,
-                retry_policy=RETRY,
+                retry_policy=_RETRY,
             )
 
-    def _fields(self, command: ProducerCommand) -> Answer:
-        asked = fields(command)
+    def _fields(self, command: ProducerCommand) -> Fields:
+        sent = fields(command)
         if self._recipients is not None:
-            for name in SECRETS & asked.keys():
-                if isinstance(asked[name], str):
-                    asked[name] = seal_text(self._recipients, asked[name])
-        return asked
+            for name in SECRET_FIELDS & sent.keys():
+                if isinstance(sent[name], str):
+                    sent[name] = seal_text(self._recipients, sent[name])
+        return sent
 
     def _put(
-        self, producer: Any, task: str, kwargs: Answer, message_id: str, **options: Any
+        self, producer: Any, task: str, kwargs: Fields, message_id: str, **options: Any
     ) -> None:
-        # No repr of the fields beside them: headers are read by more programs than bodies are.
+        # Without `argsrepr` and `kwargsrepr`, Celery would repeat the fields in the headers, which
+        # monitoring programs show.
         message = self._app.amqp.as_task_v2(
             message_id, task, kwargs=kwargs, argsrepr="()", kwargsrepr="{}"
         )
@@ -188,37 +197,42 @@ class Client:
         return producers[self._broker].acquire(block=True)
 
     def newest(self) -> str:
-        """Return the id of the newest entry on the stream: where to read on from."""
+        """Return the id of the last entry of the stream, `0-0` if it has none.
+
+        Call it before sending a command, and pass the id to `answers` or `events`.
+        """
         entries: Any = self._redis.xrevrange(self._stream, count=1)
         return str(entries[0][0]) if entries else "0-0"
 
-    def events(self, after: str, *, timeout_s: float | None = None) -> Iterator[Answer]:
-        """Yield what is on the stream after entry `after`, then what comes.
+    def events(self, after: str, *, timeout_s: float | None = None) -> Iterator[Event]:
+        """Yield the events after the stream entry `after` in order, then new ones as they come.
 
-        Ends after `timeout_s`; None goes on for ever.
+        Ends after `timeout_s` seconds; with None it never ends. Raises redis.RedisError if Redis
+        is unavailable.
         """
         until = None if timeout_s is None else monotonic() + timeout_s
         while until is None or monotonic() < until:
-            # Shorter than the time after which the connection counts as dead.
-            read: Any = self._redis.xread({self._stream: after}, count=READ_EVENTS, block=500)
+            # `block` is shorter than the socket's timeout.
+            read: Any = self._redis.xread({self._stream: after}, count=_EVENTS_PER_READ, block=500)
             for entry, values in read[0][1] if read else ():
                 after = entry
                 yield json.loads(values["event"])
 
     def answers(
         self, command_ids: Iterable[str], *, after: str, timeout_s: float
-    ) -> dict[str, Answer]:
-        """Return the answers to these commands by command_id, as far as they came in time.
+    ) -> dict[str, Event]:
+        """Return the answers to these commands by command_id.
 
-        What else is told of a command, before its answer or after it, is passed over. `after` is
-        what `newest` returned before the commands were sent.
+        Returns when it has all, or after `timeout_s` seconds with those that have come. `after` is
+        what `newest` returned before the commands were sent. Other events about the commands, such
+        as the progress of an order, are skipped. Raises redis.RedisError if Redis is unavailable.
         """
-        wanted, found = set(command_ids), dict[str, Answer]()
+        expected, found = set(command_ids), dict[str, Event]()
         for event in self.events(after, timeout_s=timeout_s):
             command_id = event["correlationid"]
-            if command_id in wanted and is_answer(event):
+            if command_id in expected and is_answer(event):
                 found.setdefault(command_id, event)
-                if len(found) == len(wanted):
+                if len(found) == len(expected):
                     break
         return found
 
@@ -227,13 +241,13 @@ def _address(url: str | RedisAddress) -> RedisAddress:
     return RedisAddress.parse(url) if isinstance(url, str) else url
 
 
-def is_answer(event: Answer) -> bool:
-    """Say whether an event answers its command, and doesn't tell what else came of that."""
+def is_answer(event: Event) -> bool:
+    """Return whether an event is the answer to its command, not a later event about it."""
     data = event["data"]
     match event["type"]:
         case "batch.progressed" | "batch.recalled" | "batch.confirmed":
             return False
-        case "batch.completed":  # of a list that was made at once
+        case "batch.completed":  # the answer only for a batch that lists its cards
             return "cards" in data
         case "batch.cancelled":
             return bool(data["command"] == "batches.cancel")
@@ -242,28 +256,28 @@ def is_answer(event: Answer) -> bool:
     return True
 
 
-def fields(command: ProducerCommand) -> Answer:
-    """Return what a message carries of `command`: its fields that aren't left at their default."""
+def fields(command: ProducerCommand) -> Fields:
+    """Return the keyword arguments that send `command`: its fields that differ from defaults."""
     return command.model_dump(
         mode="json", exclude={"command"}, exclude_defaults=True, context=REVEAL
     )
 
 
 def sliced(
-    commands: Iterable[ProducerCommand], written: Callable[[ProducerCommand], Answer] = fields
-) -> Iterator[Sequence[Answer]]:
-    """Yield `commands` as the lists that fit into one message each, in their order."""
-    part: list[Answer] = []
+    commands: Iterable[ProducerCommand], to_fields: Callable[[ProducerCommand], Fields] = fields
+) -> Iterator[Sequence[Fields]]:
+    """Split `commands`, in their order, into lists that each fit into one message."""
+    part: list[Fields] = []
     size = extra = 0
     for command in commands:
-        one = {"command": command.command, **written(command)}
-        bytes_more, extra_more = len(json.dumps(one)) + 1, extra_cost(command.command, one)
-        is_full = len(part) == COMMANDS_PER_MESSAGE_MAX or extra + extra_more > EXTRA_COST_MAX
-        if part and (is_full or size + bytes_more > SLICE_BYTES_MAX):
+        item = {"command": command.command, **to_fields(command)}
+        item_bytes, item_extra = len(json.dumps(item)) + 1, extra_cost(command.command, item)
+        is_full = len(part) == COMMANDS_PER_MESSAGE_MAX or extra + item_extra > EXTRA_COST_MAX
+        if part and (is_full or size + item_bytes > _COMMANDS_BYTES_MAX):
             yield part
             part, size, extra = [], 0, 0
-        part.append(one)
-        size += bytes_more
-        extra += extra_more
+        part.append(item)
+        size += item_bytes
+        extra += item_extra
     if part:
         yield part

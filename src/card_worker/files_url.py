@@ -1,4 +1,4 @@
-"""Reading the URL of the store that files of cards are put into."""
+"""Validates the setting FILES_URL."""
 
 import re
 from pathlib import Path
@@ -10,9 +10,9 @@ _LOCAL = ("file", "local")
 
 
 def read_files_url(text: str) -> str:
-    """Return the URL of a store for fsspec; of a folder, its absolute path.
+    """Return the fsspec URL of a store, or the absolute path of a folder.
 
-    Raises ValueError for what would be lost (memory) or is no place (file://host/folder).
+    Raises ValueError, whose text repeats no part of `text`.
     """
     if not text.strip():
         raise ValueError("must not be blank")
@@ -25,9 +25,9 @@ def read_files_url(text: str) -> str:
         return str(Path(store).absolute())
     scheme, slashes = match[1].lower(), match[2]
     if "memory" in (*schemes, scheme):
-        raise ValueError("files in memory are lost when the worker ends")
+        raise ValueError("must not be in memory: the files would be lost when the worker ends")
     if not {*schemes, scheme} <= set(available_protocols()):
-        raise ValueError("begins with a scheme that fsspec doesn't know")
+        raise ValueError("has a scheme that fsspec does not support")
     if slashes is None:
         raise ValueError("must be a folder, or a URL with :// behind its scheme")
     if scheme in _LOCAL and not store[match.end() :].startswith("/"):

@@ -1,7 +1,7 @@
 """Health records of the processes of this machine, for `--check`.
 
-Each process has one small file, which it locks for as long as it lives. Times in it are those of
-the machine's monotonic clock, which all processes share and steps of the wall clock don't change.
+Each process has one small file, which it locks until it ends. Times are those of the monotonic
+clock, which all processes of a machine share.
 """
 
 import atexit
@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 Facts = dict[str, Any]
-"""The content of a health record: JSON; times in seconds of the monotonic clock."""
+"""The content of a health record: JSON, with times in seconds."""
 
 FACTS_BYTES = 1024
 
@@ -25,19 +25,19 @@ log = structlog.get_logger(__name__)
 
 
 class Record:
-    """The health record of this process. Its file is unlocked however the process ends."""
+    """The health record of this process. The end of the process, however it ends, unlocks it."""
 
-    def __init__(self, part: str) -> None:
-        for _ in living(part):
+    def __init__(self, role: str) -> None:
+        for _ in living(role):
             pass  # This removes files of killed processes.
-        path = _path(part, os.getpid())
-        begun = path.with_suffix(".new")
-        begun.unlink(missing_ok=True)
+        path = _path(role, os.getpid())
+        new = path.with_suffix(".new")
+        new.unlink(missing_ok=True)
         try:
-            self._file = os.open(begun, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            self._file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             fcntl.flock(self._file, fcntl.LOCK_EX)
-            # Renamed when it is locked: an unlocked file belongs to a process that has ended.
-            begun.replace(path)
+            # Renamed after it is locked, because unlocked files count as abandoned.
+            new.replace(path)
         except OSError as error:
             log.warning("no health record, --check will fail", error=str(error))
             self._file = os.open(os.devnull, os.O_WRONLY)
@@ -45,16 +45,16 @@ class Record:
 
     def write(self, facts: Facts) -> None:
         """Replace the content of the record."""
-        # One write of fixed length, so that no reader sees a mixture of two.
+        # One write of fixed length, so that readers never see parts of two.
         os.pwrite(self._file, json.dumps(facts).encode().ljust(FACTS_BYTES), 0)
 
 
-def living(part: str) -> Iterator[Facts]:
-    """Yield the record of each living process of this user with the role `part`.
+def living(role: str) -> Iterator[Facts]:
+    """Yield the record of each running process of this user with this role, such as `worker`.
 
-    Files of processes that have ended are removed.
+    Removes the files of processes that have ended.
     """
-    pattern = _path(part, "*")
+    pattern = _path(role, "*")
     for path in pattern.parent.glob(pattern.name):
         with suppress(FileNotFoundError), path.open("rb") as file:
             try:
@@ -65,5 +65,5 @@ def living(part: str) -> Iterator[Facts]:
                 path.unlink()
 
 
-def _path(part: str, pid: int | str) -> Path:
-    return Path(tempfile.gettempdir()) / f"card-worker-{os.getuid()}-{part}-{pid}.json"
+def _path(role: str, pid: int | str) -> Path:
+    return Path(tempfile.gettempdir()) / f"card-worker-{os.getuid()}-{role}-{pid}.json"

@@ -1,4 +1,4 @@
-"""Money: whole numbers of minor units, in one of the currencies a card may have."""
+"""Money: whole numbers of minor units, and currencies."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, StrictInt
 from pydantic_core import PydanticCustomError
 
 AMOUNT_MAX = 2**53 - 1
-"""The largest amount, in minor units: the largest integer that every JSON reader keeps exact."""
+"""The largest amount in minor units: the largest integer that every JSON parser reads exactly."""
 
 
 class Currency(StrEnum):
@@ -24,7 +24,7 @@ Amount = Annotated[StrictInt, Field(ge=0, le=AMOUNT_MAX)]
 """Minor units. `"5"`, `5.0`, `true` and NaN are not amounts."""
 
 Positive = Annotated[StrictInt, Field(gt=0, le=AMOUNT_MAX)]
-"""Minor units of what is moved: never nothing."""
+"""Minor units, more than 0."""
 
 
 def _not_zero(amount: int) -> int:
@@ -38,11 +38,11 @@ Signed = Annotated[
     Field(ge=-AMOUNT_MAX, le=AMOUNT_MAX, json_schema_extra={"not": {"const": 0}}),
     AfterValidator(_not_zero),
 ]
-"""Minor units, up or down, but not nothing."""
+"""Minor units, positive or negative, but not 0."""
 
 
 def in_words(amount_minor: int, currency: Currency | None) -> str:
-    """Return what a shopkeeper reads: `500.00 NOK`; a card without a currency yet has `-`."""
+    """Return an amount for people: `500.00 NOK`; `-` if the card has no currency yet."""
     return "-" if currency is None else f"{in_units(amount_minor)} {currency}"
 
 

@@ -1,4 +1,4 @@
-"""Growing pauses between tries."""
+"""Retries with growing pauses, and their log lines."""
 
 import random
 from collections.abc import Callable
@@ -9,15 +9,15 @@ import structlog
 from redis.exceptions import RedisError
 from sqlalchemy.exc import OperationalError
 
-Done = TypeVar("Done")
+Result = TypeVar("Result")
 
 log = structlog.get_logger(__name__)
 
 
 class Pauses:
-    """Pauses that double from `first_s` up to `max_s`, each shortened at random by up to a half.
+    """Pauses that double from `first_s` to `max_s` seconds, each randomly shortened by up to half.
 
-    They start again at `first_s` if nothing has failed for `stable_s` after a pause.
+    They start again with `first_s` if no failure came within `stable_s` after a pause.
     """
 
     def __init__(self, *, first_s: float, max_s: float, stable_s: float = 5.0) -> None:
@@ -26,7 +26,7 @@ class Pauses:
         self._over_at = float("-inf")
 
     def next_s(self) -> float:
-        """Return how many seconds to wait after a failure that has just happened."""
+        """Return the pause after a failure that has just happened, in seconds."""
         now = monotonic()
         if now - self._over_at > self._stable_s:
             self._full_s = self._first_s
@@ -36,9 +36,9 @@ class Pauses:
         return pause_s
 
     def log_next(self, event: str, error: BaseException, *, alarm: bool = False) -> float:
-        """Log a failure with the pause after it; return the pause in seconds.
+        """Log `event` with the error and the pause that follows; return the pause in seconds.
 
-        `alarm` says that an operator has to act.
+        The level is error with `alarm`, when an operator has to act, else warning.
         """
         pause_s = self.next_s()
         write = log.error if alarm else log.warning
@@ -47,17 +47,18 @@ class Pauses:
 
 
 def keep_trying(
-    work: Callable[[], Done],
+    work: Callable[[], Result],
     event: str,
     *,
     pauses: Pauses,
     is_retryable: Callable[[Exception], bool],
     is_alarming: Callable[[Exception], bool] = lambda _: False,
     wait: Callable[[float], None] = sleep,
-) -> Done:
-    """Do `work`; after a retryable failure log `event`, wait, and do it again.
+) -> Result:
+    """Return the result of `work`; after a retryable error log `event`, wait, and call it again.
 
-    Failures for which `is_alarming` is true need an operator and are logged as errors.
+    Errors for which `is_alarming` is true are logged with the level error. Raises the first error
+    that is not retryable.
     """
     while True:
         try:
@@ -69,14 +70,14 @@ def keep_trying(
 
 
 def described(error: BaseException) -> dict[str, str]:
-    """Return what a log line may say about an error. A database's text may quote rows."""
+    """Return the fields of a log line about an error. The text of a database may quote rows."""
     name = {"error": type(error).__name__}
     orig = getattr(error, "orig", None)
     state = getattr(orig, "sqlstate", None)
     if state is not None:
         return {**name, "sqlstate": state}
     if isinstance(error, OperationalError):
-        # Connecting failed: the text names a role, a database or a file, and quotes no row.
+        # Connecting has failed, so the text quotes no row.
         return {**name, "reason": f"{' '.join(str(orig).split()):.200}"}
     if isinstance(error, RedisError | OSError):
         name["reason"] = f"{error!s:.200}"

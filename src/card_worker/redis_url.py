@@ -1,7 +1,7 @@
-"""Reads the URL of a Redis server once, and gives each library what it needs to connect.
+"""Parses the URL of a Redis server, and gives each library the address in its own form.
 
 redis-py, kombu and Celery's result backend read the same URL in different ways. So none of them
-gets the URL of the user: redis-py gets arguments; kombu and Celery get a URL of their own dialect,
+gets the operator's URL: redis-py gets arguments; kombu and Celery get a URL that each understands,
 and user, password and TLS options as separate settings.
 """
 
@@ -15,21 +15,22 @@ from urllib.parse import quote, unquote
 SOCKET_TRANSPORT = "card-worker"
 """The name of our transport in `card-worker+socket:///path`.
 
-With `redis+socket://` kombu uses its own transport, whatever `broker_transport` says.
+With `redis+socket://` kombu would use its own transport, whatever `broker_transport` says.
 """
 
-_TLS_OPTIONS = (
-    *("ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"),
-    "ssl_check_hostname",
-)
+_SOCKET_OPTIONS = ("db", "virtual_host")
+_TLS_FILES = ("ca_certs", "certfile", "keyfile")
 _OPTIONS = {
     "redis": ("db",),
-    "rediss": ("db", *_TLS_OPTIONS),
-    "unix": ("db", "virtual_host"),
-    "redis+socket": ("db", "virtual_host"),
+    "rediss": (
+        *("db", "ssl_cert_reqs"),
+        *(f"ssl_{name}" for name in _TLS_FILES),
+        "ssl_check_hostname",
+    ),
+    "unix": _SOCKET_OPTIONS,
+    "redis+socket": _SOCKET_OPTIONS,
 }
-"""The schemes, and the options that each accepts."""
-_SOCKETS = ("unix", "redis+socket")
+"""The options that each scheme accepts."""
 
 _CERT_REQS = {
     spelling: value
@@ -41,11 +42,9 @@ _BOOLEANS = {"true": True, "false": False}
 # RFC 3986 without `:`, `@` and `/`, which separate the parts of a URL.
 _CHARACTERS = r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})"
 _LOGIN = re.compile(f"({_CHARACTERS}*)(?::({_CHARACTERS}*))?")
-_PATH = re.compile(f"(?:{_CHARACTERS}|[:@/])*")
+_PLACE = re.compile(r"([A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
+_PATH = re.compile(f"/(?:{_CHARACTERS}|[:@/])+")
 _OPTION = re.compile(f"(?:{_CHARACTERS}|[:/])*")
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
-_IPV6 = re.compile(r"\[[0-9A-Fa-f:.]+\]")
-_PORT = re.compile(r"[0-9]{1,5}")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 _ENCODE_LOGIN = (
@@ -55,6 +54,10 @@ _ENCODE_LOGIN = (
 _ENCODE = (
     "percent-encode every character of a path or an option that is not a letter, a digit or one of"
     " -._~/"
+)
+_WRONG_PLACE = (
+    "the host must be a name, an IPv4 address or an IPv6 address in [ ], and the port a number from"
+    " 1 to 65535"
 )
 
 
@@ -70,14 +73,14 @@ class Tls:
 
     @classmethod
     def of(cls, options: Mapping[str, str]) -> "Tls":
-        """Read the ssl_ options of a URL, decoded. Raises ValueError."""
+        """Read the decoded ssl_ options of a URL. Raises ValueError."""
         cert_reqs = _CERT_REQS.get(options.get("ssl_cert_reqs", "required"))
         if cert_reqs is None:
             raise ValueError(f"ssl_cert_reqs must be one of {', '.join(_CERT_REQS)}")
         check_hostname = _BOOLEANS.get(options.get("ssl_check_hostname", "true").lower())
         if check_hostname is None:
             raise ValueError("ssl_check_hostname must be true or false")
-        files = {name: options.get(f"ssl_{name}") for name in ("ca_certs", "certfile", "keyfile")}
+        files = {name: options.get(f"ssl_{name}") for name in _TLS_FILES}
         if "" in files.values():
             raise ValueError("ssl_ca_certs, ssl_certfile and ssl_keyfile must name a file")
         if files["keyfile"] and not files["certfile"]:
@@ -87,12 +90,12 @@ class Tls:
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """Where a Redis server is, and how to log in. Its repr and str do not show the password."""
+    """The address of a Redis server, and the login. Its repr and str do not show the password."""
 
     host: str = "localhost"
     port: int = 6379
     path: str | None = None
-    """The Unix socket; host and port mean nothing then."""
+    """The Unix socket. If there is one, host and port are not used."""
     db: int = 0
     user: str | None = None
     password: str | None = field(default=None, repr=False)
@@ -100,34 +103,37 @@ class RedisAddress:
 
     @classmethod
     def parse(cls, url: str) -> "RedisAddress":
-        """Read `url`. Raises ValueError: one line that repeats no part of the URL."""
+        """Parse `url`. Raises ValueError: one line that repeats no part of the URL."""
         scheme, separator, rest = url.partition("://")
         if not separator or scheme not in _OPTIONS:
             raise ValueError(f"must begin with {', '.join(f'{name}://' for name in _OPTIONS)}")
-        if "#" in rest:
-            raise ValueError(f"has an unencoded #: {_ENCODE_LOGIN}")
-        if "%00" in rest:
-            raise ValueError("has the character NUL (%00)")
+        is_socket = _OPTIONS[scheme] is _SOCKET_OPTIONS
         before, _, query = rest.partition("?")
         authority, slash, path = before.partition("/")
         login, _, place = authority.rpartition("@")
-        if "@" in query:
-            raise ValueError(f"has an unencoded ? or @: {_ENCODE_LOGIN}")
-        user, password = _login(login)
-        options = _options(query, _OPTIONS[scheme])
-        if scheme in _SOCKETS:
-            db = _database(options.get("db"), options.get("virtual_host"))
-            return cls(path=_path(place, slash + path), db=db, user=user, password=password)
-        if "@" in path:
-            raise ValueError(f"has an unencoded / or @: {_ENCODE_LOGIN}")
-        host, port = _host_and_port(place)
-        db = _database(path or None, options.get("db"))
+        if "#" in rest or "@" in query or ("@" in path and not is_socket):
+            raise ValueError(f"has an unencoded #, /, ? or @: {_ENCODE_LOGIN}")
+        if "%00" in rest:
+            raise ValueError("has the character NUL (%00)")
+        found = _match(_LOGIN, login, _ENCODE_LOGIN)
+        user, password = (_decode(part) if part else None for part in found.groups())
+        options = _read_options(query, _OPTIONS[scheme])
+        if is_socket:
+            if place:
+                raise ValueError(f"a socket has no host, write :///path; or {_ENCODE_LOGIN}")
+            if not path:
+                raise ValueError("the path of the socket is missing")
+            path = _decode(_match(_PATH, slash + path, _ENCODE)[0])
+            db = _read_db(options.get("db"), options.get("virtual_host"))
+            return cls(path=path, db=db, user=user, password=password)
+        host, port = _read_place(place)
+        db = _read_db(path or None, options.get("db"))
         tls = Tls.of(options) if scheme == "rediss" else None
         return cls(host=host, port=port, db=db, user=user, password=password, tls=tls)
 
     @property
     def broker_url(self) -> str:
-        """Return Celery's `broker_url`; user, password and TLS options are other settings.
+        """The value of Celery's `broker_url`; user, password and TLS options are other settings.
 
         It is redis:// also for TLS: `broker_use_ssl` is enough, and kombu logs a warning about
         rediss:// without options in the URL.
@@ -136,7 +142,7 @@ class RedisAddress:
 
     @property
     def backend_url(self) -> str:
-        """Return Celery's `result_backend`; user, password and TLS options are other settings."""
+        """The value of Celery's `result_backend`; user, password and TLS are other settings."""
         return self._url("rediss" if self.tls else "redis", "redis+socket")
 
     def _url(self, tcp: str, socket: str) -> str:
@@ -147,15 +153,13 @@ class RedisAddress:
 
     @property
     def tls_options(self) -> dict[str, Any]:
-        """Return TLS options as redis-py, kombu, Celery and Flower name them; none without TLS."""
-        if self.tls is None:
-            return {}
-        options = asdict(self.tls).items()
-        return {f"ssl_{name}": value for name, value in options if value is not None}
+        """TLS options as redis-py, kombu, Celery and Flower name them; empty without TLS."""
+        options = asdict(self.tls) if self.tls else {}
+        return {f"ssl_{name}": value for name, value in options.items() if value is not None}
 
     @property
     def redis_options(self) -> dict[str, Any]:
-        """Return the arguments of redis-py's `Redis`."""
+        """The arguments for redis-py's `Redis`."""
         options = {"db": self.db, "username": self.user, "password": self.password}
         if self.path is not None:
             return {**options, "unix_socket_path": self.path}
@@ -163,46 +167,26 @@ class RedisAddress:
         return {**options, **place, **self.tls_options}
 
 
-def _login(text: str) -> tuple[str | None, str | None]:
-    found = _LOGIN.fullmatch(text)
+def _match(pattern: re.Pattern[str], text: str, problem: str) -> re.Match[str]:
+    found = pattern.fullmatch(text)
     if found is None:
-        raise ValueError(_ENCODE_LOGIN)
-    user, password = (_decoded(part) if part else None for part in found.groups())
-    return user, password
+        raise ValueError(problem)
+    return found
 
 
-def _path(place: str, path: str) -> str:
-    if place:
-        raise ValueError(f"a socket has no host, write :///path; or {_ENCODE_LOGIN}")
-    if path in ("", "/"):
-        raise ValueError("the path of the socket is missing")
-    if not _PATH.fullmatch(path):
-        raise ValueError(_ENCODE)
-    return _decoded(path)
-
-
-def _host_and_port(place: str) -> tuple[str, int]:
-    end = place.find("]") + 1  # of an IPv6 address
-    host, colon, port = place[end:].partition(":")
-    if colon and not (_PORT.fullmatch(port) and 1 <= int(port) <= 65535):
-        raise ValueError("the port must be a number from 1 to 65535, and an IPv6 address in [ ]")
-    return _host(place[:end] + host), int(port) if colon else RedisAddress.port
-
-
-def _host(host: str) -> str:
-    if not host:
-        return RedisAddress.host
-    if _NAME.fullmatch(host):
-        return host.lower()
+def _read_place(place: str) -> tuple[str, int]:
+    host, digits = _match(_PLACE, place, _WRONG_PLACE).groups()
+    port = RedisAddress.port if digits is None else int(digits)
     try:
-        return str(IPv6Address(host[1:-1] if _IPV6.fullmatch(host) else ""))
+        host = str(IPv6Address(host[1:-1])) if host.startswith("[") else host.lower()
     except ValueError:
-        raise ValueError(
-            "the host must be a name, an IPv4 address or an IPv6 address in [ ]"
-        ) from None
+        port = 0
+    if not 1 <= port <= 65535:
+        raise ValueError(_WRONG_PLACE)
+    return host or RedisAddress.host, port
 
 
-def _options(query: str, allowed: Collection[str]) -> dict[str, str]:
+def _read_options(query: str, allowed: Collection[str]) -> dict[str, str]:
     found = dict[str, str]()
     for pair in query.split("&") if query else ():
         name, _, value = pair.partition("=")
@@ -210,24 +194,20 @@ def _options(query: str, allowed: Collection[str]) -> dict[str, str]:
             raise ValueError(f"has an option other than {', '.join(allowed)}")
         if name in found:
             raise ValueError(f"{name} is given twice")
-        if not _OPTION.fullmatch(value):
-            raise ValueError(_ENCODE)
-        found[name] = _decoded(value)
+        found[name] = _decode(_match(_OPTION, value, _ENCODE)[0])
     return found
 
 
-def _database(*given: str | None) -> int:
-    texts = [text for text in given if text is not None]
-    if not all(map(_NUMBER.fullmatch, texts)):
-        raise ValueError("the database must be a number from 0, as in /3 or ?db=3")
-    numbers = {int(text) for text in texts}
+def _read_db(*given: str | None) -> int:
+    problem = "the database must be a number from 0, as in /3 or ?db=3"
+    numbers = {int(_match(_NUMBER, text, problem)[0]) for text in given if text is not None}
     if len(numbers) > 1:
         raise ValueError("the database is given twice, with two numbers")
     return numbers.pop() if numbers else 0
 
 
-def _decoded(text: str) -> str:
+def _decode(text: str) -> str:
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise ValueError("what is percent-encoded is not UTF-8") from None
+        raise ValueError("has percent-encoded bytes that are not UTF-8") from None

@@ -21,16 +21,16 @@ LEASE = "relay"
 RENEW_S = 3.0
 SLICE_EVENTS = 500
 PUBLICATION_BYTES_MAX = 4 * 1024 * 1024
-"""Maximum for the bytes of events in one publication, unless it is a single event."""
+"""Maximum for the bytes of events that are published together; a single event may have more."""
 POLL_S = 0.4
 """Poll interval while idle, in case a notification was lost."""
 ALL_POSITIONS_S = 60.0
-"""Seconds between two searches below the watermark: a server that has lost commits assigns their
-positions again."""
+"""Seconds between two searches below the watermark. A server that has lost its last commits may
+assign their positions again."""
 STANDBY_POLL_S = 1.0
-"""Seconds between two attempts of a relay without the lease to take it."""
+"""Seconds between two attempts of a standby relay to take the lease."""
 GATHER_S = 0.005
-"""Minimum of seconds between two publications, so that events of small commits are gathered."""
+"""Minimum of seconds between two slices, so that the events of small commits are gathered."""
 PAUSE_S_MAX = 2.0
 STOP_CHECK_S = 0.1
 
@@ -38,11 +38,11 @@ log = structlog.get_logger(__name__)
 
 
 class Relay:
-    """Publishes the events in the outbox until it is told to stop.
+    """Publishes the events in the outbox until it is stopped.
 
-    A lease in the database lets one relay work at a time. Order does not depend on it: a relay that
-    was paused for longer than its lease publishes the events that it has read once more, byte for
-    byte, and has to take the lease again before it reads on.
+    A lease in the database lets one relay publish at a time. The order does not depend on it: a
+    relay that was suspended for longer than its lease publishes the events that it has already
+    read once more, byte for byte, and must take the lease again before it reads more.
     """
 
     def __init__(self, engine: Engine, sinks: Sequence[Sink]) -> None:
@@ -54,19 +54,19 @@ class Relay:
         self._watermark = outbox.Watermark()
         self._all_at = 0.0
         self._published: Sequence[Unpublished] = ()
-        """Published, but not yet marked so: the next slice marks those of a full one."""
+        """Events that are published, but not yet marked as published in the database."""
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Publish until `stopping` is true. Waits for a database or Redis that is unavailable.
+        """Publish until `stopping()` is true. Retries while the database or a sink is unavailable.
 
-        Raises Refused if a sink refuses a command permanently at the start.
+        Raises Refused if a sink permanently refuses what publishing needs.
         """
         log.info("relay started", holder=self._holder)
         keep_trying(
             lambda: self._publish(stopping),
             "database or sink unavailable",
             pauses=Pauses(first_s=0.1, max_s=PAUSE_S_MAX),
-            is_retryable=_is_away,
+            is_retryable=_is_unavailable,
             is_alarming=needs_operator,
             wait=lambda seconds: _sleep(seconds, stopping),
         )
@@ -91,7 +91,7 @@ class Relay:
                         sleep(max(0.0, gathered_at - monotonic()))
 
     def _publish_slice(self) -> int:
-        """Publish the next events, at most SLICE_EVENTS; return how many there were."""
+        """Publish the next events, at most SLICE_EVENTS; return their number."""
         at = monotonic()
         above = self._watermark.position
         if at >= self._all_at:
@@ -137,11 +137,11 @@ class Relay:
         except Exception as error:
             if not is_retryable(error):
                 raise
-            log.warning("lease not released, other relays wait", seconds=leases.ABANDONED_S)
+            log.warning("lease not released, other relays wait", wait_s=leases.ABANDONED_S)
 
 
 def _publications(events: Sequence[Unpublished]) -> Iterator[Sequence[Unpublished]]:
-    """Yield `events` in parts of at most PUBLICATION_BYTES_MAX, or of a single event."""
+    """Split `events` into parts of at most PUBLICATION_BYTES_MAX, or of a single event."""
     part: list[Unpublished] = []
     size = 0
     for event in events:
@@ -161,5 +161,5 @@ def _sleep(seconds: float, stopping: Callable[[], bool]) -> None:
         sleep(STOP_CHECK_S)
 
 
-def _is_away(error: BaseException) -> bool:
+def _is_unavailable(error: BaseException) -> bool:
     return isinstance(error, RedisError) or is_retryable(error)

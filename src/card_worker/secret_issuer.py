@@ -157,7 +157,7 @@ class SecretIssuer:
     ) -> list[int]:
         """Return the places of the values that the account already has."""
         assert self.vault.tokens is not None
-        hashes = [self.vault.tokens.find_token(account_id, value) for value in values]
+        hashes = [self.vault.tokens.token_hashes(account_id, value) for value in values]
         digests = [{"digest": hash.digest} for known in hashes for hash in known]
         taken = {row[0] for row in find(connection, tokens, ("digest",), digests)()}
         again = []

@@ -1,7 +1,8 @@
-"""Settings: the environment variables with the prefix `CARD_WORKER_`, checked once at the start."""
+"""Settings: environment variables with the prefix `CARD_WORKER_`, validated once at the start."""
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -12,8 +13,8 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    PlainValidator,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -24,7 +25,7 @@ from sqlalchemy.exc import ArgumentError
 from card_worker.files_url import read_files_url
 from card_worker.redis_url import RedisAddress
 from card_worker.secrets.peppers import Peppers
-from card_worker.secrets.sealing import NotOpened, read_identities, read_recipients
+from card_worker.secrets.sealing import read_identities, read_recipients
 from card_worker.secrets.vault import Vault
 from card_worker.wording import in_words
 
@@ -33,26 +34,27 @@ Value = TypeVar("Value")
 PREFIX = "CARD_WORKER_"
 PEPPERS = ("TOKEN_PEPPERS", "PIN_PEPPERS")
 FROM_FILES = (*PEPPERS, "COMMAND_IDENTITIES")
-"""Settings that may stand in a file, which a variable with _FILE behind its name names."""
-
+"""Settings that can be read from a file, which the variable with `_FILE` appended names."""
 
 DATABASES = ("postgresql://", "postgresql+psycopg://", "sqlite:///", "sqlite+pysqlite:///")
 """The supported beginnings of a database URL."""
 
 
 class LogFormat(StrEnum):
-    """The format of log lines: for people or for a collector."""
+    """The format of log lines: readable text, or JSON for a log collector."""
 
     CONSOLE = "console"
     JSON = "json"
 
 
 class WrongSetting(Exception):
-    """Missing or invalid settings, in one line."""
+    """Missing or invalid settings; the text is one line and repeats no value."""
+
+
+# A ValueError of a validator must not repeat the value: a URL may hold a password.
 
 
 def _database_url(url: str) -> str:
-    """Return a database's URL if it can be opened. What is raised repeats no part of it."""
     if not url.startswith(DATABASES):
         raise ValueError(f"must begin with {' or '.join(DATABASES)}")
     if "%00" in url:
@@ -86,26 +88,24 @@ def _check_postgresql(url: URL) -> None:
         raise ValueError("has an option that libpq doesn't know, or an invalid one") from None
 
 
-def _parts(text: object) -> tuple[str, ...] | None:
-    return tuple(part.strip() for part in text.split(",")) if isinstance(text, str) else None
+def _comma_separated(check: Callable[[list[str]], object]) -> BeforeValidator:
+    def validate(text: str) -> list[str]:
+        items = [item.strip() for item in text.split(",")]
+        check(items)
+        return items
+
+    return BeforeValidator(validate)
 
 
-def _redis_address(url: object) -> object:
-    return RedisAddress.parse(url) if isinstance(url, str) else url
-
-
-def _peppers(text: str) -> str:
-    Peppers.read(text)  # a ValueError says what is wrong, and nothing of what it read
-    return text
-
-
-PeppersText = Annotated[str, AfterValidator(_peppers)]
-# NoDecode: or else pydantic-settings reads the variable as JSON.
-RedisUrl = Annotated[RedisAddress, NoDecode, BeforeValidator(_redis_address)]
+# NoDecode: otherwise pydantic-settings reads the variable as JSON.
+RedisUrl = Annotated[RedisAddress, NoDecode, PlainValidator(RedisAddress.parse)]
+PeppersText = Annotated[Peppers, PlainValidator(Peppers.read)]
+Recipients = Annotated[tuple[str, ...], NoDecode, _comma_separated(read_recipients)]
+Identities = Annotated[tuple[str, ...], NoDecode, _comma_separated(read_identities)]
 
 
 class Settings(BaseSettings):
-    """All settings. Units stand at the end of a name."""
+    """All settings. A name ends with the unit of its value."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
@@ -137,34 +137,34 @@ class Settings(BaseSettings):
     files_url: Annotated[str, AfterValidator(read_files_url)] = Field(
         "card-worker-files",
         validate_default=True,
-        description="Folder or fsspec URL of the store for encrypted files of cards, not in"
-        " memory.",
+        description="Folder or fsspec URL of the store for the files of batches.",
     )
     token_peppers: PeppersText | None = Field(
         None,
         repr=False,
-        description="Keys for the hashes of tokens, `name:base64`, separated by commas, the newest"
-        " first. Default: no tokens. With `_FILE` appended to the name: a file with the keys.",
+        description="Peppers (secret keys) for the hashes of tokens: `name:base64`, separated by"
+        " commas, the newest first. Default: no tokens. With `_FILE` appended to the name: a file"
+        " with the peppers.",
     )
     pin_peppers: PeppersText | None = Field(
         None,
         repr=False,
-        description="Keys for the hashes of PINs, different from those for tokens. Default: no"
-        " PINs.",
+        description="Peppers for the hashes of PINs, in the same form; they must differ from those"
+        " for tokens. Default: no PINs.",
     )
-    command_identities: Annotated[tuple[str, ...], NoDecode] | None = Field(
+    command_identities: Identities | None = Field(
         None,
         repr=False,
-        description="age identities that open the tokens and PINs sealed by producers, separated by"
-        " commas. With `_FILE` appended to the name: a file with them.",
+        description="age identities that decrypt the tokens and PINs in commands, separated by"
+        " commas. With `_FILE` appended to the name: a file with the identities.",
     )
-    letter_recipients: Annotated[tuple[str, ...], NoDecode] | None = Field(
+    letter_recipients: Recipients | None = Field(
         None,
-        description="age recipients who can open the tokens and PINs in dead letters, separated by"
-        " commas. Default: nobody, they are masked.",
+        description="age recipients that can decrypt the tokens and PINs in dead letters,"
+        " separated by commas. Default: they are masked and cannot be recovered.",
     )
     group_max: int = Field(
-        500, ge=1, le=1000, description="Largest number of messages that are handled together."
+        500, ge=1, le=1000, description="Maximum of messages that a worker handles in one commit."
     )
     group_wait_ms: int = Field(
         0,
@@ -174,68 +174,43 @@ class Settings(BaseSettings):
     )
     also_consume: Literal["celery"] | None = Field(
         None,
-        description="celery: a worker that consumes `cards` also consumes Celery's default queue,"
-        " where commands without a queue arrive. Only if no other application uses that queue",
+        description="`celery`: workers of the queue `cards` also consume Celery's default queue,"
+        " where commands without a queue arrive. Only if no other application uses that queue.",
     )
     sweep_interval_s: float = Field(
-        10.0, gt=0, le=86_400, description="Seconds between two sweeps for what is due."
+        10.0, gt=0, le=86_400, description="Seconds between two sweeps of the same kind."
     )
     log_format: LogFormat = Field(
         LogFormat.CONSOLE, description="Format of log lines: `console` or `json`."
     )
 
-    @field_validator("letter_recipients", mode="before")
-    @classmethod
-    def _are_recipients(cls, text: object) -> object:
-        named = _parts(text)
-        if named is not None:
-            read_recipients(named)
-        return named
-
-    @field_validator("command_identities", mode="before")
-    @classmethod
-    def _are_identities(cls, text: object) -> object:
-        named = _parts(text)
-        try:
-            read_identities(named or ())
-        except NotOpened as problem:
-            raise ValueError(str(problem)) from None
-        return named
-
     @model_validator(mode="after")
     def _peppers_differ(self) -> "Settings":
-        if self.token_peppers is not None and self.pin_peppers is not None:
-            keys = [Peppers.read(text).keys for text in (self.token_peppers, self.pin_peppers)]
-            if keys[0] & keys[1]:
-                raise ValueError(f"{PREFIX}PIN_PEPPERS: has a key that TOKEN_PEPPERS has")
+        tokens, pins = self.token_peppers, self.pin_peppers
+        if tokens is not None and pins is not None and tokens.keys & pins.keys:
+            raise ValueError(f"{PREFIX}PIN_PEPPERS: has a key that TOKEN_PEPPERS has")
         return self
 
     def vault(self) -> Vault:
-        """Return what tokens and PINs are hashed with, as far as it was given."""
-        tokens, pins = self.token_peppers, self.pin_peppers
-        return Vault(
-            None if tokens is None else Peppers.read(tokens),
-            None if pins is None else Peppers.read(pins),
-            self.command_identities or (),
-        )
+        """Return the vault with the peppers and identities that are set."""
+        return Vault(self.token_peppers, self.pin_peppers, self.command_identities or ())
 
-    # A producer's host knows no database, a migration no broker: what a part doesn't use, it
-    # doesn't ask for.
+    # No setting is required by all processes: a producer needs no database, a migration no broker.
 
     def database(self) -> str:
-        """Return where cards are kept. Raises WrongSetting when nobody said."""
-        return _given("DATABASE_URL", self.database_url)
+        """Return the database URL. Raises WrongSetting if it is missing."""
+        return _required("DATABASE_URL", self.database_url)
 
     def broker(self) -> RedisAddress:
-        """Return where commands wait. Raises WrongSetting when nobody said."""
-        return _given("BROKER_URL", self.broker_url)
+        """Return the broker's address. Raises WrongSetting if it is missing."""
+        return _required("BROKER_URL", self.broker_url)
 
     def events(self) -> RedisAddress:
-        """Return the Redis that holds the event stream: the broker's, when nobody said."""
+        """Return the address of the event stream. Raises WrongSetting if it is missing."""
         return self.events_url or self.broker()
 
 
-def _given(name: str, value: Value | None) -> Value:
+def _required(name: str, value: Value | None) -> Value:
     if value is None:
         raise WrongSetting(f"{PREFIX}{name}: missing")
     return value
@@ -244,43 +219,37 @@ def _given(name: str, value: Value | None) -> Value:
 def load_settings() -> Settings:
     """Read the environment.
 
-    Raises WrongSetting, one line naming every setting that is wrong. A value is never repeated in
-    it: a URL may hold a password.
+    Raises WrongSetting: one line that names every wrong setting and repeats no value.
     """
-    _check_text()
-    files = _from_files(FROM_FILES)
+    for name, value in os.environ.items():
+        # os.environ decodes bytes that are not UTF-8 as surrogates.
+        if name.startswith(PREFIX) and re.search("[\ud800-\udfff]", value):
+            raise WrongSetting(f"{name}: is not UTF-8")
     try:
-        return Settings(**files)
+        return Settings(**_from_files())
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False)
         raise WrongSetting("; ".join(map(_line, problems))) from None
 
 
-def _check_text() -> None:
-    for name, value in os.environ.items():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            if name.startswith(PREFIX):
-                raise WrongSetting(f"{name}: is not UTF-8") from None
-
-
-def _from_files(names: Iterable[str]) -> dict[str, Any]:
-    """Return what stands in the files that the environment names instead of giving a secret."""
-    read: dict[str, Any] = {}
-    for name in names:
-        path = os.environ.get(f"{PREFIX}{name}_FILE")
-        if path is None:
+def _from_files() -> dict[str, Any]:
+    """Return the settings that the environment gives as the names of files."""
+    values: dict[str, Any] = {}
+    for name in FROM_FILES:
+        variable = f"{PREFIX}{name}_FILE"
+        if variable not in os.environ:
             continue
         if f"{PREFIX}{name}" in os.environ:
-            raise WrongSetting(f"{PREFIX}{name}_FILE: {PREFIX}{name} is given as well")
+            raise WrongSetting(f"{variable}: {PREFIX}{name} is set as well")
         try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            lines = Path(os.environ[variable]).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise WrongSetting(f"{PREFIX}{name}_FILE: {type(error).__name__}") from None
-        said = (line.strip() for line in lines)
-        read[name.lower()] = ",".join(line for line in said if line and not line.startswith("#"))
-    return read
+            raise WrongSetting(f"{variable}: {type(error).__name__}") from None
+        stripped = (line.strip() for line in lines)
+        values[name.lower()] = ",".join(
+            line for line in stripped if line and not line.startswith("#")
+        )
+    return values
 
 
 def _line(problem: ErrorDetails) -> str:

@@ -1,4 +1,4 @@
-"""Sinks, to which events are published in order and at least once."""
+"""Sinks: where the relay publishes events."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -14,16 +14,16 @@ from card_worker.transport.in_flight import script
 
 
 class Sink(Protocol):
-    """A destination of events."""
+    """A destination of events. It gets each event at least once, in order per card."""
 
     def check(self) -> None:
-        """Try the commands that publishing needs. Raises Refused if a refusal is permanent."""
+        """Check that the server allows publishing. Raises Refused if it permanently does not."""
 
     def publish(self, events: Sequence[Unpublished]) -> None:
         """Publish `events` in their order.
 
-        On an exception the first few may have been published: all are published again, with the
-        same ids and bytes.
+        After an exception, some may have been published. The relay then publishes all of them
+        again, with the same ids and bytes.
         """
 
     def close(self) -> None:
@@ -38,7 +38,7 @@ class RedisStream:
     """A Redis Stream: one entry per event, read with consumer groups."""
 
     def __init__(self, address: RedisAddress, stream: str) -> None:
-        # No retries here: the relay itself tries again, with all events in order.
+        # No retries here: the relay retries, with all events in order.
         self._redis = connect(address)
         self._stream = stream
 
@@ -58,7 +58,7 @@ class RedisStream:
 
 
 def connect(address: RedisAddress) -> "Redis":
-    """Return a client with timeouts, so that it does not wait for ever on a dead connection."""
+    """Return a client with timeouts, so that a dead connection raises an error."""
     return Redis(
         **address.redis_options,
         socket_timeout=5,

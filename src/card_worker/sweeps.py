@@ -1,10 +1,9 @@
-"""Sweeps: commands for cards, holds and orders whose time has passed. They are idempotent."""
+"""Sweeps: commands for the cards, holds and orders whose time has passed. They are idempotent."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 import structlog
@@ -28,12 +27,11 @@ from card_worker.storage.locks import try_lock
 SLICE_ROWS = 1_000
 SLICES_MAX = 20
 """Maximum of slices that one sweep changes; the next sweep continues."""
-
 LAPSING_MAX = 100
 """Maximum of orders that one sweep cancels; the next sweep continues."""
 
 Row = TypeVar("Row", DueCard, Hold)
-Due: TypeAlias = Callable[[Connection, datetime, int, After | None], Sequence[Row]]
+FindDue: TypeAlias = Callable[[Connection, datetime, int, After | None], Sequence[Row]]
 """A query for rows that are due: (connection, time, maximum of rows, last row before) → rows."""
 
 
@@ -70,25 +68,6 @@ _EXPIRE = SweptCard(account_id="T00000000", card_id="-", command_id="-", origina
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class _Sweep(Generic[Row]):
-    """A kind of sweep: its name, the query for rows, and the command for each row."""
-
-    name: str
-    due: Due[Row]
-    command_for: Callable[[Row], Command]
-
-
-def expire_cards(engine: Engine, place: Place = BEGIN, *, slice_rows: int = SLICE_ROWS) -> Swept:
-    """Expire a slice of the cards whose time has passed."""
-    return _sweep(engine, _Sweep("sweep", due_cards, _expire_card), place, slice_rows)
-
-
-def expire_holds(engine: Engine, place: Place = BEGIN, *, slice_rows: int = SLICE_ROWS) -> Swept:
-    """Expire a slice of the holds whose time has passed."""
-    return _sweep(engine, _Sweep("sweep holds", due_holds, _expire_hold), place, slice_rows)
-
-
 def lapse_orders(engine: Engine) -> int:
     """Cancel orders that were not approved in time, each in its own commit; return their number.
 
@@ -110,16 +89,38 @@ def _lapse(account_id: str, batch_id: str) -> LapseBatch:
     )
 
 
-def _sweep(engine: Engine, sweep: _Sweep[Row], place: Place, slice_rows: int) -> Swept:
-    """Handle one slice of the rows that are due, in one commit.
+def _sweep(
+    name: str,
+    find_due: FindDue[Row],
+    command_for: Callable[[Row], Command],
+    engine: Engine,
+    place: Place = BEGIN,
+    *,
+    slice_rows: int = SLICE_ROWS,
+) -> Swept:
+    """Handle a slice of the rows that are due, in one commit.
+
+    If the commit fails because of a defect or a locked row, each row gets a commit of its own, and
+    rows that cannot be changed are skipped.
 
     A sweep ends when it has read all rows that are due, or has changed SLICES_MAX slices of rows.
-    One process at a time does it. It skips rows that it cannot change. Rules do not depend on
-    sweeps: a card expires at its time, swept or not.
+    One process at a time does it. Rules do not depend on sweeps: a card expires at its time, swept
+    or not.
     """
-    rows, changed = _sweep_slice(engine, sweep, slice_rows, place)
+    rows: Sequence[Row] = ()
+    try:
+        with begin(engine) as (connection, now):
+            if not try_lock(connection, name):
+                return Swept(0, None)
+            rows = find_due(connection, now, slice_rows, place.after)
+            answers = handle(connection, [command_for(row) for row in rows], now)
+        changed = _changed(rows, answers)
+    except Exception as defect:
+        if _ends_sweep(defect) or not rows:
+            raise
+        changed = sum(_do_alone(engine, command_for(row), now, row=str(row.id)) for row in rows)
     if changed:
-        log.info("swept", what=sweep.name, rows=changed)
+        log.info("swept", what=name, rows=changed)
     swept = place.swept + changed
     if len(rows) < slice_rows or swept >= SLICES_MAX * slice_rows:
         return Swept(changed, None)
@@ -127,36 +128,14 @@ def _sweep(engine: Engine, sweep: _Sweep[Row], place: Place, slice_rows: int) ->
     return Swept(changed, Place(swept, last.expires_at, last.id))
 
 
-def _sweep_slice(
-    engine: Engine, sweep: _Sweep[Row], rows_max: int, place: Place
-) -> tuple[Sequence[Row], int]:
-    """Handle up to `rows_max` rows that are due; return them, and how many of them were changed.
-
-    If the commit fails because of a defect or a locked row, each row gets a commit of its own.
-    """
-    rows: Sequence[Row] = ()
-    try:
-        with begin(engine) as (connection, now):
-            if not try_lock(connection, sweep.name):
-                return (), 0
-            rows = sweep.due(connection, now, rows_max, place.after)
-            answers = handle(connection, [sweep.command_for(row) for row in rows], now)
-    except Exception as defect:
-        if _ends_sweep(defect) or not rows:
-            raise
-        alone = partial(_do_alone, engine, at=now)
-        return rows, sum(alone(sweep.command_for(row), row=str(row.id)) for row in rows)
-    return rows, _changed(rows, answers)
-
-
 def _do_alone(engine: Engine, command: Command, at: datetime, *, row: str) -> bool:
-    """Handle what was due at a time in its own commit; say whether it was done. `row` is logged.
+    """Handle a command for the row `row` in its own commit; return whether it was done.
 
-    Raises errors that end the whole sweep.
+    `at` is when the row was found to be due. Raises errors that end the whole sweep.
     """
     try:
         with begin(engine, lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS) as (connection, now):
-            # A clock that is set back meanwhile would cause a refusal, which is stored for ever.
+            # If the clock was set back since then, the command would be refused for ever.
             (answer,) = handle(connection, [command], max(now, at))
     except Exception as defect:
         if _ends_sweep(defect):
@@ -171,7 +150,7 @@ def _ends_sweep(error: Exception) -> bool:
 
 
 def _changed(rows: Sequence[Row], answers: Sequence[Answer]) -> int:
-    """Return how many rows were changed. Expiring a hold expires all that are due on its card."""
+    """Return the number of changed rows. Expiring a hold expires all that are due on its card."""
     done = {
         row.card
         for row, answer in zip(rows, answers, strict=True)
@@ -180,13 +159,13 @@ def _changed(rows: Sequence[Row], answers: Sequence[Answer]) -> int:
     return sum(row.card in done for row in rows)
 
 
-# The same row gives the same idempotency key: a second sweep changes nothing.
+# The idempotency key depends on the row only, so sweeping it again changes nothing.
 
 
 def _expire_card(card: DueCard) -> SweptCard:
-    named = {"account_id": card.account_id, "card_id": card.card_id}
-    # Ids of cards that exist need no validation.
-    return _EXPIRE.model_copy(update={**named, "command_id": f"expire-{card.id}-{card.version}"})
+    ids = {"account_id": card.account_id, "card_id": card.card_id}
+    # A copy is not validated again: these ids are valid.
+    return _EXPIRE.model_copy(update={**ids, "command_id": f"expire-{card.id}-{card.version}"})
 
 
 def _expire_hold(hold: Hold) -> SweptHold:
@@ -196,3 +175,9 @@ def _expire_hold(hold: Hold) -> SweptHold:
         command_id=f"expire-{hold.id}",
         originated_by="sweep",
     )
+
+
+expire_cards = partial(_sweep, "cards", due_cards, _expire_card)
+"""Expire a slice of the cards whose time has passed: (engine, place, *, slice_rows) → Swept."""
+expire_holds = partial(_sweep, "holds", due_holds, _expire_hold)
+"""Expire a slice of the holds whose time has passed: (engine, place, *, slice_rows) → Swept."""

@@ -1,4 +1,4 @@
-"""Logs: one line per group of commands and per refusal, without bodies or values of fields."""
+"""Logging. No line has the body of a message or the value of a field."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ import structlog
 from structlog.typing import Processor
 
 QUIET = {
-    # Celery's own lines repeat ours, and would show results and messages.
+    # Celery's lines repeat ours, and would show results and messages.
     "celery.app.trace": logging.CRITICAL,
     "celery.worker.strategy": logging.WARNING,
     "celery.pool": logging.INFO,
@@ -28,7 +28,7 @@ _SHARED: list[Processor] = [
 
 
 def configure_logs(*, as_json: bool, level: int = logging.INFO) -> None:
-    """Write all log lines, also those of libraries, to stderr in one format."""
+    """Write all log lines, including those of libraries, to stderr in one format."""
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -1,5 +1,4 @@
-"""UUIDs (RFC 9562) by the thousand: 16 bytes each, since a UUID object takes longer to make; and
-those of names, where an object is wanted."""
+"""UUIDs (RFC 9562) in bulk. They are 16 bytes each, because UUID objects take longer to create."""
 
 import hashlib
 from collections.abc import Callable
@@ -11,10 +10,7 @@ _VARIANT = bytes(value & 0x3F | 0x80 for value in range(256))
 
 
 def stamp(raw: bytes, version: int) -> bytes:
-    """Return what `raw`, 16 bytes for each, is as UUIDs of this version, one after the other.
-
-    All bits stay as they are but those that say which version and variant it is.
-    """
+    """Set the bits for version and variant in `raw`, which has 16 bytes for each UUID."""
     stamped = bytearray(raw)
     stamped[6::BYTES] = stamped[6::BYTES].translate(_version(version))
     stamped[8::BYTES] = stamped[8::BYTES].translate(_VARIANT)
@@ -22,7 +18,7 @@ def stamp(raw: bytes, version: int) -> bytes:
 
 
 def cut(uuids: bytes) -> list[bytes]:
-    """Return the UUIDs that stand one after the other."""
+    """Split concatenated UUIDs."""
     return [uuids[start : start + BYTES] for start in range(0, len(uuids), BYTES)]
 
 
@@ -32,11 +28,11 @@ def _version(version: int) -> bytes:
 
 
 def named(namespace: UUID) -> Callable[[str], UUID]:
-    """Return what gives the UUID (version 5) of a name: `uuid5`, begun once."""
-    begun = hashlib.sha1(namespace.bytes, usedforsecurity=False)
+    """Return a function from a name to its UUID (version 5), faster than `uuid5`."""
+    prefix = hashlib.sha1(namespace.bytes, usedforsecurity=False)
 
     def of(name: str) -> UUID:
-        hashing = begun.copy()
+        hashing = prefix.copy()
         hashing.update(name.encode())
         return UUID(bytes=hashing.digest()[:BYTES], version=5)
 

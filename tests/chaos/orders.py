@@ -35,7 +35,7 @@ from sqlalchemy.exc import DBAPIError
 from card_worker.domain.ids import card_uuids
 from card_worker.embedded.valkey import Valkey, valkey
 from card_worker.secrets.peppers import Peppers, new_pepper
-from card_worker.secrets.sealing import new_identity, open_sealed
+from card_worker.secrets.sealing import new_key_pair, open_sealed
 from card_worker.storage.engine import reading
 from card_worker.storage.migrations import upgrade
 from card_worker.storage.tables import batches, cards, chunks, pins, tokens
@@ -54,7 +54,7 @@ DONE_S = 600.0
 """A system that gets nothing done for so long is stuck."""
 
 TOKEN_PEPPERS, PIN_PEPPERS = new_pepper("t1"), new_pepper("p1")
-BUREAU = new_identity()
+BUREAU = new_key_pair()
 
 
 @dataclass
@@ -272,7 +272,7 @@ class Run:
     def _read_file(self) -> list[dict[str, str]]:
         sealed = (self._files / ACCOUNT / f"{BATCH}.csv.age").read_bytes()
         self._digest = hashlib.sha256(sealed).hexdigest()
-        plain = open_sealed([BUREAU.secret], sealed)
+        plain = open_sealed([BUREAU.identity], sealed)
         rows = list(csv.DictReader(io.StringIO(plain.decode(), newline="")))
         names = [f"B1-{number:08d}" for number in range(1, self._report.cards + 1)]
         if [row["card_id"] for row in rows] != names:

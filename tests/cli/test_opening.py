@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from card_worker.bureau_file import COLUMNS
-from card_worker.secrets.sealing import new_identity, read_recipients, seal, seal_text
+from card_worker.secrets.sealing import new_key_pair, read_recipients, seal, seal_text
 from tests.cli.commands import lines_of_json, refused, run
 from tests.codes import OWNER
 
@@ -23,7 +23,7 @@ TOKEN = "SECRET-TOKEN"
 @pytest.fixture
 def identity(tmp_path: Path) -> Path:
     file = tmp_path / "identity.txt"
-    file.write_text(OWNER.secret)
+    file.write_text(OWNER.identity)
     return file
 
 
@@ -63,7 +63,7 @@ def without(folder: Path, *known: Path) -> list[Path]:
     ],
 )
 def test_any_identity_of_a_file_opens(written: str, tmp_path: Path) -> None:
-    names = {"owner": OWNER.secret, "stranger": new_identity().secret}
+    names = {"owner": OWNER.identity, "stranger": new_key_pair().identity}
     identity = tmp_path / "identities.txt"
     identity.write_text(written.format(**names), "utf-8", newline="")
     plain = lines("card-1")

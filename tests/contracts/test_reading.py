@@ -155,14 +155,14 @@ def test_a_token_and_a_pin_are_text_and_name_one_card(
 
 @pytest.mark.parametrize(
     "seal_to",
-    [[], ["age1"], [OWNER.recipient] * 2, "age1", [OWNER.secret], [OWNER.recipient, 5]],
+    [[], ["age1"], [OWNER.recipient] * 2, "age1", [OWNER.identity], [OWNER.recipient, 5]],
 )
 def test_who_may_open_is_a_list_of_recipients(seal_to: Any) -> None:
     asked = {**GOOD, **MAKES_TOKEN, "seal_to": seal_to}
     (command,) = read_commands("cards.create", "m", asked, VAULT)
     assert isinstance(command, InvalidCommand)
     assert {problem.field.partition(".")[0] for problem in command.problems} == {"seal_to"}
-    assert OWNER.secret not in str(command)
+    assert OWNER.identity not in str(command)
 
 
 @pytest.mark.parametrize("field", ["count", "card_id_pattern", "options", "needs_approval"])

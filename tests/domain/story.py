@@ -275,11 +275,11 @@ class Story:
         """Learn what was sealed, as its owner does."""
         made = getattr(event, "issued", IssuedSecrets())
         for _, part in made.files:
-            plain = open_sealed([OWNER.secret], base64.b64decode(part.content))
+            plain = open_sealed([OWNER.identity], base64.b64decode(part.content))
             for row in csv.DictReader(io.StringIO(plain.decode())):
                 self._learn(row["card_id"], row)
         if made.sealed is not None:
-            plain = open_sealed([OWNER.secret], made.sealed.encode())
+            plain = open_sealed([OWNER.identity], made.sealed.encode())
             secrets, data = json.loads(plain), json.loads(told.event)["data"]
             name = data["token"]["ref_id"] if "token" in data else secrets["card_id"]
             self._learn(name, secrets)
@@ -367,7 +367,7 @@ class Story:
         value = self.values.get(name.removeprefix("$"))
         if value is None:
             return str(UUID(int=0))
-        (known,) = TOKEN_PEPPERS.find_token(ACCOUNT, value)
+        (known,) = TOKEN_PEPPERS.token_hashes(ACCOUNT, value)
         return str(self.books.digests[known.digest])
 
     def _pin(self, about: str) -> str:

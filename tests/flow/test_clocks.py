@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from card_worker.secrets.peppers import new_pepper
-from card_worker.secrets.sealing import new_identity, open_sealed
+from card_worker.secrets.sealing import new_key_pair, open_sealed
 from tests.flow.processes import until
 from tests.flow.system import System, card
 
@@ -18,7 +18,7 @@ SOON = timedelta(seconds=5)
 LATER = timedelta(seconds=OFF_S / 2)
 """Before what a clock shows that is ahead."""
 SLACK = timedelta(seconds=2)
-OWNER = new_identity()
+OWNER = new_key_pair()
 NOK: dict[str, Any] = {"amount": 1, "currency": "NOK"}
 
 
@@ -95,7 +95,7 @@ def test_a_token_serves_by_the_clock_of_the_database(running: System) -> None:
 
 
 def _token(data: dict[str, Any]) -> str:
-    value: str = json.loads(open_sealed([OWNER.secret], data["sealed"].encode()))["token"]
+    value: str = json.loads(open_sealed([OWNER.identity], data["sealed"].encode()))["token"]
     return value
 
 

@@ -10,11 +10,11 @@ import pytest
 from celery import Celery
 
 from card_worker.secrets.peppers import new_pepper
-from card_worker.secrets.sealing import new_identity
+from card_worker.secrets.sealing import new_key_pair
 from tests.flow.processes import until
 from tests.flow.system import ACCOUNT, System
 
-BUREAU = new_identity()
+BUREAU = new_key_pair()
 SEAL_TO = {"seal_to": [BUREAU.recipient]}
 MAKES: dict[str, Any] = {"card_token": {}, "pin": {}}
 LOAD = {"amount": 500, "currency": "NOK"}
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def identity(folder: Path) -> str:
     file = folder / "identity.txt"
-    file.write_text(f"# of a bureau\n{BUREAU.secret}\n")
+    file.write_text(f"# of a bureau\n{BUREAU.identity}\n")
     return str(file)
 
 
@@ -146,7 +146,7 @@ def test_a_file_opens_for_its_owner_alone(
 ) -> None:
     file = str(folder / "files" / ACCOUNT / "order.csv.age")
     stranger, broken = folder / "stranger.txt", folder / "broken.txt"
-    stranger.write_text(new_identity().secret)
+    stranger.write_text(new_key_pair().identity)
     broken.write_text("AGE-SECRET-KEY-1NO")
     for key in (stranger, broken):
         done = running.cli("batch", "open", file, "--identity", str(key))

@@ -196,7 +196,7 @@ def test_a_second_one_on_the_folder_is_refused_in_one_line(running: Run) -> None
         timeout=60,
     )
     assert done.returncode == 1
-    assert re.fullmatch(r"card-worker: another one is already running in .*\n", done.stderr)
+    assert re.fullmatch(r"card-worker: another demo or dev is already running in .*\n", done.stderr)
     assert running.process.poll() is None
 
 

@@ -96,7 +96,7 @@ def test_two_at_once_have_a_port_each(server: Valkey, tmp_path: Path) -> None:
 
 
 def test_a_folder_has_one_server(server: Valkey) -> None:
-    with pytest.raises(NoServer, match="another one is running"), valkey(server.folder):
+    with pytest.raises(NoServer, match="another Valkey is running"), valkey(server.folder):
         pass
     with Redis.from_url(server.url) as client:
         assert client.ping()

@@ -29,7 +29,7 @@ from card_worker.embedded.valkey import Valkey, valkey
 from card_worker.money import Currency
 from card_worker.secrets.formats import PinFormat
 from card_worker.secrets.peppers import new_pepper
-from card_worker.secrets.sealing import new_identity, open_sealed
+from card_worker.secrets.sealing import new_key_pair, open_sealed
 from card_worker.secrets.secret import Secret
 from card_worker.storage.migrations import upgrade
 from tests import servers
@@ -37,7 +37,7 @@ from tests.flow.haystack import Haystack
 from tests.flow.processes import Part, flower_address, until
 from tests.flow.system import ACCOUNT, System, envelope, system
 
-BUREAU, OPERATOR, SERVICE = new_identity(), new_identity(), new_identity()
+BUREAU, OPERATOR, SERVICE = new_key_pair(), new_key_pair(), new_key_pair()
 CARDS_PER_BATCH = 1_000
 BY_PATTERN = 100
 DEFECTS = 3
@@ -103,7 +103,7 @@ def _settings(folder: Path, backend_url: str) -> dict[str, str]:
         "TOKEN_PEPPERS": new_pepper("t1"),
         "PIN_PEPPERS": new_pepper("p1"),
         "FILES_URL": str(folder / "files"),
-        "COMMAND_IDENTITIES": SERVICE.secret,
+        "COMMAND_IDENTITIES": SERVICE.identity,
         "LETTER_RECIPIENTS": OPERATOR.recipient,
         "RESULT_BACKEND_URL": backend_url,
     }
@@ -156,7 +156,7 @@ def _issue(place: Place, files: Path) -> list[dict[str, str]]:
         row
         for file in sealed
         for row in csv.DictReader(
-            io.StringIO(open_sealed([BUREAU.secret], file.read_bytes()).decode())
+            io.StringIO(open_sealed([BUREAU.identity], file.read_bytes()).decode())
         )
     ]
     loads = [
@@ -205,7 +205,7 @@ def _use_sealed(place: Place, cards: Sequence[dict[str, str]]) -> list[str]:
     paid = place.system.types(*(f"pay-{n}" for n in range(len(cards))))
     assert set(paid) == {"card.drawn_down"}
     opened = [
-        json.loads(open_sealed([BUREAU.secret], event["data"]["sealed"].encode()))
+        json.loads(open_sealed([BUREAU.identity], event["data"]["sealed"].encode()))
         for event in told.values()
     ]
     return [secrets[name] for secrets in opened for name in ("token", "pin") if name in secrets]
@@ -360,7 +360,7 @@ def _requeue(place: Place, folder: Path) -> None:
         "DROP TRIGGER leak" + (" ON cards" if "sqlite" not in place.system.database_url else "")
     )
     identity = folder / "operator.txt"
-    identity.write_text(OPERATOR.secret)
+    identity.write_text(OPERATOR.identity)
     letter = next(one for one in place.system.letters() if one.reason.startswith("defect"))
     for arguments, code in (([], 1), (["--identity", str(identity)], 0)):
         done = place.system.cli("dead-letters", "requeue", str(letter.id), *arguments)

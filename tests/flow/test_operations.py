@@ -53,7 +53,7 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
     (
         "worker",
         {**BOTH, "TOKEN_PEPPERS_FILE": "/none", "TOKEN_PEPPERS": PEPPER},
-        "TOKEN_PEPPERS_FILE: CARD_WORKER_TOKEN_PEPPERS is given as well",
+        "TOKEN_PEPPERS_FILE: CARD_WORKER_TOKEN_PEPPERS is set as well",
     ),
     (
         "worker",

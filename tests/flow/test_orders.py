@@ -9,11 +9,11 @@ import pytest
 
 from card_worker.contracts.commands import CHUNK
 from card_worker.secrets.peppers import new_pepper
-from card_worker.secrets.sealing import new_identity
+from card_worker.secrets.sealing import new_key_pair
 from tests.flow.processes import WAIT_S, Part, until
 from tests.flow.system import ACCOUNT, System, envelope
 
-BUREAU = new_identity()
+BUREAU = new_key_pair()
 CODES: dict[str, Any] = {
     "options": {"card_token": {}, "pin": {}},
     "seal_to": [BUREAU.recipient],
@@ -25,7 +25,7 @@ PEPPERS = {"TOKEN_PEPPERS": new_pepper("t1"), "PIN_PEPPERS": new_pepper("p1")}
 @pytest.fixture
 def identity(tmp_path: Path) -> str:
     file = tmp_path / "identity.txt"
-    file.write_text(f"{BUREAU.secret}\n")
+    file.write_text(f"{BUREAU.identity}\n")
     return str(file)
 
 

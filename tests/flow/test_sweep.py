@@ -219,7 +219,7 @@ def test_while_one_is_at_a_slice_others_leave_the_sweep_to_it(postgres_url: str)
     engine = open_engine(postgres_url)
     make(engine, "due")
     with begin(engine) as (connection, _):
-        assert try_lock(connection, "sweep")
+        assert try_lock(connection, "cards")
         assert expire_cards(engine) == 0
     assert expire_cards(engine) == 1
     engine.dispose()

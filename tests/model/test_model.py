@@ -246,7 +246,7 @@ class Beside(RuleBasedStateMachine):
         if field not in given:
             return True
         given[field] = f"TOKEN-{given[field]}"
-        (hash,) = TOKEN_PEPPERS.find_token(ACCOUNT, given[field])
+        (hash,) = TOKEN_PEPPERS.token_hashes(ACCOUNT, given[field])
         kept = select(tokens.c.id).where(tokens.c.digest == hash.digest)
         id = self.connection.execute(kept).scalar()
         if field == "named":

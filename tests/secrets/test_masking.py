@@ -15,7 +15,7 @@ from card_worker.secrets.masking import (
     masked_text,
     without_secrets,
 )
-from card_worker.secrets.sealing import new_identity, read_recipients, seal_text
+from card_worker.secrets.sealing import new_key_pair, read_recipients, seal_text
 
 VALUE = "DINCARD:0f3c-Zx.~_8"
 FIELDS = {"account_id": "T00000001", "token": VALUE, "pin": "47114712", "note": "token"}
@@ -87,7 +87,7 @@ def test_json_keeps_its_shape() -> None:
 
 
 def test_what_is_sealed_stays_so_that_it_can_be_sent_again() -> None:
-    sealed = seal_text(read_recipients([new_identity().recipient]), VALUE)
+    sealed = seal_text(read_recipients([new_key_pair().recipient]), VALUE)
     raw = json.dumps({"token": sealed, "pin": sealed}).encode()
     assert masked_bytes(raw) == raw
     assert masked_body(raw) == raw

@@ -20,8 +20,8 @@ def test_the_newest_hashes_and_all_are_found() -> None:
     kept = old.hash_token("T00000001", "token")
     assert (kept.kid, len(kept.digest)) == ("k1", 64)
     assert both.hash_token("T00000001", "token").kid == "k2"
-    assert kept in both.find_token("T00000001", "token")
-    assert [found.kid for found in both.find_token("T00000001", "token")] == ["k2", "k1"]
+    assert kept in both.token_hashes("T00000001", "token")
+    assert [found.kid for found in both.token_hashes("T00000001", "token")] == ["k2", "k1"]
 
 
 def test_account_card_and_kind_are_part_of_what_is_hashed() -> None:
@@ -40,12 +40,12 @@ def test_account_card_and_kind_are_part_of_what_is_hashed() -> None:
 def test_a_pin_is_known_by_its_card_and_key() -> None:
     old, both = Peppers.read(text(k1=OLD)), Peppers.read(text(k2=NEW, k1=OLD))
     kept = old.hash_pin(CARD, "1234")
-    assert both.is_pin(CARD, kept, "1234")
-    assert not both.is_pin(CARD, kept, "1235")
-    assert not both.is_pin(OTHER, kept, "1234")
-    assert not Peppers.read(text(k2=NEW)).is_pin(CARD, kept, "1234")
+    assert both.verify_pin(CARD, kept, "1234")
+    assert not both.verify_pin(CARD, kept, "1235")
+    assert not both.verify_pin(OTHER, kept, "1234")
+    assert not Peppers.read(text(k2=NEW)).verify_pin(CARD, kept, "1234")
     # A hash that says it was made with a key that nobody has is nobody's.
-    assert not old.is_pin(CARD, Hash("gone", kept.digest), "1234")
+    assert not old.verify_pin(CARD, Hash("gone", kept.digest), "1234")
 
 
 def test_hashes_stay_what_they_are() -> None:

@@ -12,7 +12,7 @@ import pytest
 from card_worker.secrets.sealing import (
     RECIPIENTS_MAX,
     NotOpened,
-    new_identity,
+    new_key_pair,
     open_pieces,
     open_sealed,
     read_recipients,
@@ -21,8 +21,8 @@ from card_worker.secrets.sealing import (
     seal_text,
 )
 
-OWNERS = [new_identity() for _ in range(2)]
-STRANGER = new_identity()
+OWNERS = [new_key_pair() for _ in range(2)]
+STRANGER = new_key_pair()
 PLAIN = "DINCARD:4711,æøå\n"
 
 
@@ -31,9 +31,9 @@ def test_each_owner_opens_what_was_sealed_to_both() -> None:
     sealed = [seal(recipients, PLAIN.encode()), seal_text(recipients, PLAIN).encode()]
     for one in sealed:
         assert PLAIN.encode() not in one
-        assert [open_sealed([owner.secret], one).decode() for owner in OWNERS] == [PLAIN, PLAIN]
+        assert [open_sealed([owner.identity], one).decode() for owner in OWNERS] == [PLAIN, PLAIN]
         with pytest.raises(NotOpened, match="No matching keys"):
-            open_sealed([STRANGER.secret], one)
+            open_sealed([STRANGER.identity], one)
 
 
 def test_armor_is_text_of_an_age_file() -> None:
@@ -46,17 +46,18 @@ def test_armor_is_text_of_an_age_file() -> None:
 def test_any_size_comes_back(size: int) -> None:
     plain = bytes(size)
     assert (
-        open_sealed([STRANGER.secret], seal(read_recipients([STRANGER.recipient]), plain)) == plain
+        open_sealed([STRANGER.identity], seal(read_recipients([STRANGER.recipient]), plain))
+        == plain
     )
 
 
 @pytest.mark.parametrize("pieces", [[], [b""], [b"a"], [b"line\r\n"] * 30_000, [bytes(200_000)]])
 def test_what_comes_in_pieces_is_sealed_and_opened_in_pieces(pieces: list[bytes]) -> None:
     plain, sealed = b"".join(pieces), pieces_sealed(pieces)
-    assert open_sealed([STRANGER.secret], sealed) == plain
+    assert open_sealed([STRANGER.identity], sealed) == plain
     for one in (sealed, seal(read_recipients([STRANGER.recipient]), plain)):
         opened: list[bytes] = []
-        open_pieces([STRANGER.secret], io.BytesIO(one), opened.append)
+        open_pieces([STRANGER.identity], io.BytesIO(one), opened.append)
         assert b"".join(opened) == plain
         assert max(map(len, opened), default=0) <= 64 * 1024
 
@@ -81,21 +82,21 @@ def test_what_goes_wrong_while_pieces_are_taken_or_written_is_told_as_it_is() ->
     with pytest.raises(OSError, match="full"):
         seal_pieces(to, [b"a"], full)
     with pytest.raises(OSError, match="full"):
-        open_pieces([STRANGER.secret], io.BytesIO(sealed), full)
+        open_pieces([STRANGER.identity], io.BytesIO(sealed), full)
     for wrong in (sealed[:-1], sealed[:-40_000], b"not sealed", b""):
         with pytest.raises(NotOpened):
-            open_pieces([STRANGER.secret], io.BytesIO(wrong), bytearray().extend)
+            open_pieces([STRANGER.identity], io.BytesIO(wrong), bytearray().extend)
     with pytest.raises(NotOpened):
-        open_pieces([OWNERS[0].secret], io.BytesIO(sealed), bytearray().extend)
+        open_pieces([OWNERS[0].identity], io.BytesIO(sealed), bytearray().extend)
 
 
 @pytest.mark.parametrize(
     ("texts", "why"),
     [
         ([], "1 to 16"),
-        ([new_identity().recipient for _ in range(RECIPIENTS_MAX + 1)], "1 to 16"),
+        ([new_key_pair().recipient for _ in range(RECIPIENTS_MAX + 1)], "1 to 16"),
         ([STRANGER.recipient, "age1xyz"], "item 1 is not an age recipient"),
-        ([STRANGER.secret], "item 0 is not an age recipient"),
+        ([STRANGER.identity], "item 0 is not an age recipient"),
         (["ssh-ed25519 AAAA"], "item 0 is not an age recipient"),
         ([""], "item 0 is not an age recipient"),
         ([STRANGER.recipient] * 2, "twice"),
@@ -104,14 +105,14 @@ def test_what_goes_wrong_while_pieces_are_taken_or_written_is_told_as_it_is() ->
 def test_a_wrong_recipient_is_named_by_its_place(texts: list[str], why: str) -> None:
     with pytest.raises(ValueError, match=why) as raised:
         read_recipients(texts)
-    assert STRANGER.secret not in str(raised.value)
+    assert STRANGER.identity not in str(raised.value)
 
 
 @pytest.mark.parametrize(
     ("secret", "sealed"),
     [
-        (STRANGER.secret, b"not sealed"),
-        (STRANGER.secret, b""),
+        (STRANGER.identity, b"not sealed"),
+        (STRANGER.identity, b""),
         (STRANGER.recipient, seal(read_recipients([STRANGER.recipient]), b"x")),
         ("AGE-SECRET-KEY-1WRONG", b""),
     ],
@@ -128,7 +129,7 @@ def test_a_changed_byte_is_noticed() -> None:
     sealed = bytearray(seal(read_recipients([STRANGER.recipient]), PLAIN.encode()))
     sealed[-1] ^= 1
     with pytest.raises(NotOpened):
-        open_sealed([STRANGER.secret], bytes(sealed))
+        open_sealed([STRANGER.identity], bytes(sealed))
 
 
 AGE = shutil.which("age")
@@ -141,14 +142,14 @@ def test_the_stock_tool_opens_what_is_sealed_and_seals_what_is_opened(
     armored: bool, tmp_path: Path
 ) -> None:
     identity = tmp_path / "key.txt"
-    identity.write_text(STRANGER.secret)
+    identity.write_text(STRANGER.identity)
     to = read_recipients([OWNERS[0].recipient, STRANGER.recipient])
     sealed = seal_text(to, PLAIN).encode() if armored else seal(to, PLAIN.encode())
     assert _age(sealed, "--decrypt", "--identity", str(identity)) == PLAIN.encode()
     options = ["--armor"] if armored else []
     assert _age(pieces_sealed([b"a", b"b"]), "--decrypt", "--identity", str(identity)) == b"ab"
     theirs = _age(PLAIN.encode(), "--recipient", STRANGER.recipient, *options)
-    assert open_sealed([STRANGER.secret], theirs) == PLAIN.encode()
+    assert open_sealed([STRANGER.identity], theirs) == PLAIN.encode()
 
 
 def _age(given: bytes, *options: str) -> bytes:

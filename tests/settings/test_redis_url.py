@@ -76,8 +76,8 @@ ACCEPTED = {
 }
 
 ENCODE = "percent-encode every character of user and password"
-PORT = "the port must be a number"
-HOST = "the host must be a name"
+PLACE = "the host must be a name, an IPv4 address or an IPv6 address in [ ], and the port a number"
+SPECIAL = f"has an unencoded #, /, ? or @: {ENCODE}"
 DATABASE = "the database must be a number from 0"
 
 REFUSED = {
@@ -122,12 +122,12 @@ REFUSED = {
     "rediss://mellon?ssl_ca_certs=/a b": "percent-encode every character of a path or an option",
     "rediss://mellon?ssl_ca_certs=/a%zz": "percent-encode every character of a path or an option",
     # User and password
-    "redis://:mel#lon@host/0": f"has an unencoded #: {ENCODE}",
-    "redis://host/0#mellon": "has an unencoded #",
+    "redis://:mel#lon@host/0": SPECIAL,
+    "redis://host/0#mellon": SPECIAL,
     "redis://:mel@lon@host/0": ENCODE,
-    "redis://:mel/lon@host:6379/0": f"has an unencoded / or @: {ENCODE}",
-    "redis://:mel?lon@host:6379/0": f"has an unencoded ? or @: {ENCODE}",
-    "rediss://:mel?ssl_ca_certs=lon@host": f"has an unencoded ? or @: {ENCODE}",
+    "redis://:mel/lon@host:6379/0": SPECIAL,
+    "redis://:mel?lon@host:6379/0": SPECIAL,
+    "rediss://:mel?ssl_ca_certs=lon@host": SPECIAL,
     "redis://:mel:lon@host:6379/0": ENCODE,
     "redis://:mel lon@host:6379/0": ENCODE,
     "redis://:mel%lon@host:6379/0": ENCODE,
@@ -135,29 +135,29 @@ REFUSED = {
     "redis://:mellôn@host:6379/0": ENCODE,
     "redis://:mel\nlon@host:6379/0": ENCODE,
     "redis://:mel[lon@host:6379/0": ENCODE,
-    "redis://:mel%FFlon@host:6379/0": "what is percent-encoded is not UTF-8",
+    "redis://:mel%FFlon@host:6379/0": "has percent-encoded bytes that are not UTF-8",
     "redis://:mel%00lon@host:6379/0": "has the character NUL (%00)",
     "unix://:mel/lon@/run/redis.sock": f"a socket has no host, write :///path; or {ENCODE}",
     "unix://:mel@lon@/run/redis.sock": ENCODE,
     # The place
-    "redis://mellon:": PORT,
-    "redis://mellon:0": PORT,
-    "redis://mellon:65536": PORT,
-    "redis://mellon:-1": PORT,
-    "redis://mellon:port": PORT,
-    "redis://mellon:6379:6379": PORT,
-    "redis://::1": PORT,
-    "redis://[::1": PORT,
-    "redis://mel lon": HOST,
-    "redis://mel%6Con": HOST,
-    "redis://mellôn": HOST,
-    "redis://mellon,other": HOST,
-    "redis://mellon;redis://other": PORT,
-    "redis://[mellon]": HOST,
-    "redis://[]": HOST,
-    "redis://[::1]mellon": HOST,
-    "redis://mellon[::1]": HOST,
-    "redis://[fe80::1%25eth0]": HOST,
+    "redis://mellon:": PLACE,
+    "redis://mellon:0": PLACE,
+    "redis://mellon:65536": PLACE,
+    "redis://mellon:-1": PLACE,
+    "redis://mellon:port": PLACE,
+    "redis://mellon:6379:6379": PLACE,
+    "redis://::1": PLACE,
+    "redis://[::1": PLACE,
+    "redis://mel lon": PLACE,
+    "redis://mel%6Con": PLACE,
+    "redis://mellôn": PLACE,
+    "redis://mellon,other": PLACE,
+    "redis://mellon;redis://other": PLACE,
+    "redis://[mellon]": PLACE,
+    "redis://[]": PLACE,
+    "redis://[::1]mellon": PLACE,
+    "redis://mellon[::1]": PLACE,
+    "redis://[fe80::1%25eth0]": PLACE,
     "unix://": "the path of the socket is missing",
     "unix:///": "the path of the socket is missing",
     "unix://run/mellon.sock": "a socket has no host, write :///path",

@@ -17,7 +17,7 @@ from card_worker.contracts.enums import BatchState
 from card_worker.contracts.envelope import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX, validate_envelope
 from card_worker.domain.books import Books
 from card_worker.domain.spending import apply_hold_expired
-from card_worker.secrets.sealing import new_identity, open_sealed
+from card_worker.secrets.sealing import new_key_pair, open_sealed
 from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin, reading
 from card_worker.storage.tables import batches, dead_letters, holds, metadata
@@ -31,7 +31,7 @@ LIMITS = Path(__file__).parents[2] / "docs" / "reference" / "limits.md"
 WIDE = "😀"
 """The widest that a character gets: 4 bytes."""
 NOK = {"currency": "NOK"}
-OTHERS = new_identity()
+OTHERS = new_key_pair()
 
 Fields = dict[str, Any]
 Content = dict[tuple[str, ...], tuple[Any, ...]]
@@ -160,7 +160,7 @@ def replacements(place: Place) -> list[Written]:
 
 def payments(place: Place) -> list[Written]:
     event = place.ask("cards.create", card_id="one", amount=1_000, **NOK, pin={}, **SEAL_TO)
-    pin = json.loads(open_sealed([OWNER.secret], event["data"]["sealed"].encode()))["pin"]
+    pin = json.loads(open_sealed([OWNER.identity], event["data"]["sealed"].encode()))["pin"]
     locked = {"card_id": "one", "pin": pin, "ref_id": str, "amount": 1, **NOK, "pending": True}
     return [place.write(APPLY, listed("transactions.create", 1_000, **locked, hold_expires_in=60))]
 

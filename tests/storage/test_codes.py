@@ -111,7 +111,7 @@ def shows(engine: Engine, card_id: str = "A1") -> Any:
 def test_a_card_shows_that_it_has_them_and_its_owner_learns_what_they_are(engine: Engine) -> None:
     (told,) = do(engine, create("A1", card_token={}, pin={}), issuer=SecretIssuer(VAULT))
     data = json.loads(told.event)["data"]
-    secrets = json.loads(open_sealed([OWNER.secret], data["sealed"].encode()))
+    secrets = json.loads(open_sealed([OWNER.identity], data["sealed"].encode()))
     assert (secrets["card_id"], len(secrets["pin"])) == ("A1", 4)
     (token,) = data["card"]["tokens"]
     assert (
@@ -147,7 +147,7 @@ def test_a_batch_s_values_stand_in_its_file_alone(engine: Engine) -> None:
         "bytes": len(sealed),
         "recipients": [OWNER.recipient],
     }
-    listed = list(csv.DictReader(io.StringIO(open_sealed([OWNER.secret], sealed).decode())))
+    listed = list(csv.DictReader(io.StringIO(open_sealed([OWNER.identity], sealed).decode())))
     assert [row["card_id"] for row in listed] == ["A0", "A1", "A2"]
     assert {row["type"] for row in listed} == {"credit_note"}
     for card_id in ("A0", "A1", "A2"):

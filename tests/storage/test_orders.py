@@ -30,7 +30,7 @@ from card_worker.handler import handle
 from card_worker.query_handler import look
 from card_worker.secret_issuer import SecretIssuer, SecretTools
 from card_worker.secrets.peppers import Pepper, Peppers
-from card_worker.secrets.sealing import NotOpened, new_identity
+from card_worker.secrets.sealing import NotOpened, new_key_pair
 from card_worker.secrets.vault import Vault
 from card_worker.storage.batches import find_batch
 from card_worker.storage.books import load
@@ -422,7 +422,7 @@ def test_tokens_are_made_as_the_order_says(orders: Orders) -> None:
 
 
 def test_pins_may_be_for_somebody_else(orders: Orders) -> None:
-    printer = new_identity()
+    printer = new_key_pair()
     orders.order(3, **CODES, seal_pins_to=[printer.recipient])
     orders.work()
     (told,) = orders.events("batch.completed")
@@ -431,8 +431,8 @@ def test_pins_may_be_for_somebody_else(orders: Orders) -> None:
     assert told["data"]["pin_file"]["name"] == secret.name == f"{ACCOUNT}/B1.pins.csv.age"
     for file, other in ((codes, printer), (secret, OWNER)):
         with pytest.raises(NotOpened):
-            orders.opened(file, other.secret)
-    first, second = orders.opened(codes), orders.opened(secret, printer.secret)
+            orders.opened(file, other.identity)
+    first, second = orders.opened(codes), orders.opened(secret, printer.identity)
     assert [row["card_id"] for row in first] == [row["card_id"] for row in second] == names(3)
     assert {row["pin"] for row in first} == {row["token"] for row in second} == {""}
     for one, two in zip(first, second, strict=True):
@@ -474,7 +474,7 @@ def test_nobody_here_can_open_the_file(orders: Orders) -> None:
 
 
 def test_files_that_have_arrived_are_confirmed_once(orders: Orders) -> None:
-    orders.order(3, **CODES, seal_pins_to=[new_identity().recipient])
+    orders.order(3, **CODES, seal_pins_to=[new_key_pair().recipient])
     orders.work()
     with pytest.raises(NotConfirmed, match="hasn't been written yet"):
         confirm(orders.engine, ACCOUNT, "B1")

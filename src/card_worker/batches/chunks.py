@@ -26,7 +26,7 @@ from card_worker.contracts.events import PROBLEMS_MAX, Problem
 from card_worker.contracts.fields import AccountId, Name
 from card_worker.domain.rows import Job
 from card_worker.secret_issuer import SecretIssuer
-from card_worker.secrets.keeping import NotKept
+from card_worker.secrets.encryption import PepperMissing
 from card_worker.storage import jobs
 from card_worker.storage.batches import change_batch, find_batch
 from card_worker.storage.engine import LOCK_TIMEOUT_MS, begin
@@ -119,7 +119,7 @@ def do(
     except Stopped:
         _end_if_cancelled(engine, issuer, chunk)
         return []
-    except NotKept as why:
+    except PepperMissing as why:
         note_error(engine, chunk, str(why))
         return []
     except Impossible as why:

@@ -26,7 +26,7 @@ from card_worker.domain.ids import card_uuids, token_uuids
 from card_worker.domain.orders import batch_card
 from card_worker.domain.rows import Batch, Card, File, Holds, Job
 from card_worker.secret_issuer import NONE_LEFT, NewSecrets
-from card_worker.secrets.keeping import NotKept, keep, kept
+from card_worker.secrets.encryption import PepperMissing, decrypt, encrypt
 from card_worker.secrets.peppers import Hash
 from card_worker.secrets.sealing import read_recipients, seal_pieces
 from card_worker.storage import jobs
@@ -51,7 +51,7 @@ class Piece(NamedTuple):
 
 
 def make(work: Work, number: int) -> Job:
-    """Make the cards of a chunk. Raises Stopped, Impossible, NotKept."""
+    """Make the cards of a chunk. Raises Stopped, Impossible, PepperMissing."""
     connection, job, batch, now, *_ = work
     _check_jobs(batch)
     _check_peppers(work)
@@ -63,7 +63,7 @@ def make(work: Work, number: int) -> Job:
         for at, lines in enumerate(_make_piece(work, first, count)):
             files[at] = files.get(at, b"") + lines
     vault = work.issuer.vault
-    encrypted = [keep(vault, _purpose(job, number, at), lines) for at, lines in files.items()]
+    encrypted = [encrypt(vault, _purpose(job, number, at), lines) for at, lines in files.items()]
     jobs.chunk_done(
         connection, job, number, now, encrypted_secrets=" ".join(encrypted) if encrypted else None
     )
@@ -110,7 +110,7 @@ def _make_piece(work: Work, first: int, count: int) -> list[bytes]:
 
 
 def complete(work: Work) -> None:
-    """Seal the secrets of all chunks and complete the order. Raises Stopped, NotKept."""
+    """Seal the secrets of all chunks and complete the order. Raises Stopped, PepperMissing."""
     connection, job, batch, now, *_ = work
     _check_jobs(batch)
     files = [] if batch.recipients is None else _seal(work)
@@ -138,7 +138,7 @@ def _check_peppers(work: Work) -> None:
         (options.pin is not None, vault.pins, "PIN_PEPPERS"),
     ):
         if is_wanted and peppers is None:
-            raise NotKept(f"a worker has no {setting}")
+            raise PepperMissing(f"a worker has no {setting}")
 
 
 def _insert_codes(
@@ -197,7 +197,7 @@ def _seal(work: Work) -> list[File]:
         for left in jobs.left_behind(work.connection, work.job):
             assert left.encrypted_secrets is not None
             purpose = _purpose(work.job, left.number, at)
-            yield kept(work.issuer.vault, purpose, left.encrypted_secrets.split(" ")[at])
+            yield decrypt(work.issuer.vault, purpose, left.encrypted_secrets.split(" ")[at])
 
     files = []
     for at, (holds, named, _) in enumerate(_split(work.batch, NO_VALUES)):

@@ -14,7 +14,7 @@ from card_worker.bureau_file import COLUMNS, Line, NotBureauFile, read_csv, writ
 from card_worker.cli.console import AsJson, err, plural, print_json, refuse
 from card_worker.secrets.formats import Barcode
 from card_worker.secrets.peppers import new_pepper
-from card_worker.secrets.sealing import NotOpened, new_identity, open_pieces, open_sealed
+from card_worker.secrets.sealing import NotOpened, new_key_pair, open_pieces, open_sealed
 
 app = typer.Typer(help="Make keys, and open sealed tokens and PINs.", no_args_is_help=True)
 
@@ -41,8 +41,8 @@ def make_identity(
     file: Annotated[Path, typer.Argument(help="The new file. Only you will be able to read it.")],
 ) -> None:
     """Write a new age identity to a file; print its recipient, which others seal to."""
-    made = new_identity()
-    _write_new(file, f"# public key: {made.recipient}\n{made.secret}\n".encode())
+    made = new_key_pair()
+    _write_new(file, f"# public key: {made.recipient}\n{made.identity}\n".encode())
     typer.echo(made.recipient)
 
 

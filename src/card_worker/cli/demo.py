@@ -150,7 +150,7 @@ def _print_printed(stack: "Stack", till: "Till") -> None:
     out.print(table(title, "card", "token", "PIN", rows=rows))
     out.print("The database holds only hashes of these; no message, log or event has one.\n")
     (stack.folder / "labels.pdf").write_bytes(draw_sheet(till.printed, Barcode.CODE_128))
-    (stack.folder / "bureau-identity.txt").write_text(f"{till.bureau.secret}\n", "ascii")
+    (stack.folder / "bureau-identity.txt").write_text(f"{till.bureau.identity}\n", "ascii")
 
 
 def _print_letter(letter: "DeadLetter") -> None:

@@ -1,11 +1,4 @@
-"""Why the embedded system does not run.
-
-StackFailed          it cannot go on
-├ FolderTaken        another one runs in the folder
-├ ProcessEnded       a process ended by itself
-└ TooSlow            something did not happen in time
-Interrupted          Ctrl-C, SIGTERM or a closed terminal: not a failure
-"""
+"""Why the embedded system cannot run: StackFailed and its subclasses; or was stopped."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -14,18 +7,18 @@ TAIL_LINES = 15
 
 
 class StackFailed(Exception):
-    """The embedded system cannot go on. The text is for its user."""
+    """The embedded system cannot run. The text is for its user."""
 
 
 class FolderTaken(StackFailed):
-    """Another embedded system runs in the folder, or is still ending."""
+    """Another embedded system is running in the folder, or is still ending."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(f"another one is already running in {folder}")
+        super().__init__(f"another demo or dev is already running in {folder}")
 
 
 class ProcessEnded(StackFailed):
-    """A process ended that should have gone on."""
+    """A process ended unexpectedly."""
 
     def __init__(self, name: str, status: int, log: Path) -> None:
         super().__init__(f"{name} ended by itself with status {status}{_tail(log)}")
@@ -39,7 +32,7 @@ class TooSlow(StackFailed):
 
 
 class Interrupted(Exception):
-    """The user stopped the command."""
+    """Ctrl-C, SIGTERM or a closed terminal stopped the command: not a failure."""
 
 
 def _tail(log: Path) -> str:

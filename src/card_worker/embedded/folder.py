@@ -1,4 +1,4 @@
-"""The folder of an embedded system: one system at a time, and keys that only the owner can read."""
+"""The folder of an embedded system: used by one at a time; only its owner can read it."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ from stat import S_ISDIR
 
 from card_worker.embedded.errors import FolderTaken
 from card_worker.secrets.peppers import new_pepper
-from card_worker.secrets.sealing import new_identity, read_identities
+from card_worker.secrets.sealing import new_key_pair, read_identities
 from card_worker.settings import PEPPERS
 
 LOCK, KEYS = "lock", "keys"
@@ -18,10 +18,10 @@ LOCK, KEYS = "lock", "keys"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[int]:
-    """Create `folder` if it is missing; yield a lock on it, a file descriptor.
+    """Create `folder` if necessary, and lock it; yield the lock, a file descriptor.
 
-    Processes that inherit the lock hold it too: it is free when the last one has ended. Only the
-    owner can read the folder, because it holds keys. Raises FolderTaken.
+    Processes that inherit the lock hold it too, until the last one ends. Only the owner can read
+    the folder, because it contains keys. Raises FolderTaken.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)  # for a folder that existed before
@@ -30,18 +30,18 @@ def locked(folder: Path) -> Iterator[int]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FolderTaken(folder) from None
-        # The folder may lie in a repository; nothing in it may be committed.
+        # The folder may be in a repository. Nothing in it may be committed.
         (folder / ".gitignore").write_text("*\n")
         yield lock.fileno()
 
 
 def remove_abandoned(folders: Iterable[Path]) -> None:
-    """Remove our own folders with keys that no running system holds the lock of."""
+    """Remove those folders of this user that have keys and are not locked by a running system."""
     for folder in folders:
         with suppress(OSError):
             status = folder.lstat()
             is_ours = S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-            # Keys are made under the lock: a folder that is just being set up has none.
+            # Keys are created under the lock, so a folder that is being set up has none.
             if not is_ours or not (folder / KEYS).is_dir():
                 continue
             with (folder / LOCK).open("rb") as lock:
@@ -50,14 +50,13 @@ def remove_abandoned(folders: Iterable[Path]) -> None:
 
 
 def make_keys(folder: Path) -> str:
-    """Make peppers and an identity in `folder` unless they exist; return the recipient."""
+    """Create peppers and an identity in `folder` unless they exist; return the recipient."""
     folder.mkdir(mode=0o700, exist_ok=True)
     for name in PEPPERS:
         _write_once(folder / f"{name.lower()}.txt", new_pepper("k1"))
     identity = folder / "command_identities.txt"
-    _write_once(identity, new_identity().secret)
-    (known,) = read_identities([identity.read_text()])
-    return str(known.to_public())
+    _write_once(identity, new_key_pair().identity)
+    return str(read_identities([identity.read_text()])[0].to_public())
 
 
 def _write_once(file: Path, line: str) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as a request that is polled, never as an exception."""
+"""Ctrl-C, SIGTERM and a closed terminal set a flag, and raise no exception."""
 
 import signal
 from collections.abc import Iterator
@@ -8,17 +8,16 @@ from dataclasses import dataclass
 
 @dataclass
 class StopRequest:
-    """Whether the user has stopped the command."""
+    """Whether the user wants to stop the command."""
 
     received: bool = False
 
 
 @contextmanager
 def catching_signals() -> Iterator[StopRequest]:
-    """Yield a request that is set by SIGINT, SIGTERM and SIGHUP.
+    """Yield a request that SIGINT, SIGTERM and SIGHUP set.
 
-    The handler raises nothing: an exception at any moment could lose a process that was just
-    started, or cut a clean-up short.
+    An exception instead could lose a process that was just started, or interrupt the clean-up.
     """
     request, before = StopRequest(), {}
 
@@ -26,7 +25,7 @@ def catching_signals() -> Iterator[StopRequest]:
         request.received = True
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # nohup ignores SIGHUP, and so do we then.
+        # After nohup, SIGHUP stays ignored.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             before[number] = signal.signal(number, on_signal)
     try:

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,9 +13,10 @@ from time import monotonic, sleep
 from celery import Celery
 from sqlalchemy import URL, Engine
 
+from card_worker.embedded import launching
 from card_worker.embedded.errors import Interrupted, ProcessEnded, StackFailed, TooSlow
 from card_worker.embedded.folder import KEYS, locked, make_keys
-from card_worker.embedded.launching import ports_to_try, remember_port, tied
+from card_worker.embedded.launching import Process, ports_to_try, remember_port
 from card_worker.embedded.signals import StopRequest
 from card_worker.embedded.valkey import Valkey, valkey
 from card_worker.relay import LEASE
@@ -26,16 +26,14 @@ from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.migrations import upgrade
 
 READY_MAX_S = 60.0
-STOP_MAX_S = 10.0
-"""From SIGTERM to SIGKILL."""
 DRAIN_MAX_S = 5.0
 POLL_S = 0.05
 SWEEP_INTERVAL_S = 5
 FLOWER_PORT = 5555
 
 FOREIGN = ("CARD_WORKER_", "CELERY_", "FLOWER_")
-"""Environment variables that were set for other installations. CELERY_BROKER_URL would even
-override a broker that a program names."""
+"""The beginnings of environment variables for other installations, which are removed.
+CELERY_BROKER_URL, for example, overrides the broker of any Celery app."""
 
 CELERY = ("-m", "celery", "-A", "card_worker")
 COMMANDS = {
@@ -45,17 +43,17 @@ COMMANDS = {
     # Our workers ignore Flower's control commands, and send events without them.
     "flower": (*CELERY, "flower", "--address=127.0.0.1", "--read_only"),
 }
-"""The processes besides the broker, by name; arguments of this Python."""
+"""The arguments of Python for each process except the broker."""
 
 
 @contextmanager
 def running(
     folder: Path, stop: StopRequest, *, beat: bool = False, flower: bool = False
 ) -> Iterator["Stack"]:
-    """Run the system on the data in `folder`; leave nothing running.
+    """Run the system with its data in `folder`; yield it when it is ready, end it afterwards.
 
-    It handles commands as soon as it is yielded. On Linux all processes also end with the thread
-    that started them, even by kill -9. Raises StackFailed, Interrupted, NoServer.
+    On Linux all processes also end with the thread that started them, even by kill -9. Raises
+    StackFailed, Interrupted, NoServer.
     """
     folder = folder.absolute()
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
@@ -66,7 +64,7 @@ def running(
         stack = Stack(folder, broker, stop, lock)
         closing.callback(stack.engine.dispose)
         upgrade(stack.database_url)
-        # Called in reverse order: the relay still publishes the last answers of the worker.
+        # Called in reverse order: the relay publishes the worker's last answers before it ends.
         closing.callback(stack.end, "relay")
         closing.callback(stack.drain)
         closing.callback(stack.end, "worker", "beat", "flower")
@@ -75,7 +73,7 @@ def running(
 
 
 class Stack:
-    """The running system: its addresses, and whether all its processes run."""
+    """The running system: its addresses and processes."""
 
     def __init__(self, folder: Path, broker: Valkey, stop: StopRequest, lock: int) -> None:
         self.folder = folder
@@ -87,7 +85,7 @@ class Stack:
         self.flower_url: str | None = None
         keys = folder / KEYS
         self.recipient = make_keys(keys)
-        """The age recipient that producers may seal the tokens and PINs in commands to."""
+        """The age recipient to which producers can seal the tokens and PINs in commands."""
         self.settings = {
             "CARD_WORKER_BROKER_URL": self.broker_url,
             "CARD_WORKER_DATABASE_URL": self.database_url,
@@ -96,15 +94,15 @@ class Stack:
                 f"CARD_WORKER_{name}_FILE": str(keys / f"{name.lower()}.txt") for name in FROM_FILES
             },
         }
-        """The environment variables that another program needs to use this system."""
+        """The environment variables with which other programs use this system."""
         self.engine: Engine = open_engine(self.database_url)
         self._broker = broker
         self._stop = stop
         self._lock = lock
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, Process] = {}
 
     def check(self) -> None:
-        """Return if all processes run. Raises Interrupted, ProcessEnded."""
+        """Raise ProcessEnded if a process has ended, Interrupted if the user stops the command."""
         if self._stop.received:
             raise Interrupted
         if (status := self._broker.status) is not None:
@@ -116,9 +114,10 @@ class Stack:
     def wait_until(
         self, is_so: Callable[[], bool], what: str, timeout_s: float, *, name: str = "worker"
     ) -> None:
-        """Return when `is_so`; `name` is the process whose log explains why not.
+        """Wait until `is_so()` is true.
 
-        Raises TooSlow with `what`, and the errors of `check`.
+        Raises TooSlow after `timeout_s` seconds: `what` did not come; its text has the end of the
+        log of the process `name`. Raises the errors of `check`.
         """
         deadline = monotonic() + timeout_s
         self.check()
@@ -129,7 +128,7 @@ class Stack:
             self.check()
 
     def start_all(self, *, beat: bool, flower: bool) -> None:
-        """Start the processes; return when they are ready for work."""
+        """Start the processes, and wait until they are ready."""
         lease_before = self._relay_lease()
         for name in ("worker", "relay", *(["beat"] if beat else [])):
             self._start(name)
@@ -143,20 +142,14 @@ class Stack:
             self._await("flower", lambda: _answers_http(port))
 
     def end(self, *names: str) -> None:
-        """End these processes, if they run, after STOP_MAX_S by force."""
-        ending = [self._processes.pop(name) for name in names if name in self._processes]
-        deadline = monotonic() + STOP_MAX_S
-        for process in ending:
-            process.terminate()
-        for process in ending:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - monotonic()))
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        """End these processes if they run."""
+        launching.end([self._processes.pop(name) for name in names if name in self._processes])
 
     def drain(self) -> None:
-        """Give the relay DRAIN_MAX_S to publish what waits. The next start publishes the rest."""
+        """Wait until all events are published, at most DRAIN_MAX_S.
+
+        Those that remain are published after the next start.
+        """
         deadline = monotonic() + DRAIN_MAX_S
         relay = self._processes.get("relay")
         while relay and relay.poll() is None and monotonic() < deadline:
@@ -168,25 +161,17 @@ class Stack:
     def _start(self, name: str, *options: str) -> None:
         self.logs.mkdir(exist_ok=True)
         settings = {**self.settings, "CARD_WORKER_SWEEP_INTERVAL_S": str(SWEEP_INTERVAL_S)}
-        # Flower's API is closed by default. Ours listens on loopback, and is read-only.
+        # Flower closes its API by default. Here it is read-only and listens on loopback.
         settings |= {"FLOWER_UNAUTHENTICATED_API": "true"} if name == "flower" else {}
-        with self._log(name).open("ab") as log:
-            # In a session of its own, so that Ctrl-C at the terminal doesn't end it before its
-            # turn; in a folder without a module that could replace one of ours.
-            self._processes[name] = subprocess.Popen(
-                # While its broker is away, Flower may take minutes to end by itself.
-                tied(
-                    [sys.executable, *COMMANDS[name], *options],
-                    by=signal.SIGKILL if name == "flower" else signal.SIGTERM,
-                ),
-                cwd=self.folder,
-                env=os.environ | settings,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[self._lock],
-                start_new_session=True,
-            )
+        self._processes[name] = launching.start(
+            [sys.executable, *COMMANDS[name], *options],
+            log=self._log(name),
+            lock=self._lock,
+            # While the broker is unavailable, Flower may take minutes to end after SIGTERM.
+            by=signal.SIGKILL if name == "flower" else signal.SIGTERM,
+            folder=self.folder,  # it has no Python modules that could replace ours
+            environment=os.environ | settings,
+        )
 
     def _await(self, name: str, is_ready: Callable[[], bool]) -> None:
         self.wait_until(is_ready, f"the start of {name}", READY_MAX_S, name=name)
@@ -204,7 +189,7 @@ class Stack:
 
 
 def _flower_port(remembered: Path) -> int:
-    """Return a free port: that of the last start, else Flower's default, else another one."""
+    """Return a free port: that of the last start, Flower's default, or a random one."""
     for port in ports_to_try(remembered, count=20, default=FLOWER_PORT):
         with suppress(OSError), socket.socket() as server:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

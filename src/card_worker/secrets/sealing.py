@@ -1,4 +1,4 @@
-"""Encryption with age, so that only the recipients can read."""
+"""Sealing: encryption with age, so that only the recipients can read."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO, NamedTuple, TypeAlias
@@ -11,27 +11,47 @@ Recipient: TypeAlias = x25519.Recipient
 RECIPIENTS_MAX = 16
 
 
-class NotOpened(Exception):
-    """Encrypted for others, or not encrypted at all. The text says why, in one line."""
+class NotOpened(ValueError):
+    """Not sealed, or sealed to others. The text is one line and has no private key."""
 
 
-class Identity(NamedTuple):
-    """A key pair: the private key, which its owner keeps, and the recipient (public key)."""
+class KeyPair(NamedTuple):
+    """The identity (private key), which its owner keeps, and the recipient (public key)."""
 
-    secret: str
+    identity: str
     recipient: str
 
 
 def read_recipients(texts: Sequence[str]) -> list[Recipient]:
-    """Return the recipients that these texts, `age1…`, stand for.
+    """Parse recipients, `age1…`. Raises ValueError, which names the first invalid one by its index.
 
-    Raises ValueError, which names the wrong one by its place, from 0.
+    There must be 1 to RECIPIENTS_MAX, all different.
     """
     if not 1 <= len(texts) <= RECIPIENTS_MAX:
         raise ValueError(f"must have 1 to {RECIPIENTS_MAX} recipients")
     if len(set(texts)) < len(texts):
         raise ValueError("must not have the same recipient twice")
-    return [_recipient(text, place) for place, text in enumerate(texts)]
+    recipients = []
+    for index, text in enumerate(texts):
+        try:
+            recipients.append(x25519.Recipient.from_str(text))
+        except pyrage.RecipientError:
+            raise ValueError(f"item {index} is not an age recipient (age1…)") from None
+    return recipients
+
+
+def read_identities(texts: Sequence[str]) -> list[x25519.Identity]:
+    """Parse identities, `AGE-SECRET-KEY-1…`. Raises NotOpened."""
+    try:
+        return [x25519.Identity.from_str(text.strip()) for text in texts]
+    except pyrage.IdentityError:
+        raise NotOpened("is not an age identity (AGE-SECRET-KEY-1…)") from None
+
+
+def new_key_pair() -> KeyPair:
+    """Generate a key pair."""
+    identity = x25519.Identity.generate()
+    return KeyPair(str(identity), str(identity.to_public()))
 
 
 def seal(recipients: Sequence[Recipient], plain: bytes) -> bytes:
@@ -40,28 +60,62 @@ def seal(recipients: Sequence[Recipient], plain: bytes) -> bytes:
     return sealed
 
 
+def seal_text(recipients: Sequence[Recipient], plain: str) -> str:
+    """Return `plain` as an age file in ASCII armor."""
+    sealed: bytes = pyrage.encrypt(plain.encode(), recipients, armored=True)
+    return sealed.decode("ascii")
+
+
+def open_sealed(identities: Sequence[str], sealed: bytes) -> bytes:
+    """Return the content of an age file, armored or not. Raises NotOpened."""
+    keys = read_identities(identities)
+    try:
+        plain: bytes = pyrage.decrypt(sealed, keys)
+    except pyrage.DecryptError as error:
+        raise NotOpened(str(error)) from None
+    return plain
+
+
 def seal_pieces(
     recipients: Sequence[Recipient], pieces: Iterable[bytes], write: Callable[[bytes], object]
 ) -> None:
-    """Give `write` the binary age file that holds all pieces, bit by bit.
+    """Seal `pieces` as one binary age file; pass it to `write` in parts.
 
-    What taking a piece or writing raises, this raises.
+    Raises the errors of `pieces` and `write`.
     """
-    plain, sealed = _Source(pieces), _Sink(write)
+    stream = _Stream(write, pieces)
     try:
-        pyrage.encrypt_io(plain, sealed, recipients)
+        pyrage.encrypt_io(stream, stream, recipients)
     except Exception as error:
-        raise plain.failure or sealed.failure or error from None
-    # The library says nothing of what fails at the very end.
-    if failure := plain.failure or sealed.failure:
-        raise failure
+        raise stream.failure or error from None
+    # The library ignores an error in the last call.
+    if stream.failure is not None:
+        raise stream.failure
 
 
-class _Source:
-    """What the library reads from."""
+def open_pieces(
+    identities: Sequence[str], sealed: BinaryIO, write: Callable[[bytes], object]
+) -> None:
+    """Pass the content of an age file, armored or not, to `write` in parts.
 
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = iter(pieces)
+    Each part is authentic, but only the end shows that none is missing. Raises NotOpened, and the
+    errors of `write`.
+    """
+    keys, stream = read_identities(identities), _Stream(write)
+    try:
+        pyrage.decrypt_io(sealed, stream, keys)
+    except Exception as error:
+        # The library converts errors of `write` into its own.
+        raise stream.failure or NotOpened(str(error)) from None
+    if stream.failure is not None:
+        raise stream.failure
+
+
+class _Stream:
+    """Input and output of the library, as it expects them; stores the first error."""
+
+    def __init__(self, write: Callable[[bytes], object], pieces: Iterable[bytes] = ()) -> None:
+        self._write, self._pieces = write, iter(pieces)
         self._rest = b""
         self.failure: Exception | None = None
 
@@ -77,14 +131,6 @@ class _Source:
         piece, self._rest = self._rest[:size], self._rest[size:]
         return piece
 
-
-class _Sink:
-    """What the library writes to."""
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._write = write
-        self.failure: Exception | None = None
-
     def write(self, piece: bytes) -> int:
         try:
             self._write(piece)
@@ -94,62 +140,3 @@ class _Sink:
         return len(piece)
 
     def flush(self) -> None: ...
-
-
-def seal_text(recipients: Sequence[Recipient], plain: str) -> str:
-    """Return `plain` as an age file in ASCII armor, to stand in an answer."""
-    sealed: bytes = pyrage.encrypt(plain.encode(), recipients, armored=True)
-    return sealed.decode("ascii")
-
-
-def read_identities(texts: Sequence[str]) -> list[x25519.Identity]:
-    """Return the identities that these texts, `AGE-SECRET-KEY-1…`, stand for.
-
-    Raises NotOpened, whose text never holds one.
-    """
-    try:
-        return [x25519.Identity.from_str(text.strip()) for text in texts]
-    except pyrage.IdentityError:
-        raise NotOpened("is not an age identity (AGE-SECRET-KEY-1…)") from None
-
-
-def open_sealed(secrets: Sequence[str], sealed: bytes) -> bytes:
-    """Return what was sealed, armored or not, to the owner of one of the identities.
-
-    Raises NotOpened.
-    """
-    identities = read_identities(secrets)
-    try:
-        plain: bytes = pyrage.decrypt(sealed, identities)
-    except pyrage.DecryptError as error:
-        raise NotOpened(str(error)) from None
-    return plain
-
-
-def open_pieces(secrets: Sequence[str], sealed: BinaryIO, write: Callable[[bytes], object]) -> None:
-    """Give `write` what was sealed, armored or not, bit by bit.
-
-    What is given is as it was sealed; whether that was all, is known at the end. Raises NotOpened,
-    and what writing raises.
-    """
-    identities, plain = read_identities(secrets), _Sink(write)
-    try:
-        pyrage.decrypt_io(sealed, plain, identities)
-    except Exception as error:
-        # The library knows only its own errors.
-        raise plain.failure or NotOpened(str(error)) from None
-    if plain.failure is not None:
-        raise plain.failure
-
-
-def new_identity() -> Identity:
-    """Make an identity."""
-    made = x25519.Identity.generate()
-    return Identity(str(made), str(made.to_public()))
-
-
-def _recipient(text: str, place: int) -> Recipient:
-    try:
-        return x25519.Recipient.from_str(text)
-    except pyrage.RecipientError:
-        raise ValueError(f"item {place} is not an age recipient (age1…)") from None

@@ -1,4 +1,4 @@
-"""A token or a PIN in clear, on its short way through the worker: it shows itself to nobody."""
+"""A token or a PIN in plain text, in an object that never shows it by accident."""
 
 from typing import Any, NoReturn
 
@@ -13,21 +13,20 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 HIDDEN = "***"
 REVEAL: dict[str, bool] = {"reveal": True}
-"""The context in which a model is written with its secrets: to be sent to the worker."""
-
+"""The pydantic context for serialising a model with its secrets, to send it to the worker."""
 
 ARMOR = "-----BEGIN AGE ENCRYPTED FILE-----"
-"""What text begins with that only its recipient can read."""
+"""The beginning of sealed text."""
 CHARS_MAX, SEALED_CHARS_MAX = 255, 4_096
 
 
 def is_sealed(text: str) -> bool:
-    """Say whether `text` hides itself already."""
+    """Return whether `text` is sealed with age."""
     return text.startswith(ARMOR)
 
 
 class Secret:
-    """Text that only `reveal` gives away. As a field of a model it is read from text."""
+    """Text that only `reveal` returns. Usable as the type of a field of a pydantic model."""
 
     __slots__ = ("_value",)
 
@@ -35,7 +34,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the text. Hand it on to what hashes or seals it, and to nothing else."""
+        """Return the text. Only for hashing and sealing it."""
         return self._value
 
     def __repr__(self) -> str:
@@ -48,15 +47,15 @@ class Secret:
         return HIDDEN
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret doesn't leave its process")
+        raise TypeError("a secret cannot be pickled")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_wrap_validator_function(
-            _read,
+            _validate,
             core_schema.str_schema(strict=True, min_length=1, max_length=SEALED_CHARS_MAX),
             serialization=core_schema.plain_serializer_function_ser_schema(
-                _written, info_arg=True, return_schema=core_schema.str_schema()
+                _serialise, info_arg=True, return_schema=core_schema.str_schema()
             ),
         )
 
@@ -73,7 +72,7 @@ class Secret:
         }
 
 
-def _read(value: object, as_text: ValidatorFunctionWrapHandler) -> Secret:
+def _validate(value: object, as_text: ValidatorFunctionWrapHandler) -> Secret:
     secret = value if isinstance(value, Secret) else Secret(as_text(value))
     if len(secret.reveal()) > CHARS_MAX and not is_sealed(secret.reveal()):
         raise PydanticCustomError(
@@ -82,5 +81,5 @@ def _read(value: object, as_text: ValidatorFunctionWrapHandler) -> Secret:
     return secret
 
 
-def _written(secret: Secret, info: SerializationInfo) -> str:
+def _serialise(secret: Secret, info: SerializationInfo) -> str:
     return secret.reveal() if info.context == REVEAL else HIDDEN

@@ -1,4 +1,4 @@
-"""The vault: what turns the tokens and PINs that callers give into what is kept of them."""
+"""The vault: the keys of this installation, and what they make of tokens and PINs in commands."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -9,7 +9,7 @@ from card_worker.secrets.secret import Secret, is_sealed
 
 
 class GivenToken(Secret):
-    """A token in a command, and under what it may be kept: an entry for each pepper."""
+    """The token in a command, with its hash for each pepper, the newest first."""
 
     __slots__ = ("hashes",)
 
@@ -23,12 +23,12 @@ class GivenToken(Secret):
 
     @property
     def fingerprint(self) -> str:
-        """Return what stands for the token in keys: the same until the oldest pepper goes."""
+        """Identifies the token in idempotency keys: stable until the oldest pepper is removed."""
         return self.hashes[-1].digest
 
 
 class GivenPin(Secret):
-    """A PIN in a command. Whether it is a card's, only its hash can say."""
+    """The PIN in a command."""
 
     __slots__ = ("_peppers",)
 
@@ -36,19 +36,19 @@ class GivenPin(Secret):
         super().__init__(value)
         self._peppers = peppers
 
-    def opens(self, card: UUID, kept: Hash) -> bool:
-        """Say whether it is the card's PIN, in the same time whether it is or not."""
-        return self._peppers.is_pin(card, kept, self.reveal())
+    def opens(self, card: UUID, stored: Hash) -> bool:
+        """Return whether it is the card's PIN. Takes the same time if it isn't."""
+        return self._peppers.verify_pin(card, stored, self.reveal())
 
     def hash(self, card: UUID) -> Hash:
-        """Return what is kept of it under the newest pepper."""
+        """Return its hash with the newest pepper."""
         return self._peppers.hash_pin(card, self.reveal())
 
 
 class Vault:
-    """The peppers of this installation. Without them, there are neither tokens nor PINs.
+    """The peppers of this installation, without which there are no tokens or no PINs.
 
-    With `identities`, age's secret keys, it opens what producers have sealed on its way to here.
+    `identities`, private age keys, open the tokens and PINs that producers have sealed.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Vault:
         self._identities = identities
 
     def opened(self, secret: Secret) -> Secret:
-        """Return a token or PIN in clear, if it came sealed. Raises NotOpened."""
+        """Return a token or PIN of a command in plain text, sealed or not. Raises NotOpened."""
         if not is_sealed(secret.reveal()):
             return secret
         if not self._identities:
@@ -70,12 +70,12 @@ class Vault:
         return Secret(plain.decode(errors="replace"))
 
     def keyed_token(self, account_id: str, token: Secret) -> GivenToken:
-        """Return a token as it can be looked for."""
+        """Return a token with its hashes."""
         assert self.tokens is not None
         value = token.reveal()
-        return GivenToken(value, self.tokens.find_token(account_id, value))
+        return GivenToken(value, self.tokens.token_hashes(account_id, value))
 
     def keyed_pin(self, pin: Secret) -> GivenPin:
-        """Return a PIN as it can be compared."""
+        """Return a PIN that can be compared with stored ones."""
         assert self.pins is not None
         return GivenPin(pin.reveal(), self.pins)
