@@ -1,15 +1,15 @@
-"""The store that files are put into: a folder, or whatever else an fsspec URL names.
+"""The store for the files of batches: a folder, or anything else that an fsspec URL names.
 
-A store may be away, or hang. So it is opened when it is used, and each call has a time limit.
+A store may be unavailable, or hang. So it is opened on first use, and each call has a time limit.
 """
 
 import os
 import tempfile
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from threading import Thread
 from time import time
 from typing import Any
@@ -19,19 +19,19 @@ from fsspec import get_filesystem_class
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-BEGUN = ".writing+"
-"""The beginning of a file's name while it is written. No other file here has a + in its name."""
+UNFINISHED = ".writing+"
+"""The beginning of a file's name while it is written. Names of finished files have no +."""
 ABANDONED_S = 3600.0
-"""A file that nobody has written to for so long."""
+"""Unfinished files that have not changed for so long are removed."""
 CALL_MAX_S = 60.0
-"""Time limit of a call, besides what the bytes of a file take."""
+"""Time limit of a call, in addition to the time for the bytes of a file."""
 BYTES_PER_S_MIN = 256 * 1024
 PROBE_BYTES = 4096
-"""Size of the file that a probe writes: on a full disk an empty one may still have room."""
+"""Size of the file that a probe writes. A full disk may still have room for an empty one."""
 
 
 class FileStore:
-    """A folder, or whatever else an fsspec URL names. Nothing is opened before it is used."""
+    """A folder, or anything else that an fsspec URL names."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -49,23 +49,23 @@ class FileStore:
                 get_filesystem_class(scheme.lower())
 
     def put(self, name: str, content: Iterable[bytes], *, size: int = 0) -> None:
-        """Put a file in its place. Whoever looks sees all of it, or what was there before.
+        """Write a file. Readers see either the whole file, or what was there before.
 
         `size` is that of the content in bytes, for the time limit. Raises TimeoutError, other
-        OSErrors, and what the store's own library or `content` raises.
+        OSErrors, and the errors of `content` and of the library of the store.
         """
         limit_s = CALL_MAX_S + size / BYTES_PER_S_MIN
         self._calls.run(lambda: self._put(name, content), within_s=limit_s)
 
     def probe(self) -> None:
-        """Put a small file and remove it. Raises as `put` does."""
+        """Write a small file and remove it. Raises the errors of `put`."""
         self._calls.run(self._put_and_remove, within_s=CALL_MAX_S)
 
     def _put_and_remove(self) -> None:
-        name = f"{BEGUN}{uuid4().hex}"
+        name = f"{UNFINISHED}{uuid4().hex}"
         self._put(name, [bytes(PROBE_BYTES)])
         fs, root = self._opened
-        with suppress(Exception):  # not everybody who may write to a store may delete
+        with suppress(Exception):  # deleting may not be allowed
             fs.rm_file(f"{root}/{name}")
 
     def _put(self, name: str, content: Iterable[bytes]) -> None:
@@ -74,12 +74,12 @@ class FileStore:
         if isinstance(fs, LocalFileSystem):
             _put_locally(Path(path), content)
             return
-        # An object store's own put is whole or not at all, and begins with a whole file.
+        # The put of an object store is atomic, and needs a complete local file.
         with tempfile.TemporaryDirectory() as folder:
-            here = Path(folder) / "content"
-            _put_locally(here, content)
+            copy = Path(folder) / "content"
+            _put_locally(copy, content)
             fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            fs.put_file(str(here), path)
+            fs.put_file(str(copy), path)
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -88,66 +88,62 @@ class FileStore:
 
 
 class _Calls:
-    """Calls to a store, one at a time, each in a thread that can be left behind."""
+    """Calls to a store, one at a time, each in a thread that can be abandoned."""
 
     def __init__(self) -> None:
-        self._thread: Thread | None = None
+        self._last = Future[None]()
+        self._last.set_result(None)
 
     @property
     def is_busy(self) -> bool:
-        """Say whether a call has not ended yet."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether the last call has not ended yet."""
+        return not self._last.done()
 
     def run(self, work: Callable[[], None], *, within_s: float) -> None:
-        """Do `work`. Raises what it raises, and TimeoutError if it takes longer, or if an earlier
-        call that took longer has still not ended."""
+        """Call `work`. Raises its errors, or TimeoutError if it or an earlier call takes longer."""
         if self.is_busy:
             raise TimeoutError("an earlier call has not ended")
-        ends = SimpleQueue[BaseException | None]()
+        self._last = future = Future[None]()
 
         def call() -> None:
             try:
                 work()
             except BaseException as error:
-                ends.put(error)
+                future.set_exception(error)
             else:
-                ends.put(None)
+                future.set_result(None)
 
-        self._thread = Thread(target=call, name="file store", daemon=True)
-        self._thread.start()
-        try:
-            error = ends.get(timeout=within_s)
-        except Empty:
-            raise TimeoutError(f"took longer than {within_s:.0f} s") from None
-        if error is not None:
-            raise error
-
-
-def _clear(folder: Path) -> None:
-    """Remove what those left who died while they wrote."""
-    for left in folder.glob(f"{BEGUN}*"):
-        with suppress(FileNotFoundError):
-            if time() - left.stat().st_mtime > ABANDONED_S:
-                left.unlink()
+        Thread(target=call, name="file store", daemon=True).start()
+        if not wait([future], within_s).done:
+            raise TimeoutError(f"took longer than {within_s:.0f} s")
+        future.result()
 
 
 def _put_locally(path: Path, content: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear(path.parent)
-    # Beside its place, so that moving it there is one step.
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=BEGUN)
+    _remove_abandoned(path.parent)
+    # In the same folder, so that it can be renamed in one step.
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
     try:
         with os.fdopen(handle, "wb") as file:
             for part in content:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        Path(beside).replace(path)
+        Path(unfinished).replace(path)
     except BaseException:
-        Path(beside).unlink(missing_ok=True)
+        Path(unfinished).unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the unfinished files of processes that died while they wrote."""
+    for file in folder.glob(f"{UNFINISHED}*"):
+        with suppress(FileNotFoundError):
+            if time() - file.stat().st_mtime > ABANDONED_S:
+                file.unlink()

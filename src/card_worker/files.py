@@ -1,26 +1,25 @@
-"""Files about batches, put where their owners fetch them: whole or not at all.
+"""Writes the files of batches into the store, and confirms their arrival.
 
-Their content stands in the database until somebody confirms that it has arrived. So a file that
-was lost, or couldn't be written, is made again, byte for byte. A thread of its own puts files, so
-that no command waits for a store.
+The database keeps the content of a file until somebody confirms its arrival. So a file that was
+lost, or could not be written, can be written again, byte for byte. A thread of its own writes
+files, so that no command waits for the store.
 """
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from hashlib import sha256
 from threading import Event, Thread
 from time import monotonic
 from uuid import uuid4
 
 import structlog
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from card_worker.contracts import keys
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import EventType
 from card_worker.contracts.events import CommandInfo
 from card_worker.domain.answers import add_files, batch_data, freeze
-from card_worker.domain.rows import Batch, File, Holds
+from card_worker.domain.rows import File, Holds
 from card_worker.file_store import FileStore
 from card_worker.pauses import Pauses, described
 from card_worker.storage import leases, outbox
@@ -38,146 +37,115 @@ from card_worker.storage.files import (
 )
 
 RENEW_S = 3.0
-"""How often the lease of a file is counted up while its parts are read."""
+"""Interval of renewing the lease of a file while it is written."""
 ERROR_CHARS_MAX = 200
 PAUSE_S_MAX = 60.0
-"""The longest pause after the store took no file."""
+"""The longest pause after the store was unavailable."""
 
 log = structlog.get_logger(__name__)
 
 
 class Altered(Exception):
-    """The content of a file in the database isn't what was sealed."""
+    """The content of a file in the database is not what was sealed."""
 
 
 class StoreUnavailable(Exception):
-    """The store takes no file; `__cause__` says why."""
+    """The store accepts no file. `__cause__` is the error."""
 
 
 class NotConfirmed(Exception):
-    """The files of a batch can't be confirmed. The text says why, in a line."""
+    """The files of a batch cannot be confirmed. The text, one line, says why."""
 
 
 def confirm(engine: Engine, account_id: str, batch_id: str, by: str | None = None) -> None:
-    """Delete the secrets of a batch, whose files have arrived, and tell the world so.
+    """Delete the secrets of a batch whose files have arrived, and emit batch.confirmed.
 
-    Raises NotConfirmed.
+    `by` names who confirms. Raises NotConfirmed.
     """
     with begin(engine) as (connection, now):
-        # Two who confirm at once meet here.
+        # The lock makes two confirmations at the same time wait for each other.
         batch = find_batch(connection, account_id, batch_id, lock=True)
         files = find_files(connection, account_id, batch_id)
-        secret = [file for file in files if file.holds is not Holds.REFUSED]
-        if batch is None or not secret:
+        files = [file for file in files if file.holds is not Holds.REFUSED]
+        if batch is None or not files:
             raise NotConfirmed(f"there is no file of a batch {batch_id}")
-        for file in secret:
+        for file in files:
             if file.confirmed_at is not None:
-                raise NotConfirmed(f"{file.name} was confirmed; its secrets are deleted")
+                raise NotConfirmed(f"{file.name} was confirmed before; its secrets are deleted")
             if file.written_at is None:
-                why = file.last_error or "it waits"
+                why = file.last_error or "it is waiting to be written"
                 raise NotConfirmed(f"{file.name} hasn't been written yet: {why}")
             confirmed(connection, file, now)
-        _tell_confirmed(connection, batch, secret, now, by)
-
-
-def _tell_confirmed(
-    connection: Connection, batch: Batch, files: list[File], now: datetime, by: str | None
-) -> None:
-    said = CommandInfo(
-        command="cards.batch_create",
-        command_id=batch.command_id or batch.batch_id,
-        account_id=batch.account_id,
-    )
-    data = batch_data(said, batch)
-    add_files(data, files)
-    if by is not None:
-        data["confirmed_by"] = by
-    id = event_id(batch.account_id, keys.confirmation(batch.batch_id))
-    told = freeze(data, id=id, type=EventType.BATCH_CONFIRMED, subject=batch.batch_id, at=now)
-    write(connection, [outbox.new([told])])
+        cause = CommandInfo(
+            command="cards.batch_create",
+            command_id=batch.command_id or batch_id,
+            account_id=account_id,
+        )
+        data = batch_data(cause, batch)
+        add_files(data, files)
+        if by is not None:
+            data["confirmed_by"] = by
+        id = event_id(account_id, keys.confirmation(batch_id))
+        event = freeze(data, id=id, type=EventType.BATCH_CONFIRMED, subject=batch_id, at=now)
+        write(connection, [outbox.new([event])])
 
 
 def write_files(
     engine: Engine, store: FileStore, *, stopping: Callable[[], bool] = lambda: False
 ) -> int:
-    """Put all files in place whose next try is due; return how many.
+    """Write all files that are due into the store; return their number.
 
-    A file that can't be put is tried again later, after growing pauses. Raises StoreUnavailable
-    if the store takes no file at all.
+    A file that cannot be written is tried again later, with growing pauses. Raises
+    StoreUnavailable if the store accepts no file at all.
     """
-    put, passed, holder = 0, set[str](), uuid4().hex
+    count, passed, holder = 0, set[str](), uuid4().hex
     while not stopping():
         with begin(engine) as (connection, now):
             file = first_waiting(connection, now, passed)
             if file is None:
-                return put
-            # Nothing is locked while a store takes its time. Twice at once does no harm.
-            is_ours = leases.take(connection, _lease(file), holder, at=monotonic())
-            if is_ours:
+                return count
+            # No row stays locked while the store works. Two writers of a file would do no harm.
+            has_lease = leases.take(connection, _lease(file), holder, at=monotonic())
+            if has_lease:
                 begun(connection, file)
-        if not is_ours:
+        if not has_lease:
             passed.add(file.name)
             continue
-        failure = _put(engine, store, file, holder)
+        error = _put(engine, store, file, holder)
         with begin(engine) as (connection, now):
-            if failure is not None:
-                not_written(connection, file, now, _why(failure))
+            if error is not None:
+                not_written(connection, file, now, _description(error))
             elif written(connection, file, now):
-                put += 1
+                count += 1
             leases.release(connection, _lease(file), holder)
-        if failure is not None and not isinstance(failure, Altered):
-            _check_store(store, failure)
-    return put
+        if error is not None and not isinstance(error, Altered):
+            _check_store(store, error)
+    return count
 
 
 def _put(engine: Engine, store: FileStore, file: File, holder: str) -> Exception | None:
-    """Put a file in its place; return why it can't be."""
-    is_over = Event()
+    """Put a file into the store; return the error if that fails."""
+    is_abandoned = Event()
     try:
-        store.put(file.name, _whole(engine, file, holder, is_over), size=file.bytes)
+        store.put(file.name, _content(engine, file, holder, is_abandoned), size=file.bytes)
     except Exception as error:
-        # A full disk, a folder that may not be written, a store that is away: each fsspec library
-        # raises errors of its own.
+        # A full disk, missing rights, an unavailable store: each library of fsspec has its errors.
         log.warning("file not written", file=file.name, error=type(error).__name__)
         return error
     finally:
-        is_over.set()
+        is_abandoned.set()
     log.info("file written", file=file.name, cards=file.cards)
     return None
 
 
-def _why(failure: Exception) -> str:
-    """Say what went wrong, without texts of other libraries: they may hold a password."""
-    match failure:
-        case Altered():
-            said: str | None = "its content in the database isn't what was sealed"
-        case TimeoutError():
-            said = failure.strerror or str(failure)
-        case OSError():
-            said = failure.strerror
-        case _:
-            said = None
-    return f"{type(failure).__name__}: {said or 'see the log'}"[:ERROR_CHARS_MAX]
+def _content(engine: Engine, file: File, holder: str, is_abandoned: Event) -> Iterable[bytes]:
+    """Yield the content of a file, and renew its lease.
 
-
-def _check_store(store: FileStore, failure: Exception) -> None:
-    """Find out whether a failure concerns one file or the whole store. Raises StoreUnavailable."""
-    if isinstance(failure, TimeoutError):
-        raise StoreUnavailable from failure
-    try:
-        store.probe()
-    except Exception as error:
-        raise StoreUnavailable from error
-
-
-def _whole(engine: Engine, file: File, holder: str, is_over: Event) -> Iterable[bytes]:
-    """Yield the content of a file. Raises Altered at its end if it isn't what was sealed.
-
-    `is_over` says that nobody waits for the file any more.
+    Raises Altered at the end if it is not what was sealed, TimeoutError when `is_abandoned` is set.
     """
     size, digest, renew_at = 0, sha256(), monotonic() + RENEW_S
     for part in parts(engine, file):
-        if is_over.is_set():
+        if is_abandoned.is_set():
             raise TimeoutError
         size += len(part)
         digest.update(part)
@@ -190,48 +158,68 @@ def _whole(engine: Engine, file: File, holder: str, is_over: Event) -> Iterable[
         raise Altered(file.name)
 
 
+def _description(error: Exception) -> str:
+    """Describe an error without texts of other libraries, which may contain a password."""
+    text = None
+    if isinstance(error, Altered):
+        text = "its content in the database is not what was sealed"
+    elif isinstance(error, OSError):
+        text = error.strerror or (str(error) if isinstance(error, TimeoutError) else None)
+    return f"{type(error).__name__}: {text or 'see the log'}"[:ERROR_CHARS_MAX]
+
+
+def _check_store(store: FileStore, error: Exception) -> None:
+    """Raise StoreUnavailable if `error` concerns the whole store, not only one file."""
+    if isinstance(error, TimeoutError):
+        raise StoreUnavailable from error
+    try:
+        store.probe()
+    except Exception as error_of_probe:
+        raise StoreUnavailable from error_of_probe
+
+
 def _lease(file: File) -> str:
     return f"file {file.name}"
 
 
 class FileWriter:
-    """A thread that puts files when it is woken. It is started by the first call."""
+    """A thread that writes the files that are due whenever it is woken."""
 
     def __init__(self, engine: Engine, store: FileStore) -> None:
         self._engine, self._store = engine, store
-        self._is_wanted, self._is_closed = Event(), Event()
+        self._is_woken, self._is_closed = Event(), Event()
         self._thread: Thread | None = None
 
     def wake(self) -> None:
-        """Let files that wait be put. Returns at once."""
-        self._is_wanted.set()
+        """Start writing the files that are due, in the thread; return at once."""
+        self._is_woken.set()
         if self._thread is None:
             self._thread = Thread(target=self._run, name="file writer", daemon=True)
             self._thread.start()
 
     def close(self, *, within_s: float) -> None:
-        """Put no further file; wait for the end of the one at hand, at most so long."""
+        """Begin no further file; wait up to `within_s` seconds for the end of the current one."""
         self._is_closed.set()
-        self._is_wanted.set()
+        self._is_woken.set()
         if self._thread is not None:
             self._thread.join(within_s)
 
     def _run(self) -> None:
         pauses = Pauses(first_s=1.0, max_s=PAUSE_S_MAX)
-        self._probe()
-        while self._is_wanted.wait() and not self._is_closed.is_set():
-            self._is_wanted.clear()
+        self._log_store()
+        while self._is_woken.wait() and not self._is_closed.is_set():
+            self._is_woken.clear()
             try:
                 write_files(self._engine, self._store, stopping=self._is_closed.is_set)
             except StoreUnavailable as error:
-                # Whoever wakes the thread meanwhile is served after the pause.
+                # Calls of `wake` during the pause take effect after it.
                 pause_s = pauses.log_next("file store unavailable", error.__cause__ or error)
                 self._is_closed.wait(pause_s)
             except Exception as error:
-                log.warning("files put off", **described(error))
+                log.warning("files not written", **described(error))
 
-    def _probe(self) -> None:
-        """Say at the start whether the store takes files."""
+    def _log_store(self) -> None:
+        """Log at the start whether the store accepts files."""
         try:
             self._store.probe()
         except Exception as error:

@@ -39,7 +39,7 @@ class Record:
             # Renamed after it is locked, because unlocked files count as abandoned.
             new.replace(path)
         except OSError as error:
-            log.warning("no health record, --check will fail", error=str(error))
+            log.warning("health record not created, --check will fail", error=str(error))
             self._file = os.open(os.devnull, os.O_WRONLY)
         atexit.register(path.unlink, missing_ok=True)
 

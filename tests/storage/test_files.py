@@ -21,7 +21,7 @@ from sqlalchemy import Engine, Executable, select
 from card_worker import file_store
 from card_worker.bureau_file import file_name
 from card_worker.domain.rows import File, Holds
-from card_worker.file_store import BEGUN, FileStore
+from card_worker.file_store import UNFINISHED, FileStore
 from card_worker.files import FileWriter, StoreUnavailable, write_files
 from card_worker.storage import leases
 from card_worker.storage.engine import begin
@@ -163,7 +163,7 @@ def test_a_file_that_is_not_what_was_sealed_is_not_put(
     assert not fsspec.filesystem("memory").exists(f"/altered/{ACCOUNT}/b1.csv.age")
     assert not is_written(engine, "b1")
     assert (
-        last_error_of(engine, "b2") == "Altered: its content in the database isn't what was sealed"
+        last_error_of(engine, "b2") == "Altered: its content in the database is not what was sealed"
     )
 
 
@@ -368,7 +368,7 @@ def test_no_name_of_a_file_is_one_of_a_file_that_is_being_written(
     account_id, _, name = file_name(ACCOUNT, batch_id, holds, UUID(int=1)).partition("/")
     assert account_id == ACCOUNT
     assert re.fullmatch(r"[A-Za-z0-9_.~%-]{1,200}", name)
-    assert "+" in BEGUN
+    assert "+" in UNFINISHED
 
 
 def test_what_the_dead_left_of_a_file_is_cleared_away(engine: Engine, tmp_path: Path) -> None:

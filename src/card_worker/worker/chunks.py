@@ -60,7 +60,7 @@ class Chunks:
         except DBAPIError as error:
             if is_retryable(error):
                 raise
-            log.warning("trouble of a batch not stored", **described(error))
+            log.warning("error of a batch not stored", **described(error))
 
     def _do(
         self,

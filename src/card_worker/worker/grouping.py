@@ -311,7 +311,7 @@ class Consumer(ReconnectingConsumer):
                 settle(raw)
         except self.connection_errors as error:
             # They are delivered again, and then repeated by their idempotency keys.
-            log.warning("messages not settled", messages=len(raws), error=type(error).__name__)
+            log.warning("messages not acknowledged", messages=len(raws), error=type(error).__name__)
 
     def _throttle(self, seconds: float) -> None:
         """Take no message of the lowest priority for so many seconds."""

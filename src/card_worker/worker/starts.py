@@ -61,4 +61,4 @@ class Starts:
                 change(connection, [start_key(message.id, message.body) for message in messages])
         except Exception as error:
             # One start too many is counted; a message that is done is not started again.
-            log.warning("starts not updated", **described(error))
+            log.warning("start counts not updated", **described(error))
