@@ -1,4 +1,4 @@
-"""Issuing tokens and PINs: their values are drawn, hashed, sealed for their owners, and dropped."""
+"""Issues tokens and PINs: draws secrets, hashes them, seals them to recipients, and drops them."""
 
 import base64
 import hashlib
@@ -36,13 +36,15 @@ from card_worker.storage.tables import tokens
 
 NONE_LEFT = "hardly any value is left"
 ISSUING = frozenset(get_args(IssuingEvent))
+FORMAT_FIELDS = {TokenCreated: "format", BatchCompleted: "options.card_token.format"}
+"""The field of a command that names the format of a token, where it isn't card_token.format."""
 DRAWS_MAX = 20
-BITS_APART = 64
-"""With so many bits no value is drawn twice. If it were, a constraint would stop the commit."""
+BITS_UNIQUE = 64
+"""Tokens with so many random bits are never equal. If they were, a constraint would be violated."""
 
 
 class SecretTools(NamedTuple):
-    """The functions that draw values and seal them."""
+    """The functions that draw secrets and seal them."""
 
     draw_tokens: Callable[[TokenFormat | None, int], list[str]] = draw_tokens
     draw_pins: Callable[[PinFormat, int], list[str]] = draw_pins
@@ -51,7 +53,7 @@ class SecretTools(NamedTuple):
 
 
 class NewSecrets(NamedTuple):
-    """The secrets of many cards, in their order: their values, and what is stored of them."""
+    """The secrets of cards, in their order, and what is stored of them."""
 
     values: Values
     tokens: Hashes | None
@@ -59,7 +61,7 @@ class NewSecrets(NamedTuple):
     pins: Hashes | None
 
     def issued(self) -> IssuedSecrets:
-        """Return what is stored, one entry for each card."""
+        """Return what is stored, with one entry for each card."""
         issued = IssuedSecrets()
         if self.tokens is not None:
             kid, digests = self.tokens
@@ -79,9 +81,9 @@ class SecretIssuer:
         self._tools = tools or SecretTools()
 
     def fill(self, connection: Connection, books: Books, decision: Decision) -> Decision:
-        """Return the decision with the secrets that its answer requests.
+        """Return a decision with the secrets that its answer requests.
 
-        It is a refusal instead when no value of the format is left.
+        Return a refusal if the format has hardly any unused value left.
         """
         event = decision.answer
         # The type is checked first: isinstance of a union is slow, and few events issue secrets.
@@ -93,11 +95,12 @@ class SecretIssuer:
         ids = [card_uuid(*key).bytes for key, _ in request.cards]
         new_secrets = self.issue(connection, request, ids, books)
         if new_secrets is None:
-            problem = Problem(field=_format_field(event), message=NONE_LEFT)
+            field = FORMAT_FIELDS.get(type(event), "card_token.format")
+            problem = Problem(field=field, message=NONE_LEFT)
             refusal = CommandRejected(event.command, event.at, Reason.FORMAT_INVALID, (problem,))
             return Decision(refusal)
         issued = new_secrets.issued()
-        if not event.command.dry_run:  # these secrets aren't stored, so they open nothing
+        if not event.command.dry_run:
             issued = self._sealed(issued, request, new_secrets.values, event)
         return decision._replace(answer=replace(event, issued=issued))
 
@@ -106,66 +109,56 @@ class SecretIssuer:
     ) -> NewSecrets | None:
         """Return new secrets for cards with these ids, 16 bytes each.
 
-        None when hardly any value of the format is left. `books` has the tokens that were issued
-        in this commit.
+        None if the format has hardly any unused value left. `books` has the tokens that this
+        commit has issued already.
         """
-        values = self._draw(connection, books, request, len(ids))
-        if values is None:
-            return None
-        new_secrets = NewSecrets(values, None, [], None)
+        token_values = pin_values = [""] * len(ids)
+        token_hashes, masked, pin_hashes = None, list[str](), None
         if request.has_token:
             assert self.vault.tokens is not None
-            hashes = self.vault.tokens.hash_tokens(request.account_id, values.tokens)
-            masked = mask(values.tokens, _prefix(request.token))
-            new_secrets = new_secrets._replace(tokens=hashes, masked_codes=masked)
-        if request.pin is not None:
-            assert self.vault.pins is not None
-            new_secrets = new_secrets._replace(pins=self.vault.pins.hash_pins(ids, values.pins))
-        return new_secrets
-
-    def _draw(
-        self, connection: Connection, books: Books, request: SecretRequest, count: int
-    ) -> Values | None:
-        tokens, pins = [""] * count, [""] * count
-        if request.pin is not None:
-            pins = self._tools.draw_pins(request.pin, count)
-        if request.has_token:
-            drawn = self._tokens(connection, books, request, count)
+            drawn = self._draw_tokens(connection, books, request, len(ids))
             if drawn is None:
                 return None
-            tokens = drawn
-        return Values(tokens, pins)
+            token_values = drawn
+            token_hashes = self.vault.tokens.hash_tokens(request.account_id, drawn)
+            masked = mask(drawn, PREFIX if request.token is None else request.token.prefix)
+        if request.pin is not None:
+            assert self.vault.pins is not None
+            pin_values = self._tools.draw_pins(request.pin, len(ids))
+            pin_hashes = self.vault.pins.hash_pins(ids, pin_values)
+        return NewSecrets(Values(token_values, pin_values), token_hashes, masked, pin_hashes)
 
-    def _tokens(
+    def _draw_tokens(
         self, connection: Connection, books: Books, request: SecretRequest, count: int
     ) -> list[str] | None:
-        """Draw tokens that the account never had; None when hardly any is left."""
+        """Draw tokens that the account never had; None if hardly any is left."""
         values = self._tools.draw_tokens(request.token, count)
-        if request.token is None or _bits(request.token) >= BITS_APART:
+        format = request.token
+        if format is None or format.length * log2(len(format.alphabet)) >= BITS_UNIQUE:
             return values
         for _ in range(DRAWS_MAX):
-            again = self._taken(connection, books, request.account_id, values)
-            if not again:
+            taken = self._taken(connection, books, request.account_id, values)
+            if not taken:
                 return values
-            drawn = self._tools.draw_tokens(request.token, len(again))
-            for place, value in zip(again, drawn, strict=True):
-                values[place] = value
+            drawn = self._tools.draw_tokens(format, len(taken))
+            for index, value in zip(taken, drawn, strict=True):
+                values[index] = value
         return None
 
     def _taken(
         self, connection: Connection, books: Books, account_id: str, values: Sequence[str]
     ) -> list[int]:
-        """Return the places of the values that the account already has."""
+        """Return the indexes of the values that the account had before, or that are repeated."""
         assert self.vault.tokens is not None
         hashes = [self.vault.tokens.token_hashes(account_id, value) for value in values]
-        digests = [{"digest": hash.digest} for known in hashes for hash in known]
-        taken = {row[0] for row in find(connection, tokens, ("digest",), digests)()}
-        again = []
-        for place, known in enumerate(hashes):
-            if any(hash.digest in taken or hash.digest in books.digests for hash in known):
-                again.append(place)
-            taken.add(known[0].digest)
-        return again
+        digests = [{"digest": hash.digest} for each in hashes for hash in each]
+        known = {row[0] for row in find(connection, tokens, ("digest",), digests)()}
+        taken = []
+        for index, each in enumerate(hashes):
+            if any(hash.digest in known or hash.digest in books.digests for hash in each):
+                taken.append(index)
+            known.add(each[0].digest)
+        return taken
 
     def _sealed(
         self, issued: IssuedSecrets, request: SecretRequest, values: Values, event: IssuingEvent
@@ -201,20 +194,3 @@ class SecretIssuer:
                 created_at=now,
             )
             yield file, FilePart(file.name, 1, base64.b64encode(sealed).decode("ascii"))
-
-
-def _format_field(event: IssuingEvent) -> str:
-    match event:
-        case TokenCreated():
-            return "format"
-        case BatchCompleted():
-            return "options.card_token.format"
-    return "card_token.format"
-
-
-def _bits(format: TokenFormat) -> float:
-    return format.length * log2(len(format.alphabet))
-
-
-def _prefix(format: TokenFormat | None) -> str:
-    return PREFIX if format is None else format.prefix

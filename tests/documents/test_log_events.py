@@ -35,13 +35,14 @@ def _in_the_source() -> Iterator[Logged]:
 
 
 def _logged(call: ast.Call) -> Iterator[Logged]:
-    texts = [arg.value for arg in call.args if isinstance(arg, ast.Constant)]
+    constants = [arg.value for arg in call.args if isinstance(arg, ast.Constant)]
+    texts = [value for value in constants if isinstance(value, str)]
     match call.func:
         case ast.Attribute(value=ast.Name("log"), attr=level) if level in LEVELS:
             (event,) = texts
             fields = set(OF_AN_ERROR if any(each.arg is None for each in call.keywords) else ())
             fields |= {each.arg for each in call.keywords if each.arg is not None}
-            yield re.sub(r"%[.\d]*[a-z]", "…", str(event)), level, frozenset(fields)
+            yield re.sub(r"%[.\d]*[a-z]", "…", event), level, frozenset(fields)
         case ast.Name(name) | ast.Attribute(attr=name) if name in VARIABLE:
             for event in texts:
                 yield f"{event}, retrying", RETRY, frozenset({"pause_s", *OF_AN_ERROR})

@@ -303,8 +303,8 @@ BUGS = (
         "file_store.py",
         "            file.flush()\n"
         "            os.fsync(file.fileno())\n"
-        "        Path(beside).replace(path)\n",
-        "            Path(beside).replace(path)\n"
+        "        Path(unfinished).replace(path)\n",
+        "            Path(unfinished).replace(path)\n"
         "            file.flush()\n"
         "            os.fsync(file.fileno())\n",
         ("tests/storage/test_files.py",),
