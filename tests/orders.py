@@ -14,14 +14,14 @@ from card_worker.contracts.commands import COMMANDS
 from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.answers import Answer
-from card_worker.domain.rows import Batch, File, Holds
+from card_worker.domain.rows import Batch, File, FileKind
 from card_worker.handler import handle
 from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.sealing import open_sealed
 from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin
-from card_worker.storage.files import find_files, parts
-from card_worker.storage.pin_attempts import note_pin_attempts
+from card_worker.storage.files import find_files, read_parts
+from card_worker.storage.pin_attempts import store_pin_attempts
 from card_worker.storage.tables import cards, outbox
 from tests.codes import OWNER, SEAL_TO, VAULT
 
@@ -65,7 +65,7 @@ class Orders:
         (command,) = read_commands("transactions.create", "pay", asked, VAULT)
         assert isinstance(command, CreateTransaction)
         with begin(self.engine) as (connection, now):
-            note_pin_attempts(connection, [command], now)
+            store_pin_attempts(connection, [command], now)
         with begin(self.engine) as (connection, now):
             (answer,) = handle(connection, [command], now, self.issuer)
         return event(answer)
@@ -90,14 +90,14 @@ class Orders:
         with begin(self.engine) as (connection, _):
             return list(connection.execute(wanted.order_by(cards.c.card_id)).scalars())
 
-    def file(self, batch_id: str = "B1", holds: Holds = Holds.CODES) -> File:
+    def file(self, batch_id: str = "B1", kind: FileKind = FileKind.CODES) -> File:
         with begin(self.engine) as (connection, _):
             found = find_files(connection, ACCOUNT, batch_id)
-        (file,) = [file for file in found if file.holds is holds]
+        (file,) = [file for file in found if file.kind is kind]
         return file
 
     def content(self, file: File) -> bytes:
-        return b"".join(parts(self.engine, file))
+        return b"".join(read_parts(self.engine, file))
 
     def opened(self, file: File, secret: str = OWNER.identity) -> list[dict[str, str]]:
         plain = open_sealed([secret], self.content(file))

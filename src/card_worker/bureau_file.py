@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 from urllib.parse import quote
 from uuid import UUID
 
-from card_worker.domain.rows import Holds
+from card_worker.domain.rows import FileKind
 
 COLUMNS = ("card_id", "token", "pin", "type")
 HEADER = f"{','.join(COLUMNS)}\r\n".encode()
@@ -42,14 +42,14 @@ NO_VALUES = Values([], [])
 
 def split(
     values: Values, recipients: Sequence[str], pin_recipients: Sequence[str] | None
-) -> Iterator[tuple[Holds, Sequence[str], Values]]:
-    """Yield the files of a batch: what each holds, its recipients, its values."""
+) -> Iterator[tuple[FileKind, Sequence[str], Values]]:
+    """Yield the files of a batch: their kind, its recipients, its values."""
     if pin_recipients is None:
-        yield Holds.CODES, recipients, values
+        yield FileKind.CODES, recipients, values
         return
     none = [""] * len(values.pins)
-    yield Holds.CODES, recipients, values._replace(pins=none)
-    yield Holds.PINS, pin_recipients, values._replace(tokens=none)
+    yield FileKind.CODES, recipients, values._replace(pins=none)
+    yield FileKind.PINS, pin_recipients, values._replace(tokens=none)
 
 
 def csv_lines(card_ids: Sequence[str], values: Values, types: Sequence[str]) -> bytes:
@@ -80,7 +80,7 @@ def read_csv(content: bytes) -> list[Line]:
     return lines
 
 
-def file_name(account_id: str, batch_id: str, holds: Holds, job: UUID | None = None) -> str:
+def file_name(account_id: str, batch_id: str, kind: FileKind, job: UUID | None = None) -> str:
     """Return the name of a file of a batch, below the store: valid in any folder and store.
 
     `job` tells the files of several recalls apart. Percent-encoding leaves ASCII letters, digits
@@ -91,12 +91,12 @@ def file_name(account_id: str, batch_id: str, holds: Holds, job: UUID | None = N
         name = f"{name.removesuffix('.pins')}%2Epins"
     if len(name) > NAME_CHARS_MAX:
         name = f"{name[:NAME_CHARS_MAX]}-{hashlib.sha256(batch_id.encode()).hexdigest()[:16]}"
-    match holds:
-        case Holds.CODES:
+    match kind:
+        case FileKind.CODES:
             return f"{account_id}/{name}.csv.age"
-        case Holds.PINS:
+        case FileKind.PINS:
             return f"{account_id}/{name}.pins.csv.age"
-        case Holds.REFUSED:
+        case FileKind.REFUSED:
             return f"{account_id}/{name}.refused-{job}.csv"
 
 

@@ -19,7 +19,7 @@ from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import EventType
 from card_worker.contracts.events import CommandInfo
 from card_worker.domain.answers import add_files, batch_data, freeze
-from card_worker.domain.rows import File, Holds
+from card_worker.domain.rows import File, FileKind
 from card_worker.file_store import FileStore
 from card_worker.pauses import Pauses, described
 from card_worker.storage import leases, outbox
@@ -27,13 +27,13 @@ from card_worker.storage.batches import find_batch
 from card_worker.storage.bulk_write import write
 from card_worker.storage.engine import begin
 from card_worker.storage.files import (
-    begun,
-    confirmed,
     find_files,
-    first_waiting,
-    not_written,
-    parts,
-    written,
+    find_unwritten,
+    mark_confirmed,
+    mark_failed,
+    mark_started,
+    mark_written,
+    read_parts,
 )
 
 RENEW_S = 3.0
@@ -66,7 +66,7 @@ def confirm(engine: Engine, account_id: str, batch_id: str, by: str | None = Non
         # The lock makes two confirmations at the same time wait for each other.
         batch = find_batch(connection, account_id, batch_id, lock=True)
         files = find_files(connection, account_id, batch_id)
-        files = [file for file in files if file.holds is not Holds.REFUSED]
+        files = [file for file in files if file.kind is not FileKind.REFUSED]
         if batch is None or not files:
             raise NotConfirmed(f"there is no file of a batch {batch_id}")
         for file in files:
@@ -75,7 +75,7 @@ def confirm(engine: Engine, account_id: str, batch_id: str, by: str | None = Non
             if file.written_at is None:
                 why = file.last_error or "it is waiting to be written"
                 raise NotConfirmed(f"{file.name} hasn't been written yet: {why}")
-            confirmed(connection, file, now)
+            mark_confirmed(connection, file, now)
         cause = CommandInfo(
             command="cards.batch_create",
             command_id=batch.command_id or batch_id,
@@ -87,7 +87,7 @@ def confirm(engine: Engine, account_id: str, batch_id: str, by: str | None = Non
             data["confirmed_by"] = by
         id = event_id(account_id, keys.confirmation(batch_id))
         event = freeze(data, id=id, type=EventType.BATCH_CONFIRMED, subject=batch_id, at=now)
-        write(connection, [outbox.new([event])])
+        write(connection, [outbox.new_rows([event])])
 
 
 def write_files(
@@ -101,21 +101,21 @@ def write_files(
     count, passed, holder = 0, set[str](), uuid4().hex
     while not stopping():
         with begin(engine) as (connection, now):
-            file = first_waiting(connection, now, passed)
+            file = find_unwritten(connection, now, passed)
             if file is None:
                 return count
             # No row stays locked while the store works. Two writers of a file would do no harm.
             has_lease = leases.take(connection, _lease(file), holder, at=monotonic())
             if has_lease:
-                begun(connection, file)
+                mark_started(connection, file)
         if not has_lease:
             passed.add(file.name)
             continue
         error = _put(engine, store, file, holder)
         with begin(engine) as (connection, now):
             if error is not None:
-                not_written(connection, file, now, _description(error))
-            elif written(connection, file, now):
+                mark_failed(connection, file, now, _description(error))
+            elif mark_written(connection, file, now):
                 count += 1
             leases.release(connection, _lease(file), holder)
         if error is not None and not isinstance(error, Altered):
@@ -144,7 +144,7 @@ def _content(engine: Engine, file: File, holder: str, is_abandoned: Event) -> It
     Raises Altered at the end if it is not what was sealed, TimeoutError when `is_abandoned` is set.
     """
     size, digest, renew_at = 0, sha256(), monotonic() + RENEW_S
-    for part in parts(engine, file):
+    for part in read_parts(engine, file):
         if is_abandoned.is_set():
             raise TimeoutError
         size += len(part)

@@ -18,10 +18,17 @@ from card_worker.domain.events import CommandRejected, Decision
 from card_worker.domain.needs import Needs
 from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.vault import Vault
-from card_worker.storage.books import load, save
 from card_worker.storage.bulk_write import slices
-from card_worker.storage.idempotency import Key, claim, conflict_key, key_and_digest, stored_answers
+from card_worker.storage.idempotency import (
+    Key,
+    claim_keys,
+    conflict_key,
+    key_and_digest,
+    stored_answers,
+)
+from card_worker.storage.loading import load
 from card_worker.storage.pipeline import Pending
+from card_worker.storage.saving import save
 
 NO_SECRETS = SecretIssuer(Vault())
 Digests: TypeAlias = dict[Key, str]
@@ -53,7 +60,7 @@ def handle(
     A command that was handled before gets its stored answer, also when it is twice in the list. A
     key that is used again with other content is refused, and that refusal is stored like any other.
     The number of SQL statements does not depend on the number of commands, but for slices of very
-    large groups. PIN attempts must be stored before (`note_pin_attempts`). `issuer` makes the
+    large groups. PIN attempts must be stored before (`store_pin_attempts`). `issuer` makes the
     secrets that commands request.
 
     `now` is the time of the commit. A command on a card with a later event gets the time of that.
@@ -134,7 +141,7 @@ def _aside(books: Books, decision: Decision, released: Released) -> Books:
 def _claim(
     connection: Connection, commands: Sequence[Command], needed: Sequence[Needs], now: datetime
 ) -> Pending[Claimed]:
-    """Claim the keys of commands, as `claim` does."""
+    """Claim the keys of commands, as `claim_keys` does."""
     known = [
         (command, needs, *key_and_digest(command))
         for command, needs in zip(commands, needed, strict=True)
@@ -142,7 +149,7 @@ def _claim(
     first: Digests = {}
     for _, _, key, digest in known:
         first.setdefault(key, digest)
-    claiming = claim(connection, first, now)
+    claiming = claim_keys(connection, first, now)
 
     def wait() -> Claimed:
         claimed = claiming()
@@ -156,7 +163,7 @@ def _claim(
         conflicts = {request.key: request.key[1] for request in requests if request.is_conflict}
         if not conflicts:
             return requests, claimed.fresh
-        return requests, claimed.fresh | claim(connection, conflicts, now)().fresh
+        return requests, claimed.fresh | claim_keys(connection, conflicts, now)().fresh
 
     return wait
 

@@ -18,20 +18,21 @@ from card_worker.domain.needs import needs_access
 from card_worker.domain.rows import Card
 from card_worker.domain.views import batch_view, card_view, transaction_view
 from card_worker.storage.batches import find_batch, find_busy, find_reserved
-from card_worker.storage.books import load, save
 from card_worker.storage.engine import clock
 from card_worker.storage.files import find_files
+from card_worker.storage.loading import load
 from card_worker.storage.queries import (
     card_at,
     find_card,
     find_codes,
     find_transactions,
 )
+from card_worker.storage.saving import save
 
 QueryResult: TypeAlias = dict[str, Any]
 
 
-def look(connection: Connection, query: Query | InvalidCommand) -> QueryResult:
+def answer_query(connection: Connection, query: Query | InvalidCommand) -> QueryResult:
     """Return the result of a query, or `{reason, message}` when it is refused."""
     match query:
         case InvalidCommand():
@@ -52,7 +53,7 @@ def look(connection: Connection, query: Query | InvalidCommand) -> QueryResult:
     return _result(connection, card, query, card.time(clock(connection)))
 
 
-def look_as_holder(connection: Connection, query: CardQuery, now: datetime) -> QueryResult:
+def answer_card_query(connection: Connection, query: CardQuery, now: datetime) -> QueryResult:
     """Return the result of a query with a token or a PIN, within the open commit.
 
     The PIN attempt must be stored before, as a command's. Wrong PINs count in the same way.

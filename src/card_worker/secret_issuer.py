@@ -186,7 +186,7 @@ class SecretIssuer:
                 name=file_name(request.account_id, request.file, holds),
                 account_id=request.account_id,
                 batch_id=request.file,
-                holds=holds,
+                kind=holds,
                 sha256=hashlib.sha256(sealed).hexdigest(),
                 cards=len(request.cards),
                 bytes=len(sealed),

@@ -20,7 +20,7 @@ from card_worker.domain.rows import Hold
 from card_worker.handler import handle
 from card_worker.storage.batches import find_unapproved
 from card_worker.storage.due import After, DueCard, due_cards, due_holds
-from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, begin
+from card_worker.storage.engine import SHORT_LOCK_TIMEOUT_MS, begin
 from card_worker.storage.errors import is_lock_timeout, is_retryable
 from card_worker.storage.locks import try_lock
 
@@ -134,7 +134,7 @@ def _do_alone(engine: Engine, command: Command, at: datetime, *, row: str) -> bo
     `at` is when the row was found to be due. Raises errors that end the whole sweep.
     """
     try:
-        with begin(engine, lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS) as (connection, now):
+        with begin(engine, lock_timeout_ms=SHORT_LOCK_TIMEOUT_MS) as (connection, now):
             # If the clock was set back since then, the command would be refused for ever.
             (answer,) = handle(connection, [command], max(now, at))
     except Exception as defect:

@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy import Engine
 from typer.testing import Result
 
-from card_worker.domain.rows import File, Holds
+from card_worker.domain.rows import File, FileKind
 from card_worker.files import confirm
 from card_worker.storage.engine import begin, open_engine
-from card_worker.storage.files import begun, find_files, written
+from card_worker.storage.files import find_files, mark_started, mark_written
 from tests.cli.commands import lines_of_json, refused, run
 from tests.orders import ACCOUNT, CODES, Orders
 
@@ -33,21 +33,21 @@ def recall(orders: Orders) -> None:
     orders.ask("cards.activate", "on", card_id="B1-0001", **LOAD)
     orders.ask("batches.extend", "later", batch_id="B1", expires_at="2041-01-01T00:00:00Z")
     orders.work()
-    assert orders.file(holds=Holds.REFUSED).cards
+    assert orders.file(kind=FileKind.REFUSED).cards
 
 
 def put_all(orders: Orders) -> None:
     with begin(orders.engine) as (connection, now):
         for file in find_files(connection, ACCOUNT, "B1"):
-            begun(connection, file)
-            assert written(connection, file, now)
+            mark_started(connection, file)
+            assert mark_written(connection, file, now)
 
 
-def waiting(orders: Orders) -> list[Holds]:
+def waiting(orders: Orders) -> list[FileKind]:
     """Return what the files hold that wait to be put in place."""
     with begin(orders.engine) as (connection, _):
         files: list[File] = find_files(connection, ACCOUNT, "B1")
-    return sorted(file.holds for file in files if file.written_at is None)
+    return sorted(file.kind for file in files if file.written_at is None)
 
 
 def test_what_was_confirmed_is_not_written_again_whatever_a_recall_has_left(
@@ -58,13 +58,13 @@ def test_what_was_confirmed_is_not_written_again_whatever_a_recall_has_left(
     recall(orders)
     put_all(orders)
     assert batch(orders, "write").exit_code == 0
-    assert waiting(orders) == [Holds.CODES, Holds.REFUSED]
+    assert waiting(orders) == [FileKind.CODES, FileKind.REFUSED]
     put_all(orders)
     confirm(orders.engine, ACCOUNT, "B1")
     code, why = refused(batch(orders, "write"))
     assert (code, "the file of B1 was confirmed; its secrets are deleted" in why) == (1, True)
     assert "that of the cards refused will be written again" in why
-    assert waiting(orders) == [Holds.REFUSED]
+    assert waiting(orders) == [FileKind.REFUSED]
 
 
 def test_what_a_recall_has_left_is_written_again(orders: Orders) -> None:
@@ -73,7 +73,7 @@ def test_what_a_recall_has_left_is_written_again(orders: Orders) -> None:
     recall(orders)
     put_all(orders)
     done = batch(orders, "write")
-    assert (done.exit_code, waiting(orders)) == (0, [Holds.REFUSED])
+    assert (done.exit_code, waiting(orders)) == (0, [FileKind.REFUSED])
     assert done.stdout == "The files of B1 will be written again.\n"
 
 

@@ -11,7 +11,7 @@ from card_worker.contracts.dead_letters import DeadLetterReason
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import begin, open_engine
-from card_worker.storage.files import not_written, written
+from card_worker.storage.files import mark_failed, mark_written
 from card_worker.storage.tables import batches
 from tests.cli.commands import lines_of_json, run
 from tests.orders import ACCOUNT, CODES, Orders
@@ -104,7 +104,7 @@ def test_times_of_a_batch_s_files_are_written_as_all_times(orders: Orders, sqlit
     orders.work()
     file = orders.file()
     with begin(orders.engine) as (connection, _):
-        written(connection, file, AT)
+        mark_written(connection, file, AT)
     (told,) = lines_of_json(
         run("batch", "show", "B1", "--account", ACCOUNT, "--json", DATABASE_URL=sqlite_url)
     )
@@ -112,7 +112,7 @@ def test_times_of_a_batch_s_files_are_written_as_all_times(orders: Orders, sqlit
     assert (seen["written_at"], seen["confirmed_at"]) == (AT_IN_WORDS, None)
     assert AT_IN_WORDS in shown(sqlite_url, "batch", "show", "B1", "--account", ACCOUNT)
     with begin(orders.engine) as (connection, now):
-        not_written(connection, file, now, "[/oops]")
+        mark_failed(connection, file, now, "[/oops]")
     assert "[/oops]" in shown(sqlite_url, "batch", "show", "B1", "--account", ACCOUNT)
 
 
@@ -128,11 +128,11 @@ def test_times_of_a_dead_letter_are_written_as_all_times(orders: Orders, sqlite_
     )
     with begin(orders.engine) as (connection, _):
         dead_letters.add(connection, letter)
-        assert dead_letters.settle(connection, 1, AT, "dropped")
-    for what in (("list", "--settled"), ("show", "1")):
+        assert dead_letters.resolve(connection, 1, AT, "dropped")
+    for what in (("list", "--resolved"), ("show", "1")):
         named = ("dead-letters", *what)
         (told,) = lines_of_json(run(*named, "--json", DATABASE_URL=sqlite_url))
-        assert (told["received_at"], told["settled_at"]) == (AT_IN_WORDS, AT_IN_WORDS)
+        assert (told["received_at"], told["resolved_at"]) == (AT_IN_WORDS, AT_IN_WORDS)
         said = shown(sqlite_url, *named)
         assert AT_IN_WORDS in said
         assert r"[/oops]\x1b[31m" in said

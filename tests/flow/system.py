@@ -120,10 +120,10 @@ class System:
 
     # --- in the database ----------------------------------------------------------------------
 
-    def letters(self, *, settled: bool = False) -> list[DeadLetter]:
-        """Return the dead letters that wait for an operator, or the settled ones."""
+    def letters(self, *, resolved: bool = False) -> list[DeadLetter]:
+        """Return the dead letters that wait for an operator, or the resolved ones."""
         with reading(self.engine) as connection:
-            return dead_letters.listed(connection, settled=settled, letters_max=1000)
+            return dead_letters.list_letters(connection, resolved=resolved, letters_max=1000)
 
     def letter(self, message_id: str) -> DeadLetter:
         """Return the only letter of a message, once it is there."""

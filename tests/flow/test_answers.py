@@ -15,7 +15,7 @@ from card_worker.contracts.enums import Action
 from card_worker.domain.rows import CARDS_PER_CHUNK
 from card_worker.files import confirm
 from card_worker.storage.engine import begin, open_engine
-from card_worker.storage.files import find_files, written
+from card_worker.storage.files import find_files, mark_written
 from card_worker.storage.tables import holds, jobs
 from tests.orders import ACCOUNT, CODES, Orders
 
@@ -40,7 +40,7 @@ def an_order(orders: Orders) -> Event:
     orders.work()
     with begin(orders.engine) as (connection, now):
         for file in find_files(connection, ACCOUNT, "B1"):
-            written(connection, file, now)
+            mark_written(connection, file, now)
     confirm(orders.engine, ACCOUNT, "B1")
     return answer
 

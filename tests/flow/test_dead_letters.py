@@ -50,8 +50,8 @@ def test_what_is_requeued_after_its_defect_is_gone_is_answered(running: System) 
     defects.remove(running.engine)
     assert running.cli("dead-letters", "requeue", letter).exit_code == 0
     assert running.types("defect-mended") == ["card.created"]
-    settled = {one.message_id: one for one in running.letters(settled=True)}
-    assert settled["defect-mended"].settled_as == "requeued"
+    settled = {one.message_id: one for one in running.letters(resolved=True)}
+    assert settled["defect-mended"].resolution == "requeued"
 
 
 def part(name: str, **fields: Any) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def test_a_letter_whose_headers_are_cut_is_shown_and_not_requeued(running: Syste
     done = running.cli("dead-letters", "requeue", str(letter.id))
     assert done.exit_code == 1
     assert "too large to be read" in done.stderr
-    assert running.letter("cut").settled_at is None
+    assert running.letter("cut").resolved_at is None
 
 
 def test_a_letter_is_settled_once(running: System) -> None:
@@ -122,8 +122,8 @@ def test_a_letter_is_settled_once(running: System) -> None:
         again = running.cli("dead-letters", how, letter)
         assert again.exit_code == 1
         assert f"no dead letter {letter} is waiting" in again.stderr
-    listed = {one["id"]: one for one in running.cli_json("dead-letters", "list", "--settled")}
-    assert listed[int(letter)]["settled_as"] == "dropped"
+    listed = {one["id"]: one for one in running.cli_json("dead-letters", "list", "--resolved")}
+    assert listed[int(letter)]["resolution"] == "dropped"
     assert int(letter) not in [one["id"] for one in running.cli_json("dead-letters", "list")]
     assert running.cli("dead-letters", "show", letter).exit_code == 0
 

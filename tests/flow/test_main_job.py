@@ -47,7 +47,7 @@ class Stack:
         engine = open_engine(self.database_url)
         try:
             with reading(engine) as connection:
-                return dead_letters.listed(connection, settled=False, letters_max=100)
+                return dead_letters.list_letters(connection, resolved=False, letters_max=100)
         finally:
             engine.dispose()
 

@@ -46,4 +46,4 @@ def test_no_pin_is_compared_after_five_that_nobody_came_to_judge(engine: Engine)
         outcomes = connection.execute(
             select(pin_attempts.c.outcome).order_by(pin_attempts.c.number)
         )
-        assert [outcome.value for (outcome,) in outcomes] == ["wrong"] * 5 + ["settled"]
+        assert [outcome.value for (outcome,) in outcomes] == ["wrong"] * 5 + ["cleared"]

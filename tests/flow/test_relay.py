@@ -346,7 +346,7 @@ def holding_the_lease(database_url: str) -> Iterator[None]:
         holder.result(WAIT_S)
 
 
-def _held(database_url: str) -> leases.Held | None:
+def _held(database_url: str) -> leases.Lease | None:
     engine = open_engine(database_url)
     with reading(engine) as connection:
         held = leases.find(connection, LEASE)

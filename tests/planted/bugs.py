@@ -52,7 +52,7 @@ def _commit_between(indent: int, statement: str, *rest: str) -> str:
     return statement + "".join(f"\n{' ' * indent}{line}" for line in lines)
 
 
-ONE_PATH = "tests/storage/test_one_path.py"
+GROUPS = "tests/storage/test_handler_groups.py"
 HANDLER = "tests/storage/test_handler.py"
 TRANSPORT = "tests/transport/test_transport.py"
 FAILURES = "tests/flow/test_failures.py"
@@ -88,21 +88,21 @@ BUGS = (
         "handler.py",
         _WRITE,
         _WRITE.replace("emitted", "[each for each in emitted if each.reason is None]"),
-        (ONE_PATH, HANDLER),
+        (GROUPS, HANDLER),
     ),
     Bug(
         "a conflict is answered with the first answer",
         "handler.py",
         "if digests[key] == digest",
         "if digests[key]",
-        (ONE_PATH,),
+        (GROUPS,),
     ),
     Bug(
         "a dry run stores",
         "handler.py",
         "books = _aside(books, decision, released)",
         "pass",
-        (ONE_PATH,),
+        (GROUPS,),
     ),
     Bug(
         "ids of answers are drawn by chance",
@@ -121,7 +121,7 @@ BUGS = (
     # --- rules -----------------------------------------------------------------------------------
     Bug(
         "cards are read before they are locked",
-        "storage/books.py",
+        "storage/loading.py",
         "rows = find(connection, cards, Card._fields, by_key, lock=True)",
         "rows = find(connection, cards, Card._fields, by_key)",
         ("tests/storage/test_races.py",),
@@ -281,13 +281,13 @@ BUGS = (
         "a right that is missing is a message's fault",
         "storage/errors.py",
         "return not state.startswith(_DATA_STATES)",
-        "return state.startswith(_PASSING_STATES)",
+        "return state.startswith(_TEMPORARY_STATES)",
         ("tests/flow/test_server_faults.py",),
     ),
     Bug(
         "two cards may have one name",
         "storage/migrations/versions/0001_first.py",
-        'sa.UniqueConstraint("account_id", "card_id", name="uq_cards_account_id_card_id"),',
+        'unique=["account_id, card_id"],',
         "",
         (CONSTRAINTS,),
     ),
@@ -334,10 +334,10 @@ BUGS = (
     ),
     Bug(
         "a start that the worker breaks off counts",
-        "storage/dead_letters.py",
+        "storage/starts.py",
         "case((is_over, starts.c.starts + 1), else_=starts.c.starts)",
         "starts.c.starts + 1",
-        ("tests/storage/test_letters.py",),
+        ("tests/storage/test_starts.py",),
     ),
     Bug(
         "a message passes an earlier one that goes back to its queue",

@@ -19,8 +19,8 @@ from card_worker.secret_issuer import SecretIssuer
 from card_worker.storage import outbox
 from card_worker.storage.accounts import change_account
 from card_worker.storage.engine import begin
-from card_worker.storage.files import find_files, written
-from card_worker.storage.pin_attempts import note_pin_attempts
+from card_worker.storage.files import find_files, mark_written
+from card_worker.storage.pin_attempts import store_pin_attempts
 from card_worker.sweeps import lapse_orders
 from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_issuer
 from tests.orders import ACCOUNT, CODES, Orders
@@ -53,7 +53,7 @@ class Teller:
 
     def handle(self, command: Any) -> Answer:
         with begin(self._engine) as (connection, _):
-            note_pin_attempts(connection, [command], self.now)
+            store_pin_attempts(connection, [command], self.now)
         with begin(self._engine) as (connection, _):
             (answer,) = handle(connection, [command], self.now, self._issuer)
         return answer
@@ -208,7 +208,7 @@ def _batches(orders: Orders, tell: Teller) -> None:
     _lists(orders)
     with begin(orders.engine) as (connection, now):
         for file in find_files(connection, ACCOUNT, "L"):
-            written(connection, file, now)
+            mark_written(connection, file, now)
     confirm(orders.engine, ACCOUNT, "L", "them")
 
 

@@ -380,9 +380,9 @@ def test_lists_that_wait_are_gone_through_once_for_all_commands_of_a_commit(
     with reading(engine) as connection:
         found = [find_batch(connection, ACCOUNT, name) for name in ("a", "b")]
     first, second = [batch for batch in found if batch is not None]
-    names = Listed(first.listed or ())
+    names = Listed(first.card_list or ())
     books = Books()
-    books.put_batch(first._replace(listed=names))
+    books.put_batch(first._replace(card_list=names))
     books.put_batch(second)
     for number in range(100):
         assert books.busy_with((ACCOUNT, f"other-{number}")) is None

@@ -21,14 +21,14 @@ from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Outcome
 from card_worker.handler import handle
-from card_worker.query_handler import look_as_holder
+from card_worker.query_handler import answer_card_query
 from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.peppers import Pepper, Peppers
 from card_worker.secrets.sealing import open_sealed
 from card_worker.secrets.vault import Vault
 from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.errors import is_race, is_retryable
-from card_worker.storage.pin_attempts import note_pin_attempts
+from card_worker.storage.pin_attempts import store_pin_attempts
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, file_parts, outbox, pin_attempts, pins, tokens
 from tests.codes import OWNER, PIN, SEAL_TO, VAULT, WRONG_PIN, plain_issuer
@@ -82,7 +82,7 @@ def note(engine: Engine, *commands: Command) -> None:
     attempts = [one for one in commands if isinstance(one, CreateTransaction) and one.pin]
     if attempts:
         with begin(engine) as (connection, _):
-            note_pin_attempts(connection, attempts, NOW)
+            store_pin_attempts(connection, attempts, NOW)
 
 
 @retry(retry=retry_if_exception(is_passing))
@@ -257,7 +257,7 @@ def test_of_many_wrong_pins_at_once_five_are_compared(engine: Engine) -> None:
         told = list(pool.map(lambda one: judge(engine, one), attempts_at_once))
     assert {answers[0].reason for answers in told} == {"card_not_usable"}
     outcomes = Counter(row.outcome for row in rows(engine, pin_attempts))
-    assert outcomes == {Outcome.WRONG: 5, Outcome.SETTLED: SENDERS - 5}
+    assert outcomes == {Outcome.WRONG: 5, Outcome.CLEARED: SENDERS - 5}
     assert ask(engine, pay("right", pin=PIN)) == ["card_not_usable"]
     blocked = [row for row in rows(engine, outbox) if row.type == "card.blocked"]
     assert len(blocked) == 1
@@ -273,7 +273,7 @@ def test_the_right_one_among_wrong_ones_at_once_opens_no_more_than_five(engine: 
     wrong = sum(row.outcome == Outcome.WRONG for row in rows(engine, pin_attempts))
     assert wrong <= 5
     assert len(opened) <= SENDERS // 16
-    compared = [row for row in rows(engine, pin_attempts) if row.outcome != Outcome.SETTLED]
+    compared = [row for row in rows(engine, pin_attempts) if row.outcome != Outcome.CLEARED]
     assert len(compared) == wrong  # none is left open
 
 
@@ -304,12 +304,12 @@ def test_a_pin_attempt_noted_behind_its_own_answer_counts_no_more(engine: Engine
     attempt = pay("r1", pin=PIN)
     assert isinstance(attempt, CreateTransaction)
     with begin(engine) as (connection, _):
-        note_pin_attempts(connection, [attempt], NOW)
+        store_pin_attempts(connection, [attempt], NOW)
     judge(engine, attempt)
     with begin(engine) as (connection, _):  # what a second worker did that looked too early
         connection.execute(pin_attempts.update().values(outcome=Outcome.OPEN))
     judge(engine, attempt)
-    assert [row.outcome for row in rows(engine, pin_attempts)] == ["settled"]
+    assert [row.outcome for row in rows(engine, pin_attempts)] == ["cleared"]
 
 
 def test_an_unblock_forgives_what_was_wrong_and_not_what_is_still_to_be_judged(
@@ -321,14 +321,14 @@ def test_an_unblock_forgives_what_was_wrong_and_not_what_is_still_to_be_judged(
     note(engine, waiting)
     judge(engine, command("cards.unblock", "u", card_id="A1", reason="found"))
     outcomes = Counter(row.outcome for row in rows(engine, pin_attempts))
-    assert outcomes == {Outcome.SETTLED: 5, Outcome.OPEN: 1}
+    assert outcomes == {Outcome.CLEARED: 5, Outcome.OPEN: 1}
     # Of one that never came to an end, nothing is left to count after an hour.
     with begin(engine) as (connection, _):
         connection.execute(pin_attempts.update().values(created_at=NOW - timedelta(hours=2)))
     assert ask(engine, pay("right", pin=PIN)) == ["card.drawn_down"]
-    assert {row.outcome for row in rows(engine, pin_attempts)} == {Outcome.SETTLED}
+    assert {row.outcome for row in rows(engine, pin_attempts)} == {Outcome.CLEARED}
     judge(engine, waiting)
-    assert {row.outcome for row in rows(engine, pin_attempts)} == {Outcome.SETTLED}
+    assert {row.outcome for row in rows(engine, pin_attempts)} == {Outcome.CLEARED}
 
 
 def test_a_dry_run_of_an_unblock_forgives_nothing(engine: Engine) -> None:
@@ -346,7 +346,7 @@ def test_a_dry_run_of_an_unblock_forgives_nothing(engine: Engine) -> None:
 def test_a_pin_of_a_card_that_is_not_there_is_noted_too(engine: Engine) -> None:
     assert ask(engine, pay("r1", "NOBODY-S", pin=WRONG_PIN)) == ["card_not_usable"]
     (noted,) = rows(engine, pin_attempts)
-    assert (noted.card, noted.outcome) == (None, "settled")
+    assert (noted.card, noted.outcome) == (None, "cleared")
 
 
 def test_all_that_cannot_be_used_is_told_the_same(engine: Engine) -> None:
@@ -371,9 +371,9 @@ def test_a_query_by_token_counts_pin_attempts_as_a_payment_does(engine: Engine) 
         assert isinstance(query, GetCard)
         if query.pin is not None:
             with begin(engine) as (connection, _):
-                note_pin_attempts(connection, [query], NOW)
+                store_pin_attempts(connection, [query], NOW)
         with begin(engine) as (connection, _):
-            return look_as_holder(connection, query, NOW)
+            return answer_card_query(connection, query, NOW)
 
     assert look(0)["reason"] == "pin_required"
     assert look(1, pin=PIN)["card"]["card_id"] == "A1"

@@ -30,7 +30,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from card_worker.contracts.enums import BatchState, CardType, EventType, Side, TransactionType
 from card_worker.domain.rows import State
 from card_worker.money import AMOUNT_MAX, Currency
-from card_worker.storage import migrations
+from card_worker.storage import migrations, schema
 from card_worker.storage.engine import begin, open_engine
 from card_worker.storage.errors import is_retryable, violated_constraint
 from card_worker.storage.tables import (
@@ -279,10 +279,10 @@ def test_the_migrations_make_the_tables_the_code_works_with(engine: Engine) -> N
 
 
 def test_the_migrations_make_the_constraints_the_code_counts_on(engine: Engine) -> None:
-    schema = _schema(engine)
-    assert schema.keys() == metadata.tables.keys()
+    found = _schema(engine)
+    assert found.keys() == metadata.tables.keys()
     for name, table in metadata.tables.items():
-        checks, uniques, primary, strict = schema[name]
+        checks, uniques, primary, strict = found[name]
         declared = table.constraints
         assert {one.name for one in declared if isinstance(one, CheckConstraint)} == checks
         assert {one.name for one in declared if isinstance(one, UniqueConstraint)} == uniques
@@ -292,8 +292,8 @@ def test_the_migrations_make_the_constraints_the_code_counts_on(engine: Engine) 
 
 def test_a_database_that_is_not_migrated_is_refused(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path}/empty.db")
-    with engine.connect() as connection, pytest.raises(migrations.SchemaOutdated) as raised:
-        migrations.check(connection)
+    with engine.connect() as connection, pytest.raises(schema.SchemaOutdated) as raised:
+        schema.check(connection)
     assert "run card-worker migrate" in str(raised.value)
     engine.dispose()
 
@@ -304,7 +304,7 @@ def test_migrating_twice_is_harmless(engine: Engine, database_url: str) -> None:
     assert migrations.upgrade(database_url) == migrations.upgrade(database_url) != ""
     assert _schema(engine) == before
     with engine.connect() as connection:
-        migrations.check(connection)
+        schema.check(connection)
         assert connection.execute(text("SELECT card_id FROM cards")).scalar_one() == "A1"
 
 
@@ -316,8 +316,8 @@ def test_a_schema_can_be_taken_back_and_made_again(engine: Engine, database_url:
         config.attributes["connection"] = connection
         alembic.downgrade(config, "base")
         assert inspect(connection).get_table_names() == ["alembic_version"]
-        with pytest.raises(migrations.SchemaOutdated, match="schema is empty"):
-            migrations.check(connection)
+        with pytest.raises(schema.SchemaOutdated, match="schema is empty"):
+            schema.check(connection)
     engine.dispose()
     migrations.upgrade(database_url)
     assert _schema(engine) == before

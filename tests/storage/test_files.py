@@ -20,12 +20,12 @@ from sqlalchemy import Engine, Executable, select
 
 from card_worker import file_store
 from card_worker.bureau_file import file_name
-from card_worker.domain.rows import File, Holds
+from card_worker.domain.rows import File, FileKind
 from card_worker.file_store import UNFINISHED, FileStore
 from card_worker.files import FileWriter, StoreUnavailable, write_files
 from card_worker.storage import leases
 from card_worker.storage.engine import begin
-from card_worker.storage.files import add, find_files, wanted_again
+from card_worker.storage.files import find_files, insert_file, request_rewrite
 from card_worker.storage.tables import file_parts, files
 from tests.flow.processes import until
 
@@ -40,7 +40,7 @@ def keep(engine: Engine, *names: str) -> None:
             file = File(
                 account_id=ACCOUNT,
                 batch_id=name,
-                holds=Holds.CODES,
+                kind=FileKind.CODES,
                 name=f"{ACCOUNT}/{name}.csv.age",
                 sha256=sha256(CONTENT).hexdigest(),
                 cards=1,
@@ -55,7 +55,7 @@ def keep(engine: Engine, *names: str) -> None:
                     content=base64.b64encode(CONTENT[place : place + 128]).decode(),
                 )
                 connection.execute(parts)
-            add(connection, file)
+            insert_file(connection, file)
 
 
 def is_written(engine: Engine, name: str) -> bool:
@@ -170,7 +170,7 @@ def test_a_file_that_is_not_what_was_sealed_is_not_put(
 def let_time_pass(engine: Engine) -> None:
     """Make the next try of all files due."""
     with begin(engine) as (connection, now):
-        connection.execute(files.update().values(next_try_at=now))
+        connection.execute(files.update().values(next_attempt_at=now))
 
 
 def test_the_pause_before_the_next_try_grows_up_to_an_hour(engine: Engine, tmp_path: Path) -> None:
@@ -181,13 +181,13 @@ def test_the_pause_before_the_next_try_grows_up_to_an_hour(engine: Engine, tmp_p
         let_time_pass(engine)
         assert write_files(engine, store) == 0
         with begin(engine) as (connection, now):
-            (next_try_at,) = connection.execute(select(files.c.next_try_at)).scalars()
-        pauses.append(round((next_try_at - now).total_seconds()))
+            (next_attempt_at,) = connection.execute(select(files.c.next_attempt_at)).scalars()
+        pauses.append(round((next_attempt_at - now).total_seconds()))
     assert pauses[:6] == pytest.approx([1, 2, 4, 8, 16, 32], abs=1)
     assert pauses[-1] == pytest.approx(3_600, abs=1)
     # The clock is set back: the next try lies farther away than any pause.
     with begin(engine) as (connection, now):
-        connection.execute(files.update().values(next_try_at=now + timedelta(days=1)))
+        connection.execute(files.update().values(next_attempt_at=now + timedelta(days=1)))
     (tmp_path / ACCOUNT).unlink()
     assert write_files(engine, store) == 1
 
@@ -283,7 +283,7 @@ class AskedAgain(FileStore):
             (self._folder / name).unlink()
             with begin(self._engine) as (connection, _):
                 (file,) = find_files(connection, ACCOUNT, "b1")
-                wanted_again(connection, file)
+                request_rewrite(connection, file)
 
 
 def test_a_file_that_is_asked_for_while_it_is_put_is_put_once_more(
@@ -350,22 +350,22 @@ def test_checking_a_store_opens_nothing() -> None:
     "batch_id",
     [".writing-x", ".writing+x", ".writing+", ".writing%2Bx", "..", "+", ".writing-1.pins"],
 )
-@pytest.mark.parametrize("holds", Holds)
+@pytest.mark.parametrize("kind", FileKind)
 def test_no_file_of_a_batch_is_taken_for_a_leftover(
-    tmp_path: Path, batch_id: str, holds: Holds
+    tmp_path: Path, batch_id: str, kind: FileKind
 ) -> None:
-    store, name = FileStore(str(tmp_path)), file_name(ACCOUNT, batch_id, holds, UUID(int=1))
+    store, name = FileStore(str(tmp_path)), file_name(ACCOUNT, batch_id, kind, UUID(int=1))
     store.put(name, [CONTENT])
     os.utime(tmp_path / name, (0, 0))
-    store.put(file_name(ACCOUNT, "next", Holds.CODES), [CONTENT])
+    store.put(file_name(ACCOUNT, "next", FileKind.CODES), [CONTENT])
     assert (tmp_path / name).read_bytes() == CONTENT
 
 
-@given(st.text(min_size=1, max_size=255), st.sampled_from(Holds))
+@given(st.text(min_size=1, max_size=255), st.sampled_from(FileKind))
 def test_no_name_of_a_file_is_one_of_a_file_that_is_being_written(
-    batch_id: str, holds: Holds
+    batch_id: str, kind: FileKind
 ) -> None:
-    account_id, _, name = file_name(ACCOUNT, batch_id, holds, UUID(int=1)).partition("/")
+    account_id, _, name = file_name(ACCOUNT, batch_id, kind, UUID(int=1)).partition("/")
     assert account_id == ACCOUNT
     assert re.fullmatch(r"[A-Za-z0-9_.~%-]{1,200}", name)
     assert "+" in UNFINISHED

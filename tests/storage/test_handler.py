@@ -19,7 +19,7 @@ from card_worker.domain.rows import Card, Outcome
 from card_worker.handler import handle
 from card_worker.secret_issuer import SecretIssuer
 from card_worker.storage.engine import begin, reading
-from card_worker.storage.pin_attempts import note_pin_attempts
+from card_worker.storage.pin_attempts import store_pin_attempts
 from card_worker.storage.queries import find_card, find_transactions
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, idempotency_keys, metadata, outbox, pin_attempts
@@ -440,7 +440,7 @@ def noted(
     connection: Connection, commands: Sequence[Command], now: datetime, issuer: SecretIssuer
 ) -> list[Answer]:
     """Handle commands whose PINs are noted before."""
-    note_pin_attempts(connection, commands, now)
+    store_pin_attempts(connection, commands, now)
     return handle(connection, commands, now, issuer)
 
 
@@ -467,10 +467,10 @@ def test_a_pin_attempt_noted_before_a_crash_is_settled_by_what_comes_without_a_p
     issuer, (first, again) = plain_issuer(), without_and_with_pin()
     with begin(engine) as (connection, _):
         noted(connection, BEGINNING, NOW, issuer)
-        note_pin_attempts(connection, [again], NOW)
+        store_pin_attempts(connection, [again], NOW)
         handle(connection, [first, again], NOW, issuer)
         (outcome,) = connection.execute(select(pin_attempts.c.outcome)).scalars()
-        assert outcome is Outcome.SETTLED
+        assert outcome is Outcome.CLEARED
 
 
 def test_a_card_may_begin_again_in_another_currency(engine: Engine) -> None:

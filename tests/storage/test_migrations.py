@@ -14,8 +14,8 @@ from card_worker.domain.rows import State
 from card_worker.embedded.valkey import NoServer
 from card_worker.storage import tables
 from card_worker.storage.engine import open_engine
-from card_worker.storage.migrations import _config, upgrade
-from card_worker.storage.types import JsonText, OneOf, UtcTime, Uuid
+from card_worker.storage.migrations import config, upgrade
+from card_worker.storage.types import EnumText, JsonText, UtcTime, Uuid
 from tests import servers
 from tests.servers import Server
 
@@ -51,7 +51,7 @@ def empty(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 def migrate(engine: Engine, revision: str, *, down: bool = False) -> None:
     with engine.begin() as connection:
-        (command.downgrade if down else command.upgrade)(_config(connection), revision)
+        (command.downgrade if down else command.upgrade)(config(connection), revision)
 
 
 def value(column: Column[Any]) -> object:
@@ -62,8 +62,8 @@ def value(column: Column[Any]) -> object:
             return NOW
         case JsonText():
             return ["x"]
-        case OneOf(words=words):
-            return next(iter(words))  # type: ignore[call-overload]
+        case EnumText(enum=enum):
+            return next(iter(enum))  # type: ignore[call-overload]
         case _ if column.type.python_type is bytes:
             return b"x"
         case _ if column.type.python_type is str:

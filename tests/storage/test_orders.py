@@ -23,21 +23,21 @@ from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.contracts.queries import CardQuery, GetCard, ListTransactions
 from card_worker.domain.ids import card_uuid
 from card_worker.domain.needs import Needs
-from card_worker.domain.rows import CARDS_PER_CHUNK, Batch, Holds, State
+from card_worker.domain.rows import CARDS_PER_CHUNK, Batch, FileKind, State
 from card_worker.file_store import FileStore
 from card_worker.files import NotConfirmed, confirm, write_files
 from card_worker.handler import handle
-from card_worker.query_handler import look
+from card_worker.query_handler import answer_query
 from card_worker.secret_issuer import SecretIssuer, SecretTools
 from card_worker.secrets.peppers import Pepper, Peppers
 from card_worker.secrets.sealing import NotOpened, new_key_pair
 from card_worker.secrets.vault import Vault
 from card_worker.storage.batches import find_batch
-from card_worker.storage.books import load
-from card_worker.storage.bulk import insert_alike
-from card_worker.storage.dead_letters import listed
+from card_worker.storage.bulk_insert import insert_similar
+from card_worker.storage.dead_letters import list_letters
 from card_worker.storage.engine import IDLE_MAX_S, begin, open_engine, reading
 from card_worker.storage.errors import is_race, is_retryable
+from card_worker.storage.loading import load
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import (
     batches,
@@ -47,7 +47,7 @@ from card_worker.storage.tables import (
     files,
     jobs,
     pins,
-    reserved_names,
+    reserved_card_ids,
     tokens,
     transactions,
 )
@@ -258,7 +258,7 @@ def test_nobody_sees_a_card_before_the_last_one_is_made(orders: Orders) -> None:
 def seen(orders: Orders, query: type[CardQuery], **named: Any) -> str | None:
     """Return the reason why nothing is shown; None when something is."""
     with reading(orders.engine) as connection:
-        shown = look(connection, query(account_id=ACCOUNT, command_id="look", **named))
+        shown = answer_query(connection, query(account_id=ACCOUNT, command_id="look", **named))
     return shown.get("reason")
 
 
@@ -426,7 +426,7 @@ def test_pins_may_be_for_somebody_else(orders: Orders) -> None:
     orders.order(3, **CODES, seal_pins_to=[printer.recipient])
     orders.work()
     (told,) = orders.events("batch.completed")
-    codes, secret = orders.file(), orders.file(holds=Holds.PINS)
+    codes, secret = orders.file(), orders.file(kind=FileKind.PINS)
     assert told["data"]["file"]["name"] == codes.name == f"{ACCOUNT}/B1.csv.age"
     assert told["data"]["pin_file"]["name"] == secret.name == f"{ACCOUNT}/B1.pins.csv.age"
     for file, other in ((codes, printer), (secret, OWNER)):
@@ -448,9 +448,9 @@ def test_a_batch_that_is_called_like_the_pins_of_another_has_a_file_of_its_own(
         orders.order(1, batch_id, **CODES, seal_pins_to=[OWNER.recipient])
     orders.work()
     found = [
-        orders.file(batch_id, holds).name.removeprefix(f"{ACCOUNT}/")
+        orders.file(batch_id, kind).name.removeprefix(f"{ACCOUNT}/")
         for batch_id in ("B1", "B1.pins", "B1%2Epins")
-        for holds in (Holds.CODES, Holds.PINS)
+        for kind in (FileKind.CODES, FileKind.PINS)
     ]
     assert found == [
         *("B1.csv.age", "B1.pins.csv.age"),
@@ -630,7 +630,7 @@ def test_a_chunk_is_not_given_up_before_its_batch_says_why(postgres_url: str) ->
 
 def letters(engine: Engine) -> int:
     with reading(engine) as connection:
-        return len(listed(connection, settled=False, letters_max=9))
+        return len(list_letters(connection, resolved=False, letters_max=9))
 
 
 def let_go(orders: Orders) -> Batch:
@@ -716,10 +716,10 @@ def cancelling_at_work(orders: Orders, monkeypatch: pytest.MonkeyPatch) -> Itera
 
     def cancel_first(*args: Any) -> None:
         orders.ask("batches.cancel", "stop", batch_id="B1")
-        insert_alike(*args)
+        insert_similar(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr("card_worker.batches.making.insert_alike", cancel_first)
+        patched.setattr("card_worker.batches.making.insert_similar", cancel_first)
         yield
 
 
@@ -867,7 +867,7 @@ def test_names_that_are_taken_are_found_among_many(orders: Orders) -> None:
 
 
 def test_names_are_looked_for_page_by_page(orders: Orders, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("card_worker.storage.batches.NAMES_TOGETHER", 2)
+    monkeypatch.setattr("card_worker.storage.batches.CARD_IDS_PER_PAGE", 2)
     listed = [{"card_id": name} for name in ("P1a", "P1b", "P1c", "P1d", "P1e", "P99")]
     orders.ask("cards.batch_create", "listed", cards=listed)
     told = orders.order(99, "B2", card_id_pattern="P{n:02d}")
@@ -947,7 +947,7 @@ def test_cards_are_called_back(orders: Orders, *, is_listed: bool) -> None:
     shown = statuses(orders)
     blocked = [name for name, (state, blocked) in shown.items() if blocked and state != "closed"]
     assert sorted(blocked) == sorted(set(names(250, 201)) - {"B1-0302"})
-    file = orders.file(holds=Holds.REFUSED)
+    file = orders.file(kind=FileKind.REFUSED)
     assert end["data"]["file"]["name"] == file.name
     assert orders.content(file) == b"card_id,reason\r\nB1-0302,card_closed\r\n"
     blocks = [one for one in orders.events("card.blocked") if one["data"]["version"]]
@@ -1026,7 +1026,7 @@ def test_the_end_of_cards_is_put_off(orders: Orders) -> None:
     orders.work()
     recall = orders.events("batch.recalled")[-1]["data"]["recall"]
     assert (recall["done"], recall["already"], recall["refused"]) == (1, 1, 2)
-    file = orders.file(holds=Holds.REFUSED)
+    file = orders.file(kind=FileKind.REFUSED)
     assert orders.content(file) == (b"card_id,reason\r\nB1-0003,invalid\r\nB1-0004,invalid\r\n")
 
 
@@ -1117,27 +1117,27 @@ def test_names_of_lists_are_looked_up_by_key(orders: Orders) -> None:
         needed = Needs(cards=((ACCOUNT, "X1"), (ACCOUNT, "free")))
         books = load(connection, [needed], now)()
     assert books.reserved == {(ACCOUNT, "X1"): "B1"}
-    assert [order.listed for order in books.orders[ACCOUNT].values()] == [None] * 3
+    assert [order.card_list for order in books.orders[ACCOUNT].values()] == [None] * 3
 
 
 def test_names_of_lists_are_free_once_the_list_is_made_or_let_go(orders: Orders) -> None:
     wait_for_approval(orders, "made", "A1", "A2")
     wait_for_approval(orders, "cancelled", "C1")
     wait_for_approval(orders, "stopped", "S1")
-    assert orders.count(reserved_names) == 4
+    assert orders.count(reserved_card_ids) == 4
     taken = orders.ask("cards.create", "a1", card_id="A1", **LOAD)
     assert taken["data"]["reason"] == "card_exists"
     shown = GetCard(account_id=ACCOUNT, command_id="q", card_id="A1")
     with reading(orders.engine) as connection:
-        assert look(connection, shown)["reason"] == "batch_state"
+        assert answer_query(connection, shown)["reason"] == "batch_state"
     orders.ask("batches.cancel", "cancel", batch_id="cancelled")
     assert orders.ask("cards.create", "c1", card_id="C1", **LOAD)["type"] == "card.created"
     orders.ask("batches.approve", "stopped", batch_id="stopped", created_by="ola")
     orders.ask("batches.cancel", "stop", batch_id="stopped")
     orders.ask("batches.approve", "made", batch_id="made", created_by="ola")
-    assert orders.count(reserved_names) == 2
+    assert orders.count(reserved_card_ids) == 2
     orders.work()
-    assert orders.count(reserved_names) == 0
+    assert orders.count(reserved_card_ids) == 0
     assert orders.ask("cards.activate", "on", card_id="A2", **LOAD)["type"] == "card.activated"
     again = orders.ask("batches.cancel", "rest", batch_id="made")
     assert again["type"] == "batch.cancelled"

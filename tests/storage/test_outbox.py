@@ -14,7 +14,7 @@ from card_worker.storage import outbox
 from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.outbox import Running, Unpublished, Watermark
 from tests.storage.statements import counting
-from tests.storage.test_writing import create
+from tests.storage.test_bulk_write import create
 
 PUBLISHED = 2_000
 
@@ -130,7 +130,7 @@ def test_events_of_a_card_keep_their_order_however_long_a_commit_takes(postgres_
     for _ in range(2):
         publish_later()
     with begin(engine) as (connection, _):
-        assert outbox.newest(connection) == mark.position
+        assert outbox.newest_position(connection) == mark.position
     engine.dispose()
 
 

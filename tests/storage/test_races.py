@@ -27,7 +27,7 @@ from card_worker.worker.messages import Answered, Failed, Message, Outcome
 from card_worker.worker.starts import STARTS_MAX
 from tests.codes import SEAL_TO, VAULT
 from tests.flow.processes import until
-from tests.storage.test_moments import waits
+from tests.storage.test_loading import waits
 
 ACCOUNT = "T00000001"
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)

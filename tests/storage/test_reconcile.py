@@ -855,57 +855,57 @@ NAME_CORRUPTIONS = [
     for name, sql, what in (
         (
             "a name that a list has not reserved",
-            "DELETE FROM reserved_names WHERE card_id = 'waits-3'",
+            "DELETE FROM reserved_card_ids WHERE card_id = 'waits-3'",
             "reserved name waits-3",
         ),
         (
             "a list without any of its names",
-            f"DELETE FROM reserved_names {batch('waits')}",
+            f"DELETE FROM reserved_card_ids {batch('waits')}",
             "reserved name waits-1",
         ),
         (
             "a list that is being made, without a name",
-            "DELETE FROM reserved_names WHERE card_id = 'making-1'",
+            "DELETE FROM reserved_card_ids WHERE card_id = 'making-1'",
             "reserved name making-1",
         ),
         (
             "a list that is being removed, without a name",
-            "DELETE FROM reserved_names WHERE card_id = 'removing-5'",
+            "DELETE FROM reserved_card_ids WHERE card_id = 'removing-5'",
             "reserved name removing-5",
         ),
         (
             "a name that the list doesn't have",
-            f"INSERT INTO reserved_names VALUES ('{ACCOUNT}', 'other', 'waits')",
+            f"INSERT INTO reserved_card_ids VALUES ('{ACCOUNT}', 'other', 'waits')",
             "reserved name other",
         ),
         (
             "a name of another list",
-            "UPDATE reserved_names SET batch_id = 'making' WHERE card_id = 'waits-2'",
+            "UPDATE reserved_card_ids SET batch_id = 'making' WHERE card_id = 'waits-2'",
             "reserved name waits-2",
         ),
         (
             "a name of another account",
-            f"UPDATE reserved_names SET account_id = '{OTHER}' WHERE card_id = 'waits-2'",
+            f"UPDATE reserved_card_ids SET account_id = '{OTHER}' WHERE card_id = 'waits-2'",
             "reserved name waits-2",
         ),
         (
             "a name of a batch that there isn't",
-            "UPDATE reserved_names SET batch_id = 'nothing' WHERE card_id = 'waits-2'",
+            "UPDATE reserved_card_ids SET batch_id = 'nothing' WHERE card_id = 'waits-2'",
             "reserved name waits-2",
         ),
         (
             "a name of a list that is made",
-            f"INSERT INTO reserved_names VALUES ('{ACCOUNT}', 'made-1', 'made')",
+            f"INSERT INTO reserved_card_ids VALUES ('{ACCOUNT}', 'made-1', 'made')",
             "reserved name made-1",
         ),
         (
             "a name of a list that was cancelled",
-            f"INSERT INTO reserved_names VALUES ('{ACCOUNT}', 'removed-1', 'removed')",
+            f"INSERT INTO reserved_card_ids VALUES ('{ACCOUNT}', 'removed-1', 'removed')",
             "reserved name removed-1",
         ),
         (
             "a name of a pattern",
-            f"INSERT INTO reserved_names VALUES ('{ACCOUNT}', 'W-0001', 'W')",
+            f"INSERT INTO reserved_card_ids VALUES ('{ACCOUNT}', 'W-0001', 'W')",
             "reserved name W-0001",
         ),
         (

@@ -114,7 +114,7 @@ def test_a_server_that_accepts_connections_and_says_nothing_is_given_up(
 def test_who_waits_for_events_notices_that_the_session_is_silent(
     through: Engine, between: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "ASK_S", 0.0)
+    monkeypatch.setattr(outbox, "CHECK_S", 0.0)
 
     def wait() -> None:
         with outbox.watching(through) as watch:

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Engine
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.json_text import write_time
 from card_worker.contracts.message import UnreadableItem, read_commands
-from card_worker.storage.dead_letters import Start, count_starts, forget_starts, uncount_starts
 from card_worker.storage.engine import begin
+from card_worker.storage.starts import Start, count_starts, forget_starts, uncount_starts
 from tests.codes import OWNER, PIN, VAULT, WRONG_PIN, plain_issuer
 from tests.storage.statements import counting
 from tests.storage.test_handler import NOW, noted

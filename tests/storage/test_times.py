@@ -17,9 +17,9 @@ from card_worker.contracts.queries import GetCard
 from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.answers import Answer
 from card_worker.handler import handle
-from card_worker.query_handler import look_as_holder
+from card_worker.query_handler import answer_card_query
 from card_worker.storage.engine import begin, reading
-from card_worker.storage.pin_attempts import note_pin_attempts
+from card_worker.storage.pin_attempts import store_pin_attempts
 from card_worker.storage.queries import find_transactions
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import outbox, pin_attempts, tokens
@@ -45,7 +45,7 @@ HOUR, MS = timedelta(hours=1), timedelta(milliseconds=1)
 def ask(engine: Engine, now: datetime, *commands: Command) -> list[Answer]:
     """Handle commands in a commit whose clock shows `now`."""
     with begin(engine) as (connection, _):
-        note_pin_attempts(connection, commands, now)
+        store_pin_attempts(connection, commands, now)
         return handle(connection, commands, now, plain_issuer())
 
 
@@ -167,7 +167,7 @@ def test_pins_are_noted_and_cards_shown_in_the_time_of_the_card(engine: Engine) 
     wrong = command("transactions.create", "w", ref_id="w", **paid, pin=WRONG_PIN)
     assert isinstance(wrong, CreateTransaction)
     with begin(engine) as (connection, _):
-        note_pin_attempts(connection, [wrong], NOW)
+        store_pin_attempts(connection, [wrong], NOW)
         noted = connection.execute(select(pin_attempts.c.created_at)).scalar_one()
     assert noted == NOW + HOUR / 4
     for number, named in enumerate(({"card_id": "A1"}, {"token": "TOKEN-0"})):
@@ -175,8 +175,8 @@ def test_pins_are_noted_and_cards_shown_in_the_time_of_the_card(engine: Engine) 
         query = read_query("cards.get", f"q{number}", fields, VAULT)
         assert isinstance(query, GetCard)
         with begin(engine) as (connection, _):
-            note_pin_attempts(connection, [query], NOW)
-            seen = look_as_holder(connection, query, NOW)
+            store_pin_attempts(connection, [query], NOW)
+            seen = answer_card_query(connection, query, NOW)
         # In the time of the card, that of the token is up.
         if "token" in named:
             assert seen["reason"] == "card_not_usable"

@@ -81,12 +81,12 @@ def stalled_chunks(engine: Engine) -> list[Chunk]:
     """Return the chunks of stalled jobs to request again: the first of each sequence of chunks."""
     chunks: list[Chunk] = []
     with begin(engine) as (connection, now):
-        for job in jobs.resting(connection, now, STALLED):
+        for job in jobs.find_stalled(connection, now, STALLED):
             if not jobs.is_in_turn(connection, job):
                 continue
-            jobs.asked_again(connection, job, now)
+            jobs.record_request(connection, job, now)
             firsts = dict[int, int]()
-            for number in jobs.missing(connection, job):
+            for number in jobs.missing_chunks(connection, job):
                 firsts.setdefault(number % AHEAD, number)
             chunks += [_chunk(job, number) for number in list(firsts.values()) or [job.end]]
     if chunks:
@@ -175,7 +175,7 @@ def _do(work: Work, number: int) -> Job | None:
     None: the chunk is done, another worker does it, or an earlier job of the batch has not ended.
     """
     job = work.job
-    if not jobs.is_open(work.connection, job, number):
+    if not jobs.lock_chunk(work.connection, job, number):
         return None
     if not jobs.is_in_turn(work.connection, job):
         return None
@@ -191,7 +191,7 @@ def _end_if_cancelled(engine: Engine, issuer: SecretIssuer, chunk: Chunk) -> Non
     with begin(engine) as (connection, now):
         work = _work(connection, chunk, now, issuer, lock=True)
         if work is not None and not work.batch.busy:
-            jobs.ended(connection, work.job, now)
+            jobs.end(connection, work.job, now)
 
 
 def _chunk(job: Job, number: int) -> Chunk:

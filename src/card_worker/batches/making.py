@@ -24,14 +24,14 @@ from card_worker.domain.codes import new_pin, new_token, pin_format, with_behavi
 from card_worker.domain.events import SecretRequest
 from card_worker.domain.ids import card_uuids, token_uuids
 from card_worker.domain.orders import batch_card
-from card_worker.domain.rows import Batch, Card, File, Holds, Job
+from card_worker.domain.rows import Batch, Card, File, FileKind, Job
 from card_worker.secret_issuer import NONE_LEFT, NewSecrets
 from card_worker.secrets.encryption import PepperMissing, decrypt, encrypt
 from card_worker.secrets.peppers import Hash
 from card_worker.secrets.sealing import read_recipients, seal_pieces
 from card_worker.storage import jobs
 from card_worker.storage.batches import add_created, change_batch
-from card_worker.storage.bulk import Column, insert_alike
+from card_worker.storage.bulk_insert import ColumnValues, insert_similar
 from card_worker.storage.engine import wait_for_disk
 from card_worker.storage.tables import cards, pins, tokens
 
@@ -64,7 +64,7 @@ def make(work: Work, number: int) -> Job:
             files[at] = files.get(at, b"") + lines
     vault = work.issuer.vault
     encrypted = [encrypt(vault, _purpose(job, number, at), lines) for at, lines in files.items()]
-    jobs.chunk_done(
+    jobs.finish_chunk(
         connection, job, number, now, encrypted_secrets=" ".join(encrypted) if encrypted else None
     )
     # Last, because it blocks the other chunks.
@@ -72,7 +72,7 @@ def make(work: Work, number: int) -> Job:
     counted = add_created(connection, batch, count)
     if counted is None:
         raise Stopped
-    return emit_progress(work, jobs.moved(connection, job, now, done=count), counted)
+    return emit_progress(work, jobs.count_chunk(connection, job, now, done=count), counted)
 
 
 def _pieces(work: Work, first: int, count: int) -> Iterator[tuple[int, int]]:
@@ -93,11 +93,11 @@ def _make_piece(work: Work, first: int, count: int) -> list[bytes]:
     ids = card_uuids(batch.account_id, names)
     card = batch_card(batch, names[0], kinds[0], has_codes=batch.recipients is not None)
     card = card._replace(changed_at=card.time(work.now))
-    columns: dict[str, Column] = {"id": ids, "card_id": names}
-    if batch.listed is not None:
+    columns: dict[str, ColumnValues] = {"id": ids, "card_id": names}
+    if batch.card_list is not None:
         columns["type"] = kinds
     piece = Piece(card, ids, sorted(range(count), key=ids.__getitem__))
-    insert_alike(work.connection, cards, card, columns, piece.order)
+    insert_similar(work.connection, cards, card, columns, piece.order)
     if batch.recipients is None:
         return []
     request = _request(batch)
@@ -120,7 +120,7 @@ def complete(work: Work) -> None:
     assert counted.created == counted.requested
     whole = counted._replace(state=BatchState.COMPLETED, busy=False, completed_at=now)
     change_batch(connection, whole)
-    jobs.ended(connection, job, now)
+    jobs.end(connection, job, now)
     data = about_job(job, whole)
     add_files(data, files)
     emit(work, data, EventType.BATCH_COMPLETED, "end")
@@ -155,13 +155,13 @@ def _insert_codes(
         made = Hash(kid, digests[0]), masked[0]
         token = new_token(UUID(bytes=token_ids[0]), card, made, request, now)
         like = with_behaviour(token, _options(batch).card_token, now)
-        columns: dict[str, Column] = {"id": token_ids, "card": ids}
+        columns: dict[str, ColumnValues] = {"id": token_ids, "card": ids}
         columns |= {"digest": digests, "masked_code": masked}
-        insert_alike(connection, tokens, like, columns, order)
+        insert_similar(connection, tokens, like, columns, order)
     if new_secrets.pins is not None:
         kid, digests = new_secrets.pins
         pin = new_pin(card, Hash(kid, digests[0]), request, now)
-        insert_alike(connection, pins, pin, {"id": ids, "digest": digests}, order)
+        insert_similar(connection, pins, pin, {"id": ids, "digest": digests}, order)
 
 
 def _request(batch: Batch) -> SecretRequest:
@@ -181,7 +181,7 @@ def _request(batch: Batch) -> SecretRequest:
     )
 
 
-def _split(batch: Batch, values: Values) -> Iterator[tuple[Holds, Sequence[str], Values]]:
+def _split(batch: Batch, values: Values) -> Iterator[tuple[FileKind, Sequence[str], Values]]:
     return split(values, batch.recipients or (), batch.pin_recipients)
 
 
@@ -194,17 +194,17 @@ def _seal(work: Work) -> list[File]:
 
     def lines(at: int) -> Iterator[bytes]:
         yield HEADER
-        for left in jobs.left_behind(work.connection, work.job):
+        for left in jobs.chunk_results(work.connection, work.job):
             assert left.encrypted_secrets is not None
             purpose = _purpose(work.job, left.number, at)
             yield decrypt(work.issuer.vault, purpose, left.encrypted_secrets.split(" ")[at])
 
     files = []
-    for at, (holds, named, _) in enumerate(_split(work.batch, NO_VALUES)):
-        parts = new_file(work, holds)
+    for at, (kind, named, _) in enumerate(_split(work.batch, NO_VALUES)):
+        parts = new_file(work, kind)
         seal_pieces(read_recipients(named), lines(at), parts.write)
         cards = work.batch.requested
-        files.append(add_file(work, holds, parts, cards=cards, recipients=named))
+        files.append(add_file(work, kind, parts, cards=cards, recipients=named))
     return files
 
 

@@ -15,7 +15,7 @@ from card_worker.contracts.internal import (
     RecalledUpdate,
 )
 from card_worker.domain.answers import about_job, add_files
-from card_worker.domain.rows import File, Holds, Job
+from card_worker.domain.rows import File, FileKind, Job
 from card_worker.domain.views import recall_view
 from card_worker.handler import handle
 from card_worker.storage import jobs
@@ -50,10 +50,10 @@ def recall(work: Work, number: int) -> Job:
             already.add(name)
         elif name not in already:
             refused.append([name, answer.reason.value])
-    jobs.chunk_done(connection, job, number, now, refused=refused or None)
+    jobs.finish_chunk(connection, job, number, now, refused=refused or None)
     done = len(names) - len(already) - len(refused)
     counts = {"done": done, "already": len(already), "refused": len(refused)}
-    return emit_progress(work, jobs.moved(connection, job, now, **counts), batch)
+    return emit_progress(work, jobs.count_chunk(connection, job, now, **counts), batch)
 
 
 def recalled(work: Work) -> None:
@@ -71,7 +71,7 @@ def recalled(work: Work) -> None:
     data = about_job(job, batch)
     add_files(data, files)
     data["recall"] = recall_view(job)
-    jobs.ended(connection, job, now)
+    jobs.end(connection, job, now)
     emit(work, data, EventType.BATCH_RECALLED, "end")
 
 
@@ -109,10 +109,10 @@ def _extended(work: Work, names: Sequence[str]) -> set[str]:
 
 
 def _list_refused(work: Work) -> File:
-    parts = new_file(work, Holds.REFUSED)
+    parts = new_file(work, FileKind.REFUSED)
     parts.write(HEAD)
-    for left in jobs.left_behind(work.connection, work.job):
+    for left in jobs.chunk_results(work.connection, work.job):
         text = io.StringIO(newline="")
         csv.writer(text).writerows(left.refused or ())
         parts.write(text.getvalue().encode())
-    return add_file(work, Holds.REFUSED, parts, cards=work.job.refused)
+    return add_file(work, FileKind.REFUSED, parts, cards=work.job.refused)

@@ -38,10 +38,10 @@ def give_up(work: Work, why: Impossible) -> UUID | None:
         "order cancelled, its cards cannot be made", batch_id=batch.batch_id, reason=why.reason
     )
     if not batch.busy:
-        jobs.ended(connection, job, now)
+        jobs.end(connection, job, now)
         return None
     removing = new_job(batch, Action.REMOVE, last=batch.requested, id=removal, cause=job, at=now)
-    write(connection, jobs.new([removing]))
+    write(connection, jobs.new_rows([removing]))
     return removal
 
 
@@ -52,8 +52,8 @@ def remove(work: Work, number: int) -> Job:
     # Other cards may have these ids: because of them the order was cancelled.
     ids = [UUID(bytes=id) for id in card_uuids(batch.account_id, names)]
     removed = remove_cards(connection, batch, ids)
-    jobs.chunk_done(connection, job, number, now)
-    return jobs.moved(connection, job, now, done=removed)
+    jobs.finish_chunk(connection, job, number, now)
+    return jobs.count_chunk(connection, job, now, done=removed)
 
 
 def removed(work: Work) -> None:
@@ -63,4 +63,4 @@ def removed(work: Work) -> None:
     assert batch is not None
     change_batch(connection, batch._replace(busy=False, created=0))
     jobs.end_others(connection, job, now)
-    jobs.ended(connection, job, now)
+    jobs.end(connection, job, now)

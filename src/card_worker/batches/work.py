@@ -13,13 +13,13 @@ from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import Action, EventType, Reason
 from card_worker.contracts.events import BatchData, Problem
 from card_worker.domain.answers import about_job, freeze
-from card_worker.domain.rows import Batch, File, Holds, Job
+from card_worker.domain.rows import Batch, File, FileKind, Job
 from card_worker.domain.views import recall_view
 from card_worker.secret_issuer import SecretIssuer
 from card_worker.storage import jobs, outbox
 from card_worker.storage.bulk_write import write
 from card_worker.storage.engine import wait_for_disk
-from card_worker.storage.files import PartsWriter, add
+from card_worker.storage.files import PartsWriter, insert_file
 
 PROGRESS_INTERVAL = timedelta(seconds=1)
 
@@ -56,7 +56,7 @@ def card_ids(work: Work, number: int) -> tuple[int, list[str]]:
 
 
 def add_file(
-    work: Work, holds: Holds, parts: PartsWriter, *, cards: int, recipients: Sequence[str] = ()
+    work: Work, kind: FileKind, parts: PartsWriter, *, cards: int, recipients: Sequence[str] = ()
 ) -> File:
     """Add a file, all parts of which were written."""
     parts.finish()
@@ -64,21 +64,21 @@ def add_file(
         name=parts.name,
         account_id=work.job.account_id,
         batch_id=work.job.batch_id,
-        holds=holds,
+        kind=kind,
         sha256=parts.sha256,
         cards=cards,
         bytes=parts.bytes,
         recipients=list(recipients),
         created_at=work.now,
     )
-    add(work.connection, file)
+    insert_file(work.connection, file)
     return file
 
 
-def new_file(work: Work, holds: Holds) -> PartsWriter:
+def new_file(work: Work, kind: FileKind) -> PartsWriter:
     """Return a writer for a new file of the batch."""
     job = work.job
-    return PartsWriter(work.connection, file_name(job.account_id, job.batch_id, holds, job.id))
+    return PartsWriter(work.connection, file_name(job.account_id, job.batch_id, kind, job.id))
 
 
 def emit_progress(work: Work, job: Job, batch: Batch) -> Job:
@@ -87,7 +87,7 @@ def emit_progress(work: Work, job: Job, batch: Batch) -> Job:
         data = about_job(job, batch)
         if job.action is not Action.MAKE:
             data["recall"] = recall_view(job)
-        jobs.told(work.connection, job, work.now)
+        jobs.record_progress(work.connection, job, work.now)
         emit(work, data, EventType.BATCH_PROGRESSED, f"left/{job.open_chunks}")
     return job
 
@@ -97,5 +97,5 @@ def emit(work: Work, data: BatchData, type: EventType, key: str) -> UUID:
     id = event_id(work.job.account_id, keys.of_job(work.job.id, key))
     answer = freeze(data, id=id, type=type, subject=work.job.batch_id, at=work.now)
     wait_for_disk(work.connection, wait=True)  # an event must not be lost after it was published
-    write(work.connection, [outbox.new([answer])])
+    write(work.connection, [outbox.new_rows([answer])])
     return id

@@ -42,8 +42,8 @@ from card_worker.files import confirm as confirm_files
 from card_worker.settings import load_settings
 from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin
-from card_worker.storage.files import find_files, wanted_again
-from card_worker.storage.idempotency import answer_before
+from card_worker.storage.files import find_files, request_rewrite
+from card_worker.storage.idempotency import find_answer
 
 app = typer.Typer(
     help="Order a batch of cards, watch it, and see to its files.", no_args_is_help=True
@@ -163,7 +163,7 @@ def _answer(order: CreateBatch, *, is_new: bool) -> dict[str, Any]:
 
 def _answer_before(order: CreateBatch) -> dict[str, Any] | None:
     with looking() as connection:
-        answer = answer_before(connection, order)
+        answer = find_answer(connection, order)
     return None if answer is None else dict(json.loads(answer.event))
 
 
@@ -272,7 +272,7 @@ def write_again(batch_id: BatchId, account: AccountId) -> None:
             raise refuse(f"there is no file of a batch {batch_id}")
         kept = [file for file in files if file.confirmed_at is None]
         for file in kept:
-            wanted_again(connection, file)
+            request_rewrite(connection, file)
     if len(kept) < len(files):
         # What a recall has left holds no secrets, and nobody confirms it.
         rest = "; that of the cards refused will be written again" if kept else ""
@@ -299,7 +299,7 @@ def confirm(
 
 def _became(file: File) -> dict[str, object]:
     return {
-        "holds": file.holds,
+        "kind": file.kind,
         "written_at": file.written_at,
         "confirmed_at": file.confirmed_at,
         "last_error": file.last_error,

@@ -10,7 +10,7 @@ from card_worker.cli.codes import identities_in
 from card_worker.cli.console import AsJson, database, looking, out, print_json, refuse, table
 from card_worker.secrets.sealing import NotOpened
 from card_worker.settings import load_settings
-from card_worker.storage import dead_letters
+from card_worker.storage import dead_letters, starts
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import begin
 from card_worker.worker.messages import start_key
@@ -25,8 +25,8 @@ LetterId = Annotated[
 
 @app.command("list")
 def list_letters(
-    settled: Annotated[
-        bool, typer.Option("--settled", help="Those that were requeued or dropped.")
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Those that were requeued or dropped.")
     ] = False,
     limit: Annotated[
         int, typer.Option(min=1, max=10_000, help="At most so many, the newest.")
@@ -35,7 +35,7 @@ def list_letters(
 ) -> None:
     """List the letters that wait for an operator, without their bodies."""
     with looking() as connection:
-        letters = dead_letters.listed(connection, settled=settled, letters_max=limit)
+        letters = dead_letters.list_letters(connection, resolved=resolved, letters_max=limit)
     if as_json:
         for letter in letters:
             told = _told(letter)
@@ -84,7 +84,7 @@ def requeue(
         if found.message_id is not None:
             with begin(engine) as (connection, _):
                 key = start_key(found.message_id, found.body)
-                dead_letters.forget_starts(connection, [key])
+                starts.forget_starts(connection, [key])
         # Published first: if we die in between it is sent twice, never lost.
         with Client(settings.broker()) as client:
             client.republish(
@@ -96,7 +96,7 @@ def requeue(
             )
         with begin(engine) as (connection, now):
             # The worker may have found it wanting again already; then it waits again.
-            dead_letters.settle(
+            dead_letters.resolve(
                 connection, letter, now, "requeued", as_received_at=found.received_at
             )
     out.print(f"dead letter {letter} is on its queue again")
@@ -114,7 +114,7 @@ def drop(letter: LetterId) -> None:
         if found.aside_key:
             _delete_aside(found.aside_key)
         with begin(engine) as (connection, now):
-            if not dead_letters.settle(connection, letter, now, "dropped"):
+            if not dead_letters.resolve(connection, letter, now, "dropped"):
                 raise refuse(f"no dead letter {letter} is waiting")
     out.print(f"dead letter {letter} is dropped")
 
@@ -127,7 +127,7 @@ def _delete_aside(key: str) -> None:
 
 
 def _waiting(found: DeadLetter | None, letter: int) -> DeadLetter:
-    if found is None or found.settled_at is not None:
+    if found is None or found.resolved_at is not None:
         raise refuse(f"no dead letter {letter} is waiting")
     return found
 
@@ -143,7 +143,7 @@ def _whole(found: DeadLetter, identity: Path | None) -> DeadLetter:
     if identity is None:
         raise refuse("the secrets in it are sealed: give the --identity that opens them")
     try:
-        return dead_letters.opened(found, identities_in(identity))
+        return dead_letters.open_letter(found, identities_in(identity))
     except NotOpened as reason:
         raise refuse(str(reason)) from None
 

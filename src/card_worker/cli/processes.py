@@ -16,7 +16,7 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from card_worker.storage.leases import Held
+    from card_worker.storage.leases import Lease
 
 LAG_S_MAX = 60.0
 LEASE_POLL_S = 0.2
@@ -172,7 +172,7 @@ def _check_relay() -> None:
     out.print("the relay is at work")
 
 
-def _working_relay(engine: "Engine") -> "Held | None":
+def _working_relay(engine: "Engine") -> "Lease | None":
     """Return the relay's lease if its holder counts it up, which it does every few seconds."""
     from card_worker.relay import LEASE
     from card_worker.storage import leases
@@ -191,7 +191,8 @@ def _working_relay(engine: "Engine") -> "Held | None":
 
 def migrate() -> None:
     """Bring the database to the newest schema. Harmless when it is; all or nothing when not."""
-    from card_worker.storage.migrations import SchemaOutdated, upgrade
+    from card_worker.storage.migrations import upgrade
+    from card_worker.storage.schema import SchemaOutdated
 
     try:
         revision = upgrade(load_settings().database())

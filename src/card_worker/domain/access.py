@@ -90,9 +90,9 @@ def _check_pin(books: Books, request: AccessRequest, card: Card, now: datetime) 
     earlier = [other for other in counting if other.number < attempt.number]
     is_open = attempt.card == card.id and attempt.outcome is Outcome.OPEN
     if not is_open or pin is None or len(earlier) >= WRONG_MAX:
-        return PinCheck(attempt._replace(outcome=Outcome.SETTLED))
+        return PinCheck(attempt._replace(outcome=Outcome.CLEARED))
     if request.given_pin.opens(card.id, Hash(pin.kid, pin.digest)):
-        return PinCheck(attempt._replace(outcome=Outcome.SETTLED), is_right=True)
+        return PinCheck(attempt._replace(outcome=Outcome.CLEARED), is_right=True)
     wrong = sum(other.outcome is Outcome.WRONG for other in counting) + 1
     block = None
     if wrong >= WRONG_MAX:
@@ -112,4 +112,4 @@ def record_attempt(
         return
     stored = books.pin_attempts.get(event_id(request.account_id, request.key))
     if stored is not None and stored.outcome is Outcome.OPEN:
-        books.pin_attempts.put(stored._replace(outcome=Outcome.SETTLED))
+        books.pin_attempts.put(stored._replace(outcome=Outcome.CLEARED))

@@ -51,7 +51,7 @@ from card_worker.domain.events import (
     TransferredIn,
     TransferredOut,
 )
-from card_worker.domain.rows import Batch, File, Holds, Job, Transaction
+from card_worker.domain.rows import Batch, File, FileKind, Job, Transaction
 from card_worker.domain.views import card_view, file_view, hold_view, token_view, transaction_view
 
 SEQUENCE_DIGITS = 20
@@ -192,10 +192,10 @@ def batch_data(said: CommandInfo, batch: Batch) -> BatchData:
 
 def add_files(data: BatchData, files: Sequence[File]) -> None:
     """Add the files to the data; `file` is null when there is none."""
-    views = {file.holds: file_view(file) for file in files}
-    data["file"] = views.get(Holds.CODES) or views.get(Holds.REFUSED)
-    if Holds.PINS in views:
-        data["pin_file"] = views[Holds.PINS]
+    views = {file.kind: file_view(file) for file in files}
+    data["file"] = views.get(FileKind.CODES) or views.get(FileKind.REFUSED)
+    if FileKind.PINS in views:
+        data["pin_file"] = views[FileKind.PINS]
 
 
 def about_job(job: Job, batch: Batch) -> BatchData:

@@ -206,7 +206,7 @@ class Books:
     def pin_attempts_of(self, card: UUID) -> list[PinAttempt]:
         """Return the PIN attempts of a card that count."""
         attempts = (self.pin_attempts[id] for id in self.pin_attempts_by_card.get(card, ()))
-        return [attempt for attempt in attempts if attempt.outcome is not Outcome.SETTLED]
+        return [attempt for attempt in attempts if attempt.outcome is not Outcome.CLEARED]
 
     def load_card(self, card: Card) -> None:
         """Add a card as it is stored."""
@@ -250,7 +250,7 @@ class Books:
         """
         for attempt in self.pin_attempts_of(card):
             if attempt.outcome is Outcome.WRONG or attempt.created_at + CHECKED_WITHIN < now:
-                self.pin_attempts.put(attempt._replace(outcome=Outcome.SETTLED))
+                self.pin_attempts.put(attempt._replace(outcome=Outcome.CLEARED))
 
     def is_taken(self, key: CardKey) -> bool:
         """Say whether a card has this key, or a batch will create one with it."""
@@ -276,7 +276,7 @@ class Books:
         orders = dict(self.orders.get(batch.account_id, {}))
         if batch.busy:
             orders[batch.batch_id] = batch
-            for card in batch.listed or ():
+            for card in batch.card_list or ():
                 self.reserved[batch.account_id, card["card_id"]] = batch.batch_id
         else:
             orders.pop(batch.batch_id, None)

@@ -210,7 +210,7 @@ def _batch(event: BatchCompleted | BatchAccepted | BatchAwaitsApproval, state: B
         metadata=command.metadata,
         command_id=command.command_id,
         pattern=command.card_id_pattern,
-        listed=None
+        card_list=None
         if cards is None
         else [card.model_dump(mode="json", exclude_none=True) for card in cards],
         options=None

@@ -46,12 +46,12 @@ class Outcome(StrEnum):
     OPEN = "open"
     """Not checked yet."""
     WRONG = "wrong"
-    SETTLED = "settled"
+    CLEARED = "cleared"
     """Right, or never compared, or followed by a right one: it no longer counts."""
 
 
-class Holds(StrEnum):
-    """The content of a file."""
+class FileKind(StrEnum):
+    """The kind of a file of a batch."""
 
     CODES = "codes"
     """The cards with their tokens and PINs; without the PINs if these have a separate file."""
@@ -223,7 +223,7 @@ class File(NamedTuple):
     """Its path under FILES_URL."""
     account_id: str
     batch_id: str
-    holds: Holds
+    kind: FileKind
     sha256: str
     cards: int
     bytes: int
@@ -282,7 +282,7 @@ class Batch(NamedTuple):
     """The command_id of its order."""
     pattern: str | None = None
     """The pattern of its card_ids."""
-    listed: list[dict[str, str]] | None = None
+    card_list: list[dict[str, str]] | None = None
     """Its cards if there is no pattern: `card_id`, and `type` if it differs from the batch's."""
     options: dict[str, Json] | None = None
     """The options of its cards' tokens and PINs."""
@@ -305,14 +305,14 @@ class Batch(NamedTuple):
         """Return the card_ids of the cards with these numbers. Numbers begin at 1."""
         if self.pattern is not None:
             return Pattern.known(self.pattern).card_ids(first, count)
-        assert self.listed is not None
-        return [card["card_id"] for card in self.listed[first - 1 : first - 1 + count]]
+        assert self.card_list is not None
+        return [card["card_id"] for card in self.card_list[first - 1 : first - 1 + count]]
 
     def types(self, first: int, count: int) -> list[CardType]:
         """Return the types of the cards with these numbers. Numbers begin at 1."""
-        if self.listed is None:
+        if self.card_list is None:
             return [self.type] * count
-        listed = self.listed[first - 1 : first - 1 + count]
+        listed = self.card_list[first - 1 : first - 1 + count]
         return [CardType(card["type"]) if "type" in card else self.type for card in listed]
 
     def has_lapsed(self, now: datetime) -> bool:

@@ -248,7 +248,7 @@ def _send_unreadable(till: Till) -> DeadLetter:
 
     def is_stored() -> bool:
         with reading(till.stack.engine) as connection:
-            found[:] = dead_letters.listed(connection, settled=False, letters_max=1)
+            found[:] = dead_letters.list_letters(connection, resolved=False, letters_max=1)
         return bool(found)
 
     till.send_with(send, ACTIVATE, "?", "an old till that sends XML")

@@ -1,10 +1,9 @@
-"""Tenants that have rules of their own. Others need no row."""
+"""The rules of accounts. An account without rules of its own has no row."""
 
 from collections.abc import Callable, Collection
 
 from sqlalchemy import Connection, Engine, delete, insert
 
-from card_worker.contracts.enums import Expiry
 from card_worker.domain.rows import Account
 from card_worker.money import Currency
 from card_worker.storage.engine import begin
@@ -16,16 +15,16 @@ from card_worker.storage.tables import accounts
 def find_accounts(
     connection: Connection, account_ids: Collection[str]
 ) -> Pending[dict[str, Account]]:
-    """Ask for those of the accounts that were set up; return what waits for them."""
-    wanted = [{"account_id": account_id} for account_id in account_ids]
-    rows = find(connection, accounts, Account._fields, wanted)
+    """Find those of the accounts that have a row; pending, by account_id."""
+    keys = [{"account_id": account_id} for account_id in account_ids]
+    rows = find(connection, accounts, Account._fields, keys)
     return lambda: {row[0]: _read(Account._make(row)) for row in rows()}
 
 
 def change_account(
     engine: Engine, account_id: str, change: Callable[[Account], Account]
 ) -> Account:
-    """Set an account up, or change its rules; return what they are now."""
+    """Replace the rules of an account by what `change` returns for them; return the new rules."""
     with begin(engine) as (connection, _):
         known = find_accounts(connection, [account_id])().get(account_id, Account(account_id))
         changed = change(known)
@@ -39,6 +38,4 @@ def _read(account: Account) -> Account:
     codes = account.currencies
     currencies = None if codes is None else tuple(Currency(code) for code in codes)
     recipients = None if account.recipients is None else tuple(account.recipients)
-    return account._replace(
-        currencies=currencies, expiry=Expiry(account.expiry), recipients=recipients
-    )
+    return account._replace(currencies=currencies, recipients=recipients)

@@ -1,30 +1,28 @@
-"""Which commands of a group need a card that another session has locked, and which don't."""
+"""Which rows the commands of a group need, and which of them other sessions have locked."""
 
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, FromClause, Select, select
 
 from card_worker.domain.needs import Needs
-from card_worker.storage.json_rows import columns_named, find, json_table, matching, parameters
-from card_worker.storage.pipeline import send
+from card_worker.storage.json_rows import find, matching, send_with_rows
 from card_worker.storage.tables import cards, tokens, transactions
 
-Name: TypeAlias = tuple[str, str, object]
-"""How a command names a row: its kind, the account, and its name there."""
-Row: TypeAlias = Name | UUID
+RowName: TypeAlias = tuple[str, str, object]
+"""How a command names a row: the kind of row, the account, and its name there."""
+Row: TypeAlias = RowName | UUID
 """A row by its name, or a card by its id."""
 
 
 class Contention(NamedTuple):
-    """What the names of a group of commands stand for, and what is locked of that."""
+    """The cards that a group of commands names, and which of them are locked."""
 
-    cards: dict[Name, UUID]
-    """The names of cards that exist: by card_id, by a transaction, by a token."""
+    cards: dict[RowName, UUID]
+    """The ids of cards that exist, by the names of the card, of a transaction or of a token."""
     locked: frozenset[UUID]
-    """Those of the cards that another session has locked."""
+    """The cards that other sessions have locked."""
 
     def rows(self, needed: Iterable[Needs]) -> set[Row]:
         """Return the names of the rows that commands need, and the ids of the cards among them."""
@@ -33,9 +31,9 @@ class Contention(NamedTuple):
 
 
 def find_contention(connection: Connection, needed: Sequence[Needs]) -> Contention:
-    """Look which of the needed cards other sessions have locked, without waiting for them.
+    """Find the cards that commands need, without waiting for locks of other sessions.
 
-    The other cards are locked until the end of the commit.
+    The cards that are not locked are locked until the end of the commit.
     """
     by_card = [{"account_id": a, "card_id": id} for n in needed for a, id in n.cards]
     by_row = [{"account_id": a, "id": id} for n in needed for a, id in n.transactions]
@@ -44,29 +42,20 @@ def find_contention(connection: Connection, needed: Sequence[Needs]) -> Contenti
     found_cards = find(connection, cards, ("account_id", "card_id", "id"), by_card)
     found_rows = find(connection, transactions, ("account_id", "id", "card"), by_row)
     found_tokens = find(connection, tokens, ("digest", "card"), by_digest)
-    known: dict[Name, UUID] = {("card", a, name): id for a, name, id in found_cards()}
+    known: dict[RowName, UUID] = {("card", a, name): id for a, name, id in found_cards()}
     known |= {("transaction", a, id): card for a, id, card in found_rows()}
     known |= {("token", accounts[digest], digest): card for digest, card in found_tokens()}
     ids = set(known.values())
-    return Contention(known, frozenset(ids - _lock_free(connection, ids)))
+    free = send_with_rows(connection, _lock_free, cards, [{"id": id} for id in ids])
+    return Contention(known, frozenset(ids - {id for (id,) in free()}))
 
 
-def _lock_free(connection: Connection, ids: set[UUID]) -> set[UUID]:
-    if not ids:
-        return set()
-    dialect, columns = connection.dialect.name, columns_named(cards, ("id",))
-    values = parameters(dialect, columns, [{"id": id} for id in ids])
-    return {id for (id,) in send(connection, _select_free(dialect), values)()}
-
-
-@cache
-def _select_free(dialect: str) -> Select[Any]:
-    source = json_table(dialect, columns_named(cards, ("id",)))
+def _lock_free(source: FromClause) -> Select[Any]:
     statement = select(cards.c.id).join(source, matching(cards, source)).order_by(cards.c.id)
     return statement.with_for_update(of=cards, skip_locked=True)
 
 
-def _names(needs: Needs) -> Iterable[Name]:
+def _names(needs: Needs) -> Iterator[RowName]:
     for account_id, card_id in needs.cards:
         yield "card", account_id, card_id
     for account_id, id in needs.transactions:

@@ -1,4 +1,4 @@
-"""Opening a database, and a commit in it: `begin` is the only way to a connection that writes."""
+"""Engines and commits. `begin` is the only way to a connection that writes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,46 +12,43 @@ from card_worker.storage import sessions
 from card_worker.storage.pipeline import finish, keep_order, send
 
 LOCK_TIMEOUT_MS = 3_000
-"""How long a commit waits for rows that another one holds, before it is tried again."""
-LOCK_TIMEOUT_AGAIN_MS = 50
-"""How long a commit waits of which some rows are known to be locked: nobody else waits for it."""
+"""Milliseconds that a commit waits for a lock before it fails and is retried."""
+SHORT_LOCK_TIMEOUT_MS = 50
+"""The same for a commit some of whose rows are known to be locked: others must not wait for it."""
 REPLY_MAX_S = 20.0
-"""A PostgreSQL that doesn't reply for so long counts as gone. No statement of a commit takes as
-long: one that waits for a lock is answered after LOCK_TIMEOUT_MS."""
+"""Seconds without a reply after which a PostgreSQL session counts as lost. No statement of a commit
+takes as long: one that waits for a lock fails after LOCK_TIMEOUT_MS."""
 IDLE_MAX_S = 15
-"""How long a commit may do nothing before it is rolled back, so that a worker that is paused, or
-cut off, keeps what it has locked no longer than its messages."""
+"""Seconds without a statement after which the server rolls a commit back: a worker that is paused
+or disconnected keeps its locks no longer than its messages."""
 
 
-def _by_keys() -> list[ColumnElement[str]]:
-    """Return what lets rows be looked up by their keys, of which there is an index, and no table
-    be read whole. The planner would do so with one that was small when it was last counted, and
-    is being filled by an order: each look then takes longer than the one before."""
-    ways = ("seqscan", "hashjoin", "mergejoin")
-    return [func.set_config(f"enable_{way}", "off", true()) for way in ways]
-
-
+# Rows are found by keys that have an index. The planner would scan a table that was small at the
+# last ANALYZE and is being filled by an order: each statement would take longer than the last.
+_INDEX_PLANS: list[ColumnElement[str]] = [
+    func.set_config(f"enable_{plan}", "off", true())
+    for plan in ("seqscan", "hashjoin", "mergejoin")
+]
 _NOW = {
-    # One statement for both, and no session state, so that a pooler in transaction mode works.
+    # One statement, for the transaction only, so that a pooler in transaction mode works.
     "postgresql": select(
         func.date_trunc("milliseconds", func.clock_timestamp()),
         func.set_config("lock_timeout", bindparam("lock_timeout"), true()),
         func.set_config("idle_in_transaction_session_timeout", f"{IDLE_MAX_S}s", true()),
-        # The first and the last hours there are have no name in some zones' years 1 to 9999.
+        # In other zones, the first and the last hours of the years 1 to 9999 can't be represented.
         func.set_config("timezone", "UTC", true()),
-        *_by_keys(),
+        *_INDEX_PLANS,
     ),
     "sqlite": select(func.strftime("%Y-%m-%dT%H:%M:%fZ", "now")),
 }
 
-_WAIT_FOR_DISK = select(func.set_config("synchronous_commit", bindparam("is_so"), true()))
+_WAIT_FOR_DISK = select(func.set_config("synchronous_commit", bindparam("wait"), true()))
 
 
 def open_engine(url: str, *, reply_max_s: float | None = REPLY_MAX_S) -> Engine:
-    """Return an engine for a `postgresql://` or `sqlite:///` URL. Nothing is connected yet.
+    """Return an engine for a `postgresql://` or `sqlite:///` URL. It does not connect yet.
 
-    On PostgreSQL, a reply that takes longer than `reply_max_s` ends its session; None waits for
-    as long as the server keeps the connection, for statements that may take any time.
+    On PostgreSQL, a reply that takes longer than `reply_max_s` ends the session; None: no limit.
     """
     if url.startswith("sqlite"):
         return sessions.open_sqlite(url, lock_timeout_ms=LOCK_TIMEOUT_MS)
@@ -64,9 +61,9 @@ def open_engine(url: str, *, reply_max_s: float | None = REPLY_MAX_S) -> Engine:
 def begin(
     engine: Engine, *, writing: bool = True, lock_timeout_ms: int = LOCK_TIMEOUT_MS
 ) -> Iterator[tuple[Connection, datetime]]:
-    """Open a commit; give its connection and its time, which is the database's clock, read once.
+    """Open a commit; yield its connection and its time: that of the database's clock, read once.
 
-    One that isn't `writing` leaves SQLite's lock to others. `lock_timeout_ms` is PostgreSQL's.
+    Without `writing`, it does not take SQLite's lock. `lock_timeout_ms` applies to PostgreSQL.
     """
     with engine.connect() as plain:
         connection = plain.execution_options(card_worker_reading=not writing)
@@ -76,17 +73,17 @@ def begin(
 
 
 def wait_for_disk(connection: Connection, *, wait: bool) -> None:
-    """Say whether the commit that is open waits until it is on the disk, as it does by itself.
+    """Set whether the open commit waits until it is on the disk; by default it does.
 
-    One that doesn't is lost whole if the server crashes in the next moment, and never in part. So
-    it must be one of which nobody is told, and that is done again then.
+    A commit that doesn't may be lost as a whole if the server crashes within a moment. So nothing
+    of it may have been published, and it must be done again then.
     """
     if connection.dialect.name == "postgresql":
-        send(connection, _WAIT_FOR_DISK, {"is_so": "on" if wait else "off"})
+        send(connection, _WAIT_FOR_DISK, {"wait": "on" if wait else "off"})
 
 
 def clock(connection: Connection, *, lock_timeout_ms: int = LOCK_TIMEOUT_MS) -> datetime:
-    """Return the database's time, and set the limits that a transaction has from now on."""
+    """Return the database's time, and set the limits of the transaction."""
     dialect = connection.dialect.name
     values = {"lock_timeout": f"{lock_timeout_ms}ms"} if dialect == "postgresql" else {}
     ((now, *_),) = send(connection, _NOW[dialect], values)()
@@ -95,13 +92,11 @@ def clock(connection: Connection, *, lock_timeout_ms: int = LOCK_TIMEOUT_MS) -> 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """Open a connection that waits for nobody and changes nothing.
-
-    All that is read on it is of one moment.
-    """
+    """Open a connection that only reads, without waiting for locks. All of it is read as at one
+    moment."""
     options: dict[str, Any] = {"card_worker_reading": True}
     if engine.dialect.name == "postgresql":
-        # SQLite reads all of a transaction from one snapshot by itself.
+        # SQLite always reads a whole transaction from one snapshot.
         options["isolation_level"] = "REPEATABLE READ"
     with engine.connect() as connection:
         yield connection.execution_options(**options)
@@ -109,7 +104,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def snapshot(engine: Engine) -> Iterator[Connection]:
-    """Open a database as it is at one moment, however long it is read; nothing can be written."""
+    """Open a connection that reads the database as at one moment, and cannot write."""
     with reading(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execution_options(postgresql_readonly=True)

@@ -1,8 +1,8 @@
-"""Whose fault an error of the database is: the message's, or the server's.
+"""Classes of database errors: caused by the message, or by the server.
 
-A message can be at fault only where its data is: data errors, violated constraints, what a trigger
-raises. For everything else the message is innocent, and is tried again until the server is mended:
-a missing right, table, disk or server would otherwise turn good messages into dead letters.
+Only data errors, violated constraints and errors that triggers raise can be caused by a message.
+After all others it is retried until the server is repaired: a missing permission, table, disk or
+server would otherwise turn good messages into dead letters.
 """
 
 import sqlite3
@@ -23,11 +23,11 @@ from sqlalchemy.exc import (
 # SQLSTATE classes: data exception, constraint violation, program limit (too large for an index),
 # raised by a function.
 _DATA_STATES = ("22", "23", "54", "P0")
-# SQLSTATE, the class or all of it, of what passes by itself: 08 connection, 40 deadlock and
-# serialization, 53 no disk, memory or connection left, 57 shutdown and cancelled, 58 the machine,
-# 26, 42P05 and 0A000 a prepared statement of an old session, 55P03 lock timeout, 25P03 idle too
-# long, 25006 a primary that has become a replica.
-_PASSING_STATES = (
+# Classes and codes of temporary errors (SQLSTATE): 08 connection, 40 deadlock and serialization,
+# 53 no disk, memory or connection left, 57 shutdown and cancelled, 58 the machine, 26, 42P05 and
+# 0A000 a prepared statement of an old session, 55P03 lock timeout, 25P03 idle too long, 25006 a
+# primary that has become a replica.
+_TEMPORARY_STATES = (
     *("08", "40", "53", "57", "58", "55P03", "25P03", "25006"),
     *("26", "42P05", "0A000"),
 )
@@ -40,7 +40,7 @@ _SQLITE_DATA = frozenset(
         *(sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE),
     ]
 )
-# Of the code for everything else, what data can cause.
+# Texts of errors that data can cause, among those with SQLite's general code.
 _SQLITE_DATA_TEXTS = ("malformed JSON", "integer overflow")
 
 # A unique constraint is violated, or a primary key.
@@ -52,7 +52,7 @@ _SQLITE_UNIQUE = frozenset(
         sqlite3.SQLITE_CONSTRAINT_ROWID,
     ]
 )
-# Of what the database itself numbers. Its sequence is behind, as after a restore of rows alone.
+# The database assigns these keys. After a restore of rows alone, its sequence is behind.
 _NUMBERED = ("pk_outbox", "pk_unpublished")
 # SQLite names the columns of a violated constraint, and only in the error's text.
 _SQLITE_CONSTRAINTS = {
@@ -60,31 +60,33 @@ _SQLITE_CONSTRAINTS = {
     "UNIQUE constraint failed: unpublished.position": "pk_unpublished",
 }
 RACES_MAX = 10
-"""A commit that has violated unique constraints so often in a row hasn't lost races: it is wrong.
-Who loses a race loses it to a commit that has made something, and which is there the next time."""
+"""A commit that violates a unique constraint so often in a row is defective: after a lost race, the
+next attempt finds the row of the other commit."""
 
-Done = TypeVar("Done")
+T = TypeVar("T")
 
 
-class OwnFault(Exception):
-    """Our own book-keeping failed. No message is at fault; `__cause__` says why."""
+class BookkeepingError(Exception):
+    """A commit of our own bookkeeping failed. No message has caused it; `__cause__` says why."""
 
 
 @contextmanager
-def own_fault() -> Iterator[None]:
-    """Raise OwnFault for what no message has caused, whatever it is."""
+def bookkeeping() -> Iterator[None]:
+    """Raise BookkeepingError for every error that is not retryable: no message has caused it."""
     try:
         yield
     except Exception as error:
         if is_retryable(error):
             raise
-        raise OwnFault from error
+        raise BookkeepingError from error
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Say whether the same work may succeed later: the server is at fault. Everything else is a
-    defect of the message, or of our handling of it; if it isn't a race."""
-    if isinstance(error, OwnFault | TimeoutError | PendingRollbackError):
+    """Say whether the same work may succeed later, because the server has caused the error.
+
+    All other errors are races, or defects of the message or of our code.
+    """
+    if isinstance(error, BookkeepingError | TimeoutError | PendingRollbackError):
         return True
     if not isinstance(error, DBAPIError):
         return False
@@ -97,22 +99,21 @@ def is_retryable(error: BaseException) -> bool:
     state = _state(error)
     if state is not None:
         return not state.startswith(_DATA_STATES)
-    # Without a state: PostgreSQL can't be reached, or the driver refused the values.
+    # An error without a state: PostgreSQL is unavailable, or the driver refused the values.
     return isinstance(error, OperationalError | InterfaceError)
 
 
 def violated_constraint(error: IntegrityError) -> str | None:
-    """Return the name of the violated constraint; None if it isn't known."""
+    """Return the name of the violated constraint; None if it is unknown."""
     if isinstance(error.orig, psycopg.Error):
         return error.orig.diag.constraint_name
     return _SQLITE_CONSTRAINTS.get(str(error.orig))
 
 
 def is_race(error: BaseException) -> bool:
-    """Say whether another commit may have made the same before us.
+    """Say whether a unique constraint was violated: another commit may have inserted the same row.
 
-    Which constraint is violated first says nothing: a card is written together with all that it
-    begins with.
+    It does not matter which constraint: a card is inserted together with its first rows.
     """
     if not isinstance(error, IntegrityError):
         return False
@@ -121,10 +122,10 @@ def is_race(error: BaseException) -> bool:
     return _state(error) == _UNIQUE_STATE
 
 
-def through_races(work: Callable[[], Done]) -> Done:
-    """Do `work`, which begins with a new commit; do it again when it has lost a race.
+def retry_races(work: Callable[[], T]) -> T:
+    """Do `work`, which begins with a new commit; repeat it after a lost race.
 
-    The next try finds what the other commit made. Raises the error of the last of RACES_MAX tries.
+    Raises the error of the last of RACES_MAX attempts.
     """
     for _ in range(RACES_MAX - 1):
         try:
@@ -136,18 +137,18 @@ def through_races(work: Callable[[], Done]) -> Done:
 
 
 def needs_operator(error: BaseException) -> bool:
-    """Say whether a retryable error will hardly pass by itself: a right, a table is missing ..."""
-    if isinstance(error, OwnFault):
+    """Say whether a retryable error is probably permanent, as a missing permission or table."""
+    if isinstance(error, BookkeepingError):
         return True
     orig = error.orig if isinstance(error, DBAPIError) else None
     if isinstance(orig, sqlite3.Error):
         return _sqlite_code(orig) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
     state = _state(error)
-    return state is not None and not state.startswith(_PASSING_STATES)
+    return state is not None and not state.startswith(_TEMPORARY_STATES)
 
 
 def is_lock_timeout(error: BaseException) -> bool:
-    """Say whether a statement has waited too long for what another session holds."""
+    """Say whether a statement has waited too long for a lock of another session."""
     return _state(error) == _LOCK_TIMEOUT
 
 
@@ -157,7 +158,7 @@ def _state(error: BaseException) -> str | None:
 
 
 def _sqlite_code(error: sqlite3.Error) -> int:
-    # Errors of Python's own module, not of SQLite, have none.
+    # Errors of Python's module itself have no code.
     return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_RANGE)) & 0xFF
 
 

@@ -1,4 +1,4 @@
-"""Whether a command has been handled before, and what it was answered then."""
+"""Idempotency keys, and the stored answers of commands that were handled before."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,88 +20,90 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """What became of the keys of a group of commands."""
+class ClaimedKeys:
+    """The idempotency keys of a group of commands: new ones, and those of earlier commands."""
 
     fresh: frozenset[Key]
-    """Never handled before, and now ours to answer."""
+    """Inserted now."""
     digests: dict[Key, str]
-    """Handled before: the digest of what was asked then."""
+    """The digests of the earlier commands, by their keys."""
 
 
-def claim(connection: Connection, asked: dict[Key, str], now: datetime) -> Pending[Claim]:
-    """Record `asked`, digests by key, as handled; return what waits for which of them are fresh.
+def claim_keys(
+    connection: Connection, digests: dict[Key, str], now: datetime
+) -> Pending[ClaimedKeys]:
+    """Insert the keys of commands that don't exist yet; `digests` are those of the commands.
 
-    Two workers given the same key meet here: the second waits for the first to commit, then finds
-    it handled. Raises OperationalError after LOCK_TIMEOUT_MS.
+    If another commit is inserting the same key, this waits for its end, and then finds the key.
+    Raises OperationalError after LOCK_TIMEOUT_MS.
     """
     rows = [
         {
             "account_id": account_id,
             "key": key,
-            "digest": checked((account_id, key), asked[account_id, key]),
+            "digest": with_checksum((account_id, key), digests[account_id, key]),
             "event_id": event_id(account_id, key),
             "created_at": now,
         }
-        for account_id, key in sorted(asked)
+        for account_id, key in sorted(digests)
     ]
     inserted = insert_absent(connection, idempotency_keys, rows)
 
-    def wait() -> Claim:
+    def wait() -> ClaimedKeys:
         fresh = frozenset(inserted())
-        if len(fresh) == len(asked):
-            return Claim(fresh, {})
-        handled = [
+        known = [
             {"account_id": account_id, "key": key}
-            for account_id, key in asked
+            for account_id, key in digests
             if (account_id, key) not in fresh
         ]
-        found = find(connection, idempotency_keys, ("account_id", "key", "digest"), handled)()
-        return Claim(
-            fresh, {(account_id, key): _plain(digest) for account_id, key, digest in found}
+        found = find(connection, idempotency_keys, ("account_id", "key", "digest"), known)()
+        return ClaimedKeys(
+            fresh,
+            {(account_id, key): _without_checksum(stored) for account_id, key, stored in found},
         )
 
     return wait
 
 
 def key_and_digest(command: Command) -> tuple[Key, str]:
-    """Return what a command is known by, and what it asks."""
+    """Return the idempotency key of a command, and the digest of its content."""
     return (command.account_id, command.key), digest_of(command)
 
 
-def checked(key: Key, digest: str) -> str:
-    """Return a digest as it is stored: with a check sum over the key and itself, so that one which
-    was altered, or is another key's, is noticed although what was asked is not kept."""
+def with_checksum(key: Key, digest: str) -> str:
+    """Return a digest as it is stored: with a checksum of the key and the digest.
+
+    The content of a command is not stored, so only this shows that a digest was altered or belongs
+    to another key.
+    """
     account_id, name = key
     return f"{digest}:{crc32(f'{account_id}/{name} {digest}'.encode()):08x}"
 
 
-def _plain(stored: str) -> str:
+def _without_checksum(stored: str) -> str:
     return stored.partition(":")[0]
 
 
 def conflict_key(key: Key, digest: str) -> Key:
-    """Return the key of a refusal that can't have the command's own, which belongs to another."""
+    """Return the key of the refusal of a command whose own key an earlier command has used."""
     account_id, taken = key
     return account_id, conflict(taken, digest)
 
 
-def answer_before(connection: Connection, command: Command) -> Answer | None:
-    """Return what a command was answered when it was handled before; None when it wasn't."""
+def find_answer(connection: Connection, command: Command) -> Answer | None:
+    """Return the stored answer to a command; None if the command was not handled."""
     key, digest = key_and_digest(command)
-    account_id, name = key
-    handled = find(
-        connection, idempotency_keys, ("digest",), [{"account_id": account_id, "key": name}]
-    )()
-    if not handled:
+    row = {"account_id": key[0], "key": key[1]}
+    found = find(connection, idempotency_keys, ("digest",), [row])()
+    if not found:
         return None
-    ((known,),) = handled
-    id = event_id(*(key if _plain(known) == digest else conflict_key(key, digest)))
+    ((stored,),) = found
+    id = event_id(*(key if _without_checksum(stored) == digest else conflict_key(key, digest)))
     return stored_answers(connection, [id]).get(id)
 
 
 def stored_answers(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Answer]:
-    """Return the answers given before, byte for byte."""
+    """Return stored answers by their ids."""
     names = ("id", "account_id", "type", "subject", "partition_key", "event", "created_at")
     rows = find(connection, outbox, names, [{"id": id} for id in ids])()
     return {row[0]: Answer(*row) for row in rows}

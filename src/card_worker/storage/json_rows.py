@@ -4,7 +4,7 @@ The database reads the JSON itself, with `json_to_recordset` on PostgreSQL and `
 SQLite. In the statement the rows are a table called `given`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -30,16 +30,15 @@ from sqlalchemy import (
     tuple_,
     type_coerce,
 )
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql.base import PGDialect
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from card_worker.contracts.json_text import write_json
-from card_worker.storage.pipeline import Pending, Rows, send
+from card_worker.storage.pipeline import Pending, Rows, Statement, send
 from card_worker.storage.types import JsonLine, JsonText
 
-BETWEEN_LINES = "\x1e"
-"""ASCII record separator."""
+SEPARATOR = "\x1e"
+"""Stands between the texts of a JsonLine column: ASCII's record separator."""
 _POSTGRESQL: Any = PGDialect()  # type: ignore[no-untyped-call]
 
 Row = dict[str, Any]
@@ -49,7 +48,7 @@ Columns = tuple[Column[Any], ...]
 def json_table(dialect: str, columns: Columns, name: str = "given") -> FromClause:
     """Return a table with these columns; `parameters` provides its rows."""
     if dialect == "postgresql":
-        return _given_postgresql(columns, name)
+        return _recordset(columns, name)
     each = func.json_each(bindparam(name, type_=Text())).table_valued("value")
     values = [
         type_coerce(func.json_extract(each.c.value, f"$.{c.name}"), c.type).label(c.name)
@@ -58,18 +57,17 @@ def json_table(dialect: str, columns: Columns, name: str = "given") -> FromClaus
     return select(*values).subquery(name)
 
 
-def _given_postgresql(columns: Columns, name: str) -> FromClause:
-    """Read the rows from JSON, but JsonLine columns from one text with separators: JSON within
-    JSON is slow to read."""
+def _recordset(columns: Columns, name: str) -> FromClause:
+    """Read JsonLine columns from texts of their own: JSON within JSON is slow to read."""
     inside = [c for c in columns if not isinstance(c.type, JsonLine)]
     lines = [c for c in columns if isinstance(c.type, JsonLine)]
-    named = ", ".join(f"{c.name} {c.type.compile(_POSTGRESQL)}" for c in inside)
-    read = [f"json_to_recordset(CAST(:{name} AS JSON)) AS ({named})"]
-    read += [f"string_to_table(:{name}_{c.name}, '{BETWEEN_LINES}')" for c in lines]
-    read_as = ", ".join(c.name for c in (*inside, *lines))
-    asked = ", ".join(c.name for c in columns)
-    source = f"ROWS FROM ({', '.join(read)}) AS {name} ({read_as})"
-    rows = text(f"SELECT {asked} FROM {source}")  # noqa: S608  # names of columns
+    typed = ", ".join(f"{c.name} {c.type.compile(_POSTGRESQL)}" for c in inside)
+    sources = [f"json_to_recordset(CAST(:{name} AS JSON)) AS ({typed})"]
+    sources += [f"string_to_table(:{name}_{c.name}, '{SEPARATOR}')" for c in lines]
+    source_names = ", ".join(c.name for c in (*inside, *lines))
+    names = ", ".join(c.name for c in columns)
+    source = f"ROWS FROM ({', '.join(sources)}) AS {name} ({source_names})"
+    rows = text(f"SELECT {names} FROM {source}")  # noqa: S608  # names of columns
     return rows.columns(*(column(c.name, c.type) for c in columns)).subquery(name)
 
 
@@ -77,7 +75,7 @@ def parameters(
     dialect: str, columns: Columns, rows: Sequence[Row], name: str = "given"
 ) -> dict[str, str]:
     """Return the parameters of `json_table` for `rows`. A column that a row lacks is NULL."""
-    apart: dict[str, str] = {}
+    lines: dict[str, str] = {}
     for c in columns:
         if isinstance(c.type, JsonText):
             rows = [
@@ -85,9 +83,9 @@ def parameters(
                 for row in rows
             ]
         elif isinstance(c.type, JsonLine) and dialect == "postgresql":
-            apart[f"{name}_{c.name}"] = BETWEEN_LINES.join(row[c.name] for row in rows)
+            lines[f"{name}_{c.name}"] = SEPARATOR.join(row[c.name] for row in rows)
             rows = [{n: value for n, value in row.items() if n != c.name} for row in rows]
-    return {name: _text(dialect, rows), **apart}
+    return {name: _text(dialect, rows), **lines}
 
 
 def _text(dialect: str, rows: Sequence[Row]) -> str:
@@ -103,28 +101,98 @@ def columns_named(table: Table, names: tuple[str, ...]) -> Columns:
     return tuple(table.c[name] for name in names)
 
 
+def columns_of(table: Table, names: Collection[str]) -> Columns:
+    """Return the columns in the order of the table."""
+    return tuple(c for c in table.columns if c.name in names)
+
+
 def matching(table: Table, source: FromClause) -> ColumnElement[bool]:
     """Return the condition that a row of `table` equals one of `source` in its columns."""
     return and_(*(table.c[c.name] == c for c in source.c))
+
+
+def upsert(dialect: str, table: Table) -> Any:
+    """Return an INSERT that can have an ON CONFLICT clause."""
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
+
+
+# Each statement is built once per dialect and table, so that SQLAlchemy compiles its text once.
+
+
+def send_with_rows(
+    connection: Connection,
+    build: Callable[[FromClause], Statement],
+    table: Table,
+    rows: Sequence[Row],
+    **values: Any,
+) -> Pending[Rows]:
+    """Send the statement that `build` returns for a source with `rows`; nothing without rows.
+
+    The source has the columns of `table` that the first row has. `build` must be a function of a
+    module, by which the statement is kept.
+    """
+    if not rows:
+        return list
+    dialect, columns = connection.dialect.name, columns_named(table, tuple(rows[0]))
+    statement = _built(build, dialect, columns)
+    return send(connection, statement, {**parameters(dialect, columns, rows), **values})
+
+
+@cache
+def _built(build: Callable[[FromClause], Statement], dialect: str, columns: Columns) -> Statement:
+    return build(json_table(dialect, columns))
 
 
 def find(
     connection: Connection,
     table: Table,
     names: tuple[str, ...],
-    wanted: Sequence[dict[str, Any]],
+    keys: Sequence[Row],
     *,
+    where: ColumnElement[bool] | None = None,
     lock: bool = False,
 ) -> Pending[Rows]:
-    """Select the columns `names` of the rows that equal one of `wanted` in its columns.
+    """Select the columns `names` of the rows that equal one of `keys` in its columns.
 
-    `lock` locks them FOR UPDATE in the order of their primary keys.
+    `where` is a further condition, by whose identity the statement is kept. `lock` locks the rows
+    FOR UPDATE in the order of their primary keys.
     """
-    if not wanted:
+    if not keys:
         return list
-    dialect, by = connection.dialect.name, tuple(wanted[0])
-    statement = _select(dialect, table, names, by, lock)
-    return send(connection, statement, parameters(dialect, columns_named(table, by), wanted))
+    dialect, by = connection.dialect.name, columns_named(table, tuple(keys[0]))
+    statement = _select(dialect, table, names, by, where=where, lock=lock)
+    return send(connection, statement, parameters(dialect, by, keys))
+
+
+@cache
+def _select(
+    dialect: str,
+    table: Table,
+    names: tuple[str, ...],
+    by: Columns,
+    *,
+    where: ColumnElement[bool] | None,
+    lock: bool,
+) -> Select[Any]:
+    source = json_table(dialect, by)
+    statement = select(*columns_named(table, names)).join(source, matching(table, source))
+    if where is not None:
+        statement = statement.where(where)
+    if lock:
+        statement = statement.order_by(*table.primary_key).with_for_update(of=table)
+    return statement
+
+
+def delete_rows(connection: Connection, table: Table, keys: Sequence[Row]) -> None:
+    """Delete the rows that equal one of `keys` in its columns; an error may be raised later."""
+    if keys:
+        dialect, columns = connection.dialect.name, columns_of(table, keys[0])
+        send(connection, _delete(dialect, table, columns), parameters(dialect, columns, keys))
+
+
+@cache
+def _delete(dialect: str, table: Table, columns: Columns) -> Delete:
+    return delete(table).where(tuple_(*columns).in_(select(json_table(dialect, columns))))
 
 
 def insert_absent(connection: Connection, table: Table, rows: Sequence[Row]) -> Pending[set[Any]]:
@@ -135,53 +203,18 @@ def insert_absent(connection: Connection, table: Table, rows: Sequence[Row]) -> 
     """
     if not rows:
         return set
-    columns = columns_of(table, rows[0])
-    statement = _insert_absent(connection.dialect.name, table, columns)
-    sent = send(connection, statement, parameters(connection.dialect.name, columns, rows))
+    dialect, columns = connection.dialect.name, columns_of(table, rows[0])
+    statement = _insert_absent(dialect, table, columns)
+    sent = send(connection, statement, parameters(dialect, columns, rows))
     return lambda: set(sent())
-
-
-def delete_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
-    """Delete the rows that equal one of `rows` in its columns; an error may be raised later."""
-    if rows:
-        columns = columns_of(table, rows[0])
-        statement = _delete(connection.dialect.name, table, columns)
-        send(connection, statement, parameters(connection.dialect.name, columns, rows))
-
-
-def columns_of(table: Table, names: Collection[str]) -> Columns:
-    """Return the columns in the order of the table."""
-    return tuple(c for c in table.columns if c.name in names)
-
-
-# Each statement is built once per dialect and table, so that SQLAlchemy compiles its text once.
-
-
-@cache
-def _select(
-    dialect: str, table: Table, names: tuple[str, ...], by: tuple[str, ...], lock: bool
-) -> Select[Any]:
-    source = json_table(dialect, columns_named(table, by))
-    statement = select(*columns_named(table, names))
-    statement = statement.join(source, matching(table, source))
-    if lock:
-        statement = statement.order_by(*table.primary_key).with_for_update(of=table)
-    return statement
-
-
-@cache
-def _delete(dialect: str, table: Table, columns: Columns) -> Delete:
-    source = select(json_table(dialect, columns))
-    return delete(table).where(tuple_(*columns).in_(source))
 
 
 @cache
 def _insert_absent(dialect: str, table: Table, columns: Columns) -> Any:
-    upsert = postgresql_insert if dialect == "postgresql" else sqlite_insert
     # SQLite needs WHERE, or it takes ON CONFLICT for the condition of a join.
     source = select(json_table(dialect, columns)).where(true())
     return (
-        upsert(table)
+        upsert(dialect, table)
         .from_select([c.name for c in columns], source)
         .on_conflict_do_nothing(index_elements=list(table.primary_key))
         .returning(*table.primary_key)

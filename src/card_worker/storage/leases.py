@@ -1,33 +1,32 @@
-"""Leases: which one of several processes does a thing that one should do at a time.
+"""Leases: at most one process at a time holds the lease of a name.
 
-The holder of a lease counts it up while it is at work. Whoever else wants it judges by a monotonic
-clock of its own how long the count has not changed. So neither a step of the database's clock nor
-one of any machine's keeps a lease held that nobody holds, or takes it from its holder.
+The holder increments a counter while it works. Other processes measure, with their own monotonic
+clocks, for how long the counter has not changed. So no step of a clock, the database's or a
+machine's, keeps an abandoned lease held or takes a lease from its holder.
 """
 
 from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, delete, or_, select
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from card_worker.storage.json_rows import upsert
 from card_worker.storage.tables import leases
 
 ABANDONED_S = 10.0
-"""Nobody holds a lease any more whose count has not changed for so long."""
+"""A lease whose counter has not changed for so long is abandoned."""
 
 
-class Held(NamedTuple):
-    """A lease as it stands in the database."""
+class Lease(NamedTuple):
+    """A lease as it is stored."""
 
     holder: str
     renewals: int
     position: int | None
-    """How far the holder has come, if it says so."""
+    """The progress of the holder, if it stores any."""
 
 
-Seen = dict[str, tuple[Held, float]]
-"""The leases that others hold, as this process saw them, and since when they have been so."""
+Seen = dict[str, tuple[Lease, float]]
+"""The leases that other processes hold, with the time at which this process first saw them so."""
 _SEEN: Seen = {}
 
 
@@ -40,14 +39,15 @@ def take(
     position: int | None = None,
     seen: Seen = _SEEN,
 ) -> bool:
-    """Say whether `holder` has the lease called `name` from now on; for its holder, count it up.
+    """Take or renew a lease; say whether `holder` has it.
 
-    `at` is the time of this machine's monotonic clock. A lease is taken from its holder only by a
-    process that has seen the same count ABANDONED_S before, so ask again from time to time.
-    `position` says how far the holder has come.
+    `at` is the time of this machine's monotonic clock. A process takes an abandoned lease only if
+    it has seen the same counter ABANDONED_S before, so it has to call this repeatedly. `position`
+    is stored as the progress of the holder.
     """
-    upsert = postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert
-    row = upsert(leases).values(name=name, holder=holder, renewals=1, position=position)
+    row = upsert(connection.dialect.name, leases).values(
+        name=name, holder=holder, renewals=1, position=position
+    )
     held, since = seen.get(name, (None, at))
     free = leases.c.holder == holder
     if held is not None and at - since >= ABANDONED_S:
@@ -71,13 +71,12 @@ def take(
 
 
 def release(connection: Connection, name: str, holder: str) -> None:
-    """Let the next one have it at once."""
+    """Release a lease, so that another process can take it at once."""
     connection.execute(delete(leases).where(leases.c.name == name, leases.c.holder == holder))
 
 
-def find(connection: Connection, name: str) -> Held | None:
-    """Return who holds the lease called `name`, alive or not; None when nobody does."""
+def find(connection: Connection, name: str) -> Lease | None:
+    """Return a lease, abandoned or not; None if nobody has taken it."""
     columns = (leases.c.holder, leases.c.renewals, leases.c.position)
-    statement = select(*columns).where(leases.c.name == name)
-    row = connection.execute(statement).first()
-    return None if row is None else Held._make(row)
+    row = connection.execute(select(*columns).where(leases.c.name == name)).first()
+    return None if row is None else Lease._make(row)

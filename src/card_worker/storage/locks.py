@@ -1,4 +1,4 @@
-"""Locks by name that end with the commit that has taken them, whatever ends that."""
+"""Locks with names that a commit holds until it ends, however it ends."""
 
 from zlib import crc32
 
@@ -6,9 +6,9 @@ from sqlalchemy import Connection, func, select
 
 
 def try_lock(connection: Connection, name: str) -> bool:
-    """Take the lock called `name` until the end of the commit; False when another commit has it.
+    """Take the lock `name` until the end of the commit; False if another commit holds it.
 
-    SQLite has one writing commit at a time, so there it is always free.
+    SQLite has one writing commit at a time, so there the lock is always free.
     """
     if connection.dialect.name != "postgresql":
         return True

@@ -1,4 +1,4 @@
-"""The outbox: every event, frozen in the commit that made it, and whether it has been published."""
+"""The outbox: all events, inserted by the commits that emit them, and which are unpublished."""
 
 import math
 from collections import deque
@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from card_worker.contracts.enums import EventType
 from card_worker.domain.answers import Answer
-from card_worker.storage.bulk_write import New
+from card_worker.storage.bulk_write import NewRows
 from card_worker.storage.json_rows import delete_rows
 from card_worker.storage.pipeline import send
 from card_worker.storage.sessions import is_pooled
@@ -35,14 +35,14 @@ CHANNEL = "card_worker_outbox"
 SQLITE_POLL_S = 0.02
 POOLED_POLL_S = 0.1
 WATERMARK_STEP_S = 1.0
-ASK_S = 20.0
-"""How often a session that waits for notifications is asked whether it is still there."""
+CHECK_S = 20.0
+"""Interval at which a session that waits for notifications is checked."""
 
 _DATA_VERSION = text("PRAGMA data_version")
 
 
 class Unpublished(NamedTuple):
-    """An event that waits to be published."""
+    """An event that is not published."""
 
     position: int
     id: UUID
@@ -52,7 +52,7 @@ class Unpublished(NamedTuple):
     event: str
 
 
-# Positions first: a join may be done by reading on in the outbox from its very beginning.
+# The positions are selected first: a join may be executed by a scan of the outbox from its start.
 _FIRST_UNPUBLISHED = (
     select(*(outbox.c[name] for name in Unpublished._fields))
     .where(
@@ -67,17 +67,17 @@ _FIRST_UNPUBLISHED = (
 )
 
 
-def new(answers: Sequence[Answer]) -> New:
-    """Return what adds `answers`, to be published in their order; the commit wakes the relay."""
+def new_rows(answers: Sequence[Answer]) -> NewRows:
+    """Return the rows of `answers`, to be published in this order; the commit wakes the relay."""
     names = ("id", "account_id", "type", "subject", "partition_key", "event", "created_at")
-    # By their places, which are the same: an answer knows its reason beyond that.
-    return New(outbox, [dict(zip(names, answer, strict=False)) for answer in answers])
+    # The last field of an answer, its reason, is not stored.
+    return NewRows(outbox, [dict(zip(names, answer, strict=False)) for answer in answers])
 
 
 def first_unpublished(
     connection: Connection, events_max: int, *, above: int = 0
 ) -> list[Unpublished]:
-    """Return the first events above a position that aren't published, in their order.
+    """Return the first unpublished events above a position, in their order.
 
     Positions become visible out of order between cards; see Watermark for a safe position.
     """
@@ -86,28 +86,28 @@ def first_unpublished(
 
 
 def mark_published(connection: Connection, events: Sequence[Unpublished]) -> None:
-    """Note that `events` are published; an error may be raised later, at the latest at the end."""
+    """Mark events as published. An error may be raised later, at the latest by the commit."""
     delete_rows(connection, unpublished, [{"position": event.position} for event in events])
 
 
-def newest(connection: Connection) -> int:
-    """Return the position of the event that was made last, of those that are seen already."""
+def newest_position(connection: Connection) -> int:
+    """Return the highest visible position; 0 if there are no events."""
     return int(connection.execute(select(func.max(outbox.c.position))).scalar() or 0)
 
 
-def is_told(connection: Connection, after: int, but: Collection[EventType]) -> bool:
-    """Say whether an event of any other type than these stands after a position."""
-    wanted = outbox.c.position > after, outbox.c.type.not_in(but)
-    return bool(connection.execute(select(exists().where(*wanted))).scalar())
+def has_events(connection: Connection, after: int, *, except_types: Collection[EventType]) -> bool:
+    """Say whether there is an event after a position, of a type other than these."""
+    conditions = outbox.c.position > after, outbox.c.type.not_in(except_types)
+    return bool(connection.execute(select(exists().where(*conditions))).scalar())
 
 
 class Running(NamedTuple):
-    """The transactions that run on the server, by their numbers, which it gives in order."""
+    """The running transactions of the server. It numbers transactions in order."""
 
     oldest: int
-    """All lower ones have ended."""
+    """The lowest number of a running transaction."""
     following: int
-    """The number of the next one to begin."""
+    """The number of the next transaction."""
 
 
 _NUMBERS: list[ColumnElement[Any]] = [
@@ -118,7 +118,7 @@ _RUNNING = select(*_NUMBERS)
 
 
 def running(connection: Connection) -> Running:
-    """Return which transactions run now. On SQLite no other one does that writes."""
+    """Return the running transactions. On SQLite no other transaction writes."""
     if connection.dialect.name != "postgresql":
         return Running(0, 0)
     ((oldest, following),) = send(connection, _RUNNING, {})()
@@ -129,13 +129,13 @@ class Watermark:
     """The position up to which all events are published.
 
     PostgreSQL keeps the index entries of deleted rows while a snapshot is open (pg_dump, a report,
-    a replica). A query that begins at the lowest position reads all of them again and again; one
-    that begins at the watermark doesn't.
+    a replica). A query that begins at the lowest position reads all of them each time; one that
+    begins at the watermark doesn't.
 
-    Positions are drawn in order, and become visible in the order of the commits. Who draws one has
-    written before, so its transaction has a number. When a position is visible, and all
-    transactions have ended that ran then, all lower positions are visible too. Only then, and when
-    none of them is unpublished, the watermark moves up to it.
+    Positions are assigned in order, to transactions that have a number already, and become visible
+    when these commit. When a position is visible, and all transactions that ran at that time have
+    ended, all lower positions are visible too. If none of them is unpublished either, the watermark
+    moves up to the position.
     """
 
     def __init__(self) -> None:
@@ -145,7 +145,7 @@ class Watermark:
         self._visible: deque[tuple[int, int]] = deque()
 
     def advance(self, events: Sequence[Unpublished], running: Running, *, at: float) -> None:
-        """Take in the first unpublished events, as they were at a time of the monotonic clock.
+        """Move the watermark, from the first unpublished `events` at a time of the monotonic clock.
 
         `running` are the transactions that ran before the events were read.
         """
@@ -164,7 +164,7 @@ class Watermark:
 
 
 def oldest_unpublished(connection: Connection, *, above: int = 0) -> datetime | None:
-    """Return the time of the first event above a position that isn't published; None if all are."""
+    """Return the time of the first unpublished event above a position; None if there is none."""
     waiting = unpublished.c.position > above
     first = select(func.min(unpublished.c.position)).where(waiting).scalar_subquery()
     oldest: datetime | None = connection.execute(
@@ -182,17 +182,17 @@ class Watch(Protocol):
 
 @contextmanager
 def watching(engine: Engine) -> Iterator[Watch]:
-    """Give a watch that begins with the next commit.
+    """Open a watch for commits from now on.
 
-    PostgreSQL's notifications and SQLite's data version both belong to a session. Behind a pooler
-    there is none of one's own, and the watch just waits.
+    PostgreSQL's notifications and SQLite's data version belong to a session. Behind a pooler no
+    session can be used for that, so the watch waits for a fixed time.
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if engine.dialect.name != "postgresql":
-            yield _DataVersion(connection)
+            yield _SqliteVersion(connection)
         elif is_pooled(connection):
             connection.close()
-            yield _Waiting()
+            yield _Timer()
         else:
             yield _Notifications(connection)
 
@@ -200,22 +200,22 @@ def watching(engine: Engine) -> Iterator[Watch]:
 class _Notifications:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._asked_at = monotonic()
+        self._checked_at = monotonic()
         connection.execute(text(f"LISTEN {CHANNEL}"))
 
     def wait(self, timeout_s: float) -> None:
-        if monotonic() - self._asked_at > ASK_S:
-            # A session that has gone silent would notify of nothing; this ends it.
+        if monotonic() - self._checked_at > CHECK_S:
+            # Detects a lost session, which would receive no notifications.
             self._connection.execute(select(1))
-            self._asked_at = monotonic()
+            self._checked_at = monotonic()
         driver = self._connection.connection.driver_connection
         assert driver is not None
-        # What came in while the connection was busy is there at once.
+        # Notifications that arrived while the connection was busy are returned at once.
         for _ in driver.notifies(timeout=timeout_s, stop_after=1):
             pass
 
 
-class _DataVersion:
+class _SqliteVersion:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._seen = self._version()
@@ -230,6 +230,6 @@ class _DataVersion:
         return int(self._connection.execute(_DATA_VERSION).scalar_one())
 
 
-class _Waiting:
+class _Timer:
     def wait(self, timeout_s: float) -> None:
         sleep(min(timeout_s, POOLED_POLL_S))

@@ -1,106 +1,94 @@
-"""PINs that were given, noted before anybody compares them."""
+"""PIN attempts, stored before a PIN is compared."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from functools import cache
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, FromClause, Select, func, select
 
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.queries import CardQuery
 from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.needs import needs_access
-from card_worker.domain.rows import CardKey, Outcome
-from card_worker.storage.books import lock_cards
-from card_worker.storage.json_rows import (
-    columns_named,
-    find,
-    insert_absent,
-    json_table,
-    matching,
-    parameters,
-)
-from card_worker.storage.pipeline import send
+from card_worker.domain.rows import Card, Outcome
+from card_worker.storage.json_rows import find, insert_absent, matching, send_with_rows
+from card_worker.storage.loading import lock_cards
 from card_worker.storage.tables import idempotency_keys, pin_attempts, tokens
 
-MayGivePin: TypeAlias = CreateTransaction | CardQuery
-"""What has brought a PIN."""
+PinRequest: TypeAlias = CreateTransaction | CardQuery
+"""A command or query that may have a PIN."""
 
 
-def with_pins(asked: Iterable[Command | CardQuery]) -> list[MayGivePin]:
-    """Return those whose PINs are to be noted: only the first with a key is looked at."""
+def requests_with_pin(requests: Iterable[Command | CardQuery]) -> list[PinRequest]:
+    """Return the requests with a PIN; of those with the same key, only the first counts."""
     firsts: dict[tuple[str, str], Command | CardQuery] = {}
-    for one in asked:
-        firsts.setdefault((one.account_id, one.key), one)
-    return [one for one in firsts.values() if isinstance(one, MayGivePin) and one.pin is not None]
+    for request in requests:
+        firsts.setdefault((request.account_id, request.key), request)
+    return [
+        request
+        for request in firsts.values()
+        if isinstance(request, PinRequest) and request.pin is not None
+    ]
 
 
-def note_pin_attempts(
-    connection: Connection, asked: Iterable[Command | CardQuery], now: datetime
+def store_pin_attempts(
+    connection: Connection, requests: Iterable[Command | CardQuery], now: datetime
 ) -> None:
-    """Note which PINs were given, in a commit that must be over before they are compared.
+    """Store the PIN attempts of requests, in a commit that must end before the PINs are compared.
 
-    The attempts on a card get numbers in the order in which they are noted. One that is known, or
-    whose command has had its answer, is not noted again.
+    The attempts on a card are numbered in the order in which they are stored. Attempts that are
+    stored, or whose command has an answer, are not stored again.
     """
-    given = with_pins(asked)
-    wanted = [{"account_id": one.account_id, "key": one.key} for one in given]
-    answered = set(find(connection, idempotency_keys, ("account_id", "key"), wanted)())
-    fresh = [one for one in given if (one.account_id, one.key) not in answered]
-    if not fresh:
+    given = requests_with_pin(requests)
+    keys = [{"account_id": request.account_id, "key": request.key} for request in given]
+    answered = set(find(connection, idempotency_keys, ("account_id", "key"), keys)())
+    given = [request for request in given if (request.account_id, request.key) not in answered]
+    if not given:
         return
-    # Whoever notes has the card to itself, so a lower number was visible earlier.
-    needed = [needs_access(one) for one in fresh]
-    token_keys = {key for one in needed for key in one.tokens}
-    card_keys = {key for one in needed for key in one.cards}
-    waiting = lock_cards(connection, card_keys, given_tokens=token_keys)
-    found_cards = waiting()
-    by_name = {card.key: card.id for card in found_cards}
-    times = {card.id: card.time(now) for card in found_cards}
-    digests = [{"digest": digest} for _, digest in token_keys]
-    named = find(connection, tokens, ("digest", "card"), digests)()
-    locked = set(by_name.values())
-    by_digest: dict[str, UUID] = {digest: card for digest, card in named if card in locked}
-    found = [_card(one, by_name, by_digest) for one in fresh]
-    numbers = _numbers(connection, {card for card in found if card is not None})
+    # The cards are locked, so that attempts with lower numbers were visible earlier.
+    found = _lock_cards(connection, given)
+    card_rows = [{"card": id} for id in {card.id for card in found if card is not None}]
+    highest = send_with_rows(connection, _highest_numbers, pin_attempts, card_rows)()
+    numbers = Counter[UUID](dict(highest))
     rows = []
-    for one, card in zip(fresh, found, strict=True):
-        number = 0 if card is None else numbers.get(card, 0) + 1
+    for request, card in zip(given, found, strict=True):
         if card is not None:
-            numbers[card] = number
+            numbers[card.id] += 1
         rows.append(
             {
-                "id": event_id(one.account_id, one.key),
-                "account_id": one.account_id,
-                "card": card,
-                "number": number,
+                "id": event_id(request.account_id, request.key),
+                "account_id": request.account_id,
+                "card": None if card is None else card.id,
+                "number": 0 if card is None else numbers[card.id],
                 "outcome": Outcome.OPEN,
-                "created_at": now if card is None else times[card],
+                "created_at": now if card is None else card.time(now),
             }
         )
     insert_absent(connection, pin_attempts, sorted(rows, key=lambda row: str(row["id"])))
 
 
-def _card(
-    asked: MayGivePin, by_name: dict[CardKey, UUID], by_digest: dict[str, UUID]
-) -> UUID | None:
-    if asked.given_token is None:
-        return by_name.get((asked.account_id, asked.card_id or ""))
-    found = (by_digest.get(hash.digest) for hash in asked.given_token.hashes)
-    return next((card for card in found if card is not None), None)
+def _lock_cards(connection: Connection, requests: Sequence[PinRequest]) -> list[Card | None]:
+    """Return the card of each request, locked; None where there is none."""
+    needed = [needs_access(request) for request in requests]
+    token_keys = {key for needs in needed for key in needs.tokens}
+    card_keys = {key for needs in needed for key in needs.cards}
+    cards = lock_cards(connection, card_keys, given_tokens=token_keys)()
+    by_id, by_key = {card.id: card for card in cards}, {card.key: card for card in cards}
+    digests = [{"digest": digest} for _, digest in token_keys]
+    rows: Sequence[tuple[Any, ...]] = find(connection, tokens, ("digest", "card"), digests)()
+    by_digest = {digest: by_id.get(card) for digest, card in rows}
+
+    def card_of(request: PinRequest) -> Card | None:
+        if request.given_token is None:
+            return by_key.get((request.account_id, request.card_id or ""))
+        found = (by_digest.get(hash.digest) for hash in request.given_token.hashes)
+        return next((card for card in found if card is not None), None)
+
+    return [card_of(request) for request in requests]
 
 
-def _numbers(connection: Connection, cards: set[UUID]) -> dict[UUID, int]:
-    """Return the highest number that each card has given."""
-    dialect, by_card = connection.dialect.name, [{"card": card} for card in cards]
-    values = parameters(dialect, columns_named(pin_attempts, ("card",)), by_card)
-    return dict(send(connection, _select_numbers(dialect), values)())
-
-
-@cache
-def _select_numbers(dialect: str) -> Select[Any]:
-    source = json_table(dialect, columns_named(pin_attempts, ("card",)))
-    highest = select(pin_attempts.c.card, func.max(pin_attempts.c.number))
-    return highest.join(source, matching(pin_attempts, source)).group_by(pin_attempts.c.card)
+def _highest_numbers(source: FromClause) -> Select[Any]:
+    statement = select(pin_attempts.c.card, func.max(pin_attempts.c.number))
+    return statement.join(source, matching(pin_attempts, source)).group_by(pin_attempts.c.card)

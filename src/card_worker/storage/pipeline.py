@@ -1,12 +1,11 @@
-"""Statements that don't wait for each other: sent to PostgreSQL in one pipeline, answered later.
+"""Statements that don't wait for each other's results: PostgreSQL's pipeline mode.
 
-The server is at one while the caller prepares the next, and a round trip carries as many as there
-are. Whatever else is done on the connection waits for them first. On SQLite, which is nowhere else,
-each is simply executed.
+The server executes a statement while the caller prepares the next, and a round trip carries several
+of them. Anything else that is done on the connection waits for them first. On SQLite, which needs
+no round trips, a statement is executed when it is sent.
 
-A server holds a session for busy until it is told to look up (PostgreSQL's Sync). It is told so
-after each statement, for only to who is idle does a limit on idling apply, and a worker that is
-paused would keep for ever what it has locked.
+A Sync follows each statement: the server's limit for idle transactions applies only after a Sync,
+and without that limit a worker that is paused would keep its locks for ever.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,34 +19,34 @@ from sqlalchemy import Connection, Engine, Select, UpdateBase, event
 from sqlalchemy.engine import Dialect
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from card_worker.storage.sessions import as_sqlalchemy
+from card_worker.storage.sessions import translated_errors
 
 Statement: TypeAlias = Select[Any] | UpdateBase
 Rows: TypeAlias = Sequence[tuple[Any, ...]]
-Result = TypeVar("Result")
-Pending: TypeAlias = Callable[[], Result]
-"""A result whose statement was sent: a call waits for it and returns it."""
+T = TypeVar("T")
+Pending: TypeAlias = Callable[[], T]
+"""The result of statements that were sent: a call waits for it and returns it."""
 
 COMPILED_MAX = 256
 _OPEN = "card_worker.pipeline"
 
 
 def send(connection: Connection, statement: Statement, values: Mapping[str, Any]) -> Pending[Rows]:
-    """Send `statement`; return what waits for its rows.
+    """Send `statement`; return its pending rows.
 
-    What goes wrong is raised there, or at the latest by `finish`. A statement's text is kept by its
-    identity: make it once and use it again.
+    Errors are raised when these are read, or at the latest by `finish`. The text of a statement is
+    kept by its identity: build it once.
     """
     if connection.dialect.name != "postgresql":
-        done = connection.execute(statement, values)
-        rows = [tuple(row) for row in done] if done.returns_rows else []
+        result = connection.execute(statement, values)
+        rows = [tuple(row) for row in result] if result.returns_rows else []
         return lambda: rows
     known = _compiled(connection.dialect, statement)
-    with as_sqlalchemy(connection):
+    with translated_errors(connection):
         cursor = _sent(connection, known.text, {**known.constants, **values})
 
     def wait() -> Rows:
-        with as_sqlalchemy(connection):
+        with translated_errors(connection):
             if cursor.pgresult is None:
                 connection.info[_OPEN].wait_for(cursor)
             return _converted(cursor.fetchall(), known.converters)
@@ -56,16 +55,16 @@ def send(connection: Connection, statement: Statement, values: Mapping[str, Any]
 
 
 def finish(connection: Connection) -> None:
-    """Commit. The order to do so travels with what was sent last."""
+    """Commit, in the same round trip as the statements that were sent last."""
     if _OPEN in connection.info:
-        with as_sqlalchemy(connection):
+        with translated_errors(connection):
             _driver(connection).commit()
 
 
 @contextmanager
-def direct(connection: Connection) -> Iterator[Any]:
-    """Give the driver's own connection, all that was sent being answered; PostgreSQL's only."""
-    with as_sqlalchemy(connection):
+def raw_connection(connection: Connection) -> Iterator[Any]:
+    """Yield the driver's connection, after all results were received. For PostgreSQL only."""
+    with translated_errors(connection):
         pipeline = connection.info.pop(_OPEN, None)
         if pipeline is not None:
             pipeline.close()
@@ -73,40 +72,45 @@ def direct(connection: Connection) -> Iterator[Any]:
 
 
 def keep_order(engine: Engine) -> None:
-    """Let whatever else is done on a connection of `engine` wait for what was sent on it."""
+    """Make anything else that is done on a connection of `engine` wait for the sent statements."""
 
     def close(connection: Connection, *_: object) -> None:
         if (pipeline := connection.info.pop(_OPEN, None)) is not None:
-            with as_sqlalchemy(connection):
+            with translated_errors(connection):
                 pipeline.close()
 
     def abandon(connection: Connection) -> None:
         if not connection.invalidated:
-            _abandon(connection)
+            _abandon(connection.info)
 
-    def give_back(_driver: object, record: ConnectionPoolEntry, _state: object) -> None:
-        pipeline = record.info.pop(_OPEN, None)
-        if pipeline is not None:
-            with suppress(psycopg.Error):
-                pipeline.close()
+    def reset(_driver: object, record: ConnectionPoolEntry, _state: object) -> None:
+        _abandon(record.info)
 
-    event.listen(engine, "reset", give_back)
+    event.listen(engine, "reset", reset)
     event.listen(engine, "before_cursor_execute", close)
     event.listen(engine, "commit", close)
     event.listen(engine, "rollback", abandon)
 
 
+def _abandon(info: dict[Any, Any]) -> None:
+    """Close the pipeline of a connection whose results nobody needs."""
+    pipeline = info.pop(_OPEN, None)
+    if pipeline is not None:
+        with suppress(psycopg.Error):
+            pipeline.close()
+
+
 def _sent(connection: Connection, statement: str, values: Mapping[str, Any]) -> Any:
     driver = _driver(connection)
     if _OPEN not in connection.info:
-        connection.info[_OPEN] = _Open(driver)
+        connection.info[_OPEN] = _Pipeline(driver)
     cursor = driver.execute(statement, values)
     connection.info[_OPEN].sync()
     return cursor
 
 
-class _Open(ExitStack):
-    """A pipeline that is open on a connection of the driver."""
+class _Pipeline(ExitStack):
+    """An open pipeline of a connection of the driver."""
 
     def __init__(self, driver: Any) -> None:
         super().__init__()
@@ -114,30 +118,22 @@ class _Open(ExitStack):
         self._pipeline = self.enter_context(driver.pipeline())
 
     def sync(self) -> None:
-        """Send a Sync. The driver has this only together with a wait for the answer."""
+        """Send a Sync. The driver's own method also waits for the reply."""
         self._pipeline._enqueue_sync()
         self._driver.wait(self._pipeline._communicate_gen())
 
     def wait_for(self, cursor: Any) -> None:
-        """Return when a statement is answered, and with it all that was sent before.
+        """Wait for the result of a statement, and of those before it, but not of those after it.
 
-        What was sent after it isn't waited for. The driver's fetch would send a Flush, and that
-        lets PostgreSQL forget how long a session has been idle.
+        The driver's fetch would send a Flush, which resets the time that a session has been idle.
         """
-        self._driver.wait(self._answers_until(cursor))
+        self._driver.wait(self._results_until(cursor))
 
-    def _answers_until(self, cursor: Any) -> Iterator[Any]:
+    def _results_until(self, cursor: Any) -> Iterator[Any]:
         pipeline = self._pipeline
         while cursor.pgresult is None:
-            answer = yield from fetch_many(pipeline.pgconn)
-            pipeline._process_results(pipeline.result_queue.popleft(), answer)
-
-
-def _abandon(connection: Connection) -> None:
-    pipeline = connection.info.pop(_OPEN, None)
-    if pipeline is not None:
-        with suppress(psycopg.Error):
-            pipeline.close()
+            results = yield from fetch_many(pipeline.pgconn)
+            pipeline._process_results(pipeline.result_queue.popleft(), results)
 
 
 def _driver(connection: Connection) -> Any:
@@ -148,7 +144,7 @@ class _Compiled(NamedTuple):
     text: str
     constants: Mapping[str, Any]
     converters: Sequence[tuple[int, Callable[[Any], Any]]]
-    """By the place of their column."""
+    """Each with the place of its column."""
 
 
 @lru_cache(maxsize=COMPILED_MAX)

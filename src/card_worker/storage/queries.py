@@ -1,4 +1,4 @@
-"""What is looked at without being changed: a card, its history, and what time has made due."""
+"""Queries: cards, their tokens and PINs, their transactions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,41 +10,49 @@ from sqlalchemy import ColumnElement, Connection, func, not_, select
 from card_worker.contracts.enums import CardType, Status
 from card_worker.domain.rows import Card, Pin, State, Token, Transaction
 from card_worker.storage.json_rows import columns_named, find
-from card_worker.storage.tables import cards, holds, is_left, is_open, pins, tokens, transactions
+from card_worker.storage.tables import (
+    cards,
+    hold_is_open,
+    holds,
+    pins,
+    token_is_usable,
+    tokens,
+    transactions,
+)
 
 
 def find_card(connection: Connection, account_id: str, card_id: str) -> Card | None:
-    """Return a card as it is now, without locking it."""
-    wanted = [{"account_id": account_id, "card_id": card_id}]
-    found = find(connection, cards, Card._fields, wanted)()
+    """Return a card, without locking it."""
+    key = {"account_id": account_id, "card_id": card_id}
+    found = find(connection, cards, Card._fields, [key])()
     return Card._make(found[0]) if found else None
 
 
 def card_at(connection: Connection, card: Card, now: datetime) -> Card:
-    """Return a card as it is at `now`: holds whose time is up lock nothing, noted or not."""
+    """Return a card as it is at `now`: expired holds lock nothing, with or without an event."""
     if card.amount_reserved == 0:
         return card
     left = func.sum(holds.c.amount - holds.c.captured - holds.c.released)
-    due = select(left).where(holds.c.card == card.id, is_open, holds.c.expires_at <= now)
+    due = select(left).where(holds.c.card == card.id, hold_is_open, holds.c.expires_at <= now)
     locked = card.amount_reserved - int(connection.execute(due).scalar() or 0)
     return card._replace(amount_reserved=locked)
 
 
 def find_codes(connection: Connection, card: Card, now: datetime) -> tuple[list[Token], Pin | None]:
-    """Return a card's tokens that serve at `now`, the oldest first, and its PIN."""
+    """Return the tokens of a card that are usable at `now`, the oldest first, and its PIN."""
     if not card.has_codes:
         return [], None
     statement = select(*columns_named(tokens, Token._fields))
-    statement = statement.where(tokens.c.card == card.id, is_left)
+    statement = statement.where(tokens.c.card == card.id, token_is_usable)
     rows = connection.execute(statement.order_by(tokens.c.created_at, tokens.c.id)).all()
     pin = find(connection, pins, Pin._fields, [{"id": card.id}])()
-    serving = [token for token in map(Token._make, rows) if token.serves(now)]
-    return serving, Pin._make(pin[0]) if pin else None
+    usable = [token for token in map(Token._make, rows) if token.serves(now)]
+    return usable, Pin._make(pin[0]) if pin else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardFilter:
-    """Which of an account's cards; what is None doesn't matter. Amounts in minor units."""
+    """A filter for cards of an account; None: any. Amounts in minor units."""
 
     status: Status | None = None
     type: CardType | None = None
@@ -60,16 +68,19 @@ class CardFilter:
 def list_cards(
     connection: Connection,
     account_id: str,
-    wanted: CardFilter,
+    filter: CardFilter,
     now: datetime,
     *,
     cards_max: int,
     after: str | None = None,
 ) -> list[Card]:
-    """Return an account's cards as they are at `now`, by card_id; `after` is the last one seen."""
+    """Return cards of an account as they are at `now`, ordered by card_id.
+
+    `after` is the last card_id of the page before.
+    """
     available = cards.c.amount_balance - cards.c.amount_reserved
     conditions: dict[str, Callable[[Any], ColumnElement[bool]]] = {
-        "status": lambda status: _shows(status, now),
+        "status": lambda status: _has_status(status, now),
         "type": lambda kind: cards.c.type == kind,
         "customer_id": lambda id: cards.c.customer_id == id,
         "batch_id": lambda id: cards.c.batch_id == id,
@@ -81,7 +92,7 @@ def list_cards(
     }
     statement = select(*columns_named(cards, Card._fields)).where(cards.c.account_id == account_id)
     for name, condition in conditions.items():
-        if (value := getattr(wanted, name)) is not None:
+        if (value := getattr(filter, name)) is not None:
             statement = statement.where(condition(value))
     if after is not None:
         statement = statement.where(cards.c.card_id > after)
@@ -89,8 +100,8 @@ def list_cards(
     return [card_at(connection, Card._make(row), now) for row in rows.all()]
 
 
-def _shows(status: Status, now: datetime) -> ColumnElement[bool]:
-    """Return the condition that a card shows `status`: the same as Card.status, in SQL."""
+def _has_status(status: Status, now: datetime) -> ColumnElement[bool]:
+    """Return the condition that a card has `status`: Card.status in SQL."""
     is_active = cards.c.state == State.ACTIVE
     is_due = cards.c.expires_at.is_not(None) & (cards.c.expires_at <= now)
     live = is_active & not_(is_due) & not_(cards.c.blocked)
@@ -115,7 +126,7 @@ def _shows(status: Status, now: datetime) -> ColumnElement[bool]:
 def find_transactions(
     connection: Connection, card: Card, *, after_version: int = 0, rows_max: int | None = None
 ) -> list[Transaction]:
-    """Return what moved a card's money, in the order in which it did."""
+    """Return the transactions of a card, the oldest first."""
     statement = select(*columns_named(transactions, Transaction._fields))
     statement = statement.where(
         transactions.c.card == card.id, transactions.c.version > after_version

@@ -1,9 +1,9 @@
 """Sessions of a database: how they are opened, limited and ended.
 
-On PostgreSQL every wait is limited on this side, since a server that hangs, or a host that is gone,
-says nothing. An error that concerns the session, such as that it has become read-only after a
-failover, ends it, and the pool's other sessions with it. Behind a pooler that gives each
-transaction another session of the server, nothing is used that belongs to a session.
+On PostgreSQL the client limits every wait, because a server that hangs, or a host that is lost,
+sends nothing. An error of the session, such as that it is read-only after a failover, ends it, and
+the pool's other sessions as well. Behind a pooler that gives each transaction another session of
+the server, no feature of sessions is used.
 """
 
 from collections.abc import Iterator
@@ -20,28 +20,28 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 CONNECT_MAX_S = 5
 KEEPALIVES = {
-    "keepalives_idle": 5,  # seconds without data until the other host is asked
+    "keepalives_idle": 5,  # seconds without data before the other host is probed
     "keepalives_interval": 5,
     "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,  # milliseconds that sent data may stay unconfirmed
+    "tcp_user_timeout": 20_000,  # milliseconds until sent data must be acknowledged
 }
 POOLED = "card_worker.pooled"
-"""Set in a connection's `info` when it is behind a pooler."""
+"""Set in the `info` of a connection that is behind a pooler."""
 
-# SQLSTATE, the class or all of it, of errors after which a session is of no use: it is lost, the
-# server ends or has been replaced, it has been idle too long within a transaction, or the driver
-# and the server disagree on its prepared statements. In a pipeline the driver takes a statement
-# for prepared before the server has prepared it, and the server may refuse that.
-_ENDING = ("08", "57P", "25006", "25P03", "26", "42P05", "0A000")
+# Classes and codes of errors (SQLSTATE) after which a session can't be used: it is lost, the server
+# stops or was replaced, it was idle too long within a transaction, or the driver and the server
+# disagree on its prepared statements. In a pipeline the driver counts a statement as prepared
+# before the server has prepared it, and the server may refuse that.
+_ENDING_STATES = ("08", "57P", "25006", "25P03", "26", "42P05", "0A000")
 
 log = structlog.get_logger(__name__)
 
 
 def open_postgresql(url: str, *, reply_max_s: float | None) -> Engine:
-    """Return an engine whose sessions are limited as this module says."""
+    """Return an engine whose sessions are limited as described above."""
     engine = create_engine(
         url,
-        # An error's text goes into logs; what customers are called does not.
+        # Texts of errors are logged; names of customers must not be.
         hide_parameters=True,
         pool_size=2,
         max_overflow=2,
@@ -51,19 +51,19 @@ def open_postgresql(url: str, *, reply_max_s: float | None) -> Engine:
             **KEEPALIVES,
         },
     )
-    told = False
+    is_logged = False
 
     @event.listens_for(engine, "connect")
     def on_connect(driver: Any, record: ConnectionPoolEntry) -> None:
-        nonlocal told
+        nonlocal is_logged
         if reply_max_s is not None:
             _limit_replies(driver, reply_max_s)
         if _is_pooled(driver):
             record.info[POOLED] = True
             driver.prepare_threshold = None  # a prepared statement belongs to a session
-            if not told:
-                log.info("connected through a pooler, nothing of a session is used")
-            told = True
+            if not is_logged:
+                log.info("connected through a pooler, session features are not used")
+            is_logged = True
 
     @event.listens_for(engine, "handle_error")
     def on_error(context: ExceptionContext) -> None:
@@ -75,19 +75,19 @@ def open_postgresql(url: str, *, reply_max_s: float | None) -> Engine:
 
 
 def open_sqlite(url: str, *, lock_timeout_ms: int) -> Engine:
-    """Return an engine on a file, whose commits wait for each other for so long."""
+    """Return an engine for a file; its commits wait for each other's lock for at most that time."""
     engine = create_engine(url, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, _: ConnectionPoolEntry) -> None:
-        # We say BEGIN ourselves: the driver's own begins too late to lock before the first read.
+        # `on_begin` sends BEGIN: the driver would send it too late to lock before the first read.
         connection.isolation_level = None
         for pragma in (
             "journal_mode = WAL",
             "synchronous = FULL",
             f"busy_timeout = {lock_timeout_ms}",
             "foreign_keys = ON",
-            # REPLACE deletes, too, and history is append-only.
+            # So that triggers also refuse the deletion by a REPLACE: history is append-only.
             "recursive_triggers = ON",
         ):
             connection.execute(f"PRAGMA {pragma}").close()
@@ -108,14 +108,14 @@ def is_pooled(connection: Connection) -> bool:
 
 
 def ends_session(error: BaseException | None) -> bool:
-    """Say whether an error of the driver concerns the session, and not what was done in it."""
+    """Say whether an error of the driver concerns the session, and not a statement."""
     state = getattr(error, "sqlstate", None)
-    return state is not None and state.startswith(_ENDING)
+    return state is not None and state.startswith(_ENDING_STATES)
 
 
 @contextmanager
-def as_sqlalchemy(connection: Connection) -> Iterator[None]:
-    """Raise what the driver raises as SQLAlchemy would, and end the session if it is of no use."""
+def translated_errors(connection: Connection) -> Iterator[None]:
+    """Raise errors of the driver as SQLAlchemy does, and end a session that can't be used."""
     driver = connection.connection.driver_connection
     assert driver is not None
     try:
@@ -137,7 +137,7 @@ def as_sqlalchemy(connection: Connection) -> Iterator[None]:
 
 
 def _limit_replies(driver: Any, seconds: float) -> None:
-    """Let a connection be closed when the server hasn't replied for so long."""
+    """Close the connection when the server has not replied for so long."""
     wait_for_ever = driver.wait
 
     def wait(gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
@@ -153,7 +153,7 @@ def _limit_replies(driver: Any, seconds: float) -> None:
 
 
 def _is_pooled(driver: Any) -> bool:
-    # What a pooler says when it accepts a connection is no process of the server's.
+    # The process id that a pooler reports is not one of the server's.
     driver.autocommit = True
     ((pid,),) = driver.execute("SELECT pg_backend_pid()").fetchall()
     driver.autocommit = False

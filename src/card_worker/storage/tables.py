@@ -1,11 +1,18 @@
-"""The tables. Rules live in the domain; constraints here refuse what would be a bug there."""
+"""The tables. Constraints refuse rows that only a defect of the rules could produce.
 
-from typing import Any
+A table of a row class of the domain has a column for each field.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+from uuid import UUID
 
 from sqlalchemy import (
     CheckConstraint,
     Column,
-    ForeignKey,
+    ForeignKeyConstraint,
     Index,
     LargeBinary,
     MetaData,
@@ -15,23 +22,17 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.schema import SchemaItem
 
-from card_worker.contracts.enums import (
-    Action,
-    BatchState,
-    CardType,
-    EventType,
-    Expiry,
-    Side,
-    TransactionType,
-)
-from card_worker.domain.rows import Holds, Outcome, State
-from card_worker.money import AMOUNT_MAX, Currency
+from card_worker.contracts.enums import EventType
+from card_worker.domain import rows
+from card_worker.domain.rows import Outcome
+from card_worker.money import AMOUNT_MAX
 from card_worker.storage.types import (
+    EnumText,
     Flag,
     JsonLine,
     JsonText,
-    OneOf,
     Sortable,
     UtcTime,
     Uuid,
@@ -48,61 +49,42 @@ metadata = MetaData(
     }
 )
 
-
-def _words(name: str, words: type[Any], *, nullable: bool = False) -> Column[Any]:
-    return Column(name, OneOf(words), nullable=nullable)
-
-
-def _amount(name: str) -> Column[Any]:
-    return Column(name, WholeNumber, nullable=False)
+_TYPES: dict[Any, Any] = {
+    **{str: Text, int: WholeNumber, bool: Flag, datetime: UtcTime, UUID: Uuid},
+    **dict.fromkeys([dict, list, tuple], JsonText),
+}
 
 
-def _optional(name: str) -> Column[Any]:
-    return Column(name, Text, nullable=True)
+def _column(name: str, hint: Any) -> Column[Any]:
+    """Return the column of a field: of the type of its values, NULL where they may be None."""
+    kinds = get_args(hint) if NoneType in get_args(hint) else (hint,)
+    (kind,) = (get_origin(kind) or kind for kind in kinds if kind is not NoneType)
+    type_ = EnumText(kind) if issubclass(kind, StrEnum) else _TYPES[kind]
+    return Column(name, type_, nullable=len(kinds) > 1)
+
+
+def _table(name: str, row: type[Any], *items: SchemaItem) -> Table:
+    """Return the table of a row class. `items` may define columns of its fields otherwise."""
+    defined = {item.name for item in items if isinstance(item, Column)}
+    fields = get_type_hints(row).items()
+    columns = [_column(field, hint) for field, hint in fields if field not in defined]
+    return Table(name, metadata, *columns, *items, sqlite_strict=True)
 
 
 def _where(condition: str) -> dict[str, Any]:
-    """Return what makes an index hold only the rows for which `condition` is true."""
+    """Return the options of an index of only the rows for which `condition` is true."""
     return {"postgresql_where": text(condition), "sqlite_where": text(condition)}
 
 
-# What has no id, because it is no message, is the same letter when it comes again, too.
-LETTER_ID = text("coalesce(message_id, '')")
-TOKEN_IS_LEFT = "spent_at IS NULL AND revoked_at IS NULL"
-FILE_WAITS = "written_at IS NULL AND confirmed_at IS NULL"
 HOLD_IS_OPEN = "captured + released < amount"
+FILE_IS_UNWRITTEN = "written_at IS NULL AND confirmed_at IS NULL"
 
-cards = Table(
+cards = _table(
     "cards",
-    metadata,
-    Column("id", Uuid, primary_key=True),
-    Column("account_id", Text, nullable=False),
-    # The names of an order are looked for between its first and its last one.
+    rows.Card,
+    # An order searches for the card_ids between its first and its last one.
     Column("card_id", Sortable, nullable=False),
-    _words("type", CardType),
-    _words("state", State),
-    Column("blocked", Flag, nullable=False),
-    _words("currency", Currency, nullable=True),
-    _amount("amount"),
-    _optional("customer_id"),
-    _optional("name"),
-    _optional("originated_by"),
-    Column("metadata", JsonText, nullable=True),
-    Column("active_from", UtcTime, nullable=True),
-    Column("activated_at", UtcTime, nullable=True),
-    Column("expires_at", UtcTime, nullable=True),
-    _optional("batch_id"),
-    Column("created_at", UtcTime, nullable=False),
-    _optional("created_by"),
-    Column("version", WholeNumber, nullable=False),
-    _amount("amount_funds"),
-    _amount("amount_drawdown"),
-    _amount("amount_balance"),
-    _amount("amount_pending"),
-    _amount("amount_reserved"),
-    Column("has_codes", Flag, nullable=False),
-    # Of its last event, before which nothing happens to it, whatever a clock says.
-    Column("changed_at", UtcTime, nullable=True),
+    PrimaryKeyConstraint("id"),
     UniqueConstraint("account_id", "card_id"),
     CheckConstraint("version >= 1", "version"),
     CheckConstraint(f"amount BETWEEN 0 AND {AMOUNT_MAX}", "amount"),
@@ -112,277 +94,157 @@ cards = Table(
     CheckConstraint("amount_reserved BETWEEN 0 AND amount_balance", "reserved"),
     CheckConstraint("state <> 'inactive' OR (amount_funds = 0 AND currency IS NULL)", "inactive"),
     CheckConstraint("state = 'inactive' OR currency IS NOT NULL OR state = 'closed'", "currency"),
-    # What the sweep looks for; its cost grows with what is due, not with the table.
+    # The cost of a sweep grows with the cards that are due, not with the table.
     Index("ix_cards_due", "expires_at", **_where("state = 'active' AND expires_at IS NOT NULL")),
-    sqlite_strict=True,
 )
 
-transactions = Table(
+transactions = _table(
     "transactions",
-    metadata,
-    Column("id", Uuid, primary_key=True),
-    Column("account_id", Text, nullable=False),
-    Column("card", Uuid, ForeignKey("cards.id"), nullable=False),
-    _words("type", TransactionType),
-    _amount("amount"),
-    _words("currency", Currency),
-    _words("debit", Side),
-    _words("credit", Side),
-    _optional("ref_id"),
-    Column("parent_id", Uuid, nullable=True),
-    Column("metadata", JsonText, nullable=True),
-    _optional("originated_by"),
-    Column("created_at", UtcTime, nullable=False),
-    _optional("created_by"),
-    _amount("balance_before"),
-    _amount("balance_after"),
-    Column("version", WholeNumber, nullable=False),
+    rows.Transaction,
+    PrimaryKeyConstraint("id"),
+    ForeignKeyConstraint(["card"], ["cards.id"]),
     UniqueConstraint("card", "version"),
     UniqueConstraint("account_id", "card", "ref_id"),
-    # What was captured, voided or refunded of a transaction.
+    # The captures, voids and refunds of a transaction.
     Index("ix_transactions_parent_id", "parent_id", **_where("parent_id IS NOT NULL")),
     CheckConstraint("amount > 0", "amount"),
     CheckConstraint("debit <> credit", "sides"),
-    # Each row proves its neighbour: what came in or went out is the difference it left.
     CheckConstraint(
         "balance_before >= 0 AND balance_after >= 0 AND balance_after - balance_before ="
         " CASE WHEN credit = 'card' THEN amount WHEN debit = 'card' THEN -amount ELSE 0 END",
         "balance",
     ),
-    sqlite_strict=True,
 )
 
-# What pending transactions lock; each row has the id of its transaction.
-holds = Table(
+holds = _table(
     "holds",
-    metadata,
-    Column("id", Uuid, ForeignKey("transactions.id"), primary_key=True),
-    Column("account_id", Text, nullable=False),
-    Column("card", Uuid, ForeignKey("cards.id"), nullable=False),
-    _amount("amount"),
-    _amount("captured"),
-    _amount("released"),
-    Column("created_at", UtcTime, nullable=False),
-    Column("expires_at", UtcTime, nullable=True),
+    rows.Hold,
+    PrimaryKeyConstraint("id"),
+    ForeignKeyConstraint(["id"], ["transactions.id"]),
+    ForeignKeyConstraint(["card"], ["cards.id"]),
     CheckConstraint("captured >= 0 AND released >= 0", "parts"),
     CheckConstraint("captured + released <= amount", "amount"),
     Index("ix_holds_card", "card", **_where(HOLD_IS_OPEN)),
     Index("ix_holds_due", "expires_at", **_where(f"expires_at IS NOT NULL AND {HOLD_IS_OPEN}")),
-    sqlite_strict=True,
 )
 
-# What is kept of tokens: never their values. The digest covers the account. That each has its card
-# no foreign key looks after, here and with PINs: asking for it would take as long as writing them.
-# `reconcile` does.
-tokens = Table(
+hold_is_open = holds.c.captured + holds.c.released < holds.c.amount
+
+# Tokens and PINs have no foreign key to their card: it would take as long as writing the rows.
+# `reconcile` checks that the cards exist.
+tokens = _table(
     "tokens",
-    metadata,
-    Column("id", Uuid, primary_key=True),
-    Column("account_id", Text, nullable=False),
-    Column("card", Uuid, nullable=False),
-    Column("kid", Text, nullable=False),
-    Column("digest", Text, nullable=False),
-    Column("masked_code", Text, nullable=False),
-    Column("created_at", UtcTime, nullable=False),
-    _optional("ref_id"),
-    Column("format", JsonText, nullable=True),
-    Column("expires_at", UtcTime, nullable=True),
-    Column("expires_after_transaction", Flag, nullable=False),
-    Column("metadata", JsonText, nullable=True),
-    Column("spent_at", UtcTime, nullable=True),
-    Column("revoked_at", UtcTime, nullable=True),
+    rows.Token,
+    PrimaryKeyConstraint("id"),
     UniqueConstraint("digest"),
-    # Tokens that cards are made with have no reference, and aren't in it.
+    # Not of tokens that cards are created with: these have no reference.
     Index("uq_tokens_card_ref_id", "card", "ref_id", unique=True, **_where("ref_id IS NOT NULL")),
-    Index("ix_tokens_card", "card", **_where(TOKEN_IS_LEFT)),
-    sqlite_strict=True,
+    Index("ix_tokens_card", "card", **_where("spent_at IS NULL AND revoked_at IS NULL")),
 )
 
-is_left = tokens.c.spent_at.is_(None) & tokens.c.revoked_at.is_(None)
+token_is_usable = tokens.c.spent_at.is_(None) & tokens.c.revoked_at.is_(None)
 
-# Each row has the id of its card.
-pins = Table(
-    "pins",
-    metadata,
-    Column("id", Uuid, primary_key=True),
-    Column("account_id", Text, nullable=False),
-    Column("kid", Text, nullable=False),
-    Column("digest", Text, nullable=False),
-    Column("changed_at", UtcTime, nullable=False),
-    Column("format", JsonText, nullable=True),
-    sqlite_strict=True,
-)
+pins = _table("pins", rows.Pin, PrimaryKeyConstraint("id"))
 
-# PINs that were given, noted before they are compared. Never the PIN.
-pin_attempts = Table(
+pin_attempts = _table(
     "pin_attempts",
-    metadata,
-    Column("id", Uuid, primary_key=True),
-    Column("account_id", Text, nullable=False),
-    Column("card", Uuid, nullable=True),
-    Column("number", WholeNumber, nullable=False),
-    _words("outcome", Outcome),
-    Column("created_at", UtcTime, nullable=False),
+    rows.PinAttempt,
+    PrimaryKeyConstraint("id"),
     Index("ix_pin_attempts_card_number", "card", "number"),
-    sqlite_strict=True,
 )
 
-counts = pin_attempts.c.outcome != Outcome.SETTLED
+attempt_counts = pin_attempts.c.outcome != Outcome.CLEARED
 
-is_open = holds.c.captured + holds.c.released < holds.c.amount
-
-# Tenants that have rules of their own. Others need no row.
-accounts = Table(
+# An account without rules of its own has no row.
+accounts = _table(
     "accounts",
-    metadata,
-    Column("account_id", Text, primary_key=True),
-    Column("currencies", JsonText, nullable=True),
-    Column("load_max", WholeNumber, nullable=True),
-    Column("balance_max", WholeNumber, nullable=True),
-    _words("expiry", Expiry),
-    Column("reversal_window_s", WholeNumber, nullable=False),
-    Column("recipients", JsonText, nullable=True),
-    Column("approve_from", WholeNumber, nullable=True),
+    rows.Account,
+    PrimaryKeyConstraint("account_id"),
     CheckConstraint(f"load_max BETWEEN 0 AND {AMOUNT_MAX}", "load_max"),
     CheckConstraint(f"balance_max BETWEEN 0 AND {AMOUNT_MAX}", "balance_max"),
     CheckConstraint("reversal_window_s >= 0", "reversal_window_s"),
-    sqlite_strict=True,
 )
 
-batches = Table(
+batches = _table(
     "batches",
-    metadata,
-    Column("account_id", Text, nullable=False),
-    Column("batch_id", Text, nullable=False),
-    _words("state", BatchState),
-    _words("type", CardType),
-    Column("requested", WholeNumber, nullable=False),
-    Column("created", WholeNumber, nullable=False),
-    _optional("name"),
-    Column("metadata", JsonText, nullable=True),
-    _optional("originated_by"),
-    Column("created_at", UtcTime, nullable=False),
-    _optional("created_by"),
-    _optional("command_id"),
-    _optional("pattern"),
-    Column("listed", JsonText, nullable=True),
-    Column("options", JsonText, nullable=True),
-    Column("recipients", JsonText, nullable=True),
-    Column("pin_recipients", JsonText, nullable=True),
-    Column("busy", Flag, nullable=False),
-    Column("job_count", WholeNumber, nullable=False),
-    _optional("approved_by"),
-    Column("completed_at", UtcTime, nullable=True),
-    _optional("last_error"),
+    rows.Batch,
     PrimaryKeyConstraint("account_id", "batch_id"),
     CheckConstraint("created BETWEEN 0 AND requested", "created"),
-    # What a command on a card looks at: few rows, whatever there is.
+    # Every command on a card searches for busy batches; these are few.
     Index("ix_batches_busy", "account_id", **_where("busy")),
-    sqlite_strict=True,
 )
 
-# The card_ids of lists that are not made yet: while their batch is busy.
-reserved_names = Table(
-    "reserved_names",
+jobs = _table(
+    "jobs",
+    rows.Job,
+    PrimaryKeyConstraint("id"),
+    CheckConstraint("open_chunks >= 0", "open_chunks"),
+    Index("ix_jobs_unfinished", "last_activity_at", **_where("ended_at IS NULL")),
+    Index("ix_jobs_of_batch", "account_id", "batch_id", **_where("ended_at IS NULL")),
+)
+
+files = _table(
+    "files",
+    rows.File,
+    Column("attempts", WholeNumber, nullable=False, server_default="0"),
+    Column("next_attempt_at", UtcTime, nullable=True),
+    PrimaryKeyConstraint("name"),
+    Index("ix_files_batch", "account_id", "batch_id"),
+    Index(
+        "ix_files_waiting", "created_at", **_where("written_at IS NULL AND confirmed_at IS NULL")
+    ),
+)
+
+# Deleted when the owner of the file confirms that it has arrived.
+file_parts = _table("file_parts", rows.FilePart, PrimaryKeyConstraint("name", "number"))
+
+
+# --- tables without a row class ------------------------------------------------------------------
+
+
+def _required(name: str, type_: Any = Text, **options: Any) -> Column[Any]:
+    return Column(name, type_, nullable=False, **options)
+
+
+def _optional(name: str, type_: Any = Text) -> Column[Any]:
+    return Column(name, type_, nullable=True)
+
+
+# The card_ids of busy batches that have a list of cards and haven't created them yet.
+reserved_card_ids = Table(
+    "reserved_card_ids",
     metadata,
-    Column("account_id", Text, nullable=False),
-    Column("card_id", Sortable, nullable=False),
-    Column("batch_id", Text, nullable=False),
+    _required("account_id"),
+    _required("card_id", Sortable),
+    _required("batch_id"),
     PrimaryKeyConstraint("account_id", "card_id"),
     sqlite_strict=True,
 )
 
-# What is done to the cards of a batch piece by piece.
-jobs = Table(
-    "jobs",
-    metadata,
-    Column("id", Uuid, primary_key=True),
-    Column("account_id", Text, nullable=False),
-    Column("batch_id", Text, nullable=False),
-    _words("action", Action),
-    Column("sequence", WholeNumber, nullable=False),
-    Column("first", WholeNumber, nullable=False),
-    Column("last", WholeNumber, nullable=False),
-    Column("chunk_cards", WholeNumber, nullable=False),
-    Column("open_chunks", WholeNumber, nullable=False),
-    Column("command", Text, nullable=False),
-    Column("command_id", Text, nullable=False),
-    Column("created_at", UtcTime, nullable=False),
-    Column("last_activity_at", UtcTime, nullable=False),
-    Column("last_progress_at", UtcTime, nullable=False),
-    _optional("created_by"),
-    _optional("originated_by"),
-    _optional("reason"),
-    Column("expires_at", UtcTime, nullable=True),
-    Column("done", WholeNumber, nullable=False),
-    Column("already", WholeNumber, nullable=False),
-    Column("refused", WholeNumber, nullable=False),
-    Column("ended_at", UtcTime, nullable=True),
-    CheckConstraint("open_chunks >= 0", "open_chunks"),
-    Index("ix_jobs_unfinished", "last_activity_at", **_where("ended_at IS NULL")),
-    Index("ix_jobs_of_batch", "account_id", "batch_id", **_where("ended_at IS NULL")),
-    sqlite_strict=True,
-)
-
-# Their pieces, from their beginning until the job has ended.
+# The chunks of a job, and its end, from its start until it has ended.
 chunks = Table(
     "chunks",
     metadata,
-    Column("job", Uuid, nullable=False),
-    Column("number", WholeNumber, nullable=False),
-    Column("done_at", UtcTime, nullable=True),
-    # The secrets that were made, until the file is sealed. The key is not in the database.
+    _required("job", Uuid),
+    _required("number", WholeNumber),
+    _optional("done_at", UtcTime),
+    # Until the file is sealed. The key is not in the database.
     _optional("encrypted_secrets"),
-    # The cards of a recall that it couldn't be done to, and why.
-    Column("refused", JsonText, nullable=True),
+    # The cards that a recall refused, with the reasons.
+    _optional("refused", JsonText),
     PrimaryKeyConstraint("job", "number"),
-    sqlite_strict=True,
-)
-
-# Files about the cards of a batch, those with secrets sealed.
-files = Table(
-    "files",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("account_id", Text, nullable=False),
-    Column("batch_id", Text, nullable=False),
-    _words("holds", Holds),
-    Column("sha256", Text, nullable=False),
-    Column("cards", WholeNumber, nullable=False),
-    Column("bytes", WholeNumber, nullable=False),
-    Column("recipients", JsonText, nullable=False),
-    Column("created_at", UtcTime, nullable=False),
-    Column("written_at", UtcTime, nullable=True),
-    Column("confirmed_at", UtcTime, nullable=True),
-    _optional("last_error"),
-    Column("tries", WholeNumber, nullable=False, server_default="0"),
-    Column("next_try_at", UtcTime, nullable=True),
-    Index("ix_files_batch", "account_id", "batch_id"),
-    Index("ix_files_waiting", "created_at", **_where(FILE_WAITS)),
-    sqlite_strict=True,
-)
-
-# What they hold, until somebody confirms that they have arrived.
-file_parts = Table(
-    "file_parts",
-    metadata,
-    Column("name", Text, nullable=False),
-    Column("number", WholeNumber, nullable=False),
-    # Base64.
-    Column("content", Text, nullable=False),
-    PrimaryKeyConstraint("name", "number"),
     sqlite_strict=True,
 )
 
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
-    Column("account_id", Text, nullable=False),
-    Column("key", Text, nullable=False),
-    Column("digest", Text, nullable=False),
-    # The answer itself stands in the outbox, once.
-    Column("event_id", Uuid, nullable=False),
-    Column("created_at", UtcTime, nullable=False),
+    _required("account_id"),
+    _required("key"),
+    _required("digest"),
+    # The answer is the event with this id in the outbox.
+    _required("event_id", Uuid),
+    _required("created_at", UtcTime),
     PrimaryKeyConstraint("account_id", "key"),
     sqlite_strict=True,
 )
@@ -390,76 +252,78 @@ idempotency_keys = Table(
 outbox = Table(
     "outbox",
     metadata,
-    # Within a card positions rise with its versions: a position is drawn under the card's lock.
-    Column("position", WholeNumber, primary_key=True, autoincrement=True),
-    Column("id", Uuid, nullable=False),
-    Column("account_id", Text, nullable=False),
-    _words("type", EventType),
-    Column("subject", Text, nullable=False),
-    Column("partition_key", Text, nullable=False),
-    Column("event", JsonLine, nullable=False),
-    Column("created_at", UtcTime, nullable=False),
+    # Positions of a card's events rise with its versions: they are assigned under the card's lock.
+    _required("position", WholeNumber, primary_key=True, autoincrement=True),
+    _required("id", Uuid),
+    _required("account_id"),
+    _required("type", EnumText(EventType)),
+    _required("subject"),
+    _required("partition_key"),
+    _required("event", JsonLine),
+    _required("created_at", UtcTime),
     UniqueConstraint("id"),
     sqlite_strict=True,
 )
 
-# A row for each event that waits to be published. A trigger on the outbox adds it, so no event can
-# be forgotten; the relay deletes it. Beside the events and not on them, because to change a row is
-# to write all of it once more.
+# A row for each event that is not published. A trigger on the outbox inserts it; the relay deletes
+# it. A column of the outbox would mean that each event is written twice.
 unpublished = Table(
     "unpublished",
     metadata,
-    Column("position", WholeNumber, primary_key=True, autoincrement=False),
+    _required("position", WholeNumber, primary_key=True, autoincrement=False),
     sqlite_strict=True,
 )
+
+# A message that has no id is recognised by its digest alone.
+MESSAGE_ID_OR_EMPTY = text("coalesce(message_id, '')")
 
 dead_letters = Table(
     "dead_letters",
     metadata,
-    Column("id", WholeNumber, primary_key=True, autoincrement=True),
-    Column("received_at", UtcTime, nullable=False),
-    Column("queue", Text, nullable=True),
-    Column("task", Text, nullable=True),
-    Column("message_id", Text, nullable=True),
-    Column("reason", Text, nullable=False),
+    _required("id", WholeNumber, primary_key=True, autoincrement=True),
+    _required("received_at", UtcTime),
+    _optional("queue"),
+    _optional("task"),
+    _optional("message_id"),
+    _required("reason"),
     # One short line; below it a line per reason, or a defect's traceback.
-    Column("detail", Text, nullable=True),
-    Column("headers", JsonText, nullable=True),
-    Column("content_type", Text, nullable=True),
-    Column("content_encoding", Text, nullable=True),
-    Column("body", LargeBinary, nullable=False),
-    Column("is_masked", Flag, nullable=False),
-    Column("sealed", LargeBinary, nullable=True),
-    # Of all that came: a message that comes twice is one letter.
-    Column("digest", Text, nullable=False),
-    # Set instead of deleting the row, so that nothing that arrived ever goes without a trace.
-    Column("settled_at", UtcTime, nullable=True),
-    Column("settled_as", Text, nullable=True),
-    # Where Redis keeps the whole of an entry that was too large to be read; empty if it doesn't.
-    Column("aside_key", Text, nullable=True),
-    Index("uq_dead_letters_message_id_digest", LETTER_ID, "digest", unique=True),
+    _optional("detail"),
+    _optional("headers", JsonText),
+    _optional("content_type"),
+    _optional("content_encoding"),
+    _required("body", LargeBinary),
+    _required("is_masked", Flag),
+    _optional("sealed", LargeBinary),
+    # Of headers and body: a message that arrives twice is one dead letter.
+    _required("digest"),
+    # Resolved dead letters are not deleted.
+    _optional("resolved_at", UtcTime),
+    _optional("resolution"),
+    # The key in Redis of an entry that was too large to be read; empty if it isn't stored.
+    _optional("aside_key"),
+    Index("uq_dead_letters_message_id_digest", MESSAGE_ID_OR_EMPTY, "digest", unique=True),
     sqlite_strict=True,
 )
 
 starts = Table(
     "starts",
     metadata,
-    # The id of the message and a digest of its body: see messages.start_key.
-    Column("message_key", Text, primary_key=True),
-    Column("starts", WholeNumber, nullable=False),
-    Column("started_at", UtcTime, nullable=False),
-    # How many workers had died of the message when it was last started, as far as is known. NULL:
-    # that start came to nothing.
-    Column("deaths", WholeNumber, nullable=True),
+    # See `worker.messages.start_key`.
+    _required("message_key", primary_key=True),
+    _required("starts", WholeNumber),
+    _required("started_at", UtcTime),
+    # The known number of workers that had died of the message before its last start. NULL: that
+    # start does not count.
+    _optional("deaths", WholeNumber),
     sqlite_strict=True,
 )
 
 leases = Table(
     "leases",
     metadata,
-    Column("name", Text, primary_key=True),
-    Column("holder", Text, nullable=False),
-    Column("renewals", WholeNumber, nullable=False),
-    Column("position", WholeNumber, nullable=True),
+    _required("name", primary_key=True),
+    _required("holder"),
+    _required("renewals", WholeNumber),
+    _optional("position", WholeNumber),
     sqlite_strict=True,
 )

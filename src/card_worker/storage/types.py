@@ -1,4 +1,4 @@
-"""Column types that mean the same on PostgreSQL and in SQLite's STRICT tables."""
+"""Column types with the same meaning in PostgreSQL and in SQLite's STRICT tables."""
 
 import json
 from collections.abc import Callable
@@ -16,11 +16,10 @@ from card_worker.contracts.fields import read_time
 from card_worker.contracts.json_text import write_json, write_time
 
 WholeNumber = BigInteger().with_variant(Integer(), "sqlite")
-"""64 bits on both."""
-
+"""64 bits."""
 
 Sortable = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
-"""Text that sorts by its code points, as Python has it, and not as a language does."""
+"""Text that is sorted by code points, as in Python, and not by the rules of a language."""
 
 
 class _OneOrZero(TypeDecorator[bool]):
@@ -32,11 +31,11 @@ class _OneOrZero(TypeDecorator[bool]):
 
 
 Flag = Boolean().with_variant(_OneOrZero(), "sqlite")
-"""True or false; 1 or 0 in SQLite's strict tables, which have no type for it."""
+"""True or false; stored as 1 or 0 in SQLite, whose strict tables have no type for it."""
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """A time with milliseconds. SQLite keeps it as text that sorts as time does."""
+    """A time with milliseconds. SQLite stores it as text that sorts in the order of time."""
 
     impl = Text
     cache_ok = True
@@ -72,7 +71,7 @@ class Uuid(TypeDecorator[UUID]):
         return value if value is None or dialect.name == "postgresql" else str(value)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
-        # PostgreSQL's driver gives them as they are; to ask each of a million takes a while.
+        # PostgreSQL's driver returns UUIDs; a check of each of a million values takes long.
         if dialect.name == "postgresql":
             return None
         return super().result_processor(dialect, coltype)
@@ -82,7 +81,7 @@ class Uuid(TypeDecorator[UUID]):
 
 
 class JsonText(TypeDecorator[Any]):
-    """JSON kept as the text it was written as, so that it comes back as it went in."""
+    """JSON, stored as text and unchanged."""
 
     impl = Text
     cache_ok = True
@@ -98,28 +97,28 @@ class JsonText(TypeDecorator[Any]):
 
 
 class JsonLine(TypeDecorator[str]):
-    """JSON that is text already: without control characters, so that one can stand between two."""
+    """JSON as text. It has no control characters, so that these can separate texts."""
 
     impl = Text
     cache_ok = True
 
 
-Word = TypeVar("Word", bound=StrEnum)
+E = TypeVar("E", bound=StrEnum)
 
 
-class OneOf(TypeDecorator[Word], Generic[Word]):
-    """One of a closed set of words."""
+class EnumText(TypeDecorator[E], Generic[E]):
+    """A value of an enum."""
 
     impl = Text
     cache_ok = True
 
-    def __init__(self, words: type[Word]) -> None:
+    def __init__(self, enum: type[E]) -> None:
         super().__init__()
-        self.words = words
-        self._by_value: dict[str | None, Word | None] = {word.value: word for word in words}
+        self.enum = enum
+        self._by_value: dict[str | None, E | None] = {each.value: each for each in enum}
         self._by_value[None] = None
 
-    def process_bind_param(self, value: Word | None, dialect: Dialect) -> str | None:
+    def process_bind_param(self, value: E | None, dialect: Dialect) -> str | None:
         return None if value is None else value.value
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from card_worker.batches.chunks import Chunk, do, first_chunks, note_error
 from card_worker.contracts.dead_letters import DeadLetterReason
 from card_worker.pauses import described
-from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, LOCK_TIMEOUT_MS
+from card_worker.storage.engine import LOCK_TIMEOUT_MS, SHORT_LOCK_TIMEOUT_MS
 from card_worker.storage.errors import is_retryable
 from card_worker.worker.dead_letters import log_defect
 from card_worker.worker.isolation import Isolation, is_suspect
@@ -77,7 +77,7 @@ class Chunks:
             chunk,
             self._resources.fair_share.throttle(),
             again=next(earlier_starts) > 0,
-            lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS if message.is_waiting else LOCK_TIMEOUT_MS,
+            lock_timeout_ms=SHORT_LOCK_TIMEOUT_MS if message.is_waiting else LOCK_TIMEOUT_MS,
         )
         seconds = perf_counter() - started
         if is_counted:

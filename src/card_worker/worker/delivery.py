@@ -24,7 +24,7 @@ from card_worker.contracts.queries import QUERIES
 from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.vault import Vault
 from card_worker.storage.contention import Contention, Row
-from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, LOCK_TIMEOUT_MS
+from card_worker.storage.engine import LOCK_TIMEOUT_MS, SHORT_LOCK_TIMEOUT_MS
 from card_worker.worker.chunks import Chunks
 from card_worker.worker.dead_letters import DeadLetterAt, DeadLetters, log_defect
 from card_worker.worker.fair_share import FairShare
@@ -204,6 +204,6 @@ class Delivery:
         if rows_of(contention, read) & locked:
             return Waiting()
         may_block = bool(locked) or read.message.is_waiting
-        lock_timeout_ms = LOCK_TIMEOUT_AGAIN_MS if may_block else LOCK_TIMEOUT_MS
+        lock_timeout_ms = SHORT_LOCK_TIMEOUT_MS if may_block else LOCK_TIMEOUT_MS
         start = partial(self._groups.commit_counted, read, lock_timeout_ms)
         return self._isolation.run(read.message, start, defect)

@@ -74,5 +74,7 @@ class FairShare:
     def _check_shared(self) -> bool:
         """Say whether any process has answered commands since the last check."""
         with reading(self._engine) as connection:
-            before, self._newest = self._newest, outbox.newest(connection)
-            return before is not None and outbox.is_told(connection, before, but=JOB_EVENTS)
+            before, self._newest = self._newest, outbox.newest_position(connection)
+            return before is not None and outbox.has_events(
+                connection, before, except_types=JOB_EVENTS
+            )

@@ -12,9 +12,9 @@ from card_worker.contracts.enums import EventType
 from card_worker.contracts.queries import CardQuery
 from card_worker.domain.answers import Answer
 from card_worker.handler import handle
-from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, LOCK_TIMEOUT_MS, begin
-from card_worker.storage.errors import own_fault
-from card_worker.storage.pin_attempts import note_pin_attempts, with_pins
+from card_worker.storage.engine import LOCK_TIMEOUT_MS, SHORT_LOCK_TIMEOUT_MS, begin
+from card_worker.storage.errors import bookkeeping
+from card_worker.storage.pin_attempts import requests_with_pin, store_pin_attempts
 from card_worker.worker.chunks import Chunks
 from card_worker.worker.dead_letters import dead_letter_of_items
 from card_worker.worker.messages import Answered, Outcome, ReadMessage, Returned
@@ -65,7 +65,7 @@ class Groups:
 
     def commit_again(self, reads: Sequence[ReadMessage]) -> list[Outcome]:
         """Handle messages in one commit that waits for locks only briefly."""
-        return self.commit(reads, lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS) if reads else []
+        return self.commit(reads, lock_timeout_ms=SHORT_LOCK_TIMEOUT_MS) if reads else []
 
     def commit_counted(self, read: ReadMessage, lock_timeout_ms: int) -> Outcome:
         """Handle a message alone, after its start was counted."""
@@ -91,10 +91,10 @@ class Groups:
 def record_attempts(
     engine: Engine, requests: Sequence[Command | CardQuery], lock_timeout_ms: int = LOCK_TIMEOUT_MS
 ) -> None:
-    """Record PIN attempts in a commit of their own, before a PIN is compared. Raises OwnFault."""
-    if with_pins(requests):
-        with own_fault(), begin(engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):
-            note_pin_attempts(connection, requests, now)
+    """Record PIN attempts in a commit, before a PIN is compared. Raises BookkeepingError."""
+    if requests_with_pin(requests):
+        with bookkeeping(), begin(engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):
+            store_pin_attempts(connection, requests, now)
 
 
 def _log_group(

@@ -6,7 +6,7 @@ from functools import partial
 
 from card_worker.domain.decide import needs
 from card_worker.storage.contention import Contention, Row, find_contention
-from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, begin
+from card_worker.storage.engine import SHORT_LOCK_TIMEOUT_MS, begin
 from card_worker.worker.groups import Groups
 from card_worker.worker.messages import Outcome, ReadMessage, Waiting
 from card_worker.worker.resources import Resources
@@ -63,7 +63,7 @@ class LockedRows:
 
     def _find(self, reads: Sequence[ReadMessage]) -> Contention:
         needed = [needs(command) for read in reads for command in read.commands]
-        with begin(self._engine, lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS) as (connection, _):
+        with begin(self._engine, lock_timeout_ms=SHORT_LOCK_TIMEOUT_MS) as (connection, _):
             return find_contention(connection, needed)
 
 

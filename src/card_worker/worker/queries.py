@@ -5,7 +5,7 @@ from functools import partial
 from card_worker.contracts.commands import InvalidCommand
 from card_worker.contracts.message import read_query
 from card_worker.contracts.queries import CardQuery, Query
-from card_worker.query_handler import QueryResult, look, look_as_holder
+from card_worker.query_handler import QueryResult, answer_card_query, answer_query
 from card_worker.storage.engine import begin, reading
 from card_worker.worker.groups import record_attempts
 from card_worker.worker.messages import Message, Outcome, QueryAnswered, Returned, Waiting
@@ -37,6 +37,6 @@ class Queries:
         if isinstance(query, CardQuery) and (query.token is not None or query.pin is not None):
             record_attempts(self._engine, [query])
             with begin(self._engine) as (connection, now):
-                return look_as_holder(connection, query, now)
+                return answer_card_query(connection, query, now)
         with reading(self._engine) as connection:
-            return look(connection, query)
+            return answer_query(connection, query)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from sqlalchemy.exc import DBAPIError
 
 from card_worker.pauses import Pauses, keep_trying
-from card_worker.storage.errors import is_lock_timeout, is_retryable, needs_operator, through_races
+from card_worker.storage.errors import is_lock_timeout, is_retryable, needs_operator, retry_races
 
 PAUSE_S_MAX = 5.0
 STOP_CHECK_S = 0.1
@@ -48,7 +48,7 @@ class Retries:
 
         try:
             return keep_trying(
-                partial(through_races, work),
+                partial(retry_races, work),
                 "database unavailable",
                 pauses=Pauses(first_s=0.1, max_s=PAUSE_S_MAX),
                 is_retryable=is_transient,

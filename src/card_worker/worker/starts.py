@@ -9,10 +9,9 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from card_worker.pauses import described
-from card_worker.storage import dead_letters
-from card_worker.storage.dead_letters import Start
-from card_worker.storage.engine import LOCK_TIMEOUT_AGAIN_MS, begin
-from card_worker.storage.errors import own_fault
+from card_worker.storage.engine import SHORT_LOCK_TIMEOUT_MS, begin
+from card_worker.storage.errors import bookkeeping
+from card_worker.storage.starts import Start, count_starts, forget_starts, uncount_starts
 from card_worker.worker.messages import Message, start_key
 
 STARTS_MAX = 5
@@ -32,24 +31,24 @@ class Starts:
     def count(self, messages: Sequence[Message], *, failed: bool = False) -> list[int]:
         """Count a start of each message before it is started; return the number of starts of each.
 
-        `failed` says that the last start of each ended with a defect. Raises OwnFault.
+        `failed` says that the last start of each ended with a defect. Raises BookkeepingError.
         """
-        starts = [Start(start_key(each.id, each.body), each.deaths) for each in messages]
-        with own_fault(), begin(self._engine) as (connection, now):
-            return dead_letters.count_starts(connection, starts, now, failed=failed)
+        started = [Start(start_key(each.id, each.body), each.deaths) for each in messages]
+        with bookkeeping(), begin(self._engine) as (connection, now):
+            return count_starts(connection, started, now, failed=failed)
 
     def has_left(self, message: Message, *, failed: bool = False) -> bool:
-        """Count one more start; say whether it is within STARTS_MAX. Raises OwnFault."""
+        """Count one more start; say whether it is within STARTS_MAX. Raises BookkeepingError."""
         (starts,) = self.count([message], failed=failed)
         return starts < STARTS_MAX
 
     def take_back(self, messages: Sequence[Message]) -> None:
         """Do not count the last start of each message, which was blocked by a lock."""
-        self._change(dead_letters.uncount_starts, messages)
+        self._change(uncount_starts, messages)
 
     def forget(self, messages: Sequence[Message]) -> None:
         """Delete the counts of messages that are done."""
-        self._change(dead_letters.forget_starts, messages)
+        self._change(forget_starts, messages)
 
     def _change(
         self, change: Callable[[Connection, Sequence[str]], None], messages: Sequence[Message]
@@ -57,7 +56,7 @@ class Starts:
         if not messages:
             return
         try:
-            with begin(self._engine, lock_timeout_ms=LOCK_TIMEOUT_AGAIN_MS) as (connection, _):
+            with begin(self._engine, lock_timeout_ms=SHORT_LOCK_TIMEOUT_MS) as (connection, _):
                 change(connection, [start_key(message.id, message.body) for message in messages])
         except Exception as error:
             # One start too many is counted; a message that is done is not started again.

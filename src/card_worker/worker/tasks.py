@@ -44,7 +44,7 @@ from card_worker.storage.contention import Row
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.errors import is_retryable, needs_operator
-from card_worker.storage.migrations import SchemaOutdated, check
+from card_worker.storage.schema import SchemaOutdated, check
 from card_worker.sweeps import Place, Swept, expire_cards, expire_holds, lapse_orders
 from card_worker.telemetry import configure_logs
 from card_worker.transport.access import Refused, Step, check_access, consuming, publishing

@@ -1,65 +1,44 @@
-"""The schema, one file per change, and bringing a database to the newest."""
+"""The migrations, one file per change of the schema, and the upgrade of a database to the newest.
+
+Alembic is needed only here: see `storage.schema` for the check at the start of a process.
+"""
 
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
 from card_worker.storage.engine import open_engine
+from card_worker.storage.schema import SchemaOutdated, revision
 
-_LOCK = 0x63617264  # any number that is ours: "card"
-
-
-class SchemaOutdated(Exception):
-    """The database's schema isn't the one this code was written for."""
+_LOCK = 0x63617264  # "card": any number that no other program uses
 
 
 def upgrade(url: str) -> str:
-    """Bring the database at `url` to the newest schema; return its revision.
+    """Upgrade the database at `url` to the newest schema, in one commit; return its revision.
 
-    Several at once wait for each other. All changes are one commit: none or all.
-
-    Raises SchemaOutdated when the schema is none that this version knows, such as a later one's.
+    Processes that do this at the same time wait for each other. Raises SchemaOutdated if this
+    version does not know the schema, such as that of a later version.
     """
-    engine = open_engine(url, reply_max_s=None)  # a large table takes its time
+    engine = open_engine(url, reply_max_s=None)  # a migration of a large table takes long
     try:
         with engine.begin() as connection:
             if engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             try:
-                command.upgrade(_config(connection), "head")
+                command.upgrade(config(connection), "head")
             except CommandError as error:
-                raise SchemaOutdated(f"this version can't bring the schema on: {error}") from None
-            return _revision(connection) or ""
+                raise SchemaOutdated(f"this version can't upgrade the schema: {error}") from None
+            return revision(connection) or ""
     finally:
         engine.dispose()
 
 
-def check(connection: Connection) -> None:
-    """Return when the schema is the newest.
-
-    Raises SchemaOutdated, whose text says what to do: a worker that ran on would find every
-    command undoable.
-    """
-    head = ScriptDirectory.from_config(_config(connection)).get_current_head()
-    found = _revision(connection)
-    if found != head:
-        raise SchemaOutdated(
-            f"the database's schema is {found or 'empty'}, this version needs {head}:"
-            " run card-worker migrate"
-        )
-
-
-def _config(connection: Connection) -> Config:
+def config(connection: Connection) -> Config:
+    """Return a configuration of Alembic for the database of `connection`."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
-
-
-def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()

@@ -18,7 +18,7 @@ from card_worker.domain.rows import Batch, BatchKey, Card, Pin, Token
 from card_worker.storage.json_rows import columns_named
 from card_worker.storage.reconcile.reading import ROWS, Books, as_stored
 from card_worker.storage.reconcile.report import Difference, Wrong, difference, report, unequal
-from card_worker.storage.tables import batches, cards, jobs, outbox, pins, reserved_names
+from card_worker.storage.tables import batches, cards, jobs, outbox, pins, reserved_card_ids
 
 _BIRTH = ("type", "created_at", "created_by", "originated_by", "batch_id")
 _UNTOUCHED = (
@@ -63,7 +63,7 @@ def _ordered(batch: Batch, ordered: dict[UUID, Any]) -> Iterator[Wrong]:
     event = ordered.get(_order_id(batch))
     if event is None or event.type not in _ORDERED or event.subject != batch.batch_id:
         yield Wrong("command_id", batch.command_id, "that of the order, which was answered")
-    listed = batch.listed
+    listed = batch.card_list
     if (listed is None) == (batch.pattern is None):
         yield Wrong("pattern", batch.pattern, "one, or a list of cards")
     if listed is not None:
@@ -273,7 +273,7 @@ def lists_reserve_their_names(books: Books) -> Iterator[Difference]:
     else. A list whose cards are all made may still have reserved them."""
     its_own = (batches.c.account_id, batches.c.batch_id)
     has_list = select(*its_own, null()).where(batches.c.busy, batches.c.pattern.is_(None))
-    reserved = select(*columns_named(reserved_names, ("account_id", "batch_id", "card_id")))
+    reserved = select(*columns_named(reserved_card_ids, ("account_id", "batch_id", "card_id")))
     rows = books.stream(union_all(reserved, has_list).order_by("account_id", "batch_id"))
     for key, named in groupby(rows, key=lambda row: (row.account_id, row.batch_id)):
         names = {name for *_, name in named if name is not None}
@@ -288,7 +288,7 @@ def _reserved(books: Books, key: BatchKey, names: set[str]) -> Iterator[Wrong]:
     if unreadable:
         return  # as the checks of batches report
     busy = [batch for batch in found if batch.busy]
-    listed = {card["card_id"] for batch in busy for card in batch.listed or ()}
+    listed = {card["card_id"] for batch in busy for card in batch.card_list or ()}
     for name in sorted(names - listed):
         yield Wrong(f"reserved name {name}", batch_id, None)
     if any(batch.completed_at is None for batch in busy):

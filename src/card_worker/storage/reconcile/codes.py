@@ -153,4 +153,4 @@ def _settled(attempt: PinAttempt, event: Any) -> Iterator[Wrong]:
         return
     wrong_pin = f'"reason":"{Reason.CARD_NOT_USABLE}"' in event.event
     if attempt.outcome is Outcome.OPEN or (attempt.outcome is Outcome.WRONG and not wrong_pin):
-        yield Wrong("outcome", attempt.outcome, "wrong or settled" if wrong_pin else "settled")
+        yield Wrong("outcome", attempt.outcome, "wrong or cleared" if wrong_pin else "cleared")

@@ -6,7 +6,7 @@ from hashlib import sha256
 
 from sqlalchemy import select
 
-from card_worker.domain.rows import File, Holds
+from card_worker.domain.rows import File, FileKind
 from card_worker.storage.reconcile.jobs import keys_of_batches
 from card_worker.storage.reconcile.reading import Books
 from card_worker.storage.reconcile.report import Difference, Wrong, report, unequal
@@ -30,7 +30,7 @@ def files_are_whole(books: Books) -> Iterator[Difference]:
 def _of_batch(file: File, requested: int | None) -> Iterator[Wrong]:
     if requested is None:
         yield Wrong("batch", None, file.batch_id)
-    elif file.holds is not Holds.REFUSED:
+    elif file.kind is not FileKind.REFUSED:
         yield from unequal("cards", file.cards, requested)
     elif file.cards > requested:
         yield Wrong("cards", file.cards, f"at most {requested}")

@@ -13,7 +13,7 @@ from card_worker.contracts import keys as key_of
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.json_text import write_time
 from card_worker.domain.rows import Job
-from card_worker.storage.idempotency import checked
+from card_worker.storage.idempotency import with_checksum
 from card_worker.storage.reconcile.reading import ROWS, Books, as_stored
 from card_worker.storage.reconcile.report import Difference, Wrong, difference, report, unequal
 from card_worker.storage.tables import idempotency_keys, jobs, outbox, unpublished
@@ -52,7 +52,7 @@ def keys_have_their_answer(books: Books) -> Iterator[Difference]:
 def _answered(row: Key, answer: Any) -> Iterator[Wrong]:
     yield from unequal("event_id", row.event_id, event_id(row.account_id, row.key))
     digest = row.digest.partition(":")[0]
-    if row.digest != checked((row.account_id, row.key), digest):
+    if row.digest != with_checksum((row.account_id, row.key), digest):
         yield Wrong("digest", row.digest, "one that its check sum fits")
     if answer is None:
         yield Wrong("answer", None, "one event")

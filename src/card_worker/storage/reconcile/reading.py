@@ -30,7 +30,7 @@ from sqlalchemy.types import TypeEngine
 from card_worker.domain.rows import Token
 from card_worker.storage.json_rows import Columns, columns_named, json_table, matching, parameters
 from card_worker.storage.reconcile.report import Difference, Progress, Wrong, difference
-from card_worker.storage.tables import is_left, tokens
+from card_worker.storage.tables import token_is_usable, tokens
 
 ROWS = 1_000
 """So many rows are in memory at a time."""
@@ -141,7 +141,7 @@ class Books(NamedTuple):
         """Return the tokens of cards that were neither spent nor revoked, by their card."""
         serving: dict[UUID, list[Token]] = {}
         wanted = [{"card": id} for id in card_ids]
-        for token in self.find(tokens, Token, wanted, wrong, condition=is_left):
+        for token in self.find(tokens, Token, wanted, wrong, condition=token_is_usable):
             serving.setdefault(token.card, []).append(token)
         return serving
 

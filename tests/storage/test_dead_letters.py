@@ -1,7 +1,6 @@
 """Dead letters: whatever a sender has written, what is kept besides the body is bounded."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,18 +12,12 @@ from card_worker.contracts.envelope import HEADERS_BYTES_MAX
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import (
     DeadLetter,
-    Start,
-    count_starts,
     find,
-    forget_starts,
-    listed,
-    opened,
-    uncount_starts,
+    list_letters,
+    open_letter,
 )
 from card_worker.storage.engine import begin
 from card_worker.storage.tables import dead_letters as table
-from card_worker.worker.messages import Message
-from card_worker.worker.starts import Starts
 from tests.codes import OWNER
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
@@ -87,8 +80,8 @@ def test_of_headers_that_are_too_large_the_beginning_is_kept(
     assert SECRET not in json.dumps(kept.headers)
     if kept.sealed is not None:
         assert len(kept.sealed) < 50_000
-        assert SECRET in json.dumps(opened(kept, [OWNER.identity]).headers)
-        assert opened(kept, [OWNER.identity]).is_cut
+        assert SECRET in json.dumps(open_letter(kept, [OWNER.identity]).headers)
+        assert open_letter(kept, [OWNER.identity]).is_cut
 
 
 def test_headers_that_may_be_read_are_kept_whole(engine: Engine) -> None:
@@ -108,39 +101,9 @@ def test_an_entry_that_is_no_message_is_one_letter_however_often_it_comes(
     assert keep(engine, body=body + b"!", **about).id != kept[0].id
     assert keep(engine, body=body, **about | {"message_id": "m"}).id != kept[0].id
     with begin(engine) as (connection, _):
-        assert len(listed(connection, settled=False, letters_max=9)) == 3
-
-
-def test_starts_are_counted_unless_the_worker_has_broken_them_off(engine: Engine) -> None:
-    def count(deaths: int, *, failed: bool = False) -> int:
-        noted = [Start("m", deaths), Start(f"other-{deaths}", deaths)]
-        with begin(engine) as (connection, _):
-            starts, _ = count_starts(connection, noted, NOW, failed=failed)
-        return starts
-
-    assert [count(1), count(1), count(1)] == [1, 1, 1]  # broken off twice
-    assert [count(2), count(3), count(3)] == [2, 3, 3]
-    assert [count(3, failed=True), count(3, failed=True)] == [4, 5]
-    for _ in range(2):  # what is taken back once isn't taken back again
-        with begin(engine) as (connection, _):
-            uncount_starts(connection, ["m"])
-    assert [count(3), count(3), count(9)] == [5, 5, 6]
-    with begin(engine) as (connection, _):
-        forget_starts(connection, ["m", "unknown"])
-    assert count(9) == 1
+        assert len(list_letters(connection, resolved=False, letters_max=9)) == 3
 
 
 def test_a_body_is_kept_whole(engine: Engine) -> None:
     body = bytes(range(256)) * 20_000
     assert keep(engine, body=body).body == body
-
-
-def test_starts_of_two_messages_with_one_id_are_counted_apart(engine: Engine) -> None:
-    starts = Starts(engine)
-    about: dict[str, Any] = {"task": "cards.create", "id": "same", "queue": "cards", "kwargs": {}}
-    first, second = (Message(**about, body=body) for body in (b"first", b"second"))
-    counted = [starts.count([replace(first, deaths=deaths)]) for deaths in (1, 2, 3)]
-    assert counted == [[1], [2], [3]]
-    assert starts.count([replace(second, deaths=1)]) == [1]
-    starts.forget([second])
-    assert starts.count([replace(first, deaths=4)]) == [4]

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from card_worker.contracts.commands import Command
 from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.handler import handle
-from card_worker.storage.bulk_write import SLICE, Changed, New, write
+from card_worker.storage.bulk_write import SLICE, ChangedRows, NewRows, write
 from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.errors import is_retryable
 from card_worker.storage.pipeline import send
@@ -71,14 +71,14 @@ def _write_while_sessions_end(engine: Engine, url: str) -> None:
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-        write(connection, [New(unpublished, [{"position": 1}])])
+        write(connection, [NewRows(unpublished, [{"position": 1}])])
 
 
 def test_a_row_that_is_not_there_to_be_changed_stops_the_commit(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     gone = {"id": UUID(int=1), "version": 2}
     with pytest.raises(DBAPIError) as raised, begin(engine) as (connection, _):
-        write(connection, [New(unpublished, [{"position": 1}]), Changed(cards, [gone])])
+        write(connection, [NewRows(unpublished, [{"position": 1}]), ChangedRows(cards, [gone])])
     assert "0 of 1 rows to change found" in str(raised.value)
     assert not is_retryable(raised.value)
     with reading(engine) as connection:

@@ -13,7 +13,7 @@ from card_worker.contracts.message import read_query
 from card_worker.contracts.queries import GetBatch, GetCard, Query
 from card_worker.domain.answers import Answer
 from card_worker.handler import handle
-from card_worker.query_handler import QueryResult, look
+from card_worker.query_handler import QueryResult, answer_query
 from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.reconcile import differences
 from tests.codes import SEAL_TO, VAULT, plain_issuer
@@ -125,7 +125,7 @@ def look_during(
 
     def seen() -> QueryResult:
         with reading(engine) as connection:
-            return look(connection, asked)
+            return answer_query(connection, asked)
 
     with ThreadPoolExecutor(1) as pool:
         with engine.begin() as changing:
