@@ -25,7 +25,7 @@ from typing import Any
 
 PRELOADED = (
     "card_worker.batches",
-    "card_worker.cli",
+    "card_worker.cli.processes",
     "card_worker.embedded.valkey",
     "card_worker.client",
     "card_worker.file_store",

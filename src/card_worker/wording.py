@@ -1,10 +1,14 @@
-"""What pydantic finds wrong, in plain words of JSON: no Python, no class names."""
+"""Sentences about wrong input: pydantic's errors in terms of JSON, and suggestions for names."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic_core import ErrorDetails
+
+NAME_CHARS_MAX = 64
+"""Longest part of a name that is compared with the known names."""
 
 _VALUE = re.compile(r"'([^']*)'")
 _CUSTOM = "Value error, "
@@ -64,3 +68,15 @@ def in_words(problem: ErrorDetails) -> str:
     if text is None:
         return problem["msg"].removeprefix(_CUSTOM)
     return text.format_map(context) if isinstance(text, str) else text(context)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is closest to a mistyped one, as a question, else all known."""
+    known = list(known)
+    return did_you_mean(name, known) or f"; there are {', '.join(known)}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean …?` with the known name that is closest, or nothing."""
+    close = get_close_matches(name[:NAME_CHARS_MAX], known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from card_worker.cli import app
+from card_worker.cli import COMMANDS, app, load
 from card_worker.contracts.json_text import read_json
 
 
@@ -12,6 +13,13 @@ def run(*arguments: object, **settings: str) -> Result:
     """Run a command with nothing but these settings."""
     named = {f"CARD_WORKER_{name}": value for name, value in settings.items()}
     return CliRunner().invoke(app, [str(argument) for argument in arguments], env=named)
+
+
+def all_commands() -> Any:
+    """Return the group of all commands, with each of them loaded."""
+    group: Any = get_command(app)
+    group.commands = {name: load(name) for name in COMMANDS}
+    return group
 
 
 def lines_of_json(done: Result) -> list[Any]:

@@ -1,6 +1,6 @@
-"""Running `card-worker` as a process does, many times, each in a fork of one that has imported it.
+"""Running `card-worker` many times, each in a fork of a process that has imported it.
 
-`python -m tests.cli.forks FOLDER` reads cases as lines of JSON, and writes what became of them.
+`python -m tests.cli.forks FOLDER` reads cases as lines of JSON, and writes their results.
 """
 
 import gc
@@ -22,23 +22,23 @@ FULL = "/dev/full"
 CLOSED_PIPE = "closed pipe"
 CLOSED = "closed"
 ALIVE_S_MAX = 60
-"""A command that waits for something is ended after so long, and has no exit code then."""
+"""A command that runs longer is killed and has no exit code."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A command, its settings without their prefix, and where its stdout and stderr lead."""
+    """A command, its settings without their prefix, and the targets of its stdout and stderr."""
 
     arguments: Sequence[str]
     settings: dict[str, str] = field(default_factory=dict)
     stdout: str = ""
-    """A file's path, FULL, CLOSED_PIPE, CLOSED, or empty: what it says is returned."""
+    """The path of a file, FULL, CLOSED_PIPE, CLOSED, or empty: the output is returned."""
     stderr: str = ""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of a command."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -46,7 +46,7 @@ class Ended:
 
 
 class Forks:
-    """A process that has imported all of it, and runs commands in forks of itself."""
+    """A process that has imported all commands, and runs them in forks of itself."""
 
     def __init__(self, folder: Path) -> None:
         home = {"HOME": str(folder), "TMPDIR": str(folder), "TERM": "dumb"}
@@ -67,12 +67,12 @@ class Forks:
         self._process.communicate()
 
     def _one(self, case: Case) -> Ended:
-        asking, answering = self._process.stdin, self._process.stdout
-        assert asking is not None
-        assert answering is not None
-        asking.write(f"{json.dumps(asdict(case))}\n")
-        asking.flush()
-        return Ended(**json.loads(answering.readline()))
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(f"{json.dumps(asdict(case))}\n")
+        stdin.flush()
+        return Ended(**json.loads(stdout.readline()))
 
 
 def _run(folder: Path, case: dict[str, Any]) -> Ended:
@@ -88,7 +88,7 @@ def _run(folder: Path, case: dict[str, Any]) -> Ended:
 
 
 def _become(case: dict[str, Any], out: Path, err: Path) -> None:
-    """Be the command until its end, as an interpreter that was started with it."""
+    """Run the command and exit, as an interpreter that was started with it."""
     code = 99
     try:
         signal.alarm(ALIVE_S_MAX)
@@ -100,7 +100,7 @@ def _become(case: dict[str, Any], out: Path, err: Path) -> None:
             _lead(number, where)
         os.environ.update({f"CARD_WORKER_{name}": text for name, text in case["settings"].items()})
         sys.argv = ["card-worker", *case["arguments"]]
-        # As an interpreter does for a stream that is closed.
+        # As an interpreter does for a closed stream.
         if case["stdout"] == CLOSED:
             sys.stdout = sys.__stdout__ = None  # type: ignore[misc]
         try:
@@ -127,11 +127,12 @@ def _lead(number: int, where: str) -> None:
 
 
 LOADED = (
+    *(f"card_worker.cli.{module}" for module, _ in card_worker.cli.COMMANDS.values()),
     "card_worker.worker.tasks",
     *("card_worker.cli.barcodes", "card_worker.embedded.valkey", "card_worker.client"),
     *("celery.bin.celery", "celery.bin.worker", "rich.progress", "sqlalchemy.dialects.sqlite"),
 )
-"""What commands load late. Here it is loaded once for all."""
+"""Modules that commands import late."""
 
 if __name__ == "__main__":
     for module in LOADED:

@@ -1,4 +1,4 @@
-"""What isn't text is refused before any command looks at it."""
+"""Arguments that are not UTF-8 are refused."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ ACCOUNT = (b"--account", b"T00000001")
         (NOT_UTF_8,),
     ],
 )
-def test_an_argument_that_is_no_text_is_refused(
+def test_an_argument_that_is_not_utf_8_is_refused(
     arguments: tuple[bytes, ...], sqlite_url: str
 ) -> None:
     environment = {"PATH": os.defpath, "CARD_WORKER_DATABASE_URL": sqlite_url}
@@ -33,7 +33,7 @@ def test_an_argument_that_is_no_text_is_refused(
         check=False,
         text=True,
     )
-    place = next(n for n, one in enumerate(arguments, start=1) if NOT_UTF_8 in one)
-    said = os.fsdecode(arguments[place - 1]).replace("\udcff", r"\udcff")
+    number = next(n for n, each in enumerate(arguments, start=1) if NOT_UTF_8 in each)
+    text = os.fsdecode(arguments[number - 1]).replace("\udcff", r"\udcff")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"card-worker: argument {place} is not UTF-8: {said}\n"
+    assert done.stderr == f"card-worker: argument {number} is not UTF-8: {text}\n"

@@ -1,4 +1,4 @@
-"""What the command line says of a batch, on its database alone."""
+"""`card-worker batch` on a database, without a broker."""
 
 from collections.abc import Iterator
 
@@ -23,20 +23,20 @@ def orders(sqlite_url: str) -> Iterator[Orders]:
     engine.dispose()
 
 
-def batch(orders: Orders, what: str, *options: str) -> Result:
-    named = ("batch", what, "B1", "--account", ACCOUNT, *options)
-    return run(*named, DATABASE_URL=str(orders.engine.url))
+def batch(orders: Orders, command: str, *options: str) -> Result:
+    arguments = ("batch", command, "B1", "--account", ACCOUNT, *options)
+    return run(*arguments, DATABASE_URL=str(orders.engine.url))
 
 
 def recall(orders: Orders) -> None:
-    """Give a batch another end, which cards don't have that aren't activated."""
+    """Extend a batch, which is refused for cards that are not activated."""
     orders.ask("cards.activate", "on", card_id="B1-0001", **LOAD)
     orders.ask("batches.extend", "later", batch_id="B1", expires_at="2041-01-01T00:00:00Z")
     orders.work()
     assert orders.file(kind=FileKind.REFUSED).cards
 
 
-def put_all(orders: Orders) -> None:
+def write_all(orders: Orders) -> None:
     with begin(orders.engine) as (connection, now):
         for file in find_files(connection, ACCOUNT, "B1"):
             mark_started(connection, file)
@@ -44,22 +44,22 @@ def put_all(orders: Orders) -> None:
 
 
 def waiting(orders: Orders) -> list[FileKind]:
-    """Return what the files hold that wait to be put in place."""
+    """Return what the files hold that are not written yet."""
     with begin(orders.engine) as (connection, _):
         files: list[File] = find_files(connection, ACCOUNT, "B1")
     return sorted(file.kind for file in files if file.written_at is None)
 
 
-def test_what_was_confirmed_is_not_written_again_whatever_a_recall_has_left(
+def test_a_confirmed_file_is_not_written_again_but_that_of_a_recall_is(
     orders: Orders,
 ) -> None:
     orders.order(3, **CODES)
     orders.work()
     recall(orders)
-    put_all(orders)
+    write_all(orders)
     assert batch(orders, "write").exit_code == 0
     assert waiting(orders) == [FileKind.CODES, FileKind.REFUSED]
-    put_all(orders)
+    write_all(orders)
     confirm(orders.engine, ACCOUNT, "B1")
     code, why = refused(batch(orders, "write"))
     assert (code, "the file of B1 was confirmed; its secrets are deleted" in why) == (1, True)
@@ -67,22 +67,22 @@ def test_what_was_confirmed_is_not_written_again_whatever_a_recall_has_left(
     assert waiting(orders) == [FileKind.REFUSED]
 
 
-def test_what_a_recall_has_left_is_written_again(orders: Orders) -> None:
+def test_the_file_of_a_recall_is_written_again(orders: Orders) -> None:
     orders.order(3)
     orders.work()
     recall(orders)
-    put_all(orders)
+    write_all(orders)
     done = batch(orders, "write")
     assert (done.exit_code, waiting(orders)) == (0, [FileKind.REFUSED])
     assert done.stdout == "The files of B1 will be written again.\n"
 
 
-def test_a_batch_that_was_watched_is_one_line_of_json(orders: Orders) -> None:
+def test_watch_prints_the_batch_as_one_line_of_json(orders: Orders) -> None:
     orders.order(3)
     orders.work()
     watched, shown = batch(orders, "watch", "--json"), batch(orders, "show", "--json")
     assert watched.exit_code == 0
-    (told,) = lines_of_json(watched)
-    assert (told["state"], told["created"]) == ("completed", 3)
-    assert lines_of_json(shown) == [told]
+    (view,) = lines_of_json(watched)
+    assert (view["state"], view["created"]) == ("completed", 3)
+    assert lines_of_json(shown) == [view]
     assert "B1" in watched.stderr

@@ -1,4 +1,4 @@
-"""However a command is called, and wherever it writes to, it ends with a line and no traceback."""
+"""Every command ends with one line and no traceback, for any arguments and any output stream."""
 
 import json
 import os
@@ -11,14 +11,13 @@ from typing import Any
 import psutil
 import pytest
 from sqlalchemy import update
-from typer.main import get_command
 
 from card_worker.cli import _run as run
-from card_worker.cli import app
 from card_worker.contracts.enums import BatchState
 from card_worker.embedded.valkey import valkey
 from card_worker.storage.engine import begin, open_engine
 from card_worker.storage.tables import batches
+from tests.cli.commands import all_commands
 from tests.cli.forks import CLOSED, CLOSED_PIPE, FULL, Case, Ended, Forks
 from tests.orders import ACCOUNT, Orders
 from tests.processes import program
@@ -48,16 +47,16 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
 
 
 def line_of(ended: Ended) -> str:
-    """Return the one line that a command has said."""
+    """Return the error of a command, which is one line."""
     (line,) = [line for line in ended.err.splitlines() if line.startswith("card-worker: ")]
     assert "Traceback" not in ended.err
     return line.removeprefix("card-worker: ")
 
 
-# --- where it writes to -----------------------------------------------------------------------
+# --- output streams ---------------------------------------------------------------------------
 
 
-def test_output_that_cannot_be_written_is_told_in_a_line(database: str, forks: Forks) -> None:
+def test_output_that_cannot_be_written_is_an_error_of_one_line(database: str, forks: Forks) -> None:
     settings = {"DATABASE_URL": database}
     commands = [LIST, ("card", "list", "-a", ACCOUNT), ("--help",), ("card", "list", "--help")]
     for ended in forks.run(*[Case(given, settings, FULL) for given in commands]):
@@ -89,17 +88,17 @@ def test_stderr_that_cannot_be_written_changes_no_exit_code(where: str, forks: F
     assert [ended.code for ended in forks.run(*cases)] == [2, 2, 2]
 
 
-def test_json_says_where_it_goes_on(database: str, forks: Forks) -> None:
+def test_json_output_names_the_next_page_on_stderr(database: str, forks: Forks) -> None:
     given, settings = ("card", "list", "-a", ACCOUNT, "--json"), {"DATABASE_URL": database}
     cases = [Case((*given, "--limit", limit), settings) for limit in ("2", f"{CARDS}")]
-    some, all_of_them = forks.run(*cases)
+    some, everything = forks.run(*cases)
     names = [json.loads(line)["card_id"] for line in some.out.splitlines()]
     assert names == ["B1-0001", "B1-0002"]
     assert (some.code, some.err) == (0, "There are more: --after B1-0002\n")
-    assert (len(all_of_them.out.splitlines()), all_of_them.err) == (CARDS, "")
+    assert (len(everything.out.splitlines()), everything.err) == (CARDS, "")
 
 
-# --- what it is told --------------------------------------------------------------------------
+# --- arguments --------------------------------------------------------------------------------
 
 USAGE = {
     ("bogus",): "No such command 'bogus'",
@@ -126,9 +125,7 @@ USAGE = {
 }
 
 
-def test_what_nobody_can_do_is_one_line_and_exit_2(
-    database: str, forks: Forks, tmp_path: Path
-) -> None:
+def test_wrong_usage_is_one_line_and_exit_2(database: str, forks: Forks, tmp_path: Path) -> None:
     with valkey(tmp_path / "broker") as broker:
         settings = {"DATABASE_URL": database, "BROKER_URL": broker.url}
         cases = [Case(given, settings) for given in USAGE]
@@ -136,7 +133,7 @@ def test_what_nobody_can_do_is_one_line_and_exit_2(
     for case, ended in zip(cases, ends, strict=True):
         assert ended.code == 2, (case, ended)
         assert line_of(ended).startswith(USAGE[tuple(case.arguments)])
-        # Celery warns of root besides.
+        # Celery adds a warning against root.
         assert len(ended.err.splitlines()) == 1 or os.getuid() == 0
 
 
@@ -147,11 +144,11 @@ NONSENSE: dict[type, tuple[str, ...]] = {
 }
 WORDS = ("", "nonsense", "\x1b[31m\u20ac %s {} [/]", "x" * 5000, "/")
 RUNNING = {"demo", "dev", "worker", "beat", "relay", "contract"}
-"""What starts something, or writes a folder full."""
+"""Commands that start processes or write many files."""
 
 
 def commands(group: Any, *before: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield all commands below a group, with what names them."""
+    """Yield all commands of a group with the words that name them."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, *before, name)
@@ -172,7 +169,7 @@ def given(parameter: Any, value: str) -> list[str]:
 
 def every_option() -> Iterator[tuple[str, ...]]:
     """Yield each command with nonsense for each of its parameters, one at a time."""
-    for name, command in commands(get_command(app)):
+    for name, command in commands(all_commands()):
         if name[0] in RUNNING:
             continue
         for parameter in command.params:
@@ -191,18 +188,18 @@ def test_no_option_of_any_command_leads_to_a_traceback(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CARD_WORKER_DATABASE_URL", database)
-    asked = list(every_option())
-    assert len(asked) > 200
+    cases = list(every_option())
+    assert len(cases) > 200
     with valkey(tmp_path / "broker") as broker:
         monkeypatch.setenv("CARD_WORKER_BROKER_URL", broker.url)
-        for arguments in asked:  # an error that isn't told in a line is raised
+        for arguments in cases:  # any other error is raised
             assert run(arguments) in (0, 1, 2), arguments
 
 
 def test_every_number_has_bounds() -> None:
     numbers = [
         (*name, parameter.opts[0], parameter.type_descriptor.parameter_info)
-        for name, command in commands(get_command(app))
+        for name, command in commands(all_commands())
         for parameter in command.params
         if parameter.type_descriptor.annotation in (int, float)
     ]
@@ -214,7 +211,7 @@ def test_every_number_has_bounds() -> None:
 # --- Ctrl-C -----------------------------------------------------------------------------------
 
 
-def test_ctrl_c_ends_it_without_a_word(database: str, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_command_silently(database: str, tmp_path: Path) -> None:
     engine = open_engine(database)
     with begin(engine) as (connection, _):
         connection.execute(update(batches).values(state=BatchState.RUNNING))

@@ -1,4 +1,4 @@
-"""What was sealed is opened for its owner, and left where only he can read it, or not at all."""
+"""Encrypted content is opened for its owner; files that only the owner can read are left whole."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from card_worker.secrets.sealing import new_key_pair, read_recipients, seal, sea
 from tests.cli.commands import lines_of_json, refused, run
 from tests.codes import OWNER
 
-TOLD = {"account_id": "T00000001", "card_id": "card-1", "token": "DINCARD:1", "pin": "4711"}
+SECRETS = {"account_id": "T00000001", "card_id": "card-1", "token": "DINCARD:1", "pin": "4711"}
 TOKEN = "SECRET-TOKEN"
 
 
@@ -44,8 +44,8 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def without(folder: Path, *known: Path) -> list[Path]:
-    """Return the files in a folder that aren't known."""
+def other_files(folder: Path, *known: Path) -> list[Path]:
+    """Return the files in a folder except known ones."""
     return [file for file in folder.rglob("*") if file.is_file() and file not in known]
 
 
@@ -72,8 +72,8 @@ def test_any_identity_of_a_file_opens(written: str, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.pdf"
     assert run("batch", "open", file, "-i", identity, "--sheet", sheet).exit_code == 0
     answer = tmp_path / "answer.txt"
-    answer.write_text(seal_text(read_recipients([OWNER.recipient]), json.dumps(TOLD)))
-    assert lines_of_json(run("codes", "open", answer, "-i", identity, "--json")) == [TOLD]
+    answer.write_text(seal_text(read_recipients([OWNER.recipient]), json.dumps(SECRETS)))
+    assert lines_of_json(run("codes", "open", answer, "-i", identity, "--json")) == [SECRETS]
 
 
 @pytest.mark.parametrize("written", ["", "\ufeff", "# nothing\n\n"])
@@ -93,12 +93,14 @@ def test_a_file_without_an_identity_is_named(written: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "plain", [lines("card-1"), b"[]", b'"x"', b'{"token": 5}', b"\xff", b"", b"[" * 100_000]
 )
-def test_what_is_no_answer_is_said_to_be_none(plain: bytes, tmp_path: Path, identity: Path) -> None:
+def test_content_that_is_not_from_an_answer_is_refused(
+    plain: bytes, tmp_path: Path, identity: Path
+) -> None:
     file = sealed(tmp_path, plain)
     for options in ((), ("--json",), ("--sheet", tmp_path / "sheet.pdf")):
         code, why = refused(run("codes", "open", file, "--identity", identity, *options))
         assert (code, "card-worker batch open" in why) == (1, True)
-    assert without(tmp_path, file, identity) == []
+    assert other_files(tmp_path, file, identity) == []
 
 
 # --- files of batches -------------------------------------------------------------------------
@@ -107,7 +109,7 @@ def test_what_is_no_answer_is_said_to_be_none(plain: bytes, tmp_path: Path, iden
 @pytest.mark.parametrize(
     "plain",
     [
-        json.dumps(TOLD).encode(),
+        json.dumps(SECRETS).encode(),
         b"",
         b"token\r\nSECRET-TOKEN\r\n",
         lines("card-1") + b"\xff,x,,gift_card\r\n",
@@ -116,30 +118,28 @@ def test_what_is_no_answer_is_said_to_be_none(plain: bytes, tmp_path: Path, iden
         lines("card-1") + b"card-2," + b"x" * 200_000 + b",,gift_card\r\n",
     ],
 )
-def test_what_has_no_lines_of_a_batch_is_not_drawn(
+def test_content_that_is_not_a_bureau_file_is_not_drawn(
     plain: bytes, tmp_path: Path, identity: Path
 ) -> None:
     file, images, sheet = sealed(tmp_path, plain), tmp_path / "images", tmp_path / "sheet.pdf"
     for options in (("--images", images), ("--sheet", sheet)):
         code, why = refused(run("batch", "open", file, "-i", identity, *options))
         assert (code, why) == (1, f"{file}: its content is not that of a batch file")
-    assert without(tmp_path, file, identity) == []
+    assert other_files(tmp_path, file, identity) == []
 
 
-def test_pictures_are_their_owner_s_alone(tmp_path: Path, identity: Path) -> None:
+def test_only_the_owner_can_read_images(tmp_path: Path, identity: Path) -> None:
     images = tmp_path / "above" / "images"
     file = sealed(tmp_path, lines("card-1", "card-2"))
     for _ in range(2):
         assert run("batch", "open", file, "-i", identity, "--images", images).exit_code == 0
         assert sorted(each.name for each in images.iterdir()) == ["card-1.svg", "card-2.svg"]
         assert (mode(images), {mode(each) for each in images.iterdir()}) == (0o700, {0o600})
-        # As those of an earlier version were.
+        # As earlier versions wrote them.
         images.joinpath("card-1.svg").chmod(0o644)
 
 
-def test_a_picture_has_a_name_of_its_own_whatever_its_card_is_called(
-    tmp_path: Path, identity: Path
-) -> None:
+def test_each_image_has_a_name_of_its_own(tmp_path: Path, identity: Path) -> None:
     names = ["æ" * 254 + end for end in "ab"] + ["c" * 255, "d" * 254 + "/", "c" * 200, ".."]
     images = tmp_path / "images"
     file = sealed(tmp_path, lines(*names))
@@ -150,27 +150,27 @@ def test_a_picture_has_a_name_of_its_own_whatever_its_card_is_called(
 
 
 @pytest.mark.parametrize("beyond", ["", "x"])
-def test_pictures_need_a_folder(beyond: str, tmp_path: Path, identity: Path) -> None:
+def test_images_need_a_folder(beyond: str, tmp_path: Path, identity: Path) -> None:
     images = identity / beyond
     file = sealed(tmp_path, lines("card-1"))
     done = run("batch", "open", file, "-i", identity, "--images", images)
     assert refused(done) == (2, f"{images} is not a folder")
-    assert without(tmp_path, file, identity) == []
+    assert other_files(tmp_path, file, identity) == []
 
 
 @pytest.mark.parametrize("token", ["x" * 200, "blåbær"])
-def test_all_pictures_are_drawn_or_none(token: str, tmp_path: Path, identity: Path) -> None:
+def test_all_images_are_drawn_or_none(token: str, tmp_path: Path, identity: Path) -> None:
     plain = lines("card-1") + f"card-2,{token},4711,gift_card\r\n".encode()
     file, images, sheet = sealed(tmp_path, plain), tmp_path / "images", tmp_path / "sheet.pdf"
     for options in (("--images", images), ("--sheet", sheet)):
         code, why = refused(run("batch", "open", file, "-i", identity, *options))
         assert (code, "use QR" in why, token in why) == (1, True, False)
-    assert without(tmp_path, file, identity) == []
+    assert other_files(tmp_path, file, identity) == []
 
 
 @contextmanager
 def room_for(bytes_max: int) -> Iterator[None]:
-    """Let no file become longer, as on a disk that is full."""
+    """Limit the size of files, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_max, before[1]))
     try:
@@ -185,4 +185,4 @@ def test_nothing_half_written_is_left(option: str, tmp_path: Path, identity: Pat
     with room_for(20):
         code, why = refused(run("batch", "open", file, "-i", identity, option, to))
     assert (code, why) == (1, f"{to}: File too large")
-    assert without(tmp_path, file, identity) == []
+    assert other_files(tmp_path, file, identity) == []

@@ -1,4 +1,4 @@
-"""What a producer sends and a consumer sees, on a Redis of this process's: no worker is needed."""
+"""Sending commands and reading events on a fake Redis, without a worker."""
 
 import base64
 import json
@@ -54,8 +54,8 @@ def test_an_entry_of_the_stream_has_the_fields_of_its_event(
     published: list[Unpublished], fake_redis: Redis
 ) -> None:
     entries: Any = fake_redis.xrange(STREAM)
-    wanted = [(str(one.id), one.type, one.account_id, one.subject, one.event) for one in published]
-    assert [tuple(entry[name] for name in FIELDS) for _, entry in entries] == wanted
+    expected = [(str(e.id), e.type, e.account_id, e.subject, e.event) for e in published]
+    assert [tuple(entry[name] for name in FIELDS) for _, entry in entries] == expected
 
 
 def test_tail_prints_as_many_events_as_asked_for(
@@ -64,10 +64,10 @@ def test_tail_prints_as_many_events_as_asked_for(
     done = run(fake_redis_url, "events", "tail", "--from-start", "--count", "2", "--json")
     assert done.exit_code == 0, done.output
     shown = [json.loads(line) for line in done.stdout.splitlines()]
-    assert shown == [json.loads(one.event) for one in published[:2]]
+    assert shown == [json.loads(each.event) for each in published[:2]]
     done = run(fake_redis_url, "events", "tail", "--from-start", "--timeout", "0.2")
     assert [line.split()[1:] for line in done.stdout.splitlines()] == [
-        ["card.created", one.subject] for one in published
+        ["card.created", each.subject] for each in published
     ]
 
 

@@ -1,4 +1,4 @@
-"""What senders have written is shown as they wrote it, and a terminal obeys none of it."""
+"""Texts of producers are shown literally, and a terminal interprets nothing in them."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,13 +17,13 @@ from tests.cli.commands import lines_of_json, run
 from tests.orders import ACCOUNT, CODES, Orders
 
 ODD = ["[/oops]", "[bold]x", "[link=x]x", ":heart:", "a\\[b]"]
-STEERING = "\x1b]0;owned\x07\x9b2J\x7f\r\u202e\u2066\u200f\u2028"
-WRITTEN_OUT = r"\x1b]0;owned\x07\x9b2J\x7f\r\u202e\u2066\u200f\u2028"
-OBEYED = set("\x1b\x07\x9b\x7f\r\u202e\u2066\u200f\u2028")
+UNSAFE = "\x1b]0;owned\x07\x9b2J\x7f\r\u202e\u2066\u200f\u2028"
+ESCAPED = r"\x1b]0;owned\x07\x9b2J\x7f\r\u202e\u2066\u200f\u2028"
+UNSAFE_CHARACTERS = set("\x1b\x07\x9b\x7f\r\u202e\u2066\u200f\u2028")
 RED = "\x1b[31m"
 LOAD = {"amount": 500, "currency": "NOK"}
 AT = datetime(2026, 11, 25, 1, 36, 54, 999_000, tzinfo=UTC)
-AT_IN_WORDS = "2026-11-25T01:36:54.999Z"
+AT_AS_TEXT = "2026-11-25T01:36:54.999Z"
 
 
 @pytest.fixture
@@ -40,12 +40,12 @@ def shown(sqlite_url: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_names_are_text_and_no_markup(name: str, orders: Orders, sqlite_url: str) -> None:
+def test_names_are_text_and_not_markup(name: str, orders: Orders, sqlite_url: str) -> None:
     orders.order(1, batch_id=name, card_id_pattern="B1-{n}", name=name)
     orders.work()
     orders.ask("cards.create", "card", card_id=name, name=name, **LOAD)
-    for what in (("batch", "show", name), ("card", "show", name), ("card", "history", name)):
-        assert shown(sqlite_url, *what, "--account", ACCOUNT).count(name) >= 1
+    for command in (("batch", "show", name), ("card", "show", name), ("card", "history", name)):
+        assert shown(sqlite_url, *command, "--account", ACCOUNT).count(name) >= 1
     assert shown(sqlite_url, "batch", "show", name, "-a", ACCOUNT).count(name) == 3
     assert name in shown(sqlite_url, "card", "list", "--account", ACCOUNT)
     assert f"{name}: completed" in shown(sqlite_url, "batch", "watch", name, "--account", ACCOUNT)
@@ -53,27 +53,29 @@ def test_names_are_text_and_no_markup(name: str, orders: Orders, sqlite_url: str
     assert f"no {name}" in done.stderr
 
 
-def test_a_terminal_is_not_steered(orders: Orders, sqlite_url: str) -> None:
-    # No sender can have named a batch so, but somebody at the database.
-    name = f"x{STEERING}x"
+def test_a_terminal_interprets_nothing(orders: Orders, sqlite_url: str) -> None:
+    # No producer can use such a name, but somebody with access to the database can.
+    name = f"x{UNSAFE}x"
     orders.order(1)
     orders.work()
     with begin(orders.engine) as (connection, _):
         named = {"batch_id": name, "name": name, "created_by": RED}
         connection.execute(update(batches).values(named))
     account = ("--account", ACCOUNT)
-    for what in ("show", "watch"):
-        said = shown(sqlite_url, "batch", what, name, *account)
-        assert f"x{WRITTEN_OUT}x" in said
-        assert not OBEYED & set(said)
-    (told,) = lines_of_json(run("batch", "show", name, *account, "--json", DATABASE_URL=sqlite_url))
-    assert (told["batch_id"], told["name"], told["created_by"]) == (name, name, RED)
-    said = shown(sqlite_url, "batch", "show", name, *account, "--json")
-    assert not OBEYED & set(said)
+    for command in ("show", "watch"):
+        output = shown(sqlite_url, "batch", command, name, *account)
+        assert f"x{ESCAPED}x" in output
+        assert not UNSAFE_CHARACTERS & set(output)
+    (view,) = lines_of_json(run("batch", "show", name, *account, "--json", DATABASE_URL=sqlite_url))
+    assert (view["batch_id"], view["name"], view["created_by"]) == (name, name, RED)
+    output = shown(sqlite_url, "batch", "show", name, *account, "--json")
+    assert not UNSAFE_CHARACTERS & set(output)
 
 
-def test_metadata_and_bodies_turn_no_text_round(orders: Orders, sqlite_url: str) -> None:
-    # These have all the characters that senders like.
+def test_metadata_and_bodies_do_not_change_the_direction_of_text(
+    orders: Orders, sqlite_url: str
+) -> None:
+    # These fields may hold any character.
     orders.ask("cards.create", "card", card_id="one", metadata={"a\u202e": "\u2067b"}, **LOAD)
     letter = DeadLetter(
         received_at=AT, queue=None, reason=DeadLetterReason.DEFECT, body="\u202ea".encode()
@@ -81,42 +83,44 @@ def test_metadata_and_bodies_turn_no_text_round(orders: Orders, sqlite_url: str)
     with begin(orders.engine) as (connection, _):
         dead_letters.add(connection, letter)
     card = ("card", "show", "one", "--account", ACCOUNT)
-    for what in (card, ("dead-letters", "show", "1")):
-        for form in ((), ("--json",)):
-            said = shown(sqlite_url, *what, *form)
-            assert not {"\u202e", "\u2067"} & set(said)
-    (told,) = lines_of_json(run(*card, "--json", DATABASE_URL=sqlite_url))
-    assert told["metadata"] == {"a\u202e": "\u2067b"}
+    for command in (card, ("dead-letters", "show", "1")):
+        for options in ((), ("--json",)):
+            output = shown(sqlite_url, *command, *options)
+            assert not {"\u202e", "\u2067"} & set(output)
+    (view,) = lines_of_json(run(*card, "--json", DATABASE_URL=sqlite_url))
+    assert view["metadata"] == {"a\u202e": "\u2067b"}
 
 
-def test_why_an_order_does_not_get_on_is_text(orders: Orders, sqlite_url: str) -> None:
+def test_the_last_error_of_an_order_is_text(orders: Orders, sqlite_url: str) -> None:
     orders.order(1)
     orders.work()
     change = "UPDATE batches SET last_error = :last_error"
     with begin(orders.engine) as (connection, _):
         connection.exec_driver_sql(change, {"last_error": f"[/oops] {RED}"})
-    said = shown(sqlite_url, "batch", "show", "B1", "--account", ACCOUNT)
-    assert r"[/oops] \x1b[31m" in said
+    output = shown(sqlite_url, "batch", "show", "B1", "--account", ACCOUNT)
+    assert r"[/oops] \x1b[31m" in output
 
 
-def test_times_of_a_batch_s_files_are_written_as_all_times(orders: Orders, sqlite_url: str) -> None:
+def test_times_of_the_files_of_a_batch_are_written_as_in_events(
+    orders: Orders, sqlite_url: str
+) -> None:
     orders.order(1, **CODES)
     orders.work()
     file = orders.file()
     with begin(orders.engine) as (connection, _):
         mark_written(connection, file, AT)
-    (told,) = lines_of_json(
+    (view,) = lines_of_json(
         run("batch", "show", "B1", "--account", ACCOUNT, "--json", DATABASE_URL=sqlite_url)
     )
-    (seen,) = told["files"]
-    assert (seen["written_at"], seen["confirmed_at"]) == (AT_IN_WORDS, None)
-    assert AT_IN_WORDS in shown(sqlite_url, "batch", "show", "B1", "--account", ACCOUNT)
+    (file_view,) = view["files"]
+    assert (file_view["written_at"], file_view["confirmed_at"]) == (AT_AS_TEXT, None)
+    assert AT_AS_TEXT in shown(sqlite_url, "batch", "show", "B1", "--account", ACCOUNT)
     with begin(orders.engine) as (connection, now):
         mark_failed(connection, file, now, "[/oops]")
     assert "[/oops]" in shown(sqlite_url, "batch", "show", "B1", "--account", ACCOUNT)
 
 
-def test_times_of_a_dead_letter_are_written_as_all_times(orders: Orders, sqlite_url: str) -> None:
+def test_times_of_a_dead_letter_are_written_as_in_events(orders: Orders, sqlite_url: str) -> None:
     headers: dict[str, Any] = {"id": "x", "half": "\ud800"}
     letter = DeadLetter(
         received_at=AT,
@@ -129,11 +133,11 @@ def test_times_of_a_dead_letter_are_written_as_all_times(orders: Orders, sqlite_
     with begin(orders.engine) as (connection, _):
         dead_letters.add(connection, letter)
         assert dead_letters.resolve(connection, 1, AT, "dropped")
-    for what in (("list", "--resolved"), ("show", "1")):
-        named = ("dead-letters", *what)
-        (told,) = lines_of_json(run(*named, "--json", DATABASE_URL=sqlite_url))
-        assert (told["received_at"], told["resolved_at"]) == (AT_IN_WORDS, AT_IN_WORDS)
-        said = shown(sqlite_url, *named)
-        assert AT_IN_WORDS in said
-        assert r"[/oops]\x1b[31m" in said
-        assert RED[0] not in said
+    for arguments in (("list", "--resolved"), ("show", "1")):
+        command = ("dead-letters", *arguments)
+        (view,) = lines_of_json(run(*command, "--json", DATABASE_URL=sqlite_url))
+        assert (view["received_at"], view["resolved_at"]) == (AT_AS_TEXT, AT_AS_TEXT)
+        output = shown(sqlite_url, *command)
+        assert AT_AS_TEXT in output
+        assert r"[/oops]\x1b[31m" in output
+        assert RED[0] not in output

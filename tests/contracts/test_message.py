@@ -96,6 +96,25 @@ def test_a_task_that_is_not_ours_does_not_pass(task: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("task", "detail"),
+    [
+        ("cards.activte", '"cards.activte"; did you mean cards.activate?'),
+        ("card.activate", '"card.activate"; did you mean cards.activate?'),
+        ("nonsense", '"nonsense"'),
+        ("x" * 60_000, f'"{"x" * 199}'),
+    ],
+    ids=["a letter", "a dot", "none", "long"],
+)
+def test_the_closest_task_is_suggested(task: str, detail: str) -> None:
+    with pytest.raises(Unreadable) as raised:
+        pass_through({**HEADERS, "task": task})
+    assert raised.value.detail == detail
+    _, item = listed({"command": "cards.activate", "command_id": "c", **GOOD}, {"command": task})
+    assert isinstance(item, UnreadableItem)
+    assert item.detail == detail
+
+
+@pytest.mark.parametrize(
     "message_id",
     ["", "x" * 65, None, 5, [], {}, "a\x00", "\ud800", "a\nb", " a", "\u200b"],
     ids=repr,

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
-from card_worker.cli import app
 from card_worker.settings import Settings
+from tests.cli.commands import all_commands
 from tests.documents.reading import DOCUMENTS, ROOT, blocks, commands, without_blocks
 
 PAGES = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -73,7 +72,7 @@ def _exists(said: str) -> bool:
 
 
 def _is_ours(words: list[str]) -> bool:
-    command, passes_on = get_command(app), False
+    command, passes_on = all_commands(), False
     while words and hasattr(command, "commands") and not words[0].startswith("-"):
         passes_on = words[0] in OF_CELERY
         if words[0] not in command.commands:

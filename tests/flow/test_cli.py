@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from card_worker.cli import console
+from card_worker.cli import connections
 from tests.flow.processes import PARTS
 from tests.flow.system import ACCOUNT, System
 
@@ -196,7 +196,7 @@ def test_reconcile_waits_longer_for_a_reply_than_others_do(
 ) -> None:
     running.send("cards.batch_create", "slow", batch_id="slow", cards=[{"card_id": "slow-1"}])
     running.answers("slow")
-    monkeypatch.setattr(console, "REPLY_MAX_S", 0.5)
+    monkeypatch.setattr(connections, "REPLY_MAX_S", 0.5)
     running.sql("ALTER TABLE batches RENAME TO kept")
     try:
         running.sql("CREATE VIEW batches AS SELECT kept.* FROM kept, pg_sleep(1)")

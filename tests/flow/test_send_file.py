@@ -13,8 +13,8 @@ from sqlalchemy import select
 from typer.testing import CliRunner, Result
 
 from card_worker.cli import app
-from card_worker.cli.send_file.progress import broker_digest
-from card_worker.cli.send_file.reader import Lines
+from card_worker.cli.send_file.progress import Progress, broker_digest
+from card_worker.cli.send_file.reader import Reader
 from card_worker.redis_url import RedisAddress
 from card_worker.storage.engine import reading
 from card_worker.storage.tables import outbox
@@ -79,7 +79,7 @@ def test_each_line_is_a_command_and_bad_ones_are_told(running: System, tmp_path:
     file.write_text("\ufeff" + "\n".join([HEADER, *lines]) + "\n", "utf-8")
     done = running.cli("send-file", str(file), "--account", ACCOUNT)
     assert done.exit_code == 1
-    assert f"{CARDS // 2} commands sent; 4 lines could not be." in done.stdout
+    assert f"{CARDS // 2} commands sent; 4 lines could not be sent." in done.stdout
     assert file.name in done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("line ")]
     assert [line.partition(":")[0] for line in said] == [f"line {n}" for n in (6, 7, 8, 9)]
@@ -170,7 +170,7 @@ def test_a_file_that_has_become_another_is_not_gone_on_with(
     assert json.loads(done.stdout) == {"lines": 3, "sent": 2, "bad": 0}
     file.write_text(f"{HEADER}\nnone-3,1,NOK,\nnone-2,1,NOK,\n")
     done = running.cli("send-file", str(file), "-a", ACCOUNT)
-    assert (done.exit_code, "is not what it was" in done.stderr) == (1, True)
+    assert (done.exit_code, "it has changed since 3 lines" in done.stderr) == (1, True)
     assert running.cli("send-file", str(file), "-a", ACCOUNT, "--again").exit_code == 0
     file.with_name("changing.csv.sent").write_text("?")
     done = running.cli("send-file", str(file), "-a", ACCOUNT)
@@ -201,9 +201,9 @@ def test_from_a_quote_on_that_is_not_closed_nothing_is_sent_until_it_is_mended(
         done = running.cli("send-file", str(file), "-a", ACCOUNT)
         assert done.exit_code == 1
         assert "3 commands sent" in done.stdout
-        assert "; 1 lines could not be." in done.stdout
+        assert "; 1 line could not be sent." in done.stdout
         (told,) = (line for line in done.stderr.splitlines() if line.startswith("line "))
-        assert told.startswith("line 8: a quote that opens here isn't closed")
+        assert told.startswith("line 8: a quote that opens here is not closed")
         assert answered(running, "open-") == {"open-0", "open-1", "open-2"}
     file.write_text("\n".join([WITH_METADATA, *before, f'{begun}"', *after]))
     done = running.cli("send-file", str(file), "-a", ACCOUNT, "--json")
@@ -259,7 +259,7 @@ def test_a_line_whose_quotes_are_wrong_and_closed_is_no_more_than_a_bad_line(
         ("amount,card_id, amount,name,,", "columns 1 and 3 of the header name a field more than"),
         ("x" * 131_073, "its header can't be read: field larger than field limit"),
         ('card_id,"amount', "its header can't be read: unexpected end of data"),
-        (f"card_id,amount\r{SECRETS[0]},500\r", "its header can't be read: a CR that no LF"),
+        (f"card_id,amount\r{SECRETS[0]},500\r", "its header can't be read: a CR without an LF"),
     ],
     ids=["none", "one", "dots", "many", "long", "twice", "too long", "open", "CR"],
 )
@@ -282,9 +282,9 @@ def test_columns_may_hold_json_and_be_left_without_name_and_content(
         'nest-2,1,NOK,,"{""471147"": 5}",,nest-2,,\n'
     )
     done = running.cli("send-file", str(file), "-a", ACCOUNT)
-    assert (done.exit_code, "1 commands sent; 2 lines" in done.stdout) == (1, True)
-    assert "line 3: a cell in a column that has no name" in done.stderr
-    assert "line 4: card_token: has a field that isn't known" in done.stderr
+    assert (done.exit_code, "1 command sent; 2 lines" in done.stdout) == (1, True)
+    assert "line 3: a cell in a column without a name" in done.stderr
+    assert "line 4: card_token: has an unknown field" in done.stderr
     assert running.types("nest-0") == ["card_not_found"]
 
 
@@ -296,7 +296,7 @@ def test_a_field_that_is_not_known_is_told_by_its_number(tmp_path: Path) -> None
     told = done.stderr
     assert not any(secret in told for secret in SECRETS)
     assert "line 1: amount: " in told
-    assert "its field 2 is none of cards.activate; its field 5 is none of" in told
+    assert "its field 2 is no field of cards.activate; its field 5 is no field of" in told
 
 
 @pytest.mark.parametrize("levels", [100_000, 950, 13])
@@ -328,7 +328,7 @@ def test_a_last_line_may_get_its_end_later_and_nothing_else(
     file.write_bytes(f"{HEADER}\r\ngrow-1,1,NOK,x\r\ngrow-2,1,NOK,x\r\nb,1,NOK,x\r\n".encode())
     done = running.cli("send-file", str(file), "-a", ACCOUNT)
     assert done.exit_code == 1
-    assert "its line 4 was sent when it was the last and had no end" in done.stderr
+    assert "its line 4 was sent before it was complete" in done.stderr
     assert "sent" not in done.stdout
 
 
@@ -337,17 +337,17 @@ def test_what_is_written_behind_the_last_line_while_it_is_read_waits(tmp_path: P
     line = json.dumps({"card_id": "c", "amount": 1, "currency": "NOK"})
     file.write_text(line)
     with file.open("rb") as opened, file.open("a") as writer:
-        lines = Lines(opened, "cards.activate", ACCOUNT, is_csv=False)
-        records = lines.commands()
+        reader = Reader(opened, "cards.activate", ACCOUNT, is_csv=False)
+        records = reader.commands()
         assert [number for number, _ in islice(records, 1)] == [1]
         writer.write(f"\n{line}\n")
         writer.flush()
         assert list(records) == []
-        place = lines.place(sent=1, bad=0)
+        progress = Progress("cards.activate", ACCOUNT, "", **reader.position())
     with file.open("rb") as opened:
-        lines = Lines(opened, "cards.activate", ACCOUNT, is_csv=False)
-        lines.go_on(place)
-        assert [number for number, _ in lines.commands()] == [2]
+        reader = Reader(opened, "cards.activate", ACCOUNT, is_csv=False)
+        reader.skip(progress)
+        assert [number for number, _ in reader.commands()] == [2]
 
 
 # --- the note ---------------------------------------------------------------------------------
@@ -368,25 +368,26 @@ def test_what_was_sent_in_one_way_is_not_taken_for_sent_in_another(
     elsewhere = {"BROKER_URL": UNREACHABLE}
     assert send(ACCOUNT, "cards.block").exit_code == 0
     before = note.read_text()
+    digest = json.loads(before)["broker"]
     for done, why in [
-        (send(ACCOUNT, "cards.unblock"), "as cards.block, not as cards.unblock:"),
-        (send("T00000002", "cards.block"), f"for {ACCOUNT}, not for T00000002:"),
-        (send(None, "cards.block"), f"for {ACCOUNT}, not for the accounts in its lines:"),
-        (send(ACCOUNT, "cards.block", **elsewhere), "to another broker:"),
-        (send("T00000002", "cards.block", **elsewhere), "T00000002; to another broker:"),
+        (send(ACCOUNT, "cards.unblock"), "with task cards.block. "),
+        (send("T00000002", "cards.block"), f"with account {ACCOUNT}. "),
+        (send(None, "cards.block"), f"with account {ACCOUNT}. "),
+        (send(ACCOUNT, "cards.block", **elsewhere), f"with broker {digest}. "),
+        (send("T00000002", "cards.block", **elsewhere), f"{ACCOUNT}, broker {digest}. "),
     ]:
         (line,) = done.stderr.splitlines()
         assert (done.exit_code, done.stdout) == (1, "")
-        assert f"{file} has been sent before " in line
+        assert f"{file} was sent before " in line
         assert why in line
         assert "use --again" in line
         assert note.read_text() == before
     done = send(ACCOUNT, "cards.block")
-    assert (done.exit_code, "1 commands sent (1 of them before)" in done.stdout) == (0, True)
+    assert (done.exit_code, "1 command sent (1 of them before)" in done.stdout) == (0, True)
     done = send(ACCOUNT, "cards.unblock", "--again")
-    assert (done.exit_code, "1 commands sent;" in done.stdout) == (0, True)
+    assert (done.exit_code, "1 command sent;" in done.stdout) == (0, True)
     done = send(ACCOUNT, "cards.block")
-    assert (done.exit_code, "as cards.unblock, not as" in done.stderr) == (1, True)
+    assert (done.exit_code, "with task cards.unblock." in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -436,8 +437,8 @@ def test_a_note_that_can_not_be_read_is_not_guessed_at(said: bytes, tmp_path: Pa
     file.write_text(f"{HEADER}\n,,,x\n")
     note.write_bytes(said)
     assert f"{note} can't be read, or was written by an older version" in refused(str(file))
-    assert "1 lines could not be" in without_broker(str(file), "--again").stdout
-    assert "1 lines could not be" in without_broker(str(file)).stdout
+    assert "1 line could not be sent" in without_broker(str(file), "--again").stdout
+    assert "1 line could not be sent" in without_broker(str(file)).stdout
 
 
 def test_where_nothing_can_be_noted_nothing_is_sent(tmp_path: Path) -> None:
@@ -457,8 +458,8 @@ def test_where_nothing_can_be_noted_nothing_is_sent(tmp_path: Path) -> None:
 def test_only_a_file_that_can_be_read_again_is_sent(tmp_path: Path) -> None:
     pipe = tmp_path / "sales.csv"
     os.mkfifo(pipe)
-    assert "is no file that can be read again" in refused(str(pipe), code=2)
-    assert "is no file that can be read again" in refused("/dev/null", code=2)
+    assert "can't be read twice" in refused(str(pipe), code=2)
+    assert "can't be read twice" in refused("/dev/null", code=2)
 
 
 def test_a_file_is_sent_by_one_at_a_time(running: System, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ class Bomb:
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown task": (
         envelope("cards.explode", "unknown task", {}),
-        'task_unknown: There is no task with this name ("cards.explode").',
+        'task_unknown: There is no task with this name ("cards.explode"; did you mean'
+        " cards.expire?).",
     ),
     "celery's task": (envelope("celery.chord", "celery's task", {}), "task_unknown"),
     "not JSON": (_body("not JSON", b"<sale/>"), "body_invalid"),
@@ -230,7 +231,7 @@ def test_the_parts_of_a_list_that_cannot_be_read_are_a_letter_and_the_others_are
     assert (letter.detail or "").splitlines() == [
         "3 of 6",
         "1: item_not_an_object",
-        '2: command_unknown "cards.explode"',
+        '2: command_unknown "cards.explode"; did you mean cards.expire?',
         "3: account_id_invalid",
     ]
     assert json.loads(letter.body)[1]["commands"] == unreadable

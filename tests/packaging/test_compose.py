@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 import yaml
 from celery.bin.celery import celery
 
 from benchmarks.stage import POSTGRESQL
-from card_worker.cli import app
 from card_worker.contracts.commands import QUEUES
 from card_worker.settings import Settings
+from tests.cli.commands import all_commands
 from tests.servers import SORTING
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +20,7 @@ SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE)["services"]
 PARTS = {name: service for name, service in SERVICES.items() if service["image"] == "card-worker"}
 EXAMPLE = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
 
-COMMANDS = {"card-worker": typer.main.get_command(app), "celery": celery}
+COMMANDS = {"card-worker": all_commands(), "celery": celery}
 
 
 def program_of(service: dict[str, Any]) -> list[str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from card_worker.cli import COMMANDS
+
 ROOT = Path(__file__).parents[2]
 LOCKED = re.findall(
     r"^([a-z0-9-]+)==", (ROOT / "requirements-runtime.lock").read_text(), re.MULTILINE
@@ -37,12 +39,8 @@ importlib.import_module(module)
 @pytest.mark.parametrize(
     "module",
     [
-        *(
-            "card_worker.cli",
-            "card_worker.cli.processes",
-            "card_worker.worker.tasks",
-            "card_worker.client",
-        ),
+        *sorted({f"card_worker.cli.{module}" for module, _ in COMMANDS.values()}),
+        *("card_worker.worker.tasks", "card_worker.client"),
         *("card_worker.relay", "card_worker.sinks", "card_worker.storage.migrations"),
         *(
             "card_worker.celery_settings",

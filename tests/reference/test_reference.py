@@ -1,6 +1,7 @@
 """The reference is what the models say, today, and says something about everything."""
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from card_worker.cli import app
-from card_worker.cli.contract import papers
+from card_worker.cli.contract import reference_files
 from card_worker.contracts.commands import COMMANDS
 from card_worker.contracts.enums import EventType
 from card_worker.contracts.queries import QUERIES
@@ -17,7 +18,7 @@ from card_worker.reference.schemas import batch_view_schema, command_schema, eve
 from card_worker.settings import Settings
 from tests.contracts.test_events import TOLD
 
-PAPERS = papers()
+PAPERS = reference_files()
 DOCS = Path(__file__).parents[2] / "docs" / "reference"
 
 
@@ -37,6 +38,19 @@ def test_the_command_writes_all_of_it(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     written = tmp_path / "new" / "folder"
     assert {str(path.relative_to(written)) for path in written.glob("**/*.*")} == set(PAPERS)
+
+
+def test_an_interrupted_command_leaves_whole_files(tmp_path: Path) -> None:
+    page = tmp_path / "contract.md"
+    page.write_text("before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        done = CliRunner().invoke(app, ["contract", str(tmp_path)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "File too large" in str(done.exception)
+    assert page.read_text() == "before"
 
 
 @pytest.mark.parametrize("task", [*COMMANDS, *QUERIES])

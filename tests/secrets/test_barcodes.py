@@ -8,7 +8,7 @@ import pytest
 import zxingcpp
 from PIL.Image import Image
 
-from card_worker.cli.barcodes import TooLong, draw_images, draw_sheet
+from card_worker.cli.barcodes import NotDrawn, draw_images, draw_sheet
 from card_worker.secrets.drawing import draw_tokens
 from card_worker.secrets.formats import Barcode, TokenFormat
 
@@ -67,6 +67,6 @@ def test_pictures_stand_in_a_folder_by_card(tmp_path: Path) -> None:
 
 def test_bars_too_thin_to_be_read_are_not_drawn() -> None:
     long = rows(TokenFormat(length=128), 1)
-    with pytest.raises(TooLong, match="128 characters"):
+    with pytest.raises(NotDrawn, match="128 characters"):
         draw_sheet(long, Barcode.CODE_128)
     assert draw_sheet(long, Barcode.QR)

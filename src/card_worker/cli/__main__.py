@@ -1,4 +1,4 @@
-"""`python -m card_worker.cli`: the command line, for who can't be sure where its script is."""
+"""`python -m card_worker.cli`: the command line, wherever its script is installed."""
 
 from card_worker.cli import main
 

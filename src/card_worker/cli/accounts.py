@@ -1,31 +1,31 @@
-"""`card-worker account`: a tenant's own rules. One that was never set up has the defaults."""
+"""`card-worker account`: the rules of an account."""
 
 from typing import Annotated, Any
 
-import typer
-from pydantic import TypeAdapter, ValidationError
+from typer import Argument, Option, Typer
 
-from card_worker.cli.console import AsJson, database, looking, out, print_json, refuse, table
+from card_worker.cli.connections import database, read_only
+from card_worker.cli.console import AsJson, print_view, refuse
 from card_worker.contracts.enums import Expiry
-from card_worker.contracts.fields import SECONDS_MAX, AccountId
+from card_worker.contracts.fields import SECONDS_MAX, is_account_id
 from card_worker.domain.rows import Account
-from card_worker.money import Amount, Currency
+from card_worker.money import AMOUNT_MAX, Currency
 from card_worker.secrets.sealing import read_recipients
 from card_worker.storage.accounts import change_account, find_accounts
 
-app = typer.Typer(help="See and set a tenant's own rules.", no_args_is_help=True)
+app = Typer(no_args_is_help=True)
 
 NONE = "none"
-Id = Annotated[str, typer.Argument(metavar="ACCOUNT", help="The tenant, such as T00000001.")]
+Id = Annotated[str, Argument(metavar="ACCOUNT", help="The account, such as T00000001.")]
 
 
 @app.command()
 def show(account: Id, as_json: AsJson = False) -> None:
-    """Show the rules of an account."""
-    account_id = _account_id(account)
-    with looking() as connection:
-        known = find_accounts(connection, [account_id])()
-    _print(known.get(account_id, Account(account_id)), as_json=as_json)
+    """Show the rules of an account. An account that was never set up has the defaults."""
+    _check_id(account)
+    with read_only() as connection:
+        found = find_accounts(connection, [account])()
+    _print(found.get(account, Account(account)), as_json=as_json)
 
 
 @app.command("set")
@@ -33,109 +33,85 @@ def set_rules(
     account: Id,
     *,
     currencies: Annotated[
-        str | None, typer.Option(help="Those that cards may have: NOK,SEK. none: all.")
+        str | None, Option(help="Currencies of its cards, such as NOK,SEK. none: all.")
     ] = None,
     load_max: Annotated[
-        str | None, typer.Option(help="What a card may begin with, in minor units. none: no limit.")
+        str | None, Option(help="Largest first amount of a card, in minor units. none: no limit.")
     ] = None,
     balance_max: Annotated[
-        str | None, typer.Option(help="What a card may hold, in minor units. none: no limit.")
+        str | None, Option(help="Largest balance of a card, in minor units. none: no limit.")
     ] = None,
     expiry: Annotated[
-        Expiry | None, typer.Option(help="What becomes of the money on a card that expires.")
+        Expiry | None, Option(help="What happens to the money on a card that expires.")
     ] = None,
     reversal_window_s: Annotated[
         int | None,
-        typer.Option(
-            min=0, max=SECONDS_MAX, help="How many seconds an activation can be reversed."
-        ),
+        Option(min=0, max=SECONDS_MAX, help="How many seconds an activation can be reversed."),
     ] = None,
     recipients: Annotated[
         str | None,
-        typer.Option(help="Who may open secrets, where a command doesn't say: age1…,age1…. none."),
+        Option(help="Age recipients if a command names none: age1…,age1…. none: nobody."),
     ] = None,
     approve_from: Annotated[
-        str | None,
-        typer.Option(help="Batches of so many cards or more need approval. none: only some."),
+        str | None, Option(help="Smallest batch that needs approval. none: only if it says so.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set rules of an account; those that aren't given stay as they are."""
-    account_id = _account_id(account)
-    changes: dict[str, Any] = {}
-    if currencies is not None:
-        changes["currencies"] = _currencies(currencies)
-    limits = (
-        ("load_max", load_max),
-        ("balance_max", balance_max),
-        ("approve_from", approve_from),
-    )
-    for name, given in limits:
-        if given is not None:
-            changes[name] = _limit(name, given)
-    if expiry is not None:
-        changes["expiry"] = expiry
-    if reversal_window_s is not None:
-        changes["reversal_window_s"] = reversal_window_s
-    if recipients is not None:
-        changes["recipients"] = _recipients(recipients)
+    """Set rules of an account. Rules that are not given stay as they are."""
+    _check_id(account)
+    values = {
+        "currencies": currencies,
+        "load_max": load_max,
+        "balance_max": balance_max,
+        "expiry": expiry,
+        "reversal_window_s": reversal_window_s,
+        "recipients": recipients,
+        "approve_from": approve_from,
+    }
+    changes = {name: _read(name, value) for name, value in values.items() if value is not None}
     if not changes:
-        raise refuse("say what to set; see --help", code=2)
+        raise refuse("no rule is given; see card-worker account set --help", code=2)
     with database() as engine:
-        known = change_account(engine, account_id, lambda known: known._replace(**changes))
-    _print(known, as_json=as_json)
+        changed = change_account(engine, account, lambda rules: rules._replace(**changes))
+    _print(changed, as_json=as_json)
 
 
 def _print(account: Account, *, as_json: bool) -> None:
-    if as_json:
-        print_json(account._asdict())
-        return
-    codes = account.currencies
-    rows = [
-        ("currencies", "all" if codes is None else ", ".join(codes)),
-        ("load_max", "no limit" if account.load_max is None else account.load_max),
-        ("balance_max", "no limit" if account.balance_max is None else account.balance_max),
-        ("expiry", account.expiry),
-        ("approve_from", "none" if account.approve_from is None else account.approve_from),
-        ("reversal_window_s", account.reversal_window_s),
-        ("recipients", None if account.recipients is None else "\n".join(account.recipients)),
-    ]
-    out.print(table(f"Account {account.account_id}", "", "", rows=rows))
+    rules = account._asdict()
+    rows = [(name, NONE if value is None else value) for name, value in rules.items()]
+    print_view("Rules", rules, rows, as_json=as_json)
 
 
-def _account_id(given: str) -> str:
-    try:
-        return TypeAdapter[str](AccountId).validate_python(given)
-    except ValidationError:
-        raise refuse(f"{given} is no account: P or T, and eight digits", code=2) from None
+def _check_id(account: str) -> None:
+    if not is_account_id(account):
+        raise refuse(f"{account} is not an account: P or T, and eight digits", code=2)
 
 
-def _currencies(given: str) -> tuple[Currency, ...] | None:
-    if given == NONE:
+def _read(name: str, value: Any) -> Any:
+    """Return the value of a rule from that of its option."""
+    if value == NONE:
         return None
     try:
-        return tuple(dict.fromkeys(Currency(code) for code in given.split(",")))
-    except ValueError:
-        known = ", ".join(Currency)
-        raise refuse(f"--currencies: {given} is not a list of some of {known}", code=2) from None
+        match name:
+            case "currencies":
+                return tuple(dict.fromkeys(map(_read_currency, value.split(","))))
+            case "recipients":
+                read_recipients(value.split(","))
+                return tuple(value.split(","))
+            case "load_max" | "balance_max" | "approve_from":
+                return _read_amount(value)
+    except ValueError as error:
+        raise refuse(f"--{name.replace('_', '-')}: {error}", code=2) from None
+    return value
 
 
-def _recipients(given: str) -> tuple[str, ...] | None:
-    if given == NONE:
-        return None
-    named = tuple(given.split(","))
-    try:
-        read_recipients(named)
-    except ValueError as problem:
-        raise refuse(f"--recipients: {problem}", code=2) from None
-    return named
+def _read_currency(text: str) -> Currency:
+    if text not in Currency.__members__:
+        raise ValueError(f"{text} is not a currency; there are {', '.join(Currency)}")
+    return Currency(text)
 
 
-def _limit(name: str, given: str) -> int | None:
-    if given == NONE:
-        return None
-    try:
-        return TypeAdapter[int](Amount).validate_python(int(given))
-    except ValueError:  # pydantic's is one too
-        option = f"--{name.replace('_', '-')}"
-        raise refuse(f"{option}: {given} is not an amount in minor units", code=2) from None
+def _read_amount(text: str) -> int:
+    if not (text.isdecimal() and len(text) < 20 and int(text) <= AMOUNT_MAX):
+        raise ValueError(f"{text} is not an amount in minor units")
+    return int(text)

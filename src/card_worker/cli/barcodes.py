@@ -1,11 +1,10 @@
-"""Draws tokens as barcodes: images, and sheets of labels to print.
+"""Drawing tokens as barcodes: images, and sheets of labels to print.
 
-A barcode reveals its token: images and sheets are as secret as the file.
+A barcode contains its token, so images and sheets are as secret as the file.
 """
 
 import hashlib
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +27,7 @@ ABOVE = (A4[1] - DOWN * LABEL_HEIGHT) / 2
 PADDING = 4 * mm
 BAR_HEIGHT = 20 * mm
 BAR_WIDTH, BAR_WIDTH_MIN = 0.33 * mm, 0.17 * mm
-"""The width that a scanner reads well, and the smallest that it can read."""
+"""The width that a scanner reads well, and the smallest that it reads."""
 QR_SIDE = 32 * mm
 FONT, FONT_SIZE, LINE_HEIGHT = "Courier", 8, 4 * mm
 NAME_CHARS_MAX = 200
@@ -36,29 +35,26 @@ NAME_CHARS_MAX = 200
 
 
 class NotDrawn(Exception):
-    """A token can't be drawn as this barcode. The text says why, in a line."""
+    """A token can't be drawn as this barcode. The text is the reason, one line."""
 
 
-class TooLong(NotDrawn):
-    """The bars would be too thin to be read."""
+def draw_images(lines: Sequence[Line], symbol: Barcode, folder: Path) -> int:
+    """Draw each token as an SVG file named after its card; return the number of files.
 
-
-def draw_images(lines: Sequence[Line], kind: Barcode, folder: Path) -> int:
-    """Draw each token into a folder, an SVG file named after its card; return how many.
-
-    Only the owner can read the files. They appear in the folder when all are drawn. Raises
+    Only the owner can read the files. They are moved into the folder when all are drawn. Raises
     NotDrawn and OSError.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder, prefix=".drawing-") as beside:
+    with TemporaryDirectory(dir=folder, prefix=".drawing-") as temporary:
         for line in lines:
             if line["token"]:
-                picture = renderSVG.drawToString(_barcode(line["token"], kind))
-                _write(Path(beside, f"{_name(line['card_id'])}.svg"), picture)
-        drawn = list(Path(beside).iterdir())
-        for file in drawn:
+                file = Path(temporary, f"{_name(line['card_id'])}.svg")
+                file.touch(0o600)
+                file.write_text(renderSVG.drawToString(_barcode(line["token"], symbol)), "utf-8")
+        files = list(Path(temporary).iterdir())
+        for file in files:
             file.replace(folder / file.name)
-    return len(drawn)
+    return len(files)
 
 
 def _name(card_id: str) -> str:
@@ -70,34 +66,28 @@ def _name(card_id: str) -> str:
     return f"{name[:NAME_CHARS_MAX]}-{digest[:16]}"
 
 
-def _write(file: Path, picture: str) -> None:
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as opened:
-        opened.write(picture)
-
-
-def draw_sheet(lines: Sequence[Line], kind: Barcode) -> bytes:
+def draw_sheet(lines: Sequence[Line], symbol: Barcode) -> bytes:
     """Return a PDF with a label for each card: its barcode, its card_id, its PIN if it has one.
 
     Raises NotDrawn.
     """
-    written = io.BytesIO()
-    pages = Canvas(written, pagesize=A4)
+    content = io.BytesIO()
+    pages = Canvas(content, pagesize=A4)
     for place, line in enumerate(lines):
         on_page = place % (ACROSS * DOWN)
         if place and on_page == 0:
             pages.showPage()
         left = on_page % ACROSS * LABEL_WIDTH
         top = A4[1] - ABOVE - on_page // ACROSS * LABEL_HEIGHT
-        _draw_label(pages, line, kind, left, top)
+        _draw_label(pages, line, symbol, left, top)
     pages.save()
-    return written.getvalue()
+    return content.getvalue()
 
 
-def _draw_label(pages: Canvas, line: Line, kind: Barcode, left: float, top: float) -> None:
+def _draw_label(pages: Canvas, line: Line, symbol: Barcode, left: float, top: float) -> None:
     below = top - PADDING
     if line["token"]:
-        barcode = _barcode(line["token"], kind)
+        barcode = _barcode(line["token"], symbol)
         below -= barcode.height
         renderPDF.draw(barcode, pages, left + (LABEL_WIDTH - barcode.width) / 2, below)
     pages.setFont(FONT, FONT_SIZE)
@@ -107,15 +97,15 @@ def _draw_label(pages: Canvas, line: Line, kind: Barcode, left: float, top: floa
         pages.drawCentredString(left + LABEL_WIDTH / 2, below, text)
 
 
-def _barcode(token: str, kind: Barcode) -> Drawing:
-    if kind is Barcode.QR:
+def _barcode(token: str, symbol: Barcode) -> Drawing:
+    if symbol is Barcode.QR:
         return createBarcodeDrawing("QR", value=token, width=QR_SIDE, height=QR_SIDE)
     if not token.isascii():
         raise NotDrawn("a token has characters that Code 128 can't encode: use QR")
     modules = createBarcodeDrawing("Code128", value=token, barWidth=1, humanReadable=False).width
     bar_width = min(BAR_WIDTH, (LABEL_WIDTH - PADDING) / modules)
     if bar_width < BAR_WIDTH_MIN:
-        raise TooLong(f"a token of {len(token)} characters is too long for Code 128: use QR")
+        raise NotDrawn(f"a token of {len(token)} characters is too long for Code 128: use QR")
     return createBarcodeDrawing(
         "Code128", value=token, barWidth=bar_width, barHeight=BAR_HEIGHT, humanReadable=False
     )

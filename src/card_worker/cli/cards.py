@@ -1,28 +1,18 @@
-"""`card-worker card`: look at a card and at its history."""
+"""`card-worker card`: show cards and their history."""
 
 import json
 from datetime import datetime
 from typing import Annotated, Any
 
-import typer
-from pydantic import TypeAdapter, ValidationError
-from rich.table import Table
+from pydantic_core import PydanticCustomError
 from sqlalchemy import Connection
+from typer import Argument, Option, Typer
 
-from card_worker.cli.console import (
-    AsJson,
-    database,
-    err,
-    looking,
-    money,
-    out,
-    print_json,
-    refuse,
-    table,
-)
+from card_worker.cli.connections import database, read_only
+from card_worker.cli.console import AsJson, err, money, out, print_json, print_view, refuse, table
 from card_worker.contracts.enums import CardType, Status
 from card_worker.contracts.events import write
-from card_worker.contracts.fields import Time
+from card_worker.contracts.fields import read_time
 from card_worker.domain.rows import Card
 from card_worker.domain.views import card_view, transaction_view
 from card_worker.money import AMOUNT_MAX
@@ -30,10 +20,10 @@ from card_worker.storage import queries
 from card_worker.storage.engine import begin
 from card_worker.storage.queries import CardFilter
 
-app = typer.Typer(help="Look at a card.", no_args_is_help=True)
+app = Typer(no_args_is_help=True)
 
-CardId = Annotated[str, typer.Argument(help="The card's card_id.")]
-AccountId = Annotated[str, typer.Option("--account", "-a", help="The tenant, such as T00000001.")]
+CardId = Annotated[str, Argument(help="The card's card_id.")]
+AccountId = Annotated[str, Option("--account", "-a", help="The account, such as T00000001.")]
 
 
 @app.command()
@@ -41,39 +31,36 @@ def show(card_id: CardId, account: AccountId, as_json: AsJson = False) -> None:
     """Show a card as it is now."""
     with database() as engine, begin(engine) as (connection, now):
         card = _find(connection, account, card_id)
-        told = _shown(connection, card, card.time(now))
-    if as_json:
-        print_json(told)
-        return
+        view = _view(connection, card, card.time(now))
     rows = [
-        (name, money(value, told["currency"]) if name.startswith("amount") else value)
-        for name, value in told.items()
+        (name, money(value, view["currency"]) if name.startswith("amount") else value)
+        for name, value in view.items()
     ]
-    out.print(table(f"Card {card_id}", "", "", rows=rows))
+    print_view(f"Card {card_id}", view, rows, as_json=as_json)
 
 
 @app.command()
 def history(card_id: CardId, account: AccountId, as_json: AsJson = False) -> None:
-    """Show every movement of a card's money, the first one first."""
-    with looking() as connection:
+    """Show the transactions of a card, the oldest first."""
+    with read_only() as connection:
         card = _find(connection, account, card_id)
-        moved = queries.find_transactions(connection, card)
-    told = [json.loads(write(transaction_view(row, card_id))) for row in moved]
+        transactions = queries.find_transactions(connection, card)
+    views = [json.loads(write(transaction_view(row, card_id))) for row in transactions]
     if as_json:
-        for row in told:
-            print_json(row)
+        for view in views:
+            print_json(view)
         return
     rows = [
         (
-            row["created_at"],
-            row["version"],
-            row["type"],
-            f"{row['debit']} → {row['credit']}",
-            money(row["amount"], row["currency"]),
-            money(row["balance_after"], row["currency"]),
-            row["created_by"],
+            view["created_at"],
+            view["version"],
+            view["type"],
+            f"{view['debit']} → {view['credit']}",
+            money(view["amount"], view["currency"]),
+            money(view["balance_after"], view["currency"]),
+            view["created_by"],
         )
-        for row in told
+        for view in views
     ]
     columns = ("time", "version>", "type", "from → to", "amount>", "balance>", "by")
     out.print(table(f"History of {card_id}", *columns, rows=rows))
@@ -83,74 +70,77 @@ def history(card_id: CardId, account: AccountId, as_json: AsJson = False) -> Non
 def list_(
     account: AccountId,
     *,
-    status: Annotated[Status | None, typer.Option(help="What they show.")] = None,
-    card_type: Annotated[CardType | None, typer.Option("--type", help="What they are.")] = None,
-    customer: Annotated[str | None, typer.Option(help="Whose they are.")] = None,
-    batch: Annotated[str | None, typer.Option(help="The batch that made them.")] = None,
+    status: Annotated[Status | None, Option(help="Only cards with this status.")] = None,
+    card_type: Annotated[CardType | None, Option("--type", help="Only cards of this type.")] = None,
+    customer: Annotated[str | None, Option(help="Only cards of this customer.")] = None,
+    batch: Annotated[str | None, Option(help="Only cards of this batch.")] = None,
     available_min: Annotated[
         int | None,
-        typer.Option(min=0, max=AMOUNT_MAX, help="At least so much can be spent, in minor units."),
+        Option(min=0, max=AMOUNT_MAX, help="Smallest available amount, in minor units."),
     ] = None,
     available_max: Annotated[
-        int | None, typer.Option(min=0, max=AMOUNT_MAX, help="At most so much.")
+        int | None,
+        Option(min=0, max=AMOUNT_MAX, help="Largest available amount, in minor units."),
     ] = None,
-    created_from: Annotated[str | None, typer.Option(help="A time: 2026-11-22T10:00:00Z.")] = None,
-    created_before: Annotated[str | None, typer.Option(help="A time.")] = None,
-    expires_before: Annotated[str | None, typer.Option(help="A time.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 100,
-    after: Annotated[str | None, typer.Option(help="Those behind this card_id.")] = None,
+    created_from: Annotated[
+        str | None, Option(help="Earliest time of creation, such as 2026-11-22T10:00:00Z.")
+    ] = None,
+    created_before: Annotated[
+        str | None, Option(help="Only cards created before this time.")
+    ] = None,
+    expires_before: Annotated[
+        str | None, Option(help="Only cards that expire before this time.")
+    ] = None,
+    limit: Annotated[int, Option(min=1, max=10_000, help="Largest number of cards.")] = 100,
+    after: Annotated[str | None, Option(help="Start after this card_id.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List an account's cards by card_id."""
-    wanted = CardFilter(
+    """List the cards of an account, ordered by card_id."""
+    filter_ = CardFilter(
         status=status,
         type=card_type,
         customer_id=customer,
         batch_id=batch,
         available_min=available_min,
         available_max=available_max,
-        created_from=_time("--created-from", created_from),
-        created_before=_time("--created-before", created_before),
-        expires_before=_time("--expires-before", expires_before),
+        created_from=_read_time("--created-from", created_from),
+        created_before=_read_time("--created-before", created_before),
+        expires_before=_read_time("--expires-before", expires_before),
     )
     with database() as engine, begin(engine) as (connection, now):
-        found = queries.list_cards(
-            connection, account, wanted, now, cards_max=limit + 1, after=after
+        cards = queries.list_cards(
+            connection, account, filter_, now, cards_max=limit + 1, after=after
         )
-        told = [_shown(connection, card, now) for card in found[:limit]]
+        views = [_view(connection, card, now) for card in cards[:limit]]
     if as_json:
-        for card in told:
-            print_json(card)
+        for view in views:
+            print_json(view)
     else:
-        out.print(_cards_table(account, told))
-    if len(found) > limit:
-        # Beside JSON, whose every line is a card, to be read by people.
-        more = err if as_json else out
-        more.print(f"There are more: --after {told[-1]['card_id']}", soft_wrap=True)
+        rows = [
+            (
+                view["card_id"],
+                view["type"],
+                view["status"],
+                money(view["amount_balance"], view["currency"]),
+                money(view["amount_available"], view["currency"]),
+                view["customer_id"],
+                view["expires_at"],
+            )
+            for view in views
+        ]
+        columns = ("card", "type", "status", "balance>", "available>", "customer", "expires")
+        out.print(table(f"Cards of {account}", *columns, rows=rows))
+    if len(cards) > limit:
+        # Not on stdout with --json, because each of its lines is a card.
+        console = err if as_json else out
+        console.print(f"There are more: --after {views[-1]['card_id']}", soft_wrap=True)
 
 
-def _cards_table(account: str, told: list[dict[str, Any]]) -> Table:
-    rows = [
-        (
-            card["card_id"],
-            card["type"],
-            card["status"],
-            money(card["amount_balance"], card["currency"]),
-            money(card["amount_available"], card["currency"]),
-            card["customer_id"],
-            card["expires_at"],
-        )
-        for card in told
-    ]
-    columns = ("card", "type", "status", "balance>", "available>", "customer", "expires")
-    return table(f"Cards of {account}", *columns, rows=rows)
-
-
-def _time(option: str, given: str | None) -> datetime | None:
+def _read_time(option: str, text: str | None) -> datetime | None:
     try:
-        return None if given is None else TypeAdapter[datetime](Time).validate_python(given)
-    except ValidationError:
-        raise refuse(f"{option}: {given} is no time such as 2026-11-22T10:00:00Z", code=2) from None
+        return None if text is None else read_time(text)
+    except PydanticCustomError as error:
+        raise refuse(f"{option}: {text} {error.message()}", code=2) from None
 
 
 def _find(connection: Connection, account: str, card_id: str) -> Card:
@@ -160,7 +150,7 @@ def _find(connection: Connection, account: str, card_id: str) -> Card:
     return card
 
 
-def _shown(connection: Connection, card: Card, now: datetime) -> dict[str, Any]:
-    serving, pin = queries.find_codes(connection, card, now)
-    told = card_view(queries.card_at(connection, card, now), now, serving, pin)
-    return dict(json.loads(write(told)))
+def _view(connection: Connection, card: Card, now: datetime) -> dict[str, Any]:
+    tokens, pin = queries.find_codes(connection, card, now)
+    view = card_view(queries.card_at(connection, card, now), now, tokens, pin)
+    return dict(json.loads(write(view)))

@@ -1,13 +1,14 @@
-"""`card-worker contract`: write down what the models and the rules say."""
+"""`card-worker contract`: write the reference that is generated from the models and rules."""
 
 import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Typer
 
 from card_worker.cli.console import out
+from card_worker.cli.files import replace_file
 from card_worker.contracts.commands import COMMANDS
 from card_worker.contracts.enums import EventType
 from card_worker.contracts.queries import QUERIES
@@ -18,21 +19,24 @@ from card_worker.reference.schemas import command_schema, event_schema
 from card_worker.reference.states import states_page
 from card_worker.settings import PREFIX, Settings
 
+app = Typer()
 
+
+@app.command()
 def contract(
-    folder: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("docs/reference"),
+    folder: Annotated[Path, Argument(help="The folder for the files.")] = Path("docs/reference"),
 ) -> None:
-    """Write the contract's pages, the JSON Schemas and the AsyncAPI document into a folder."""
-    files = papers()
+    """Write the pages of the contract, the JSON Schemas and the AsyncAPI document."""
+    files = reference_files()
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        replace_file(path, text)
     out.print(f"{len(files)} files are in {folder}", soft_wrap=True)
 
 
-def papers() -> dict[str, str]:
-    """Return all of it: texts by the names of their files."""
+def reference_files() -> dict[str, str]:
+    """Return the content of the reference by file name."""
     schemas = {f"schemas/commands/{task}.json": command_schema(task) for task in COMMANDS}
     schemas |= {f"schemas/queries/{task}.json": command_schema(task) for task in QUERIES}
     schemas |= {f"schemas/events/{type}.json": event_schema(type) for type in EventType}

@@ -1,92 +1,76 @@
-"""`card-worker dead-letters`: what could not be read or done, and what becomes of it."""
+"""`card-worker dead-letters`: show, requeue and drop messages that could not be read or done."""
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from sqlalchemy import Engine
+from typer import Argument, Exit, Option, Typer
 
-from card_worker.cli.codes import identities_in
-from card_worker.cli.console import AsJson, database, looking, out, print_json, refuse, table
+from card_worker.cli.connections import database, open_client, read_only
+from card_worker.cli.console import AsJson, out, plural, print_json, print_view, refuse, table
+from card_worker.cli.opening import IDENTITY, read_identities
 from card_worker.secrets.sealing import NotOpened
 from card_worker.settings import load_settings
 from card_worker.storage import dead_letters, starts
 from card_worker.storage.dead_letters import DeadLetter
-from card_worker.storage.engine import begin
+from card_worker.storage.engine import begin, reading
 from card_worker.worker.messages import start_key
 
-app = typer.Typer(help="What could not be read or done.", no_args_is_help=True)
+app = Typer(no_args_is_help=True)
 
 NUMBER_MAX = 2**63 - 1
 LetterId = Annotated[
-    int, typer.Argument(min=1, max=NUMBER_MAX, help="The letter's number, as list shows it.")
+    int, Argument(min=1, max=NUMBER_MAX, help="The number of the dead letter, from `list`.")
 ]
 
 
 @app.command("list")
 def list_letters(
     resolved: Annotated[
-        bool, typer.Option("--resolved", help="Those that were requeued or dropped.")
+        bool, Option("--resolved", help="List those that were requeued or dropped.")
     ] = False,
-    limit: Annotated[
-        int, typer.Option(min=1, max=10_000, help="At most so many, the newest.")
-    ] = 50,
+    limit: Annotated[int, Option(min=1, max=10_000, help="Largest number of dead letters.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List the letters that wait for an operator, without their bodies."""
-    with looking() as connection:
+    """List the dead letters that need an operator, without their messages; the newest first."""
+    with read_only() as connection:
         letters = dead_letters.list_letters(connection, resolved=resolved, letters_max=limit)
     if as_json:
         for letter in letters:
-            told = _told(letter)
-            del told["body"], told["headers"], told["detail"]
-            print_json(told)
+            view = _view(letter)
+            del view["body"], view["headers"], view["detail"]
+            print_json(view)
         return
     rows = [(letter.id, letter.received_at, letter.task, letter.explanation) for letter in letters]
-    out.print(table(f"{len(rows)} dead letters", "id>", "received", "task", "reason", rows=rows))
+    title = plural(len(rows), "dead letter")
+    out.print(table(title, "id>", "received", "task", "reason", rows=rows))
 
 
 @app.command()
 def show(letter: LetterId, as_json: AsJson = False) -> None:
-    """Show one letter with the message as it came."""
-    with looking() as connection:
+    """Show a dead letter with its message as it was received."""
+    with read_only() as connection:
         found = dead_letters.find(connection, letter)
     if found is None:
         raise refuse(f"there is no dead letter {letter}")
-    if as_json:
-        print_json(_told(found))
-        return
-    out.print(table(f"Dead letter {letter}", "", "", rows=_told(found).items()))
+    view = _view(found)
+    print_view(f"Dead letter {letter}", view, view.items(), as_json=as_json)
 
 
 @app.command()
-def requeue(
-    letter: LetterId,
-    identity: Annotated[
-        Path | None,
-        typer.Option(
-            help="A file with your age identity, for a letter with secrets.",
-            exists=True,
-            dir_okay=False,
-        ),
-    ] = None,
-) -> None:
-    """Put the message on its queue once more. What was done of it before isn't done again."""
-    from card_worker.client import Client
-
-    settings = load_settings()
+def requeue(letter: LetterId, identity: Annotated[Path | None, IDENTITY] = None) -> None:
+    """Put the message on its queue again. Parts of it that were done before are not done twice."""
     with database() as engine:
-        with looking() as connection:
-            found = _waiting(dead_letters.find(connection, letter), letter)
-        found = _whole(found, identity)
+        found = _with_secrets(_find_waiting(engine, letter), identity)
         if found.is_cut:
-            raise refuse("its headers are too large to be read: its sender has to send it again")
+            raise refuse("its headers are too large to be read: the producer must send it again")
         if found.message_id is not None:
             with begin(engine) as (connection, _):
                 key = start_key(found.message_id, found.body)
                 starts.forget_starts(connection, [key])
-        # Published first: if we die in between it is sent twice, never lost.
-        with Client(settings.broker()) as client:
+        # Published first: after a crash in between it is published twice, and never lost.
+        with open_client() as client:
             client.republish(
                 found.body,
                 queue=found.queue,
@@ -95,7 +79,7 @@ def requeue(
                 content_encoding=found.content_encoding,
             )
         with begin(engine) as (connection, now):
-            # The worker may have found it wanting again already; then it waits again.
+            # If a worker has already stored the message as a dead letter again, that one waits.
             dead_letters.resolve(
                 connection, letter, now, "requeued", as_received_at=found.received_at
             )
@@ -104,59 +88,58 @@ def requeue(
 
 @app.command()
 def drop(letter: LetterId) -> None:
-    """Set the letter aside for good. The row stays, with what was done and when.
+    """Drop a dead letter. Its row is kept, with the decision and its time.
 
-    An entry that was too large to be read, and is still kept in Redis, is deleted there.
+    If Redis still keeps an entry that was too large to be read, the entry is deleted there.
     """
+    from card_worker.sinks import connect
+
     with database() as engine:
-        with looking() as connection:
-            found = _waiting(dead_letters.find(connection, letter), letter)
+        found = _find_waiting(engine, letter)
         if found.aside_key:
-            _delete_aside(found.aside_key)
+            with connect(load_settings().broker()) as redis:
+                redis.unlink(found.aside_key)
         with begin(engine) as (connection, now):
             if not dead_letters.resolve(connection, letter, now, "dropped"):
-                raise refuse(f"no dead letter {letter} is waiting")
+                raise _not_waiting(letter)
     out.print(f"dead letter {letter} is dropped")
 
 
-def _delete_aside(key: str) -> None:
-    from card_worker.sinks import connect
-
-    with connect(load_settings().broker()) as redis:
-        redis.unlink(key)
-
-
-def _waiting(found: DeadLetter | None, letter: int) -> DeadLetter:
+def _find_waiting(engine: Engine, letter: int) -> DeadLetter:
+    with reading(engine) as connection:
+        found = dead_letters.find(connection, letter)
     if found is None or found.resolved_at is not None:
-        raise refuse(f"no dead letter {letter} is waiting")
+        raise _not_waiting(letter)
     return found
 
 
-def _whole(found: DeadLetter, identity: Path | None) -> DeadLetter:
-    """Return the letter as it came, its secrets as well."""
-    if found.aside_key is not None:
-        raise refuse("the entry is too large to be read: its sender has to send less at a time")
-    if not found.is_masked:
-        return found
-    if found.sealed is None:
-        raise refuse("the secrets in it were not kept: its sender has to send it again")
+def _not_waiting(letter: int) -> Exit:
+    return refuse(f"no dead letter {letter} is waiting")
+
+
+def _with_secrets(letter: DeadLetter, identity: Path | None) -> DeadLetter:
+    """Return the dead letter as it was received, with its secrets."""
+    if letter.aside_key is not None:
+        raise refuse("the entry is too large to be read: the producer must send less at a time")
+    if not letter.is_masked:
+        return letter
+    if letter.sealed is None:
+        raise refuse("its secrets were not kept: the producer must send it again")
     if identity is None:
-        raise refuse("the secrets in it are sealed: give the --identity that opens them")
+        raise refuse("its secrets are encrypted: name your identity with --identity")
     try:
-        return dead_letters.open_letter(found, identities_in(identity))
-    except NotOpened as reason:
-        raise refuse(str(reason)) from None
+        return dead_letters.open_letter(letter, read_identities(identity))
+    except NotOpened as error:
+        raise refuse(str(error)) from None
 
 
 def _headers(letter: DeadLetter) -> dict[str, Any]:
     if letter.headers is not None:
         return dict(letter.headers)
-    # Celery ran it by itself, so these two say all that its headers did.
+    # Celery ran the task by itself, outside our groups. A message needs no more than these.
     return {"lang": "py", "task": letter.task, "id": letter.message_id}
 
 
-def _told(letter: DeadLetter) -> dict[str, Any]:
-    told = {**asdict(letter), "body": letter.body.decode(errors="backslashreplace")}
-    told["sealed"] = letter.sealed is not None
-    told["message"] = letter.reason.text
-    return told
+def _view(letter: DeadLetter) -> dict[str, Any]:
+    view = {**asdict(letter), "body": letter.body.decode(errors="backslashreplace")}
+    return {**view, "sealed": letter.sealed is not None, "message": letter.reason.text}

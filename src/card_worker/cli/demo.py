@@ -1,4 +1,4 @@
-"""`card-worker demo`: run the whole system once on this machine, and print what it did."""
+"""`card-worker demo`: run the whole system once on this machine, and show what it does."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -7,60 +7,58 @@ from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from time import monotonic
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
-import typer
+from typer import Option, Typer
 
-from card_worker.cli.console import money, out, refuse, table
+from card_worker.cli.console import money, out, problem_list, refuse, table
 from card_worker.cli.reconcile import totals_table
+from card_worker.client import Client
 from card_worker.contracts.enums import Side
+from card_worker.embedded.demo_scenario import ACCOUNT, Event, Sent, Till, outcome, play
+from card_worker.embedded.errors import Interrupted, StackFailed
+from card_worker.embedded.folder import remove_abandoned
+from card_worker.embedded.signals import catching_signals
+from card_worker.embedded.stack import Stack, running
 from card_worker.money import in_units
+from card_worker.secrets.formats import Barcode
 from card_worker.storage.engine import reading
 from card_worker.storage.reconcile import differences, totals
 
-if TYPE_CHECKING:
-    from card_worker.embedded.demo_scenario import Event, Sent, Till
-    from card_worker.embedded.stack import Stack
-    from card_worker.storage.dead_letters import DeadLetter
-
+app = Typer()
 
 PREFIX = "card_worker-demo-"
-"""The names of temporary folders begin like this."""
+"""The beginning of the names of temporary folders."""
 
 
+@app.command()
 def demo(
     keep: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Run in this new folder, and keep its data and logs."),
+        Option(metavar="FOLDER", help="Run in this new folder, and keep its data and logs."),
     ] = None,
 ) -> None:
     """Run the whole system once on this machine, and show what it does. Needs no server."""
-    from card_worker.embedded.errors import Interrupted, StackFailed
-    from card_worker.embedded.signals import catching_signals
-    from card_worker.embedded.stack import running
-
     started = monotonic()
     try:
         with catching_signals() as stop, _folder(keep) as folder:
             out.print("Starting a broker, a database, a worker and a relay for this demo ...")
             with running(folder, stop) as stack:
-                wrong = _show(stack)
+                problems = _run(stack)
     except Interrupted:
         raise refuse("interrupted; nothing is left running") from None
-    except StackFailed as failure:
-        raise refuse(str(failure)) from None
+    except StackFailed as error:
+        raise refuse(str(error)) from None
     if keep:
         out.print(f"Data, logs and a sheet of labels to print are in {keep}.", soft_wrap=True)
     out.print(f"All processes have ended. The demo took {monotonic() - started:.1f} s.")
-    if wrong:
-        raise refuse("; ".join(wrong))
+    if problems:
+        raise refuse("; ".join(problems))
     out.print("The books add up.")
 
 
 @contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
-    from card_worker.embedded.folder import remove_abandoned
-
     if keep is None:
         remove_abandoned(Path(gettempdir()).glob(f"{PREFIX}*"))
         with TemporaryDirectory(prefix=PREFIX) as folder:
@@ -71,32 +69,34 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         yield keep
 
 
-def _show(stack: "Stack") -> list[str]:
-    """Play the scenario and print its outcome; return what is wrong."""
-    from card_worker.client import Client
-    from card_worker.embedded.demo_scenario import ACCOUNT, Till, play
-
+def _run(stack: Stack) -> list[str]:
+    """Run the scenario and print its outcome; return problems."""
     out.print(f"They are ready. The account {ACCOUNT} sends its commands ...\n")
     with Client(stack.broker_url, seal_to=[stack.recipient]) as client:
         till = Till(stack, client)
         stream, letter = play(till)
-    _print_sent(till.sent)
-    _print_stream(till.sent)
-    _print_refusals(till.sent)
-    _print_printed(stack, till)
-    _print_letter(letter)
-    return [*till.wrong, *_prove(stack, stream)]
-
-
-def _print_sent(sent: "list[Sent]") -> None:
-    rows = [(message.number, message.task, message.about, message.purpose) for message in sent]
+    rows: list[tuple[object, ...]] = [
+        (message.number, message.task, message.about, message.purpose) for message in till.sent
+    ]
     out.print(table("Messages sent", "#>", "task", "card", "purpose", rows=rows), "")
+    _print_events(till.sent)
+    rows = [
+        (message.number, data["reason"], "; ".join(problem_list(data)) or data["message"])
+        for message in till.sent
+        for data in (event["data"] for event in message.events)
+        if "reason" in data
+    ]
+    out.print(table("Refusals", "#>", "reason", "in words", rows=rows), "")
+    _print_bureau_file(stack, till)
+    title = "The dead letter: an unreadable message, kept as received"
+    rows = [("queue", letter.queue), ("task", letter.task), ("reason", letter.explanation)]
+    rows += [("message", letter.body.decode())]
+    out.print(table(title, "", "", rows=rows), "")
+    return [*till.wrong, *_check_books(stack, stream)]
 
 
-def _print_stream(sent: "list[Sent]") -> None:
+def _print_events(sent: list[Sent]) -> None:
     """Print the events in order; equal events of one list share a row."""
-    from card_worker.embedded.demo_scenario import outcome
-
     rows, place = list[tuple[object, ...]](), 1
     for message in sent:
         for _, same in groupby(message.events, outcome):
@@ -113,37 +113,18 @@ def _print_stream(sent: "list[Sent]") -> None:
     out.print(f"No event for #{unreadable}: it is unreadable, and kept as a dead letter.\n")
 
 
-def _outcome_of(events: "list[Event]") -> str:
-    from card_worker.embedded.demo_scenario import outcome
-
+def _outcome_of(events: list[Event]) -> str:
     data = events[0]["data"]
-    card = data.get("card")
-    if card:
+    if card := data.get("card"):
         each = " each" if len(events) > 1 else ""
         held = f", {in_units(card['amount_reserved'])} held" if card["amount_reserved"] else ""
         return f"{money(card['amount_balance'], card['currency'])}{each}{held}, {card['status']}"
     return f"{data['created']:,} cards" if "created" in data else outcome(events[0])
 
 
-def _print_refusals(sent: "list[Sent]") -> None:
-    rows = []
-    for message in sent:
-        for event in message.events:
-            data = event["data"]
-            if "reason" in data:
-                problems = [
-                    f"{each['field']}: {each['message']}" for each in data.get("problems", ())
-                ]
-                rows.append(
-                    (message.number, data["reason"], "; ".join(problems) or data["message"])
-                )
-    out.print(table("Refusals", "#>", "reason", "in words", rows=rows), "")
-
-
-def _print_printed(stack: "Stack", till: "Till") -> None:
+def _print_bureau_file(stack: Stack, till: Till) -> None:
     """Print the lines of the bureau file, and draw its labels."""
     from card_worker.cli.barcodes import draw_sheet
-    from card_worker.secrets.formats import Barcode
 
     rows = [(row["card_id"], row["token"], row["pin"]) for row in till.printed]
     title = "The sealed file of order-2, opened by the bureau with its identity"
@@ -153,33 +134,21 @@ def _print_printed(stack: "Stack", till: "Till") -> None:
     (stack.folder / "bureau-identity.txt").write_text(f"{till.bureau.identity}\n", "ascii")
 
 
-def _print_letter(letter: "DeadLetter") -> None:
-    rows = [("queue", letter.queue), ("task", letter.task), ("reason", letter.explanation)]
-    rows.append(("message", letter.body.decode()))
-    out.print(
-        table("The dead letter: an unreadable message, kept as received", "", "", rows=rows), ""
-    )
-
-
-def _issued(transaction: dict[str, Any]) -> int:
-    """Return the amount that a transaction issued; negative if it took money back."""
-    amount = transaction["amount"]
-    sides = {transaction["debit"]: amount, transaction["credit"]: -amount}
-    return int(sides.get(Side.ISSUER, 0))
-
-
-def _prove(stack: "Stack", stream: "list[Event]") -> list[str]:
-    """Print the books; return where rows or events contradict them."""
+def _check_books(stack: Stack, stream: list[Event]) -> list[str]:
+    """Print the books; return the differences between rows, and between rows and events."""
     with reading(stack.engine) as connection:
-        wrong, sums = list(differences(connection)), totals(connection)
+        found, sums = list(differences(connection)), totals(connection)
     out.print(totals_table(sums), "")
     published = Counter[str]()
     for event in stream:
-        if transaction := event["data"].get("transaction"):
-            published[transaction["currency"]] += _issued(transaction)
-    problems = [f"{one.subject}: {one.what} is {one.stands}, not {one.proven}" for one in wrong]
-    if not all(one.adds_up for one in sums):
+        if moved := event["data"].get("transaction"):
+            sign = (moved["debit"] == Side.ISSUER) - (moved["credit"] == Side.ISSUER)
+            published[moved["currency"]] += sign * moved["amount"]
+    problems = [
+        f"{each.subject}: {each.what} is {each.stands}, not {each.proven}" for each in found
+    ]
+    if not all(each.adds_up for each in sums):
         problems.append("the amount issued is not the amount on the cards, spent and ended")
-    if published != {one.currency.value: one.issued for one in sums}:
+    if published != {each.currency.value: each.issued for each in sums}:
         problems.append("the events and the books differ")
     return problems

@@ -6,16 +6,18 @@ import sys
 from itertools import count
 from pathlib import Path
 from time import sleep
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Option, Typer
 
 from card_worker.cli.console import out, refuse
+from card_worker.embedded.errors import Interrupted, StackFailed
+from card_worker.embedded.signals import catching_signals
+from card_worker.embedded.stack import Stack, running
 from card_worker.storage import queries
 from card_worker.storage.engine import reading
 
-if TYPE_CHECKING:
-    from card_worker.embedded.stack import Stack
+app = Typer()
 
 FOLDER = Path(".card-worker-dev")
 ACCOUNT = "T00000001"
@@ -23,17 +25,14 @@ POLL_S = 0.2
 NO_FLOWER = "not installed: pip install 'card-worker[flower]'"
 
 
+@app.command()
 def dev(
-    folder: Annotated[Path, typer.Option(help="The folder for cards, keys and logs.")] = FOLDER,
+    folder: Annotated[Path, Option(help="The folder for cards, keys and logs.")] = FOLDER,
 ) -> None:
     """Run the whole system on this machine until Ctrl-C, with beat and Flower. Needs no server.
 
     Cards and ports are kept for the next start.
     """
-    from card_worker.embedded.errors import Interrupted, StackFailed
-    from card_worker.embedded.signals import catching_signals
-    from card_worker.embedded.stack import running
-
     has_flower = importlib.util.find_spec("flower") is not None
     try:
         with catching_signals() as stop:
@@ -43,11 +42,11 @@ def dev(
                 _keep_running(stack)
     except Interrupted:
         out.print("All processes have ended. The cards are kept for the next start.")
-    except StackFailed as failure:
-        raise refuse(str(failure)) from None
+    except StackFailed as error:
+        raise refuse(str(error)) from None
 
 
-def _keep_running(stack: "Stack") -> None:
+def _keep_running(stack: Stack) -> None:
     """Check the processes until one ends or the user stops the command; raise then."""
     try:
         while True:
@@ -57,7 +56,7 @@ def _keep_running(stack: "Stack") -> None:
         out.print("\nStopping ...")
 
 
-def _print_addresses(stack: "Stack") -> None:
+def _print_addresses(stack: Stack) -> None:
     program, card_id = _program(), _free_card_id(stack)
     lines = (
         "",
@@ -89,7 +88,7 @@ def _program() -> str:
     return f"{shlex.quote(sys.executable)} -m card_worker.cli"
 
 
-def _free_card_id(stack: "Stack") -> str:
+def _free_card_id(stack: Stack) -> str:
     """Return an unused card_id, so that the example works at each start."""
     with reading(stack.engine) as connection:
         ids = (f"card-{number:02}" for number in count(1))

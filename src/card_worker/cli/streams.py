@@ -1,4 +1,4 @@
-"""The standard streams of a command, so that no output can end it with a traceback."""
+"""The standard streams, checked so that no failing output ends a command with a traceback."""
 
 import io
 import os
@@ -14,10 +14,10 @@ class Unwritable(Exception):
 
 
 class _Checked(io.FileIO):
-    """A standard stream; what can't be written to it raises Unwritable, or is dropped.
+    """A standard stream. Output that can't be written raises Unwritable or is dropped.
 
-    A reader that has gone, as in `card list | head`, is no error: what follows is dropped, and the
-    exit code still says what came of the command.
+    A reader that has gone, as in `card list | head`, is no error: further output is dropped, and
+    the exit code is that of the command.
     """
 
     is_gone = False
@@ -33,7 +33,7 @@ class _Checked(io.FileIO):
         try:
             return super().write(data) or 0
         except OSError as error:
-            # What is buffered comes here again when the process ends.
+            # Buffered output is written again when the process ends.
             self.is_gone = True
             if self._may_fail or isinstance(error, BrokenPipeError):
                 return size
@@ -41,9 +41,9 @@ class _Checked(io.FileIO):
 
 
 def check_streams() -> None:
-    """Put checked streams in place of stdout and stderr. A stream that is closed leads nowhere."""
+    """Replace stdout and stderr by checked streams, and a closed stream by the null device."""
     for number in (0, 1, 2):
-        # Else the next file that is opened would become the stream.
+        # Otherwise the next file that is opened would become the stream.
         with suppress(OSError):
             os.fstat(number)
             continue
@@ -66,6 +66,6 @@ def _checked(number: int, before: TextIO | None, *, may_fail: bool) -> io.TextIO
 
 
 def reader_is_gone() -> bool:
-    """Say whether nobody reads stdout any more."""
+    """Return whether the reader of stdout has gone."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return isinstance(raw, _Checked) and raw.is_gone

@@ -1,6 +1,6 @@
 """From the bytes on a queue to the fields of a task: what is accepted of headers and body."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
@@ -8,6 +8,7 @@ from card_worker.contracts.json_text import NotJson, json_bytes, raw_json, read_
 from card_worker.contracts.metadata import METADATA_DEPTH_MAX
 from card_worker.contracts.text import is_id
 from card_worker.secrets.masking import masked_text
+from card_worker.wording import did_you_mean
 
 MESSAGE_BYTES_MAX = 1024 * 1024
 LEVELS_MAX = METADATA_DEPTH_MAX + 4
@@ -55,7 +56,7 @@ def validate_envelope(
         raise Unreadable(DeadLetterReason.CONTENT_ENCODING_UNSUPPORTED, quoted(content_encoding))
     task = headers["task"]
     if not isinstance(task, str) or task not in tasks:
-        raise Unreadable(DeadLetterReason.TASK_UNKNOWN, quoted(task))
+        raise Unreadable(DeadLetterReason.TASK_UNKNOWN, quoted(task, tasks))
     message_id = headers.get("id")
     if not is_id(message_id):
         raise Unreadable(DeadLetterReason.MESSAGE_ID_INVALID)
@@ -65,14 +66,16 @@ def validate_envelope(
     return _read_body(body)
 
 
-def quoted(value: object) -> str:
+def quoted(value: object, known: Iterable[str] = ()) -> str:
     """Return a value as a reason repeats it: cut, in printable characters, without secrets.
 
-    Of a list or an object only the type is repeated, since a secret may stand anywhere in it.
+    Of a list or an object only the type is repeated, since a secret may stand anywhere in it. An
+    unknown name is followed by the closest of the `known` ones.
     """
     if isinstance(value, Mapping | list | tuple):
         return f"of type {'object' if isinstance(value, Mapping) else 'list'}"
-    return masked_text(raw_json(value)[:QUOTED_CHARS_MAX])
+    hint = did_you_mean(value, known) if isinstance(value, str) else ""
+    return masked_text(raw_json(value)[:QUOTED_CHARS_MAX]) + hint
 
 
 def _check_size(headers: Mapping[str, Any]) -> None:

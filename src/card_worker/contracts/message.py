@@ -5,7 +5,7 @@ not raised for an invalid field: that makes an InvalidCommand, whose sender is a
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -179,7 +179,7 @@ def _read_part(part: object, vault: Vault, *, left: int, fallback_id: str) -> tu
 def _read(task: object, fields: Mapping[str, Any], vault: Vault, *, fallback_id: str) -> Command:
     kind = COMMANDS.get(task) if isinstance(task, str) else None
     if kind is None:
-        raise Unreadable(DeadLetterReason.COMMAND_UNKNOWN, quoted(task))
+        raise Unreadable(DeadLetterReason.COMMAND_UNKNOWN, quoted(task, COMMANDS))
     return _read_as(kind, str(task), fields, vault, fallback_id=fallback_id)
 
 
@@ -237,5 +237,9 @@ def problems_of(error: ValidationError) -> Iterator[Problem]:
     for problem in found:
         # A list whose parts are all wrong is also called empty.
         if problem["loc"] not in inside:
-            field = ".".join(str(part) for part in problem["loc"])
-            yield Problem(field=cut(printable(field), FIELD_CHARS_MAX), message=in_words(problem))
+            yield Problem(field=field_name(problem["loc"]), message=in_words(problem))
+
+
+def field_name(path: Iterable[str | int]) -> str:
+    """Return the name of a field as an answer repeats it."""
+    return cut(printable(".".join(map(str, path))), FIELD_CHARS_MAX)

@@ -1,1 +1,1 @@
-"""`card-worker send-file`: one command for each line of a file."""
+"""`card-worker send-file`: a command for each line of a file."""

@@ -1,7 +1,7 @@
-"""The lines of a file: each is the command that it asks for, or why it asks for nothing.
+"""Reading a file line by line: each line is a command, or invalid for a reason.
 
-What stands in a line may be a token or a PIN, in a wrong place too: lines, columns and unknown
-fields are told by their number.
+A line may hold a token or a PIN, also in a wrong place. So messages name lines, columns and unknown
+fields by their number, and repeat no content.
 """
 
 import csv
@@ -14,210 +14,211 @@ from typing import Any, BinaryIO, TypeAlias
 from pydantic import ValidationError
 
 from card_worker.cli.send import value_of
-from card_worker.cli.send_file.progress import Place
+from card_worker.cli.send_file.progress import Progress
 from card_worker.contracts.commands import COMMANDS, ProducerCommand
 from card_worker.contracts.envelope import LEVELS_MAX
 from card_worker.contracts.json_text import NotJson, read_json
-from card_worker.contracts.message import COMMAND_BYTES_MAX, problems_of
+from card_worker.contracts.message import COMMAND_BYTES_MAX, field_name, problems_of
+from card_worker.wording import did_you_mean, suggestion
 
 ID_DIGITS = 32
-PIECE = 1024 * 1024
-COLUMNS_TOLD = 10
+PIECE_BYTES = 1024 * 1024
+COLUMNS_NAMED_MAX = 10
 
 Fields: TypeAlias = dict[str, Any]
 
 
 class BadLine(Exception):
-    """A line that no command can be made of. Its text says why, and never what stands in it."""
+    """A line is not a valid command. The text gives the reason."""
 
 
 class Unusable(Exception):
-    """A file that can't be sent, or not be gone on with. Its text says why."""
+    """A file can't be sent, or not continued. The text gives the reason."""
 
 
-class Lines:
-    """A file, read line by line; it knows how far.
+class Reader:
+    """Reads the lines of a file, and knows how far it has read.
 
-    Where a quote of a CSV isn't closed, nobody can tell where the next line begins: what follows
-    may be a text that looks like lines. There the lines end, and `open_quote` says where and why.
+    If a quote of a CSV file is not closed, the beginning of the next line is unknown: what follows
+    may be a text that looks like lines. Reading ends there, and `open_quote` is the number of the
+    line and the reason.
 
-    Raises Unusable when the header of a CSV is.
+    Raises Unusable for a wrong header of a CSV file.
     """
 
     def __init__(self, file: BinaryIO, task: str, account: str | None, *, is_csv: bool) -> None:
         self.open_quote: tuple[int, str] | None = None
         self._file, self._task, self._account = file, task, account
-        self._bytes, self._line, self._is_ended = 0, 0, True
+        self._bytes, self._lines, self._has_line_end = 0, 0, True
         self._digest = hashlib.sha256()
-        # What was read and isn't counted yet: a line, or several with their ends within quotes.
+        # Lines that are read and not counted yet: one, or several of which quotes contain the ends.
         self._ahead: list[bytes] = []
         self._rows = csv.reader(self._texts(), strict=True) if is_csv else None
         self._header: Sequence[str] = ()
         if self._rows is not None:
-            self._header = _header(self._rows, task)
-            self._count()
+            self._header = _read_header(self._rows, task)
+            self._count_ahead()
 
-    def go_on(self, place: Place) -> None:
-        """Pass over what came before `place`. Raises Unusable when that isn't what it was."""
-        if place.bytes == 0:
+    def skip(self, progress: Progress) -> None:
+        """Skip what was sent before. Raises Unusable if the file has another beginning now."""
+        if progress.bytes == 0:
             return
-        while self._bytes < place.bytes:
-            piece = self._file.read(min(PIECE, place.bytes - self._bytes))
+        while self._bytes < progress.bytes:
+            piece = self._file.read(min(PIECE_BYTES, progress.bytes - self._bytes))
             if not piece:
                 break
-            self._take(piece)
-        if self._digest.hexdigest() != place.digest:
-            raise Unusable(f"it is not what it was when {place.lines} lines of it were sent")
-        self._line = place.lines
-        if not self._is_ended:
-            self._end_line()
+            self._add(piece)
+        if self._digest.hexdigest() != progress.digest:
+            raise Unusable(f"it has changed since {progress.lines} lines of it were sent")
+        self._lines = progress.lines
+        if not self._has_line_end:
+            self._skip_line_end()
 
-    def place(self, *, sent: int, bad: int) -> Place:
-        """Return how far it has been read."""
-        return Place(self._bytes, self._line, sent, bad, self._digest.hexdigest())
+    def position(self) -> dict[str, Any]:
+        """Return how far the file has been read, as fields of Progress."""
+        return {"bytes": self._bytes, "lines": self._lines, "digest": self._digest.hexdigest()}
 
     def commands(self) -> Iterator[tuple[int, ProducerCommand | BadLine]]:
-        """Yield what each line asks for, or why it asks for nothing, with the line's number."""
-        records = self._csv_fields() if self._rows is not None else self._json_fields()
-        for line, fields in records:
+        """Yield the number of each line with its command, or with the reason why it has none."""
+        lines = self._json_lines() if self._rows is None else self._csv_lines(self._rows)
+        for line, fields in lines:
             try:
                 yield line, self._command(fields)
-            except BadLine as reason:
-                yield line, reason
+            except BadLine as error:
+                yield line, error
 
-    def _take(self, raw: bytes) -> None:
+    def _add(self, raw: bytes) -> None:
         self._bytes += len(raw)
         self._digest.update(raw)
-        self._is_ended = raw.endswith(b"\n")
+        self._has_line_end = raw.endswith(b"\n")
 
-    def _count(self) -> int:
-        """Count what was read ahead; return the number of its first line."""
-        first = self._line + 1
-        self._take(b"".join(self._ahead))
-        self._line += len(self._ahead)
+    def _count_ahead(self) -> int:
+        """Count the lines that were read ahead; return the number of the first one."""
+        first = self._lines + 1
+        self._add(b"".join(self._ahead))
+        self._lines += len(self._ahead)
         self._ahead.clear()
         return first
 
-    def _end_line(self) -> None:
-        """Pass over the end of a line that was sent before it had one."""
+    def _skip_line_end(self) -> None:
+        """Skip the end of a line that had none when it was sent."""
         rest = self._file.readline()
         if rest.strip(b"\r\n"):
-            raise Unusable(
-                f"its line {self._line} was sent when it was the last and had no end, and goes on"
-                " now: it is not what it was"
-            )
-        self._take(rest)
+            raise Unusable(f"its line {self._lines} was sent before it was complete")
+        self._add(rest)
 
     def _texts(self) -> Iterator[str]:
         for raw in self._file:
-            encoding = "utf-8" if self._line or self._ahead else "utf-8-sig"
+            encoding = "utf-8" if self._lines or self._ahead else "utf-8-sig"
             self._ahead.append(raw)
             yield raw.decode(encoding, "surrogateescape")
             if not raw.endswith(b"\n"):
-                return  # what somebody writes behind it from now on belongs to this line
+                return  # what another process appends from now on belongs to this line
 
-    def _csv_fields(self) -> Iterator[tuple[int, Fields | BadLine]]:
-        assert self._rows is not None
+    def _csv_lines(self, rows: Iterator[list[str]]) -> Iterator[tuple[int, Fields | BadLine]]:
         while True:
             try:
-                cells, wrong = next(self._rows), ""
+                cells, problem = next(rows), ""
             except StopIteration:
                 return
             except csv.Error as error:
-                cells, wrong = [], _in_words(error)
-            if self._is_open(wrong):
-                self.open_quote = self._line + 1, wrong or "an odd number of quotes"
+                cells, problem = [], _csv_problem(error)
+            if self._may_be_open(problem):
+                self.open_quote = self._lines + 1, problem or "an odd number of quotes"
                 return
-            line = self._count()
-            if wrong:
-                yield line, BadLine(wrong)
+            line = self._count_ahead()
+            if problem:
+                yield line, BadLine(problem)
             elif len(cells) > len(self._header) or any(cells):
-                yield line, self._named(cells)
+                yield line, self._fields(cells)
 
-    def _is_open(self, wrong: str) -> bool:
-        """Say whether a quote may be open at the end of what was read ahead."""
-        is_long = len(self._ahead) > 1
-        if not wrong and not is_long:
-            return False  # nor is one that stands within a cell without quotes
+    def _may_be_open(self, problem: str) -> bool:
+        """Return whether a quote may be open at the end of what was read ahead."""
+        has_lines = len(self._ahead) > 1
+        if not problem and not has_lines:
+            return False  # a quote within a cell that begins without one opens nothing
         is_odd = sum(raw.count(b'"') for raw in self._ahead) % 2 == 1
-        return is_odd or (is_long and bool(wrong))
+        return is_odd or (has_lines and bool(problem))
 
-    def _named(self, cells: Sequence[str]) -> Fields | BadLine:
+    def _fields(self, cells: Sequence[str]) -> Fields | BadLine:
         if len(cells) > len(self._header):
-            return BadLine(f"{len(cells)} cells, where the header has {len(self._header)}")
-        named = [one for one in zip(self._header, cells, strict=False) if one[1]]
-        if not all(name for name, _ in named):
-            return BadLine("a cell in a column that has no name")
-        return {name: value_of(self._task, name, cell) for name, cell in named}
+            return BadLine(f"{len(cells)} cells, but the header has {len(self._header)}")
+        named = {name: cell for name, cell in zip(self._header, cells, strict=False) if cell}
+        if "" in named:
+            return BadLine("a cell in a column without a name")
+        return {name: value_of(self._task, name, cell) for name, cell in named.items()}
 
-    def _json_fields(self) -> Iterator[tuple[int, Fields | BadLine]]:
+    def _json_lines(self) -> Iterator[tuple[int, Fields | BadLine]]:
         for text in self._texts():
-            line = self._count()
+            line = self._count_ahead()
             if not text.strip():
                 continue
-            raw = text.encode("utf-8", "surrogateescape")
+            raw = text.encode("utf-8", "surrogatepass")
             try:
-                fields = read_json(raw, bytes_max=COMMAND_BYTES_MAX, levels_max=LEVELS_MAX)
-            except NotJson as reason:
-                yield line, BadLine(str(reason))
-                continue
-            yield line, fields if isinstance(fields, dict) else BadLine("not a JSON object")
+                value = read_json(raw, bytes_max=COMMAND_BYTES_MAX, levels_max=LEVELS_MAX)
+            except NotJson as error:
+                yield line, BadLine(str(error))
+            else:
+                yield line, value if isinstance(value, dict) else BadLine("not a JSON object")
 
-    def _command(self, asked: Fields | BadLine) -> ProducerCommand:
-        if isinstance(asked, BadLine):
-            raise asked
-        fields = asked if self._account is None else {"account_id": self._account, **asked}
-        said = json.dumps([self._task, fields], sort_keys=True)
-        command_id = hashlib.sha256(said.encode()).hexdigest()[:ID_DIGITS]
+    def _command(self, fields: Fields | BadLine) -> ProducerCommand:
+        if isinstance(fields, BadLine):
+            raise fields
+        default = {} if self._account is None else {"account_id": self._account}
+        content = json.dumps([self._task, {**default, **fields}], sort_keys=True)
+        default["command_id"] = hashlib.sha256(content.encode()).hexdigest()[:ID_DIGITS]
         try:
-            return COMMANDS[self._task].model_validate({"command_id": command_id, **fields})
+            return COMMANDS[self._task].model_validate({**default, **fields})
         except ValidationError as error:
-            raise BadLine("; ".join(_problems(error, asked, self._task))) from None
+            raise BadLine("; ".join(_problems(error, fields, self._task))) from None
 
 
-def _header(rows: Iterator[list[str]], task: str) -> list[str]:
-    """Return what the columns are called. One without a name may be there, if it stays empty."""
+def _read_header(rows: Iterator[list[str]], task: str) -> list[str]:
+    """Return the names of the columns. A column may have no name if its cells are empty."""
     try:
         names = [name.strip() for name in next(rows, [])]
     except csv.Error as error:
-        raise Unusable(f"its header can't be read: {_in_words(error)}") from None
-    fields, times = COMMANDS[task].model_fields, Counter(names)
-    unknown = [place for place, name in enumerate(names, 1) if name and name not in fields]
+        raise Unusable(f"its header can't be read: {_csv_problem(error)}") from None
+    fields, count = COMMANDS[task].model_fields, Counter(names)
+    unknown = [number for number, name in enumerate(names, 1) if name and name not in fields]
     if unknown:
-        known = ", ".join(name for name in fields if name != "command")
-        are = "are no fields" if len(unknown) > 1 else "is no field"
-        raise Unusable(f"{_columns(unknown)} of the header {are} of {task}; there are {known}")
-    repeated = [place for place, name in enumerate(names, 1) if name and times[name] > 1]
+        are, wrong = "are no fields", ""
+        if len(unknown) == 1:
+            are, wrong = "is no field", names[unknown[0] - 1]
+        known = suggestion(wrong, (name for name in fields if name != "command"))
+        raise Unusable(f"{_columns(unknown)} of the header {are} of {task}{known}")
+    repeated = [number for number, name in enumerate(names, 1) if name and count[name] > 1]
     if repeated:
         raise Unusable(f"{_columns(repeated)} of the header name a field more than once")
     return names
 
 
-def _columns(places: Sequence[int]) -> str:
-    *most, last = [f"{place}" for place in places[:COLUMNS_TOLD]]
-    if len(places) > COLUMNS_TOLD:
-        most, last = [*most, last], f"{len(places) - COLUMNS_TOLD:,} more"
+def _columns(numbers: Sequence[int]) -> str:
+    *most, last = [f"{number}" for number in numbers[:COLUMNS_NAMED_MAX]]
+    if len(numbers) > COLUMNS_NAMED_MAX:
+        most, last = [*most, last], f"{len(numbers) - COLUMNS_NAMED_MAX:,} more"
     return f"columns {', '.join(most)} and {last}" if most else f"column {last}"
 
 
-def _in_words(error: csv.Error) -> str:
-    # Its own words ask how the program has opened the file.
-    return "a CR that no LF follows" if "new-line character" in str(error) else str(error)
+def _csv_problem(error: csv.Error) -> str:
+    # The text for this case is about the mode in which Python opened the file.
+    return "a CR without an LF" if "new-line character" in str(error) else str(error)
 
 
-def _problems(error: ValidationError, asked: Fields, task: str) -> Iterator[str]:
-    """Yield what is wrong with the fields of a line. A name that isn't known isn't told."""
-    found = error.errors(include_input=False, include_url=False)
+def _problems(error: ValidationError, fields: Fields, task: str) -> Iterator[str]:
+    """Yield the problems of a line, without the names of unknown fields."""
     unknown = {
-        ".".join(map(str, one["loc"])): one["loc"]
-        for one in found
-        if one["type"] == "extra_forbidden"
+        field_name(each["loc"]): each["loc"]
+        for each in error.errors(include_input=False, include_url=False)
+        if each["type"] == "extra_forbidden"
     }
     for problem in problems_of(error):
-        *inside, name = unknown.get(problem.field, (problem.field,))
         if problem.field not in unknown:
-            yield f"{name}: {problem.message}"
-        elif inside:
-            yield f"{'.'.join(map(str, inside))}: has a field that isn't known"
+            yield f"{problem.field}: {problem.message}"
+            continue
+        *path, name = map(str, unknown[problem.field])
+        if path:
+            yield f"{'.'.join(path)}: has an unknown field"
         else:
-            yield f"its field {list(asked).index(str(name)) + 1} is none of {task}"
+            hint = did_you_mean(name, COMMANDS[task].model_fields)
+            yield f"its field {list(fields).index(name) + 1} is no field of {task}{hint}"
