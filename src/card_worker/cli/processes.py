@@ -15,6 +15,7 @@ from card_worker.settings import LogFormat, load_settings
 from card_worker.storage import leases, outbox
 from card_worker.storage.engine import begin, reading
 from card_worker.storage.leases import Lease
+from card_worker.storage.schema import SchemaOutdated
 from card_worker.wording import suggestion
 
 app = Typer()
@@ -196,7 +197,6 @@ def _working_relay(engine: Engine) -> Lease | None:
 def migrate() -> None:
     """Bring the database to the newest schema, completely or not at all. Repeating is harmless."""
     from card_worker.storage.migrations import upgrade
-    from card_worker.storage.schema import SchemaOutdated
 
     try:
         revision = upgrade(load_settings().database())
