@@ -99,21 +99,18 @@ def _has_secret_in_base64(piece: bytes) -> bool:
 def _masked_whole(raw: bytes, task: str | None = None) -> bytes:
     """Mask JSON by its structure, anything else by searching for fields."""
     try:
-        read = json.loads(raw)
-        kept = _masked_message(read, task)
+        message = json.loads(raw)
+        match message:
+            case [list(args), *rest] if _is_in(TASKS, task):
+                kept = [_hidden(args), *masked(rest, task)]
+            case _:
+                kept = masked(message, task)
     except (ValueError, RecursionError):
         return _masked_fields(raw)
-    if kept == read:
+    if kept == message:
         return raw
     text = json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace")
-
-
-def _masked_message(read: Any, task: str | None) -> Any:
-    match read:
-        case [list(args), *rest] if _is_in(TASKS, task):
-            return [_hidden(args), *masked(rest, task)]
-    return masked(read, task)
 
 
 def _masked_fields(raw: bytes) -> bytes:
