@@ -27,7 +27,7 @@ class NotBureauFile(Exception):
 
 
 class Values(NamedTuple):
-    """Tokens and PINs in clear, one for each card; empty where there is none."""
+    """Tokens and PINs in plain text, one for each card; empty where a card has none."""
 
     tokens: list[str]
     pins: list[str]
@@ -43,7 +43,7 @@ NO_VALUES = Values([], [])
 def split(
     values: Values, recipients: Sequence[str], pin_recipients: Sequence[str] | None
 ) -> Iterator[tuple[FileKind, Sequence[str], Values]]:
-    """Yield the files of a batch: their kind, its recipients, its values."""
+    """Yield the kind, the recipients and the values of each file of a batch."""
     if pin_recipients is None:
         yield FileKind.CODES, recipients, values
         return
@@ -60,16 +60,16 @@ def csv_lines(card_ids: Sequence[str], values: Values, types: Sequence[str]) -> 
     ends = plain.count("\r"), plain.count("\n")
     if '"' not in plain and plain.count(",") == 3 * len(rows) and ends == (len(rows), len(rows)):
         return plain.encode()
-    return _csv(rows)
+    return csv_of(rows)
 
 
 def write_csv(lines: Iterable[Line]) -> bytes:
     """Return the content of a bureau file with these lines."""
-    return _csv([COLUMNS, *([line[name] for name in COLUMNS] for line in lines)])
+    return csv_of([COLUMNS, *([line[name] for name in COLUMNS] for line in lines)])
 
 
 def read_csv(content: bytes) -> list[Line]:
-    """Return the lines of a bureau file that was opened. Raises NotBureauFile."""
+    """Return the lines of an opened bureau file. Raises NotBureauFile."""
     try:
         header, *rows = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
         lines = [dict(zip(header, row, strict=True)) for row in rows]
@@ -81,10 +81,10 @@ def read_csv(content: bytes) -> list[Line]:
 
 
 def file_name(account_id: str, batch_id: str, kind: FileKind, job: UUID | None = None) -> str:
-    """Return the name of a file of a batch, below the store: valid in any folder and store.
+    """Return the path of a file of a batch in the store.
 
-    `job` tells the files of several recalls apart. Percent-encoding leaves ASCII letters, digits
-    and `_.-~%`: names with other characters are free for other purposes.
+    `job` distinguishes the files of recalls. Names consist of ASCII letters, digits and `_.-~%`, so
+    names with other characters can be used for other purposes.
     """
     name = quote(batch_id, safe="")
     if name.endswith(".pins"):  # otherwise the file of the PINs of another batch has this name
@@ -100,7 +100,8 @@ def file_name(account_id: str, batch_id: str, kind: FileKind, job: UUID | None =
             return f"{account_id}/{name}.refused-{job}.csv"
 
 
-def _csv(rows: Iterable[Sequence[str]]) -> bytes:
+def csv_of(rows: Iterable[Sequence[str]]) -> bytes:
+    """Return rows as CSV."""
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     return text.getvalue().encode()

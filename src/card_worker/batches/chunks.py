@@ -1,25 +1,26 @@
-"""The chunks of a job: how they are requested, and how one is done.
+"""The chunks of a job: requests them, and does one.
 
-A chunk is one commit and is done once, however often it is requested and whatever fails. Which
-chunks are missing is stored in the database; messages only request them. A worker that has done a
-chunk requests the one AHEAD numbers later, so that a few are requested at a time and never all.
-Jobs of one batch are done one after the other: the end of one requests the next.
+A chunk is one commit. It is done once, however often it is requested and whatever fails. The
+database stores which chunks are missing; messages only request them. A worker that has done a chunk
+requests the one AHEAD numbers later, so that a few are requested at a time and never all. Jobs of
+one batch are done one after the other: the end of one requests the next.
 """
 
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Annotated, NamedTuple, TypeAlias
 from uuid import UUID
 
 import structlog
 from pydantic import Field
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
 from card_worker.batches.making import complete, make
 from card_worker.batches.recalling import recall, recalled
 from card_worker.batches.removing import give_up, remove, removed
-from card_worker.batches.work import Impossible, Stopped, Work
+from card_worker.batches.work import Impossible, Stopped, Work, card_ids
 from card_worker.contracts.batches import CARDS_PER_ORDER_MAX
 from card_worker.contracts.enums import Action, Reason
 from card_worker.contracts.events import PROBLEMS_MAX, Problem
@@ -36,7 +37,7 @@ from card_worker.storage.tables import cards
 AHEAD = 64
 """Number of chunks of a job that are requested at a time."""
 STALLED = timedelta(seconds=15)
-"""A job without activity for so long has lost its messages."""
+"""A job without activity for so long counts as having lost its messages."""
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +67,7 @@ class Chunk(NamedTuple):
 
 
 def first_chunks(engine: Engine, job_ids: Sequence[UUID]) -> list[Chunk]:
-    """Return the chunks to request first, of jobs that have been started."""
+    """Return the chunks to request first, of jobs that are not waiting for others."""
     with begin(engine) as (connection, _):
         found = [jobs.find_job(connection, id) for id in job_ids]
         started = [job for job in found if job is not None and jobs.is_in_turn(connection, job)]
@@ -78,7 +79,7 @@ def _first_chunks(job: Job) -> list[Chunk]:
 
 
 def stalled_chunks(engine: Engine) -> list[Chunk]:
-    """Return the chunks of stalled jobs to request again: the first of each sequence of chunks."""
+    """Return the chunks of stalled jobs to request again: the first one of each of AHEAD series."""
     chunks: list[Chunk] = []
     with begin(engine) as (connection, now):
         for job in jobs.find_stalled(connection, now, STALLED):
@@ -105,14 +106,13 @@ def do(
 ) -> list[Chunk]:
     """Do a chunk, unless it is done or another worker does it; return the chunks to request next.
 
-    The worker that has done a chunk has requested the next, unless it failed in between: `again`
-    says that this message was started before. So a chunk may be requested any number of times.
-    `throttle` is called between pieces of work. Raises errors that is_retryable or is_race accept
-    if the chunk may be tried again.
+    The worker that has done a chunk requests the next ones, unless it fails in between. So with
+    `again`, for a message that was started before, they are returned in any case; a chunk may be
+    requested any number of times. `throttle` is called between pieces of work. Raises errors that
+    is_retryable or is_race accept if the chunk may be tried again.
     """
     try:
-        with begin(engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):
-            work = _work(connection, chunk, now, issuer)
+        with _opened(engine, issuer, chunk, lock_timeout_ms=lock_timeout_ms) as work:
             if work is None:
                 return []
             done = _do(work._replace(throttle=throttle), chunk.number)
@@ -149,24 +149,34 @@ def _first_chunks_of_next(engine: Engine, chunk: Chunk) -> list[Chunk]:
 
 
 def note_error(engine: Engine, chunk: Chunk, why: str) -> None:
-    """Store why a batch makes no progress; operators see it."""
+    """Store why a batch makes no progress, for operators."""
     with begin(engine) as (connection, _):
         batch = find_batch(connection, chunk.account_id, chunk.batch_id, lock=True)
         if batch is not None and batch.busy:
             change_batch(connection, batch._replace(last_error=why))
 
 
-def _work(
-    connection: Connection, chunk: Chunk, now: datetime, issuer: SecretIssuer, *, lock: bool = False
-) -> Work | None:
-    """Return what the work on a chunk needs; None if its job has ended or is not the batch's."""
-    batch = find_batch(connection, chunk.account_id, chunk.batch_id, lock=lock)
-    job = jobs.find_job(connection, chunk.job)
-    if job is None or job.ended_at is not None or batch is None:
-        return None
-    if (job.account_id, job.batch_id) != (batch.account_id, batch.batch_id):
-        return None
-    return Work(connection, job, batch, now, issuer)
+@contextmanager
+def _opened(
+    engine: Engine,
+    issuer: SecretIssuer,
+    chunk: Chunk,
+    *,
+    lock: bool = False,
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
+) -> Iterator[Work | None]:
+    """Begin a commit for a chunk. Yield None if its job has ended or is not one of the batch.
+
+    `lock` locks the batch.
+    """
+    with begin(engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):
+        key = chunk.account_id, chunk.batch_id
+        batch = find_batch(connection, *key, lock=lock)
+        job = jobs.find_job(connection, chunk.job)
+        if not batch or not job or job.ended_at or (job.account_id, job.batch_id) != key:
+            yield None
+        else:
+            yield Work(connection, job, batch, now, issuer)
 
 
 def _do(work: Work, number: int) -> Job | None:
@@ -174,10 +184,8 @@ def _do(work: Work, number: int) -> Job | None:
 
     None: the chunk is done, another worker does it, or an earlier job of the batch has not ended.
     """
-    job = work.job
-    if not jobs.lock_chunk(work.connection, job, number):
-        return None
-    if not jobs.is_in_turn(work.connection, job):
+    connection, job = work.connection, work.job
+    if not jobs.lock_chunk(connection, job, number) or not jobs.is_in_turn(connection, job):
         return None
     if number != job.end:
         return CHUNK[job.action](work, number)
@@ -188,10 +196,9 @@ def _do(work: Work, number: int) -> Job | None:
 
 def _end_if_cancelled(engine: Engine, issuer: SecretIssuer, chunk: Chunk) -> None:
     """End a job whose order was cancelled before any card was made: there is nothing to remove."""
-    with begin(engine) as (connection, now):
-        work = _work(connection, chunk, now, issuer, lock=True)
+    with _opened(engine, issuer, chunk, lock=True) as work:
         if work is not None and not work.batch.busy:
-            jobs.end(connection, work.job, now)
+            jobs.end(work.connection, work.job, work.now)
 
 
 def _chunk(job: Job, number: int) -> Chunk:
@@ -200,23 +207,21 @@ def _chunk(job: Job, number: int) -> Chunk:
 
 def _taken(engine: Engine, issuer: SecretIssuer, chunk: Chunk) -> Impossible | None:
     """Return why a chunk cannot be made: cards with its ids exist. None if there are none."""
-    with begin(engine) as (connection, now):
-        work = _work(connection, chunk, now, issuer)
+    with _opened(engine, issuer, chunk) as work:
         if work is None or chunk.number >= work.job.end:
             return None
-        names = work.batch.card_ids(*work.job.span(chunk.number))
-        keys = [{"account_id": chunk.account_id, "card_id": name} for name in names]
-        found = find(connection, cards, ("card_id",), keys)()
+        _, ids = card_ids(work, chunk.number)
+        keys = [{"account_id": chunk.account_id, "card_id": id} for id in ids]
+        found = find(work.connection, cards, ("card_id",), keys)()
     message = Reason.CARD_EXISTS.text.rstrip(".")
     problems = [
-        Problem(field="card_id_pattern", message=f"{name}: {message}")
-        for name in sorted(name for (name,) in found)[:PROBLEMS_MAX]
+        Problem(field="card_id_pattern", message=f"{id}: {message}")
+        for id in sorted(id for (id,) in found)[:PROBLEMS_MAX]
     ]
     return Impossible(Reason.CARD_EXISTS, *problems) if problems else None
 
 
 def _give_up(engine: Engine, issuer: SecretIssuer, chunk: Chunk, why: Impossible) -> list[Chunk]:
-    with begin(engine) as (connection, now):
-        work = _work(connection, chunk, now, issuer, lock=True)
+    with _opened(engine, issuer, chunk, lock=True) as work:
         removal = None if work is None else give_up(work, why)
     return [] if removal is None else first_chunks(engine, [removal])

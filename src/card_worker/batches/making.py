@@ -1,4 +1,4 @@
-"""Making an order's cards: chunks of them, and the sealed file at the end."""
+"""Makes the cards of an order chunk by chunk, and their sealed files at the end."""
 
 from collections.abc import Iterator, Sequence
 from time import perf_counter
@@ -46,17 +46,18 @@ class Piece(NamedTuple):
     """A card like all of them, except for their ids."""
     ids: Sequence[bytes]
     order: Sequence[int]
-    """The places of the ids when they are sorted: rows inserted in this order are neighbours in the
-    indexes."""
+    """The indexes of `ids` when they are sorted. Rows are inserted in this order, which is that of
+    the indexes."""
 
 
 def make(work: Work, number: int) -> Job:
     """Make the cards of a chunk. Raises Stopped, Impossible, PepperMissing."""
     connection, job, batch, now, *_ = work
-    _check_jobs(batch)
+    if batch.state is not BatchState.RUNNING:
+        raise Stopped
     _check_peppers(work)
-    # If the server crashes, the chunk is missing and is requested again. But other commits would
-    # have to wait until this one is on the disk.
+    # If the server crashes, the chunk is missing and is requested again. Waiting for the disk would
+    # delay the commits of commands.
     wait_for_disk(connection, wait=work.throttle is not None)
     files: dict[int, bytes] = {}
     for first, count in _pieces(work, *job.span(number)):
@@ -89,13 +90,13 @@ def _pieces(work: Work, first: int, count: int) -> Iterator[tuple[int, int]]:
 def _make_piece(work: Work, first: int, count: int) -> list[bytes]:
     """Make some cards; return the lines with their secrets, for each file."""
     batch = work.batch
-    names, kinds = batch.card_ids(first, count), batch.types(first, count)
+    names, types = batch.card_ids(first, count), batch.types(first, count)
     ids = card_uuids(batch.account_id, names)
-    card = batch_card(batch, names[0], kinds[0], has_codes=batch.recipients is not None)
+    card = batch_card(batch, names[0], types[0], has_codes=batch.recipients is not None)
     card = card._replace(changed_at=card.time(work.now))
     columns: dict[str, ColumnValues] = {"id": ids, "card_id": names}
     if batch.card_list is not None:
-        columns["type"] = kinds
+        columns["type"] = types
     piece = Piece(card, ids, sorted(range(count), key=ids.__getitem__))
     insert_similar(work.connection, cards, card, columns, piece.order)
     if batch.recipients is None:
@@ -106,13 +107,14 @@ def _make_piece(work: Work, first: int, count: int) -> list[bytes]:
         problem = Problem(field="options.card_token.format", message=NONE_LEFT)
         raise Impossible(Reason.FORMAT_INVALID, problem)
     _insert_codes(work, request, piece, new_secrets)
-    return [csv_lines(names, part, kinds) for _, _, part in _split(batch, new_secrets.values)]
+    return [csv_lines(names, part, types) for _, _, part in _split(batch, new_secrets.values)]
 
 
 def complete(work: Work) -> None:
     """Seal the secrets of all chunks and complete the order. Raises Stopped, PepperMissing."""
     connection, job, batch, now, *_ = work
-    _check_jobs(batch)
+    if batch.state is not BatchState.RUNNING:
+        raise Stopped
     files = [] if batch.recipients is None else _seal(work)
     counted = add_created(connection, batch, 0)
     if counted is None:
@@ -126,18 +128,13 @@ def complete(work: Work) -> None:
     emit(work, data, EventType.BATCH_COMPLETED, "end")
 
 
-def _check_jobs(batch: Batch) -> None:
-    if batch.state is not BatchState.RUNNING:
-        raise Stopped
-
-
 def _check_peppers(work: Work) -> None:
     options, vault = _options(work.batch), work.issuer.vault
-    for is_wanted, peppers, setting in (
-        (options.card_token is not None, vault.tokens, "TOKEN_PEPPERS"),
-        (options.pin is not None, vault.pins, "PIN_PEPPERS"),
+    for option, peppers, setting in (
+        (options.card_token, vault.tokens, "TOKEN_PEPPERS"),
+        (options.pin, vault.pins, "PIN_PEPPERS"),
     ):
-        if is_wanted and peppers is None:
+        if option is not None and peppers is None:
             raise PepperMissing(f"a worker has no {setting}")
 
 
@@ -165,7 +162,7 @@ def _insert_codes(
 
 
 def _request(batch: Batch) -> SecretRequest:
-    """Return which secrets the cards of a batch get; without the cards."""
+    """Return the request for the secrets of a batch, without its cards."""
     options = _options(batch)
     token = options.card_token
     pin_recipients = batch.pin_recipients

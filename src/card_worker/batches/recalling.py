@@ -1,10 +1,10 @@
-"""Recalling cards: each is handled by the command for a single card."""
+"""Recalls cards: handles the command for a single card for each of them."""
 
-import csv
-import io
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from card_worker.batches.work import Work, add_file, card_ids, emit, emit_progress, new_file
+from card_worker.bureau_file import csv_of
 from card_worker.contracts.cards import WithdrawCard
 from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import Action, EventType, Reason
@@ -23,41 +23,50 @@ from card_worker.storage.batches import change_batch, find_batch
 from card_worker.storage.json_rows import find
 from card_worker.storage.tables import cards
 
+Recalled: TypeAlias = (
+    RecalledBlock | RecalledUnblock | RecalledClose | RecalledUpdate | WithdrawCard
+)
+
+COMMANDS: dict[Action, type[Recalled]] = {
+    Action.BLOCK: RecalledBlock,
+    Action.UNBLOCK: RecalledUnblock,
+    Action.CLOSE: RecalledClose,
+    Action.EXTEND: RecalledUpdate,
+    Action.CANCEL: WithdrawCard,
+}
 ALREADY = {
     Action.BLOCK: Reason.CARD_BLOCKED,
     Action.UNBLOCK: Reason.CARD_NOT_BLOCKED,
     Action.CLOSE: Reason.CARD_CLOSED,
     Action.CANCEL: Reason.CARD_CLOSED,
 }
-"""The reason for which a card is refused that needs no change."""
+"""The reason of the refusal if a card already is as the recall wants it."""
 HEAD = b"card_id,reason\r\n"
 
 
 def recall(work: Work, number: int) -> Job:
     """Recall the cards of a chunk."""
     connection, job, batch, now, issuer, _ = work
-    first, names = card_ids(work, number)
-    commands = [
-        _command(job, name, f"{job.id.hex}-{at}") for at, name in enumerate(names, start=first)
-    ]
-    already = _extended(work, names)
+    first, ids = card_ids(work, number)
+    commands = [_command(job, id, f"{job.id.hex}-{at}") for at, id in enumerate(ids, start=first)]
+    already = _extended(work, ids)
     answers = handle(connection, commands, now, issuer)
     refused = []
-    for name, answer in zip(names, answers, strict=True):
+    for id, answer in zip(ids, answers, strict=True):
         if answer.reason is None:
-            already.discard(name)
+            already.discard(id)
         elif answer.reason is ALREADY.get(job.action):
-            already.add(name)
-        elif name not in already:
-            refused.append([name, answer.reason.value])
+            already.add(id)
+        elif id not in already:
+            refused.append([id, answer.reason.value])
     jobs.finish_chunk(connection, job, number, now, refused=refused or None)
-    done = len(names) - len(already) - len(refused)
+    done = len(ids) - len(already) - len(refused)
     counts = {"done": done, "already": len(already), "refused": len(refused)}
     return emit_progress(work, jobs.count_chunk(connection, job, now, **counts), batch)
 
 
 def recalled(work: Work) -> None:
-    """Emit the totals of a recall, and list the cards that were refused."""
+    """Emit the totals of a recall, and add the file of the cards that were refused."""
     connection, job, now = work.connection, work.job, work.now
     batch = find_batch(connection, job.account_id, job.batch_id, lock=True)
     assert batch is not None
@@ -76,43 +85,33 @@ def recalled(work: Work) -> None:
 
 
 def _command(job: Job, card_id: str, command_id: str) -> Command:
-    about = {
+    fields: dict[str, object] = {
         "account_id": job.account_id,
         "card_id": card_id,
         "command_id": command_id,
         "created_by": job.created_by,
         "originated_by": job.originated_by,
     }
-    match job.action:
-        case Action.BLOCK:
-            return RecalledBlock.model_validate({**about, "reason": job.reason})
-        case Action.UNBLOCK:
-            return RecalledUnblock.model_validate({**about, "reason": job.reason})
-        case Action.CLOSE:
-            return RecalledClose.model_validate({**about, "reason": job.reason})
-        case Action.EXTEND:
-            return RecalledUpdate.model_validate({**about, "expires_at": job.expires_at})
-        case Action.CANCEL:
-            return WithdrawCard.model_validate({**about, "reason": job.reason})
-        case Action.MAKE | Action.REMOVE:
-            raise AssertionError(f"no command can {job.action} a card")
+    if job.action is Action.EXTEND:
+        fields["expires_at"] = job.expires_at
+    else:
+        fields["reason"] = job.reason
+    return COMMANDS[job.action].model_validate(fields)
 
 
-def _extended(work: Work, names: Sequence[str]) -> set[str]:
-    """Return the cards that have the new expiry already."""
+def _extended(work: Work, ids: Sequence[str]) -> set[str]:
+    """Return the ids of the cards that already have the new expiry."""
     job = work.job
     if job.action is not Action.EXTEND:
         return set()
-    keys = [{"account_id": job.account_id, "card_id": name} for name in names]
+    keys = [{"account_id": job.account_id, "card_id": id} for id in ids]
     found = find(work.connection, cards, ("card_id", "expires_at"), keys)()
-    return {name for name, expires_at in found if expires_at == job.expires_at}
+    return {id for id, expires_at in found if expires_at == job.expires_at}
 
 
 def _list_refused(work: Work) -> File:
     parts = new_file(work, FileKind.REFUSED)
     parts.write(HEAD)
-    for left in jobs.chunk_results(work.connection, work.job):
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows(left.refused or ())
-        parts.write(text.getvalue().encode())
+    for result in jobs.chunk_results(work.connection, work.job):
+        parts.write(csv_of(result.refused or ()))
     return add_file(work, FileKind.REFUSED, parts, cards=work.job.refused)

@@ -1,4 +1,4 @@
-"""Removing the cards of an order that is cancelled before it is complete."""
+"""Removes the cards of an order that was cancelled before it was complete."""
 
 from uuid import UUID
 
@@ -49,7 +49,7 @@ def remove(work: Work, number: int) -> Job:
     """Remove the cards of a chunk."""
     connection, job, batch, now, *_ = work
     _, names = card_ids(work, number)
-    # Other cards may have these ids: because of them the order was cancelled.
+    # Some of these card_ids may belong to other cards, which are the reason of the cancellation.
     ids = [UUID(bytes=id) for id in card_uuids(batch.account_id, names)]
     removed = remove_cards(connection, batch, ids)
     jobs.finish_chunk(connection, job, number, now)

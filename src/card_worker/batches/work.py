@@ -1,4 +1,4 @@
-"""The work on one chunk, or on the end of a job: one commit, one batch."""
+"""The work on one chunk, or on the end of a job: one commit for one batch."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -58,7 +58,7 @@ def card_ids(work: Work, number: int) -> tuple[int, list[str]]:
 def add_file(
     work: Work, kind: FileKind, parts: PartsWriter, *, cards: int, recipients: Sequence[str] = ()
 ) -> File:
-    """Add a file, all parts of which were written."""
+    """Add the row of a file whose content was written to `parts`."""
     parts.finish()
     file = File(
         name=parts.name,
@@ -82,7 +82,7 @@ def new_file(work: Work, kind: FileKind) -> PartsWriter:
 
 
 def emit_progress(work: Work, job: Job, batch: Batch) -> Job:
-    """Emit the progress of a job, unless that was done a moment ago or the job is about to end."""
+    """Emit the progress of a job, at most once in PROGRESS_INTERVAL, and not before its end."""
     if work.now - job.last_progress_at >= PROGRESS_INTERVAL and job.open_chunks:
         data = about_job(job, batch)
         if job.action is not Action.MAKE:
