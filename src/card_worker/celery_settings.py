@@ -38,50 +38,45 @@ if _results is not None:  # otherwise the event is the only answer
     redis_username, redis_password = _results.user, _results.password
     redis_backend_use_ssl = _results.tls_options
 
-broker_transport = TRANSPORT  # loses nothing, takes many at once
+broker_transport = TRANSPORT
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None  # unlimited
 broker_transport_options = {
     "messages_max": _settings.group_max,
     "strict": True,  # an invalid message becomes a dead letter, unchanged
-    # The only queues that the messages of a dead worker go back to.
+    # The queues to which the messages of a dead worker may return.
     "queue_names": sorted({*QUEUES.values(), *_also}),
-    # Seconds. Without them a half-open connection wedges a worker for minutes.
+    # Seconds. Without them a half-open connection blocks a worker for minutes.
     "socket_timeout": 5,
     "socket_connect_timeout": 3,
     "socket_keepalive": True,
     "health_check_interval": 5,
 }
-redis_socket_timeout = 1  # seconds, of the result backend: no group waits longer for it
+redis_socket_timeout = 1  # seconds that a group waits for the result backend
 redis_socket_connect_timeout = 1
 redis_backend_health_check_interval = 5
 
 # --- Queues: a sale never waits behind an order of cards -----------------------------------------
 task_default_queue = "cards"
-# Each with its own exchange and key, as a Celery client declares a queue that it knows by name.
+# The same exchange and routing key that any Celery client declares for a queue.
 task_queues = [Queue(name, Exchange(name), name) for name in sorted(set(QUEUES.values()))]
 task_routes = {task: {"queue": queue} for task, queue in (QUEUES | QUERY_QUEUES).items()}
 task_create_missing_queues = False  # a misspelt queue is an error
 
-# --- Messages ---------------------------------------------------------------------------------
 accept_content = ["json"]
-task_serializer = "json"
-result_serializer = "json"
-result_accept_content = ["json"]
 
 # --- Acknowledgement --------------------------------------------------------------------------
 task_acks_late = True  # after the commit
 task_reject_on_worker_lost = True  # prefork: the message of a killed child goes back
-task_acks_on_failure_or_timeout = True  # a failed message is kept as a dead letter
-task_ignore_result = False  # a producer may set ignore_result
+task_acks_on_failure_or_timeout = True  # a failed message is stored as a dead letter
 worker_prefetch_multiplier = _settings.group_max  # one group
-worker_cancel_long_running_tasks_on_connection_loss = False  # stops workers that aren't prefork
+worker_cancel_long_running_tasks_on_connection_loss = False  # it would stop the solo pool
 
 # --- Worker --------------------------------------------------------------------------------------
-# One process, one group at a time. Run more workers side by side, as processes or containers.
+# One process that handles one group at a time. To scale, run more workers.
 worker_pool = "solo"
-# For child processes: --pool processes --concurrency 4. Celery treats `--pool prefork` as its
-# default, which this setting overrides.
+# For child processes: --pool processes --concurrency 4. `--pool prefork` has no effect: for Celery
+# it means the default, which the setting above overrides.
 worker_concurrency = 1
 worker_consumer = "card_worker.worker.tasks:Consumer"  # unreadable messages become dead letters
 worker_enable_remote_control = True  # inspection only; other commands are ignored
@@ -89,20 +84,18 @@ worker_hijack_root_logger = False
 worker_redirect_stdouts = False
 
 # --- Monitoring ----------------------------------------------------------------------------------
-# Flower turns them on when it starts, and every few seconds.
+# Flower turns task events on.
 worker_send_task_events = False
 task_send_sent_event = False
 
 # --- Sweeps -------------------------------------------------------------------------------------
-timezone = "UTC"
-enable_utc = True
-# Keeps nothing on disk: after a restart the next sweep comes one interval later.
+# Stores nothing on disk: after a restart the next sweep comes one interval later.
 beat_scheduler = "card_worker.worker.beat:Scheduler"
 beat_schedule = {
     sweep: {
         "task": sweep,
         "schedule": every(_settings.sweep_interval_s),
-        "options": {"retry": False},  # the scheduler itself tries again
+        "options": {"retry": False},  # the scheduler itself retries
     }
     for sweep in SWEEPS
 }

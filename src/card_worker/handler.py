@@ -1,4 +1,4 @@
-"""The path that every command takes: claim its key, load, decide, apply the events, save."""
+"""Handles commands: claims their keys, loads, decides, applies the events, saves."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -31,13 +31,12 @@ from card_worker.storage.pipeline import Pending
 from card_worker.storage.saving import save
 
 NO_SECRETS = SecretIssuer(Vault())
-Digests: TypeAlias = dict[Key, str]
 Released: TypeAlias = dict[tuple[UUID, ...], Books]
-"""Books after the release of holds, by the ids of its events."""
+"""Books after expired holds were released, by the ids of the events that do so."""
 
 
 class _Request(NamedTuple):
-    """A command under the key that its answer has."""
+    """A command, and the idempotency key of its answer."""
 
     command: Command
     needs: Needs
@@ -46,7 +45,7 @@ class _Request(NamedTuple):
 
 
 Claimed: TypeAlias = tuple[list[_Request], frozenset[Key]]
-"""The requests of a group, and which of their keys were claimed now."""
+"""The requests of a group, and those of their keys that no commit had claimed before."""
 
 
 def handle(
@@ -55,17 +54,17 @@ def handle(
     now: datetime,
     issuer: SecretIssuer = NO_SECRETS,
 ) -> list[Answer]:
-    """Answer `commands`, in their order, within the open commit of `connection`.
+    """Answer `commands` within the open commit of `connection`; return the answers in their order.
 
-    A command that was handled before gets its stored answer, also when it is twice in the list. A
-    key that is used again with other content is refused, and that refusal is stored like any other.
-    The number of SQL statements does not depend on the number of commands, but for slices of very
-    large groups. PIN attempts must be stored before (`store_pin_attempts`). `issuer` makes the
-    secrets that commands request.
+    A command that was handled before, or earlier in the list, gets the same answer again. A key
+    that is used again with other content is refused, and this refusal is stored like any other.
+    The number of SQL statements does not depend on the number of commands, except that very large
+    groups are saved in slices. PIN attempts must have been stored before (`store_pin_attempts`).
+    `issuer` issues the secrets that commands request.
 
     `now` is the time of the commit. A command on a card with a later event gets the time of that.
 
-    Raises what is_retryable or is_race recognises when the whole may be tried again.
+    Raises errors that is_retryable or is_race accept if all of it may be tried again.
     """
     needed = [needs(command) for command in commands]
     loading = load(connection, needed, now)
@@ -81,7 +80,11 @@ def handle(
         for request in requests:
             if request.key not in fresh and isinstance(request.command, CreateTransaction):
                 record_attempt(books, request.command, None, now)
-    open_requests = [request for request in _once_each(requests) if request.key in fresh]
+    first: dict[Key, _Request] = {}
+    for request in requests:
+        if request.key in fresh:
+            first.setdefault(request.key, request)
+    open_requests = list(first.values())
     released: Released = {}
     for requests_in_slice in slices(connection, open_requests):
         emitted = [
@@ -109,10 +112,10 @@ def _decide(
 
 
 def _emit(books: Books, request: _Request, decision: Decision, released: Released) -> list[Answer]:
-    """Apply the events of a decision; return them in public form, the answer among them."""
+    """Apply the events of a decision; return their public forms, including the answer."""
     command = request.command
     if type(command) is CreateTransaction:
-        # Also without a PIN: the group may have the same command once more, with one.
+        # Also without a PIN: the group may contain the same command with a PIN as well.
         record_attempt(books, command, decision.pin_check, decision.answer.at)
     if command.dry_run:
         books = _aside(books, decision, released)
@@ -122,10 +125,10 @@ def _emit(books: Books, request: _Request, decision: Decision, released: Release
 
 
 def _aside(books: Books, decision: Decision, released: Released) -> Books:
-    """Return books for a dry run, with the events before its answer applied.
+    """Return a copy of the books for a dry run, with the events before its answer applied.
 
-    Those are the release of expired holds on its cards. The result is kept in `released` for
-    further dry runs on the same cards: a list may have 1,000 of them.
+    These release expired holds on its cards. The result is cached in `released` for further dry
+    runs on the same cards: a list may have 1,000 of them.
     """
     if not decision.before:
         return books.aside()
@@ -141,12 +144,12 @@ def _aside(books: Books, decision: Decision, released: Released) -> Books:
 def _claim(
     connection: Connection, commands: Sequence[Command], needed: Sequence[Needs], now: datetime
 ) -> Pending[Claimed]:
-    """Claim the keys of commands, as `claim_keys` does."""
+    """Claim the keys of commands, and derived keys for those that conflict."""
     known = [
         (command, needs, *key_and_digest(command))
         for command, needs in zip(commands, needed, strict=True)
     ]
-    first: Digests = {}
+    first = dict[Key, str]()
     for _, _, key, digest in known:
         first.setdefault(key, digest)
     claiming = claim_keys(connection, first, now)
@@ -166,10 +169,3 @@ def _claim(
         return requests, claimed.fresh | claim_keys(connection, conflicts, now)().fresh
 
     return wait
-
-
-def _once_each(requests: Sequence[_Request]) -> list[_Request]:
-    first: dict[Key, _Request] = {}
-    for request in requests:
-        first.setdefault(request.key, request)
-    return list(first.values())

@@ -1,4 +1,4 @@
-"""Answer queries. They change nothing, except that they count PIN attempts."""
+"""Answers queries. They change nothing except the count of PIN attempts."""
 
 import json
 from datetime import datetime
@@ -33,7 +33,7 @@ QueryResult: TypeAlias = dict[str, Any]
 
 
 def answer_query(connection: Connection, query: Query | InvalidCommand) -> QueryResult:
-    """Return the result of a query, or `{reason, message}` when it is refused."""
+    """Return the result of a query without a token or PIN, `{reason, message}` if it is refused."""
     match query:
         case InvalidCommand():
             problems = [problem.model_dump() for problem in query.problems]
@@ -56,7 +56,7 @@ def answer_query(connection: Connection, query: Query | InvalidCommand) -> Query
 def answer_card_query(connection: Connection, query: CardQuery, now: datetime) -> QueryResult:
     """Return the result of a query with a token or a PIN, within the open commit.
 
-    The PIN attempt must be stored before, as a command's. Wrong PINs count in the same way.
+    As for commands, the PIN attempt must have been stored before, and a wrong PIN counts.
     """
     needed = needs_access(query)
     books = load(connection, [needed], now)()
@@ -77,7 +77,7 @@ def answer_card_query(connection: Connection, query: CardQuery, now: datetime) -
 
 
 def _is_busy(connection: Connection, account_id: str, card_id: str, card: Card | None) -> bool:
-    """Say whether the batch of a card is creating, removing or withdrawing it."""
+    """Return whether a job is creating, removing or withdrawing the card."""
     key = account_id, card_id
     orders = find_busy(connection, [account_id])()
     reserved = find_reserved(connection, [key], orders)()

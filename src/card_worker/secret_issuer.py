@@ -28,7 +28,7 @@ from card_worker.domain.ids import card_uuid
 from card_worker.domain.rows import File, FilePart
 from card_worker.secrets.drawing import PREFIX, draw_pins, draw_tokens, mask
 from card_worker.secrets.formats import PinFormat, TokenFormat
-from card_worker.secrets.peppers import Hash, Hashes
+from card_worker.secrets.peppers import Hashes
 from card_worker.secrets.sealing import Recipient, read_recipients, seal, seal_text
 from card_worker.secrets.vault import Vault
 from card_worker.storage.json_rows import find
@@ -62,15 +62,8 @@ class NewSecrets(NamedTuple):
 
     def issued(self) -> IssuedSecrets:
         """Return what is stored, with one entry for each card."""
-        issued = IssuedSecrets()
-        if self.tokens is not None:
-            kid, digests = self.tokens
-            hashes = (Hash(kid, digest) for digest in digests)
-            issued = issued._replace(tokens=tuple(zip(hashes, self.masked_codes, strict=True)))
-        if self.pins is not None:
-            kid, digests = self.pins
-            issued = issued._replace(pins=tuple(Hash(kid, digest) for digest in digests))
-        return issued
+        tokens = zip(self.tokens.each(), self.masked_codes, strict=True) if self.tokens else ()
+        return IssuedSecrets(tuple(tokens), tuple(self.pins.each()) if self.pins else ())
 
 
 class SecretIssuer:

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from card_worker.files_url import read_files_url
@@ -64,28 +64,20 @@ def _database_url(url: str) -> str:
     except (ArgumentError, ValueError):
         raise ValueError("is not a database URL, or the port is not a number") from None
     if parsed.get_backend_name() == "sqlite":
-        _check_sqlite(parsed)
-    else:
-        _check_postgresql(parsed)
-    return url
-
-
-def _check_sqlite(url: URL) -> None:
-    if url.query:
-        raise ValueError("must have no options")
-    name = (url.database or "").strip()
-    if not name or name.startswith((":memory:", "file:")):
-        raise ValueError("must name a file, sqlite:///file; a database in memory would be lost")
-
-
-def _check_postgresql(url: URL) -> None:
-    if url.port is not None and not 1 <= url.port <= 65535:
+        name = (parsed.database or "").strip()
+        if parsed.query:
+            raise ValueError("must have no options")
+        if not name or name.startswith((":memory:", "file:")):
+            raise ValueError("must name a file, sqlite:///file; a database in memory would be lost")
+        return url
+    if parsed.port is not None and not 1 <= parsed.port <= 65535:
         raise ValueError("the port must be a number from 1 to 65535")
     try:
-        _, options = url.get_dialect()().create_connect_args(url)
+        _, options = parsed.get_dialect()().create_connect_args(parsed)
         make_conninfo("", **options)
     except (ArgumentError, ProgrammingError):
         raise ValueError("has an option that libpq doesn't know, or an invalid one") from None
+    return url
 
 
 def _comma_separated(check: Callable[[list[str]], object]) -> BeforeValidator:

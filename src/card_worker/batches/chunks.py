@@ -17,9 +17,9 @@ from pydantic import Field
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
-from card_worker.batches.making import complete, make
-from card_worker.batches.recalling import recall, recalled
-from card_worker.batches.removing import give_up, remove, removed
+from card_worker.batches.making import complete_order, make_chunk
+from card_worker.batches.recalling import end_recall, recall_chunk
+from card_worker.batches.removing import cancel_order, end_removal, remove_chunk
 from card_worker.batches.work import Impossible, Stopped, Work, card_ids
 from card_worker.contracts.batches import CARDS_PER_ORDER_MAX
 from card_worker.contracts.enums import Action, Reason
@@ -42,14 +42,14 @@ STALLED = timedelta(seconds=15)
 log = structlog.get_logger(__name__)
 
 CHUNK: dict[Action, Callable[[Work, int], Job]] = {
-    **dict.fromkeys(Action, recall),
-    Action.MAKE: make,
-    Action.REMOVE: remove,
+    **dict.fromkeys(Action, recall_chunk),
+    Action.MAKE: make_chunk,
+    Action.REMOVE: remove_chunk,
 }
 END: dict[Action, Callable[[Work], None]] = {
-    **dict.fromkeys(Action, recalled),
-    Action.MAKE: complete,
-    Action.REMOVE: removed,
+    **dict.fromkeys(Action, end_recall),
+    Action.MAKE: complete_order,
+    Action.REMOVE: end_removal,
 }
 
 
@@ -123,13 +123,13 @@ def do(
         note_error(engine, chunk, str(why))
         return []
     except Impossible as why:
-        return _give_up(engine, issuer, chunk, why)
+        return _cancel_order(engine, issuer, chunk, why)
     except IntegrityError:
         # Another commit may have inserted cards with these ids.
         taken = _taken(engine, issuer, chunk)
         if taken is None:
             raise
-        return _give_up(engine, issuer, chunk, taken)
+        return _cancel_order(engine, issuer, chunk, taken)
     if done is None and not again:
         return []
     job = done or work.job
@@ -221,7 +221,9 @@ def _taken(engine: Engine, issuer: SecretIssuer, chunk: Chunk) -> Impossible | N
     return Impossible(Reason.CARD_EXISTS, *problems) if problems else None
 
 
-def _give_up(engine: Engine, issuer: SecretIssuer, chunk: Chunk, why: Impossible) -> list[Chunk]:
+def _cancel_order(
+    engine: Engine, issuer: SecretIssuer, chunk: Chunk, why: Impossible
+) -> list[Chunk]:
     with _opened(engine, issuer, chunk, lock=True) as work:
-        removal = None if work is None else give_up(work, why)
+        removal = None if work is None else cancel_order(work, why)
     return [] if removal is None else first_chunks(engine, [removal])

@@ -50,7 +50,7 @@ class Piece(NamedTuple):
     the indexes."""
 
 
-def make(work: Work, number: int) -> Job:
+def make_chunk(work: Work, number: int) -> Job:
     """Make the cards of a chunk. Raises Stopped, Impossible, PepperMissing."""
     connection, job, batch, now, *_ = work
     if batch.state is not BatchState.RUNNING:
@@ -110,7 +110,7 @@ def _make_piece(work: Work, first: int, count: int) -> list[bytes]:
     return [csv_lines(names, part, types) for _, _, part in _split(batch, new_secrets.values)]
 
 
-def complete(work: Work) -> None:
+def complete_order(work: Work) -> None:
     """Seal the secrets of all chunks and complete the order. Raises Stopped, PepperMissing."""
     connection, job, batch, now, *_ = work
     if batch.state is not BatchState.RUNNING:

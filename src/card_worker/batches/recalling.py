@@ -44,7 +44,7 @@ ALREADY = {
 HEAD = b"card_id,reason\r\n"
 
 
-def recall(work: Work, number: int) -> Job:
+def recall_chunk(work: Work, number: int) -> Job:
     """Recall the cards of a chunk."""
     connection, job, batch, now, issuer, _ = work
     first, ids = card_ids(work, number)
@@ -65,7 +65,7 @@ def recall(work: Work, number: int) -> Job:
     return emit_progress(work, jobs.count_chunk(connection, job, now, **counts), batch)
 
 
-def recalled(work: Work) -> None:
+def end_recall(work: Work) -> None:
     """Emit the totals of a recall, and add the file of the cards that were refused."""
     connection, job, now = work.connection, work.job, work.now
     batch = find_batch(connection, job.account_id, job.batch_id, lock=True)

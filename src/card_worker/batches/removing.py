@@ -17,7 +17,7 @@ from card_worker.storage.bulk_write import write
 log = structlog.get_logger(__name__)
 
 
-def give_up(work: Work, why: Impossible) -> UUID | None:
+def cancel_order(work: Work, why: Impossible) -> UUID | None:
     """Cancel an order that cannot be made; return the id of the job that removes its cards."""
     connection, job, batch, now, *_ = work
     if batch.state is not BatchState.RUNNING:
@@ -45,7 +45,7 @@ def give_up(work: Work, why: Impossible) -> UUID | None:
     return removal
 
 
-def remove(work: Work, number: int) -> Job:
+def remove_chunk(work: Work, number: int) -> Job:
     """Remove the cards of a chunk."""
     connection, job, batch, now, *_ = work
     _, names = card_ids(work, number)
@@ -56,7 +56,7 @@ def remove(work: Work, number: int) -> Job:
     return jobs.count_chunk(connection, job, now, done=removed)
 
 
-def removed(work: Work) -> None:
+def end_removal(work: Work) -> None:
     """End the removal: the ids of the cards may be used again."""
     connection, job, now = work.connection, work.job, work.now
     batch = find_batch(connection, job.account_id, job.batch_id, lock=True)

@@ -1,7 +1,5 @@
 """The scenario of the demo: sends messages one by one, and checks the events of each."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -10,6 +8,7 @@ from itertools import islice
 from typing import Any, TypeAlias
 from uuid import UUID
 
+from card_worker.bureau_file import Line, read_csv
 from card_worker.client import Client
 from card_worker.contracts.batches import BatchCard, CreateBatch
 from card_worker.contracts.cards import ActivateCard, BlockCard, CloseCard, CreateCard, ReplaceCard
@@ -67,7 +66,7 @@ class Till:
     """Descriptions of unexpected events."""
     bureau: KeyPair = field(default_factory=new_key_pair)
     """The key pair of the bureau, which prints the cards: files are sealed to it."""
-    printed: list[dict[str, str]] = field(default_factory=list)
+    printed: list[Line] = field(default_factory=list)
     """The lines of the bureau file."""
 
     def send_with(
@@ -132,7 +131,7 @@ def _order(till: Till) -> None:
 def _sell(till: Till) -> datetime:
     """Send sales that are accepted; return when the first card expires."""
     expires_at = datetime.now(UTC) + timedelta(seconds=EXPIRES_IN_S)
-    short = _sale("sale-1", _card(1), 5_000, Currency.EUR, expires_at)
+    short = _sale("sale-1", _card(1), 5_000, currency=Currency.EUR, expires_at=expires_at)
     till.send(f"{_described(short)} for {EXPIRES_IN_S} s", short, "card.activated")
     sale = _sale("sale-2", _card(2), 50_000)
     till.send(_described(sale), sale, "card.activated")
@@ -201,7 +200,9 @@ def _use_codes(till: Till) -> None:
     )
     purpose = f"{PRINTED} cards with token and PIN"
     till.send(purpose, order, "batch.completed", about=f"{names[0]} .. {PRINTED}")
-    till.printed = _open_file(till)
+    file = till.stack.files / ACCOUNT / "order-2.csv.age"
+    till.stack.wait_until(file.exists, "the file of the order", ANSWER_MAX_S)
+    till.printed = read_csv(open_sealed([till.bureau.identity], file.read_bytes()))
     card = till.printed[0]
     sale = _sale("sale-6", names[0], 20_000)
     till.send(_described(sale), sale, "card.activated")
@@ -222,14 +223,6 @@ def _use_codes(till: Till) -> None:
     token = json.loads(opened)["token"]
     pay("pay 30.00 by that token", "pay-3", token, pin, "card.drawn_down")
     pay("use that token again", "pay-4", token, pin, "token_spent")
-
-
-def _open_file(till: Till) -> list[dict[str, str]]:
-    """Open the bureau file with the bureau's identity; return its lines."""
-    file = till.stack.files / ACCOUNT / "order-2.csv.age"
-    till.stack.wait_until(file.exists, "the file of the order", ANSWER_MAX_S)
-    plain = open_sealed([till.bureau.identity], file.read_bytes()).decode()
-    return list(csv.DictReader(io.StringIO(plain, newline="")))
 
 
 def _send_unreadable(till: Till) -> DeadLetter:
@@ -269,16 +262,9 @@ def _expire(till: Till, expires_at: datetime) -> None:
     )
 
 
-def _sale(
-    command_id: str,
-    card_id: str,
-    amount: int,
-    currency: Currency = Currency.NOK,
-    expires_at: datetime | None = None,
-) -> ActivateCard:
-    return ActivateCard(
-        **_ids(command_id), card_id=card_id, amount=amount, currency=currency, expires_at=expires_at
-    )
+def _sale(command_id: str, card_id: str, amount: int, **fields: Any) -> ActivateCard:
+    fields = {"currency": Currency.NOK, **fields}
+    return ActivateCard(**_ids(command_id), card_id=card_id, amount=amount, **fields)
 
 
 def _described(sale: ActivateCard) -> str:
@@ -287,8 +273,8 @@ def _described(sale: ActivateCard) -> str:
 
 def _payment(ref_id: str, amount: int, **fields: Any) -> CreateTransaction:
     """Return a payment, or with `pending=True` a hold, by default on the second card."""
-    card = {"card_id": _card(2), "currency": Currency.NOK}
-    return CreateTransaction(**_ref_ids(ref_id), amount=amount, **card | fields)
+    fields = {"card_id": _card(2), "currency": Currency.NOK, **fields}
+    return CreateTransaction(**_ref_ids(ref_id), amount=amount, **fields)
 
 
 def _transaction_id(events: list[Event]) -> UUID:

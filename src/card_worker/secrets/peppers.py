@@ -5,7 +5,7 @@ import binascii
 import hmac
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from typing import NamedTuple
 from uuid import UUID
@@ -40,6 +40,9 @@ class Hashes(NamedTuple):
 
     kid: str
     digests: list[str]
+
+    def each(self) -> Iterator[Hash]:
+        return (Hash(self.kid, digest) for digest in self.digests)
 
 
 class Peppers:
