@@ -1,4 +1,4 @@
-"""What a stack that was killed has left is removed; what runs, or isn't ours, is left alone."""
+"""The folder of an embedded system: rights, and the removal of abandoned ones."""
 
 import fcntl
 import stat
@@ -16,7 +16,7 @@ def left(folder: Path, *, keys: bool = True) -> Path:
     return folder
 
 
-def test_only_folders_that_nobody_holds_are_removed(tmp_path: Path) -> None:
+def test_only_unlocked_folders_are_removed(tmp_path: Path) -> None:
     dead, alive = left(tmp_path / "dead"), left(tmp_path / "alive")
     new = left(tmp_path / "new", keys=False)
     elsewhere = left(tmp_path / "elsewhere")
@@ -33,7 +33,7 @@ def test_only_folders_that_nobody_holds_are_removed(tmp_path: Path) -> None:
     assert not alive.exists()
 
 
-def test_nobody_else_may_look_into_a_stack_s_folder(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_folder(tmp_path: Path) -> None:
     new, there = tmp_path / "new", tmp_path / "there"
     there.mkdir(mode=0o755)
     for folder in (new, there):

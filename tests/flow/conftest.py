@@ -1,4 +1,4 @@
-"""Systems that the tests of a module share, and systems of a test's own."""
+"""Systems that the tests of a module share, and systems for single tests."""
 
 import gc
 from collections.abc import Generator, Iterator

@@ -1,4 +1,4 @@
-"""Defects, planted where no code of ours is replaced: in the database."""
+"""Defects that are planted in the database, so that no code of ours is replaced."""
 
 from sqlalchemy import Engine, text
 

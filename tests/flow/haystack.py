@@ -1,4 +1,4 @@
-"""Looking for known values in all that is left behind: plain, in base64, hex, reversed."""
+"""Searches for known values in everything that is left behind: plain, in base64, hex, reversed."""
 
 import base64
 import subprocess

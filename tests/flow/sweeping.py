@@ -1,4 +1,4 @@
-"""Sweeps from their beginning to their end, slice by slice as workers do them."""
+"""Runs sweeps from beginning to end, slice by slice as workers do."""
 
 from typing import Protocol
 

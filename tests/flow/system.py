@@ -1,4 +1,4 @@
-"""A whole system for a test: broker, database and the parts it starts, with words to ask it by."""
+"""A complete system for a test: broker, database, the processes it starts, and helpers."""
 
 import base64
 import json

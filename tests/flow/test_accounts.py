@@ -1,4 +1,4 @@
-"""A tenant's own rules: set by the command line, held by the worker."""
+"""The rules of an account: set with the command line, applied by the worker."""
 
 import re
 
@@ -31,7 +31,7 @@ def test_an_account_needs_no_set_up(running: System) -> None:
     assert rules == RULES | {"account_id": OTHER}
 
 
-def test_what_is_set_is_held_and_the_rest_stays(running: System) -> None:
+def test_rules_that_are_set_apply_and_others_stay(running: System) -> None:
     (rules,) = running.cli_json("account", "set", ACCOUNT, "--load-max", "500")
     assert rules == RULES | {"load_max": 500}
     (rules,) = running.cli_json(
@@ -67,7 +67,7 @@ def test_what_is_set_is_held_and_the_rest_stays(running: System) -> None:
         ((ACCOUNT, "--reversal-window-s", "-1"), "--reversal-window-s"),
     ],
 )
-def test_what_cannot_be_set_is_named(given: tuple[str, ...], named: str, running: System) -> None:
+def test_invalid_rules_are_named(given: tuple[str, ...], named: str, running: System) -> None:
     before = running.cli("account", "show", ACCOUNT).output
     done = running.cli("account", "set", *given)
     assert (done.exit_code, done.stdout) == (2, "")

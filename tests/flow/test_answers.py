@@ -1,4 +1,4 @@
-"""Of all that is told of a command, its answer is what its sender gets."""
+"""Of all events about a command, the client returns its answer."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -116,7 +116,7 @@ def a_hold_that_expires(orders: Orders) -> Event:
         (a_hold_that_expires, set()),
     ],
 )
-def test_what_else_is_told_is_not_taken_for_the_answer(
+def test_other_events_of_a_command_are_not_its_answer(
     story: Callable[[Orders], Event],
     others: set[str],
     orders: Orders,

@@ -1,4 +1,4 @@
-"""Redis that answers, but not as hoped: no part ends, all go on, nothing is lost or stuck."""
+"""A Redis that fails in many ways: no process ends, all continue, no message is lost or stuck."""
 
 import json
 import os
@@ -162,7 +162,7 @@ def on_server(server: Server, tmp_path: Path, postgres_url: str) -> Iterator[Sys
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_no_state_of_the_server_ends_a_part(state: str, server: Server, on_server: System) -> None:
+def test_no_state_of_redis_ends_a_process(state: str, server: Server, on_server: System) -> None:
     own = on_server
     worker = own.start("worker", GROUP_MAX="5")
     relay, beat = own.start("relay"), own.start("beat", SWEEP_INTERVAL_S="0.5")
@@ -259,7 +259,7 @@ def allow(own: System, *rights: str) -> None:
     ],
     ids=["NOPERM", "WRONGPASS", "database"],
 )
-def test_a_start_that_can_come_to_nothing_ends_with_one_line(
+def test_a_start_that_cannot_succeed_ends_with_one_line(
     part: str, wrong: tuple[str, str, int, str], own: System, own_broker: Valkey
 ) -> None:
     rights, password, db, named = wrong
@@ -377,7 +377,7 @@ JUNK: list[bytes] = [
 ]
 
 
-def test_whatever_is_published_stops_no_worker(own: System) -> None:
+def test_no_published_message_stops_a_worker(own: System) -> None:
     worker = own.start("worker")
     own.start("relay")
     own.create("before")
@@ -395,7 +395,7 @@ def test_whatever_is_published_stops_no_worker(own: System) -> None:
     assert own.redis.keys("*reply*") == []
 
 
-def test_what_is_published_by_the_thousand_is_logged_in_a_few_lines(own: System) -> None:
+def test_thousands_of_messages_are_logged_in_a_few_lines(own: System) -> None:
     worker = own.start("worker")
     worker.says("ready.")
     for _ in range(1_000):
@@ -417,7 +417,7 @@ def test_workers_exchange_nothing_with_each_other(own: System) -> None:
 # --- results --------------------------------------------------------------------------------------
 
 
-def test_a_silent_result_backend_holds_nobody_up(
+def test_a_silent_result_backend_delays_nobody(
     own: System, own_broker: Valkey, tmp_path: Path
 ) -> None:
     with valkey(tmp_path / "results") as results:
@@ -491,7 +491,7 @@ def test_a_worker_that_fails_does_not_end_with_0(own: System) -> None:
     assert "Unrecoverable error" in worker.said
 
 
-def test_a_worker_that_is_told_to_stop_ends_with_0(own: System) -> None:
+def test_a_stopped_worker_exits_with_0(own: System) -> None:
     worker = own.parts.run("-m", "card_worker.cli", "worker", name="worker")
     worker.says("ready.")
     assert worker.stop() == 0
@@ -510,7 +510,7 @@ def checked(own: System, monkeypatch: pytest.MonkeyPatch) -> System:
     return own
 
 
-def test_check_says_whether_a_worker_works(
+def test_check_reports_whether_a_worker_works(
     checked: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = checked
@@ -550,7 +550,7 @@ def test_check_says_whether_a_worker_works(
     assert own.cli("worker", "--check").exit_code == 1
 
 
-def test_check_says_whether_beat_is_on_time(
+def test_check_reports_whether_beat_is_on_time(
     checked: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = checked

@@ -32,7 +32,7 @@ def test_card_history_shows_what_moved_money(running: System) -> None:
     assert "issuer → card" in running.cli("card", "history", "card-1", "-a", ACCOUNT).output
 
 
-def test_card_list_lists_what_is_wanted(running: System) -> None:
+def test_card_list_filters(running: System) -> None:
     names = ["list-1", "list-2", "list-3"]
     running.create(*names)
     running.answers(*names)
@@ -46,7 +46,7 @@ def test_card_list_lists_what_is_wanted(running: System) -> None:
     assert running.cli_json("card", "list", "--account", ACCOUNT, "--type", "credit_note") == []
 
 
-def test_card_list_names_what_is_no_time(running: System) -> None:
+def test_card_list_names_an_invalid_time(running: System) -> None:
     done = running.cli("card", "list", "--account", ACCOUNT, "--created-from", "yesterday")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "--created-from: yesterday" in done.stderr
@@ -160,12 +160,12 @@ def test_every_command_has_help(command: tuple[str, ...], running: System) -> No
     assert "Usage: card-worker" in done.output.replace("\x1b[1m", "") or "Usage" in done.output
 
 
-def test_migrating_what_is_migrated_is_harmless(running: System) -> None:
+def test_migrating_twice_is_harmless(running: System) -> None:
     assert running.cli("migrate").exit_code == 0
     assert running.types("card-1") == ["card.created"]
 
 
-def test_reconcile_proves_the_books_and_names_a_card_that_is_off(running: System) -> None:
+def test_reconcile_names_a_card_with_a_wrong_balance(running: System) -> None:
     running.create("corrupt")
     running.answers("corrupt")
     assert running.cli("reconcile").exit_code == 0

@@ -1,4 +1,4 @@
-"""Parts whose clocks are wrong, or step, beside a database whose clock is right: nobody notices."""
+"""Processes with wrong clocks, while the clock of the database is right: no rule is affected."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -50,7 +50,7 @@ def pay(running: System, name: str, **named: Any) -> str:
     return running.types(name)[0]
 
 
-def test_what_time_decides_is_decided_by_the_database(running: System) -> None:
+def test_the_clock_of_the_database_decides(running: System) -> None:
     began = now()
     running.create("ends", expires_at=(began + 3 * SOON).isoformat())
     running.create("starts", active_from=(began + 3 * SOON).isoformat())
@@ -82,7 +82,7 @@ def _hold(running: System) -> dict[str, Any]:
     return shown
 
 
-def test_a_token_serves_by_the_clock_of_the_database(running: System) -> None:
+def test_tokens_expire_by_the_clock_of_the_database(running: System) -> None:
     running.create("card")
     asked = {"expires_in": int(SOON.total_seconds()), "expires_after_transaction": False}
     sealed = {"seal_to": [OWNER.recipient]}
@@ -105,7 +105,7 @@ def test_a_command_is_too_late_by_the_clock_of_the_database(running: System) -> 
     assert running.types("in-time", "too-late") == ["card.created", "stale_command"]
 
 
-def test_a_sweep_takes_what_is_due_by_the_clock_of_the_database(running: System) -> None:
+def test_sweeps_use_the_clock_of_the_database(running: System) -> None:
     running.create("due", expires_at=(now() + SOON).isoformat())
     running.create("not-due", expires_at=(now() + LATER).isoformat())
     running.answers("due", "not-due")

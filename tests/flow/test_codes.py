@@ -1,4 +1,4 @@
-"""Tokens and PINs as shops, bureaus and operators meet them."""
+"""Tokens and PINs as shops, bureaus and operators use them."""
 
 import json
 import stat
@@ -102,7 +102,7 @@ def activate(system: System, row: Row) -> None:
     assert system.types(f"on-{row['card_id']}") == ["card.activated"]
 
 
-def test_a_card_from_the_file_is_paid_with(running: System, printed: list[Row]) -> None:
+def test_a_payment_with_a_token_from_the_file(running: System, printed: list[Row]) -> None:
     first = printed[0]
     activate(running, first)
     pay(running, "paid", first)
@@ -141,7 +141,7 @@ def test_a_file_is_written_again_byte_for_byte_until_it_is_confirmed(
     assert running.cli("batch", "show", "none", "--account", ACCOUNT).exit_code == 1
 
 
-def test_a_file_opens_for_its_owner_alone(
+def test_only_the_recipient_can_open_a_file(
     running: System, printed: list[Row], folder: Path
 ) -> None:
     file = str(folder / "files" / ACCOUNT / "order.csv.age")
@@ -154,7 +154,7 @@ def test_a_file_opens_for_its_owner_alone(
     assert len(printed) == 10
 
 
-def test_barcodes_go_into_a_folder_or_onto_a_sheet(
+def test_barcodes_are_drawn_as_images_or_on_a_sheet(
     running: System, printed: list[Row], folder: Path, identity: str
 ) -> None:
     file = str(folder / "files" / ACCOUNT / "order.csv.age")
@@ -181,7 +181,7 @@ def test_barcodes_go_into_a_folder_or_onto_a_sheet(
     assert in_the_way.exit_code == 2
 
 
-def test_of_64_wrong_pins_at_once_five_are_compared(running: System, printed: list[Row]) -> None:
+def test_of_64_concurrent_wrong_pins_five_are_compared(running: System, printed: list[Row]) -> None:
     row = printed[1]
     activate(running, row)
     for number in range(64):
@@ -200,7 +200,9 @@ def test_of_64_wrong_pins_at_once_five_are_compared(running: System, printed: li
     assert running.types("found", "at-last") == ["card.unblocked", "card.drawn_down"]
 
 
-def test_a_holder_looks_at_a_card(running: System, printed: list[Row], stranger: Celery) -> None:
+def test_a_holder_queries_a_card_with_token_and_pin(
+    running: System, printed: list[Row], stranger: Celery
+) -> None:
     row = printed[2]
     activate(running, row)
 
@@ -223,7 +225,7 @@ def test_a_holder_looks_at_a_card(running: System, printed: list[Row], stranger:
     assert look("cards.get", pin=5)["problems"][0]["field"] == "pin"
 
 
-def test_an_answer_s_secrets_are_opened_at_the_command_line(
+def test_the_command_line_opens_the_secrets_of_an_answer(
     running: System, folder: Path, identity: str
 ) -> None:
     running.send("cards.create", "alone", card_id="alone", **LOAD, **MAKES, **SEAL_TO)
@@ -238,7 +240,7 @@ def test_an_answer_s_secrets_are_opened_at_the_command_line(
     assert running.types("paid-alone") == ["card.drawn_down"]
 
 
-def test_an_account_s_recipients_stand_in_for_seal_to(running: System) -> None:
+def test_the_recipients_of_the_account_are_the_default_of_seal_to(running: System) -> None:
     running.send("cards.create", "unsealed", card_id="unsealed", **LOAD, **MAKES)
     refused = running.answers("unsealed")["unsealed"]["data"]
     assert [problem["field"] for problem in refused["problems"]] == ["seal_to"]
@@ -255,7 +257,7 @@ def test_an_account_s_recipients_stand_in_for_seal_to(running: System) -> None:
     assert told["recipients"] is None
 
 
-def test_keys_are_made_where_only_their_owner_reads_them(running: System, folder: Path) -> None:
+def test_only_the_owner_can_read_new_keys(running: System, folder: Path) -> None:
     file = folder / "new-identity.txt"
     made = running.cli("codes", "new-identity", str(file))
     assert made.stdout.startswith("age1")

@@ -1,4 +1,4 @@
-"""What an operator does with dead letters, by the command line."""
+"""Handling dead letters with the command line."""
 
 import json
 from typing import Any
@@ -34,7 +34,7 @@ def test_a_letter_is_listed_without_its_body_and_shown_with_it(running: System) 
     assert "Kari" in running.cli("dead-letters", "show", str(letter.id)).output
 
 
-def test_what_is_still_unreadable_when_requeued_is_the_same_letter_again(running: System) -> None:
+def test_a_requeued_message_that_is_still_unreadable_is_the_same_letter(running: System) -> None:
     running.push(envelope("cards.explode", "again"))
     letter = running.letter("again")
     for _ in range(2):
@@ -43,7 +43,7 @@ def test_what_is_still_unreadable_when_requeued_is_the_same_letter_again(running
     assert running.letter("again").body == letter.body
 
 
-def test_what_is_requeued_after_its_defect_is_gone_is_answered(running: System) -> None:
+def test_a_requeued_message_is_answered_after_the_defect_is_repaired(running: System) -> None:
     defects.plant(running.engine)
     running.create("defect-mended")
     letter = _id(running, "defect-mended")
@@ -69,7 +69,7 @@ def test_a_requeued_part_of_a_list_is_done_alone(running: System) -> None:
     assert set(running.types("list-1", "defect-listed", "list-2")) == {"card.created"}
 
 
-def test_what_is_requeued_though_it_was_done_is_not_done_again(running: System) -> None:
+def test_a_requeued_message_that_was_done_is_not_done_again(running: System) -> None:
     running.create("done")
     running.answers("done")
     running.push(envelope("commands.apply", "half", {"commands": ["?", part("done")]}))
@@ -128,13 +128,13 @@ def test_a_letter_is_settled_once(running: System) -> None:
     assert running.cli("dead-letters", "show", letter).exit_code == 0
 
 
-def test_a_letter_that_is_not_there_is_refused(running: System) -> None:
+def test_an_unknown_letter_is_refused(running: System) -> None:
     for how in ("show", "drop", "requeue"):
         assert running.cli("dead-letters", how, "987654").exit_code == 1
         assert running.cli("dead-letters", how, "x").exit_code == 2
 
 
-def test_what_comes_again_after_it_was_dropped_waits_again(running: System) -> None:
+def test_a_dropped_letter_that_comes_again_is_open_again(running: System) -> None:
     message = envelope("cards.explode", "dropped")
     running.push(message)
     letter = _id(running, "dropped")
@@ -143,5 +143,5 @@ def test_what_comes_again_after_it_was_dropped_waits_again(running: System) -> N
     assert _id(running, "dropped") == letter
 
 
-def test_nothing_but_its_answer_comes_of_a_letter(running: System) -> None:
+def test_a_requeued_letter_has_only_its_answer_as_effect(running: System) -> None:
     assert {event["data"]["account_id"] for event in running.events()} <= {ACCOUNT, "T99999999"}

@@ -1,4 +1,4 @@
-"""Commands on `celery`, where they land when a producer names no queue."""
+"""Commands on the queue `celery`, where they arrive if a producer names no queue."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_a_worker_warns_of_them_and_leaves_them_alone(own: System) -> None:
     assert own.redis.llen(DEFAULT_QUEUE) == 1
 
 
-def test_a_worker_that_is_told_to_consumes_them(own: System) -> None:
+def test_a_worker_consumes_them_with_the_setting(own: System) -> None:
     put(own)
     worker = own.start("worker", "--queues=cards", ALSO_CONSUME="celery")
     own.start("relay")

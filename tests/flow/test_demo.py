@@ -1,4 +1,4 @@
-"""`card-worker demo`, as someone runs it who has just installed it."""
+"""`card-worker demo`, run as after an installation."""
 
 import re
 import signal
@@ -31,7 +31,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         yield run
 
 
-def test_it_ends_by_itself_and_says_at_last_that_the_books_add_up(shown: Run) -> None:
+def test_it_ends_with_the_line_that_the_books_add_up(shown: Run) -> None:
     assert shown.process.returncode == 0, shown.output
     assert shown.output.splitlines()[-1] == "The books add up."
 
@@ -70,7 +70,7 @@ def test_it_shows(row: tuple[str, ...], shown: Run) -> None:
     assert row in cells
 
 
-def test_what_the_bureau_reads_is_what_the_holder_paid_with(shown: Run) -> None:
+def test_the_opened_bureau_file_is_shown(shown: Run) -> None:
     rows = re.findall(r"^│ plastic-(\d) │ (\d{16}) │ (\d{4}) │$", shown.output, re.MULTILINE)
     assert [number for number, _, _ in rows] == ["1", "2", "3"]
     assert len({token for _, token, _ in rows}) == 3
@@ -87,7 +87,7 @@ def test_it_leaves_neither_process_nor_file(shown: Run) -> None:
     assert list((shown.folder.parent / "tmp").iterdir()) == []
 
 
-def test_settings_for_elsewhere_do_not_matter(tmp_path: Path) -> None:
+def test_settings_of_other_installations_are_ignored(tmp_path: Path) -> None:
     with program(tmp_path, "demo", "--keep", "kept", **ELSEWHERE, PYTHONIOENCODING="ascii") as run:
         assert run.process.wait(timeout=120) == 0, run.output
         assert run.output.splitlines()[-1] == "The books add up."
@@ -105,7 +105,7 @@ def test_settings_for_elsewhere_do_not_matter(tmp_path: Path) -> None:
         assert len(opened.output.splitlines()) == 4
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     with program(tmp_path, "demo", "--keep", str(Path(__file__).parent)) as run:
         assert run.process.wait(timeout=60) == 2
         assert "not an empty folder" in run.output
@@ -124,7 +124,7 @@ def test_ctrl_c_leaves_neither_process_nor_file(when: str, tmp_path: Path) -> No
         assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_what_a_killed_demo_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
+def test_the_next_demo_removes_the_folder_of_a_killed_one(tmp_path: Path) -> None:
     with program(tmp_path, "demo") as killed:
         _wait_for("They are ready", killed)
         (left,) = (tmp_path / "tmp").glob("card_worker-demo-*")
@@ -143,7 +143,7 @@ def test_what_a_killed_demo_has_left_is_removed_by_the_next(tmp_path: Path) -> N
     assert list((tmp_path / "tmp").glob("card_worker-demo-*")) == [foreign]
 
 
-def test_what_a_demo_keeps_is_its_owner_s(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_a_kept_folder(tmp_path: Path) -> None:
     kept = tmp_path / "cwd" / "kept"
     kept.mkdir(parents=True, mode=0o755)
     with program(tmp_path, "demo", "--keep", "kept") as run:

@@ -1,4 +1,4 @@
-"""`card-worker dev`, as someone uses it who has pasted nothing but what it prints."""
+"""`card-worker dev`, used with only the lines that it prints."""
 
 import itertools
 import json
@@ -63,7 +63,7 @@ def test_the_printed_lines_work_as_they_are(running: Run) -> None:
     assert re.search(r"status\W+unused", done.stdout)
 
 
-def test_the_printed_exports_let_other_commands_look(running: Run) -> None:
+def test_other_commands_work_with_the_printed_exports(running: Run) -> None:
     exports = re.findall(r"^export .*$", running.output, re.MULTILINE)
     (look,) = re.findall(r"^.* card show .*$", running.output, re.MULTILINE)
     program = look.partition(" card show ")[0]
@@ -148,7 +148,7 @@ def _small_order(number: int) -> CreateBatch:
     )
 
 
-def test_flower_only_looks(running: Run) -> None:
+def test_flower_is_read_only(running: Run) -> None:
     host = urlsplit(_printed(running, "Flower")).netloc
     status, _ = _http("POST", host, "/api/task/send-task/cards.create")
     assert status == 403
@@ -186,7 +186,7 @@ def _let_expire(running: Run, card_id: str) -> None:
     engine.dispose()
 
 
-def test_a_second_one_on_the_folder_is_refused_in_one_line(running: Run) -> None:
+def test_a_second_system_in_the_folder_is_refused_in_one_line(running: Run) -> None:
     done = subprocess.run(
         [PROGRAM, "dev"],
         check=False,
@@ -201,7 +201,7 @@ def test_a_second_one_on_the_folder_is_refused_in_one_line(running: Run) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_in_order_when_it_is_asked_to(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_ends_it_in_order(number: signal.Signals, tmp_path: Path) -> None:
     with _dev(tmp_path) as run:
         assert len(run.leftovers()) == 6  # itself, broker, worker, relay, beat, Flower
         run.process.send_signal(number)
@@ -211,7 +211,7 @@ def test_it_ends_in_order_when_it_is_asked_to(number: signal.Signals, tmp_path: 
 
 
 @pytest.mark.parametrize("part", ["celery -A card_worker worker", "valkey-server"])
-def test_when_a_part_dies_it_says_so_and_ends_the_others(part: str, tmp_path: Path) -> None:
+def test_when_a_process_dies_it_ends_the_others(part: str, tmp_path: Path) -> None:
     with _dev(tmp_path) as run:
         parts = psutil.Process(run.process.pid).children()
         (victim,) = (each for each in parts if part in " ".join(each.cmdline()))

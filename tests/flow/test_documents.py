@@ -1,4 +1,4 @@
-"""README and tutorial: all that they tell a reader to do, done as it stands."""
+"""README and tutorial: every command and program in them is run."""
 
 import json
 import re

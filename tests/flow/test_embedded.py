@@ -1,4 +1,4 @@
-"""The embedded Valkey: keeps what it was given, and goes when its starter goes."""
+"""The embedded Valkey: its data survives a crash, and it ends with its starter."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def server(tmp_path: Path) -> Iterator[Valkey]:
         yield running
 
 
-def test_what_was_answered_survives_kill_9(server: Valkey) -> None:
+def test_confirmed_writes_survive_kill_9(server: Valkey) -> None:
     keys = {f"key:{n}": str(n) for n in range(1_000)}
     with Redis.from_url(server.url, decode_responses=True) as client:
         client.mset(keys)
@@ -59,7 +59,7 @@ def test_nothing_runs_afterwards(tmp_path: Path) -> None:
         os.kill(seen[0], 0)
 
 
-def test_stopping_twice_is_no_fault(server: Valkey) -> None:
+def test_stopping_twice_is_allowed(server: Valkey) -> None:
     server.stop()
     server.stop()
 
@@ -88,7 +88,7 @@ def test_it_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
     assert _becomes_true(lambda: not _answers(port))
 
 
-def test_two_at_once_have_a_port_each(server: Valkey, tmp_path: Path) -> None:
+def test_two_servers_have_different_ports(server: Valkey, tmp_path: Path) -> None:
     with valkey(tmp_path / "second") as second:
         assert second.port != server.port
         with Redis.from_url(second.url) as client:
@@ -102,7 +102,7 @@ def test_a_folder_has_one_server(server: Valkey) -> None:
         assert client.ping()
 
 
-def test_a_taken_port_is_refused_with_the_servers_words(server: Valkey, tmp_path: Path) -> None:
+def test_a_taken_port_is_reported_with_the_server_s_error(server: Valkey, tmp_path: Path) -> None:
     taken = valkey(tmp_path / "second", port=server.port)
     with pytest.raises(NoServer, match="Address already in use"), taken:
         pass

@@ -40,7 +40,7 @@ def assert_done_once(done: System, card_ids: list[str]) -> None:
     assert done.cli("reconcile").exit_code == 0
 
 
-def test_sessions_that_the_database_ends_cost_nothing(running: System) -> None:
+def test_terminated_sessions_lose_nothing(running: System) -> None:
     kill = text(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -57,7 +57,7 @@ def test_sessions_that_the_database_ends_cost_nothing(running: System) -> None:
     assert all(part.runs for part in running.parts.all)
 
 
-def test_a_database_that_crashes_and_recovers_costs_nothing(
+def test_a_crash_of_the_database_loses_nothing(
     tmp_path: Path, own_postgres: servers.Postgres, own_broker: Valkey
 ) -> None:
     with system(tmp_path, database_url=own_postgres.url, broker_url=own_broker.url) as running:
@@ -74,7 +74,7 @@ def test_a_database_that_crashes_and_recovers_costs_nothing(
         assert (worker.stop(), relay.stop()) == (0, 0)
 
 
-def test_a_message_goes_back_when_the_worker_stops_while_the_database_is_away(
+def test_a_message_returns_when_the_worker_stops_without_a_database(
     tmp_path: Path, own_postgres: servers.Postgres, own_broker: Valkey
 ) -> None:
     with system(tmp_path, database_url=own_postgres.url, broker_url=own_broker.url) as running:
@@ -109,7 +109,7 @@ def test_a_command_waits_for_a_lock_however_long_it_is_held(running: System) -> 
     assert running.letters() == []
 
 
-def test_what_redis_has_when_it_is_killed_is_answered(running: System, own_broker: Valkey) -> None:
+def test_messages_in_a_killed_redis_are_answered(running: System, own_broker: Valkey) -> None:
     worker, relay = running.parts.all
     running.create(*BUSY)
     running.answers(BUSY[0])
@@ -158,7 +158,7 @@ def test_starts_that_killed_the_worker_count(own: System) -> None:
     assert defects.starts(own.engine) == 5
 
 
-def test_a_message_that_has_had_its_starts_is_not_started_again(running: System) -> None:
+def test_a_message_is_not_started_after_its_last_start(running: System) -> None:
     defects.plant(running.engine)
     asked = {"account_id": "T00000001", "card_id": "defect", "amount": 1, "currency": "NOK"}
     message = envelope("cards.create", "spent", asked)
@@ -190,7 +190,7 @@ def test_a_worker_that_is_stopped_under_load_loses_nothing(own: System) -> None:
     assert_done_once(own, BUSY)
 
 
-def test_a_worker_that_is_paused_and_taken_for_dead_does_no_harm(running: System) -> None:
+def test_a_paused_worker_that_counts_as_dead_does_no_harm(running: System) -> None:
     running.create("before")
     running.answers("before")
     (paused,) = [part for part in running.parts.all if part.log.name.endswith("worker.log")]
@@ -212,7 +212,7 @@ def test_a_worker_that_is_paused_and_taken_for_dead_does_no_harm(running: System
     assert other.runs
 
 
-def test_a_result_backend_that_is_away_costs_nobody_an_answer(own: System, tmp_path: Path) -> None:
+def test_an_unavailable_result_backend_costs_no_answer(own: System, tmp_path: Path) -> None:
     with valkey(tmp_path / "results") as results:
         url = results.url
     worker = own.start("worker", RESULT_BACKEND_URL=url)
@@ -236,7 +236,7 @@ def _waits_for_a_lock(running: System) -> bool:
         return bool(connection.execute(asked).scalar_one())
 
 
-def test_a_letter_that_the_table_refuses_is_kept_with_less(running: System) -> None:
+def test_a_letter_that_the_table_refuses_is_stored_in_part(running: System) -> None:
     running.sql("ALTER TABLE dead_letters ADD CONSTRAINT planted CHECK (message_id IS NULL)")
     running.push(envelope("cards.explode", "refused by the table"))
     running.push(b"nonsense")

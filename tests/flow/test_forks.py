@@ -1,4 +1,4 @@
-"""Forks behave as processes that were started: the other tests rely on it."""
+"""Forked processes behave like started ones; other tests depend on that."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Groups: how much work a group is for its commit, and which ids monitors get."""
+"""Groups: the limits of a commit, and the ids that monitoring gets."""
 
 import base64
 import json

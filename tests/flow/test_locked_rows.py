@@ -1,4 +1,4 @@
-"""A row that another session holds keeps back what needs it, in its order, and nothing else."""
+"""A row that another session locks delays only the messages that need it, and keeps their order."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def left(own: System, *command_ids: str) -> list[int]:
 
 
 @pytest.mark.parametrize("pool", [(), ("--pool=processes", "--concurrency=2")])
-def test_one_locked_card_keeps_back_no_other(own: System, pool: Sequence[str]) -> None:
+def test_a_locked_card_delays_no_other(own: System, pool: Sequence[str]) -> None:
     own.start("worker", *pool)
     names = [f"card-{number}" for number in range(20)]
     own.create("locked", *names)
@@ -68,7 +68,7 @@ def test_one_locked_card_keeps_back_no_other(own: System, pool: Sequence[str]) -
     until(lambda: own.waiting() == 0, "the end")
 
 
-def test_more_wait_than_a_worker_has_room_for(own: System) -> None:
+def test_more_messages_wait_than_a_worker_has_room_for(own: System) -> None:
     own.start("worker", GROUP_MAX="5")
     own.create("locked", "free")
     own.answers("locked", "free")
@@ -80,7 +80,7 @@ def test_more_wait_than_a_worker_has_room_for(own: System) -> None:
     assert left(own, *ids) == [490 - 10 * number for number in range(40)]
 
 
-def test_what_shares_a_card_with_a_command_that_waits_stays_behind_it(own: System) -> None:
+def test_commands_on_a_card_stay_behind_one_that_waits(own: System) -> None:
     own.start("worker")
     own.create("locked", "shared", "free")
     own.answers("locked", "shared", "free")
@@ -94,7 +94,7 @@ def test_what_shares_a_card_with_a_command_that_waits_stays_behind_it(own: Syste
     assert move["data"]["card"]["amount_balance"] == 0
 
 
-def test_a_key_that_another_session_claims_keeps_back_its_command_only(own: System) -> None:
+def test_a_key_claimed_by_another_session_delays_only_its_command(own: System) -> None:
     own.start("worker")
     own.create("before")
     own.answers("before")
@@ -131,7 +131,7 @@ def test_what_waits_for_another_row_than_a_card_s_lets_the_others_stay_together(
     assert own.types("second") == ["batch_state"]
 
 
-def test_a_locked_table_keeps_back_all_and_loses_nothing(own: System) -> None:
+def test_a_locked_table_delays_all_and_loses_nothing(own: System) -> None:
     worker = own.start("worker")
     own.create("before")
     own.answers("before")

@@ -1,4 +1,4 @@
-"""Logs: one line for each group and each refusal, and never what a message carries."""
+"""Logs: one line for each group and each refusal, without the content of messages."""
 
 import json
 from typing import Any
@@ -70,7 +70,7 @@ def _for_programs(logged: System) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.startswith("{")]
 
 
-def test_no_log_shows_what_a_message_carries(logged: System) -> None:
+def test_no_log_line_has_the_content_of_a_message(logged: System) -> None:
     for part in logged.parts.all:
         assert [line for line in part.said.splitlines() if MARK in line] == []
 

@@ -1,4 +1,4 @@
-"""The main job on real parts: PostgreSQL, Valkey, a worker and a relay as own processes."""
+"""The main path with real processes: PostgreSQL, Valkey, a worker and a relay."""
 
 import base64
 import json
@@ -173,7 +173,7 @@ def test_a_long_list_goes_out_in_slices_and_every_command_is_answered(stack: Sta
     engine.dispose()
 
 
-def test_what_cannot_be_read_is_kept_and_its_neighbours_are_answered(stack: Stack) -> None:
+def test_an_unreadable_message_is_stored_and_others_are_answered(stack: Stack) -> None:
     from celery import Celery  # noqa: PLC0415  # a producer's, not ours
 
     fields = {"account_id": ACCOUNT, "card_id": "none", "amount": 5, "currency": "NOK"}

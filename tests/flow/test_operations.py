@@ -1,4 +1,4 @@
-"""Running it: what may look at a worker, what may not steer it, and what a start needs."""
+"""Operating a worker: inspection, remote control, and the conditions of a start."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,7 +115,7 @@ def test_celery_inspect_is_answered(question: str, running: System) -> None:
         ("add_consumer", {"queue": "others"}),
     ],
 )
-def test_who_may_publish_may_not_steer_the_worker(
+def test_publishers_cannot_change_a_worker(
     control: str, arguments: dict[str, Any], running: System, stranger: Celery
 ) -> None:
     (answer,) = stranger.control.broadcast(
@@ -165,9 +165,7 @@ def test_a_wrong_or_missing_setting_stops_the_start_with_one_line(case: int, bar
 
 
 @pytest.mark.parametrize("name", ["CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"])
-def test_a_setting_that_celery_would_obey_before_ours_stops_the_start(
-    name: str, tmp_path: Path
-) -> None:
+def test_a_setting_that_celery_prefers_to_ours_stops_the_start(name: str, tmp_path: Path) -> None:
     with parts(tmp_path, **BROKER, **DATABASE) as foreign:
         foreign.settings[name] = "redis://127.0.0.1:2/0"
         worker = foreign.run(*STARTS["worker"])

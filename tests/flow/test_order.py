@@ -1,4 +1,4 @@
-"""What is done to a card stays in its order, also with messages that are started alone."""
+"""The commands on a card keep their order, also if messages are started alone."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,7 +62,9 @@ def postgres(postgres_url: str) -> Iterator[Engine]:
 @pytest.mark.parametrize(
     "deaths", [(FRESH, FRESH, OFTEN), (FRESH, OFTEN, FRESH), (OFTEN, FRESH, OFTEN), (OFTEN,) * 3]
 )
-def test_who_is_started_alone_keeps_its_place(engine: Engine, deaths: Sequence[int]) -> None:
+def test_a_message_that_is_started_alone_keeps_its_place(
+    engine: Engine, deaths: Sequence[int]
+) -> None:
     first, second, third = deaths
     delivery = Delivery(engine, lambda: False, vault=VAULT)
     outcomes = delivery.deliver([create(first), activate(second), draw("draw", third)])

@@ -1,4 +1,4 @@
-"""Orders as a chain and its bureau meet them: workers, broker, command line, files."""
+"""Orders of cards with workers, broker, command line and files."""
 
 import json
 import socket
@@ -52,7 +52,7 @@ def completes(own: System) -> None:
     until(lambda: own.events_of("batch.completed"), "the last card")
 
 
-def test_from_the_order_to_the_bureau(own: System, files: Path, identity: str) -> None:
+def test_an_order_produces_a_file_for_the_bureau(own: System, files: Path, identity: str) -> None:
     for number in range(2):
         worker(own, files, f"--hostname={number}@%h")
     own.start("relay")
@@ -99,7 +99,7 @@ def test_from_the_order_to_the_bureau(own: System, files: Path, identity: str) -
     assert (again.exit_code, "was confirmed" in again.output) == (1, True)
 
 
-def test_a_refused_order_is_told_at_once(own: System, files: Path) -> None:
+def test_a_refused_order_is_answered_at_once(own: System, files: Path) -> None:
     worker(own, files)
     own.start("relay")
     own.create("B1-000003")
@@ -117,7 +117,7 @@ def test_a_refused_order_is_told_at_once(own: System, files: Path) -> None:
     assert "seal_to" in told.output
 
 
-def test_an_order_that_is_sent_again_is_shown_its_first_answer(own: System, files: Path) -> None:
+def test_an_order_that_is_sent_again_gets_its_first_answer(own: System, files: Path) -> None:
     parts = worker(own, files), own.start("relay")
     named = ("batch", "create", "--account", ACCOUNT, "--pattern", "B1-{n}", "--command-id", "B1")
     made = own.cli(*named, "--count", "3", "--watch", "--json")
@@ -160,7 +160,7 @@ def batch_created(own: System) -> int:
     return int(found or 0)
 
 
-def test_a_file_that_can_not_be_put_waits_for_its_folder(own: System, files: Path) -> None:
+def test_a_file_is_written_when_its_folder_is_available(own: System, files: Path) -> None:
     files.write_text("in the way")
     worker(own, files)
     own.start("relay")
@@ -218,7 +218,7 @@ def test_an_order_is_approved_and_cancelled(own: System, files: Path) -> None:
     assert (watched.exit_code, "B1: cancelled" in watched.output) == (1, True)
 
 
-def test_an_order_that_nobody_approves_lapses(own: System, files: Path) -> None:
+def test_an_order_that_is_not_approved_lapses(own: System, files: Path) -> None:
     worker(own, files)
     own.start("relay")
     order(own, 3, needs_approval=True, created_by="kari")
@@ -229,13 +229,13 @@ def test_an_order_that_nobody_approves_lapses(own: System, files: Path) -> None:
     assert batch(own)["state"] == "cancelled"
 
 
-def test_what_is_no_chunk_is_a_dead_letter(own: System, files: Path) -> None:
+def test_an_invalid_chunk_is_a_dead_letter(own: System, files: Path) -> None:
     worker(own, files)
     own.push(envelope(CHUNK, "odd", {"run": "x"}, queue="cards.bulk"), "cards.bulk")
     assert own.letter("odd").reason == "chunk_invalid"
 
 
-def test_a_till_is_served_while_an_order_is_made(own: System, files: Path) -> None:
+def test_commands_are_answered_while_an_order_is_made(own: System, files: Path) -> None:
     """One worker does both; what it is asked while it makes cards doesn't wait for the last one."""
     worker(own, files)
     own.start("relay")

@@ -1,4 +1,4 @@
-"""Workers through an outage: who lives isn't taken for dead, and who is paused holds nobody up."""
+"""Workers during outages: living ones do not count as dead, and paused ones delay nobody long."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +45,7 @@ def locked(running: System, *card_ids: str) -> Iterator[None]:
         yield
 
 
-def test_a_worker_that_is_paused_in_its_commit_holds_the_others_up_for_a_while_only(
+def test_a_worker_paused_in_its_commit_delays_others_only_for_a_while(
     own: System,
 ) -> None:
     paused = own.start("worker", "--hostname=paused@%h")

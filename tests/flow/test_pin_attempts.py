@@ -1,4 +1,4 @@
-"""A PIN that was compared leaves a note, whatever becomes of the commit that compared it."""
+"""A PIN attempt is stored even if the commit that compared the PIN fails."""
 
 from sqlalchemy import Engine, select
 
@@ -11,7 +11,7 @@ from tests.flow import defects
 from tests.storage.test_codes import ACCOUNT, ask, create, note, pay
 
 
-def test_a_pin_is_noted_before_it_is_compared(postgres_url: str) -> None:
+def test_a_pin_attempt_is_stored_before_the_pin_is_compared(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     assert ask(engine, create("defect", card_token={}, pin={})) == ["card.created"]
     defects.plant(engine)
@@ -34,7 +34,7 @@ def test_a_pin_is_noted_before_it_is_compared(postgres_url: str) -> None:
     engine.dispose()
 
 
-def test_no_pin_is_compared_after_five_that_nobody_came_to_judge(engine: Engine) -> None:
+def test_no_pin_is_compared_after_five_open_attempts(engine: Engine) -> None:
     assert ask(engine, create("A1", card_token={}, pin={})) == ["card.created"]
     for number in range(5):
         note(engine, pay(f"r{number}", pin=WRONG_PIN))  # and then its worker died

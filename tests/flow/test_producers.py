@@ -1,4 +1,4 @@
-"""Any producer: who speaks Celery's protocol, or writes JSON onto a Redis list, is answered."""
+"""Any producer that uses Celery's protocol, or writes JSON to a Redis list, gets answers."""
 
 import json
 import subprocess
@@ -130,7 +130,7 @@ def test_a_long_list_goes_out_in_three_messages_and_every_command_is_answered(
     assert {answer["type"] for answer in answers.values()} == {"card.activated"}
 
 
-def test_what_the_client_sends_twice_is_answered_once(running: System) -> None:
+def test_a_command_that_is_sent_twice_is_answered_once(running: System) -> None:
     activation = ActivateCard(
         account_id=ACCOUNT, command_id="twice", card_id="none", amount=1, currency=Currency.NOK
     )
@@ -164,7 +164,7 @@ def test_many_commands_go_out_together_each_as_a_message_of_its_own(
     assert answered == ["card_not_found"] * 3
 
 
-def test_a_broker_that_is_away_or_full_is_an_error(tmp_path: Path) -> None:
+def test_an_unavailable_or_full_broker_raises_an_error(tmp_path: Path) -> None:
     asked = [
         ActivateCard(
             account_id=ACCOUNT, command_id=f"full-{n}", card_id="x", amount=1, currency=Currency.NOK
@@ -188,7 +188,7 @@ def test_a_broker_that_is_away_or_full_is_an_error(tmp_path: Path) -> None:
                 client.send(what)
 
 
-def test_an_answer_is_the_result_of_whoever_asks_for_one(running: System, stranger: Celery) -> None:
+def test_the_answer_is_the_result_of_the_task(running: System, stranger: Celery) -> None:
     sent = stranger.send_task("cards.create", queue="cards", kwargs=card("asked"))
     assert sent.get(timeout=60) == running.answers(sent.id)[sent.id]
     assert sent.state == "SUCCESS"
@@ -231,7 +231,7 @@ def test_only_a_dead_letter_is_a_failure(running: System, stranger: Celery) -> N
     assert running.letter(sent.id).reason == "account_id_invalid"
 
 
-def test_who_does_not_ask_for_a_result_leaves_none(running: System, stranger: Celery) -> None:
+def test_no_result_is_stored_with_ignore_result(running: System, stranger: Celery) -> None:
     sent = stranger.send_task(
         "cards.create", queue="cards", kwargs=card("silent"), ignore_result=True
     )

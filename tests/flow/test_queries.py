@@ -1,4 +1,4 @@
-"""Queries: a look at cards, their history and batches, as a Celery result and nowhere else."""
+"""Queries for cards, their histories and batches: the result is stored nowhere else."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def test_a_card_is_shown_as_it_is_now(running: System, stranger: Celery) -> None
     assert same == look(stranger, "cards.get", card_id="c1")["card"]
 
 
-def test_what_is_sent_before_is_seen(running: System, stranger: Celery) -> None:
+def test_a_query_sees_commands_that_were_sent_before(running: System, stranger: Celery) -> None:
     running.send("cards.update", "call-it", card_id="c1", name="Kari")
     assert look(stranger, "cards.get", card_id="c1")["card"]["name"] == "Kari"
 
@@ -84,7 +84,7 @@ def test_a_batch_is_shown(stranger: Celery) -> None:
         ("transactions.list", {"card_id": "c1", "limit": 501}, "invalid"),
     ],
 )
-def test_why_there_is_nothing_to_show(
+def test_refused_queries_return_the_reason(
     task: str, fields: dict[str, Any], reason: str, stranger: Celery
 ) -> None:
     seen = look(stranger, task, **fields)
@@ -94,7 +94,7 @@ def test_why_there_is_nothing_to_show(
         assert seen["problems"][0]["field"]
 
 
-def test_a_query_leaves_no_event_and_no_key(running: System, stranger: Celery) -> None:
+def test_a_query_stores_neither_event_nor_key(running: System, stranger: Celery) -> None:
     running.catches_up()
     before, events = running.rows(), len(ours(running))
     look(stranger, "cards.get", card_id="c2")

@@ -1,4 +1,4 @@
-"""Every accepted form of a Redis URL works in every part, and no part ever shows the password."""
+"""Every form of a Redis URL works in every process, and none shows the password."""
 
 import json
 import os
@@ -139,7 +139,7 @@ def _ask_for_password(client: Redis) -> None:
 
 
 @pytest.mark.parametrize("form", IN_EVERY_PART)
-def test_a_form_works_in_every_part(
+def test_each_form_of_url_works_in_each_process(
     form: str, places: Places, tmp_path: Path, sqlite_url: str
 ) -> None:
     _skip_without_ipv6(form)
@@ -184,7 +184,7 @@ UNREACHABLE = {
 
 
 @pytest.mark.parametrize("form", UNREACHABLE)
-def test_what_tells_of_a_failed_connection_shows_no_password(
+def test_no_log_of_a_failed_connection_shows_the_password(
     form: str, places: Places, tmp_path: Path, sqlite_url: str
 ) -> None:
     url, why = places.url(form), UNREACHABLE[form]
@@ -260,7 +260,7 @@ def _make_event(database_url: str) -> None:
         ("RESULT_BACKEND_URL", "unix://:Zq7x@Kw9v@/run/redis.sock"),
     ],
 )
-def test_a_refused_url_stops_every_part_with_one_line(
+def test_a_refused_url_ends_each_process_with_one_line(
     setting: str, url: str, tmp_path: Path, sqlite_url: str
 ) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]+$") as refused:

@@ -1,4 +1,4 @@
-"""The relay: every event on the stream, in order per card, whatever dies or is away."""
+"""The relay publishes every event, in order per card, whatever fails."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -142,7 +142,7 @@ def test_several_writers_are_published_in_order_per_card(
 
 
 @pytest.mark.parametrize("kind", ["sqlite_url", "postgres_url"])
-def test_a_commit_wakes_who_waits_for_events(kind: str, request: pytest.FixtureRequest) -> None:
+def test_a_commit_wakes_the_relay(kind: str, request: pytest.FixtureRequest) -> None:
     engine = open_engine(request.getfixturevalue(kind))
     with outbox.watching(engine) as watch, ThreadPoolExecutor() as threads:
         waiting = threads.submit(watch.wait, 10 * WAIT_S)
@@ -151,7 +151,7 @@ def test_a_commit_wakes_who_waits_for_events(kind: str, request: pytest.FixtureR
     engine.dispose()
 
 
-def test_a_relay_at_rest_publishes_what_comes(
+def test_an_idle_relay_publishes_new_events(
     engine: Engine, database_url: str, broker_url: str, redis_client: Redis
 ) -> None:
     with relays(database_url, broker_url):
@@ -161,7 +161,7 @@ def test_a_relay_at_rest_publishes_what_comes(
     assert redis_client.xlen(STREAM) == 9
 
 
-def test_it_waits_for_redis_and_then_publishes_in_order(
+def test_the_relay_waits_for_redis_and_then_publishes_in_order(
     engine: Engine, database_url: str, own_broker: Valkey
 ) -> None:
     with relays(database_url, own_broker.url), Redis.from_url(own_broker.url) as redis:
@@ -248,7 +248,7 @@ def test_a_relay_that_was_paused_past_its_lease_changes_no_order(own: System) ->
     assert paused.stop() == 0
 
 
-def test_a_consumer_that_is_stopped_holds_nobody_up_and_misses_nothing(
+def test_a_stopped_consumer_delays_no_other_and_misses_no_event(
     engine: Engine, database_url: str, broker_url: str, redis_client: Redis
 ) -> None:
     for group in ("stopped", "at work"):
@@ -275,7 +275,7 @@ def _read(redis: Redis, group: str, entries: int, after: str = ">") -> list[dict
     return [fields for _, fields in read]
 
 
-def test_a_relay_that_is_stopped_gives_way_at_once(own: System) -> None:
+def test_a_stopped_relay_releases_its_lease(own: System) -> None:
     first = own.start("relay")
     write(own.engine, "before")
     own.publishes(3)
@@ -293,13 +293,13 @@ def test_a_relay_that_is_stopped_gives_way_at_once(own: System) -> None:
     [{"BROKER_URL": "redis://127.0.0.1:1/0"}, {"DATABASE_URL": "postgresql://127.0.0.1:1/cards"}],
     ids=["broker", "database"],
 )
-def test_a_relay_that_waits_ends_when_it_is_told_to(away: dict[str, str], own: System) -> None:
+def test_a_waiting_relay_can_be_stopped(away: dict[str, str], own: System) -> None:
     relay = own.start("relay", **away)
     relay.says("database or sink unavailable, retrying")
     assert relay.stop() == 0
 
 
-def test_check_says_whether_a_relay_is_at_work(engine: Engine, database_url: str) -> None:
+def test_check_reports_whether_a_relay_is_active(engine: Engine, database_url: str) -> None:
     def check() -> tuple[int, str]:
         done = CliRunner().invoke(
             app, ["relay", "--check"], env={"CARD_WORKER_DATABASE_URL": database_url}

@@ -1,4 +1,4 @@
-"""Results for producers that asked for them: what one of them meets keeps none from the others."""
+"""Results for producers that want them: a result that fails does not affect others."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +28,7 @@ def stored(backend: Any, *message_ids: str) -> list[str]:
     return [id for id in message_ids if backend.get_task_meta(id)["status"] == states.SUCCESS]
 
 
-def test_a_result_that_cannot_be_written_keeps_none_from_the_others(backend: Any) -> None:
+def test_an_unwritable_result_does_not_prevent_others(backend: Any) -> None:
     results = Results(backend)
     results.store([result("first"), result("bad", object()), result("last")])
     results.store([result("later")])
@@ -36,9 +36,7 @@ def test_a_result_that_cannot_be_written_keeps_none_from_the_others(backend: Any
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_a_result_that_the_server_refuses_keeps_none_from_the_others(
-    own_broker: Valkey, *, together: bool
-) -> None:
+def test_a_refused_result_does_not_prevent_others(own_broker: Valkey, *, together: bool) -> None:
     with Redis.from_url(own_broker.url) as admin:
         # It may write all keys but one.
         admin.acl_setuser(

@@ -1,4 +1,4 @@
-"""`card-worker send-file`: each line is one command, whatever happens on the way."""
+"""`card-worker send-file`: each line is sent once, whatever fails."""
 
 import json
 import os

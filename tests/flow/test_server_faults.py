@@ -1,4 +1,4 @@
-"""What the database refuses for a while makes no good command a dead letter, and ends no part."""
+"""Temporary errors of the database make no dead letter of a valid command, and end no process."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -106,7 +106,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_the_server_refuses_is_waited_for(fault: str, limited: System) -> None:
+def test_temporary_refusals_of_the_server_are_retried(fault: str, limited: System) -> None:
     breaks, mends = FAULTS[fault]
     with parts(limited) as (worker, _):
         run = limited.owner.execute
@@ -119,7 +119,7 @@ def test_what_the_server_refuses_is_waited_for(fault: str, limited: System) -> N
 
 
 @pytest.mark.parametrize("fault", ["a right is missing", "a table has another name"])
-def test_what_an_operator_has_to_mend_is_logged_as_an_error(fault: str, limited: System) -> None:
+def test_failures_that_need_an_operator_are_logged_as_errors(fault: str, limited: System) -> None:
     breaks, mends = FAULTS[fault]
     with parts(limited) as (worker, _):
         limited.owner.execute(text(breaks))
@@ -132,7 +132,7 @@ def test_what_an_operator_has_to_mend_is_logged_as_an_error(fault: str, limited:
         assert_all_done(limited, "meanwhile")
 
 
-def test_a_log_says_why_no_session_is_given(limited: System) -> None:
+def test_the_log_has_the_reason_of_a_refused_session(limited: System) -> None:
     breaks, mends = FAULTS["nobody may log in"]
     with parts(limited) as (worker, relay):
         limited.owner.execute(text(breaks))
@@ -143,7 +143,7 @@ def test_a_log_says_why_no_session_is_given(limited: System) -> None:
         assert_all_done(limited, "meanwhile")
 
 
-def test_a_relay_says_as_an_error_what_an_operator_has_to_mend(limited: System) -> None:
+def test_the_relay_logs_failures_that_need_an_operator_as_errors(limited: System) -> None:
     breaks, mends = FAULTS["a right on our notes is missing"]
     with parts(limited) as (_, relay):
         limited.owner.execute(text(breaks))
@@ -154,7 +154,7 @@ def test_a_relay_says_as_an_error_what_an_operator_has_to_mend(limited: System) 
         limited.owner.execute(text(mends))
 
 
-def test_positions_that_are_drawn_again_are_no_message_s_fault(own: System) -> None:
+def test_repeated_positions_do_not_count_against_a_message(own: System) -> None:
     with parts(own) as (worker, _):
         own.create(*names("meanwhile"))
         own.answers(*names("meanwhile"))
@@ -193,7 +193,9 @@ def own(tmp_path: Path, postgres_url: str, broker_url: str) -> Iterator[System]:
 
 
 @pytest.mark.parametrize("does", ["RAISE EXCEPTION 'planted'", "RETURN NULL"])
-def test_starts_that_cannot_be_counted_are_no_message_s_fault(does: str, own: System) -> None:
+def test_starts_that_cannot_be_counted_do_not_count_against_a_message(
+    does: str, own: System
+) -> None:
     breaks, mends = plant("starts", "INSERT OR UPDATE", does=does)
     with parts(own) as (worker, _):
         own.sql(breaks)
@@ -204,7 +206,7 @@ def test_starts_that_cannot_be_counted_are_no_message_s_fault(does: str, own: Sy
         assert_all_done(own, "once", "twice")
 
 
-def test_starts_that_cannot_be_forgotten_are_no_message_s_fault(own: System) -> None:
+def test_starts_that_cannot_be_deleted_do_not_count_against_a_message(own: System) -> None:
     breaks, mends = plant("starts", "DELETE")
     with parts(own):
         own.sql(breaks)
@@ -224,7 +226,7 @@ UNWRITABLE = {
 
 
 @pytest.mark.parametrize("fault", UNWRITABLE)
-def test_letters_that_cannot_be_written_go_back_and_stop_nobody(fault: str, own: System) -> None:
+def test_messages_return_if_dead_letters_cannot_be_written(fault: str, own: System) -> None:
     breaks, mends = UNWRITABLE[fault]
     with parts(own) as (worker, _):
         own.sql(breaks)
@@ -262,7 +264,7 @@ SQLITE_FAULTS: dict[str, Callable[[Path], None]] = {"away": _away, "no database"
 
 
 @pytest.mark.parametrize("fault", SQLITE_FAULTS)
-def test_a_file_that_is_away_is_waited_for(
+def test_a_missing_sqlite_file_is_retried(
     fault: str, tmp_path: Path, sqlite_url: str, broker_url: str
 ) -> None:
     folder = tmp_path / "kept"
@@ -284,7 +286,7 @@ def test_a_file_that_is_away_is_waited_for(
         assert all(part.runs for part in own.parts.all)
 
 
-def test_a_table_that_goes_away_while_it_is_used_is_waited_for(
+def test_a_table_that_disappears_is_retried(
     tmp_path: Path, sqlite_url: str, broker_url: str
 ) -> None:
     with system(tmp_path, database_url=sqlite_url, broker_url=broker_url) as own, parts(own):
@@ -295,7 +297,7 @@ def test_a_table_that_goes_away_while_it_is_used_is_waited_for(
         assert_all_done(own, *names("meanwhile", 5))
 
 
-def test_letters_that_a_file_cannot_keep_go_back_and_stop_nobody(
+def test_messages_return_if_sqlite_cannot_store_dead_letters(
     tmp_path: Path, sqlite_url: str, broker_url: str
 ) -> None:
     breaks, mends = rename("dead_letters")
@@ -314,7 +316,7 @@ def test_letters_that_a_file_cannot_keep_go_back_and_stop_nobody(
 
 
 @pytest.mark.parametrize("silent", ["pause", "hold_replies"])
-def test_a_database_that_falls_silent_delays_answers_by_less_than_a_minute(
+def test_a_silent_database_delays_answers_by_less_than_a_minute(
     silent: str, tmp_path: Path, postgres_url: str, broker_url: str
 ) -> None:
     port = make_url(postgres_url).port
@@ -337,7 +339,7 @@ def test_a_database_that_falls_silent_delays_answers_by_less_than_a_minute(
 
 
 @pytest.mark.debian
-def test_behind_a_pooler_all_is_answered_and_nothing_is_a_letter(
+def test_all_is_answered_behind_a_pooler(
     tmp_path: Path, postgres_server: Server, postgres_url: str, broker_url: str
 ) -> None:
     with pgbouncer(postgres_server.url) as pooler:

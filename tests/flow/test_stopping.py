@@ -1,4 +1,4 @@
-"""Workers that are told to stop: promptly, in whatever pool, and at no message's cost."""
+"""Stopping workers: promptly, in each pool, and without losing a message."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def stop(worker: Part, how: signal.Signals) -> None:
 
 @pytest.mark.parametrize("how", [WARM, COLD], ids=["warm", "cold"])
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_worker_stops_while_the_database_is_away(
+def test_a_worker_stops_while_the_database_is_unavailable(
     pool: str,
     how: signal.Signals,
     tmp_path: Path,
@@ -73,7 +73,7 @@ def send_suspects(own: System) -> None:
 
 @pytest.mark.parametrize("how", [WARM, COLD], ids=["warm", "cold"])
 @pytest.mark.parametrize("pool", ["solo", "processes"])
-def test_stops_while_a_row_is_locked_bury_nothing(
+def test_stopping_while_a_row_is_locked_makes_no_dead_letter(
     pool: str, how: signal.Signals, own: System
 ) -> None:
     own.start("relay")
@@ -101,7 +101,7 @@ def _waits_for_a_lock(own: System) -> bool:
         return bool(connection.execute(waiting).scalar_one())
 
 
-def test_stops_while_the_database_goes_away_bury_nothing(
+def test_stopping_while_the_database_fails_makes_no_dead_letter(
     tmp_path: Path, postgres_url: str, own_broker: Valkey
 ) -> None:
     address = make_url(postgres_url)

@@ -1,4 +1,4 @@
-"""The sweep: what time has made due is written down, once, in bounded slices."""
+"""The sweep of cards: each card that is due is expired once, in slices of limited size."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +61,7 @@ def told(engine: Engine) -> int:
         return int(connection.execute(asked.select_from(outbox)).scalar_one())
 
 
-def test_what_is_due_is_expired_and_nothing_else(engine: Engine) -> None:
+def test_only_cards_that_are_due_are_expired(engine: Engine) -> None:
     make(engine, "due", "due too")
     make(engine, "later", expires_at=FAR)
     make(engine, "never", expires_at=None)
@@ -71,14 +71,14 @@ def test_what_is_due_is_expired_and_nothing_else(engine: Engine) -> None:
         assert list(differences(connection)) == []
 
 
-def test_a_sweep_run_twice_adds_nothing(engine: Engine) -> None:
+def test_a_second_sweep_changes_nothing(engine: Engine) -> None:
     make(engine, *names(5))
     assert [expire_cards(engine), expire_cards(engine)] == [5, 0]
     assert told(engine) == 5
 
 
 @pytest.mark.parametrize("sweeps", [2, 4])
-def test_sweeps_at_once_expire_each_card_once(
+def test_concurrent_sweeps_expire_each_card_once(
     sweeps: int, engine: Engine, database_url: str
 ) -> None:
     make(engine, *names(100))
@@ -98,7 +98,7 @@ def test_sweeps_at_once_expire_each_card_once(
     assert told(engine) == len(expired(engine)) == 100
 
 
-def test_a_sweep_is_bounded_and_the_next_goes_on(engine: Engine) -> None:
+def test_a_sweep_is_limited_and_the_next_continues(engine: Engine) -> None:
     make(engine, *names(SLICES_MAX + 5))
     assert expire_cards(engine, slice_rows=1) == SLICES_MAX
     assert expire_cards(engine, slice_rows=1) == 5
@@ -109,7 +109,7 @@ def test_slices_end_neatly_when_the_last_one_is_full(engine: Engine) -> None:
     assert expire_cards(engine, slice_rows=10) == 20
 
 
-def test_the_longest_past_comes_first(engine: Engine) -> None:
+def test_the_card_that_expired_first_is_swept_first(engine: Engine) -> None:
     make(engine, "newer", expires_at=PAST + timedelta(days=1))
     make(engine, "older", expires_at=PAST)
     expire_cards(engine)
@@ -119,7 +119,7 @@ def test_the_longest_past_comes_first(engine: Engine) -> None:
     assert subjects == ["older", "newer"]
 
 
-def test_a_card_in_other_hands_is_left_for_the_next_sweep(postgres_url: str) -> None:
+def test_a_locked_card_is_left_for_the_next_sweep(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     make(engine, "free", "held")
     with begin(engine) as (connection, _):
@@ -130,7 +130,7 @@ def test_a_card_in_other_hands_is_left_for_the_next_sweep(postgres_url: str) -> 
     engine.dispose()
 
 
-def test_a_sweep_that_finds_the_file_taken_is_put_off(sqlite_url: str) -> None:
+def test_a_sweep_fails_while_the_sqlite_file_is_locked(sqlite_url: str) -> None:
     engine = open_engine(sqlite_url)
     make(engine, "due")
     with begin(engine), pytest.raises(OperationalError, match="locked"):
@@ -149,7 +149,7 @@ def swept(card_id: str, command_id: str) -> SweptCard:
     return SweptCard(account_id=ACCOUNT, card_id=card_id, command_id=command_id)
 
 
-def test_no_sender_takes_the_key_of_a_sweep(engine: Engine) -> None:
+def test_producers_cannot_use_the_idempotency_keys_of_sweeps(engine: Engine) -> None:
     make(engine, *names(3))
     for card_id in names(3):
         command_id = f"expire-{card_uuid(ACCOUNT, card_id)}-1"
@@ -163,7 +163,7 @@ def test_no_sender_takes_the_key_of_a_sweep(engine: Engine) -> None:
 # A sweep of the past that was refused, and one whose key another card has.
 @pytest.mark.parametrize("stuck_by", ["itself", "another"])
 @pytest.mark.parametrize("slice_rows", [1, 7, 1_000])
-def test_rows_that_can_not_be_changed_keep_no_other_from_being_swept(
+def test_rows_that_cannot_be_changed_are_skipped(
     engine: Engine, slice_rows: int, stuck_by: str
 ) -> None:
     stuck = names(SLICES_MAX + 3)
@@ -188,9 +188,7 @@ DEFECT = {
 
 
 @pytest.mark.parametrize("slice_rows", [1, 3, 1_000])
-def test_a_row_that_fails_its_commit_keeps_no_other_from_being_swept(
-    engine: Engine, slice_rows: int
-) -> None:
+def test_a_row_that_fails_the_commit_is_skipped(engine: Engine, slice_rows: int) -> None:
     make(engine, "defect-1", "due", "defect-2")
     make(engine, "due too", expires_at=PAST + timedelta(days=1))
     with engine.begin() as connection:
@@ -199,7 +197,7 @@ def test_a_row_that_fails_its_commit_keeps_no_other_from_being_swept(
     assert expired(engine) == ["due", "due too"]
 
 
-def test_what_was_changed_meanwhile_is_not_expired(engine: Engine) -> None:
+def test_cards_changed_meanwhile_are_not_expired(engine: Engine) -> None:
     make(engine, "prolonged", "due")
     with engine.begin() as connection:
         prolonged = update(cards).where(cards.c.card_id == "prolonged")
@@ -215,7 +213,7 @@ def test_a_blocked_card_expires_too(engine: Engine) -> None:
     assert expire_cards(engine) == 1
 
 
-def test_while_one_is_at_a_slice_others_leave_the_sweep_to_it(postgres_url: str) -> None:
+def test_one_process_at_a_time_sweeps(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     make(engine, "due")
     with begin(engine) as (connection, _):
@@ -225,7 +223,7 @@ def test_while_one_is_at_a_slice_others_leave_the_sweep_to_it(postgres_url: str)
     engine.dispose()
 
 
-def test_a_sweep_goes_on_slice_by_slice_behind_commands(own: System) -> None:
+def test_the_slices_of_a_sweep_have_the_lowest_priority(own: System) -> None:
     due = 2 * SLICE_ROWS + 1
     make(own.engine, *names(due))
     sweep = envelope("sweeps.expire_cards", "sweep", queue="cards.system")
@@ -248,7 +246,7 @@ LAST = "cards.system\x06\x169"
 """The list of the lowest priority."""
 
 
-def test_what_is_no_place_of_a_sweep_is_a_dead_letter(own: System) -> None:
+def test_a_sweep_with_invalid_arguments_is_a_dead_letter(own: System) -> None:
     own.start("worker")
     wrong: list[dict[str, Any]] = [{"swept": -1}, {"id": "x"}, {"other": 1}]
     for number, fields in enumerate(wrong):
@@ -257,7 +255,7 @@ def test_what_is_no_place_of_a_sweep_is_a_dead_letter(own: System) -> None:
         assert own.letter(id).reason == "sweep_invalid"
 
 
-def test_beat_and_a_worker_expire_a_card_when_its_time_comes(own: System) -> None:
+def test_beat_and_a_worker_expire_a_card_in_time(own: System) -> None:
     beats = [own.start("beat", SWEEP_INTERVAL_S="0.5") for _ in range(2)]
     worker, relay = own.start("worker"), own.start("relay")
     own.create("short", "long", expires_at=FAR.isoformat())

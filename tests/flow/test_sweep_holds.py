@@ -1,4 +1,4 @@
-"""The sweep of holds: what is locked and whose time has passed is free again, once, and told."""
+"""The sweep of holds: each hold that is due is released once, with an event."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -57,7 +57,7 @@ def told(engine: Engine) -> int:
         return int(connection.execute(asked.select_from(outbox)).scalar_one())
 
 
-def test_what_is_due_is_free_again_and_nothing_else(engine: Engine) -> None:
+def test_only_holds_that_are_due_are_released(engine: Engine) -> None:
     lock(engine, "due", "due too")
     lock(engine, "never", hold_expires_in=None)
     with begin(engine) as (connection, now):
@@ -70,7 +70,7 @@ def test_what_is_due_is_free_again_and_nothing_else(engine: Engine) -> None:
         assert list(differences(connection)) == []
 
 
-def test_the_sweep_is_bounded_and_the_next_goes_on(engine: Engine) -> None:
+def test_a_sweep_of_holds_is_limited_and_the_next_continues(engine: Engine) -> None:
     lock(engine, *(f"card-{number}" for number in range(SLICES_MAX + 2)))
     assert expire_holds(engine, slice_rows=1) == SLICES_MAX
     assert expire_holds(engine, slice_rows=1) == 2
@@ -90,7 +90,7 @@ def ask(engine: Engine, *commands: Command) -> None:
         assert None not in {answer.reason for answer in handle(connection, commands, THEN)}
 
 
-def test_no_sender_takes_the_key_of_a_sweep(engine: Engine) -> None:
+def test_producers_cannot_use_the_idempotency_keys_of_sweeps(engine: Engine) -> None:
     lock(engine, "one", "two")
     for hold in holds_of(engine):
         asked = {"account_id": ACCOUNT, "transaction_id": str(hold)}
@@ -101,9 +101,7 @@ def test_no_sender_takes_the_key_of_a_sweep(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("slice_rows", [1, 7, 1_000])
-def test_rows_that_can_not_be_changed_keep_no_other_from_being_swept(
-    engine: Engine, slice_rows: int
-) -> None:
+def test_rows_that_cannot_be_changed_are_skipped(engine: Engine, slice_rows: int) -> None:
     lock(engine, *(f"stuck-{number}" for number in range(SLICES_MAX + 3)))
     stuck = holds_of(engine)
     for hold in stuck:
@@ -114,7 +112,7 @@ def test_rows_that_can_not_be_changed_keep_no_other_from_being_swept(
     assert len(locked(engine)) == len(stuck)
 
 
-def test_a_look_for_due_holds_goes_on_where_the_last_one_ended(engine: Engine) -> None:
+def test_a_slice_begins_after_the_last_row_of_the_previous_one(engine: Engine) -> None:
     lock(engine, "one", "two", "three")
     with begin(engine) as (connection, now):
         first = due_holds(connection, now, 2)
@@ -128,7 +126,7 @@ def place_of(hold: Hold) -> After:
     return hold.expires_at, hold.id
 
 
-def test_all_holds_of_a_card_count_that_are_released_with_one(engine: Engine) -> None:
+def test_all_holds_of_a_card_that_are_released_together_are_counted(engine: Engine) -> None:
     lock(engine, "one")
     asked = {"account_id": ACCOUNT, "card_id": "one", "amount": 100, "currency": "NOK"}
     asked |= {"ref_id": "r2", "pending": True, "hold_expires_in": 2 * AN_HOUR}
@@ -139,7 +137,7 @@ def test_all_holds_of_a_card_count_that_are_released_with_one(engine: Engine) ->
     assert expire_holds(engine) == told(engine) == 2
 
 
-def test_a_hold_on_a_card_in_other_hands_is_left_for_the_next_sweep(postgres_url: str) -> None:
+def test_a_hold_on_a_locked_card_is_left_for_the_next_sweep(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     lock(engine, "free", "held")
     with begin(engine) as (connection, _):
@@ -150,7 +148,7 @@ def test_a_hold_on_a_card_in_other_hands_is_left_for_the_next_sweep(postgres_url
     engine.dispose()
 
 
-def test_a_hold_in_other_hands_keeps_no_other_from_being_swept(postgres_url: str) -> None:
+def test_a_locked_hold_is_skipped(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     lock(engine, "free", "held")
     with begin(engine) as (connection, _):
@@ -163,7 +161,7 @@ def test_a_hold_in_other_hands_keeps_no_other_from_being_swept(postgres_url: str
 
 
 @pytest.mark.parametrize("done", ["transactions.capture", "transactions.void"])
-def test_what_was_captured_or_voided_is_not_due(engine: Engine, done: str) -> None:
+def test_captured_and_voided_holds_are_not_due(engine: Engine, done: str) -> None:
     lock(engine, "done")
     with reading(engine) as connection:
         hold = connection.execute(select(holds.c.id)).scalar_one()
@@ -176,7 +174,7 @@ def test_what_was_captured_or_voided_is_not_due(engine: Engine, done: str) -> No
     assert (expire_holds(engine), told(engine)) == (0, 0)
 
 
-def test_a_worker_frees_what_is_due_when_beat_asks(own: System) -> None:
+def test_a_worker_releases_holds_when_beat_requests_a_sweep(own: System) -> None:
     own.start("worker")
     own.start("relay")
     lock(own.engine, "due")

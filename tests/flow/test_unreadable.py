@@ -1,4 +1,4 @@
-"""What can't be read is kept as it came, and nothing else suffers from it."""
+"""Unreadable messages are stored unchanged, and affect no other message."""
 
 import base64
 import json
@@ -129,7 +129,7 @@ def _kept(headers: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_cannot_be_read_is_kept_as_it_came(case: str, after_all: System) -> None:
+def test_an_unreadable_message_is_stored_unchanged(case: str, after_all: System) -> None:
     message, reason = CASES[case]
     (letter,) = [
         one
@@ -142,19 +142,19 @@ def test_what_cannot_be_read_is_kept_as_it_came(case: str, after_all: System) ->
     assert timedelta() < datetime.now(UTC) - letter.received_at < timedelta(minutes=10)
 
 
-def test_neighbours_of_what_cannot_be_read_are_answered(after_all: System) -> None:
+def test_messages_beside_an_unreadable_one_are_answered(after_all: System) -> None:
     neighbours = [*(f"before {name}" for name in CASES), "the last one"]
     assert set(after_all.types(*neighbours)) == {"card.created"}
 
 
-def test_what_comes_twice_is_kept_once(after_all: System) -> None:
+def test_a_message_that_comes_twice_is_stored_once(after_all: System) -> None:
     known = Counter(letter.message_id for letter in after_all.letters())
     assert known.pop(None) == len(NAMELESS)
     assert set(known.values()) == {1}
     assert len(known) == len(CASES) - len(NAMELESS)
 
 
-def test_nothing_of_it_was_done(after_all: System) -> None:
+def test_unreadable_messages_have_no_effect(after_all: System) -> None:
     told = {event["subject"] for event in after_all.events()}
     assert told.isdisjoint({"ok", "old", "no account"})
 
@@ -182,7 +182,7 @@ def test_no_message_stopped_the_worker(after_all: System) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
-def test_a_celery_client_may_ask_but_not_command(
+def test_remote_control_can_inspect_but_not_change(
     options: dict[str, Any], reason: str, running: System, stranger: Celery
 ) -> None:
     message_id = f"option {' '.join(options)}"
@@ -191,7 +191,7 @@ def test_a_celery_client_may_ask_but_not_command(
     assert running.letter(message_id).explanation.startswith(reason)
 
 
-def test_what_celery_adds_by_itself_is_accepted(running: System, stranger: Celery) -> None:
+def test_headers_that_celery_adds_are_accepted(running: System, stranger: Celery) -> None:
     for serializer in ("json", None):
         stranger.send_task(
             "cards.create",
@@ -239,7 +239,7 @@ def test_the_parts_of_a_list_that_cannot_be_read_are_a_letter_and_the_others_are
     assert letter.headers["id"] == "listed:bad"
 
 
-def test_a_list_of_which_nothing_can_be_read_holds_nobody_up(running: System) -> None:
+def test_an_unreadable_list_delays_no_other_message(running: System) -> None:
     message = envelope("commands.apply", "hopeless", {"commands": [None, 5, []] * 300})
     running.push(message)
     running.create("after hopeless")

@@ -1,4 +1,4 @@
-"""What is printed for a token is read from the paper as that token."""
+"""Barcodes on labels and in images contain the tokens."""
 
 import io
 from pathlib import Path
@@ -38,7 +38,9 @@ def pages(pdf: bytes) -> list[Image]:
 
 @pytest.mark.parametrize("kind", Barcode)
 @pytest.mark.parametrize("format", FORMATS)
-def test_labels_are_read_as_their_tokens(kind: Barcode, format: TokenFormat | None) -> None:
+def test_the_barcode_of_a_label_contains_the_token(
+    kind: Barcode, format: TokenFormat | None
+) -> None:
     labels = rows(format, 14)
     printed = pages(draw_sheet(labels, kind))
     assert len(printed) == 2
@@ -49,7 +51,7 @@ def test_labels_are_read_as_their_tokens(kind: Barcode, format: TokenFormat | No
     assert sorted(read) == sorted(label["token"] for label in labels)
 
 
-def test_a_label_says_which_card_it_is_and_its_pin() -> None:
+def test_a_label_shows_card_id_and_pin() -> None:
     pdf = draw_sheet([{"card_id": "card-01", "token": "", "pin": "4711", "type": ""}], Barcode.QR)
     document = pypdfium2.PdfDocument(io.BytesIO(pdf))
     text = document[0].get_textpage().get_text_range()
@@ -58,14 +60,14 @@ def test_a_label_says_which_card_it_is_and_its_pin() -> None:
     assert "PIN 4711" in text
 
 
-def test_pictures_stand_in_a_folder_by_card(tmp_path: Path) -> None:
+def test_images_are_named_by_card_id(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "codes"
     assert draw_images(rows(None, 3), Barcode.CODE_128, folder) == 3
     assert sorted(file.name for file in folder.iterdir()) == [f"card%2F{n}.svg" for n in range(3)]
     assert all("<svg" in file.read_text() for file in folder.iterdir())
 
 
-def test_bars_too_thin_to_be_read_are_not_drawn() -> None:
+def test_barcodes_with_too_thin_bars_are_refused() -> None:
     long = rows(TokenFormat(length=128), 1)
     with pytest.raises(NotDrawn, match="128 characters"):
         draw_sheet(long, Barcode.CODE_128)

@@ -1,4 +1,4 @@
-"""Values are drawn evenly from what their format says, and shown no further than a mask."""
+"""Random tokens and PINs: alphabets, lengths, distribution, masks."""
 
 import os
 from collections import Counter
@@ -29,7 +29,7 @@ ALPHABETS = {
 
 
 @pytest.mark.parametrize(("flags", "alphabet"), ALPHABETS.values(), ids=ALPHABETS)
-def test_a_format_draws_from_what_it_names(flags: dict[str, Any], alphabet: str) -> None:
+def test_a_format_selects_the_alphabet(flags: dict[str, Any], alphabet: str) -> None:
     assert TokenFormat(**flags).alphabet == alphabet
     plain = TokenFormat(**flags, unambiguous=True).alphabet
     assert plain == "".join(c for c in alphabet if c not in LOOKALIKES)
@@ -38,13 +38,15 @@ def test_a_format_draws_from_what_it_names(flags: dict[str, Any], alphabet: str)
 @pytest.mark.parametrize(
     "flags", [{"numbers": False}, {"numbers": False, "characters": False, "symbols": False}]
 )
-def test_a_format_that_leaves_nothing_is_weak(flags: dict[str, Any]) -> None:
+def test_an_empty_alphabet_is_weak(flags: dict[str, Any]) -> None:
     assert TokenFormat(**flags).weakness(with_pin=True) == "leaves no character to choose from"
     assert PinFormat(**flags).weakness == "leaves no character to choose from"
 
 
 @pytest.mark.parametrize(("flags", "alphabet"), ALPHABETS.values(), ids=ALPHABETS)
-def test_each_letter_stands_for_as_many_bytes(flags: dict[str, Any], alphabet: str) -> None:
+def test_each_letter_has_the_same_number_of_byte_values(
+    flags: dict[str, Any], alphabet: str
+) -> None:
     letters = Counter(letters_of(bytes(range(256)), alphabet).decode())
     assert set(letters) == set(alphabet)
     assert len(set(letters.values())) == 1
@@ -83,7 +85,7 @@ SIGNED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("flags", SIGNED)
-def test_no_value_begins_as_a_formula_does(flags: dict[str, Any]) -> None:
+def test_no_value_begins_like_a_formula(flags: dict[str, Any]) -> None:
     alphabet = TokenFormat(**flags).alphabet
     assert set(FORMULA_SIGNS) & set(alphabet) == {"-"}
     drawn = draw_pins(PinFormat(**flags, length=4), 20_000)
@@ -95,7 +97,7 @@ def test_no_value_begins_as_a_formula_does(flags: dict[str, Any]) -> None:
     assert {value[3] for value in with_prefix} == set(alphabet) - {"-"}
 
 
-def test_each_value_that_may_be_drawn_is_as_likely_as_any_other(
+def test_values_are_uniformly_distributed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # In place of chance: for each value of a first byte, all values of a second byte.
@@ -111,7 +113,7 @@ def test_each_value_that_may_be_drawn_is_as_likely_as_any_other(
     assert len(counts) == kinds
 
 
-def test_none_is_none() -> None:
+def test_drawing_nothing_returns_nothing() -> None:
     assert draw_tokens(None, 0) == draw_tokens(TokenFormat(), 0) == draw_pins(PinFormat(), 0) == []
 
 
@@ -141,7 +143,7 @@ def test_a_mask_shows_the_last_four(value: str, prefix: str, shown: str) -> None
         ({"length": 7, "numbers": True}, True, 8),
     ],
 )
-def test_how_long_a_token_must_be(
+def test_the_minimum_length_of_a_token(
     fields: dict[str, Any], with_pin: bool, least: int | None
 ) -> None:
     weakness = TokenFormat(**fields).weakness(with_pin=with_pin)
@@ -149,7 +151,7 @@ def test_how_long_a_token_must_be(
     assert weakness == (least and f"must have at least {least} characters{alone}")
 
 
-def test_how_long_a_pin_must_be() -> None:
+def test_the_minimum_length_of_a_pin() -> None:
     assert PinFormat(length=4).weakness is None
     assert PinFormat(length=3).weakness == "must have at least 4 characters"
 
@@ -171,7 +173,7 @@ def test_how_long_a_pin_must_be() -> None:
         {"colour": "red"},
     ],
 )
-def test_what_is_no_format_is_refused(fields: dict[str, Any]) -> None:
+def test_invalid_formats_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TokenFormat(**fields)
     with pytest.raises(ValidationError):

@@ -1,4 +1,4 @@
-"""What is kept of a message that can't be read says nothing of its secrets."""
+"""Masking removes all secrets from messages that cannot be read, and nothing else."""
 
 import base64
 import json
@@ -40,7 +40,7 @@ CLEAR = [VALUE.encode(), b"47114712"]
         JSON.decode().encode("utf-8") + b"\xff\xfe",
     ],
 )
-def test_secrets_are_hidden_wherever_a_field_stands(raw: bytes) -> None:
+def test_secrets_are_masked_wherever_a_field_is(raw: bytes) -> None:
     kept = masked_bytes(raw)
     assert not [one for one in CLEAR if one in kept]
     assert b"***" in kept
@@ -49,7 +49,7 @@ def test_secrets_are_hidden_wherever_a_field_stands(raw: bytes) -> None:
         assert not [one for one in CLEAR if one in inside]
 
 
-def test_an_entry_of_a_queue_is_masked_within_its_base64() -> None:
+def test_the_base64_body_of_an_entry_is_masked() -> None:
     entry = json.dumps({"body": base64.b64encode(JSON).decode(), "headers": {"id": "1"}})
     for raw in (entry, entry[:180]):
         kept = masked_bytes(raw.encode())
@@ -73,11 +73,11 @@ def test_an_entry_of_a_queue_is_masked_within_its_base64() -> None:
         base64.b64encode(b"nothing to be seen here, move on"),
     ],
 )
-def test_what_holds_none_stays_byte_for_byte(raw: bytes) -> None:
+def test_content_without_secrets_is_unchanged(raw: bytes) -> None:
     assert masked_bytes(raw) == raw
 
 
-def test_json_keeps_its_shape() -> None:
+def test_masked_json_keeps_its_structure() -> None:
     made: Any = {"kwargsrepr": repr(FIELDS), "l": [FIELDS], "pin": {"format": 1}, "n": None}
     kept = masked(made)
     assert kept["l"] == [FIELDS | {"token": "***", "pin": "***"}]
@@ -86,7 +86,7 @@ def test_json_keeps_its_shape() -> None:
     assert "T00000001" in kept["kwargsrepr"]
 
 
-def test_what_is_sealed_stays_so_that_it_can_be_sent_again() -> None:
+def test_sealed_values_are_not_masked() -> None:
     sealed = seal_text(read_recipients([new_key_pair().recipient]), VALUE)
     raw = json.dumps({"token": sealed, "pin": sealed}).encode()
     assert masked_bytes(raw) == raw
@@ -94,7 +94,7 @@ def test_what_is_sealed_stays_so_that_it_can_be_sent_again() -> None:
     assert masked({"token": sealed}) == {"token": sealed}
 
 
-def test_a_command_without_its_secrets_is_told_by_the_rest() -> None:
+def test_secret_fields_are_removed() -> None:
     assert without_secrets(FIELDS) == {"account_id": "T00000001", "note": "token"}
     assert without_secrets({"pin": {"value": "1"}, "Token": [1]}) == {}
 
@@ -108,12 +108,12 @@ def test_a_command_without_its_secrets_is_told_by_the_rest() -> None:
         {"pin": [[47114712]]},
     ],
 )
-def test_a_secret_in_a_wrong_shape_is_hidden_as_well(kwargs: Any) -> None:
+def test_a_secret_in_a_list_or_object_is_masked(kwargs: Any) -> None:
     kept = masked_body(json.dumps([[], kwargs, {}]).encode())
     assert not [one for one in CLEAR if one in kept]
 
 
-def test_what_has_no_name_is_hidden_where_it_may_be_a_secret() -> None:
+def test_positional_arguments_are_masked_for_tasks_with_secrets() -> None:
     raw = json.dumps([[VALUE, [47114712]], {}, None]).encode()
     assert json.loads(masked_body(raw, "cards.get")) == [["***", ["***"]], {}, None]
     assert masked_body(raw, "cards.create") == raw
@@ -130,14 +130,14 @@ def test_what_has_no_name_is_hidden_where_it_may_be_a_secret() -> None:
     assert masked({"argsrepr": "()"}, "cards.get") == {"argsrepr": "()"}
 
 
-def test_what_asks_for_a_secret_stays() -> None:
+def test_options_for_a_new_secret_are_not_masked() -> None:
     asked = {"card_token": {"format": {"prefix": "GC-"}, "expires_in": 5}, "pin": {"format": None}}
     raw = json.dumps([[], asked, {}]).encode()
     assert masked_body(raw) == raw
 
 
 @pytest.mark.parametrize("before", [0, PIECE - 20, PIECE - 5, 3 * PIECE + 1])
-def test_a_secret_in_what_is_larger_than_any_message_is_found(before: int) -> None:
+def test_a_secret_in_very_large_content_is_masked(before: int) -> None:
     large = b" " * before + JSON + b" " * PIECE
     for raw in (large, b'"' + base64.b64encode(large) + b'"'):
         kept = masked_body(raw)
@@ -148,5 +148,5 @@ def test_a_secret_in_what_is_larger_than_any_message_is_found(before: int) -> No
 
 
 @pytest.mark.parametrize("raw", [b"[" * 50_000, b'{"pin":' * 50_000, b"9" * 6_000])
-def test_what_can_t_be_walked_through_is_searched(raw: bytes) -> None:
+def test_content_that_is_not_readable_json_is_searched(raw: bytes) -> None:
     assert masked_body(raw) == raw

@@ -1,4 +1,4 @@
-"""Hashes that only who has the key can make, and keys that no error repeats."""
+"""Keyed hashes of tokens and PINs, and the parsing of peppers."""
 
 import base64
 from uuid import UUID
@@ -15,7 +15,7 @@ def text(**keys: bytes) -> str:
     return ",".join(f"{kid}:{base64.b64encode(key).decode()}" for kid, key in keys.items())
 
 
-def test_the_newest_hashes_and_all_are_found() -> None:
+def test_the_newest_pepper_hashes_and_all_find() -> None:
     old, both = Peppers.read(text(k1=OLD)), Peppers.read(text(k2=NEW, k1=OLD))
     kept = old.hash_token("T00000001", "token")
     assert (kept.kid, len(kept.digest)) == ("k1", 64)
@@ -24,7 +24,7 @@ def test_the_newest_hashes_and_all_are_found() -> None:
     assert [found.kid for found in both.token_hashes("T00000001", "token")] == ["k2", "k1"]
 
 
-def test_account_card_and_kind_are_part_of_what_is_hashed() -> None:
+def test_account_card_and_kind_are_hashed_too() -> None:
     peppers = Peppers.read(text(k=NEW))
     digests = {
         peppers.hash_token("T00000001", "1234").digest,
@@ -37,7 +37,7 @@ def test_account_card_and_kind_are_part_of_what_is_hashed() -> None:
     assert len(digests) == 6
 
 
-def test_a_pin_is_known_by_its_card_and_key() -> None:
+def test_a_pin_is_verified_with_its_card_and_pepper() -> None:
     old, both = Peppers.read(text(k1=OLD)), Peppers.read(text(k2=NEW, k1=OLD))
     kept = old.hash_pin(CARD, "1234")
     assert both.verify_pin(CARD, kept, "1234")
@@ -48,14 +48,14 @@ def test_a_pin_is_known_by_its_card_and_key() -> None:
     assert not old.verify_pin(CARD, Hash("gone", kept.digest), "1234")
 
 
-def test_hashes_stay_what_they_are() -> None:
+def test_hashes_do_not_change_between_versions() -> None:
     peppers = Peppers.read(text(k=OLD))
     assert peppers.hash_token("T00000001", "token").digest == TOKEN
     assert peppers.hash_pin(CARD, "1234").digest == PIN
 
 
 @pytest.mark.parametrize("size", [16, 32, 64, 65, 200])
-def test_many_are_hashed_as_one_is(size: int) -> None:
+def test_bulk_hashes_equal_single_hashes(size: int) -> None:
     peppers = Peppers.read(text(k=bytes(range(size))))
     values = ["", "1", "12345", "é" * 200]
     one_by_one = [peppers.hash_token("T00000001", value) for value in values]
@@ -83,14 +83,14 @@ PIN = "616b5f0e647e4775fa7fb856b7f336313399eb3e037e760d4e88fa02b6deb25a"
         (f"{text(k=OLD)},", "key 2"),
     ],
 )
-def test_wrong_keys_are_named_by_their_place_and_never_repeated(wrong: str, why: str) -> None:
+def test_an_invalid_pepper_is_named_by_its_number_and_not_shown(wrong: str, why: str) -> None:
     with pytest.raises(ValueError, match=why) as raised:
         Peppers.read(wrong)
     for part in wrong.replace(":", ",").split(","):
         assert len(part) < 5 or part not in str(raised.value)
 
 
-def test_a_key_is_not_shown() -> None:
+def test_the_repr_of_a_pepper_has_no_key() -> None:
     peppers = Peppers.read(text(k=OLD))
     (pepper,) = peppers._by_kid.values()
     assert repr(pepper) == str(pepper) == "Pepper('k')"

@@ -1,4 +1,4 @@
-"""What is sealed is opened by those it was sealed to, and by nobody else."""
+"""Only the recipients can open what is sealed."""
 
 import errno
 import io
@@ -26,7 +26,7 @@ STRANGER = new_key_pair()
 PLAIN = "DINCARD:4711,æøå\n"
 
 
-def test_each_owner_opens_what_was_sealed_to_both() -> None:
+def test_each_recipient_can_open() -> None:
     recipients = read_recipients([owner.recipient for owner in OWNERS])
     sealed = [seal(recipients, PLAIN.encode()), seal_text(recipients, PLAIN).encode()]
     for one in sealed:
@@ -36,14 +36,14 @@ def test_each_owner_opens_what_was_sealed_to_both() -> None:
             open_sealed([STRANGER.identity], one)
 
 
-def test_armor_is_text_of_an_age_file() -> None:
+def test_armored_text_is_ascii() -> None:
     armored = seal_text(read_recipients([STRANGER.recipient]), PLAIN)
     assert armored.startswith("-----BEGIN AGE ENCRYPTED FILE-----\n")
     assert armored.isascii()
 
 
 @pytest.mark.parametrize("size", [0, 1, 64 * 1024, 1_000_001])
-def test_any_size_comes_back(size: int) -> None:
+def test_any_size_is_sealed_and_opened(size: int) -> None:
     plain = bytes(size)
     assert (
         open_sealed([STRANGER.identity], seal(read_recipients([STRANGER.recipient]), plain))
@@ -52,7 +52,7 @@ def test_any_size_comes_back(size: int) -> None:
 
 
 @pytest.mark.parametrize("pieces", [[], [b""], [b"a"], [b"line\r\n"] * 30_000, [bytes(200_000)]])
-def test_what_comes_in_pieces_is_sealed_and_opened_in_pieces(pieces: list[bytes]) -> None:
+def test_pieces_are_sealed_and_opened(pieces: list[bytes]) -> None:
     plain, sealed = b"".join(pieces), pieces_sealed(pieces)
     assert open_sealed([STRANGER.identity], sealed) == plain
     for one in (sealed, seal(read_recipients([STRANGER.recipient]), plain)):
@@ -68,7 +68,7 @@ def pieces_sealed(pieces: Iterable[bytes]) -> bytes:
     return b"".join(sealed)
 
 
-def test_what_goes_wrong_while_pieces_are_taken_or_written_is_told_as_it_is() -> None:
+def test_errors_of_pieces_and_write_are_raised() -> None:
     def broken() -> Iterator[bytes]:
         yield b"a"
         raise ZeroDivisionError
@@ -102,7 +102,7 @@ def test_what_goes_wrong_while_pieces_are_taken_or_written_is_told_as_it_is() ->
         ([STRANGER.recipient] * 2, "twice"),
     ],
 )
-def test_a_wrong_recipient_is_named_by_its_place(texts: list[str], why: str) -> None:
+def test_an_invalid_recipient_is_named_by_its_index(texts: list[str], why: str) -> None:
     with pytest.raises(ValueError, match=why) as raised:
         read_recipients(texts)
     assert STRANGER.identity not in str(raised.value)
@@ -118,14 +118,14 @@ def test_a_wrong_recipient_is_named_by_its_place(texts: list[str], why: str) -> 
     ],
     ids=["not sealed", "empty", "a recipient", "no identity"],
 )
-def test_what_does_not_open_says_why_and_shows_no_identity(secret: str, sealed: bytes) -> None:
+def test_an_error_of_opening_shows_no_identity(secret: str, sealed: bytes) -> None:
     with pytest.raises(NotOpened) as raised:
         open_sealed([secret], sealed)
     assert str(raised.value)
     assert secret not in str(raised.value)
 
 
-def test_a_changed_byte_is_noticed() -> None:
+def test_a_changed_byte_is_detected() -> None:
     sealed = bytearray(seal(read_recipients([STRANGER.recipient]), PLAIN.encode()))
     sealed[-1] ^= 1
     with pytest.raises(NotOpened):
@@ -138,9 +138,7 @@ AGE = shutil.which("age")
 @pytest.mark.debian
 @pytest.mark.skipif(AGE is None, reason="the program `age` isn't installed: apt install age")
 @pytest.mark.parametrize("armored", [True, False])
-def test_the_stock_tool_opens_what_is_sealed_and_seals_what_is_opened(
-    armored: bool, tmp_path: Path
-) -> None:
+def test_files_are_compatible_with_the_program_age(armored: bool, tmp_path: Path) -> None:
     identity = tmp_path / "key.txt"
     identity.write_text(STRANGER.identity)
     to = read_recipients([OWNERS[0].recipient, STRANGER.recipient])

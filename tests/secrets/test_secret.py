@@ -1,4 +1,4 @@
-"""A secret shows itself in no way by which values usually get out."""
+"""A secret is not shown, compared, pickled or serialised by accident."""
 
 import copy
 import json
@@ -33,7 +33,7 @@ class Asked(BaseModel):
         lambda secret: logging.LogRecord("n", 10, "p", 1, "%s", (secret,), None).getMessage(),
     ],
 )
-def test_it_is_not_shown(shown: Callable[[Secret], str]) -> None:
+def test_text_forms_do_not_show_the_secret(shown: Callable[[Secret], str]) -> None:
     said = shown(Secret(VALUE))
     assert VALUE not in said
     assert "***" in said
@@ -43,7 +43,7 @@ def _fail(secret: Secret) -> None:
     raise RuntimeError(secret)
 
 
-def test_a_traceback_that_shows_its_locals_does_not_show_it() -> None:
+def test_a_traceback_with_locals_does_not_show_the_secret() -> None:
     with pytest.raises(RuntimeError) as raised:
         _fail(Secret(VALUE))
     told = traceback.TracebackException.from_exception(raised.value, capture_locals=True)
@@ -51,31 +51,31 @@ def test_a_traceback_that_shows_its_locals_does_not_show_it() -> None:
 
 
 @pytest.mark.parametrize("leave", [pickle.dumps, copy.deepcopy, json.dumps])
-def test_it_does_not_leave(leave: Callable[[Secret], object]) -> None:
+def test_it_can_be_neither_pickled_nor_serialised(leave: Callable[[Secret], object]) -> None:
     with pytest.raises(TypeError) as raised:
         leave(Secret(VALUE))
     assert VALUE not in str(raised.value)
 
 
-def test_it_is_not_found_by_comparing() -> None:
+def test_comparing_does_not_reveal_it() -> None:
     secret: object = Secret(VALUE)
     assert secret not in (VALUE, Secret(VALUE))
 
 
-def test_a_model_gives_it_away_only_where_it_is_meant_to() -> None:
+def test_a_model_reveals_it_only_in_the_reveal_context() -> None:
     asked = Asked.model_validate({"token": VALUE})
     assert asked.model_dump(mode="json") == {"token": "***"}
     assert asked.model_dump(mode="json", context=REVEAL) == {"token": VALUE}
 
 
-def test_it_is_read_from_text_and_gives_it_away_when_asked() -> None:
+def test_a_field_is_read_from_text() -> None:
     assert Asked.model_validate({"token": VALUE}).token.reveal() == VALUE
     assert Asked(token=Secret(VALUE)).token.reveal() == VALUE
     assert Asked.model_json_schema()["properties"]["token"]["writeOnly"]
 
 
 @pytest.mark.parametrize("wrong", ["", "x" * 256, 4711, None])
-def test_what_is_no_secret_is_refused(wrong: object) -> None:
+def test_invalid_secrets_are_refused(wrong: object) -> None:
     with pytest.raises(ValidationError) as raised:
         Asked.model_validate({"token": wrong})
     assert "xxx" not in str(raised.value.errors(include_input=False))

@@ -1,4 +1,4 @@
-"""Where files of cards are put: what is accepted, and what would lose them."""
+"""The values that the setting FILES_URL accepts and refuses."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from card_worker.settings import WrongSetting, load_settings
         ("simplecache::s3://bucket", "simplecache::s3://bucket"),
     ],
 )
-def test_a_place_is_accepted(text: str, url: str) -> None:
+def test_valid_values_are_accepted(text: str, url: str) -> None:
     assert read_files_url(text) == url
 
 
@@ -35,7 +35,7 @@ def test_a_place_is_accepted(text: str, url: str) -> None:
         *("file://host/x", "file://rel", "file:rel", "file:", "local://x", "FILE://x", "s3:x"),
     ],
 )
-def test_what_is_no_place_is_refused_in_a_line(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_values_are_refused_in_one_line(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CARD_WORKER_FILES_URL", text)
     with pytest.raises(WrongSetting) as refused:
         load_settings()

@@ -1,4 +1,4 @@
-"""Which URLs of a Redis server are accepted, what they mean, and what a refusal says."""
+"""The Redis URLs that are accepted and refused, and what each library makes of an address."""
 
 import re
 from dataclasses import replace
@@ -172,9 +172,7 @@ def test_an_accepted_url_has_one_meaning(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", REFUSED)
-def test_a_refusal_says_what_is_wrong_in_one_line_without_the_url(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_is_one_line_without_the_url(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = refusal(url)
     assert reason is not None
     assert reason.startswith(REFUSED[url])
@@ -213,7 +211,7 @@ RAW = st.tuples(
 
 
 @given(RAW)
-def test_no_refusal_repeats_four_characters_of_what_it_read(parts: tuple[str, ...]) -> None:
+def test_no_error_repeats_four_characters_of_the_url(parts: tuple[str, ...]) -> None:
     said = refusal("".join(parts)) or ""
     for part in parts[1::2]:
         assert [part[n : n + 4] for n in range(len(part) - 3) if part[n : n + 4] in said] == []
@@ -230,9 +228,7 @@ TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 
 
 @given(user=TEXT, password=TEXT, db=st.integers(0, 999_999_999), port=st.integers(1, 65535))
-def test_what_is_percent_encoded_comes_out_as_it_was(
-    user: str, password: str, db: int, port: int
-) -> None:
+def test_percent_encoding_is_reversible(user: str, password: str, db: int, port: int) -> None:
     login = f"{quote(user, safe='')}:{quote(password, safe='')}"
     url = f"redis://{login}@cache:{port}/{db}"
     address = RedisAddress.parse(url)
@@ -257,12 +253,12 @@ ADDRESSES = [
 
 
 @pytest.mark.parametrize("address", ADDRESSES, ids=str)
-def test_redis_py_connects_to_what_an_address_says(address: RedisAddress) -> None:
+def test_redis_py_uses_the_address(address: RedisAddress) -> None:
     assert_connects(connect(address).connection_pool, address)
 
 
 @pytest.mark.parametrize("address", ADDRESSES, ids=str)
-def test_kombu_keeps_our_transport_and_knows_what_an_address_says(address: RedisAddress) -> None:
+def test_kombu_uses_our_transport_and_the_address(address: RedisAddress) -> None:
     with Connection(
         address.broker_url,
         userid=address.user,
@@ -282,7 +278,7 @@ def test_kombu_keeps_our_transport_and_knows_what_an_address_says(address: Redis
     assert "w%23rd" not in shown
 
 
-def test_kombu_itself_takes_other_transports_and_no_tls() -> None:
+def test_kombu_alone_would_use_other_transports_and_no_tls() -> None:
     # Why no library gets the URL of the user; docs/explanation/transport.md says the same.
     socket = Connection("redis+socket:///run/redis.sock", transport=TRANSPORT)
     assert socket.get_transport_cls() is not Transport
@@ -290,7 +286,7 @@ def test_kombu_itself_takes_other_transports_and_no_tls() -> None:
 
 
 @pytest.mark.parametrize("address", ADDRESSES, ids=str)
-def test_the_result_backend_connects_to_what_an_address_says(address: RedisAddress) -> None:
+def test_the_result_backend_uses_the_address(address: RedisAddress) -> None:
     with Celery(backend=address.backend_url, set_as_current=False) as app:
         app.conf.update(
             redis_username=address.user,

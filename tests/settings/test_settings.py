@@ -1,4 +1,4 @@
-"""Which values of a setting are refused, in one line that names the setting and not the value."""
+"""Invalid settings are refused with one line that names the setting and not the value."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def refusal(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values]
 )
-def test_a_refusal_names_the_setting_and_never_the_value(
+def test_an_error_names_the_setting_and_not_the_value(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = refusal(name, value, monkeypatch)
@@ -64,7 +64,7 @@ def test_a_refusal_names_the_setting_and_never_the_value(
         assert part not in said.removeprefix(f"CARD_WORKER_{name}")
 
 
-def test_every_setting_is_looked_at() -> None:
+def test_every_setting_is_covered() -> None:
     assert {name.upper() for name in Settings.model_fields} == set(WRONG)
 
 
@@ -80,13 +80,13 @@ def test_every_setting_is_looked_at() -> None:
         *(("FILES_URL", value) for value in ("/files", "file:///files", "s3://bucket/x")),
     ],
 )
-def test_what_can_be_used_is_taken(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usable_values_are_accepted(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"CARD_WORKER_{name}", value)
     assert getattr(load_settings(), name.lower()) == value
 
 
 @pytest.mark.parametrize("what", ["folder", "nothing", "binary", "unreadable"])
-def test_a_file_with_secrets_that_cannot_be_read_is_named_by_its_setting(
+def test_an_unreadable_file_is_named_by_its_setting(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / what
