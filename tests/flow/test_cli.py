@@ -178,7 +178,7 @@ def test_reconcile_names_a_card_with_a_wrong_balance(running: System) -> None:
         done = running.cli("reconcile", "--json")
         assert done.exit_code == 1
         found = json.loads(done.stdout)["differences"]
-        assert {(one["subject"], one["what"], one["stands"], one["proven"]) for one in found} >= {
+        assert {(one["subject"], one["what"], one["actual"], one["expected"]) for one in found} >= {
             ("corrupt", "amount_balance", "501", "500"),
             ("corrupt", "amount_funds", "501", "500"),
         }

@@ -137,7 +137,7 @@ def _print_bureau_file(stack: Stack, till: Till) -> None:
 def _check_books(stack: Stack, stream: list[Event]) -> list[str]:
     """Print the books; return the differences between rows, and between rows and events."""
     with reading(stack.engine) as connection:
-        found, sums = list(differences(connection)), totals(connection)
+        found, sums = differences(connection), totals(connection)
     out.print(totals_table(sums), "")
     published = Counter[str]()
     for event in stream:
@@ -145,10 +145,10 @@ def _check_books(stack: Stack, stream: list[Event]) -> list[str]:
             sign = (moved["debit"] == Side.ISSUER) - (moved["credit"] == Side.ISSUER)
             published[moved["currency"]] += sign * moved["amount"]
     problems = [
-        f"{each.subject}: {each.what} is {each.stands}, not {each.proven}" for each in found
+        f"{each.subject}: {each.what} is {each.actual}, not {each.expected}" for each in found
     ]
     if not all(each.adds_up for each in sums):
         problems.append("the amount issued is not the amount on the cards, spent and ended")
-    if published != {each.currency.value: each.issued for each in sums}:
+    if published != {each.currency: each.issued for each in sums}:
         problems.append("the events and the books differ")
     return problems

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
-from itertools import islice
 
 from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 from rich.table import Table
@@ -16,7 +15,7 @@ from card_worker.money import in_units
 from card_worker.storage.engine import snapshot
 from card_worker.storage.reconcile import (
     CurrencyTotals,
-    Difference,
+    Differences,
     Progress,
     differences,
     totals,
@@ -33,26 +32,26 @@ REPLY_MAX_S = 3600.0
 
 @app.command()
 def reconcile(as_json: AsJson = False) -> None:
-    """Compare each row with all other rows that say the same. Exit 1 and list any differences."""
+    """Compare each row with the rows that it must agree with. List any differences, and exit 1."""
     with (
         database(reply_max_s=REPLY_MAX_S) as engine,
         snapshot(engine) as connection,
         _progress() as progress,
     ):
-        found = differences(connection, progress, published_within=PUBLISHED_WITHIN)
-        shown = list(islice(found, SHOWN_MAX))
-        count = len(shown) + sum(1 for _ in found)
+        found = differences(
+            connection, progress, published_within=PUBLISHED_WITHIN, limit=SHOWN_MAX
+        )
         sums = totals(connection)
     if as_json:
-        lists = {"differences": [*map(asdict, shown)], "totals": [*map(asdict, sums)]}
-        print_json({"found": count, **lists})
+        lists = {"differences": [*map(asdict, found)], "totals": [*map(asdict, sums)]}
+        print_json({"found": found.total, **lists})
     else:
         out.print(totals_table(sums))
-        if count:
-            err.print(_differences_table(shown, count))
+        if found:
+            err.print(_differences_table(found))
         else:
             out.print("The books add up.")
-    if count:
+    if found:
         raise Exit(1)
 
 
@@ -82,13 +81,11 @@ def totals_table(sums: list[CurrencyTotals]) -> Table:
     return table("The books", *columns, rows=rows)
 
 
-def _differences_table(shown: list[Difference], count: int) -> Table:
+def _differences_table(found: Differences) -> Table:
     rows = [
-        (each.account_id, each.subject, each.what, each.stands, each.proven, each.check)
-        for each in shown
+        (each.account_id, each.subject, each.what, each.actual, each.expected, each.check)
+        for each in found
     ]
-    title = plural(count, "difference") + (
-        f", the first {SHOWN_MAX:,}" if count > len(rows) else ""
-    )
-    columns = ("account", "about", "what", "value>", "should be>", "found by")
-    return table(title, *columns, rows=rows)
+    first = f", the first {len(found):,}" if found.total > len(found) else ""
+    columns = ("account", "subject", "what", "actual>", "expected>", "found by")
+    return table(f"{plural(found.total, 'difference')}{first}", *columns, rows=rows)

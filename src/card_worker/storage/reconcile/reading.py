@@ -1,24 +1,26 @@
-"""How the tables are read: in slices by key, in streams, and whatever a column holds."""
+"""Reading the tables: in slices, in streams and by key, whatever their columns contain."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from datetime import timedelta
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from sqlalchemy import (
     Column,
     ColumnElement,
-    CompoundSelect,
     Connection,
+    Executable,
     Row,
     Select,
     Table,
     Text,
     TypeDecorator,
-    bindparam,
     func,
+    literal,
     select,
     tuple_,
     type_coerce,
@@ -27,24 +29,51 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.elements import KeyedColumnElement
 from sqlalchemy.types import TypeEngine
 
+from card_worker.contracts.enums import EventType
 from card_worker.domain.rows import Token
-from card_worker.storage.json_rows import Columns, columns_named, json_table, matching, parameters
-from card_worker.storage.reconcile.report import Difference, Progress, Wrong, difference
+from card_worker.storage.json_rows import columns_named, json_table, matching, parameters
+from card_worker.storage.reconcile.report import Differences
 from card_worker.storage.tables import token_is_usable, tokens
 
 ROWS = 1_000
-"""So many rows are in memory at a time."""
+"""The number of rows in memory at a time."""
+BATCH_KEY = ("account_id", "batch_id")
+CARD_KEY = ("account_id", "card_id")
 
-
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with the name of a pass over the database, the rows read so far, and the rows in total."""
 T = TypeVar("T", bound=NamedTuple)
 
 
+class StoredEvent(NamedTuple):
+    """A row of the outbox."""
+
+    position: int
+    id: UUID
+    account_id: str
+    type: EventType
+    subject: str
+    partition_key: str
+    event: str
+    created_at: datetime
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Return the key of the card or batch that it is about."""
+        return self.account_id, self.subject
+
+    @property
+    def name(self) -> str:
+        """Return how it is reported."""
+        return f"{self.subject}, event {self.id}"
+
+
 class Unreadable(str):
-    """What a column holds that isn't of its type."""
+    """The content of a column that is not of the column's type."""
 
 
 class _AsStored(TypeDecorator[Any]):
-    """A column's value, or an Unreadable where it has none of its type."""
+    """Reads a column's value, or Unreadable if it is not of the column's type."""
 
     impl = Text
     cache_ok = True
@@ -62,144 +91,111 @@ class _AsStored(TypeDecorator[Any]):
             return None
 
         def read_any(value: Any) -> Any:
-            if value is None:
-                return None
-            with suppress(ValueError, KeyError, TypeError):
-                return read(value)
-            return Unreadable(value)
+            try:
+                return None if value is None else read(value)
+            except (ValueError, KeyError, TypeError):
+                return Unreadable(value)
 
         return read_any
 
 
 def as_stored(column: KeyedColumnElement[Any]) -> ColumnElement[Any]:
-    """Return the column to be selected, whatever it holds."""
+    """Return the column to be selected, whatever it contains."""
     return type_coerce(column, _AsStored(column.type)).label(column.name)
 
 
-class Books(NamedTuple):
-    """The database as it is at one moment, and what is called with the progress."""
+def select_rows(table: Table, kind: type[NamedTuple]) -> Select[Any]:
+    """Select the columns that `kind` has, whatever they contain."""
+    return select(*map(as_stored, columns_named(table, kind._fields)))
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads the database as it was at one moment. Rows that can't be read are added to `found`."""
 
     connection: Connection
     progress: Progress
-    published_within: timedelta | None
-    """How long an event may wait to be published; None: as long as it likes."""
+    found: Differences
 
-    def slices(
-        self, table: Table, kind: type[T], *subject: str
-    ) -> Iterator[tuple[list[T], list[Difference]]]:
-        """Yield the rows of a table in the order of its primary key, ROWS at a time, and what is
-        wrong with those that can't be read. `subject` names the columns that identify a row."""
-        names = kind._fields
-        done, total = 0, self.count(table)
+    def slices(self, table: Table, kind: type[T]) -> Iterator[list[T]]:
+        """Yield all rows of a table in the order of its primary key, ROWS at a time."""
+        done, total, key = 0, self.count(table), tuple(table.primary_key)
         self.progress(table.name, done, total)
-        last: tuple[Any, ...] = ()
-        while rows := self.connection.execute(
-            slice_of(table, names, is_first=not last),
-            {f"last_{place}": value for place, value in enumerate(last)},
-        ).all():
-            wrong: list[Difference] = []
-            readable = sound(table, rows, wrong, *subject)
-            # The key follows the columns once more.
-            yield [kind._make(row[: len(names)]) for row in readable], wrong
+        statement = ordered = select_rows(table, kind).order_by(*key).limit(ROWS)
+        while rows := self.connection.execute(statement).all():
+            yield self.readable(table, kind, rows)
             done += len(rows)
             self.progress(table.name, done, total)
-            last = tuple(rows[-1][len(names) :])
+            last = (literal(rows[-1]._mapping[column.name], column.type) for column in key)
+            statement = ordered.where(tuple_(*key) > tuple_(*last))
 
-    def stream(self, statement: Select[Any] | CompoundSelect[Any]) -> Iterator[Any]:
-        """Yield rows as the database gives them, ROWS in memory at a time."""
+    def stream(self, statement: Executable) -> Iterator[Any]:
+        """Yield the rows of a statement, ROWS in memory at a time."""
         yield from self.connection.execute(statement, execution_options={"yield_per": ROWS})
-
-    def rows(
-        self,
-        table: Table,
-        names: tuple[str, ...],
-        wanted: Sequence[dict[str, Any]],
-        condition: ColumnElement[bool] | None = None,
-    ) -> Sequence[Row[Any]]:
-        """Return the rows that have the values of one of `wanted`, of which there is an index."""
-        if not wanted:
-            return []
-        dialect = self.connection.dialect.name
-        by = columns_named(table, tuple(wanted[0]))
-        statement = _select(dialect, table, names, by, condition)
-        return self.connection.execute(statement, parameters(dialect, by, wanted)).all()
 
     def find(
         self,
         table: Table,
         kind: type[T],
-        wanted: Sequence[dict[str, Any]],
-        wrong: list[Difference],
-        *subject: str,
+        keys: Iterable[Any],
+        *by: str,
         condition: ColumnElement[bool] | None = None,
     ) -> list[T]:
-        """Return those `rows` that can be read; add what is wrong with the others to `wrong`."""
-        rows = self.rows(table, kind._fields, wanted, condition)
-        return [kind._make(row) for row in sound(table, rows, wrong, *subject or ("id",))]
+        """Return the rows that have one of `keys` in the columns `by`, which have an index.
 
-    def serving(self, card_ids: Iterable[UUID], wrong: list[Difference]) -> dict[UUID, list[Token]]:
+        A key is a tuple if there are several columns.
+        """
+        given = [dict(zip(by, key if len(by) > 1 else (key,), strict=True)) for key in set(keys)]
+        if not given:
+            return []
+        dialect, columns = self.connection.dialect.name, columns_named(table, by)
+        statement = _select(dialect, table, kind, columns, condition)
+        rows = self.connection.execute(statement, parameters(dialect, columns, given))
+        return self.readable(table, kind, rows)
+
+    def by_key(self, table: Table, kind: type[T], keys: Iterable[Any], *by: str) -> dict[Any, T]:
+        """Return what `find` finds, by its key, which is unique: by default, `id`."""
+        by = by or ("id",)
+        rows = self.find(table, kind, keys, *by)
+        return dict(zip(map(attrgetter(*by), rows), rows, strict=True))
+
+    def usable_tokens(self, card_ids: Iterable[UUID]) -> dict[UUID, list[Token]]:
         """Return the tokens of cards that were neither spent nor revoked, by their card."""
-        serving: dict[UUID, list[Token]] = {}
-        wanted = [{"card": id} for id in card_ids]
-        for token in self.find(tokens, Token, wanted, wrong, condition=token_is_usable):
-            serving.setdefault(token.card, []).append(token)
-        return serving
+        usable = defaultdict[UUID, list[Token]](list)
+        for token in self.find(tokens, Token, card_ids, "card", condition=token_is_usable):
+            usable[token.card].append(token)
+        return usable
 
     def count(self, table: Table) -> int:
         return int(self.connection.execute(select(func.count()).select_from(table)).scalar_one())
 
-    def bytewise(self, column: Column[Any]) -> ColumnElement[Any]:
-        """Return what sorts texts as Python does."""
-        return column.collate("C") if self.connection.dialect.name == "postgresql" else column
+    def readable(self, table: Table, kind: type[T], rows: Iterable[Row[Any]]) -> list[T]:
+        """Return the rows whose columns all have a value of their type; report the others."""
+        readable = []
+        for row in rows:
+            if Unreadable not in map(type, row):
+                readable.append(kind._make(row))
+                continue
+            values: Mapping[Any, Any] = row._mapping
+            names = ("card_id", "key", "position", "name", "id")
+            subject = next(values[name] for name in names if name in values)
+            for name, value in values.items():
+                if isinstance(value, Unreadable):
+                    expected = f"a value of type {type(table.c[name].type).__name__}"
+                    wrong = f"{table.name}.{name}", value, expected
+                    account_id = values.get("account_id", "")
+                    self.found.add("columns_hold_their_type", account_id, subject, wrong)
+        return readable
 
 
-@cache
-def slice_of(table: Table, names: tuple[str, ...], *, is_first: bool) -> Select[Any]:
-    key = tuple(table.primary_key)
-    columns = [as_stored(table.c[name]) for name in names]
-    keys = [as_stored(c).label(f"key_{place}") for place, c in enumerate(key)]
-    statement = select(*columns, *keys).order_by(*key).limit(ROWS)
-    if is_first:
-        return statement
-    last = (bindparam(f"last_{place}", type_=c.type) for place, c in enumerate(key))
-    return statement.where(tuple_(*key) > tuple_(*last))
-
-
-@cache
+@cache  # so that SQLAlchemy compiles each statement once
 def _select(
     dialect: str,
     table: Table,
-    names: tuple[str, ...],
-    by: Columns,
+    kind: type[NamedTuple],
+    by: tuple[Column[Any], ...],
     condition: ColumnElement[bool] | None,
 ) -> Select[Any]:
     source = json_table(dialect, by)
-    statement = select(*(as_stored(table.c[name]) for name in names))
-    statement = statement.join(source, matching(table, source))
+    statement = select_rows(table, kind).join(source, matching(table, source))
     return statement if condition is None else statement.where(condition)
-
-
-def sound(
-    table: Table, rows: Iterable[Row[Any]], wrong: list[Difference], *subject: str
-) -> list[Row[Any]]:
-    """Return the rows all of whose columns hold a value of their type; add the others to `wrong`.
-
-    `subject` names the columns that say which row it is.
-    """
-    found = []
-    for row in rows:
-        if any(isinstance(value, Unreadable) for value in row):
-            wrong += _unreadable(table, row, subject)
-        else:
-            found.append(row)
-    return found
-
-
-def _unreadable(table: Table, row: Row[Any], subject: tuple[str, ...]) -> Iterator[Difference]:
-    account = row._mapping.get("account_id", "")
-    where = "/".join(str(row._mapping[name]) for name in subject)
-    for name, value in row._mapping.items():
-        if isinstance(value, Unreadable) and name in table.c:
-            kind = type(table.c[name].type).__name__
-            wrong = Wrong(f"{table.name}.{name}", value, f"a value of type {kind}")
-            yield difference("columns_hold_their_type", account, where, wrong)
