@@ -1184,7 +1184,7 @@ def test_every_corruption_is_found(corruption: Corruption, populated: Engine) ->
 NOT_COMPARED = {
     "batches": {"recipients", "pin_recipients", "last_error"},
     "chunks": {"encrypted_secrets", "refused"},
-    "files": {"written_at", "last_error", "tries", "next_try_at"},
+    "files": {"written_at", "last_error", "attempts", "next_attempt_at"},
     "jobs": {"created_by", "originated_by", "expires_at", "last_activity_at", "last_progress_at"},
     "pin_attempts": {"id", "number", "created_at"},
     "pins": {"kid", "digest"},

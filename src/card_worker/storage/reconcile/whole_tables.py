@@ -66,8 +66,10 @@ CHECKS = (
     ),
     (
         "codes_are_hashed",
-        f"""SELECT account_id, what || ' ' || id, what || ': digest, kid', digest || ', ' || kid,
-        'a digest, and the name of a pepper' FROM {_CODES} WHERE length(digest) < 32 OR kid = ''""",
+        f"""SELECT account_id, what || ' ' || id, what || ': digest',
+        length(digest) || ' characters, pepper ' || kid,
+        'at least 32 characters, and the name of a pepper'
+        FROM {_CODES} WHERE length(digest) < 32 OR kid = ''""",
     ),
     (
         "coded_cards_have_codes",
