@@ -134,7 +134,7 @@ CHECKS = (
             coalesce(max(jobs.sequence), 0) AS highest
             FROM batches LEFT JOIN jobs ON jobs.account_id = batches.account_id
                 AND jobs.batch_id = batches.batch_id
-            GROUP BY batches.account_id, batches.batch_id) AS counted
+            GROUP BY batches.account_id, batches.batch_id, job_count) AS counted
         WHERE jobs <> job_count OR sequences <> job_count OR highest <> job_count""",
     ),
 )
