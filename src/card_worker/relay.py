@@ -83,11 +83,11 @@ class Relay:
             if not self._has_lease():
                 _sleep(STANDBY_POLL_S, stopping)
                 continue
-            with outbox.watching(self._engine) as watch:
+            with outbox.watching(self._engine) as wait:
                 while not stopping() and self._has_lease():
                     gathered_at = monotonic() + GATHER_S
                     if self._publish_slice() < SLICE_EVENTS:
-                        watch.wait(POLL_S)
+                        wait(POLL_S)
                         sleep(max(0.0, gathered_at - monotonic()))
 
     def _publish_slice(self) -> int:

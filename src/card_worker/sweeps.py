@@ -20,9 +20,8 @@ from card_worker.domain.rows import Hold
 from card_worker.handler import handle
 from card_worker.storage.batches import find_unapproved
 from card_worker.storage.due import After, DueCard, due_cards, due_holds
-from card_worker.storage.engine import SHORT_LOCK_TIMEOUT_MS, begin
+from card_worker.storage.engine import SHORT_LOCK_TIMEOUT_MS, begin, try_lock
 from card_worker.storage.errors import is_lock_timeout, is_retryable
-from card_worker.storage.locks import try_lock
 
 SLICE_ROWS = 1_000
 SLICES_MAX = 20

@@ -144,8 +144,8 @@ def test_several_writers_are_published_in_order_per_card(
 @pytest.mark.parametrize("kind", ["sqlite_url", "postgres_url"])
 def test_a_commit_wakes_the_relay(kind: str, request: pytest.FixtureRequest) -> None:
     engine = open_engine(request.getfixturevalue(kind))
-    with outbox.watching(engine) as watch, ThreadPoolExecutor() as threads:
-        waiting = threads.submit(watch.wait, 10 * WAIT_S)
+    with outbox.watching(engine) as wait, ThreadPoolExecutor() as threads:
+        waiting = threads.submit(wait, 10 * WAIT_S)
         write(engine, "card")
         waiting.result(WAIT_S)
     engine.dispose()

@@ -17,8 +17,7 @@ from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.ids import card_uuid
 from card_worker.domain.rows import State
 from card_worker.handler import handle
-from card_worker.storage.engine import begin, open_engine
-from card_worker.storage.locks import try_lock
+from card_worker.storage.engine import begin, open_engine, try_lock
 from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import cards, outbox
 from card_worker.sweeps import SLICE_ROWS, SLICES_MAX

@@ -122,8 +122,8 @@ BUGS = (
     Bug(
         "cards are read before they are locked",
         "storage/loading.py",
-        "rows = find(connection, cards, Card._fields, by_key, lock=True)",
-        "rows = find(connection, cards, Card._fields, by_key)",
+        "find_rows(connection, cards, Card, by_key, lock=True)",
+        "find_rows(connection, cards, Card, by_key)",
         ("tests/storage/test_races.py",),
     ),
     Bug(

@@ -79,7 +79,7 @@ def test_a_row_that_is_not_there_to_be_changed_stops_the_commit(postgres_url: st
     gone = {"id": UUID(int=1), "version": 2}
     with pytest.raises(DBAPIError) as raised, begin(engine) as (connection, _):
         write(connection, [NewRows(unpublished, [{"position": 1}]), ChangedRows(cards, [gone])])
-    assert "0 of 1 rows to change found" in str(raised.value)
+    assert "found 0 of 1 rows to update" in str(raised.value)
     assert not is_retryable(raised.value)
     with reading(engine) as connection:
         assert connection.execute(select(func.count()).select_from(unpublished)).scalar() == 0

@@ -116,14 +116,14 @@ def test_who_waits_for_events_notices_that_the_session_is_silent(
 ) -> None:
     monkeypatch.setattr(outbox, "CHECK_S", 0.0)
 
-    def wait() -> None:
-        with outbox.watching(through) as watch:
-            watch.wait(0.01)
+    def watch() -> None:
+        with outbox.watching(through) as wait:
+            wait(0.01)
             between.pause()
-            watch.wait(0.01)
+            wait(0.01)
 
     with pytest.raises(DBAPIError) as raised:
-        wait()
+        watch()
     assert is_retryable(raised.value)
 
 
@@ -237,8 +237,8 @@ def test_behind_a_pooler_nothing_belongs_to_a_session(
             assert is_pooled(connection)
             driver: Any = connection.connection.driver_connection
             assert driver.prepare_threshold is None
-        with outbox.watching(engine) as watch:
-            watch.wait(0.01)
+        with outbox.watching(engine) as wait:
+            wait(0.01)
         _many_at_once(engine)
         engine.dispose()
         # What was set in transactions is gone with them.

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Engine, delete, insert
 from card_worker.domain.rows import Account
 from card_worker.money import Currency
 from card_worker.storage.engine import begin
-from card_worker.storage.json_rows import find
+from card_worker.storage.json_rows import find_rows
 from card_worker.storage.pipeline import Pending
 from card_worker.storage.tables import accounts
 
@@ -17,8 +17,8 @@ def find_accounts(
 ) -> Pending[dict[str, Account]]:
     """Find those of the accounts that have a row; pending, by account_id."""
     keys = [{"account_id": account_id} for account_id in account_ids]
-    rows = find(connection, accounts, Account._fields, keys)
-    return lambda: {row[0]: _read(Account._make(row)) for row in rows()}
+    rows = find_rows(connection, accounts, Account, keys)
+    return lambda: {row.account_id: _read(row) for row in rows()}
 
 
 def change_account(

@@ -22,7 +22,13 @@ from card_worker.contracts.enums import BatchState
 from card_worker.contracts.events import PROBLEMS_MAX
 from card_worker.contracts.patterns import Pattern
 from card_worker.domain.rows import Batch, BatchKey, CardKey
-from card_worker.storage.json_rows import columns_named, delete_rows, find, send_with_rows
+from card_worker.storage.json_rows import (
+    columns_named,
+    delete_rows,
+    find,
+    find_rows,
+    send_with_rows,
+)
 from card_worker.storage.pipeline import Pending, send
 from card_worker.storage.tables import batches, cards, pins, reserved_card_ids, tokens
 from card_worker.storage.types import WholeNumber
@@ -45,8 +51,7 @@ def find_batch(
 ) -> Batch | None:
     """Return a batch. `lock` locks it until the commit."""
     key = {"account_id": account_id, "batch_id": batch_id}
-    found = find(connection, batches, Batch._fields, [key], lock=lock)()
-    return Batch._make(found[0]) if found else None
+    return next(iter(find_rows(connection, batches, Batch, [key], lock=lock)()), None)
 
 
 def find_busy(
@@ -148,10 +153,10 @@ def _pages(
         table.c.account_id == account_id, card_id <= last, func.length(card_id) == len(last)
     )
     statement = statement.order_by(card_id).limit(CARD_IDS_PER_PAGE)
-    found = connection.execute(statement.where(card_id >= first)).scalars().all()
-    while found:
+    following = card_id >= first
+    while found := connection.execute(statement.where(following)).scalars().all():
         yield found
-        found = connection.execute(statement.where(card_id > found[-1])).scalars().all()
+        following = card_id > found[-1]
 
 
 def add_created(connection: Connection, batch: Batch, number: int) -> Batch | None:

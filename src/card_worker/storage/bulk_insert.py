@@ -81,11 +81,11 @@ def _encoded(driver: Any, table: Table, values: dict[str, Any]) -> bytes:
     """Return the fields of a row in the binary format, as the driver encodes parameters."""
     types = _types(table, tuple(values))
     converted = [
-        value if type_.convert is None else type_.convert(value)
-        for type_, value in zip(types, values.values(), strict=True)
+        value if convert is None else convert(value)
+        for (_, convert), value in zip(types, values.values(), strict=True)
     ]
     transformer = Transformer(driver)
-    oids = [driver.adapters.types[type_.name].oid for type_ in types]
+    oids = [driver.adapters.types[name].oid for name, _ in types]
     transformer.set_dumper_types(oids, pq.Format.BINARY)
     dumped = transformer.dump_sequence(converted, [PyFormat.BINARY] * len(converted))
     return b"".join(
@@ -93,23 +93,16 @@ def _encoded(driver: Any, table: Table, values: dict[str, Any]) -> bytes:
     )
 
 
-class _Type(NamedTuple):
-    """The type of a column: PostgreSQL's name for it, and SQLAlchemy's conversion of its values."""
-
-    name: str
-    convert: Callable[[Any], Any] | None
-
-
-# Both are needed for each chunk of an order, and are always the same.
-
-
 @cache
-def _types(table: Table, names: tuple[str, ...]) -> list[_Type]:
+def _types(
+    table: Table, names: tuple[str, ...]
+) -> Sequence[tuple[str, Callable[[Any], Any] | None]]:
+    """Return PostgreSQL's names of the columns' types, and SQLAlchemy's conversions of values."""
     types = []
     for name in names:
         type_ = table.c[name].type.dialect_impl(_POSTGRESQL)
         type_name, *_collation = type_.compile(_POSTGRESQL).lower().split(" collate ")
-        types.append(_Type(type_name, type_.bind_processor(_POSTGRESQL)))
+        types.append((type_name, type_.bind_processor(_POSTGRESQL)))
     return types
 
 

@@ -27,7 +27,7 @@ from sqlalchemy import (
     update,
 )
 
-from card_worker.storage.json_rows import Columns, Row, columns_of, json_table, parameters
+from card_worker.storage.json_rows import Columns, Row, json_table, parameters
 from card_worker.storage.pipeline import send
 from card_worker.storage.tables import cards, outbox, transactions
 
@@ -40,28 +40,22 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class NewRows:
-    """Rows to insert.
-
-    `columns` names the columns that the statement sets: to NULL where a row has no value. If it is
-    empty, they are those of the first row.
-    """
+class Change:
+    """Rows to write into a table."""
 
     table: Table
     rows: Sequence[Row]
     columns: Collection[str] = ()
+    """The columns that the statement sets, to NULL where a row has no value; if there are none,
+    those of the first row."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChangedRows:
+class NewRows(Change):
+    """Rows to insert."""
+
+
+class ChangedRows(Change):
     """Existing rows, by their primary keys, with the columns to update."""
-
-    table: Table
-    rows: Sequence[Row]
-
-    @property
-    def columns(self) -> Collection[str]:
-        return self.rows[0]
 
 
 def slices(connection: Connection, group: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -71,7 +65,7 @@ def slices(connection: Connection, group: Sequence[T]) -> Iterator[Sequence[T]]:
         yield group[start : start + size]
 
 
-def write(connection: Connection, changes: Iterable[NewRows | ChangedRows]) -> None:
+def write(connection: Connection, changes: Iterable[Change]) -> None:
     """Write `changes` in their order. Errors may be raised later, before the commit."""
     changes = [change for change in changes if change.rows]
     if connection.dialect.name != "postgresql":
@@ -86,20 +80,20 @@ def write(connection: Connection, changes: Iterable[NewRows | ChangedRows]) -> N
             _send_together(connection, together)
 
 
-def _execute(connection: Connection, change: NewRows | ChangedRows) -> None:
+def _execute(connection: Connection, change: Change) -> None:
     dialect, shape = connection.dialect.name, _shape(change)
-    statement = _statement(dialect, shape, "given")
-    done = connection.execute(statement, parameters(dialect, shape.columns, change.rows))
+    values = parameters(dialect, shape.columns, change.rows)
+    done = connection.execute(_statement(dialect, shape), values)
     assert not shape.is_update or done.rowcount == len(change.rows)
 
 
-def _send_together(connection: Connection, changes: Sequence[NewRows | ChangedRows]) -> None:
-    shapes = tuple(_shape(change) for change in changes)
+def _send_together(connection: Connection, changes: Sequence[Change]) -> None:
+    shapes = tuple(_shape(change, f"given_{n}") for n, change in enumerate(changes))
     values: dict[str, Any] = {
         "changed": sum(len(change.rows) for change in changes if isinstance(change, ChangedRows))
     }
-    for (name, shape), change in zip(_named(shapes), changes, strict=True):
-        values |= parameters("postgresql", shape.columns, change.rows, name)
+    for shape, change in zip(shapes, changes, strict=True):
+        values |= parameters("postgresql", shape.columns, change.rows, shape.name)
     send(connection, _all_in_one(shapes), values)
 
 
@@ -109,41 +103,38 @@ class _Shape(NamedTuple):
     table: Table
     columns: Columns
     is_update: bool
+    name: str
+    """Of the source of its rows in the statement."""
 
 
-def _shape(change: NewRows | ChangedRows) -> _Shape:
-    columns = columns_of(change.table, change.columns or change.rows[0])
-    return _Shape(change.table, columns, isinstance(change, ChangedRows))
-
-
-def _named(shapes: Sequence[_Shape]) -> Iterator[tuple[str, _Shape]]:
-    """Yield the shapes of one statement, each with the name of the source of its rows."""
-    for number, shape in enumerate(shapes):
-        yield f"given_{number}", shape
+def _shape(change: Change, name: str = "given") -> _Shape:
+    names = change.columns or change.rows[0]
+    columns = tuple(c for c in change.table.columns if c.name in names)
+    return _Shape(change.table, columns, isinstance(change, ChangedRows), name)
 
 
 @cache
 def _all_in_one(shapes: tuple[_Shape, ...]) -> Select[Any]:
     """Return the statement that makes all changes; it fails unless all rows to update exist."""
     counts, inserts = [], []
-    for name, shape in _named(shapes):
-        change = _statement("postgresql", shape, name)
+    for shape in shapes:
+        change, name = _statement("postgresql", shape), f"made_{shape.name}"
         if isinstance(change, Update):
-            made = change.returning(*shape.table.primary_key).cte(f"made_{name}")
+            made = change.returning(*shape.table.primary_key).cte(name)
             counts.append(select(func.count()).select_from(made).scalar_subquery())
         else:
-            inserts.append(change.cte(f"made_{name}"))
+            inserts.append(change.cte(name))
     found: Any = sum(counts, literal_column("0"))
     expected = bindparam("changed", type_=Integer())
-    # The result is read only after COMMIT was sent, so the server itself must fail where rows are
-    # missing.
-    failure = func.card_worker_raise(func.concat(found, " of ", expected, " rows to change found"))
+    # The server itself must fail if rows are missing: the result is read after COMMIT was sent.
+    message = func.concat("found ", found, " of ", expected, " rows to update")
+    failure = func.card_worker_raise(message)
     return select(case((found == expected, 1), else_=failure)).add_cte(*inserts)
 
 
 @cache
-def _statement(dialect: str, shape: _Shape, name: str) -> Insert | Update:
-    table, columns, is_update = shape
+def _statement(dialect: str, shape: _Shape) -> Insert | Update:
+    table, columns, is_update, name = shape
     source = json_table(dialect, columns, name)
     if not is_update:
         return insert(table).from_select([c.name for c in columns], select(source))

@@ -7,7 +7,7 @@ recipients, the whole of such a message is also sealed to these, so that it can 
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -73,6 +73,9 @@ class DeadLetter:
         return self.headers is not None and set(self.headers) == {CUT}
 
 
+_COLUMNS = [table.c[field.name] for field in fields(DeadLetter)]
+
+
 def add(connection: Connection, letter: DeadLetter, recipients: Sequence[str] = ()) -> None:
     """Store a dead letter. If the same message is stored already, that becomes unresolved again.
 
@@ -80,24 +83,12 @@ def add(connection: Connection, letter: DeadLetter, recipients: Sequence[str] = 
     it is; everything else is bounded.
     """
     letter = _without_secrets(letter, recipients)
-    values = {
-        "received_at": letter.received_at,
-        "queue": _in_text(letter.queue),
-        "task": _in_text(letter.task),
-        "message_id": _in_text(letter.message_id),
-        "reason": letter.reason,
-        "detail": _in_text(letter.detail, DETAIL_CHARS_MAX),
-        "headers": letter.headers,
-        "content_type": _in_text(letter.content_type),
-        "content_encoding": _in_text(letter.content_encoding),
-        "body": letter.body,
-        "is_masked": letter.is_masked,
-        "sealed": letter.sealed,
-        "digest": _digest(letter),
-        "resolved_at": None,
-        "resolution": None,
-        "aside_key": letter.aside_key,
-    }
+    values = {field.name: getattr(letter, field.name) for field in fields(letter)}
+    del values["id"]
+    for name in ("queue", "task", "message_id", "content_type", "content_encoding"):
+        values[name] = _in_text(values[name])
+    values["detail"] = _in_text(letter.detail, DETAIL_CHARS_MAX)
+    values |= {"digest": _digest(letter), "resolved_at": None, "resolution": None}
     connection.execute(
         upsert(connection.dialect.name, table)
         .values(values)
@@ -108,14 +99,14 @@ def add(connection: Connection, letter: DeadLetter, recipients: Sequence[str] = 
 def list_letters(connection: Connection, *, resolved: bool, letters_max: int) -> list[DeadLetter]:
     """Return dead letters, the newest first: the unresolved ones, or the resolved ones."""
     is_listed = table.c.resolved_at.is_not(None) if resolved else table.c.resolved_at.is_(None)
-    statement = select(table).where(is_listed).order_by(table.c.id.desc()).limit(letters_max)
-    return [_letter(row._asdict()) for row in connection.execute(statement)]
+    statement = select(*_COLUMNS).where(is_listed).order_by(table.c.id.desc()).limit(letters_max)
+    return [DeadLetter(**row._asdict()) for row in connection.execute(statement)]
 
 
 def find(connection: Connection, id: int) -> DeadLetter | None:
     """Return a dead letter, resolved or not."""
-    row = connection.execute(select(table).where(table.c.id == id)).first()
-    return None if row is None else _letter(row._asdict())
+    row = connection.execute(select(*_COLUMNS).where(table.c.id == id)).first()
+    return None if row is None else DeadLetter(**row._asdict())
 
 
 def resolve(
@@ -155,20 +146,13 @@ def _without_secrets(letter: DeadLetter, recipients: Sequence[str]) -> DeadLette
         encoded = base64.b64encode(letter.body).decode("ascii")
         whole = write_json({"headers": _bounded(letter.headers), "body": encoded})
         sealed = seal(read_recipients(recipients), whole.encode(errors="surrogatepass"))
-    detail, content_type, content_encoding = (
-        text and masked_text(text)
-        for text in (letter.detail, letter.content_type, letter.content_encoding)
-    )
-    return replace(
-        letter,
-        headers=_bounded(headers),
-        body=body,
-        detail=detail,
-        content_type=content_type,
-        content_encoding=content_encoding,
-        is_masked=is_masked,
-        sealed=sealed,
-    )
+    changed: dict[str, Any] = {
+        name: masked_text(text)
+        for name in ("detail", "content_type", "content_encoding")
+        if (text := getattr(letter, name))
+    }
+    changed |= {"headers": _bounded(headers), "body": body, "is_masked": is_masked}
+    return replace(letter, sealed=sealed, **changed)
 
 
 def _bounded(headers: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -186,13 +170,6 @@ def _digest(letter: DeadLetter) -> str:
         # The marks only count how often the transport has returned the entry.
         body = unmarked
     return sha256(around.encode() + body).hexdigest()
-
-
-def _letter(row: dict[str, Any]) -> DeadLetter:
-    del row["digest"]
-    sealed = None if row["sealed"] is None else bytes(row["sealed"])
-    reason = DeadLetterReason(row["reason"])
-    return DeadLetter(**{**row, "reason": reason, "body": bytes(row["body"]), "sealed": sealed})
 
 
 def _in_text(text: str | None, chars_max: int = TEXT_CHARS_MAX) -> str | None:

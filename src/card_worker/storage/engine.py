@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
+from zlib import crc32
 
-from sqlalchemy import ColumnElement, Connection, Engine, bindparam, func, select, true
+from sqlalchemy import Connection, Engine, bindparam, func, select, true
 
 from card_worker.contracts.fields import read_time
 from card_worker.storage import sessions
@@ -22,13 +23,6 @@ IDLE_MAX_S = 15
 """Seconds without a statement after which the server rolls a commit back: a worker that is paused
 or disconnected keeps its locks no longer than its messages."""
 
-
-# Rows are found by keys that have an index. The planner would scan a table that was small at the
-# last ANALYZE and is being filled by an order: each statement would take longer than the last.
-_INDEX_PLANS: list[ColumnElement[str]] = [
-    func.set_config(f"enable_{plan}", "off", true())
-    for plan in ("seqscan", "hashjoin", "mergejoin")
-]
 _NOW = {
     # One statement, for the transaction only, so that a pooler in transaction mode works.
     "postgresql": select(
@@ -37,7 +31,12 @@ _NOW = {
         func.set_config("idle_in_transaction_session_timeout", f"{IDLE_MAX_S}s", true()),
         # In other zones, the first and the last hours of the years 1 to 9999 can't be represented.
         func.set_config("timezone", "UTC", true()),
-        *_INDEX_PLANS,
+        # Rows are found by keys that have an index. The planner would scan a table that was small
+        # at the last ANALYZE and is being filled by an order, which takes longer each time.
+        *(
+            func.set_config(f"enable_{plan}", "off", true())
+            for plan in ("seqscan", "hashjoin", "mergejoin")
+        ),
     ),
     "sqlite": select(func.strftime("%Y-%m-%dT%H:%M:%fZ", "now")),
 }
@@ -88,6 +87,17 @@ def clock(connection: Connection, *, lock_timeout_ms: int = LOCK_TIMEOUT_MS) -> 
     values = {"lock_timeout": f"{lock_timeout_ms}ms"} if dialect == "postgresql" else {}
     ((now, *_),) = send(connection, _NOW[dialect], values)()
     return now.astimezone(UTC) if isinstance(now, datetime) else read_time(now)
+
+
+def try_lock(connection: Connection, name: str) -> bool:
+    """Take the lock `name` until the end of the commit; False if another commit holds it.
+
+    SQLite has one writing commit at a time, so there the lock is always free.
+    """
+    if connection.dialect.name != "postgresql":
+        return True
+    taken = select(func.pg_try_advisory_xact_lock(crc32(name.encode())))
+    return bool(connection.execute(taken).scalar_one())
 
 
 @contextmanager

@@ -28,29 +28,25 @@ _DATA_STATES = ("22", "23", "54", "P0")
 # 0A000 a prepared statement of an old session, 55P03 lock timeout, 25P03 idle too long, 25006 a
 # primary that has become a replica.
 _TEMPORARY_STATES = (
-    *("08", "40", "53", "57", "58", "55P03", "25P03", "25006"),
-    *("26", "42P05", "0A000"),
+    *("08", "40", "53", "57", "58", "26", "42P05", "0A000"),
+    *("55P03", "25P03", "25006"),
 )
 _LOCK_TIMEOUT = "55P03"
 
 # SQLite's primary result codes for the same: constraint, wrong type, too big, out of range.
-_SQLITE_DATA = frozenset(
-    [
-        *(sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH),
-        *(sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE),
-    ]
+_SQLITE_DATA = (
+    *(sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH),
+    *(sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE),
 )
 # Texts of errors that data can cause, among those with SQLite's general code.
 _SQLITE_DATA_TEXTS = ("malformed JSON", "integer overflow")
 
 # A unique constraint is violated, or a primary key.
 _UNIQUE_STATE = "23505"
-_SQLITE_UNIQUE = frozenset(
-    [
-        sqlite3.SQLITE_CONSTRAINT_UNIQUE,
-        sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
-        sqlite3.SQLITE_CONSTRAINT_ROWID,
-    ]
+_SQLITE_UNIQUE = (
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+    sqlite3.SQLITE_CONSTRAINT_ROWID,
 )
 # The database assigns these keys. After a restore of rows alone, its sequence is behind.
 _NUMBERED = ("pk_outbox", "pk_unpublished")

@@ -4,8 +4,9 @@ import base64
 from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 from hashlib import sha256
+from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, delete, insert, or_, select, update
 
 from card_worker.domain.rows import File
 from card_worker.storage.engine import reading
@@ -102,25 +103,19 @@ def read_parts(engine: Engine, file: File) -> Iterator[bytes]:
 
 def request_rewrite(connection: Connection, file: File) -> None:
     """Request that a file is written again, even if a worker is writing it now."""
-    statement = update(files).where(files.c.name == file.name)
     reset = {"written_at": None, "attempts": 0, "next_attempt_at": None}
-    connection.execute(statement.values({**reset, "last_error": REWRITE_REQUESTED}))
+    _update(connection, file, last_error=REWRITE_REQUESTED, **reset)
 
 
 def mark_started(connection: Connection, file: File) -> None:
     """Store that a worker writes a file: requests until now are done with that."""
-    statement = update(files).where(
-        files.c.name == file.name, files.c.last_error == REWRITE_REQUESTED
-    )
-    connection.execute(statement.values(last_error=None))
+    _update(connection, file, files.c.last_error == REWRITE_REQUESTED, last_error=None)
 
 
 def mark_written(connection: Connection, file: File, now: datetime) -> bool:
     """Store that a file is written; False if it was requested again since that was started."""
-    statement = update(files).where(
-        files.c.name == file.name, files.c.last_error.is_distinct_from(REWRITE_REQUESTED)
-    )
-    return connection.execute(statement.values(written_at=now, last_error=None)).rowcount == 1
+    is_current = files.c.last_error.is_distinct_from(REWRITE_REQUESTED)
+    return _update(connection, file, is_current, written_at=now, last_error=None)
 
 
 def mark_failed(connection: Connection, file: File, now: datetime, why: str) -> None:
@@ -128,14 +123,21 @@ def mark_failed(connection: Connection, file: File, now: datetime, why: str) -> 
 
     The pause doubles with each attempt, from RETRY_MIN to RETRY_MAX.
     """
-    is_file = files.c.name == file.name
-    attempts = int(connection.execute(select(files.c.attempts).where(is_file)).scalar_one())
+    count = select(files.c.attempts).where(files.c.name == file.name)
+    attempts = int(connection.execute(count).scalar_one())
     next_at = now + min(RETRY_MIN * 2 ** min(attempts, 20), RETRY_MAX)
-    changed = {"last_error": why, "attempts": attempts + 1, "next_attempt_at": next_at}
-    connection.execute(update(files).where(is_file).values(changed))
+    _update(connection, file, last_error=why, attempts=attempts + 1, next_attempt_at=next_at)
 
 
 def mark_confirmed(connection: Connection, file: File, now: datetime) -> None:
     """Store that a file has arrived, and delete its parts."""
-    connection.execute(update(files).where(files.c.name == file.name).values(confirmed_at=now))
+    _update(connection, file, confirmed_at=now)
     connection.execute(delete(file_parts).where(file_parts.c.name == file.name))
+
+
+def _update(
+    connection: Connection, file: File, *conditions: ColumnElement[bool], **values: Any
+) -> bool:
+    """Update a file if it fulfils the conditions; say whether it did."""
+    statement = update(files).where(files.c.name == file.name, *conditions)
+    return connection.execute(statement.values(values)).rowcount == 1

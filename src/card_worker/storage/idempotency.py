@@ -12,6 +12,7 @@ from card_worker.contracts.commands import Command, digest_of, event_id
 from card_worker.contracts.keys import conflict
 from card_worker.domain.answers import Answer
 from card_worker.storage.json_rows import find, insert_absent
+from card_worker.storage.outbox import ANSWER_COLUMNS
 from card_worker.storage.pipeline import Pending
 from card_worker.storage.tables import idempotency_keys, outbox
 
@@ -104,6 +105,5 @@ def find_answer(connection: Connection, command: Command) -> Answer | None:
 
 def stored_answers(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Answer]:
     """Return stored answers by their ids."""
-    names = ("id", "account_id", "type", "subject", "partition_key", "event", "created_at")
-    rows = find(connection, outbox, names, [{"id": id} for id in ids])()
+    rows = find(connection, outbox, ANSWER_COLUMNS, [{"id": id} for id in ids])()
     return {row[0]: Answer(*row) for row in rows}

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, delete, or_, select, update
 from card_worker.contracts.enums import Action
 from card_worker.domain.rows import Job
 from card_worker.storage.bulk_write import NewRows
-from card_worker.storage.json_rows import columns_named, find
+from card_worker.storage.json_rows import columns_named, find_rows
 from card_worker.storage.pipeline import Pending, Rows, send
 from card_worker.storage.tables import chunks, jobs
 from card_worker.storage.types import UtcTime, Uuid, WholeNumber
@@ -85,8 +85,7 @@ def new_rows(started: Iterable[Job]) -> Iterator[NewRows]:
 
 def find_job(connection: Connection, id: UUID) -> Job | None:
     """Return a job, ended or not."""
-    found = find(connection, jobs, Job._fields, [{"id": id}])()
-    return Job._make(found[0]) if found else None
+    return next(iter(find_rows(connection, jobs, Job, [{"id": id}])()), None)
 
 
 def is_in_turn(connection: Connection, job: Job) -> bool:

@@ -4,10 +4,10 @@ The database reads the JSON itself, with `json_to_recordset` on PostgreSQL and `
 SQLite. In the statement the rows are a table called `given`.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from sqlalchemy import (
@@ -43,6 +43,7 @@ _POSTGRESQL: Any = PGDialect()  # type: ignore[no-untyped-call]
 
 Row = dict[str, Any]
 Columns = tuple[Column[Any], ...]
+R = TypeVar("R", bound=NamedTuple)
 
 
 def json_table(dialect: str, columns: Columns, name: str = "given") -> FromClause:
@@ -101,11 +102,6 @@ def columns_named(table: Table, names: tuple[str, ...]) -> Columns:
     return tuple(table.c[name] for name in names)
 
 
-def columns_of(table: Table, names: Collection[str]) -> Columns:
-    """Return the columns in the order of the table."""
-    return tuple(c for c in table.columns if c.name in names)
-
-
 def matching(table: Table, source: FromClause) -> ColumnElement[bool]:
     """Return the condition that a row of `table` equals one of `source` in its columns."""
     return and_(*(table.c[c.name] == c for c in source.c))
@@ -114,6 +110,13 @@ def matching(table: Table, source: FromClause) -> ColumnElement[bool]:
 def upsert(dialect: str, table: Table) -> Any:
     """Return an INSERT that can have an ON CONFLICT clause."""
     return (postgresql if dialect == "postgresql" else sqlite).insert(table)
+
+
+def upsert_rows(dialect: str, table: Table, columns: Columns) -> Any:
+    """Return an INSERT of rows with these columns that can have an ON CONFLICT clause."""
+    # SQLite needs WHERE, or it takes ON CONFLICT for the condition of a join.
+    source = select(json_table(dialect, columns)).where(true())
+    return upsert(dialect, table).from_select([c.name for c in columns], source)
 
 
 # Each statement is built once per dialect and table, so that SQLAlchemy compiles its text once.
@@ -164,6 +167,20 @@ def find(
     return send(connection, statement, parameters(dialect, by, keys))
 
 
+def find_rows(
+    connection: Connection,
+    table: Table,
+    kind: type[R],
+    keys: Sequence[Row],
+    *,
+    where: ColumnElement[bool] | None = None,
+    lock: bool = False,
+) -> Pending[list[R]]:
+    """Select rows, as `find` does, as values of their row class."""
+    found = find(connection, table, kind._fields, keys, where=where, lock=lock)
+    return lambda: list(map(kind._make, found()))
+
+
 @cache
 def _select(
     dialect: str,
@@ -186,7 +203,7 @@ def _select(
 def delete_rows(connection: Connection, table: Table, keys: Sequence[Row]) -> None:
     """Delete the rows that equal one of `keys` in its columns; an error may be raised later."""
     if keys:
-        dialect, columns = connection.dialect.name, columns_of(table, keys[0])
+        dialect, columns = connection.dialect.name, columns_named(table, tuple(keys[0]))
         send(connection, _delete(dialect, table, columns), parameters(dialect, columns, keys))
 
 
@@ -203,7 +220,7 @@ def insert_absent(connection: Connection, table: Table, rows: Sequence[Row]) -> 
     """
     if not rows:
         return set
-    dialect, columns = connection.dialect.name, columns_of(table, rows[0])
+    dialect, columns = connection.dialect.name, columns_named(table, tuple(rows[0]))
     statement = _insert_absent(dialect, table, columns)
     sent = send(connection, statement, parameters(dialect, columns, rows))
     return lambda: set(sent())
@@ -211,11 +228,6 @@ def insert_absent(connection: Connection, table: Table, rows: Sequence[Row]) -> 
 
 @cache
 def _insert_absent(dialect: str, table: Table, columns: Columns) -> Any:
-    # SQLite needs WHERE, or it takes ON CONFLICT for the condition of a join.
-    source = select(json_table(dialect, columns)).where(true())
-    return (
-        upsert(dialect, table)
-        .from_select([c.name for c in columns], source)
-        .on_conflict_do_nothing(index_elements=list(table.primary_key))
-        .returning(*table.primary_key)
-    )
+    inserted = upsert_rows(dialect, table, columns)
+    keys = list(table.primary_key)
+    return inserted.on_conflict_do_nothing(index_elements=keys).returning(*keys)

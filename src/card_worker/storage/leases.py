@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, delete, or_, select
 
-from card_worker.storage.json_rows import upsert
+from card_worker.storage.json_rows import columns_named, upsert
 from card_worker.storage.tables import leases
 
 ABANDONED_S = 10.0
@@ -77,6 +77,6 @@ def release(connection: Connection, name: str, holder: str) -> None:
 
 def find(connection: Connection, name: str) -> Lease | None:
     """Return a lease, abandoned or not; None if nobody has taken it."""
-    columns = (leases.c.holder, leases.c.renewals, leases.c.position)
-    row = connection.execute(select(*columns).where(leases.c.name == name)).first()
+    statement = select(*columns_named(leases, Lease._fields)).where(leases.c.name == name)
+    row = connection.execute(statement).first()
     return None if row is None else Lease._make(row)

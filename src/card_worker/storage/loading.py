@@ -32,12 +32,13 @@ from card_worker.storage.json_rows import (
     Row,
     columns_named,
     find,
+    find_rows,
     json_table,
     matching,
     parameters,
     send_with_rows,
 )
-from card_worker.storage.pipeline import Pending, Rows, send
+from card_worker.storage.pipeline import Pending, send
 from card_worker.storage.tables import (
     attempt_counts,
     batches,
@@ -52,11 +53,9 @@ from card_worker.storage.tables import (
 )
 from card_worker.storage.types import UtcTime
 
-_CARD, _TRANSACTION, _BATCH = (
-    ("account_id", "card_id"),
-    ("account_id", "id"),
-    ("account_id", "batch_id"),
-)
+_CARD = ("account_id", "card_id")
+_TRANSACTION = ("account_id", "id")
+_BATCH = ("account_id", "batch_id")
 
 
 def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Pending[Books]:
@@ -71,11 +70,11 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Pend
     named_keys = {key for needs in needed for key in needs.transactions}
     token_keys = {key for needs in needed for key in needs.tokens}
     locked = lock_cards(connection, card_keys, named_keys, token_keys)
-    ordered = find(connection, batches, Batch._fields, _rows(_BATCH, batch_keys), lock=True)
+    ordered = find_rows(connection, batches, Batch, _rows(_BATCH, batch_keys), lock=True)
     named_rows = _rows(_TRANSACTION, named_keys)
-    named = find(connection, transactions, Transaction._fields, named_rows)
+    named = find_rows(connection, transactions, Transaction, named_rows)
     given_rows = [{"digest": digest} for _, digest in token_keys]
-    given_tokens = find(connection, tokens, Token._fields, given_rows)
+    given_tokens = find_rows(connection, tokens, Token, given_rows)
     account_ids = {id for id, _ in chain(card_keys, named_keys, token_keys, batch_keys)}
     accounts = find_accounts(connection, account_ids)
     busy = find_busy(connection, account_ids)
@@ -85,11 +84,11 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Pend
         books = Books(accounts=accounts(), orders=busy(), taken=_taken(connection, needed))
         for card in rows:
             books.load_card(card)
-        for batch in map(Batch._make, ordered()):
+        for batch in ordered():
             books.batches.load(batch)
         if _were_created_meanwhile(connection, books, needed):
             return load(connection, needed, now)()
-        books.named = {row.id: row for row in _of_cards(books, map(Transaction._make, named()))}
+        books.named = {row.id: row for row in _of_cards(books, named())}
         _load_tokens(books, given_tokens())
         _load_rows_of_cards(connection, books, needed, now)
         return books
@@ -117,8 +116,8 @@ def _of_cards(books: Books, rows: Iterable[OfCard]) -> Iterator[OfCard]:
     return (row for row in rows if row.card in books.card_keys)
 
 
-def _load_tokens(books: Books, rows: Rows) -> None:
-    for token in _of_cards(books, map(Token._make, rows)):
+def _load_tokens(books: Books, tokens: Iterable[Token]) -> None:
+    for token in _of_cards(books, tokens):
         books.load_token(token)
 
 
@@ -154,7 +153,7 @@ def _load_rows_of_cards(
             attempted.update(ids)
     due_rows = [{"card": id} for id in held]
     due = send_with_rows(connection, _select_due_holds, holds, due_rows, now=latest)
-    named = find(connection, holds, Hold._fields, [{"id": id} for id in books.named])
+    named = find_rows(connection, holds, Hold, [{"id": id} for id in books.named])
     parents = [{"parent_id": id} for id in books.named]
     refunded = send_with_rows(connection, _select_refunded, transactions, parents)
     refs_rows = _rows(("card", "ref_id"), refs)
@@ -166,7 +165,7 @@ def _load_rows_of_cards(
     for hold in map(Hold._make, due()):
         books.holds.load(hold)
         books.due[hold.card] = (*books.due.get(hold.card, ()), hold.id)
-    for hold in map(Hold._make, named()):
+    for hold in named():
         books.holds.load(hold)
     books.refunded = {parent_id: int(amount) for parent_id, amount in refunded()}
     books.refs = {(card, ref_id): id for card, ref_id, id in used()}
@@ -193,14 +192,14 @@ def _find_codes(
     """Find the usable tokens of the cards, the tokens that are named, and the PINs."""
     card_ids = [card.id for card in books.cards.values() if card.has_codes]
     by_card = [{"card": id} for id in card_ids]
-    usable = find(connection, tokens, Token._fields, by_card, where=token_is_usable)
+    usable = find_rows(connection, tokens, Token, by_card, where=token_is_usable)
     named_ids = {needs.token_id for needs in needed if needs.token_id is not None}
-    named = find(connection, tokens, Token._fields, [{"id": id} for id in named_ids])
-    stored_pins = find(connection, pins, Pin._fields, [{"id": id} for id in card_ids])
+    named = find_rows(connection, tokens, Token, [{"id": id} for id in named_ids])
+    stored_pins = find_rows(connection, pins, Pin, [{"id": id} for id in card_ids])
 
     def load(books: Books) -> None:
         _load_tokens(books, [*usable(), *named()])
-        for pin in map(Pin._make, stored_pins()):
+        for pin in stored_pins():
             books.pins.load(pin)
 
     return load
@@ -210,14 +209,13 @@ def _find_pin_attempts(
     connection: Connection, needed: Sequence[Needs], card_ids: Collection[UUID]
 ) -> Callable[[Books], None]:
     """Find the PIN attempts to check, and all that count on these cards."""
-    names = PinAttempt._fields
     ids = {needs.pin_attempt for needs in needed if needs.pin_attempt is not None}
-    checked = find(connection, pin_attempts, names, [{"id": id} for id in ids])
+    checked = find_rows(connection, pin_attempts, PinAttempt, [{"id": id} for id in ids])
     by_card = [{"card": id} for id in card_ids]
-    counting = find(connection, pin_attempts, names, by_card, where=attempt_counts)
+    counting = find_rows(connection, pin_attempts, PinAttempt, by_card, where=attempt_counts)
 
     def load(books: Books) -> None:
-        for attempt in map(PinAttempt._make, chain(checked(), counting())):
+        for attempt in chain(checked(), counting()):
             books.load_pin_attempt(attempt)
 
     return load
@@ -236,15 +234,14 @@ def lock_cards(
     """Find cards, also by their transactions and tokens; lock them in the order of their ids."""
     dialect, by_key = connection.dialect.name, _rows(_CARD, keys)
     if not named and not given_tokens:
-        rows = find(connection, cards, Card._fields, by_key, lock=True)
-    else:
-        values = parameters(dialect, columns_named(cards, _CARD), by_key)
-        columns = columns_named(transactions, _TRANSACTION)
-        values |= parameters(dialect, columns, _rows(_TRANSACTION, named), "named")
-        columns = columns_named(tokens, ("digest",))
-        by_digest = [{"digest": digest} for _, digest in given_tokens]
-        values |= parameters(dialect, columns, by_digest, "shown")
-        rows = send(connection, _select_cards(dialect), values)
+        return find_rows(connection, cards, Card, by_key, lock=True)
+    values = parameters(dialect, columns_named(cards, _CARD), by_key)
+    columns = columns_named(transactions, _TRANSACTION)
+    values |= parameters(dialect, columns, _rows(_TRANSACTION, named), "named")
+    columns = columns_named(tokens, ("digest",))
+    by_digest = [{"digest": digest} for _, digest in given_tokens]
+    values |= parameters(dialect, columns, by_digest, "shown")
+    rows = send(connection, _select_cards(dialect), values)
     return lambda: [Card._make(row) for row in rows()]
 
 

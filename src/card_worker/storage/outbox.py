@@ -2,16 +2,15 @@
 
 import math
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from time import monotonic, sleep
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     Connection,
     Engine,
     Text,
@@ -38,7 +37,8 @@ WATERMARK_STEP_S = 1.0
 CHECK_S = 20.0
 """Interval at which a session that waits for notifications is checked."""
 
-_DATA_VERSION = text("PRAGMA data_version")
+ANSWER_COLUMNS = Answer._fields[:-1]
+"""The columns of an answer: its reason is not stored."""
 
 
 class Unpublished(NamedTuple):
@@ -69,9 +69,7 @@ _FIRST_UNPUBLISHED = (
 
 def new_rows(answers: Sequence[Answer]) -> NewRows:
     """Return the rows of `answers`, to be published in this order; the commit wakes the relay."""
-    names = ("id", "account_id", "type", "subject", "partition_key", "event", "created_at")
-    # The last field of an answer, its reason, is not stored.
-    return NewRows(outbox, [dict(zip(names, answer, strict=False)) for answer in answers])
+    return NewRows(outbox, [dict(zip(ANSWER_COLUMNS, answer, strict=False)) for answer in answers])
 
 
 def first_unpublished(
@@ -110,11 +108,11 @@ class Running(NamedTuple):
     """The number of the next transaction."""
 
 
-_NUMBERS: list[ColumnElement[Any]] = [
-    cast(cast(end(func.pg_current_snapshot()), Text), BigInteger)
-    for end in (func.pg_snapshot_xmin, func.pg_snapshot_xmax)
+_BOUNDS: list[Any] = [
+    cast(cast(bound(func.pg_current_snapshot()), Text), BigInteger)
+    for bound in (func.pg_snapshot_xmin, func.pg_snapshot_xmax)
 ]
-_RUNNING = select(*_NUMBERS)
+_RUNNING = select(*_BOUNDS)
 
 
 def running(connection: Connection) -> Running:
@@ -173,63 +171,57 @@ def oldest_unpublished(connection: Connection, *, above: int = 0) -> datetime | 
     return oldest
 
 
-class Watch(Protocol):
-    """Notices that a commit may have added events."""
-
-    def wait(self, timeout_s: float) -> None:
-        """Return when a commit may have added events, or after so many seconds."""
+Wait: TypeAlias = Callable[[float], None]
+"""Returns when a commit may have inserted events, or after so many seconds."""
 
 
 @contextmanager
-def watching(engine: Engine) -> Iterator[Watch]:
-    """Open a watch for commits from now on.
+def watching(engine: Engine) -> Iterator[Wait]:
+    """Yield a function that waits for commits from now on.
 
     PostgreSQL's notifications and SQLite's data version belong to a session. Behind a pooler no
-    session can be used for that, so the watch waits for a fixed time.
+    session can be used for that, so it waits for a fixed time.
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if engine.dialect.name != "postgresql":
-            yield _SqliteVersion(connection)
+            yield _version_change(connection)
         elif is_pooled(connection):
             connection.close()
-            yield _Timer()
+            yield lambda timeout_s: sleep(min(timeout_s, POOLED_POLL_S))
         else:
-            yield _Notifications(connection)
+            yield _notification(connection)
 
 
-class _Notifications:
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._checked_at = monotonic()
-        connection.execute(text(f"LISTEN {CHANNEL}"))
+def _notification(connection: Connection) -> Wait:
+    connection.execute(text(f"LISTEN {CHANNEL}"))
+    checked_at = monotonic()
 
-    def wait(self, timeout_s: float) -> None:
-        if monotonic() - self._checked_at > CHECK_S:
+    def wait(timeout_s: float) -> None:
+        nonlocal checked_at
+        if monotonic() - checked_at > CHECK_S:
             # Detects a lost session, which would receive no notifications.
-            self._connection.execute(select(1))
-            self._checked_at = monotonic()
-        driver = self._connection.connection.driver_connection
+            connection.execute(select(1))
+            checked_at = monotonic()
+        driver = connection.connection.driver_connection
         assert driver is not None
         # Notifications that arrived while the connection was busy are returned at once.
         for _ in driver.notifies(timeout=timeout_s, stop_after=1):
             pass
 
+    return wait
 
-class _SqliteVersion:
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._seen = self._version()
 
-    def wait(self, timeout_s: float) -> None:
+def _version_change(connection: Connection) -> Wait:
+    def version() -> int:
+        return int(connection.execute(text("PRAGMA data_version")).scalar_one())
+
+    seen = version()
+
+    def wait(timeout_s: float) -> None:
+        nonlocal seen
         until = monotonic() + timeout_s
-        while (version := self._version()) == self._seen and monotonic() < until:
+        while (found := version()) == seen and monotonic() < until:
             sleep(SQLITE_POLL_S)
-        self._seen = version
+        seen = found
 
-    def _version(self) -> int:
-        return int(self._connection.execute(_DATA_VERSION).scalar_one())
-
-
-class _Timer:
-    def wait(self, timeout_s: float) -> None:
-        sleep(min(timeout_s, POOLED_POLL_S))
+    return wait

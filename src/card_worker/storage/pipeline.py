@@ -64,20 +64,13 @@ def finish(connection: Connection) -> None:
 @contextmanager
 def raw_connection(connection: Connection) -> Iterator[Any]:
     """Yield the driver's connection, after all results were received. For PostgreSQL only."""
+    _close(connection)
     with translated_errors(connection):
-        pipeline = connection.info.pop(_OPEN, None)
-        if pipeline is not None:
-            pipeline.close()
         yield _driver(connection)
 
 
 def keep_order(engine: Engine) -> None:
     """Make anything else that is done on a connection of `engine` wait for the sent statements."""
-
-    def close(connection: Connection, *_: object) -> None:
-        if (pipeline := connection.info.pop(_OPEN, None)) is not None:
-            with translated_errors(connection):
-                pipeline.close()
 
     def abandon(connection: Connection) -> None:
         if not connection.invalidated:
@@ -87,9 +80,15 @@ def keep_order(engine: Engine) -> None:
         _abandon(record.info)
 
     event.listen(engine, "reset", reset)
-    event.listen(engine, "before_cursor_execute", close)
-    event.listen(engine, "commit", close)
+    event.listen(engine, "before_cursor_execute", _close)
+    event.listen(engine, "commit", _close)
     event.listen(engine, "rollback", abandon)
+
+
+def _close(connection: Connection, *_: object) -> None:
+    if (pipeline := connection.info.pop(_OPEN, None)) is not None:
+        with translated_errors(connection):
+            pipeline.close()
 
 
 def _abandon(info: dict[Any, Any]) -> None:

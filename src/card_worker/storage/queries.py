@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, func, not_, select
 
 from card_worker.contracts.enums import CardType, Status
 from card_worker.domain.rows import Card, Pin, State, Token, Transaction
-from card_worker.storage.json_rows import columns_named, find
+from card_worker.storage.json_rows import columns_named, find_rows
 from card_worker.storage.tables import (
     cards,
     hold_is_open,
@@ -24,8 +24,7 @@ from card_worker.storage.tables import (
 def find_card(connection: Connection, account_id: str, card_id: str) -> Card | None:
     """Return a card, without locking it."""
     key = {"account_id": account_id, "card_id": card_id}
-    found = find(connection, cards, Card._fields, [key])()
-    return Card._make(found[0]) if found else None
+    return next(iter(find_rows(connection, cards, Card, [key])()), None)
 
 
 def card_at(connection: Connection, card: Card, now: datetime) -> Card:
@@ -45,9 +44,9 @@ def find_codes(connection: Connection, card: Card, now: datetime) -> tuple[list[
     statement = select(*columns_named(tokens, Token._fields))
     statement = statement.where(tokens.c.card == card.id, token_is_usable)
     rows = connection.execute(statement.order_by(tokens.c.created_at, tokens.c.id)).all()
-    pin = find(connection, pins, Pin._fields, [{"id": card.id}])()
+    (pin,) = find_rows(connection, pins, Pin, [{"id": card.id}])() or (None,)
     usable = [token for token in map(Token._make, rows) if token.serves(now)]
-    return usable, Pin._make(pin[0]) if pin else None
+    return usable, pin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from card_worker.domain.books import Changed, Changes
 from card_worker.domain.rows import Batch, Card
 from card_worker.storage import jobs, outbox
 from card_worker.storage.batches import release_card_ids
-from card_worker.storage.bulk_write import ChangedRows, NewRows, write
+from card_worker.storage.bulk_write import Change, ChangedRows, NewRows, write
 from card_worker.storage.json_rows import Row
 from card_worker.storage.tables import (
     batches,
@@ -66,7 +66,7 @@ def _reserved(batch: Batch) -> Iterator[Row]:
             yield {**key, "card_id": card["card_id"]}
 
 
-def _changes(table: Table, rows: Changed[Any]) -> list[NewRows | ChangedRows]:
+def _changes(table: Table, rows: Changed[Any]) -> list[Change]:
     return [_new(table, rows.new), ChangedRows(table, _updates(table, rows.changed))]
 
 

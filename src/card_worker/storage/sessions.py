@@ -19,12 +19,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 CONNECT_MAX_S = 5
-KEEPALIVES = {
-    "keepalives_idle": 5,  # seconds without data before the other host is probed
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,  # milliseconds until sent data must be acknowledged
-}
 POOLED = "card_worker.pooled"
 """Set in the `info` of a connection that is behind a pooler."""
 
@@ -48,7 +42,10 @@ def open_postgresql(url: str, *, reply_max_s: float | None) -> Engine:
         connect_args={
             "connect_timeout": CONNECT_MAX_S,
             "application_name": "card_worker",
-            **KEEPALIVES,
+            "keepalives_idle": 5,  # seconds without data before the other host is probed
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,  # milliseconds until sent data must be acknowledged
         },
     )
     is_logged = False

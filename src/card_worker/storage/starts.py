@@ -5,15 +5,9 @@ from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, FromClause, Update, bindparam, case, null, select, true, update
+from sqlalchemy import Connection, FromClause, Update, bindparam, case, null, select, update
 
-from card_worker.storage.json_rows import (
-    delete_rows,
-    json_table,
-    parameters,
-    send_with_rows,
-    upsert,
-)
+from card_worker.storage.json_rows import delete_rows, parameters, send_with_rows, upsert_rows
 from card_worker.storage.pipeline import send
 from card_worker.storage.tables import starts
 from card_worker.storage.types import Flag
@@ -49,10 +43,7 @@ def count_starts(
 
 @cache
 def _count(dialect: str) -> Any:
-    columns = tuple(starts.columns)
-    # SQLite needs WHERE, or it takes ON CONFLICT for the condition of a join.
-    source = select(json_table(dialect, columns)).where(true())
-    row = upsert(dialect, starts).from_select([c.name for c in columns], source)
+    row = upsert_rows(dialect, starts, tuple(starts.columns))
     new, failed = row.excluded, bindparam("failed", type_=Flag)
     is_over = starts.c.deaths.is_(None) | (starts.c.deaths < new.deaths) | failed
     changed = {

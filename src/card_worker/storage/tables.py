@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import SchemaItem
 
+from card_worker.contracts.dead_letters import DeadLetterReason
 from card_worker.contracts.enums import EventType
 from card_worker.domain import rows
 from card_worker.domain.rows import Outcome
@@ -63,11 +64,11 @@ def _column(name: str, hint: Any) -> Column[Any]:
     return Column(name, type_, nullable=len(kinds) > 1)
 
 
-def _table(name: str, row: type[Any], *items: SchemaItem) -> Table:
+def _table(name: str, row: type[Any] | None, *items: SchemaItem) -> Table:
     """Return the table of a row class. `items` may define columns of its fields otherwise."""
     defined = {item.name for item in items if isinstance(item, Column)}
-    fields = get_type_hints(row).items()
-    columns = [_column(field, hint) for field, hint in fields if field not in defined]
+    fields = {} if row is None else get_type_hints(row)
+    columns = [_column(field, hint) for field, hint in fields.items() if field not in defined]
     return Table(name, metadata, *columns, *items, sqlite_strict=True)
 
 
@@ -211,20 +212,19 @@ def _optional(name: str, type_: Any = Text) -> Column[Any]:
 
 
 # The card_ids of busy batches that have a list of cards and haven't created them yet.
-reserved_card_ids = Table(
+reserved_card_ids = _table(
     "reserved_card_ids",
-    metadata,
+    None,
     _required("account_id"),
     _required("card_id", Sortable),
     _required("batch_id"),
     PrimaryKeyConstraint("account_id", "card_id"),
-    sqlite_strict=True,
 )
 
 # The chunks of a job, and its end, from its start until it has ended.
-chunks = Table(
+chunks = _table(
     "chunks",
-    metadata,
+    None,
     _required("job", Uuid),
     _required("number", WholeNumber),
     _optional("done_at", UtcTime),
@@ -233,12 +233,11 @@ chunks = Table(
     # The cards that a recall refused, with the reasons.
     _optional("refused", JsonText),
     PrimaryKeyConstraint("job", "number"),
-    sqlite_strict=True,
 )
 
-idempotency_keys = Table(
+idempotency_keys = _table(
     "idempotency_keys",
-    metadata,
+    None,
     _required("account_id"),
     _required("key"),
     _required("digest"),
@@ -246,12 +245,11 @@ idempotency_keys = Table(
     _required("event_id", Uuid),
     _required("created_at", UtcTime),
     PrimaryKeyConstraint("account_id", "key"),
-    sqlite_strict=True,
 )
 
-outbox = Table(
+outbox = _table(
     "outbox",
-    metadata,
+    None,
     # Positions of a card's events rise with its versions: they are assigned under the card's lock.
     _required("position", WholeNumber, primary_key=True, autoincrement=True),
     _required("id", Uuid),
@@ -262,30 +260,28 @@ outbox = Table(
     _required("event", JsonLine),
     _required("created_at", UtcTime),
     UniqueConstraint("id"),
-    sqlite_strict=True,
 )
 
 # A row for each event that is not published. A trigger on the outbox inserts it; the relay deletes
 # it. A column of the outbox would mean that each event is written twice.
-unpublished = Table(
+unpublished = _table(
     "unpublished",
-    metadata,
+    None,
     _required("position", WholeNumber, primary_key=True, autoincrement=False),
-    sqlite_strict=True,
 )
 
 # A message that has no id is recognised by its digest alone.
 MESSAGE_ID_OR_EMPTY = text("coalesce(message_id, '')")
 
-dead_letters = Table(
+dead_letters = _table(
     "dead_letters",
-    metadata,
+    None,
     _required("id", WholeNumber, primary_key=True, autoincrement=True),
     _required("received_at", UtcTime),
     _optional("queue"),
     _optional("task"),
     _optional("message_id"),
-    _required("reason"),
+    _required("reason", EnumText(DeadLetterReason)),
     # One short line; below it a line per reason, or a defect's traceback.
     _optional("detail"),
     _optional("headers", JsonText),
@@ -302,12 +298,11 @@ dead_letters = Table(
     # The key in Redis of an entry that was too large to be read; empty if it isn't stored.
     _optional("aside_key"),
     Index("uq_dead_letters_message_id_digest", MESSAGE_ID_OR_EMPTY, "digest", unique=True),
-    sqlite_strict=True,
 )
 
-starts = Table(
+starts = _table(
     "starts",
-    metadata,
+    None,
     # See `worker.messages.start_key`.
     _required("message_key", primary_key=True),
     _required("starts", WholeNumber),
@@ -315,15 +310,13 @@ starts = Table(
     # The known number of workers that had died of the message before its last start. NULL: that
     # start does not count.
     _optional("deaths", WholeNumber),
-    sqlite_strict=True,
 )
 
-leases = Table(
+leases = _table(
     "leases",
-    metadata,
+    None,
     _required("name", primary_key=True),
     _required("holder"),
     _required("renewals", WholeNumber),
     _optional("position", WholeNumber),
-    sqlite_strict=True,
 )

@@ -10,8 +10,6 @@ from card_worker.storage.types import Flag, JsonText, Sortable, UtcTime, Uuid, W
 
 revision = "0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 AMOUNT_MAX = 2**53 - 1
 HOLD_IS_OPEN = "captured + released < amount"
@@ -25,6 +23,9 @@ def upgrade() -> None:
     _create_dead_letters()
     _create("leases", "name* text, holder text, renewals int, position int?")
     if _is_postgresql():
+        for table, column in (("chunks", "encrypted_secrets"), ("file_parts", "content")):
+            # Compression would not make encrypted text smaller.
+            op.execute(f"ALTER TABLE {table} ALTER COLUMN {column} SET STORAGE EXTERNAL")
         op.execute(
             "CREATE FUNCTION card_worker_raise(message text) RETURNS integer LANGUAGE plpgsql AS"
             " $$ BEGIN RAISE EXCEPTION '%', message; END $$"
@@ -161,7 +162,6 @@ def _create_batches() -> None:
         "chunks",
         "job* uuid, number* int, done_at time?, encrypted_secrets text?, refused json?",
     )
-    _do_not_compress("chunks", "encrypted_secrets")
     _create(
         "files",
         "name* text, account_id text, batch_id text, kind text, sha256 text, cards int, "
@@ -171,13 +171,6 @@ def _create_batches() -> None:
     _index("ix_files_batch", "files", "account_id, batch_id")
     _index("ix_files_waiting", "files", "created_at", "written_at IS NULL AND confirmed_at IS NULL")
     _create("file_parts", "name* text, number* int, content text")
-    _do_not_compress("file_parts", "content")
-
-
-def _do_not_compress(table: str, column: str) -> None:
-    """Store a column as it is: encrypted text doesn't get smaller."""
-    if _is_postgresql():
-        op.execute(f"ALTER TABLE {table} ALTER COLUMN {column} SET STORAGE EXTERNAL")
 
 
 def _create_outbox() -> None:
