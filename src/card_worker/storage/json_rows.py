@@ -131,8 +131,8 @@ def send_with_rows(
 ) -> Pending[Rows]:
     """Send the statement that `build` returns for a source with `rows`; nothing without rows.
 
-    The source has the columns of `table` that the first row has. `build` must be a function of a
-    module, by which the statement is kept.
+    The source has the columns of `table` that the first row has. `build` must be a module-level
+    function: the statement is built once for it.
     """
     if not rows:
         return list
@@ -157,8 +157,8 @@ def find(
 ) -> Pending[Rows]:
     """Select the columns `names` of the rows that equal one of `keys` in its columns.
 
-    `where` is a further condition, by whose identity the statement is kept. `lock` locks the rows
-    FOR UPDATE in the order of their primary keys.
+    `where` is a further condition; it must be a constant, because the statement is built once for
+    it. `lock` locks the rows FOR UPDATE in the order of their primary keys.
     """
     if not keys:
         return list
