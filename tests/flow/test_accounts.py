@@ -56,7 +56,7 @@ def test_rules_that_are_set_apply_and_others_stay(running: System) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "named"),
+    ("arguments", "text"),
     [
         (("T1", "--load-max", "5"), "T1"),
         ((ACCOUNT,), "--help"),
@@ -67,9 +67,9 @@ def test_rules_that_are_set_apply_and_others_stay(running: System) -> None:
         ((ACCOUNT, "--reversal-window-s", "-1"), "--reversal-window-s"),
     ],
 )
-def test_invalid_rules_are_named(given: tuple[str, ...], named: str, running: System) -> None:
+def test_invalid_rules_are_named(arguments: tuple[str, ...], text: str, running: System) -> None:
     before = running.cli("account", "show", ACCOUNT).output
-    done = running.cli("account", "set", *given)
+    done = running.cli("account", "set", *arguments)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert named in done.stderr
+    assert text in done.stderr
     assert running.cli("account", "show", ACCOUNT).output == before

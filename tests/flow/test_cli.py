@@ -1,4 +1,4 @@
-"""The command line on a running system: what it prints, and how it ends."""
+"""The command line on a running system: its output and its exit codes."""
 
 import json
 
@@ -26,7 +26,7 @@ def test_card_show_shows_the_card(running: System) -> None:
     assert "5.00 NOK" in running.cli("card", "show", "card-1", "-a", ACCOUNT).output
 
 
-def test_card_history_shows_what_moved_money(running: System) -> None:
+def test_card_history_shows_the_transactions(running: System) -> None:
     (row,) = running.cli_json("card", "history", "card-1", "--account", ACCOUNT)
     assert (row["type"], row["amount"], row["balance_after"]) == ("fund", 500, 500)
     assert "issuer → card" in running.cli("card", "history", "card-1", "-a", ACCOUNT).output
@@ -36,10 +36,10 @@ def test_card_list_filters(running: System) -> None:
     names = ["list-1", "list-2", "list-3"]
     running.create(*names)
     running.answers(*names)
-    wanted = ("--account", ACCOUNT, "--status", "unused", "--after", "list", "--available-min", "1")
-    listed = running.cli_json("card", "list", *wanted, "--limit", "3")
+    options = ("-a", ACCOUNT, "--status", "unused", "--after", "list", "--available-min", "1")
+    listed = running.cli_json("card", "list", *options, "--limit", "3")
     assert [card["card_id"] for card in listed] == names
-    shown = running.cli("card", "list", *wanted, "--limit", "2").output
+    shown = running.cli("card", "list", *options, "--limit", "2").output
     assert "list-2" in shown
     assert "list-3" not in shown
     assert "--after list-2" in shown
@@ -52,9 +52,9 @@ def test_card_list_names_an_invalid_time(running: System) -> None:
     assert "--created-from: yesterday" in done.stderr
 
 
-@pytest.mark.parametrize("look", ["show", "history"])
-def test_a_card_that_is_not_there_is_refused(look: str, running: System) -> None:
-    done = running.cli("card", look, "card-1", "--account", "T00000002")
+@pytest.mark.parametrize("command", ["show", "history"])
+def test_an_unknown_card_is_refused(command: str, running: System) -> None:
+    done = running.cli("card", command, "card-1", "--account", "T00000002")
     assert (done.exit_code, done.stdout) == (1, "")
     assert "there is no card card-1 in T00000002" in done.stderr
 
@@ -82,14 +82,14 @@ def test_send_and_wait_ends_with_1_for_a_refusal(running: System) -> None:
 
 
 def test_send_and_wait_ends_with_1_when_no_answer_comes(running: System) -> None:
-    command = "command_id=card-1"  # handled before, with other content elsewhere
+    command = "command_id=card-1"  # handled before
     again = (f"account_id={ACCOUNT}", "card_id=card-1", "amount=500", "currency=NOK", command)
     done = running.cli("send", "cards.create", *again, "--wait", "--timeout", "1")
     assert done.exit_code == 1
     assert "did not come within 1 s" in done.stderr
 
 
-def test_send_without_waiting_says_what_it_sent(running: System) -> None:
+def test_send_without_waiting_prints_the_command_id(running: System) -> None:
     done = running.cli("send", "cards.create", *FIELDS, "card_id=later", "--json")
     assert done.exit_code == 0
     (command_id,) = json.loads(done.stdout)["command_ids"]
@@ -169,21 +169,21 @@ def test_reconcile_names_a_card_with_a_wrong_balance(running: System) -> None:
     running.create("corrupt")
     running.answers("corrupt")
     assert running.cli("reconcile").exit_code == 0
-    (proof,) = running.cli_json("reconcile")
-    assert proof["differences"] == []
-    # Consistent in itself, so that no constraint stands in the way.
+    (result,) = running.cli_json("reconcile")
+    assert result["differences"] == []
+    # The row is consistent in itself, so no constraint refuses it.
     change = "UPDATE cards SET amount_funds = {0}, amount_balance = {0} WHERE card_id = 'corrupt'"
     running.sql(change.format(501))
     try:
         done = running.cli("reconcile", "--json")
         assert done.exit_code == 1
         found = json.loads(done.stdout)["differences"]
-        assert {(one["subject"], one["what"], one["actual"], one["expected"]) for one in found} >= {
+        assert {(row["subject"], row["what"], row["actual"], row["expected"]) for row in found} >= {
             ("corrupt", "amount_balance", "501", "500"),
             ("corrupt", "amount_funds", "501", "500"),
         }
-        # Also whatever else these two contradict, and nothing about another card.
-        assert {one["subject"].split(",")[0] for one in found} == {"corrupt", "NOK"}
+        # Other rows that contradict these two are reported, too, but no other card.
+        assert {row["subject"].split(",")[0] for row in found} == {"corrupt", "NOK"}
         shown = running.cli("reconcile")
         assert (shown.exit_code, "corrupt" in shown.output) == (1, True)
     finally:
@@ -191,7 +191,7 @@ def test_reconcile_names_a_card_with_a_wrong_balance(running: System) -> None:
     assert running.cli("reconcile").exit_code == 0
 
 
-def test_reconcile_waits_longer_for_a_reply_than_others_do(
+def test_reconcile_waits_longer_for_a_reply_than_other_commands(
     running: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running.send("cards.batch_create", "slow", batch_id="slow", cards=[{"card_id": "slow-1"}])

@@ -24,7 +24,8 @@ def test_a_letter_is_listed_without_its_body_and_shown_with_it(running: System) 
     message = envelope("cards.create", "look", card("look", account_id=None, name="Kari"))
     running.push(message)
     letter = running.letter("look")
-    (listed,) = [one for one in running.cli_json("dead-letters", "list") if one["id"] == letter.id]
+    letters = {each["id"]: each for each in running.cli_json("dead-letters", "list")}
+    listed = letters[letter.id]
     assert listed["reason"] == "account_id_invalid"
     assert listed["message"] == letter.reason.text
     assert "body" not in listed
@@ -50,8 +51,8 @@ def test_a_requeued_message_is_answered_after_the_defect_is_repaired(running: Sy
     defects.remove(running.engine)
     assert running.cli("dead-letters", "requeue", letter).exit_code == 0
     assert running.types("defect-mended") == ["card.created"]
-    settled = {one.message_id: one for one in running.letters(resolved=True)}
-    assert settled["defect-mended"].resolution == "requeued"
+    resolved = {each.message_id: each for each in running.letters(resolved=True)}
+    assert resolved["defect-mended"].resolution == "requeued"
 
 
 def part(name: str, **fields: Any) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def test_a_requeued_message_that_was_done_is_not_done_again(running: System) -> 
     assert (_id(running, "half:bad"), len(running.letters())) == (letter, letters)
 
 
-def test_parts_that_can_be_read_when_they_are_requeued_are_answered(running: System) -> None:
+def test_items_that_are_readable_when_requeued_are_answered(running: System) -> None:
     bad = {"commands": ["?", {"command": "cards.explode"}, part("good", account_id=None)]}
     running.push(
         envelope("commands.apply", "mended", {"commands": [part("well"), *bad["commands"]]})
@@ -122,9 +123,9 @@ def test_a_letter_is_settled_once(running: System) -> None:
         again = running.cli("dead-letters", how, letter)
         assert again.exit_code == 1
         assert f"no dead letter {letter} is waiting" in again.stderr
-    listed = {one["id"]: one for one in running.cli_json("dead-letters", "list", "--resolved")}
+    listed = {each["id"]: each for each in running.cli_json("dead-letters", "list", "--resolved")}
     assert listed[int(letter)]["resolution"] == "dropped"
-    assert int(letter) not in [one["id"] for one in running.cli_json("dead-letters", "list")]
+    assert int(letter) not in [each["id"] for each in running.cli_json("dead-letters", "list")]
     assert running.cli("dead-letters", "show", letter).exit_code == 0
 
 

@@ -48,7 +48,7 @@ def activated(system: System) -> list[str]:
 
 
 def answered(system: System, beginning: str) -> set[str]:
-    """Return the cards beginning so that commands were about, once what was sent is handled."""
+    """Return the cards with this beginning whose commands were answered, after all are handled."""
     system.catches_up("cards.bulk")
     query = select(outbox.c.subject).where(outbox.c.subject.startswith(beginning))
     with reading(system.engine) as connection:
@@ -56,13 +56,13 @@ def answered(system: System, beginning: str) -> set[str]:
 
 
 def without_broker(*arguments: str) -> Result:
-    """Run `card-worker send-file` where nothing can be sent: what it finds, it finds before."""
+    """Run `card-worker send-file` without a broker: what it reports, it reports before sending."""
     settings = {"CARD_WORKER_BROKER_URL": UNREACHABLE}
     return CliRunner().invoke(app, ["send-file", *arguments], env=settings)
 
 
 def refused(*arguments: str, code: int = 1) -> str:
-    """Return the one line that says why nothing of a file is sent."""
+    """Return the error, one line, with which nothing of a file is sent."""
     done = without_broker(*arguments)
     assert isinstance(done.exception, SystemExit), done.exception
     assert (done.exit_code, done.stdout) == (code, "")
@@ -71,7 +71,7 @@ def refused(*arguments: str, code: int = 1) -> str:
     return line
 
 
-def test_each_line_is_a_command_and_bad_ones_are_told(running: System, tmp_path: Path) -> None:
+def test_each_line_is_a_command_and_bad_ones_are_reported(running: System, tmp_path: Path) -> None:
     file = tmp_path / "sales[red].csv"
     lines = lines_of(0)
     lines[3:3] = ["c0-x,5.5,NOK,", ",500,NOK,", "c0-x,500,GBP,", "a,500,NOK,x,more"]
@@ -81,12 +81,12 @@ def test_each_line_is_a_command_and_bad_ones_are_told(running: System, tmp_path:
     assert done.exit_code == 1
     assert f"{CARDS // 2} commands sent; 4 lines could not be sent." in done.stdout
     assert file.name in done.stderr
-    said = [line for line in done.stderr.splitlines() if line.startswith("line ")]
-    assert [line.partition(":")[0] for line in said] == [f"line {n}" for n in (6, 7, 8, 9)]
-    assert "amount" in said[0]
-    assert "card_id" in said[1]
-    assert "currency" in said[2]
-    assert "5 cells" in said[3]
+    reports = [line for line in done.stderr.splitlines() if line.startswith("line ")]
+    assert [line.partition(":")[0] for line in reports] == [f"line {n}" for n in (6, 7, 8, 9)]
+    assert "amount" in reports[0]
+    assert "card_id" in reports[1]
+    assert "currency" in reports[2]
+    assert "5 cells" in reports[3]
     until(lambda: len(activated(running)) == CARDS // 2, "the cards")
     (event, *_) = running.events_of("card.activated")
     assert event["data"]["card"]["name"] == "5"  # text where the field is text
@@ -100,14 +100,14 @@ def test_each_line_is_a_command_and_bad_ones_are_told(running: System, tmp_path:
     assert len(running.stream()) == stream + 1  # the fence
 
 
-def test_json_lines_say_all_that_a_command_can(running: System, tmp_path: Path) -> None:
+def test_a_json_line_may_have_all_fields(running: System, tmp_path: Path) -> None:
     file = tmp_path / "sales.jsonl"
-    asked = [
+    lines = [
         {"account_id": ACCOUNT, "card_id": f"c1-{n}", "amount": 500, "currency": "NOK"}
         for n in range(CARDS // 2)
     ]
-    asked[0] |= {"metadata": {"a": [1]}, "command_id": "mine"}
-    texts = [json.dumps(one) for one in asked]
+    lines[0] |= {"metadata": {"a": [1]}, "command_id": "mine"}
+    texts = [json.dumps(line) for line in lines]
     texts += ["[1]", '{"amount": NaN}', "{", '{"account_id": "T00000001", "pin": "secret"}']
     file.write_text("\n".join(texts))
     done = running.cli("send-file", str(file))
@@ -118,10 +118,10 @@ def test_json_lines_say_all_that_a_command_can(running: System, tmp_path: Path) 
     until(lambda: len(set(activated(running))) == CARDS, "the cards")
 
 
-def test_killed_it_goes_on_where_it_was(running: System, tmp_path: Path) -> None:
+def test_after_a_kill_it_continues(running: System, tmp_path: Path) -> None:
     file = tmp_path / "many.csv"
-    wanted = 30_000
-    rows = (f'nobody-{n},1,NOK,"{{""two"":\n""lines""}}"' for n in range(wanted))
+    rows_total = 30_000
+    rows = (f'nobody-{n},1,NOK,"{{""two"":\n""lines""}}"' for n in range(rows_total))
     file.write_text("\n".join([WITH_METADATA, *rows]))
     note = tmp_path / "many.csv.sent"
     command = [sys.executable, "-m", "card_worker.cli", "send-file", str(file), "-a", ACCOUNT]
@@ -147,25 +147,23 @@ def test_killed_it_goes_on_where_it_was(running: System, tmp_path: Path) -> None
             program.send_signal(signal.SIGKILL)
             kills += 1
     assert kills == 3
-    assert json.loads(note.read_text())["sent"] == wanted
+    assert json.loads(note.read_text())["sent"] == rows_total
     counted = "SELECT count(*) FROM outbox WHERE subject LIKE 'nobody-%%'"
 
     def answered() -> bool:
         with running.engine.connect() as connection:
-            return bool(connection.exec_driver_sql(counted).scalar_one() == wanted)
+            return bool(connection.exec_driver_sql(counted).scalar_one() == rows_total)
 
     until(answered, "an answer to each line")
     running.catches_up("cards.bulk")
     assert answered()
 
 
-def test_a_file_that_has_become_another_is_not_gone_on_with(
-    running: System, tmp_path: Path
-) -> None:
+def test_a_file_that_has_changed_is_not_continued(running: System, tmp_path: Path) -> None:
     file = tmp_path / "changing.csv"
     file.write_text(f"{HEADER}\nnone-1,1,NOK,\n")
     assert running.cli("send-file", str(file), "-a", ACCOUNT).exit_code == 0
-    file.write_text(f"{HEADER}\nnone-1,1,NOK,\nnone-2,1,NOK,\n")  # longer is no other
+    file.write_text(f"{HEADER}\nnone-1,1,NOK,\nnone-2,1,NOK,\n")  # the beginning is the same
     done = running.cli("send-file", str(file), "-a", ACCOUNT, "--json")
     assert json.loads(done.stdout) == {"lines": 3, "sent": 2, "bad": 0}
     file.write_text(f"{HEADER}\nnone-3,1,NOK,\nnone-2,1,NOK,\n")
@@ -177,7 +175,7 @@ def test_a_file_that_has_become_another_is_not_gone_on_with(
     assert (done.exit_code, "can't be read" in done.stderr) == (1, True)
 
 
-def test_what_can_not_be_sent_at_all_is_refused(running: System, tmp_path: Path) -> None:
+def test_a_file_or_command_that_does_not_exist_is_refused(running: System, tmp_path: Path) -> None:
     empty = tmp_path / "empty.csv"
     empty.write_text("")
     done = running.cli("send-file", str(empty), "--json")
@@ -189,7 +187,7 @@ def test_what_can_not_be_sent_at_all_is_refused(running: System, tmp_path: Path)
 # --- quotes -----------------------------------------------------------------------------------
 
 
-def test_from_a_quote_on_that_is_not_closed_nothing_is_sent_until_it_is_mended(
+def test_nothing_is_sent_from_an_open_quote_on_until_it_is_corrected(
     running: System, tmp_path: Path
 ) -> None:
     file = tmp_path / "open.csv"
@@ -202,8 +200,8 @@ def test_from_a_quote_on_that_is_not_closed_nothing_is_sent_until_it_is_mended(
         assert done.exit_code == 1
         assert "3 commands sent" in done.stdout
         assert "; 1 line could not be sent." in done.stdout
-        (told,) = (line for line in done.stderr.splitlines() if line.startswith("line "))
-        assert told.startswith("line 8: a quote that opens here is not closed")
+        (report,) = (line for line in done.stderr.splitlines() if line.startswith("line "))
+        assert report.startswith("line 8: a quote that opens here is not closed")
         assert answered(running, "open-") == {"open-0", "open-1", "open-2"}
     file.write_text("\n".join([WITH_METADATA, *before, f'{begun}"', *after]))
     done = running.cli("send-file", str(file), "-a", ACCOUNT, "--json")
@@ -218,13 +216,13 @@ def test_from_a_quote_on_that_is_not_closed_nothing_is_sent_until_it_is_mended(
         ['q-1,NOK,"abc', 'q-2,NOK,"x",1'],
         ['q-1,NOK,"abc', 'q-2,NOK,"x', "q-3,NOK,x,1"],
         ['q-1,NOK,"a"b",1', "q-2,NOK,x,1"],
-        # It ends where the next one begins: the cells are as many as they should be.
+        # The quote ends where the next line begins one: the number of cells is right.
         ['q-1,"NOK,abc,1', 'q-2,NOK,", x",1'],
         ['q-1,NOK,"abc', *["q-2,NOK,x,1"] * 20_000, 'q-3,NOK,"x",1'],
     ],
     ids=["to the end", "to a quote", "to another", "in a line", "between cells", "over many lines"],
 )
-def test_no_line_is_taken_for_a_part_of_another(lines: list[str], tmp_path: Path) -> None:
+def test_no_line_is_read_as_part_of_another(lines: list[str], tmp_path: Path) -> None:
     file = tmp_path / "open.csv"
     file.write_text("\n".join(["card_id,currency,name,amount", *lines, ""]))
     done = without_broker(str(file), "-a", ACCOUNT, "--json")
@@ -232,16 +230,14 @@ def test_no_line_is_taken_for_a_part_of_another(lines: list[str], tmp_path: Path
     assert (done.exit_code, "line 2: a quote" in done.stderr) == (1, True)
 
 
-def test_a_line_whose_quotes_are_wrong_and_closed_is_no_more_than_a_bad_line(
-    running: System, tmp_path: Path
-) -> None:
+def test_a_line_with_wrong_and_closed_quotes_is_a_bad_line(running: System, tmp_path: Path) -> None:
     file = tmp_path / "quotes.csv"
     wrong = ['quote-1,1,NOK,"a"b', f'quote-2,1,NOK,"{"x" * 131_073}"', "quote-3,1,NOK,a\rb"]
     file.write_text("\n".join([HEADER, 'quote-0,1,NOK,5" wide', *wrong, "quote-4,1,NOK,x"]))
     done = running.cli("send-file", str(file), "-a", ACCOUNT)
     assert (done.exit_code, "2 commands sent; 3 lines" in done.stdout) == (1, True)
-    told = [line for line in done.stderr.splitlines() if line.startswith("line ")]
-    assert [line.partition(":")[0] for line in told] == ["line 3", "line 4", "line 5"]
+    reports = [line for line in done.stderr.splitlines() if line.startswith("line ")]
+    assert [line.partition(":")[0] for line in reports] == ["line 3", "line 4", "line 5"]
     assert answered(running, "quote-") == {"quote-0", "quote-4"}
 
 
@@ -271,9 +267,7 @@ def test_a_header_is_refused_by_the_numbers_of_its_columns(
     assert why in refused(str(file))
 
 
-def test_columns_may_hold_json_and_be_left_without_name_and_content(
-    running: System, tmp_path: Path
-) -> None:
+def test_columns_may_hold_json_or_be_empty_without_a_name(running: System, tmp_path: Path) -> None:
     file = tmp_path / "nested.csv"
     file.write_text(
         "card_id, amount ,currency,metadata,card_token,command,command_id,,\n"
@@ -288,26 +282,25 @@ def test_columns_may_hold_json_and_be_left_without_name_and_content(
     assert running.types("nest-0") == ["card_not_found"]
 
 
-def test_a_field_that_is_not_known_is_told_by_its_number(tmp_path: Path) -> None:
+def test_an_unknown_field_is_named_by_its_number(tmp_path: Path) -> None:
     file = tmp_path / "sales.jsonl"
-    asked = {"card_id": "c", SECRETS[0]: 1, "amount": "x", "currency": "NOK", SECRETS[1]: 2}
-    file.write_text(json.dumps(asked))
+    fields = {"card_id": "c", SECRETS[0]: 1, "amount": "x", "currency": "NOK", SECRETS[1]: 2}
+    file.write_text(json.dumps(fields))
     done = without_broker(str(file), "-a", ACCOUNT)
-    told = done.stderr
-    assert not any(secret in told for secret in SECRETS)
-    assert "line 1: amount: " in told
-    assert "its field 2 is no field of cards.activate; its field 5 is no field of" in told
+    assert not any(secret in done.stderr for secret in SECRETS)
+    assert "line 1: amount: " in done.stderr
+    assert "its field 2 is no field of cards.activate; its field 5 is no field of" in done.stderr
 
 
 @pytest.mark.parametrize("levels", [100_000, 950, 13])
 @pytest.mark.parametrize("close", ["", "]"])
-def test_a_value_may_be_nested_however_deep(levels: int, close: str, tmp_path: Path) -> None:
+def test_a_value_may_be_nested_to_any_depth(levels: int, close: str, tmp_path: Path) -> None:
     nested = "[" * levels + close * levels
     file = tmp_path / "deep.csv"
     file.write_text(f"card_id,amount,currency,metadata\nc,1,NOK,{nested[:131_000]}\n")
     done = without_broker(str(file), "-a", ACCOUNT)
     assert (done.exit_code, "line 2: metadata: must be an object" in done.stderr) == (1, True)
-    # The account is missing, and that is all that is wrong.
+    # Only the missing account is reported.
     done = CliRunner().invoke(app, ["send", "cards.activate", f"metadata={nested}"])
     assert (done.exit_code, "account_id is missing" in done.stderr) == (2, True)
 
@@ -315,9 +308,7 @@ def test_a_value_may_be_nested_however_deep(levels: int, close: str, tmp_path: P
 # --- a file that changes ----------------------------------------------------------------------
 
 
-def test_a_last_line_may_get_its_end_later_and_nothing_else(
-    running: System, tmp_path: Path
-) -> None:
+def test_a_last_line_may_only_get_its_line_end_later(running: System, tmp_path: Path) -> None:
     file = tmp_path / "growing.csv"
     file.write_bytes(f"{HEADER}\r\ngrow-1,1,NOK,x".encode())
     assert running.cli("send-file", str(file), "-a", ACCOUNT).exit_code == 0
@@ -332,7 +323,7 @@ def test_a_last_line_may_get_its_end_later_and_nothing_else(
     assert "sent" not in done.stdout
 
 
-def test_what_is_written_behind_the_last_line_while_it_is_read_waits(tmp_path: Path) -> None:
+def test_text_appended_to_the_last_line_while_it_is_read_waits(tmp_path: Path) -> None:
     file = tmp_path / "growing.jsonl"
     line = json.dumps({"card_id": "c", "amount": 1, "currency": "NOK"})
     file.write_text(line)
@@ -350,10 +341,10 @@ def test_what_is_written_behind_the_last_line_while_it_is_read_waits(tmp_path: P
         assert [number for number, _ in reader.commands()] == [2]
 
 
-# --- the note ---------------------------------------------------------------------------------
+# --- the progress ----------------------------------------------------------------------------
 
 
-def test_what_was_sent_in_one_way_is_not_taken_for_sent_in_another(
+def test_progress_counts_only_for_the_same_task_account_and_broker(
     running: System, tmp_path: Path
 ) -> None:
     file = tmp_path / "recall.csv"
@@ -388,6 +379,9 @@ def test_what_was_sent_in_one_way_is_not_taken_for_sent_in_another(
     assert (done.exit_code, "1 command sent;" in done.stdout) == (0, True)
     done = send(ACCOUNT, "cards.block")
     assert (done.exit_code, "with task cards.unblock." in done.stderr) == (1, True)
+    note.write_text(note.read_text().replace(f'"{ACCOUNT}"', "null"))
+    done = send(ACCOUNT, "cards.unblock")
+    assert (done.exit_code, "before with account none." in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -403,12 +397,14 @@ def test_what_was_sent_in_one_way_is_not_taken_for_sent_in_another(
         ("unix:///a", "unix:///b", False),
     ],
 )
-def test_brokers_are_told_apart_by_where_they_are(url: str, other: str, is_same: bool) -> None:
+def test_the_digest_of_a_broker_depends_on_its_address_alone(
+    url: str, other: str, is_same: bool
+) -> None:
     digests = [broker_digest(RedisAddress.parse(each)) for each in (url, other)]
     assert (digests[0] == digests[1]) is is_same
 
 
-def test_of_what_was_never_sent_nothing_is_kept(running: System, tmp_path: Path) -> None:
+def test_no_progress_is_stored_if_nothing_was_sent(running: System, tmp_path: Path) -> None:
     file, note = tmp_path / "early.csv", tmp_path / "early.csv.sent"
     file.write_text(f"{HEADER}\nearly-1,1,NOK,\n")
     assert without_broker(str(file), "-a", "T00000002").exit_code == 1
@@ -421,7 +417,7 @@ def test_of_what_was_never_sent_nothing_is_kept(running: System, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "content",
     [
         b'{"bytes": "x"}',
         b'{"bytes": 9, "lines": 1, "sent": 1, "bad": 0, "digest": ""}',  # of an older version
@@ -432,16 +428,16 @@ def test_of_what_was_never_sent_nothing_is_kept(running: System, tmp_path: Path)
     ],
     ids=["a word", "older", "a list", "no text", "nothing", "deep"],
 )
-def test_a_note_that_can_not_be_read_is_not_guessed_at(said: bytes, tmp_path: Path) -> None:
+def test_an_unreadable_progress_file_is_refused(content: bytes, tmp_path: Path) -> None:
     file, note = tmp_path / "sales.csv", tmp_path / "sales.csv.sent"
     file.write_text(f"{HEADER}\n,,,x\n")
-    note.write_bytes(said)
-    assert f"{note} can't be read, or was written by an older version" in refused(str(file))
+    note.write_bytes(content)
+    assert f"{note} can't be read: it is not what this version writes" in refused(str(file))
     assert "1 line could not be sent" in without_broker(str(file), "--again").stdout
     assert "1 line could not be sent" in without_broker(str(file)).stdout
 
 
-def test_where_nothing_can_be_noted_nothing_is_sent(tmp_path: Path) -> None:
+def test_nothing_is_sent_if_progress_can_not_be_stored(tmp_path: Path) -> None:
     file = tmp_path / "sales.csv"
     file.write_text(f"{HEADER}\nc,1,NOK,x\n")
     (tmp_path / "sales.csv.writing").mkdir()
@@ -455,14 +451,14 @@ def test_where_nothing_can_be_noted_nothing_is_sent(tmp_path: Path) -> None:
     assert "can't be written: " in refused(str(long), "-a", ACCOUNT, "--again")
 
 
-def test_only_a_file_that_can_be_read_again_is_sent(tmp_path: Path) -> None:
+def test_only_a_regular_file_is_sent(tmp_path: Path) -> None:
     pipe = tmp_path / "sales.csv"
     os.mkfifo(pipe)
     assert "can't be read twice" in refused(str(pipe), code=2)
     assert "can't be read twice" in refused("/dev/null", code=2)
 
 
-def test_a_file_is_sent_by_one_at_a_time(running: System, tmp_path: Path) -> None:
+def test_a_file_is_sent_by_one_process_at_a_time(running: System, tmp_path: Path) -> None:
     file, note = tmp_path / "twice.csv", tmp_path / "twice.csv.sent"
     rows = 10_000
     file.write_text("\n".join([HEADER, *(f"twice-{n},1,NOK,x" for n in range(rows))]))

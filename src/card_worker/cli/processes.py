@@ -141,7 +141,7 @@ def _check_beat() -> None:
 def relay(
     check: Annotated[
         bool,
-        Option(help="Only check. Exit 0 if a relay is at work and no event waits long."),
+        Option("--check", help="Only check. Exit 0 if a relay is at work and no event waits long."),
     ] = False,
 ) -> None:
     """Publish events from the outbox. One relay works at a time; others wait to take over."""

@@ -78,11 +78,9 @@ def _lock(opened: BinaryIO) -> bool:
     """Lock the file until it is closed; return False if another process has locked it."""
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        # The file system has no locks. Two processes would send lines twice, which is harmless.
-        return True
+    except OSError as error:
+        # A file system may have no locks. Two processes would send lines twice, which is harmless.
+        return not isinstance(error, BlockingIOError)
     return True
 
 

@@ -48,17 +48,16 @@ class ProgressFile:
             stored = TypeAdapter(Progress).validate_json(self._path.read_bytes(), strict=True)
         except FileNotFoundError:
             return start
-        except OSError as error:
-            raise refuse(f"{self._path} can't be read: {error.strerror}") from None
-        except ValidationError:
+        except (OSError, ValidationError) as error:
+            reason = getattr(error, "strerror", "it is not what this version writes")
             raise refuse(
-                f"{self._path} can't be read, or was written by an older version. Send all of the"
-                " file with --again; commands that were done are not done twice"
+                f"{self._path} can't be read: {reason}. To send all of the file, use --again;"
+                " commands that were done are not done twice"
             ) from None
         if stored.bytes == 0:  # nothing was sent
             return start
         before = [
-            f"{name} {getattr(stored, name)}"
+            f"{name} {getattr(stored, name) or 'none'}"
             for name in ("task", "account", "broker")
             if getattr(stored, name) != getattr(start, name)
         ]

@@ -28,8 +28,10 @@ COLUMNS_NAMED_MAX = 10
 Fields: TypeAlias = dict[str, Any]
 
 
-class BadLine(Exception):
-    """A line is not a valid command. The text gives the reason."""
+class BadLine(str):
+    """The reason why a line is not a valid command."""
+
+    __slots__ = ()
 
 
 class Unusable(Exception):
@@ -51,7 +53,7 @@ class Reader:
         self._file, self._task, self._account = file, task, account
         self._bytes, self._lines, self._has_line_end = 0, 0, True
         self._digest = hashlib.sha256()
-        # Lines that are read and not counted yet: one, or several of which quotes contain the ends.
+        # Lines that were read and are not counted yet: several if quotes contain line ends.
         self._ahead: list[bytes] = []
         self._rows = csv.reader(self._texts(), strict=True) if is_csv else None
         self._header: Sequence[str] = ()
@@ -82,10 +84,7 @@ class Reader:
         """Yield the number of each line with its command, or with the reason why it has none."""
         lines = self._json_lines() if self._rows is None else self._csv_lines(self._rows)
         for line, fields in lines:
-            try:
-                yield line, self._command(fields)
-            except BadLine as error:
-                yield line, error
+            yield line, fields if isinstance(fields, BadLine) else self._command(fields)
 
     def _add(self, raw: bytes) -> None:
         self._bytes += len(raw)
@@ -161,16 +160,14 @@ class Reader:
             else:
                 yield line, value if isinstance(value, dict) else BadLine("not a JSON object")
 
-    def _command(self, fields: Fields | BadLine) -> ProducerCommand:
-        if isinstance(fields, BadLine):
-            raise fields
+    def _command(self, fields: Fields) -> ProducerCommand | BadLine:
         default = {} if self._account is None else {"account_id": self._account}
         content = json.dumps([self._task, {**default, **fields}], sort_keys=True)
         default["command_id"] = hashlib.sha256(content.encode()).hexdigest()[:ID_DIGITS]
         try:
             return COMMANDS[self._task].model_validate({**default, **fields})
         except ValidationError as error:
-            raise BadLine("; ".join(_problems(error, fields, self._task))) from None
+            return BadLine("; ".join(_problems(error, fields, self._task)))
 
 
 def _read_header(rows: Iterator[list[str]], task: str) -> list[str]:
