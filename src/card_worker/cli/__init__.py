@@ -60,6 +60,8 @@ def load(name: str) -> Any:
     module, summary = COMMANDS[name]
     group = get_group(import_module(f"{__name__}.{module}").app)
     group.help = summary
+    for command in (group, *group.commands.values()):
+        command.rich_markup_mode = "markdown"  # type: ignore[attr-defined]  # joins lines
     return group.commands.get(name, group)
 
 

@@ -50,7 +50,7 @@ def set_rules(
     ] = None,
     recipients: Annotated[
         str | None,
-        Option(help="Age recipients if a command names none: age1…,age1…. none: nobody."),
+        Option(help="Age recipients (age1…,age1…) for commands that name none. none: nobody."),
     ] = None,
     approve_from: Annotated[
         str | None, Option(help="Smallest batch that needs approval. none: only if it says so.")

@@ -1,4 +1,4 @@
-"""`card-worker dev`: keep the whole system running on this machine."""
+"""`card-worker dev`: run the whole system on this machine until Ctrl-C."""
 
 import importlib.util
 import shlex
@@ -39,21 +39,16 @@ def dev(
             out.print("Starting a broker, a worker, a relay and beat ...")
             with running(folder, stop, beat=True, flower=has_flower) as stack:
                 _print_addresses(stack)
-                _keep_running(stack)
+                try:
+                    while True:  # until a process ends or the user stops the command
+                        stack.check()
+                        sleep(POLL_S)
+                finally:
+                    out.print("\nStopping ...")
     except Interrupted:
         out.print("All processes have ended. The cards are kept for the next start.")
     except StackFailed as error:
         raise refuse(str(error)) from None
-
-
-def _keep_running(stack: Stack) -> None:
-    """Check the processes until one ends or the user stops the command; raise then."""
-    try:
-        while True:
-            stack.check()
-            sleep(POLL_S)
-    finally:
-        out.print("\nStopping ...")
 
 
 def _print_addresses(stack: Stack) -> None:
@@ -76,7 +71,7 @@ def _print_addresses(stack: Stack) -> None:
         f"{program} card show {card_id} --account {ACCOUNT}",
         f"{program} --help",
     )
-    # Never wrapped, however narrow the terminal: the lines are to be copied.
+    # Not wrapped on a narrow terminal, because the lines are copied.
     out.print(*lines, sep="\n", soft_wrap=True)
 
 

@@ -1,7 +1,5 @@
 """`card-worker reconcile`: check the books."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 
@@ -13,13 +11,7 @@ from card_worker.cli.connections import database
 from card_worker.cli.console import AsJson, err, out, plural, print_json, progress_bar, table
 from card_worker.money import in_units
 from card_worker.storage.engine import snapshot
-from card_worker.storage.reconcile import (
-    CurrencyTotals,
-    Differences,
-    Progress,
-    differences,
-    totals,
-)
+from card_worker.storage.reconcile import CurrencyTotals, Differences, differences, totals
 
 app = Typer()
 
@@ -33,11 +25,17 @@ REPLY_MAX_S = 3600.0
 @app.command()
 def reconcile(as_json: AsJson = False) -> None:
     """Compare each row with the rows that it must agree with. List any differences, and exit 1."""
+    columns = (MofNCompleteColumn(), TimeElapsedColumn())
     with (
         database(reply_max_s=REPLY_MAX_S) as engine,
         snapshot(engine) as connection,
-        _progress() as progress,
+        progress_bar(*columns, transient=True, disable=not err.is_terminal) as bar,
     ):
+        task = bar.add_task("")
+
+        def progress(name: str, done: int, total: int) -> None:
+            bar.update(task, description=name, completed=done, total=total)
+
         found = differences(
             connection, progress, published_within=PUBLISHED_WITHIN, limit=SHOWN_MAX
         )
@@ -53,17 +51,6 @@ def reconcile(as_json: AsJson = False) -> None:
             out.print("The books add up.")
     if found:
         raise Exit(1)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Give a function that shows the progress of each pass over the database on a terminal."""
-    columns = (MofNCompleteColumn(), TimeElapsedColumn())
-    with progress_bar(*columns, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task("")
-        yield lambda name, done, total: bar.update(
-            task, description=name, completed=done, total=total
-        )
 
 
 def totals_table(sums: list[CurrencyTotals]) -> Table:
