@@ -4,6 +4,7 @@ A store may be unavailable, or hang. So it is opened on first use, and each call
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
@@ -15,7 +16,7 @@ from time import time
 from typing import Any
 from uuid import uuid4
 
-from fsspec import get_filesystem_class
+from fsspec import available_protocols, get_filesystem_class
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
@@ -28,6 +29,33 @@ CALL_MAX_S = 60.0
 BYTES_PER_S_MIN = 256 * 1024
 PROBE_BYTES = 4096
 """Size of the file that a probe writes. A full disk may still have room for an empty one."""
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
+
+
+def read_files_url(text: str) -> str:
+    """Return the fsspec URL of a store, or the absolute path of a folder.
+
+    Raises ValueError, whose text repeats no part of `text`.
+    """
+    if not text.strip():
+        raise ValueError("must not be blank")
+    *layers, store = text.split("::")
+    schemes = [layer.partition(":")[0].lower() for layer in layers]
+    match = _SCHEME.match(store)
+    if match is None:
+        if layers or "://" in store:
+            raise ValueError("must be a folder or a URL, such as file:///folder")
+        return str(Path(store).absolute())
+    scheme, slashes = match[1].lower(), match[2]
+    if "memory" in (*schemes, scheme):
+        raise ValueError("must not be in memory: the files would be lost when the worker ends")
+    if not {*schemes, scheme} <= set(available_protocols()):
+        raise ValueError("has a scheme that fsspec does not support")
+    if slashes is None:
+        raise ValueError("must be a folder, or a URL with :// behind its scheme")
+    if scheme in ("file", "local") and not store[match.end() :].startswith("/"):
+        raise ValueError("must have an absolute path: file:///folder")
+    return text
 
 
 class FileStore:

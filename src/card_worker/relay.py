@@ -66,7 +66,7 @@ class Relay:
             lambda: self._publish(stopping),
             "database or sink unavailable",
             pauses=Pauses(first_s=0.1, max_s=PAUSE_S_MAX),
-            is_retryable=_is_unavailable,
+            is_retryable=lambda error: isinstance(error, RedisError) or is_retryable(error),
             is_alarming=needs_operator,
             wait=lambda seconds: _sleep(seconds, stopping),
         )
@@ -159,7 +159,3 @@ def _sleep(seconds: float, stopping: Callable[[], bool]) -> None:
     until = monotonic() + seconds
     while monotonic() < until and not stopping():
         sleep(STOP_CHECK_S)
-
-
-def _is_unavailable(error: BaseException) -> bool:
-    return isinstance(error, RedisError) or is_retryable(error)

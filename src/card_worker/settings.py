@@ -22,7 +22,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from card_worker.files_url import read_files_url
+from card_worker.file_store import read_files_url
 from card_worker.redis_url import RedisAddress
 from card_worker.secrets.peppers import Peppers
 from card_worker.secrets.sealing import read_identities, read_recipients

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from card_worker.files_url import read_files_url
+from card_worker.file_store import read_files_url
 from card_worker.settings import WrongSetting, load_settings
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR
 
-from card_worker.embedded.errors import FolderTaken
+from card_worker.embedded.errors import StackFailed
 from card_worker.secrets.peppers import new_pepper
 from card_worker.secrets.sealing import new_key_pair, read_identities
 from card_worker.settings import PEPPERS
@@ -21,7 +21,7 @@ def locked(folder: Path) -> Iterator[int]:
     """Create `folder` if necessary, and lock it; yield the lock, a file descriptor.
 
     Processes that inherit the lock hold it too, until the last one ends. Only the owner can read
-    the folder, because it contains keys. Raises FolderTaken.
+    the folder, because it contains keys. Raises StackFailed.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)  # for a folder that existed before
@@ -29,7 +29,7 @@ def locked(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise FolderTaken(folder) from None
+            raise StackFailed(f"another demo or dev is already running in {folder}") from None
         # The folder may be in a repository. Nothing in it may be committed.
         (folder / ".gitignore").write_text("*\n")
         yield lock.fileno()

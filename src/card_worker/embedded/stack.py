@@ -14,7 +14,7 @@ from celery import Celery
 from sqlalchemy import URL, Engine
 
 from card_worker.embedded import launching
-from card_worker.embedded.errors import Interrupted, ProcessEnded, StackFailed, TooSlow
+from card_worker.embedded.errors import Interrupted, StackFailed, log_tail
 from card_worker.embedded.folder import KEYS, locked, make_keys
 from card_worker.embedded.launching import Process, ports_to_try, remember_port
 from card_worker.embedded.signals import StopRequest
@@ -102,28 +102,29 @@ class Stack:
         self._processes: dict[str, Process] = {}
 
     def check(self) -> None:
-        """Raise ProcessEnded if a process has ended, Interrupted if the user stops the command."""
+        """Raise StackFailed if a process has ended, Interrupted if the user stops the command."""
         if self._stop.received:
             raise Interrupted
-        if (status := self._broker.status) is not None:
-            raise ProcessEnded("the broker", status, self._broker.log)
-        for name, process in self._processes.items():
-            if (status := process.poll()) is not None:
-                raise ProcessEnded(name, status, self._log(name))
+        broker = "the broker", self._broker.status, self._broker.log
+        others = [(name, each.poll(), self._log(name)) for name, each in self._processes.items()]
+        for name, status, log in (broker, *others):
+            if status is not None:
+                raise StackFailed(f"{name} ended by itself with status {status}{log_tail(log)}")
 
     def wait_until(
         self, is_so: Callable[[], bool], what: str, timeout_s: float, *, name: str = "worker"
     ) -> None:
         """Wait until `is_so()` is true.
 
-        Raises TooSlow after `timeout_s` seconds: `what` did not come; its text has the end of the
-        log of the process `name`. Raises the errors of `check`.
+        After `timeout_s` seconds raise StackFailed: `what` did not come, and the end of the log of
+        the process `name`. Raises the errors of `check`.
         """
         deadline = monotonic() + timeout_s
         self.check()
         while not is_so():
             if monotonic() > deadline:
-                raise TooSlow(what, timeout_s, self._log(name))
+                tail = log_tail(self._log(name))
+                raise StackFailed(f"{what} did not come within {timeout_s:g} s{tail}")
             sleep(POLL_S)
             self.check()
 

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from card_worker.embedded import launching
+from card_worker.embedded.errors import log_tail
 from card_worker.embedded.launching import Process, ports_to_try, remember_port
 
 READY_MAX_S = 30.0  # An empty folder takes 0.1 s; data in a full one is loaded first.
@@ -114,8 +115,7 @@ class Valkey:
                     if client.ping() and client.info("server")["process_id"] == process.pid:
                         return
                 time.sleep(0.02)
-        tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
-        raise NoServer(f"Valkey in {self.folder} did not start; its log ends with\n{tail}")
+        raise NoServer(f"Valkey in {self.folder} did not start{log_tail(self.log)}")
 
 
 def find_binary() -> str:
