@@ -141,8 +141,8 @@ class Settings(BaseSettings):
     pin_peppers: PeppersText | None = Field(
         None,
         repr=False,
-        description="Peppers for the hashes of PINs, in the same form; they must differ from those"
-        " for tokens. Default: no PINs.",
+        description="Peppers for the hashes of PINs, in the same two forms. They must differ from"
+        " those for tokens. Default: no PINs.",
     )
     command_identities: Identities | None = Field(
         None,
