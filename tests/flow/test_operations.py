@@ -61,7 +61,7 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
         "COMMAND_IDENTITIES: is not an age identity",
     ),
     ("worker", {**BOTH, "LETTER_RECIPIENTS": "secret"}, "LETTER_RECIPIENTS: item 0 is not an age"),
-    ("worker", {**BOTH, "FILES_URL": "nothing://secret"}, "FILES_URL: begins with a scheme"),
+    ("worker", {**BOTH, "FILES_URL": "nothing://secret"}, "FILES_URL: has a scheme"),
     ("celery worker", {**BOTH, "FILES_URL": "s3://secret"}, "FILES_URL: ImportError"),
     ("migrate", {}, "DATABASE_URL: missing"),
     ("migrate", {"DATABASE_URL": "secret"}, "DATABASE_URL: must begin with"),
