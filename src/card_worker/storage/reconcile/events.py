@@ -13,7 +13,7 @@ from card_worker.domain.answers import freeze
 from card_worker.domain.ids import card_uuid
 from card_worker.domain.rows import Batch, Card, File, Hold, Pin, Token, Transaction
 from card_worker.domain.views import card_view, file_view, hold_view, transaction_view
-from card_worker.storage.reconcile.reading import BATCH_KEY, CARD_KEY, Reader, StoredEvent
+from card_worker.storage.reconcile.reading import BATCH_KEY, Reader, StoredEvent
 from card_worker.storage.reconcile.report import Comparisons, fields
 from card_worker.storage.tables import (
     batches,
@@ -48,7 +48,7 @@ class Known:
     def load(self, reader: Reader, events: list["ReadEvent"]) -> None:
         about_cards = [event for event in events if "card" in event.data]
         names = (event.row.key for event in about_cards)
-        self.cards = reader.by_key(cards, Card, names, *CARD_KEY)
+        self.cards = reader.by_key(cards, Card, names, "account_id", "card_id")
         ids = {event.row.id for event in about_cards}
         ids |= {event.arrival for event in events if "other_card_id" in event.data}
         self.transactions = reader.by_key(transactions, Transaction, ids)

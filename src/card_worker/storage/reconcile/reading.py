@@ -38,7 +38,6 @@ from card_worker.storage.tables import token_is_usable, tokens
 ROWS = 1_000
 """The number of rows in memory at a time."""
 BATCH_KEY = ("account_id", "batch_id")
-CARD_KEY = ("account_id", "card_id")
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with the name of a pass over the database, the rows read so far, and the rows in total."""
