@@ -54,7 +54,7 @@ def check_batches(reader: Reader) -> None:
         orders = reader.by_key(outbox, StoredEvent, map(_order_id, found))
         actions = defaultdict[BatchKey, list[Action]](list)
         keys = [batch.key for batch in found]
-        for job in reader.find(jobs, Job, keys, *BATCH_KEY, condition=_has_not_ended):
+        for job in reader.find(jobs, Job, keys, *BATCH_KEY, where=_has_not_ended):
             actions[job.account_id, job.batch_id].append(job.action)
         for batch in found:
             reader.found.compare(

@@ -138,7 +138,7 @@ class Reader:
         kind: type[T],
         keys: Iterable[Any],
         *by: str,
-        condition: ColumnElement[bool] | None = None,
+        where: ColumnElement[bool] | None = None,
     ) -> list[T]:
         """Return the rows that have one of `keys` in the columns `by`, which have an index.
 
@@ -148,7 +148,7 @@ class Reader:
         if not given:
             return []
         dialect, columns = self.connection.dialect.name, columns_named(table, by)
-        statement = _select(dialect, table, kind, columns, condition)
+        statement = _select(dialect, table, kind, columns, where)
         rows = self.connection.execute(statement, parameters(dialect, columns, given))
         return self.readable(table, kind, rows)
 
@@ -161,7 +161,7 @@ class Reader:
     def usable_tokens(self, card_ids: Iterable[UUID]) -> dict[UUID, list[Token]]:
         """Return the tokens of cards that were neither spent nor revoked, by their card."""
         usable = defaultdict[UUID, list[Token]](list)
-        for token in self.find(tokens, Token, card_ids, "card", condition=token_is_usable):
+        for token in self.find(tokens, Token, card_ids, "card", where=token_is_usable):
             usable[token.card].append(token)
         return usable
 
@@ -193,8 +193,8 @@ def _select(
     table: Table,
     kind: type[NamedTuple],
     by: tuple[Column[Any], ...],
-    condition: ColumnElement[bool] | None,
+    where: ColumnElement[bool] | None,
 ) -> Select[Any]:
     source = json_table(dialect, by)
     statement = select_rows(table, kind).join(source, matching(table, source))
-    return statement if condition is None else statement.where(condition)
+    return statement if where is None else statement.where(where)
