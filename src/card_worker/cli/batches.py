@@ -7,15 +7,11 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 from pydantic import ValidationError
-from rich.progress import (
-    MofNCompleteColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich import progress
 from sqlalchemy import Engine
 from typer import Argument, Exit, Option, Typer
 
+from card_worker.cli import opening
 from card_worker.cli.cards import AccountId
 from card_worker.cli.connections import database, open_client, read_only
 from card_worker.cli.console import (
@@ -27,16 +23,6 @@ from card_worker.cli.console import (
     progress_bar,
     refuse,
     visible,
-)
-from card_worker.cli.opening import (
-    Identity,
-    Images,
-    Output,
-    Sheet,
-    Symbol,
-    copy_opened,
-    open_bureau_file,
-    show_secrets,
 )
 from card_worker.contracts.batches import CARDS_PER_ORDER_MAX, CreateBatch
 from card_worker.contracts.enums import BatchState, CardType
@@ -160,10 +146,10 @@ def _send(order: CreateBatch, *, is_new: bool) -> dict[str, Any]:
 def watch(batch_id: BatchId, account: AccountId, as_json: AsJson = False) -> None:
     """Show the progress of an order. Exit 0 when it is complete, 1 when it is cancelled."""
     columns = (
-        TaskProgressColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}", markup=False),
-        TimeRemainingColumn(),
+        progress.TaskProgressColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]}", markup=False),
+        progress.TimeRemainingColumn(),
     )
     with database() as engine:
         batch = _find(engine, account, batch_id)
@@ -221,18 +207,18 @@ def _view(engine: Engine, batch: Batch) -> dict[str, Any]:
 def open_file(
     file: FilePath,
     *,
-    identity: Identity,
-    output: Output = None,
-    images: Images = None,
-    sheet: Sheet = None,
-    symbol: Symbol = None,
+    identity: opening.Identity,
+    output: opening.Output = None,
+    images: opening.Images = None,
+    sheet: opening.Sheet = None,
+    symbol: opening.Symbol = None,
 ) -> None:
     """Open the file of a batch: its lines as CSV, or its tokens as barcodes. Needs no server."""
     if images is None and sheet is None:
-        copy_opened(file, identity, output)
+        opening.copy_opened(file, identity, output)
         return
-    lines = open_bureau_file(file, identity)
-    show_secrets(lines, output=output, images=images, sheet=sheet, symbol=symbol)
+    lines = opening.open_bureau_file(file, identity)
+    opening.show_secrets(lines, output=output, images=images, sheet=sheet, symbol=symbol)
 
 
 @app.command()
@@ -247,8 +233,8 @@ def write(batch_id: BatchId, account: AccountId) -> None:
             request_rewrite(connection, file)
     if len(unconfirmed) < len(files):
         # The file of a recall holds no secrets, and is never confirmed.
-        rest = "; that of the cards refused will be written again" if unconfirmed else ""
-        raise refuse(f"the file of {batch_id} was confirmed; its secrets are deleted{rest}")
+        other = "; that of the cards refused will be written again" if unconfirmed else ""
+        raise refuse(f"the file of {batch_id} was confirmed; its secrets are deleted{other}")
     out.print(f"The files of {batch_id} will be written again.")
 
 
@@ -256,10 +242,7 @@ def write(batch_id: BatchId, account: AccountId) -> None:
 def confirm(
     batch_id: BatchId,
     account: AccountId,
-    by: Annotated[
-        str | None,
-        Option(help="The person who confirms; published with the event.", show_default=False),
-    ] = None,
+    by: Annotated[str | None, Option(help="The person who confirms, named in the event.")] = None,
 ) -> None:
     """Confirm that the files have arrived. Their secrets are deleted in the database for good."""
     with database() as engine:

@@ -8,17 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 from typer import Argument, Typer, echo
 
 from card_worker.bureau_file import COLUMNS, Line
+from card_worker.cli import opening
 from card_worker.cli.console import AsJson, print_json, refuse
 from card_worker.cli.files import read_file, write_new
-from card_worker.cli.opening import (
-    Identity,
-    Images,
-    Output,
-    Sheet,
-    Symbol,
-    open_content,
-    show_secrets,
-)
 from card_worker.secrets.peppers import new_pepper
 from card_worker.secrets.sealing import new_key_pair
 
@@ -57,17 +49,17 @@ def open_answer(
         ),
     ] = None,
     *,
-    identity: Identity,
+    identity: opening.Identity,
     as_json: AsJson = False,
-    output: Output = None,
-    images: Images = None,
-    sheet: Sheet = None,
-    symbol: Symbol = None,
+    output: opening.Output = None,
+    images: opening.Images = None,
+    sheet: opening.Sheet = None,
+    symbol: opening.Symbol = None,
 ) -> None:
     """Open the encrypted token and PIN of an answer."""
     sealed = sys.stdin.buffer.read() if file is None else read_file(file)
     try:
-        secrets = TypeAdapter(Line).validate_json(open_content(sealed, identity))
+        secrets = TypeAdapter(Line).validate_json(opening.open_content(sealed, identity))
     except ValidationError:
         raise refuse(
             "this is not from an answer; open the file of a batch with card-worker batch open"
@@ -76,4 +68,4 @@ def open_answer(
         print_json(secrets)
         return
     line = {name: secrets.get(name, "") for name in COLUMNS}
-    show_secrets([line], output=output, images=images, sheet=sheet, symbol=symbol)
+    opening.show_secrets([line], output=output, images=images, sheet=sheet, symbol=symbol)
