@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from typer import Argument, Option, Typer
 
 from card_worker.cli.connections import database, read_only
-from card_worker.cli.console import AsJson, print_view, refuse
+from card_worker.cli.console import AsJson, print_views, refuse, table
 from card_worker.contracts.enums import Expiry
 from card_worker.contracts.fields import SECONDS_MAX, is_account_id
 from card_worker.domain.rows import Account
@@ -79,7 +79,7 @@ def set_rules(
 def _print(account: Account, *, as_json: bool) -> None:
     rules = account._asdict()
     rows = [(name, NONE if value is None else value) for name, value in rules.items()]
-    print_view("Rules", rules, rows, as_json=as_json)
+    print_views([rules], table("Rules", "", "", rows=rows), as_json=as_json)
 
 
 def _check_id(account: str) -> None:

@@ -18,10 +18,11 @@ from card_worker.cli.console import (
     AsJson,
     out,
     print_json,
-    print_view,
+    print_views,
     problem_list,
     progress_bar,
     refuse,
+    table,
     visible,
 )
 from card_worker.contracts.batches import CARDS_PER_ORDER_MAX, CreateBatch
@@ -192,7 +193,7 @@ def show(batch_id: BatchId, account: AccountId, as_json: AsJson = False) -> None
         view = _view(engine, _find(engine, account, batch_id))
     rows = [(name, value) for name, value in view.items() if name != "files"]
     rows += [(f"file {name}", file[name]) for file in view["files"] for name in file]
-    print_view(f"Batch {batch_id}", view, rows, as_json=as_json)
+    print_views([view], table(f"Batch {batch_id}", "", "", rows=rows), as_json=as_json)
 
 
 def _view(engine: Engine, batch: Batch) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from typer import Argument, Option, Typer
 
 from card_worker.cli.connections import database, read_only
-from card_worker.cli.console import AsJson, err, money, out, print_json, print_view, refuse, table
+from card_worker.cli.console import AsJson, err, money, out, print_views, refuse, table
 from card_worker.contracts.enums import CardType, Status
 from card_worker.contracts.events import write
 from card_worker.contracts.fields import read_time
@@ -36,7 +36,7 @@ def show(card_id: CardId, account: AccountId, as_json: AsJson = False) -> None:
         (name, money(value, view["currency"]) if name.startswith("amount") else value)
         for name, value in view.items()
     ]
-    print_view(f"Card {card_id}", view, rows, as_json=as_json)
+    print_views([view], table(f"Card {card_id}", "", "", rows=rows), as_json=as_json)
 
 
 @app.command()
@@ -46,10 +46,6 @@ def history(card_id: CardId, account: AccountId, as_json: AsJson = False) -> Non
         card = _find(connection, account, card_id)
         transactions = queries.find_transactions(connection, card)
     views = [json.loads(write(transaction_view(row, card_id))) for row in transactions]
-    if as_json:
-        for view in views:
-            print_json(view)
-        return
     rows = [
         (
             view["created_at"],
@@ -63,7 +59,7 @@ def history(card_id: CardId, account: AccountId, as_json: AsJson = False) -> Non
         for view in views
     ]
     columns = ("time", "version>", "type", "from → to", "amount>", "balance>", "by")
-    out.print(table(f"History of {card_id}", *columns, rows=rows))
+    print_views(views, table(f"History of {card_id}", *columns, rows=rows), as_json=as_json)
 
 
 @app.command("list")
@@ -112,24 +108,20 @@ def list_(
             connection, account, filter_, now, cards_max=limit + 1, after=after
         )
         views = [_view(connection, card, now) for card in cards[:limit]]
-    if as_json:
-        for view in views:
-            print_json(view)
-    else:
-        rows = [
-            (
-                view["card_id"],
-                view["type"],
-                view["status"],
-                money(view["amount_balance"], view["currency"]),
-                money(view["amount_available"], view["currency"]),
-                view["customer_id"],
-                view["expires_at"],
-            )
-            for view in views
-        ]
-        columns = ("card", "type", "status", "balance>", "available>", "customer", "expires")
-        out.print(table(f"Cards of {account}", *columns, rows=rows))
+    rows = [
+        (
+            view["card_id"],
+            view["type"],
+            view["status"],
+            money(view["amount_balance"], view["currency"]),
+            money(view["amount_available"], view["currency"]),
+            view["customer_id"],
+            view["expires_at"],
+        )
+        for view in views
+    ]
+    columns = ("card", "type", "status", "balance>", "available>", "customer", "expires")
+    print_views(views, table(f"Cards of {account}", *columns, rows=rows), as_json=as_json)
     if len(cards) > limit:
         # Not on stdout with --json, because each of its lines is a card.
         console = err if as_json else out

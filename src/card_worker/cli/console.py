@@ -73,14 +73,13 @@ def table(title: str, *columns: str, rows: Iterable[Sequence[object]]) -> Table:
     return result
 
 
-def print_view(
-    title: str, view: dict[str, Any], rows: Iterable[Sequence[object]], *, as_json: bool
-) -> None:
-    """Print a value as JSON, or its rows as a table."""
+def print_views(views: Iterable[dict[str, Any]], as_table: Table, *, as_json: bool) -> None:
+    """Print each view as a line of JSON, or all of them as a table."""
     if as_json:
-        print_json(view)
+        for view in views:
+            print_json(view)
     else:
-        out.print(table(title, "", "", rows=rows))
+        out.print(as_table)
 
 
 def _cell(value: object) -> str:

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from typer import Argument, Exit, Option, Typer
 
 from card_worker.cli.connections import database, open_client, read_only
-from card_worker.cli.console import AsJson, out, plural, print_json, print_view, refuse, table
+from card_worker.cli.console import AsJson, out, plural, print_views, refuse, table
 from card_worker.cli.opening import IDENTITY, read_identities
 from card_worker.secrets.sealing import NotOpened
 from card_worker.settings import load_settings
@@ -36,15 +36,14 @@ def list_letters(
     """List the dead letters that need an operator, without their messages; the newest first."""
     with read_only() as connection:
         letters = dead_letters.list_letters(connection, resolved=resolved, letters_max=limit)
-    if as_json:
-        for letter in letters:
-            view = _view(letter)
-            del view["body"], view["headers"], view["detail"]
-            print_json(view)
-        return
+    views = [_view(letter) for letter in letters]
+    for view in views:
+        del view["body"], view["headers"], view["detail"]
     rows = [(letter.id, letter.received_at, letter.task, letter.explanation) for letter in letters]
-    title = plural(len(rows), "dead letter")
-    out.print(table(title, "id>", "received", "task", "reason", rows=rows))
+    columns = ("id>", "received", "task", "reason")
+    print_views(
+        views, table(plural(len(rows), "dead letter"), *columns, rows=rows), as_json=as_json
+    )
 
 
 @app.command()
@@ -55,7 +54,8 @@ def show(letter: LetterId, as_json: AsJson = False) -> None:
     if found is None:
         raise refuse(f"there is no dead letter {letter}")
     view = _view(found)
-    print_view(f"Dead letter {letter}", view, view.items(), as_json=as_json)
+    title = f"Dead letter {letter}"
+    print_views([view], table(title, "", "", rows=view.items()), as_json=as_json)
 
 
 @app.command()

@@ -11,8 +11,8 @@ from card_worker.cli.console import (
     TIMEOUT_S_MAX,
     AsJson,
     err,
-    out,
     print_json,
+    print_views,
     problem_list,
     refuse,
     table,
@@ -57,11 +57,9 @@ def send(
                 err.print(f"sent {task}, command_id {', '.join(command_ids)}")
             return
         answers = client.answers(command_ids, after=after, timeout_s=timeout)
-    if as_json:
-        for answer in answers.values():
-            print_json(answer)
-    elif answers:
-        out.print(table("Answers", "type", "about", "", rows=map(_row, answers.values())))
+    if answers:
+        rows, columns = map(_row, answers.values()), ("type", "about", "")
+        print_views(answers.values(), table("Answers", *columns, rows=rows), as_json=as_json)
     if len(answers) < len(command_ids):
         missing = len(command_ids) - len(answers)
         raise refuse(
