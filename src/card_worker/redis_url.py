@@ -7,7 +7,7 @@ and user, password and TLS options as separate settings.
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import quote, unquote
@@ -19,14 +19,10 @@ With `redis+socket://` kombu would use its own transport, whatever `broker_trans
 """
 
 _SOCKET_OPTIONS = ("db", "virtual_host")
-_TLS_FILES = ("ca_certs", "certfile", "keyfile")
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _OPTIONS = {
     "redis": ("db",),
-    "rediss": (
-        *("db", "ssl_cert_reqs"),
-        *(f"ssl_{name}" for name in _TLS_FILES),
-        "ssl_check_hostname",
-    ),
+    "rediss": ("db", "ssl_cert_reqs", *_TLS_FILES, "ssl_check_hostname"),
     "unix": _SOCKET_OPTIONS,
     "redis+socket": _SOCKET_OPTIONS,
 }
@@ -62,33 +58,6 @@ _WRONG_PLACE = (
 
 
 @dataclass(frozen=True)
-class Tls:
-    """How the server is verified, and the client's certificate. Files are PEM files."""
-
-    cert_reqs: str = "required"
-    check_hostname: bool = True
-    ca_certs: str | None = None
-    certfile: str | None = None
-    keyfile: str | None = None
-
-    @classmethod
-    def of(cls, options: Mapping[str, str]) -> "Tls":
-        """Read the decoded ssl_ options of a URL. Raises ValueError."""
-        cert_reqs = _CERT_REQS.get(options.get("ssl_cert_reqs", "required"))
-        if cert_reqs is None:
-            raise ValueError(f"ssl_cert_reqs must be one of {', '.join(_CERT_REQS)}")
-        check_hostname = _BOOLEANS.get(options.get("ssl_check_hostname", "true").lower())
-        if check_hostname is None:
-            raise ValueError("ssl_check_hostname must be true or false")
-        files = {name: options.get(f"ssl_{name}") for name in _TLS_FILES}
-        if "" in files.values():
-            raise ValueError("ssl_ca_certs, ssl_certfile and ssl_keyfile must name a file")
-        if files["keyfile"] and not files["certfile"]:
-            raise ValueError("ssl_keyfile needs ssl_certfile")
-        return cls(cert_reqs, check_hostname, **files)
-
-
-@dataclass(frozen=True)
 class RedisAddress:
     """The address of a Redis server, and the login. Its repr and str do not show the password."""
 
@@ -99,7 +68,8 @@ class RedisAddress:
     db: int = 0
     user: str | None = None
     password: str | None = field(default=None, repr=False)
-    tls: Tls | None = None
+    tls_options: Mapping[str, Any] = field(default_factory=dict)
+    """As redis-py, kombu, Celery and Flower name them; empty without TLS."""
 
     @classmethod
     def parse(cls, url: str) -> "RedisAddress":
@@ -128,8 +98,8 @@ class RedisAddress:
             return cls(path=path, db=db, user=user, password=password)
         host, port = _read_place(place)
         db = _read_db(path or None, options.get("db"))
-        tls = Tls.of(options) if scheme == "rediss" else None
-        return cls(host=host, port=port, db=db, user=user, password=password, tls=tls)
+        tls = _read_tls(options) if scheme == "rediss" else {}
+        return cls(host, port, db=db, user=user, password=password, tls_options=tls)
 
     @property
     def broker_url(self) -> str:
@@ -143,7 +113,7 @@ class RedisAddress:
     @property
     def backend_url(self) -> str:
         """The value of Celery's `result_backend`; user, password and TLS are other settings."""
-        return self._url("rediss" if self.tls else "redis", "redis+socket")
+        return self._url("rediss" if self.tls_options else "redis", "redis+socket")
 
     def _url(self, tcp: str, socket: str) -> str:
         if self.path is not None:
@@ -152,18 +122,12 @@ class RedisAddress:
         return f"{tcp}://{host}:{self.port}/{self.db}"
 
     @property
-    def tls_options(self) -> dict[str, Any]:
-        """TLS options as redis-py, kombu, Celery and Flower name them; empty without TLS."""
-        options = asdict(self.tls) if self.tls else {}
-        return {f"ssl_{name}": value for name, value in options.items() if value is not None}
-
-    @property
     def redis_options(self) -> dict[str, Any]:
         """The arguments for redis-py's `Redis`."""
         options = {"db": self.db, "username": self.user, "password": self.password}
         if self.path is not None:
             return {**options, "unix_socket_path": self.path}
-        place = {"host": self.host, "port": self.port, "ssl": self.tls is not None}
+        place = {"host": self.host, "port": self.port, "ssl": bool(self.tls_options)}
         return {**options, **place, **self.tls_options}
 
 
@@ -196,6 +160,21 @@ def _read_options(query: str, allowed: Collection[str]) -> dict[str, str]:
             raise ValueError(f"{name} is given twice")
         found[name] = _decode(_match(_OPTION, value, _ENCODE)[0])
     return found
+
+
+def _read_tls(options: Mapping[str, str]) -> dict[str, Any]:
+    cert_reqs = _CERT_REQS.get(options.get("ssl_cert_reqs", "required"))
+    if cert_reqs is None:
+        raise ValueError(f"ssl_cert_reqs must be one of {', '.join(_CERT_REQS)}")
+    check_hostname = _BOOLEANS.get(options.get("ssl_check_hostname", "true").lower())
+    if check_hostname is None:
+        raise ValueError("ssl_check_hostname must be true or false")
+    files = {name: options[name] for name in _TLS_FILES if name in options}
+    if "" in files.values():
+        raise ValueError("ssl_ca_certs, ssl_certfile and ssl_keyfile must name a file")
+    if "ssl_keyfile" in files and "ssl_certfile" not in files:
+        raise ValueError("ssl_keyfile needs ssl_certfile")
+    return {"ssl_cert_reqs": cert_reqs, "ssl_check_hostname": check_hostname, **files}
 
 
 def _read_db(*given: str | None) -> int:

@@ -15,11 +15,15 @@ def text(**keys: bytes) -> str:
     return ",".join(f"{kid}:{base64.b64encode(key).decode()}" for kid, key in keys.items())
 
 
+def hash_token(peppers: Peppers, account_id: str, value: str) -> Hash:
+    return peppers.token_hashes(account_id, value)[0]
+
+
 def test_the_newest_pepper_hashes_and_all_find() -> None:
     old, both = Peppers.read(text(k1=OLD)), Peppers.read(text(k2=NEW, k1=OLD))
-    kept = old.hash_token("T00000001", "token")
+    kept = hash_token(old, "T00000001", "token")
     assert (kept.kid, len(kept.digest)) == ("k1", 64)
-    assert both.hash_token("T00000001", "token").kid == "k2"
+    assert hash_token(both, "T00000001", "token").kid == "k2"
     assert kept in both.token_hashes("T00000001", "token")
     assert [found.kid for found in both.token_hashes("T00000001", "token")] == ["k2", "k1"]
 
@@ -27,9 +31,9 @@ def test_the_newest_pepper_hashes_and_all_find() -> None:
 def test_account_card_and_kind_are_hashed_too() -> None:
     peppers = Peppers.read(text(k=NEW))
     digests = {
-        peppers.hash_token("T00000001", "1234").digest,
-        peppers.hash_token("T00000002", "1234").digest,
-        peppers.hash_token("T0000000", "11234").digest,
+        hash_token(peppers, "T00000001", "1234").digest,
+        hash_token(peppers, "T00000002", "1234").digest,
+        hash_token(peppers, "T0000000", "11234").digest,
         peppers.hash_pin(CARD, "1234").digest,
         peppers.hash_pin(OTHER, "1234").digest,
         peppers.hash_pin(CARD, "12345").digest,
@@ -50,7 +54,7 @@ def test_a_pin_is_verified_with_its_card_and_pepper() -> None:
 
 def test_hashes_do_not_change_between_versions() -> None:
     peppers = Peppers.read(text(k=OLD))
-    assert peppers.hash_token("T00000001", "token").digest == TOKEN
+    assert hash_token(peppers, "T00000001", "token").digest == TOKEN
     assert peppers.hash_pin(CARD, "1234").digest == PIN
 
 
@@ -58,7 +62,7 @@ def test_hashes_do_not_change_between_versions() -> None:
 def test_bulk_hashes_equal_single_hashes(size: int) -> None:
     peppers = Peppers.read(text(k=bytes(range(size))))
     values = ["", "1", "12345", "é" * 200]
-    one_by_one = [peppers.hash_token("T00000001", value) for value in values]
+    one_by_one = [hash_token(peppers, "T00000001", value) for value in values]
     kid, digests = peppers.hash_tokens("T00000001", values)
     assert [Hash(kid, digest) for digest in digests] == one_by_one
     pinned = [CARD, OTHER, CARD, OTHER]

@@ -14,12 +14,14 @@ from kombu.connection import Connection
 from redis.connection import SSLConnection, UnixDomainSocketConnection, parse_url
 
 from card_worker.client import Client
-from card_worker.redis_url import RedisAddress, Tls
+from card_worker.redis_url import RedisAddress
 from card_worker.settings import WrongSetting, load_settings
 from card_worker.sinks import connect
 from card_worker.transport import TRANSPORT, Transport
 
 SETTINGS = ("BROKER_URL", "EVENTS_URL", "RESULT_BACKEND_URL")
+
+TLS = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
 
 ACCEPTED = {
     "redis://": RedisAddress(),
@@ -57,19 +59,27 @@ ACCEPTED = {
     "redis+socket://:word@/run/redis.sock?virtual_host=3&db=3": RedisAddress(
         path="/run/redis.sock", db=3, password="word"
     ),
-    "rediss://cache": RedisAddress(host="cache", tls=Tls()),
+    "rediss://cache": RedisAddress(host="cache", tls_options=TLS),
     "rediss://:word@cache:6380/3?ssl_ca_certs=/etc/a%20b/ca+1.pem": RedisAddress(
-        host="cache", port=6380, db=3, password="word", tls=Tls(ca_certs="/etc/a b/ca+1.pem")
+        host="cache",
+        port=6380,
+        db=3,
+        password="word",
+        tls_options=TLS | {"ssl_ca_certs": "/etc/a b/ca+1.pem"},
     ),
-    "rediss://cache?ssl_certfile=a.pem": RedisAddress(host="cache", tls=Tls(certfile="a.pem")),
+    "rediss://cache?ssl_certfile=a.pem": RedisAddress(
+        host="cache", tls_options=TLS | {"ssl_certfile": "a.pem"}
+    ),
     "rediss://cache?db=3&ssl_certfile=a.pem&ssl_keyfile=b.pem": RedisAddress(
-        host="cache", db=3, tls=Tls(certfile="a.pem", keyfile="b.pem")
+        host="cache", db=3, tls_options=TLS | {"ssl_certfile": "a.pem", "ssl_keyfile": "b.pem"}
     ),
     "rediss://cache?ssl_check_hostname=False": RedisAddress(
-        host="cache", tls=Tls(check_hostname=False)
+        host="cache", tls_options=TLS | {"ssl_check_hostname": False}
     ),
     **{
-        f"rediss://cache?ssl_cert_reqs={spelling}": RedisAddress(host="cache", tls=Tls(meaning))
+        f"rediss://cache?ssl_cert_reqs={spelling}": RedisAddress(
+            host="cache", tls_options=TLS | {"ssl_cert_reqs": meaning}
+        )
         for meaning in ("none", "optional", "required")
         for spelling in (meaning, f"CERT_{meaning.upper()}")
     },
@@ -247,8 +257,17 @@ ADDRESSES = [
     RedisAddress("cache", 6380, None, 3, "kari", "w#rd"),
     RedisAddress("::1", 6379, None, 0, None, "w#rd"),
     RedisAddress(path="/Run/a b;c+d.sock", db=3, user="kari", password="w#rd"),
-    RedisAddress("cache", tls=Tls(), password="w#rd"),
-    RedisAddress("cache", tls=Tls("none", False, "/etc/%25 ca.pem", "/c.pem", "/k.pem")),
+    RedisAddress("cache", tls_options=TLS, password="w#rd"),
+    RedisAddress(
+        "cache",
+        tls_options={
+            "ssl_cert_reqs": "none",
+            "ssl_check_hostname": False,
+            "ssl_ca_certs": "/etc/%25 ca.pem",
+            "ssl_certfile": "/c.pem",
+            "ssl_keyfile": "/k.pem",
+        },
+    ),
 ]
 
 
@@ -308,13 +327,12 @@ def assert_connects(pool: Any, address: RedisAddress) -> None:
         assert connection.path == address.path
         return
     assert (connection.host, connection.port) == (address.host, address.port)
-    assert isinstance(connection, SSLConnection) is (address.tls is not None)
-    if address.tls is not None:
-        tls = address.tls
-        assert connection.cert_reqs == VerifyMode[f"CERT_{tls.cert_reqs.upper()}"]
-        assert connection.check_hostname is tls.check_hostname
-        said = (connection.ca_certs, connection.certfile, connection.keyfile)
-        assert said == (tls.ca_certs, tls.certfile, tls.keyfile)
+    assert isinstance(connection, SSLConnection) is bool(address.tls_options)
+    if tls := address.tls_options:
+        assert connection.cert_reqs == VerifyMode[f"CERT_{tls['ssl_cert_reqs'].upper()}"]
+        assert connection.check_hostname is tls["ssl_check_hostname"]
+        for name in ("ca_certs", "certfile", "keyfile"):
+            assert getattr(connection, name) == tls.get(f"ssl_{name}")
 
 
 def test_settings_show_no_password(monkeypatch: pytest.MonkeyPatch) -> None:

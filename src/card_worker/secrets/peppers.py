@@ -67,10 +67,6 @@ class Peppers:
     def keys(self) -> frozenset[bytes]:
         return frozenset(pepper.key for pepper in self._by_kid.values())
 
-    def hash_token(self, account_id: str, value: str) -> Hash:
-        """Return the hash of a token."""
-        return _hash(self._newest, b"token", account_id.encode(), value.encode())
-
     def hash_tokens(self, account_id: str, values: Iterable[str]) -> Hashes:
         """Return the hashes of many tokens of an account."""
         kid, key = self._newest
