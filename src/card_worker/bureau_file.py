@@ -32,10 +32,6 @@ class Values(NamedTuple):
     tokens: list[str]
     pins: list[str]
 
-    @property
-    def first(self) -> tuple[str, str]:
-        return self.tokens[0], self.pins[0]
-
 
 NO_VALUES = Values([], [])
 

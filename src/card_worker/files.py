@@ -155,16 +155,14 @@ def _content(engine: Engine, file: File, holder: str, is_abandoned: Event) -> It
                 leases.take(connection, _lease(file), holder, at=monotonic())
             renew_at = monotonic() + RENEW_S
     if (size, digest.hexdigest()) != (file.bytes, file.sha256):
-        raise Altered(file.name)
+        raise Altered("its content in the database is not what was sealed")
 
 
 def _description(error: Exception) -> str:
     """Describe an error without texts of other libraries, which may contain a password."""
-    text = None
-    if isinstance(error, Altered):
-        text = "its content in the database is not what was sealed"
-    elif isinstance(error, OSError):
-        text = error.strerror or (str(error) if isinstance(error, TimeoutError) else None)
+    text = error.strerror if isinstance(error, OSError) else None
+    if not text and isinstance(error, Altered | TimeoutError):
+        text = str(error)
     return f"{type(error).__name__}: {text or 'see the log'}"[:ERROR_CHARS_MAX]
 
 

@@ -158,8 +158,9 @@ class SecretIssuer:
     ) -> IssuedSecrets:
         recipients = read_recipients(request.recipients)
         if request.file is None:
-            ((account_id, card_id), _), token, pin = request.cards[0], *values.first
-            content = {"account_id": account_id, "card_id": card_id, "token": token, "pin": pin}
+            (account_id, card_id), _ = request.cards[0]
+            content = {"account_id": account_id, "card_id": card_id}
+            content |= {"token": values.tokens[0], "pin": values.pins[0]}
             plain = json.dumps({name: value for name, value in content.items() if value})
             return issued._replace(sealed=self._tools.seal_text(recipients, plain))
         return issued._replace(files=tuple(self._files(request, values, event.at)))

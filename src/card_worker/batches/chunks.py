@@ -41,17 +41,12 @@ STALLED = timedelta(seconds=15)
 
 log = structlog.get_logger(__name__)
 
-CHUNK: dict[Action, Callable[[Work, int], Job]] = {
-    **dict.fromkeys(Action, recall_chunk),
-    Action.MAKE: make_chunk,
-    Action.REMOVE: remove_chunk,
+STEPS: dict[Action, tuple[Callable[[Work, int], Job], Callable[[Work], None]]] = {
+    **dict.fromkeys(Action, (recall_chunk, end_recall)),
+    Action.MAKE: (make_chunk, complete_order),
+    Action.REMOVE: (remove_chunk, end_removal),
 }
-END: dict[Action, Callable[[Work], None]] = {
-    **dict.fromkeys(Action, end_recall),
-    Action.MAKE: complete_order,
-    Action.REMOVE: end_removal,
-}
-
+"""The functions that do a chunk and end a job."""
 
 ChunkNumber: TypeAlias = Annotated[int, Field(ge=1, le=CARDS_PER_ORDER_MAX)]
 
@@ -187,10 +182,11 @@ def _do(work: Work, number: int) -> Job | None:
     connection, job = work.connection, work.job
     if not jobs.lock_chunk(connection, job, number) or not jobs.is_in_turn(connection, job):
         return None
+    do_chunk, end_job = STEPS[job.action]
     if number != job.end:
-        return CHUNK[job.action](work, number)
+        return do_chunk(work, number)
     if job.open_chunks == 0:
-        END[job.action](work)
+        end_job(work)
     return job
 
 
