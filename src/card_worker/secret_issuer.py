@@ -171,16 +171,16 @@ class SecretIssuer:
         assert request.file is not None
         names = [card_id for (_, card_id), _ in request.cards]
         types = [type for _, type in request.cards]
-        for holds, recipients, values_in_file in split(
+        for kind, recipients, values_in_file in split(
             values, request.recipients, request.pin_recipients
         ):
             plain = HEADER + csv_lines(names, values_in_file, types)
             sealed = self._tools.seal(read_recipients(recipients), plain)
             file = File(
-                name=file_name(request.account_id, request.file, holds),
+                name=file_name(request.account_id, request.file, kind),
                 account_id=request.account_id,
                 batch_id=request.file,
-                kind=holds,
+                kind=kind,
                 sha256=hashlib.sha256(sealed).hexdigest(),
                 cards=len(request.cards),
                 bytes=len(sealed),
