@@ -258,13 +258,13 @@ CARD_CORRUPTIONS = [
     Corruption(
         "codes that aren't there",
         f"UPDATE cards SET has_codes = TRUE {on('spent')}",
-        "coded_cards_have_codes",
+        "flagged_cards_have_codes",
         "has_codes",
     ),
     Corruption(
         "codes that nobody looks for",
         f"UPDATE cards SET has_codes = FALSE {on('paid')}",
-        "codes_have_their_card",
+        "codes_are_flagged_on_their_card",
         "has_codes",
     ),
 ]

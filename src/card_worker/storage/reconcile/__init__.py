@@ -1,8 +1,7 @@
 """Comparing every row with the rows that it must agree with. Reads only, and changes nothing.
 
-PASSES is the list of the passes over the database; each does several checks of its rows. What can
-be read by key is read in slices, and what has no index is compared by the database, so memory
-stays flat.
+Each of PASSES does several checks. What can be read by key is read in slices, and what has no
+index is compared by the database, so memory stays flat.
 """
 
 from collections.abc import Callable

@@ -53,8 +53,8 @@ def has_each_event_once(rows: CardRows) -> Comparisons:
         yield f"events with version {version}", times[version], 1
     for before, event in pairwise(rows.events):
         if event.position < before.position:
-            what = f"position of version {event.version}"
-            yield what, event.position, f"above {before.position}"
+            above = f"above {before.position}"
+            yield f"position of version {event.version}", event.position, above
 
 
 def state_follows_from_events(rows: CardRows) -> Comparisons:

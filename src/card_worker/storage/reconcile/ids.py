@@ -22,8 +22,8 @@ from card_worker.storage.tables import cards, idempotency_keys, jobs, outbox, to
 from card_worker.storage.types import UtcTime
 
 NEIGHBOURS = 100
-"""An event that follows from another event is at most so many positions later: between them are
-only events of commits at the same time."""
+"""An event that follows from another one is at most so many positions later, after events of
+commits at the same time."""
 NEAR = 3
 """It is hardly ever further away, so so many are read for many events at once."""
 
@@ -51,8 +51,8 @@ def check_keys(reader: Reader) -> None:
     for found in reader.slices(idempotency_keys, Key):
         answers = reader.by_key(outbox, EventRow, (row.event_id for row in found))
         for row in found:
-            answer = answers.get(row.event_id)
-            reader.found.compare(row.account_id, row.key, keys_have_their_answer(row, answer))
+            check = keys_have_their_answer(row, answers.get(row.event_id))
+            reader.found.compare(row.account_id, row.key, check)
 
 
 def keys_have_their_answer(row: Key, answer: EventRow | None) -> Comparisons:

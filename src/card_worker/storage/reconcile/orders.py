@@ -291,9 +291,8 @@ def files_are_whole(reader: Reader, file: File, batch: Batch | None) -> Comparis
     if file.confirmed_at is not None and file.written_at is None:
         yield "written_at", None, "a time before it was confirmed"
     digest, size, parts = sha256(), 0, 0
-    columns = (file_parts.c.number, file_parts.c.content)
-    statement = select(*columns).where(file_parts.c.name == file.name).order_by(columns[0])
-    # A part has a mebibyte.
+    statement = select(file_parts.c.number, file_parts.c.content).order_by(file_parts.c.number)
+    statement = statement.where(file_parts.c.name == file.name)  # a part has a mebibyte
     rows = reader.connection.execute(statement, execution_options={"yield_per": 1})
     for parts, (number, content) in enumerate(rows, 1):
         yield "number of a part", number, parts

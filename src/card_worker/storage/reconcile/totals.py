@@ -33,9 +33,10 @@ class CurrencyTotals:
 
 def _received(*sides: Side) -> str:
     """Return the sum of what arrived at `sides` less what left them."""
-    names = ", ".join(f"'{side}'" for side in sides)
-    return f"""sum(CASE WHEN credit IN ({names}) THEN amount
-        WHEN debit IN ({names}) THEN -amount ELSE 0 END)"""
+    of = ", ".join(f"'{side}'" for side in sides)
+    return (
+        f"sum(amount * CASE WHEN credit IN ({of}) THEN 1 WHEN debit IN ({of}) THEN -1 ELSE 0 END)"
+    )
 
 
 # A currency may have been issued and be on no card any more.
