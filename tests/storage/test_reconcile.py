@@ -699,7 +699,7 @@ BATCH_CORRUPTIONS = [
     Corruption(
         "a job of another range",
         "UPDATE jobs SET last = last - 1 WHERE batch_id = 'B' AND action = 'block'",
-        "jobs_began_with_an_event",
+        "jobs_begin_as_stated",
         "last",
     ),
     Corruption(
@@ -717,7 +717,7 @@ BATCH_CORRUPTIONS = [
     Corruption(
         "a job that never began",
         f"UPDATE jobs SET id = {NOBODY} WHERE batch_id = 'B' AND action = 'block'",
-        "jobs_began_with_an_event",
+        "jobs_begin_as_stated",
         "event with which to block began",
     ),
     *[

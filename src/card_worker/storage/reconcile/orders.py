@@ -192,7 +192,7 @@ def check_jobs(reader: Reader) -> None:
             reader.found.compare(
                 job.account_id,
                 f"{job.batch_id}, job {job.id}",
-                jobs_began_with_an_event(job, batch, events.get(job.id)),
+                jobs_begin_as_stated(job, batch, events.get(job.id)),
                 jobs_count_their_chunks(reader, job),
                 jobs_end_as_stated(job, batch, events.get(_end_id(job))),
             )
@@ -209,9 +209,7 @@ def _data(event: StoredEvent) -> dict[str, Any]:
     return {}
 
 
-def jobs_began_with_an_event(
-    job: Job, batch: Batch | None, event: StoredEvent | None
-) -> Comparisons:
+def jobs_begin_as_stated(job: Job, batch: Batch | None, event: StoredEvent | None) -> Comparisons:
     """A job does what the event of its beginning says, to cards of its batch."""
     if batch is None:
         yield "batch", None, job.batch_id

@@ -34,9 +34,8 @@ class CurrencyTotals:
 def _received(*sides: Side) -> str:
     """Return the sum of what arrived at `sides` less what left them."""
     of = ", ".join(f"'{side}'" for side in sides)
-    return (
-        f"sum(amount * CASE WHEN credit IN ({of}) THEN 1 WHEN debit IN ({of}) THEN -1 ELSE 0 END)"
-    )
+    sign = f"CASE WHEN credit IN ({of}) THEN 1 WHEN debit IN ({of}) THEN -1 ELSE 0 END"
+    return f"sum(amount * {sign})"
 
 
 # A currency may have been issued and be on no card any more.
