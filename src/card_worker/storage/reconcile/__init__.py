@@ -11,11 +11,11 @@ from sqlalchemy import Connection
 
 from card_worker.storage.reconcile import cards, events, ids, orders
 from card_worker.storage.reconcile.reading import Progress, Reader
-from card_worker.storage.reconcile.report import Difference, Differences
+from card_worker.storage.reconcile.report import Differences
 from card_worker.storage.reconcile.totals import CurrencyTotals, check_totals, totals
 from card_worker.storage.reconcile.whole_tables import check_whole_tables
 
-__all__ = ["CurrencyTotals", "Difference", "Differences", "Progress", "differences", "totals"]
+__all__ = ["CurrencyTotals", "Differences", "Progress", "differences", "totals"]
 
 PASSES: tuple[Callable[[Reader], None], ...] = (
     cards.check_cards,
