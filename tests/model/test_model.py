@@ -263,7 +263,7 @@ class Beside(RuleBasedStateMachine):
             assert self.answers.setdefault(command.key, answer.event) == answer.event
 
 
-def test_every_command_there_is_is_drawn() -> None:
+def test_every_command_is_drawn() -> None:
     assert set(ASKED) == ON_CARDS
 
 

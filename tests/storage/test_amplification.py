@@ -276,7 +276,7 @@ def bounds() -> dict[str, Written]:
 
 
 @pytest.mark.parametrize("what", MESSAGES)
-def test_a_message_writes_no_more_than_is_said(engine: Engine, what: str) -> None:
+def test_a_message_writes_no_more_than_the_page_says(engine: Engine, what: str) -> None:
     bound, written = bounds()[what], MESSAGES[what](Place(engine))
     for one in written:
         assert one.rows <= bound.rows
@@ -286,12 +286,12 @@ def test_a_message_writes_no_more_than_is_said(engine: Engine, what: str) -> Non
     assert max(one.bytes for one in written) > 0.5 * bound.bytes
 
 
-def test_each_message_of_the_page_is_looked_at() -> None:
+def test_each_message_of_the_page_is_tested() -> None:
     assert set(bounds()) == set(MESSAGES)
 
 
 @pytest.mark.parametrize("secret", [{}, {"pin": WIDE * 100}], ids=["plain", "with a PIN"])
-def test_what_a_letter_keeps_of_a_list_is_no_longer_than_it(engine: Engine, secret: Fields) -> None:
+def test_a_dead_letter_of_a_list_is_no_larger_than_the_list(engine: Engine, secret: Fields) -> None:
     place = Place(engine)
     some: list[Any] = listed("cards.expire", 1, card_id="nobody")["commands"]
     kwargs = {"commands": [*some, secret, *([WIDE * 250] * 900)]}
@@ -313,7 +313,7 @@ def test_a_command_releases_each_due_hold_of_its_card_once(engine: Engine) -> No
     assert written.rows == 4 * 100 + 4
 
 
-def test_dry_runs_on_a_card_release_its_due_holds_once_between_them(engine: Engine) -> None:
+def test_dry_runs_on_a_card_release_its_due_holds_once(engine: Engine) -> None:
     place, count = Place(engine), 20
     for card_id in ("one", "other"):
         place.ask("cards.create", card_id=card_id, amount=1_000, **NOK)
@@ -370,7 +370,7 @@ class Listed(list[dict[str, Any]]):
         return super().__iter__()
 
 
-def test_lists_that_wait_are_gone_through_once_for_all_commands_of_a_commit(
+def test_lists_of_busy_batches_are_read_once_per_commit(
     engine: Engine,
 ) -> None:
     place = Place(engine)

@@ -1,4 +1,4 @@
-"""What a large group writes ahead, and how it is told what went wrong with it."""
+"""Writing the changes of large groups ahead, and the errors of that."""
 
 import sqlite3
 from typing import Any
@@ -33,7 +33,7 @@ def create(*card_ids: str) -> list[Command]:
 
 
 @pytest.mark.parametrize("place", [0, SLICE, CARDS - 1])
-def test_a_defect_in_any_slice_is_told_as_it_is_and_leaves_nothing(
+def test_a_defect_in_any_slice_is_raised_and_rolls_back_everything(
     place: int, postgres_url: str
 ) -> None:
     engine = open_engine(postgres_url)
@@ -54,7 +54,7 @@ def test_a_defect_in_any_slice_is_told_as_it_is_and_leaves_nothing(
     engine.dispose()
 
 
-def test_a_session_that_ends_meanwhile_is_only_an_interruption(postgres_url: str) -> None:
+def test_a_lost_session_is_a_retryable_error(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     with pytest.raises(DBAPIError) as raised:
         _write_while_sessions_end(engine, postgres_url)
@@ -74,7 +74,7 @@ def _write_while_sessions_end(engine: Engine, url: str) -> None:
         write(connection, [NewRows(unpublished, [{"position": 1}])])
 
 
-def test_a_row_that_is_not_there_to_be_changed_stops_the_commit(postgres_url: str) -> None:
+def test_an_update_of_a_missing_row_fails_the_commit(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     gone = {"id": UUID(int=1), "version": 2}
     with pytest.raises(DBAPIError) as raised, begin(engine) as (connection, _):
@@ -90,7 +90,7 @@ ONE = select(literal(1))
 
 
 @pytest.mark.parametrize("is_waiting", [True, False], ids=["after an answer", "before it"])
-def test_who_is_paused_in_mid_commit_is_timed_out(is_waiting: bool, postgres_url: str) -> None:
+def test_a_paused_commit_is_ended_by_the_idle_limit(is_waiting: bool, postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     with pytest.raises(DBAPIError) as raised:
         _be_idle_in_mid_commit(engine, is_waiting)
@@ -98,7 +98,7 @@ def test_who_is_paused_in_mid_commit_is_timed_out(is_waiting: bool, postgres_url
     engine.dispose()
 
 
-def test_an_answer_is_not_kept_waiting_by_what_was_sent_later(postgres_url: str) -> None:
+def test_a_result_does_not_wait_for_later_statements(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     locks = [
         select(literal(key)).where(func.pg_advisory_xact_lock(key).is_not(None)) for key in (1, 2)
@@ -113,7 +113,7 @@ def test_an_answer_is_not_kept_waiting_by_what_was_sent_later(postgres_url: str)
     engine.dispose()
 
 
-def test_who_looks_leaves_nothing_open_behind(postgres_url: str) -> None:
+def test_reading_leaves_no_transaction_open(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     with reading(engine) as connection:
         driver: Any = connection.connection.driver_connection
@@ -189,7 +189,7 @@ def sqlite(words: str, code: int) -> sqlite3.Error:
     ],
     ids=repr,
 )
-def test_only_data_can_be_a_message_s_fault(error: Exception, retryable: bool) -> None:
+def test_only_data_errors_are_not_retryable(error: Exception, retryable: bool) -> None:
     base = sqlite3.Error if isinstance(error, sqlite3.Error) else psycopg.Error
     wrapped = DBAPIError.instance("SELECT", None, error, base)
     assert is_retryable(wrapped) == retryable

@@ -1,4 +1,4 @@
-"""The lines of a bureau's file are CSV, whatever cards are called."""
+"""The lines of a bureau's file are CSV for any card_ids."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ ROWS = st.lists(st.tuples(NAMES, NAMES, st.sampled_from(["", "4711"])), max_size
 
 
 @given(ROWS)
-def test_lines_are_those_that_csv_writes(rows: list[tuple[str, str, str]]) -> None:
+def test_lines_are_equal_to_those_of_the_csv_module(rows: list[tuple[str, str, str]]) -> None:
     ids, tokens, pins = ([row[at] for row in rows] for at in range(3))
     kinds = ["gift_card"] * len(rows)
     written = io.StringIO(newline="")

@@ -1,4 +1,4 @@
-"""Tokens and PINs in the database: kept as hashes, never twice, and tried five times at most."""
+"""Tokens and PINs in the database: stored as hashes, unique, with at most five wrong attempts."""
 
 import base64
 import csv
@@ -108,7 +108,7 @@ def shows(engine: Engine, card_id: str = "A1") -> Any:
 # --- what is kept -----------------------------------------------------------------------------
 
 
-def test_a_card_shows_that_it_has_them_and_its_owner_learns_what_they_are(engine: Engine) -> None:
+def test_a_card_shows_masked_codes_and_its_owner_receives_them_sealed(engine: Engine) -> None:
     (told,) = do(engine, create("A1", card_token={}, pin={}), issuer=SecretIssuer(VAULT))
     data = json.loads(told.event)["data"]
     secrets = json.loads(open_sealed([OWNER.identity], data["sealed"].encode()))
@@ -132,7 +132,7 @@ def test_hashes_depend_on_the_pepper_and_that_of_a_pin_on_its_card(engine: Engin
     assert hashlib.sha256(b"TOKEN-0").hexdigest() != token.digest
 
 
-def test_a_batch_s_values_stand_in_its_file_alone(engine: Engine) -> None:
+def test_codes_of_a_batch_are_only_in_its_file(engine: Engine) -> None:
     asked = [{"card_id": f"A{n}", "type": "credit_note"} for n in range(3)]
     options: dict[str, Any] = {"card_token": {}, "pin": {}}
     order = command("cards.batch_create", "B/1", cards=asked, options=options, **SEAL_TO)
@@ -161,7 +161,7 @@ def test_a_batch_s_values_stand_in_its_file_alone(engine: Engine) -> None:
 # --- never twice ------------------------------------------------------------------------------
 
 
-def test_a_value_that_is_there_is_drawn_again(engine: Engine) -> None:
+def test_a_token_that_exists_is_drawn_again(engine: Engine) -> None:
     same, other = "1" * 16, "2" * 16
     issuer = plain_issuer(VAULT, same, same, other)
     wanted = [create(name, card_token=SIXTEEN) for name in ("A1", "A2")]
@@ -182,7 +182,7 @@ def test_a_value_that_is_there_is_drawn_again(engine: Engine) -> None:
     assert len({row.digest for row in rows(engine, tokens)}) == 5
 
 
-def test_a_format_that_has_hardly_any_value_left_is_refused(engine: Engine) -> None:
+def test_a_format_with_too_few_free_values_is_refused(engine: Engine) -> None:
     same = ["1" * 16] * 60
     asked = [create("A1", card_token=SIXTEEN), create("A2", card_token=SIXTEEN)]
     issuer = plain_issuer(VAULT, *same)
@@ -203,7 +203,7 @@ def test_a_format_that_has_hardly_any_value_left_is_refused(engine: Engine) -> N
     assert len(rows(engine, tokens)) == 1
 
 
-def test_of_two_commits_that_draw_the_same_one_draws_again(postgres_url: str) -> None:
+def test_one_of_two_commits_with_the_same_token_draws_again(postgres_url: str) -> None:
     start, tries = Barrier(2), Counter[str]()
 
     @retry(retry=retry_if_exception(is_passing))
@@ -226,7 +226,7 @@ def test_of_two_commits_that_draw_the_same_one_draws_again(postgres_url: str) ->
 # --- peppers change ---------------------------------------------------------------------------
 
 
-def test_a_new_pepper_replaces_the_old_one_as_codes_are_used(engine: Engine) -> None:
+def test_codes_are_hashed_again_with_a_new_pepper_when_used(engine: Engine) -> None:
     new_token, new_pin = Pepper("t2", b"t" * 32), Pepper("p2", b"p" * 32)
     old_token, old_pin = Pepper("t1", bytes(32)), Pepper("p1", bytes(range(32)))
     both = Vault(Peppers([new_token, old_token]), Peppers([new_pin, old_pin]))
@@ -247,7 +247,7 @@ def test_a_new_pepper_replaces_the_old_one_as_codes_are_used(engine: Engine) -> 
 # --- PIN attempts -----------------------------------------------------------------------------
 
 
-def test_of_many_wrong_pins_at_once_five_are_compared(engine: Engine) -> None:
+def test_only_five_of_many_concurrent_wrong_pins_are_compared(engine: Engine) -> None:
     ask(engine, create("A1", card_token={}, pin={}))
     attempts_at_once = [pay(f"r{n}", pin=WRONG_PIN) for n in range(SENDERS)]
     with ThreadPoolExecutor(8) as pool:
@@ -264,7 +264,7 @@ def test_of_many_wrong_pins_at_once_five_are_compared(engine: Engine) -> None:
     assert shows(engine)["status"] == "blocked"
 
 
-def test_the_right_one_among_wrong_ones_at_once_opens_no_more_than_five(engine: Engine) -> None:
+def test_a_right_pin_among_concurrent_wrong_ones_does_not_raise_the_limit(engine: Engine) -> None:
     ask(engine, create("A1", card_token={}, pin={}))
     mixed = [pay(f"r{n}", pin=PIN if n % 16 == 3 else WRONG_PIN) for n in range(SENDERS)]
     with ThreadPoolExecutor(8) as pool:
@@ -277,7 +277,7 @@ def test_the_right_one_among_wrong_ones_at_once_opens_no_more_than_five(engine: 
     assert len(compared) == wrong  # none is left open
 
 
-def test_a_pin_attempt_that_comes_again_counts_once(engine: Engine) -> None:
+def test_a_redelivered_pin_attempt_counts_once(engine: Engine) -> None:
     ask(engine, create("A1", card_token={}, pin={}))
     attempt = pay("r1", pin=WRONG_PIN)
     for _ in range(3):
@@ -291,7 +291,7 @@ def test_a_pin_attempt_that_comes_again_counts_once(engine: Engine) -> None:
     assert ask(engine, pay("r2", pin=PIN)) == ["card.drawn_down"]
 
 
-def test_a_pin_attempt_that_comes_twice_in_a_group_takes_one_number(engine: Engine) -> None:
+def test_a_pin_attempt_twice_in_a_group_has_one_number(engine: Engine) -> None:
     ask(engine, create("A1", card_token={}, pin={}))
     first, second = pay("r1", pin=WRONG_PIN), pay("r2", pin=WRONG_PIN)
     ask(engine, first, first, second, first)
@@ -299,7 +299,7 @@ def test_a_pin_attempt_that_comes_twice_in_a_group_takes_one_number(engine: Engi
     assert ask(engine, first, second) == ["card_not_usable"] * 2
 
 
-def test_a_pin_attempt_noted_behind_its_own_answer_counts_no_more(engine: Engine) -> None:
+def test_a_pin_attempt_stored_after_its_answer_does_not_count(engine: Engine) -> None:
     ask(engine, create("A1", card_token={}, pin={}))
     attempt = pay("r1", pin=PIN)
     assert isinstance(attempt, CreateTransaction)
@@ -312,7 +312,7 @@ def test_a_pin_attempt_noted_behind_its_own_answer_counts_no_more(engine: Engine
     assert [row.outcome for row in rows(engine, pin_attempts)] == ["cleared"]
 
 
-def test_an_unblock_forgives_what_was_wrong_and_not_what_is_still_to_be_judged(
+def test_an_unblock_clears_wrong_attempts_but_not_unchecked_ones(
     engine: Engine,
 ) -> None:
     ask(engine, create("A1", card_token={}, pin={}))
@@ -331,7 +331,7 @@ def test_an_unblock_forgives_what_was_wrong_and_not_what_is_still_to_be_judged(
     assert {row.outcome for row in rows(engine, pin_attempts)} == {Outcome.CLEARED}
 
 
-def test_a_dry_run_of_an_unblock_forgives_nothing(engine: Engine) -> None:
+def test_a_dry_run_of_an_unblock_clears_no_attempt(engine: Engine) -> None:
     ask(engine, create("A1", card_token={}, pin={}))
     ask(engine, *(pay(f"r{n}", pin=WRONG_PIN) for n in range(5)))
     unblock = {"card_id": "A1", "reason": "found"}
@@ -343,13 +343,13 @@ def test_a_dry_run_of_an_unblock_forgives_nothing(engine: Engine) -> None:
     assert ask(engine, pay("right", pin=PIN)) == ["card.drawn_down"]
 
 
-def test_a_pin_of_a_card_that_is_not_there_is_noted_too(engine: Engine) -> None:
+def test_a_pin_attempt_on_an_unknown_card_is_stored(engine: Engine) -> None:
     assert ask(engine, pay("r1", "NOBODY-S", pin=WRONG_PIN)) == ["card_not_usable"]
     (noted,) = rows(engine, pin_attempts)
     assert (noted.card, noted.outcome) == (None, "cleared")
 
 
-def test_all_that_cannot_be_used_is_told_the_same(engine: Engine) -> None:
+def test_all_unusable_cards_have_the_same_reason(engine: Engine) -> None:
     ask(engine, *(create(f"A{n}", card_token={}, pin={}) for n in range(4)))
     ask(engine, command("cards.block", "b", card_id="A1", reason="lost"))
     ask(engine, command("cards.close", "c", card_id="A2", reason="done"))
@@ -362,7 +362,7 @@ def test_all_that_cannot_be_used_is_told_the_same(engine: Engine) -> None:
     assert "A0" not in json.dumps(said)
 
 
-def test_a_query_by_token_counts_pin_attempts_as_a_payment_does(engine: Engine) -> None:
+def test_a_query_by_token_counts_pin_attempts_like_a_payment(engine: Engine) -> None:
     ask(engine, create("A1", card_token={}, pin={}))
 
     def look(number: int, **fields: Any) -> Any:
@@ -386,7 +386,7 @@ def test_a_query_by_token_counts_pin_attempts_as_a_payment_does(engine: Engine) 
         assert list(differences(connection)) == []
 
 
-def test_cards_without_codes_are_marked_so(engine: Engine) -> None:
+def test_has_codes_is_false_for_cards_without_codes(engine: Engine) -> None:
     ask(engine, create("A1"), create("A2", pin={}), create("A3", card_token={}))
     more = command("tokens.create", "t", card_id="A1", ref_id="t", expires_in=9, **SEAL_TO)
     ask(engine, more, issuer=SecretIssuer(VAULT))

@@ -1,4 +1,4 @@
-"""What the database refuses by itself, and the schema it is brought to."""
+"""The constraints of the database, and the schema that the migrations create."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -139,7 +139,7 @@ def put(engine: Engine, table: Table, *rows: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_a_card_that_cannot_be_is_refused(
+def test_an_impossible_card_is_refused(
     engine: Engine, changed: dict[str, Any], constraint: str
 ) -> None:
     with refused(engine, constraint):
@@ -183,21 +183,21 @@ def test_an_unbalanced_transaction_is_refused(
     ],
     ids=["card_id", "card", "batch_id", "key", "event"],
 )
-def test_nothing_is_there_twice(
+def test_a_duplicate_row_is_refused(
     engine: Engine, table: Table, row: dict[str, Any], twin: dict[str, Any], why: tuple[str, ...]
 ) -> None:
     with refused(engine, *why):
         put(engine, table, row, {**row, **twin})
 
 
-def test_a_card_has_one_transaction_a_version(engine: Engine) -> None:
+def test_a_version_of_a_card_has_one_transaction(engine: Engine) -> None:
     put(engine, cards, CARD)
     twin = {**ROW, "id": UUID(int=9)}
     with refused(engine, "uq_transactions_card_version", "transactions.version"):
         put(engine, transactions, ROW, twin)
 
 
-def test_a_ref_id_is_used_once_a_card(engine: Engine) -> None:
+def test_a_ref_id_is_unique_per_card(engine: Engine) -> None:
     put(engine, cards, {**CARD, "version": 2})
     rows = [{**ROW, "id": UUID(int=n), "version": n, "ref_id": "r"} for n in (1, 2)]
     with refused(engine, "uq_transactions_account_id_card_ref_id", "transactions.ref_id"):
@@ -209,13 +209,13 @@ def test_a_transaction_belongs_to_a_card(engine: Engine) -> None:
         put(engine, transactions, ROW)
 
 
-def test_what_could_only_be_a_bug_is_not_tried_again(engine: Engine) -> None:
+def test_a_violated_check_is_not_retryable(engine: Engine) -> None:
     with pytest.raises(IntegrityError) as raised:
         put(engine, cards, {**CARD, "amount_reserved": -1})
     assert not is_retryable(raised.value)
 
 
-def test_a_position_that_is_taken_is_tried_again(engine: Engine) -> None:
+def test_a_duplicate_position_is_retryable(engine: Engine) -> None:
     put(engine, outbox, {**EVENT, "position": 7})
     with pytest.raises(IntegrityError) as raised:
         put(engine, outbox, {**EVENT, "id": UUID(int=9), "position": 7})
@@ -235,7 +235,7 @@ def test_a_position_that_is_taken_is_tried_again(engine: Engine) -> None:
     ],
     ids=lambda change: str(change).replace("\n", " ")[:50],
 )
-def test_history_is_added_to_and_never_changed(engine: Engine, change: Any) -> None:
+def test_transactions_are_append_only(engine: Engine, change: Any) -> None:
     if str(change).startswith("TRUNCATE" if engine.dialect.name == "sqlite" else "INSERT OR"):
         change = delete(transactions)  # the other one's own words
     put(engine, cards, CARD)
@@ -247,7 +247,7 @@ def test_history_is_added_to_and_never_changed(engine: Engine, change: Any) -> N
 
 
 @pytest.mark.parametrize("column", ["amount", "version", "created_at", "id"])
-def test_a_column_holds_only_what_it_is_for(engine: Engine, column: str) -> None:
+def test_a_column_accepts_only_values_of_its_type(engine: Engine, column: str) -> None:
     # SQLite would else keep any text in any column.
     put(engine, cards, CARD)
     with pytest.raises(DBAPIError), engine.begin() as connection:
@@ -272,13 +272,13 @@ def _schema(engine: Engine) -> dict[str, Any]:
     }
 
 
-def test_the_migrations_make_the_tables_the_code_works_with(engine: Engine) -> None:
+def test_the_migrations_create_the_tables_of_the_code(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
 
 
-def test_the_migrations_make_the_constraints_the_code_counts_on(engine: Engine) -> None:
+def test_the_migrations_create_the_constraints_of_the_code(engine: Engine) -> None:
     found = _schema(engine)
     assert found.keys() == metadata.tables.keys()
     for name, table in metadata.tables.items():
@@ -308,7 +308,7 @@ def test_migrating_twice_is_harmless(engine: Engine, database_url: str) -> None:
         assert connection.execute(text("SELECT card_id FROM cards")).scalar_one() == "A1"
 
 
-def test_a_schema_can_be_taken_back_and_made_again(engine: Engine, database_url: str) -> None:
+def test_a_schema_can_be_downgraded_and_upgraded_again(engine: Engine, database_url: str) -> None:
     before = _schema(engine)
     with engine.begin() as connection:
         config = Config()

@@ -1,4 +1,4 @@
-"""Dead letters: whatever a sender has written, what is kept besides the body is bounded."""
+"""Dead letters: everything that is stored besides the body is bounded."""
 
 import json
 from datetime import UTC, datetime
@@ -51,7 +51,7 @@ def keep(engine: Engine, **parts: Any) -> DeadLetter:
         *(("content_encoding", 255), ("detail", 32 * 1024)),
     ],
 )
-def test_what_is_text_in_a_letter_is_cut(engine: Engine, part: str, chars_max: int) -> None:
+def test_texts_of_a_dead_letter_are_cut(engine: Engine, part: str, chars_max: int) -> None:
     kept = getattr(keep(engine, **{part: LONG}), part)
     assert len(kept) == chars_max
     assert kept.startswith("\\x00😀\\ud800")
@@ -68,7 +68,7 @@ HEADERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("headers", HEADERS.values(), ids=HEADERS)
-def test_of_headers_that_are_too_large_the_beginning_is_kept(
+def test_the_beginning_of_too_large_headers_is_stored(
     engine: Engine, headers: dict[str, Any]
 ) -> None:
     kept = keep(engine, headers=headers, task="transactions.create")
@@ -84,16 +84,14 @@ def test_of_headers_that_are_too_large_the_beginning_is_kept(
         assert open_letter(kept, [OWNER.identity]).is_cut
 
 
-def test_headers_that_may_be_read_are_kept_whole(engine: Engine) -> None:
+def test_readable_headers_are_stored_whole(engine: Engine) -> None:
     headers = {"task": "cards.create", "note": "x" * (HEADERS_BYTES_MAX - 40)}
     kept = keep(engine, headers=headers)
     assert (kept.headers, kept.is_cut) == (headers, False)
 
 
 @pytest.mark.parametrize("body", [b"nonsense", b"nonsense ", b"\xff", b'{"cut": {}'])
-def test_an_entry_that_is_no_message_is_one_letter_however_often_it_comes(
-    engine: Engine, body: bytes
-) -> None:
+def test_an_entry_that_is_no_message_is_stored_once(engine: Engine, body: bytes) -> None:
     about: dict[str, Any] = {"task": None, "message_id": None, "headers": {}}
     ends = (b"", b" ", b" \t") if body.endswith(b"}") else (b"", b"", b"")
     kept = [keep(engine, body=body + end, **about) for end in ends]
@@ -104,6 +102,6 @@ def test_an_entry_that_is_no_message_is_one_letter_however_often_it_comes(
         assert len(list_letters(connection, resolved=False, letters_max=9)) == 3
 
 
-def test_a_body_is_kept_whole(engine: Engine) -> None:
+def test_a_body_is_stored_whole(engine: Engine) -> None:
     body = bytes(range(256)) * 20_000
     assert keep(engine, body=body).body == body

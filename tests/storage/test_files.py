@@ -1,4 +1,4 @@
-"""Sealed files are put in place: each of them, whole, wherever that is."""
+"""Files are written into their store, each of them whole."""
 
 import base64
 import os
@@ -71,7 +71,7 @@ def last_error_of(engine: Engine, name: str) -> str | None:
     return file.last_error
 
 
-def test_all_of_them_are_put(engine: Engine, tmp_path: Path) -> None:
+def test_all_files_are_written(engine: Engine, tmp_path: Path) -> None:
     names = [f"b{number}" for number in range(20)]
     keep(engine, *names)
     store = FileStore(str(tmp_path / "new" / "folder"))
@@ -82,7 +82,7 @@ def test_all_of_them_are_put(engine: Engine, tmp_path: Path) -> None:
     assert write_files(engine, store) == 0
 
 
-def test_one_that_can_not_be_put_stops_no_other(engine: Engine, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_does_not_stop_others(engine: Engine, tmp_path: Path) -> None:
     names = [f"b{number}" for number in range(12)]
     keep(engine, *names)
     in_the_way = tmp_path / ACCOUNT / "b0.csv.age"
@@ -118,7 +118,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.debian
-def test_a_full_disk_leaves_no_half_file_and_is_tried_again(
+def test_a_full_disk_leaves_no_partial_file_and_is_retried(
     engine: Engine, small_disk: Path
 ) -> None:
     keep(engine, "b1", "b2")
@@ -151,7 +151,7 @@ OTHER = base64.b64encode(bytes(128)).decode()
     ids=["a part is gone", "a part is another of the same length"],
 )
 @pytest.mark.parametrize("url", ["folder", "memory://altered"])
-def test_a_file_that_is_not_what_was_sealed_is_not_put(
+def test_a_file_with_altered_content_is_not_written(
     engine: Engine, tmp_path: Path, change: Executable, url: str
 ) -> None:
     keep(engine, "b1", "b2")
@@ -173,7 +173,9 @@ def let_time_pass(engine: Engine) -> None:
         connection.execute(files.update().values(next_attempt_at=now))
 
 
-def test_the_pause_before_the_next_try_grows_up_to_an_hour(engine: Engine, tmp_path: Path) -> None:
+def test_the_pause_before_the_next_attempt_grows_up_to_an_hour(
+    engine: Engine, tmp_path: Path
+) -> None:
     keep(engine, "b1")
     (tmp_path / ACCOUNT).touch()
     store, pauses = FileStore(str(tmp_path)), []
@@ -215,7 +217,7 @@ def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging
     store.is_let_go.set()
 
 
-def test_a_store_that_hangs_is_left_and_not_called_until_it_comes_back(
+def test_a_store_that_hangs_is_not_called_until_it_is_available(
     engine: Engine, tmp_path: Path, hanging: Hanging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep(engine, "b1", "b2")
@@ -233,7 +235,7 @@ def test_a_store_that_hangs_is_left_and_not_called_until_it_comes_back(
     assert (tmp_path / ACCOUNT / "b1.csv.age").read_bytes() == CONTENT
 
 
-def test_who_wakes_the_writer_does_not_wait_for_the_store(
+def test_waking_the_writer_does_not_wait_for_the_store(
     engine: Engine, tmp_path: Path, hanging: Hanging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_store, "CALL_MAX_S", 60.0)
@@ -247,7 +249,7 @@ def test_who_wakes_the_writer_does_not_wait_for_the_store(
     writer.close(within_s=60)
 
 
-def test_the_writer_tries_again_when_the_store_is_back(engine: Engine, tmp_path: Path) -> None:
+def test_the_writer_retries_when_the_store_is_available(engine: Engine, tmp_path: Path) -> None:
     keep(engine, "b1")
     folder = tmp_path / "store"
     folder.touch()  # no folder can be made there
@@ -261,7 +263,7 @@ def test_the_writer_tries_again_when_the_store_is_back(engine: Engine, tmp_path:
     writer.close(within_s=60)
 
 
-def test_while_one_is_at_a_file_others_leave_it(engine: Engine, tmp_path: Path) -> None:
+def test_a_file_is_written_by_one_worker_at_a_time(engine: Engine, tmp_path: Path) -> None:
     keep(engine, "b1")
     with begin(engine) as (connection, _):
         assert leases.take(connection, f"file {ACCOUNT}/b1.csv.age", "another", at=0.0)
@@ -286,7 +288,7 @@ class AskedAgain(FileStore):
                 request_rewrite(connection, file)
 
 
-def test_a_file_that_is_asked_for_while_it_is_put_is_put_once_more(
+def test_a_file_requested_while_it_is_written_is_written_again(
     engine: Engine, tmp_path: Path
 ) -> None:
     keep(engine, "b1")
@@ -298,7 +300,7 @@ def test_a_file_that_is_asked_for_while_it_is_put_is_put_once_more(
     assert write_files(engine, store) == 0
 
 
-def test_who_looks_sees_the_whole_file_or_what_was_there_before(tmp_path: Path) -> None:
+def test_a_reader_sees_the_whole_file_or_the_one_before(tmp_path: Path) -> None:
     path, store = tmp_path / ACCOUNT / "b1", FileStore(str(tmp_path))
     store.put(f"{ACCOUNT}/b1", [b"before"])
 
@@ -315,7 +317,7 @@ def test_who_looks_sees_the_whole_file_or_what_was_there_before(tmp_path: Path) 
     assert path.read_bytes() == bytes(1_000_000)
 
 
-def test_a_file_is_on_the_disk_before_it_is_in_its_place_and_then_its_folder(
+def test_a_file_and_then_its_folder_are_synced_to_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / ACCOUNT / "b1"
@@ -327,7 +329,7 @@ def test_a_file_is_on_the_disk_before_it_is_in_its_place_and_then_its_folder(
     assert synced == [(path.stat().st_ino, False), (path.parent.stat().st_ino, True)]
 
 
-def test_any_store_will_do(engine: Engine) -> None:
+def test_files_are_written_to_any_fsspec_store(engine: Engine) -> None:
     keep(engine, "b1")
     assert write_files(engine, FileStore("memory://bureau/cards")) == 1
     with fsspec.open(f"memory://bureau/cards/{ACCOUNT}/b1.csv.age") as file:
@@ -337,7 +339,7 @@ def test_any_store_will_do(engine: Engine) -> None:
 @pytest.mark.parametrize(
     "url", ["nothing://x", "s3://x", "simplecache::nothing://x", "no::file:///x"]
 )
-def test_a_store_without_a_library_is_found_before_it_is_used(url: str) -> None:
+def test_a_store_without_its_library_is_reported_at_the_start(url: str) -> None:
     with pytest.raises((ValueError, ImportError)):
         FileStore(url).check()
 
@@ -351,7 +353,7 @@ def test_checking_a_store_opens_nothing() -> None:
     [".writing-x", ".writing+x", ".writing+", ".writing%2Bx", "..", "+", ".writing-1.pins"],
 )
 @pytest.mark.parametrize("kind", FileKind)
-def test_no_file_of_a_batch_is_taken_for_a_leftover(
+def test_no_file_of_a_batch_is_removed_as_unfinished(
     tmp_path: Path, batch_id: str, kind: FileKind
 ) -> None:
     store, name = FileStore(str(tmp_path)), file_name(ACCOUNT, batch_id, kind, UUID(int=1))
@@ -362,7 +364,7 @@ def test_no_file_of_a_batch_is_taken_for_a_leftover(
 
 
 @given(st.text(min_size=1, max_size=255), st.sampled_from(FileKind))
-def test_no_name_of_a_file_is_one_of_a_file_that_is_being_written(
+def test_names_of_files_differ_from_those_of_unfinished_files(
     batch_id: str, kind: FileKind
 ) -> None:
     account_id, _, name = file_name(ACCOUNT, batch_id, kind, UUID(int=1)).partition("/")
@@ -371,7 +373,7 @@ def test_no_name_of_a_file_is_one_of_a_file_that_is_being_written(
     assert "+" in UNFINISHED
 
 
-def test_what_the_dead_left_of_a_file_is_cleared_away(engine: Engine, tmp_path: Path) -> None:
+def test_unfinished_files_of_dead_workers_are_removed(engine: Engine, tmp_path: Path) -> None:
     folder = tmp_path / ACCOUNT
     folder.mkdir()
     dead, alive, other = (folder / name for name in (".writing+1", ".writing+2", "writing-1"))

@@ -1,4 +1,4 @@
-"""What handle does to the database: hostile content, conflicts in a group, times at the edges."""
+"""Handling commands: hostile content, conflicts in a group, times at the edges of the calendar."""
 
 import json
 from collections import Counter
@@ -99,16 +99,16 @@ def _but_position(table: Table) -> list[Column[Any]]:
     return [column for column in table.columns if column.name != "position"]
 
 
-def test_no_command_at_all_is_answered_with_nothing(engine: Engine) -> None:
+def test_no_commands_have_no_answers(engine: Engine) -> None:
     assert ask(engine) == []
 
 
-def test_the_order_in_a_group_is_the_order_in_which_it_happens(engine: Engine) -> None:
+def test_commands_of_a_group_are_handled_in_order(engine: Engine) -> None:
     made = ask(engine, activate("A1", "early"), batch("A1"), activate("A1", "late"))
     assert told(made) == ["card_not_found", "batch.completed", "card.activated"]
 
 
-def test_of_two_contents_in_a_group_the_first_has_the_key(engine: Engine) -> None:
+def test_the_first_of_two_contents_in_a_group_has_the_key(engine: Engine) -> None:
     first, second, third = activate("A1", "k"), activate("A1", "k", amount=1), activate("A2", "k")
     group = [batch("A1", "A2"), first, second, third, second, first]
     made = ask(engine, *group)
@@ -119,7 +119,7 @@ def test_of_two_contents_in_a_group_the_first_has_the_key(engine: Engine) -> Non
     assert [one.event for one in ask(engine, *group)] == [one.event for one in made]
 
 
-def test_a_conflict_says_nothing_of_the_first_command(engine: Engine) -> None:
+def test_a_conflict_reveals_nothing_of_the_first_command(engine: Engine) -> None:
     ask(engine, batch("A1"), activate("A1", "k", amount=77_777, name="For Kari"))
     (refused,) = ask(engine, activate("A1", "k", currency="SEK"))
     data = json.loads(refused.event)["data"]
@@ -133,20 +133,20 @@ def test_a_key_belongs_to_its_account(engine: Engine) -> None:
     assert told(ask(engine, mine, yours)) == ["card.created", "card.created"]
 
 
-def test_a_wrong_command_uses_up_its_key_as_any_other(engine: Engine) -> None:
+def test_an_invalid_command_uses_its_key(engine: Engine) -> None:
     (refused,) = ask(engine, create("A1", "k", amount="5"))
     assert ask(engine, create("A1", "k", amount="5"))[0].event == refused.event
     assert told(ask(engine, create("A1", "k"))) == ["idempotency_conflict"]
     assert told(ask(engine, activate("A1", "k", amount="5"))) == ["idempotency_conflict"]
 
 
-def test_a_dry_run_does_not_use_up_the_key(engine: Engine) -> None:
+def test_a_dry_run_does_not_use_the_key(engine: Engine) -> None:
     dry, real = create("A1", "k", dry_run=True), create("A1", "k")
     assert told(ask(engine, dry, real, dry)) == ["card.created"] * 3
     assert told(ask(engine, create("A1", "k", dry_run=True, amount=1))) == ["idempotency_conflict"]
 
 
-def test_refusals_stand_beside_what_is_done(engine: Engine) -> None:
+def test_refusals_do_not_affect_other_commands(engine: Engine) -> None:
     made = ask(
         engine,
         batch("A1", "A2"),
@@ -167,7 +167,7 @@ def test_refusals_stand_beside_what_is_done(engine: Engine) -> None:
         assert list(differences(connection)) == []
 
 
-def test_a_dry_run_in_a_group_is_not_seen_by_its_neighbours(engine: Engine) -> None:
+def test_a_dry_run_does_not_affect_other_commands_of_its_group(engine: Engine) -> None:
     made = ask(engine, create("A1", dry_run=True), activate("A1"), batch("A1"), create("A1"))
     assert told(made) == ["card.created", "card_not_found", "batch.completed", "card_exists"]
 
@@ -185,9 +185,7 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("fields", STRANGE.values(), ids=STRANGE.keys())
-def test_whatever_stands_in_a_command_comes_back_as_it_went_in(
-    engine: Engine, fields: dict[str, Any]
-) -> None:
+def test_values_of_a_command_are_returned_unchanged(engine: Engine, fields: dict[str, Any]) -> None:
     asked = create("A1", "strange", **fields)
     (first,) = ask(engine, asked)
     (again,) = ask(engine, asked)
@@ -212,7 +210,7 @@ EDGES = {"active_from": "0001-01-01T00:00:00.000Z", "expires_at": "9999-12-31T23
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "America/New_York"])
-def test_times_are_kept_to_the_edges_of_the_calendar(engine: Engine, zone: str) -> None:
+def test_the_first_and_last_times_of_the_calendar_are_stored(engine: Engine, zone: str) -> None:
     if engine.dialect.name == "postgresql":
         name = make_url(str(engine.url)).database
         with engine.begin() as connection:
@@ -226,7 +224,7 @@ def test_times_are_kept_to_the_edges_of_the_calendar(engine: Engine, zone: str) 
     assert card.expires_at == datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
 
 
-def test_what_is_stored_is_what_the_event_says(engine: Engine) -> None:
+def test_the_stored_card_equals_its_event(engine: Engine) -> None:
     (answer,) = ask(engine, create("A1", **EDGES, metadata={"b": [1], "a": None}, name="Kari"))
     said = json.loads(answer.event)["data"]
     card = stored(engine, "A1")
@@ -246,7 +244,7 @@ SAME_TO_PYTHON = {
 
 
 @pytest.mark.parametrize("values", SAME_TO_PYTHON.values(), ids=SAME_TO_PYTHON.keys())
-def test_metadata_that_only_json_tells_apart_are_stored(
+def test_metadata_that_differ_only_in_json_are_stored(
     engine: Engine, values: Sequence[Any]
 ) -> None:
     ask(engine, create("A1", metadata={"v": values[-1]}))
@@ -269,7 +267,7 @@ def test_every_key_has_one_answer_and_every_answer_a_key(engine: Engine) -> None
     assert len(ids[0]) == 4
 
 
-def test_what_is_rolled_back_was_never_asked(engine: Engine) -> None:
+def test_a_command_can_be_handled_again_after_a_rollback(engine: Engine) -> None:
     with begin(engine) as (connection, _):
         before = everything(connection)
     with engine.connect() as connection, connection.begin() as commit:
@@ -281,7 +279,9 @@ def test_what_is_rolled_back_was_never_asked(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("repeated", [False, True], ids=["fresh", "repeated"])
-def test_statements_do_not_grow_with_any_kind_of_command(engine: Engine, repeated: bool) -> None:
+def test_the_number_of_statements_does_not_grow_with_any_kind_of_command(
+    engine: Engine, repeated: bool
+) -> None:
     def group(size: int) -> list[Command]:
         some = range(size)
         return [
@@ -418,7 +418,9 @@ BEGINNING = [
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(GROUPS)
-def test_a_group_is_its_commands_one_by_one(engine: Engine, groups: list[list[Command]]) -> None:
+def test_a_group_has_the_same_result_as_its_commands_one_by_one(
+    engine: Engine, groups: list[list[Command]]
+) -> None:
     seen = []
     for alone in (False, True):
         issuer = plain_issuer()
@@ -451,7 +453,7 @@ def without_and_with_pin() -> tuple[Command, Command]:
     return first, command("transactions.create", "pay", **paid, pin=PIN)
 
 
-def test_a_pin_that_comes_with_a_repeat_is_no_pin_attempt(engine: Engine) -> None:
+def test_the_pin_of_a_repeated_command_is_no_pin_attempt(engine: Engine) -> None:
     issuer = plain_issuer()
     with begin(engine) as (connection, _):
         noted(connection, BEGINNING, NOW, issuer)
@@ -461,7 +463,7 @@ def test_a_pin_that_comes_with_a_repeat_is_no_pin_attempt(engine: Engine) -> Non
         assert everything(connection)["pin_attempts"] == []
 
 
-def test_a_pin_attempt_noted_before_a_crash_is_settled_by_what_comes_without_a_pin(
+def test_a_pin_attempt_before_a_crash_is_cleared_by_a_repeat_without_pin(
     engine: Engine,
 ) -> None:
     issuer, (first, again) = plain_issuer(), without_and_with_pin()
@@ -473,7 +475,7 @@ def test_a_pin_attempt_noted_before_a_crash_is_settled_by_what_comes_without_a_p
         assert outcome is Outcome.CLEARED
 
 
-def test_a_card_may_begin_again_in_another_currency(engine: Engine) -> None:
+def test_a_card_may_be_activated_again_in_another_currency(engine: Engine) -> None:
     reversal = command("cards.reverse_activation", "reverse", card_id="A1")
     ask(engine, batch("A1"), activate("A1"), reversal)
     with reading(engine) as connection:
@@ -483,5 +485,5 @@ def test_a_card_may_begin_again_in_another_currency(engine: Engine) -> None:
         assert list(differences(connection)) == []
 
 
-def test_every_command_there_is_is_drawn() -> None:
+def test_every_command_is_drawn() -> None:
     assert set(FIELDS) == ON_CARDS

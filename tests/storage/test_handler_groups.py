@@ -1,4 +1,4 @@
-"""What handle promises, whatever the number of commands, on both databases."""
+"""Handling groups of commands: idempotency, dry runs, and the same result in any groups."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -120,21 +120,21 @@ def test_a_key_with_other_content_is_refused(engine: Engine, changed: dict[str, 
     assert answers(engine, activate("A1"))[0].event == first.event
 
 
-def test_a_refusal_is_repeated_though_its_cause_has_gone(engine: Engine) -> None:
+def test_a_refusal_is_repeated_after_its_cause_has_ended(engine: Engine) -> None:
     (refused,) = answers(engine, activate("A1"))
     assert '"card_not_found"' in refused.event
     answers(engine, batch("A1"))
     assert answers(engine, activate("A1"))[0].event == refused.event
 
 
-def test_a_refusal_leaves_its_neighbours_alone(engine: Engine) -> None:
+def test_a_refusal_does_not_affect_other_commands(engine: Engine) -> None:
     made = answers(
         engine, batch("A1", "A2"), activate("A1"), activate("A9"), activate("A2", amount=-1)
     )
     assert types(made)[1:] == ["card.activated", "command.rejected", "command.rejected"]
 
 
-def test_a_dry_run_says_what_would_happen_and_stores_only_that(engine: Engine) -> None:
+def test_a_dry_run_stores_only_its_answer(engine: Engine) -> None:
     answers(engine, batch("A1"))
     (would,) = answers(engine, activate("A1", dry_run=True))
     assert would.type == "card.activated"
@@ -200,7 +200,7 @@ def _drawn(account: str, number: int, drawn: tuple[Any, ...]) -> Command:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(COMMANDS, max_size=14), st.sets(st.integers(0, 14)))
-def test_commands_at_once_one_by_one_and_in_any_groups_are_the_same(
+def test_commands_have_the_same_result_in_any_groups(
     engine: Engine, drawn: list[tuple[Any, ...]], cuts: set[int]
 ) -> None:
     bounds = sorted({0, len(drawn), *(cut for cut in cuts if cut < len(drawn))})

@@ -1,4 +1,4 @@
-"""Who holds a lease, by each observer's own monotonic clock."""
+"""Leases, judged by the monotonic clock of each process."""
 
 import pytest
 from sqlalchemy import Engine
@@ -33,30 +33,24 @@ def other(engine: Engine, holder: Candidate) -> Candidate:
     return Candidate(engine, "other")
 
 
-def test_who_is_at_work_keeps_the_lease_however_long_others_wait(
-    holder: Candidate, other: Candidate
-) -> None:
+def test_a_holder_that_renews_keeps_the_lease(holder: Candidate, other: Candidate) -> None:
     for _ in range(100):
         assert not other.takes(after_s=ABANDONED_S - 1)
         assert holder.takes(after_s=1)
 
 
-def test_a_lease_that_nobody_counts_up_is_taken_when_its_time_has_passed(
-    holder: Candidate, other: Candidate
-) -> None:
+def test_an_abandoned_lease_is_taken(holder: Candidate, other: Candidate) -> None:
     assert not other.takes()
     assert not other.takes(after_s=ABANDONED_S - 0.01)
     assert other.takes(after_s=0.01)
     assert not holder.takes()
 
 
-def test_a_lease_is_not_taken_at_the_first_look(engine: Engine, holder: Candidate) -> None:
+def test_a_lease_is_not_taken_at_the_first_attempt(engine: Engine, holder: Candidate) -> None:
     assert not Candidate(engine, "other", now=1e9).takes()
 
 
-def test_who_counts_up_at_the_last_moment_keeps_the_lease(
-    holder: Candidate, other: Candidate
-) -> None:
+def test_a_renewal_at_the_last_moment_keeps_the_lease(holder: Candidate, other: Candidate) -> None:
     assert not other.takes()
     other.now += ABANDONED_S
     assert holder.takes()
@@ -64,7 +58,7 @@ def test_who_counts_up_at_the_last_moment_keeps_the_lease(
     assert not other.takes(after_s=ABANDONED_S - 0.01)
 
 
-def test_of_two_that_find_it_abandoned_one_has_it(
+def test_one_of_two_processes_takes_an_abandoned_lease(
     engine: Engine, holder: Candidate, other: Candidate
 ) -> None:
     third = Candidate(engine, "third", now=5.0)
@@ -73,7 +67,7 @@ def test_of_two_that_find_it_abandoned_one_has_it(
     assert [other.takes(after_s=ABANDONED_S), third.takes(after_s=ABANDONED_S)] == [True, False]
 
 
-def test_a_lease_that_was_released_is_free_at_once(
+def test_a_released_lease_is_free_at_once(
     engine: Engine, holder: Candidate, other: Candidate
 ) -> None:
     assert not other.takes()
@@ -82,7 +76,7 @@ def test_a_lease_that_was_released_is_free_at_once(
     assert other.takes()
 
 
-def test_who_does_not_hold_it_releases_nothing(
+def test_only_the_holder_releases_a_lease(
     engine: Engine, holder: Candidate, other: Candidate
 ) -> None:
     with begin(engine) as (connection, _):

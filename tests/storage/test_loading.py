@@ -1,4 +1,4 @@
-"""What others commit between two statements: a group and a query see it all, or nothing of it."""
+"""A group or query sees all of a concurrent commit, or nothing of it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -111,7 +111,7 @@ def test_rows_of_each_release_are_there_after_the_upgrade(empty: Engine, revisio
     assert rows(empty) == dict.fromkeys(tables.metadata.tables, 1)
 
 
-def test_all_the_way_down_and_up(empty: Engine) -> None:
+def test_a_downgrade_to_nothing_and_an_upgrade(empty: Engine) -> None:
     url = empty.url.render_as_string(hide_password=False)
     upgrade(url)
     migrate(empty, "base", down=True)

@@ -1,4 +1,4 @@
-"""Orders are made chunk by chunk: all of their cards, once, whatever comes in between."""
+"""Orders are made chunk by chunk: all of their cards, once, despite failures."""
 
 import random
 from collections.abc import Iterator
@@ -104,7 +104,7 @@ def assert_complete(orders: Orders, count: int) -> None:
 # --- made -------------------------------------------------------------------------------------
 
 
-def test_an_order_is_made(orders: Orders) -> None:
+def test_an_order_creates_its_cards(orders: Orders) -> None:
     told = orders.order(2_500, **CODES)
     assert told["type"] == "batch.accepted"
     assert "cards" not in told["data"]
@@ -112,7 +112,7 @@ def test_an_order_is_made(orders: Orders) -> None:
     assert_complete(orders, 2_500)
 
 
-def test_in_any_order_and_more_than_once(orders: Orders) -> None:
+def test_chunks_are_done_once_in_any_order(orders: Orders) -> None:
     orders.order(20_000, **CODES)
     chance = random.Random(5)
     while orders.waiting:
@@ -128,7 +128,7 @@ def test_in_any_order_and_more_than_once(orders: Orders) -> None:
     assert len(orders.events("batch.completed")) == 1
 
 
-def test_by_many_workers_at_once(postgres_url: str) -> None:
+def test_many_workers_create_an_order_together(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     orders = Orders(engine)
     orders.order(6 * CHUNK, **CODES)
@@ -159,7 +159,7 @@ def test_by_many_workers_at_once(postgres_url: str) -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_a_worker_that_dies_between_a_chunk_and_asking_for_the_next_breaks_no_row(
+def test_a_worker_that_dies_before_it_requests_the_next_chunk_does_not_stop_the_order(
     orders: Orders,
 ) -> None:
     orders.order(SOME * SMALL)
@@ -171,7 +171,9 @@ def test_a_worker_that_dies_between_a_chunk_and_asking_for_the_next_breaks_no_ro
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_a_row_goes_on_though_the_database_is_away_after_its_chunk(orders: Orders) -> None:
+def test_an_order_continues_after_the_database_was_unavailable_after_a_chunk(
+    orders: Orders,
+) -> None:
     orders.order(SOME * SMALL)
     first, *_ = orders.waiting
     asked: list[Chunk] = []
@@ -195,7 +197,7 @@ def message_for(chunk: Chunk) -> Message:
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_what_is_asked_for_many_times_asks_for_the_next_once(orders: Orders) -> None:
+def test_a_chunk_requested_many_times_requests_the_next_once(orders: Orders) -> None:
     orders.order(SOME * SMALL)
     orders.work(3)
     orders.waiting.clear()
@@ -209,7 +211,7 @@ def test_what_is_asked_for_many_times_asks_for_the_next_once(orders: Orders) -> 
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_what_the_broker_has_lost_is_asked_for_again(orders: Orders) -> None:
+def test_lost_chunks_are_requested_again(orders: Orders) -> None:
     orders.order(SOME * SMALL)
     orders.work(5)
     orders.waiting.clear()
@@ -224,7 +226,7 @@ def test_what_the_broker_has_lost_is_asked_for_again(orders: Orders) -> None:
     assert orders.batch().state is BatchState.COMPLETED
 
 
-def test_also_when_only_the_end_is_missing(orders: Orders) -> None:
+def test_a_lost_end_is_requested_again(orders: Orders) -> None:
     orders.order(2 * CHUNK)
     orders.work(2)
     orders.waiting.clear()
@@ -241,7 +243,7 @@ def rest(orders: Orders) -> None:
         connection.execute(update(jobs).values(last_activity_at=now - timedelta(minutes=1)))
 
 
-def test_nobody_sees_a_card_before_the_last_one_is_made(orders: Orders) -> None:
+def test_cards_are_usable_only_when_the_order_is_complete(orders: Orders) -> None:
     orders.order(2 * CHUNK, **CODES)
     asks: tuple[tuple[type[CardQuery], dict[str, Any]], ...] = (
         (GetCard, {"card_id": "B1-0001"}),  # made
@@ -262,7 +264,7 @@ def seen(orders: Orders, query: type[CardQuery], **named: Any) -> str | None:
     return shown.get("reason")
 
 
-def test_progress_is_told_once_a_second_at_most(orders: Orders) -> None:
+def test_progress_is_published_once_a_second_at_most(orders: Orders) -> None:
     orders.order(5 * CHUNK)
     tell_last(orders, ago=-timedelta(hours=1))  # a moment ago, however slow this machine is
     orders.work(2)
@@ -302,7 +304,7 @@ def test_cards_without_secrets_have_no_file(orders: Orders) -> None:
     assert {row.id for row in rows} == {card_uuid(ACCOUNT, name) for name in names(3)}
 
 
-def test_in_company_a_chunk_is_made_in_pieces_and_is_the_same(orders: Orders) -> None:
+def test_a_throttled_chunk_is_made_in_pieces_with_the_same_result(orders: Orders) -> None:
     orders.order(CHUNK + 350, **CODES)
     worked: list[float] = []
     while orders.waiting:
@@ -312,7 +314,7 @@ def test_in_company_a_chunk_is_made_in_pieces_and_is_the_same(orders: Orders) ->
     assert_complete(orders, CHUNK + 350)
 
 
-def test_chunks_give_way_to_others_and_not_to_each_other(orders: Orders) -> None:
+def test_chunks_are_throttled_for_commands_and_not_for_chunks(orders: Orders) -> None:
     delivery = Delivery(orders.engine, lambda: False, vault=VAULT, request=orders.waiting.extend)
 
     def rest_after(chunk: Chunk) -> float:
@@ -345,7 +347,7 @@ def served(delivery: Delivery, card_id: str) -> None:
 
 
 @pytest.mark.parametrize("itself", [False, True])
-def test_who_serves_tills_itself_does_not_rest_within_a_chunk(
+def test_a_worker_that_also_handles_commands_does_not_pause_within_a_chunk(
     orders: Orders, itself: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     naps: list[float] = []
@@ -367,7 +369,7 @@ def test_who_serves_tills_itself_does_not_rest_within_a_chunk(
     assert bool(naps) is (not itself and orders.engine.dialect.name == "postgresql")
 
 
-def test_a_rest_within_a_chunk_is_short_enough_for_its_commit(
+def test_a_pause_within_a_chunk_is_shorter_than_the_idle_limit(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     naps = set[float]()
@@ -387,7 +389,7 @@ def test_a_rest_within_a_chunk_is_short_enough_for_its_commit(
     engine.dispose()
 
 
-def test_a_list_that_was_approved_is_made_with_the_types_it_names(orders: Orders) -> None:
+def test_an_approved_list_creates_cards_of_its_types(orders: Orders) -> None:
     asked = {"cards": LISTED, "batch_id": "B2", "needs_approval": True, "created_by": "kari"}
     told = orders.ask("cards.batch_create", "o", **asked, **CODES)
     assert told["type"] == "batch.awaiting_approval"
@@ -406,7 +408,7 @@ def test_a_list_that_was_approved_is_made_with_the_types_it_names(orders: Orders
     assert (batch.created_by, batch.approved_by) == ("kari", "ola")
 
 
-def test_tokens_are_made_as_the_order_says(orders: Orders) -> None:
+def test_tokens_have_the_options_of_the_order(orders: Orders) -> None:
     behaviour = {"expires_in": 3600, "expires_after_transaction": True}
     format = {"numbers": True, "length": 16, "prefix": "GC-"}
     makes: dict[str, Any] = {"card_token": {**behaviour, "format": format}}
@@ -421,7 +423,7 @@ def test_tokens_are_made_as_the_order_says(orders: Orders) -> None:
     assert {row.masked_code for row in rows} == {f"GC-{'*' * 12}{r['token'][-4:]}" for r in opened}
 
 
-def test_pins_may_be_for_somebody_else(orders: Orders) -> None:
+def test_pins_may_have_other_recipients(orders: Orders) -> None:
     printer = new_key_pair()
     orders.order(3, **CODES, seal_pins_to=[printer.recipient])
     orders.work()
@@ -441,7 +443,7 @@ def test_pins_may_be_for_somebody_else(orders: Orders) -> None:
         assert orders.pay(**paid)["type"] == "card.drawn_down"
 
 
-def test_a_batch_that_is_called_like_the_pins_of_another_has_a_file_of_its_own(
+def test_a_batch_named_like_the_pin_file_of_another_has_its_own_file(
     orders: Orders,
 ) -> None:
     for batch_id in ("B1", "B1.pins", "B1%2Epins"):
@@ -459,7 +461,7 @@ def test_a_batch_that_is_called_like_the_pins_of_another_has_a_file_of_its_own(
     ]
 
 
-def test_nobody_here_can_open_the_file(orders: Orders) -> None:
+def test_the_service_cannot_open_the_file(orders: Orders) -> None:
     orders.order(2_000, **CODES)
     orders.work(1)
     with reading(orders.engine) as connection:
@@ -497,7 +499,7 @@ def test_files_that_have_arrived_are_confirmed_once(orders: Orders) -> None:
     assert orders.count(file_parts) == 0
 
 
-def test_two_who_confirm_at_once_meet_at_the_batch(postgres_url: str) -> None:
+def test_one_of_two_concurrent_confirmations_succeeds(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     orders = Orders(engine)
     orders.order(1, **CODES)
@@ -512,7 +514,7 @@ def test_two_who_confirm_at_once_meet_at_the_batch(postgres_url: str) -> None:
     engine.dispose()
 
 
-def test_what_has_no_secrets_is_not_confirmed(orders: Orders) -> None:
+def test_files_without_secrets_are_not_confirmed(orders: Orders) -> None:
     orders.order(3)
     orders.work()
     orders.ask("batches.unblock", "recall", batch_id="B1", first=2, reason="found")
@@ -528,7 +530,7 @@ def test_what_has_no_secrets_is_not_confirmed(orders: Orders) -> None:
 # --- what can't go on, and what is let go -----------------------------------------------------
 
 
-def test_an_order_waits_for_a_pepper_that_is_gone(engine: Engine) -> None:
+def test_an_order_waits_for_a_missing_pepper(engine: Engine) -> None:
     orders = Orders(engine)
     orders.order(2 * CHUNK, **CODES)
     orders.work(2)
@@ -566,7 +568,7 @@ def test_a_worker_without_peppers_leaves_an_order_to_others(
     assert_complete(orders, 2 * CHUNK)
 
 
-def test_a_chunk_that_fails_again_and_again_is_a_dead_letter_and_its_order_says_so(
+def test_a_chunk_that_always_fails_is_a_dead_letter_and_the_batch_shows_the_error(
     postgres_url: str,
 ) -> None:
     engine = open_engine(postgres_url)
@@ -597,7 +599,7 @@ def test_a_chunk_that_fails_again_and_again_is_a_dead_letter_and_its_order_says_
     ],
     ids=repr,
 )
-def test_what_can_be_no_chunk_is_told_at_once_and_troubles_no_order(
+def test_an_invalid_chunk_message_is_a_dead_letter_and_affects_no_order(
     forged: dict[str, Any], engine: Engine
 ) -> None:
     orders = Orders(engine)
@@ -609,7 +611,7 @@ def test_what_can_be_no_chunk_is_told_at_once_and_troubles_no_order(
     assert orders.batch().last_error is None
 
 
-def test_a_chunk_is_not_given_up_before_its_batch_says_why(postgres_url: str) -> None:
+def test_a_chunk_is_dead_lettered_after_its_batch_shows_the_error(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     orders = Orders(engine)
     orders.order(1)
@@ -645,7 +647,7 @@ def let_go(orders: Orders) -> Batch:
     return batch
 
 
-def test_an_order_that_is_cancelled_leaves_nothing(orders: Orders) -> None:
+def test_a_cancelled_order_leaves_no_rows(orders: Orders) -> None:
     orders.order(8 * CHUNK, **CODES)
     orders.work(3)
     making = list(orders.waiting)
@@ -665,9 +667,7 @@ def test_an_order_that_is_cancelled_leaves_nothing(orders: Orders) -> None:
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_an_order_that_is_cancelled_before_its_first_card_is_over(
-    orders: Orders, lost: bool
-) -> None:
+def test_an_order_cancelled_before_its_first_card_ends_at_once(orders: Orders, lost: bool) -> None:
     orders.order(3 * CHUNK)
     orders.ask("batches.cancel", "stop", batch_id="B1")
     if lost:
@@ -680,7 +680,7 @@ def test_an_order_that_is_cancelled_before_its_first_card_is_over(
     assert stalled_chunks(orders.engine) == []
 
 
-def test_a_chunk_is_of_its_own_batch(orders: Orders) -> None:
+def test_a_chunk_of_another_batch_is_ignored(orders: Orders) -> None:
     orders.order(CHUNK + 1)
     orders.order(CHUNK + 1, "B2")
     asked = list(orders.waiting)
@@ -693,7 +693,7 @@ def test_a_chunk_is_of_its_own_batch(orders: Orders) -> None:
         assert orders.batch(batch_id).state is BatchState.COMPLETED
 
 
-def test_a_chunk_that_is_at_work_when_its_order_is_cancelled_is_not_kept(
+def test_a_chunk_is_rolled_back_if_its_order_is_cancelled_meanwhile(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # On SQLite one commit waits for the other, so this can't happen there.
@@ -723,7 +723,7 @@ def cancelling_at_work(orders: Orders, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield
 
 
-def test_an_order_that_was_cancelled_is_not_given_up_as_well(
+def test_a_cancelled_order_is_not_cancelled_again(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = open_engine(postgres_url)
@@ -737,7 +737,7 @@ def test_an_order_that_was_cancelled_is_not_given_up_as_well(
     engine.dispose()
 
 
-def test_a_chunk_that_another_worker_is_at_is_left_to_it(postgres_url: str) -> None:
+def test_a_chunk_locked_by_another_worker_is_skipped(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     orders = Orders(engine)
     orders.order(2 * CHUNK)
@@ -763,7 +763,7 @@ CREATE CONSTRAINT TRIGGER see AFTER UPDATE ON jobs DEFERRABLE INITIALLY DEFERRED
 """
 
 
-def test_a_chunk_waits_for_the_disk_when_something_is_told_or_others_wait(
+def test_a_chunk_waits_for_the_disk_if_it_publishes_or_commands_wait(
     postgres_url: str,
 ) -> None:
     engine = open_engine(postgres_url)
@@ -794,7 +794,7 @@ def test_a_chunk_waits_for_the_disk_when_something_is_told_or_others_wait(
     engine.dispose()
 
 
-def test_what_one_chunk_has_kept_does_not_stand_for_another(orders: Orders) -> None:
+def test_encrypted_secrets_of_a_chunk_cannot_replace_those_of_another(orders: Orders) -> None:
     orders.order(2 * CHUNK, **CODES)
     orders.work(2)
     with begin(orders.engine) as (connection, _):
@@ -814,7 +814,7 @@ def test_what_one_chunk_has_kept_does_not_stand_for_another(orders: Orders) -> N
     assert orders.count(files) == 0
 
 
-def test_cards_that_got_in_between_stop_an_order_and_are_left_alone(orders: Orders) -> None:
+def test_cards_with_taken_ids_cancel_an_order_and_are_not_removed(orders: Orders) -> None:
     orders.order(4 * CHUNK, **CODES)
     orders.work(2)
     name = f"B1-{3 * CHUNK}"
@@ -839,7 +839,7 @@ def take_name(orders: Orders, name: str) -> None:
         connection.execute(cards.insert().values(row | own))
 
 
-def test_an_order_whose_values_run_out_is_let_go(engine: Engine) -> None:
+def test_an_order_without_free_token_values_is_cancelled(engine: Engine) -> None:
     tools = SecretTools(draw_tokens=lambda _, count: ["123456789012"] * count)
     orders = Orders(engine, SecretIssuer(VAULT, tools))
     format = {"numbers": True, "length": 16}
@@ -852,7 +852,7 @@ def test_an_order_whose_values_run_out_is_let_go(engine: Engine) -> None:
     assert told["data"]["problems"][0]["field"] == "options.card_token.format"
 
 
-def test_names_that_are_taken_are_found_among_many(orders: Orders) -> None:
+def test_taken_card_ids_are_found_among_many(orders: Orders) -> None:
     listed = [{"card_id": f"P{number}"} for number in (9, 10, 99, 1000, "09", "1x", 182, "0009")]
     orders.ask("cards.batch_create", "listed", cards=listed)
     told = orders.order(999, "B2", card_id_pattern="P{n}")
@@ -866,7 +866,7 @@ def test_names_that_are_taken_are_found_among_many(orders: Orders) -> None:
     assert orders.order(999, "B5", card_id_pattern="P{n:05d}")["type"] == "batch.accepted"
 
 
-def test_names_are_looked_for_page_by_page(orders: Orders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_taken_card_ids_are_read_in_pages(orders: Orders, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("card_worker.storage.batches.CARD_IDS_PER_PAGE", 2)
     listed = [{"card_id": name} for name in ("P1a", "P1b", "P1c", "P1d", "P1e", "P99")]
     orders.ask("cards.batch_create", "listed", cards=listed)
@@ -882,7 +882,7 @@ def test_names_are_looked_for_page_by_page(orders: Orders, monkeypatch: pytest.M
     assert orders.names("B3") == []
 
 
-def test_names_sort_by_their_code_points_whatever_the_database_is_made_for(orders: Orders) -> None:
+def test_card_ids_sort_by_code_points_with_any_collation(orders: Orders) -> None:
     sorts_as = {"postgresql": "C", "sqlite": None}[orders.engine.dialect.name]
     kinds: dict[str, Any] = {
         one["name"]: one["type"] for one in inspect(orders.engine).get_columns("cards")
@@ -899,7 +899,7 @@ def statuses(orders: Orders) -> dict[str, tuple[str, bool]]:
     return {card_id: (state.value, bool(blocked)) for card_id, state, blocked in rows}
 
 
-def test_what_is_not_activated_is_closed_when_its_batch_is_cancelled(orders: Orders) -> None:
+def test_cancelling_a_batch_closes_its_inactive_cards(orders: Orders) -> None:
     orders.order(500)
     orders.work()
     orders.ask("cards.activate", "on", card_id="B1-0007", **LOAD)
@@ -923,7 +923,7 @@ def test_what_is_not_activated_is_closed_when_its_batch_is_cancelled(orders: Ord
 
 
 @pytest.mark.parametrize("is_listed", [True, False])
-def test_cards_are_called_back(orders: Orders, *, is_listed: bool) -> None:
+def test_cards_are_recalled(orders: Orders, *, is_listed: bool) -> None:
     if is_listed:
         listed = [{"card_id": name} for name in names(500)]
         orders.ask("cards.batch_create", "listed", cards=listed, batch_id="B1")
@@ -955,7 +955,7 @@ def test_cards_are_called_back(orders: Orders, *, is_listed: bool) -> None:
     assert {one["data"]["reason_text"] for one in blocks} == {"lost", "recall"}
 
 
-def test_who_called_cards_back_stands_in_their_history(orders: Orders) -> None:
+def test_events_of_recalled_cards_name_the_sender(orders: Orders) -> None:
     orders.order(2)
     orders.work()
     orders.ask("cards.activate", "on", card_id="B1-0002", created_by="till", **LOAD)
@@ -969,7 +969,7 @@ def test_who_called_cards_back_stands_in_their_history(orders: Orders) -> None:
     assert paid_out == ("kari", "desk")
 
 
-def test_what_was_called_back_may_come_again(orders: Orders) -> None:
+def test_a_recall_can_be_repeated_and_reversed(orders: Orders) -> None:
     orders.order(5)
     orders.work()
     asked = {"batch_id": "B1", "reason": "recall"}
@@ -997,7 +997,7 @@ RECALLS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("task", "fields"), RECALLS)
-def test_nobody_takes_the_keys_of_a_recall(
+def test_senders_cannot_use_the_keys_of_a_recall(
     orders: Orders, task: str, fields: dict[str, Any]
 ) -> None:
     orders.order(3)
@@ -1015,7 +1015,7 @@ def test_nobody_takes_the_keys_of_a_recall(
     assert (recall["done"], recall["refused"]) == (3, 0)
 
 
-def test_the_end_of_cards_is_put_off(orders: Orders) -> None:
+def test_the_expiry_of_cards_is_extended(orders: Orders) -> None:
     orders.order(4)
     orders.work()
     ends = ["2040-01-01T00:00:00Z", "2041-01-01T00:00:00Z", "2042-01-01T00:00:00Z"]
@@ -1030,7 +1030,7 @@ def test_the_end_of_cards_is_put_off(orders: Orders) -> None:
     assert orders.content(file) == (b"card_id,reason\r\nB1-0003,invalid\r\nB1-0004,invalid\r\n")
 
 
-def test_recalls_of_a_batch_are_done_one_after_the_other(orders: Orders) -> None:
+def test_recalls_of_a_batch_are_done_in_order(orders: Orders) -> None:
     orders.order(1_000)
     orders.work()
     asked = {"batch_id": "B1", "reason": "recall"}
@@ -1051,7 +1051,7 @@ def test_recalls_of_a_batch_are_done_one_after_the_other(orders: Orders) -> None
     ]
 
 
-def test_a_chunk_of_a_recall_whose_turn_has_not_come_does_nothing(orders: Orders) -> None:
+def test_a_chunk_of_a_later_recall_does_nothing(orders: Orders) -> None:
     orders.order(3)
     orders.work()
     asked = {"batch_id": "B1", "reason": "recall"}
@@ -1072,7 +1072,7 @@ def test_a_chunk_of_a_recall_whose_turn_has_not_come_does_nothing(orders: Orders
     ]
 
 
-def test_what_is_left_of_a_batch_is_let_go_after_its_recalls(orders: Orders) -> None:
+def test_a_batch_is_cancelled_after_its_recalls(orders: Orders) -> None:
     orders.order(3)
     orders.work()
     orders.ask("batches.block", "block", batch_id="B1", reason="recall")
@@ -1110,7 +1110,7 @@ def wait_for_approval(orders: Orders, batch_id: str, *card_ids: str) -> dict[str
     return orders.ask("cards.batch_create", f"order-{card_ids[0]}", batch_id=batch_id, **asked)
 
 
-def test_names_of_lists_are_looked_up_by_key(orders: Orders) -> None:
+def test_card_ids_of_lists_are_found_by_key(orders: Orders) -> None:
     for number in range(3):
         wait_for_approval(orders, f"B{number}", f"X{number}", f"Y{number}")
     with begin(orders.engine) as (connection, now):
@@ -1120,7 +1120,7 @@ def test_names_of_lists_are_looked_up_by_key(orders: Orders) -> None:
     assert [order.card_list for order in books.orders[ACCOUNT].values()] == [None] * 3
 
 
-def test_names_of_lists_are_free_once_the_list_is_made_or_let_go(orders: Orders) -> None:
+def test_card_ids_of_lists_are_released_when_the_list_is_done_or_cancelled(orders: Orders) -> None:
     wait_for_approval(orders, "made", "A1", "A2")
     wait_for_approval(orders, "cancelled", "C1")
     wait_for_approval(orders, "stopped", "S1")
@@ -1143,7 +1143,7 @@ def test_names_of_lists_are_free_once_the_list_is_made_or_let_go(orders: Orders)
     assert again["type"] == "batch.cancelled"
 
 
-def test_a_pattern_meets_the_names_of_lists_that_wait(orders: Orders) -> None:
+def test_a_pattern_conflicts_with_card_ids_of_waiting_lists(orders: Orders) -> None:
     wait_for_approval(orders, "B1", "P-0007", "P-0008", "P-9999")
     told = orders.order(20, "P")
     assert told["data"]["reason"] == "card_exists"
@@ -1161,7 +1161,7 @@ def waits_for_another(engine: Engine) -> bool:
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_orders_of_one_group_with_the_same_name_are_checked_each_for_itself(
+def test_orders_of_a_group_with_the_same_batch_id_are_checked_separately(
     orders: Orders, dry_run: bool
 ) -> None:
     orders.ask("cards.create", "a1", card_id="A-1", **LOAD)
@@ -1182,7 +1182,7 @@ def test_orders_of_one_group_with_the_same_name_are_checked_each_for_itself(
     assert [answer.reason for answer in answers] == ["card_exists", None]
 
 
-def test_two_commits_reserve_a_name_once(postgres_url: str) -> None:
+def test_one_of_two_commits_reserves_a_card_id(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     orders, others = Orders(engine), Orders(open_engine(postgres_url))
     listed: dict[str, Any] = {"cards": [{"card_id": "X1"}], "needs_approval": True}
@@ -1202,7 +1202,7 @@ def test_two_commits_reserve_a_name_once(postgres_url: str) -> None:
         used.dispose()
 
 
-def test_orders_that_nobody_approves_lapse(orders: Orders) -> None:
+def test_unapproved_orders_lapse(orders: Orders) -> None:
     wait_for_approval(orders, "old", "A1")
     wait_for_approval(orders, "approved", "A2")
     orders.ask("batches.approve", "yes", batch_id="approved", created_by="ola")
@@ -1224,7 +1224,7 @@ def test_orders_that_nobody_approves_lapse(orders: Orders) -> None:
 
 
 @pytest.mark.parametrize("length", [58, 59, 255])
-def test_an_order_lapses_however_long_its_name_is(orders: Orders, length: int) -> None:
+def test_an_order_with_a_long_batch_id_lapses(orders: Orders, length: int) -> None:
     long = ["b" * length, "b" * (length - 1) + "c"]
     wait_for_approval(orders, long[0], "A1")
     wait_for_approval(orders, long[1], "A2")
@@ -1234,7 +1234,7 @@ def test_an_order_lapses_however_long_its_name_is(orders: Orders, length: int) -
     assert [told["subject"] for told in orders.events("batch.cancelled")] == long
 
 
-def test_an_order_that_is_locked_keeps_no_other_from_lapsing(postgres_url: str) -> None:
+def test_a_locked_order_does_not_stop_others_from_lapsing(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     orders = Orders(engine)
     wait_for_approval(orders, "held", "A1")
@@ -1251,12 +1251,12 @@ def test_an_order_that_is_locked_keeps_no_other_from_lapsing(postgres_url: str) 
     engine.dispose()
 
 
-def test_a_chunk_nobody_has_begun_is_nothing(orders: Orders) -> None:
+def test_a_chunk_of_an_unknown_job_is_ignored(orders: Orders) -> None:
     nothing = Chunk(card_uuid(ACCOUNT, "x"), ACCOUNT, "B1", Action.MAKE, 1)
     assert do(orders.engine, orders.issuer, nothing) == []
 
 
-def test_codes_without_a_card_and_batches_without_their_cards_are_found(orders: Orders) -> None:
+def test_reconcile_finds_codes_without_cards_and_batches_without_cards(orders: Orders) -> None:
     orders.order(3, **CODES)
     orders.work()
     with begin(orders.engine) as (connection, _):

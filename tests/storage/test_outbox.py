@@ -1,4 +1,4 @@
-"""What the relay asks of the outbox."""
+"""The queries of the relay."""
 
 import re
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from tests.storage.test_bulk_write import create
 PUBLISHED = 2_000
 
 
-def test_a_look_costs_what_is_new_and_not_what_is_old(postgres_url: str) -> None:
+def test_reading_unpublished_events_does_not_slow_down_with_old_events(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     with begin(engine) as (connection, now):
         handle(connection, create(*(f"card-{number}" for number in range(PUBLISHED))), now)
@@ -69,7 +69,7 @@ def event(position: int) -> Unpublished:
     return Unpublished(position, UUID(int=position), "T00000001", type, "card", "{}")
 
 
-def test_the_watermark_moves_past_what_was_visible_when_all_that_runs_began() -> None:
+def test_the_watermark_moves_past_positions_visible_to_all_running_transactions() -> None:
     mark = Watermark()
     mark.advance([event(1), event(7)], Running(10, 20), at=100.0)
     mark.advance([], Running(11, 21), at=101.0)
@@ -82,7 +82,7 @@ def test_the_watermark_moves_past_what_was_visible_when_all_that_runs_began() ->
     assert mark.position == 9
 
 
-def test_the_watermark_stays_below_what_is_not_published() -> None:
+def test_the_watermark_stays_below_unpublished_positions() -> None:
     mark = Watermark()
     mark.advance([event(3), event(7)], Running(10, 20), at=0.0)
     # Position 5 was drawn before 7 and is committed later; the sink is away for hours.
@@ -93,7 +93,7 @@ def test_the_watermark_stays_below_what_is_not_published() -> None:
     assert mark.position == 7
 
 
-def test_a_backlog_lets_the_watermark_follow() -> None:
+def test_the_watermark_moves_while_there_is_a_backlog() -> None:
     mark = Watermark()
     for second in range(120):
         first = 1 + 500 * second
@@ -103,7 +103,7 @@ def test_a_backlog_lets_the_watermark_follow() -> None:
     assert len(mark._visible) == 1
 
 
-def test_events_of_a_card_keep_their_order_however_long_a_commit_takes(postgres_url: str) -> None:
+def test_events_of_a_card_keep_their_order_during_long_commits(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     mark, at, published = Watermark(), 0.0, list[str]()
 
@@ -134,7 +134,7 @@ def test_events_of_a_card_keep_their_order_however_long_a_commit_takes(postgres_
     engine.dispose()
 
 
-def test_a_snapshot_that_is_open_does_not_slow_the_relay_down(
+def test_an_open_snapshot_does_not_slow_the_relay_down(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "WATERMARK_STEP_S", 0.0)

@@ -1,4 +1,4 @@
-"""The parts of psycopg that aren't public, and are used nevertheless."""
+"""The private parts of psycopg that are used."""
 
 import inspect
 import tomllib
@@ -22,13 +22,13 @@ PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
         (psycopg.Connection, "wait", ["self", "gen", "interval", "timeout"]),
     ],
 )
-def test_private_parts_take_what_they_are_given(
+def test_private_functions_have_the_expected_parameters(
     owner: object, name: str, parameters: list[str]
 ) -> None:
     assert list(inspect.signature(getattr(owner, name)).parameters)[:4] == parameters
 
 
-def test_private_parts_have_their_attributes() -> None:
+def test_private_attributes_exist() -> None:
     assert "result_queue" in inspect.get_annotations(Pipeline.__mro__[1])
     assert issubclass(errors._WaitTimeout, Exception)
 

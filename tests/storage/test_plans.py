@@ -1,4 +1,4 @@
-"""What is looked for is found by its key, also where PostgreSQL takes a table for a small one.
+"""Rows are found by keys, also where PostgreSQL's statistics call a table small.
 
 A table that an order fills was counted when it was small, if it ever was.
 """

@@ -1,4 +1,4 @@
-"""Lists of cards: each status in SQL is the status that the rules see."""
+"""Lists of cards: a status in SQL agrees with the status of the rules."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -59,7 +59,7 @@ def names(some: list[Card]) -> list[str]:
 
 @pytest.mark.parametrize("status", Status)
 @pytest.mark.parametrize("now", [START - timedelta(seconds=1), START, LATER])
-def test_a_status_is_found_as_it_is_shown(
+def test_a_filter_by_status_agrees_with_the_shown_status(
     status: Status, now: datetime, engine: Engine, known: list[Card]
 ) -> None:
     shown = names([card for card in known if card.status(now) is status])
@@ -67,7 +67,7 @@ def test_a_status_is_found_as_it_is_shown(
     assert shown or now != START
 
 
-def test_each_filter_leaves_what_it_says(engine: Engine, known: list[Card]) -> None:
+def test_each_filter_returns_the_matching_cards(engine: Engine, known: list[Card]) -> None:
     at = START + timedelta(hours=4)
     for wanted, is_wanted in (
         ({"type": CardType.GIFT_CARD}, lambda card: card.type is CardType.GIFT_CARD),
@@ -84,7 +84,7 @@ def test_each_filter_leaves_what_it_says(engine: Engine, known: list[Card]) -> N
         assert len(expected) < len(known)
 
 
-def test_a_list_goes_on_where_it_ended(engine: Engine, known: list[Card]) -> None:
+def test_a_list_continues_after_its_last_page(engine: Engine, known: list[Card]) -> None:
     seen: list[str] = []
     with reading(engine) as connection:
         while page := list_cards(

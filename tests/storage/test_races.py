@@ -1,4 +1,4 @@
-"""Commands that can't all be right, at once: one wins, and the books add up."""
+"""Concurrent commands that exclude each other: one succeeds, and the books add up."""
 
 import os
 from collections import Counter
@@ -85,7 +85,7 @@ def prove(engine: Engine) -> None:
         assert all(one.adds_up for one in totals(connection))
 
 
-def test_of_capture_void_and_expiry_of_a_hold_one_wins(postgres_url: str) -> None:
+def test_one_of_capture_void_and_expiry_of_a_hold_succeeds(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     # A card for each: whatever comes to a card releases all its holds that are due.
     names = [f"A{number}" for number in range(ROUNDS)]
@@ -119,7 +119,7 @@ def test_of_capture_void_and_expiry_of_a_hold_one_wins(postgres_url: str) -> Non
 
 
 @pytest.mark.parametrize("spenders", [4])
-def test_what_is_on_a_card_is_spent_once(spenders: int, postgres_url: str) -> None:
+def test_a_balance_is_spent_once(spenders: int, postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     make_cards(engine, "A1", amount=100 * ROUNDS)
 
@@ -137,7 +137,7 @@ def test_what_is_on_a_card_is_spent_once(spenders: int, postgres_url: str) -> No
     engine.dispose()
 
 
-def test_transfers_to_and_fro_never_wait_for_each_other_for_good(postgres_url: str) -> None:
+def test_transfers_in_both_directions_do_not_deadlock(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     make_cards(engine, "A1", "A2", amount=10 * ROUNDS)
 
@@ -210,7 +210,7 @@ def deliver(url: str, messages: Sequence[Message]) -> tuple[list[Outcome], int]:
 
 
 @pytest.mark.parametrize(("task", "fields"), SAME_CARD.values(), ids=SAME_CARD.keys())
-def test_a_group_that_makes_a_card_that_another_has_made_is_done_in_one_commit(
+def test_a_group_that_waits_for_the_same_card_is_done_in_one_commit(
     task: str, fields: dict[str, Any], postgres_url: str
 ) -> None:
     engine = open_engine(postgres_url)
@@ -232,7 +232,9 @@ def test_a_group_that_makes_a_card_that_another_has_made_is_done_in_one_commit(
     engine.dispose()
 
 
-def test_two_workers_that_make_the_same_cards_need_a_commit_a_group(postgres_url: str) -> None:
+def test_two_workers_that_create_the_same_cards_need_one_commit_per_group(
+    postgres_url: str,
+) -> None:
     engine = open_engine(postgres_url)
     rounds, start, commits = 10, Barrier(2), 0
 
@@ -258,7 +260,7 @@ def test_two_workers_that_make_the_same_cards_need_a_commit_a_group(postgres_url
     engine.dispose()
 
 
-def test_what_always_violates_a_constraint_is_a_defect(engine: Engine) -> None:
+def test_a_command_that_always_violates_a_constraint_is_a_defect(engine: Engine) -> None:
     # Of a card that isn't there. No commit of ours leaves it behind.
     orphan = {"id": card_uuid(ACCOUNT, "same"), "account_id": ACCOUNT, "kid": "p1", "digest": ""}
     with begin(engine) as (connection, now):

@@ -1,4 +1,4 @@
-"""Sessions of PostgreSQL that go silent, change their role, or are a pooler's."""
+"""Sessions of PostgreSQL that are lost, become read-only, or belong to a pooler."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -69,7 +69,7 @@ def _send_and_forget(connection: Connection) -> object:
 
 @pytest.mark.parametrize("hold", [Proxy.pause, Proxy.hold_replies], ids=["silent", "deaf"])
 @pytest.mark.parametrize("work", [_execute, _send, _send_and_forget])
-def test_a_commit_without_a_reply_ends_and_the_next_one_connects_anew(
+def test_a_commit_without_a_reply_fails_and_the_next_one_reconnects(
     through: Engine,
     between: Proxy,
     work: Callable[[Connection], object],
@@ -93,7 +93,7 @@ def test_a_commit_without_a_reply_ends_and_the_next_one_connects_anew(
         assert _execute(connection) != before
 
 
-def test_a_look_without_a_reply_ends_as_well(through: Engine, between: Proxy) -> None:
+def test_reading_without_a_reply_fails(through: Engine, between: Proxy) -> None:
     with reading(through) as connection:
         _execute(connection)
     between.pause()
@@ -102,7 +102,7 @@ def test_a_look_without_a_reply_ends_as_well(through: Engine, between: Proxy) ->
     assert is_retryable(raised.value)
 
 
-def test_a_server_that_accepts_connections_and_says_nothing_is_given_up(
+def test_a_server_that_accepts_connections_but_never_replies_fails(
     through: Engine, between: Proxy
 ) -> None:
     between.pause()
@@ -111,7 +111,7 @@ def test_a_server_that_accepts_connections_and_says_nothing_is_given_up(
     assert is_retryable(raised.value)
 
 
-def test_who_waits_for_events_notices_that_the_session_is_silent(
+def test_waiting_for_events_detects_a_lost_session(
     through: Engine, between: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "CHECK_S", 0.0)
@@ -127,14 +127,14 @@ def test_who_waits_for_events_notices_that_the_session_is_silent(
     assert is_retryable(raised.value)
 
 
-def test_statements_without_a_limit_may_take_their_time(postgres_url: str) -> None:
+def test_without_a_limit_statements_may_take_long(postgres_url: str) -> None:
     engine = open_engine(postgres_url, reply_max_s=None)
     with reading(engine) as connection:
         assert connection.execute(text("SELECT 1 FROM pg_sleep(0.2)")).scalar() == 1
     engine.dispose()
 
 
-def test_a_slow_statement_within_the_limit_is_no_silence(postgres_url: str) -> None:
+def test_a_slow_statement_within_the_limit_succeeds(postgres_url: str) -> None:
     engine = open_engine(postgres_url, reply_max_s=30)
     with begin(engine) as (connection, _):
         assert connection.execute(text("SELECT 1 FROM pg_sleep(0.2)")).scalar() == 1
@@ -191,7 +191,7 @@ def test_an_error_of_the_session_ends_it_and_the_pool_s_others(
     engine.dispose()
 
 
-def test_a_statement_that_could_not_be_prepared_is_executed_once_it_can(postgres_url: str) -> None:
+def test_a_statement_is_executed_after_its_preparation_failed(postgres_url: str) -> None:
     """The driver prepares a statement after a few uses; here the server refuses that."""
     engine = open_engine(postgres_url)
     statement = delete(starts)
@@ -213,7 +213,7 @@ def test_a_statement_that_could_not_be_prepared_is_executed_once_it_can(postgres
     engine.dispose()
 
 
-def test_an_error_of_what_was_asked_leaves_the_session(postgres_url: str) -> None:
+def test_an_error_of_a_statement_does_not_end_the_session(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     with begin(engine) as (connection, _):
         before = _execute(connection)
@@ -228,7 +228,7 @@ def test_an_error_of_what_was_asked_leaves_the_session(postgres_url: str) -> Non
 
 
 @pytest.mark.debian
-def test_behind_a_pooler_nothing_belongs_to_a_session(
+def test_behind_a_pooler_no_session_features_are_used(
     postgres_server: Server, postgres_url: str
 ) -> None:
     with pgbouncer(postgres_server.url) as pooler:
@@ -267,7 +267,7 @@ def _many_at_once(engine: Engine) -> None:
     assert failures == []
 
 
-def test_without_a_pooler_sessions_are_used(postgres_url: str) -> None:
+def test_without_a_pooler_session_features_are_used(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     with begin(engine) as (connection, _):
         assert not is_pooled(connection)

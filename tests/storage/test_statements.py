@@ -1,4 +1,4 @@
-"""However commands are mixed, the database is sent few texts, and they are kept in few places."""
+"""Any mixture of commands needs few different texts of statements."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -113,7 +113,7 @@ def handle_all(connection: Connection, groups: Iterator[Sequence[Command]]) -> N
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_small_groups_of_any_kind_make_few_texts(engine: Engine, seed: int) -> None:
+def test_small_groups_of_any_kind_need_few_statement_texts(engine: Engine, seed: int) -> None:
     with counting(engine) as said, begin(engine) as (connection, _):
         handle_all(connection, Mixer(seed).groups(150))
     texts = set(map(str, said))

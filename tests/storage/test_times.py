@@ -1,4 +1,4 @@
-"""Clocks that go back, as after a failover: nothing of a card does."""
+"""The times of a card never go back, even if a clock does, as after a failover."""
 
 import json
 from collections import defaultdict
@@ -76,7 +76,7 @@ def never_back(engine: Engine) -> Iterator[None]:
 
 @pytest.mark.parametrize("back", [MS, HOUR], ids=["a millisecond", "an hour"])
 @pytest.mark.parametrize("begun", ["created", "activated", "replaced"])
-def test_a_fresh_card_can_be_spent_at_once(engine: Engine, back: timedelta, begun: str) -> None:
+def test_a_new_card_can_be_spent_at_once(engine: Engine, back: timedelta, begun: str) -> None:
     ways: dict[str, Sequence[Command]] = {
         "created": [create("A1")],
         "activated": [batch("A1"), activate("A1")],
@@ -90,7 +90,7 @@ def test_a_fresh_card_can_be_spent_at_once(engine: Engine, back: timedelta, begu
     assert told(ask(engine, NOW - back, spend("A1", "r1"))) == ["card.drawn_down"]
 
 
-def test_a_card_that_was_told_when_to_start_starts_then(engine: Engine) -> None:
+def test_a_card_with_active_from_starts_then(engine: Engine) -> None:
     ask(engine, NOW, create("A1", active_from=write_time(NOW + HOUR)))
     assert told(ask(engine, NOW + HOUR - MS, spend("A1", "r1"))) == ["card_not_started"]
     assert told(ask(engine, NOW + HOUR, spend("A1", "r2"))) == ["card.drawn_down"]
@@ -98,7 +98,7 @@ def test_a_card_that_was_told_when_to_start_starts_then(engine: Engine) -> None:
     assert told(ask(engine, NOW, spend("A1", "r3"))) == ["card.drawn_down"]
 
 
-def test_a_token_serves_from_the_moment_it_is_made(engine: Engine) -> None:
+def test_a_token_is_usable_from_its_creation(engine: Engine) -> None:
     ask(engine, NOW, create("A1"))
     serves = {"expires_in": 60, "expires_after_transaction": False}
     made = command("tokens.create", "t", card_id="A1", ref_id="t", **serves, **SEAL_TO)
@@ -131,14 +131,14 @@ def test_a_transfer_comes_after_both_cards_and_releases_what_is_due_then(engine:
 
 
 @pytest.mark.parametrize("what", ["capture", "void"])
-def test_a_hold_that_is_over_stays_so(engine: Engine, what: str) -> None:
+def test_an_ended_hold_stays_ended(engine: Engine, what: str) -> None:
     held = spend("A1", "hold", pending=True, hold_expires_in=60)
     ask(engine, NOW, create("A1"), held)
     ask(engine, NOW + HOUR, spend("A1", "r1"))
     assert told(ask(engine, NOW, follow(what, held))) == ["hold_closed"]
 
 
-def test_a_card_that_has_expired_stays_so(engine: Engine) -> None:
+def test_an_expired_card_stays_expired(engine: Engine) -> None:
     ask(engine, NOW, create("A1", expires_at=write_time(NOW + HOUR)))
     update = command("cards.update", "u", card_id="A1", name="Kari")
     (shown,) = ask(engine, NOW + HOUR, update)
@@ -154,13 +154,13 @@ def test_an_activation_can_be_reversed_within_its_window_on_any_clock(engine: En
     assert told(ask(engine, NOW + 25 * HOUR, reverse[1])) == ["not_reversible"]
 
 
-def test_what_is_tried_comes_after_what_was_done(engine: Engine) -> None:
+def test_a_dry_run_has_the_time_of_its_card(engine: Engine) -> None:
     ask(engine, NOW, create("A1"))
     group = [spend("A1", "dry", dry_run=True), spend("A1", "real")]
     assert [answer.created_at for answer in ask(engine, NOW - HOUR, *group)] == [NOW, NOW]
 
 
-def test_pins_are_noted_and_cards_shown_in_the_time_of_the_card(engine: Engine) -> None:
+def test_pin_attempts_and_queries_use_the_time_of_the_card(engine: Engine) -> None:
     ask(engine, NOW, create("A1", card_token={"expires_in": 600}, pin={}, **SEAL_TO))
     ask(engine, NOW + HOUR / 4, command("cards.update", "u", card_id="A1", name="Kari"))
     paid = {"token": "TOKEN-0", "amount": 1, "currency": "NOK"}
@@ -196,7 +196,7 @@ def test_cards_of_an_order_are_no_older_than_their_tokens(engine: Engine) -> Non
     assert moved.created_at > NOW
 
 
-def test_a_time_that_is_derived_is_derived_from_that_of_the_card(engine: Engine) -> None:
+def test_derived_times_are_based_on_the_time_of_the_card(engine: Engine) -> None:
     ask(engine, NOW, create("A1"))
     held = spend("A1", "hold", pending=True, hold_expires_in=60)
     (answer,) = ask(engine, NOW - HOUR, held)
