@@ -99,7 +99,6 @@ class Till:
 
 def play(till: Till) -> tuple[list[Event], DeadLetter]:
     """Send all messages; return the events of the stream in order, and the dead letter."""
-    _order(till)
     expires_at = _sell(till)
     _refuse(till)
     _spend(till)
@@ -118,18 +117,11 @@ def outcome(event: Event) -> str:
     return str(event["data"].get("reason", event["type"]))
 
 
-def _order(till: Till) -> None:
-    cards = _batch_cards(map(_card, range(1, CARDS + 1)))
-    till.send(
-        f"create {CARDS:,} inactive cards",
-        CreateBatch(**_ids("order-1"), cards=cards),
-        "batch.completed",
-        about=f"{_card(1)} .. {CARDS}",
-    )
-
-
 def _sell(till: Till) -> datetime:
-    """Send sales that are accepted; return when the first card expires."""
+    """Create cards and sell some of them; return when the first one expires."""
+    cards = _batch_cards(map(_card, range(1, CARDS + 1)))
+    order, about = CreateBatch(**_ids("order-1"), cards=cards), f"{_card(1)} .. {CARDS}"
+    till.send(f"create {CARDS:,} inactive cards", order, "batch.completed", about=about)
     expires_at = datetime.now(UTC) + timedelta(seconds=EXPIRES_IN_S)
     short = _sale("sale-1", _card(1), 5_000, currency=Currency.EUR, expires_at=expires_at)
     till.send(f"{_described(short)} for {EXPIRES_IN_S} s", short, "card.activated")
