@@ -87,6 +87,9 @@ STORIES = {
         draw      $A2 1 NOK                    -> command.rejected card_not_usable
         draw      $A3 1 NOK                    -> card.drawn_down
         draw      $A3 1 NOK                    -> card.drawn_down
+        batch     B2: A4                       -> batch.completed
+        activate  A4 5 NOK token=once          -> command.rejected token_not_found
+        activate  A4 5 NOK                     -> card.activated
     """,
     "more tokens, for a while or for one payment": """
         create    A1 500 NOK token             -> card.created

@@ -106,8 +106,91 @@ STORIES = {
         wait      1h
         transfer  A2 to=A1 50                  -> hold.expired + card.transferred_out + card.transferred_in  # A1: 100 unused, 100 free
         block     A1                           -> card.blocked
-        transfer  A2 to=A1 50                  -> card.transferred_out + card.transferred_in
+        transfer  A2 to=A1 50                  -> command.rejected card_blocked
         transfer  A1 to=A2 50                  -> command.rejected card_blocked
+    """,
+    "a transfer keeps to the dates of both cards": """
+        create    A1 500 NOK expires=+2d from=+1h -> card.created
+        create    A2 5 NOK expires=+3d         -> card.created
+        create    A3 5 NOK                     -> card.created
+        create    A4 5 NOK expires=+1d from=+9h -> card.created
+        transfer  A1 to=A2 1                   -> command.rejected card_not_started
+        wait      1h
+        transfer  A1 to=A2 1                   -> card.transferred_out + card.transferred_in
+        transfer  A1 to=A3 1                   -> card.transferred_out + card.transferred_in
+        account   transfers_extend_expiry=no
+        transfer  A1 to=A2 1                   -> command.rejected expiry_mismatch
+        transfer  A1 to=A3 1                   -> command.rejected expiry_mismatch
+        transfer  A2 to=A1 1                   -> card.transferred_out + card.transferred_in
+        transfer  A3 to=A1 1                   -> card.transferred_out + card.transferred_in
+        transfer  A1 to=A4 1                   -> card.transferred_out + card.transferred_in
+    """,
+    "the last capture releases the rest": """
+        create    A1 500 NOK                   -> card.created
+        hold      A1 300 NOK h1                -> hold.placed         # A1: 500 unused, 200 free
+        capture   @h1 100                      -> hold.captured       # A1: 400 partially_used, 200 free
+        capture   @h1 50 final=yes             -> hold.captured + hold.voided  # A1: 350 partially_used, 350 free
+        capture   @h1 1                        -> command.rejected hold_closed
+        hold      A1 100 NOK h2                -> hold.placed
+        capture   @h2 100 final=yes            -> hold.captured       # A1: 250 partially_used, 250 free
+        hold      A1 100 NOK h3                -> hold.placed
+        capture   @h3 final=yes                -> hold.captured       # A1: 150 partially_used, 150 free
+        hold      A1 100 NOK h4                -> hold.placed
+        capture   @h4 101 final=yes            -> command.rejected exceeds_hold  # A1: 150 partially_used, 50 free
+    """,
+    "money that moved and came back has moved": """
+        batch     B1: A1 A2 A3 A4              -> batch.completed
+        create    X1 500 NOK                   -> card.created
+        activate  A1 500 NOK                   -> card.activated
+        transfer  A1 to=X1 500                 -> card.transferred_out + card.transferred_in
+        adjust    A1 500 NOK                   -> card.adjusted       # A1: 500 unused
+        reverse   A1                           -> command.rejected not_reversible
+        activate  A2 500 NOK                   -> card.activated
+        transfer  A2 to=X1 500                 -> card.transferred_out + card.transferred_in
+        transfer  X1 to=A2 500                 -> card.transferred_out + card.transferred_in  # A2: 500 unused
+        reverse   A2                           -> command.rejected not_reversible
+        activate  A3 500 NOK                   -> card.activated
+        adjust    A3 5 NOK                     -> card.adjusted
+        adjust    A3 -5 NOK                    -> card.adjusted       # A3: 500 unused
+        reverse   A3                           -> command.rejected not_reversible
+        replace   A3 to=A4                     -> card.replaced + card.activated  # A4: 500 unused
+        reverse   A4                           -> command.rejected not_reversible
+        fund      A4 500 NOK                   -> card.funded
+        transfer  A4 to=X1 500                 -> card.transferred_out + card.transferred_in
+        reverse   A4                           -> command.rejected not_reversible
+    """,
+    "a card that was reversed begins again untouched": """
+        batch     B1: A1                       -> batch.completed
+        activate  A1 500 NOK                   -> card.activated
+        reverse   A1                           -> card.activation_reversed  # A1: 0 inactive
+        activate  A1 500 NOK                   -> card.activated
+        reverse   A1                           -> card.activation_reversed  # A1: 0 inactive
+        activate  A1 0 NOK                     -> card.activated
+        fund      A1 5 NOK                     -> card.funded
+        draw      A1 5 NOK d1                  -> card.drawn_down
+        refund    @d1                          -> card.refunded
+        adjust    A1 -5 NOK                    -> card.adjusted
+        reverse   A1                           -> command.rejected not_reversible
+    """,
+    "a refund follows its card to the one that has replaced it": """
+        account   balance_max=500
+        create    A1 500 NOK                   -> card.created
+        draw      A1 100 NOK d1                -> card.drawn_down
+        replace   A1 to=A2                     -> card.replaced + card.created  # A2: 400 unused
+        refund    @d1 40                       -> card.refunded       # A2: 440 unused
+        replace   A2 to=A3                     -> card.replaced + card.created  # A3: 440 unused
+        refund    @d1 61                       -> command.rejected exceeds_drawdown
+        block     A3                           -> card.blocked
+        refund    @d1 50                       -> card.refunded       # A3: 490 blocked
+        fund      A3 10 NOK                    -> card.funded         # A3: 500 blocked
+        refund    @d1                          -> card.refunded       # A3: 510 blocked
+        refund    @d1                          -> command.rejected exceeds_drawdown
+        draw      A3 1 NOK r1                  -> command.rejected card_blocked
+        unblock   A3                           -> card.unblocked
+        draw      A3 1 NOK r1                  -> card.drawn_down
+        refund    @r1 r1                       -> command.rejected idempotency_conflict
+        close     A3                           -> card.closed
+        refund    @r1                          -> command.rejected card_closed
     """,
     "an activation is taken back while nothing has happened": """
         batch     B1: A1 A2 A3                 -> batch.completed
@@ -137,8 +220,10 @@ STORIES = {
         update    A1 name=Kari customer_id=c7  -> card.updated
         update    A1 name=null                 -> card.updated
         update    A1                           -> command.rejected invalid
-        update    A1 expires=+1h               -> command.rejected invalid
-        update    A2 expires=+9d               -> command.rejected invalid
+        update    A1 expires=-1h               -> command.rejected invalid
+        update    A1 expires=+1h               -> command.rejected expiry_not_later
+        update    A1 expires=+1d               -> command.rejected expiry_not_later
+        update    A2 expires=+9d               -> command.rejected expiry_not_later
         update    A1 expires=null              -> command.rejected invalid
         update    A1 expires=+2d               -> card.updated
         wait      2d
@@ -194,7 +279,8 @@ STORIES = {
         replace   A1 to=A1                     -> command.rejected invalid
         replace   A1 to=A2                     -> card.replaced + card.created  # A2: 400 unused
         replace   A1 to=A3                     -> command.rejected card_closed
-        refund    @d1 1                        -> command.rejected card_closed
+        refund    @d1 1                        -> card.refunded       # A2: 401 unused
+        adjust    A2 -1 NOK                    -> card.adjusted       # A2: 400 unused
         batch     B1: A3 A4                    -> batch.completed
         block     A2                           -> card.blocked
         replace   A2 to=A3                     -> card.replaced + card.activated  # A3: 400 unused
@@ -261,8 +347,7 @@ STORIES = {
         transfer  A2 to=A1 1                   -> command.rejected limit_exceeded
         draw      A1 10 NOK d1                 -> card.drawn_down
         fund      A1 5 NOK                     -> card.funded
-        refund    @d1                          -> command.rejected limit_exceeded
-        refund    @d1 5                        -> card.refunded       # A1: 150 partially_used
+        refund    @d1                          -> card.refunded       # A1: 155 partially_used
         batch     B1: A3                       -> batch.completed
         activate  A3 101 NOK                   -> command.rejected limit_exceeded
         activate  A3 1 EUR                     -> command.rejected currency_mismatch

@@ -53,7 +53,7 @@ from card_worker.domain.access import record_attempt
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
 from card_worker.domain.decide import apply, decide
-from card_worker.domain.events import CommandRejected, Event, IssuedSecrets
+from card_worker.domain.events import CommandRejected, Decision, Event, IssuedSecrets
 from card_worker.domain.ids import card_uuid
 from card_worker.domain.orders import batch_card
 from card_worker.domain.rows import Account, Card, Outcome, PinAttempt, State
@@ -193,6 +193,11 @@ class Story:
         if check:
             self._check(line, check)
 
+    def decide(self, asked: str) -> Decision:
+        """Return what a command would lead to; change nothing."""
+        note_due_holds(self.books, self.now)
+        return decide(self.books, self._command(asked), self.now)
+
     def _turn(self, card_id: str, kind: str) -> None:
         shown = {"state", "blocked", "expires_at"}
         given = {"blocked": False, "expires_at": None, **GIVEN[kind]}
@@ -205,6 +210,8 @@ class Story:
             rules["approve_from"] = int(rules["approve_from"])
         for name in rules.keys() & {"load_max", "balance_max"}:
             rules[name] = int(rules[name]) * 100
+        if "transfers_extend_expiry" in rules:
+            rules["transfers_extend_expiry"] = rules["transfers_extend_expiry"] == "yes"
         if "window" in rules:
             rules["reversal_window_s"] = int(_duration(rules.pop("window")).total_seconds())
         if "expiry" in rules:
@@ -427,6 +434,8 @@ def _behaviour(text: str) -> dict[str, Any]:
 def _value(name: str, value: str, now: datetime) -> Any:
     if name in ("first", "last"):
         return int(value)
+    if name == "final":
+        return value == "yes"
     if not re.fullmatch(r"[+-]\d+[dhms]", value):
         return None if value == "null" else value
     lasts = _duration(value)

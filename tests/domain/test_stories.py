@@ -10,6 +10,7 @@ from card_worker.contracts.queries import CardQuery
 from card_worker.contracts.transactions import CreateTransaction, RefundTransaction
 from card_worker.domain.events import CommandRejected
 from card_worker.domain.states import ALLOWED, Fund
+from card_worker.domain.views import token_view
 from tests.domain import stories_of_codes, stories_of_money
 from tests.domain.story import Story, Told, reasons
 
@@ -203,6 +204,56 @@ def test_a_card_loaded_with_nothing_has_no_transaction() -> None:
     assert first is None
     assert (second["amount"], second["debit"], second["credit"]) == (500, "issuer", "card")
     assert (second["balance_before"], second["balance_after"]) == (0, 500)
+
+
+def test_a_transaction_says_why_money_was_put_onto_the_card() -> None:
+    story = Story().run("""
+        batch     B1: A1                       -> batch.completed
+        activate  A1 5 NOK funding=promotional -> card.activated
+        create    A2 5 NOK                     -> card.created
+        fund      A1 5 NOK funding=compensation -> card.funded
+        adjust    A1 5 NOK funding=promotional -> card.adjusted
+        adjust    A1 -5 NOK                    -> card.adjusted
+        draw      A1 5 NOK d1                  -> card.drawn_down
+        refund    @d1                          -> card.refunded
+        transfer  A1 to=A2                     -> card.transferred_out + card.transferred_in
+        draw      A2 5 NOK funding=sold        -> command.rejected invalid
+        adjust    A2 -5 NOK funding=sold       -> command.rejected invalid
+        """)
+    assert [row.funding for row in story.books.transactions] == [
+        *("promotional", "sold", "compensation", "promotional"),
+        *[None] * 5,
+    ]
+    shown = [json.loads(one.answer.event)["data"]["transaction"] for one in story.told[1:6]]
+    assert [row["funding"] for row in shown] == [
+        *("promotional", "sold", "compensation", "promotional", None)
+    ]
+
+
+def test_a_format_is_shown_with_its_defaults() -> None:
+    story = Story().run("create A1 5 NOK token pin -> card.created")
+    card = json.loads(story.told[0].answer.event)["data"]["card"]
+    digits = {"symbols": None, "numbers": True, "characters": None, "unambiguous": False}
+    assert card["pin"]["format"] == {**digits, "length": 4}
+    assert card["tokens"][0]["format"] is None
+    (token,) = story.books.tokens.values()
+    shown = token_view(token._replace(format={"numbers": True, "length": 16}))
+    assert shown["format"] == {**digits, "length": 16, "prefix": "", "barcode": None}
+
+
+def test_the_release_after_a_final_capture_has_no_reference() -> None:
+    story = Story().run("""
+        create    A1 500 NOK                   -> card.created
+        hold      A1 300 NOK h1                -> hold.placed
+        capture   @h1 50 c1 final=yes          -> hold.captured + hold.voided
+        """)
+    captured, released = (json.loads(event.event) for event in story.events[-2:])
+    assert captured["data"]["hold"]["amount_open"] == 25_000
+    assert released["data"]["hold"]["amount_open"] == 0
+    assert released["data"]["transaction"]["ref_id"] is None
+    assert released["data"]["transaction"]["amount"] == 25_000
+    assert released["correlationid"] == captured["correlationid"]
+    assert released["id"] != captured["id"]
 
 
 def test_an_expired_card_keeps_its_balance_and_shows_expired_before_the_sweep() -> None:

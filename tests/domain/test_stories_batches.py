@@ -60,10 +60,10 @@ def test_of_several_reasons_a_batch_is_told_the_first() -> None:
     many = " ".join(f"X{number}" for number in range(1001))
     Story().run(f"""
         batch     B1: A1                       -> batch.completed
-        batch     B1: A2 A2 {many} A1          -> command.rejected card_exists
-        batch     B1: A2 A2 {many}             -> command.rejected batch_state
-        batch     B2: A2 A2 {many}             -> command.rejected batch_too_large
-        batch     B2: A2 A2                    -> command.rejected duplicate_in_batch
+        batch     B1: A2 A2 {many} A1          -> command.rejected batch_too_large
+        batch     B1: A2 A2 A1                 -> command.rejected duplicate_in_batch
+        batch     B1: A2 A1                    -> command.rejected batch_state
+        batch     B2: A2 A1                    -> command.rejected card_exists
         batch     B2: A2 A2 not_after=-1s      -> command.rejected stale_command
         """)
 
@@ -85,14 +85,16 @@ def test_a_batch_tells_of_all_its_cards_in_their_order() -> None:
     story = Story()
     cards = [{"card_id": "A2"}, {"card_id": "A1", "type": "gift_card"}]
     told = data(ask(story, order(*cards, batch_id="B1", type="credit_note", name="Autumn")))
+    ids = [str(story.card(card_id).id) for card_id in ("A2", "A1")]
+    made = {"status": "inactive", "masked_code": None}
     assert told["cards"] == [
-        {"card_id": "A2", "type": "credit_note"},
-        {"card_id": "A1", "type": "gift_card"},
+        {"id": ids[0], "card_id": "A2", "type": "credit_note", **made},
+        {"id": ids[1], "card_id": "A1", "type": "gift_card", **made},
     ]
     assert (told["batch_id"], told["state"], told["name"]) == ("B1", "completed", "Autumn")
     assert (told["requested"], told["created"], told["file"]) == (2, 2, None)
-    made = [story.card(card_id).type for card_id in ("A2", "A1")]
-    assert made == [CardType.CREDIT_NOTE, CardType.GIFT_CARD]
+    types = [story.card(card_id).type for card_id in ("A2", "A1")]
+    assert types == [CardType.CREDIT_NOTE, CardType.GIFT_CARD]
 
 
 def test_a_batch_without_a_name_is_called_as_its_command() -> None:
@@ -114,9 +116,38 @@ def test_a_card_of_a_batch_begins_inactive_at_version_1_without_money() -> None:
 def test_a_card_keeps_what_its_batch_gave_it_when_it_is_activated() -> None:
     story = Story()
     ask(story, order({"card_id": "A1"}, type="credit_note", created_by="kari"))
-    story.run("activate A1 5 NOK created_by=ola -> card.activated # A1: 5 unused")
+    story.run("activate A1 5 NOK created_by=ola originated_by=till-7 -> card.activated")
     card = story.card("A1")
     assert (card.type, card.batch_id, card.created_by) == ("credit_note", "order-1", "kari")
+    shown = data(story.told[-1].answer)["card"]
+    assert (shown["activated_by"], shown["activated_from"]) == ("ola", "till-7")
+    assert (shown["created_by"], shown["originated_by"]) == ("kari", None)
+
+
+def test_a_batch_with_tokens_shows_them_masked() -> None:
+    story = Story().run("batch B1: A1 A2 token -> batch.completed")
+    cards = data(story.told[-1].answer)["cards"]
+    masked = [
+        f"DINCARD:********-****-****-****-********{story.values[card_id][-4:]}"
+        for card_id in ("A1", "A2")
+    ]
+    assert [card["masked_code"] for card in cards] == masked
+
+
+def test_activations_are_counted_and_versions_go_on() -> None:
+    story = Story().run("""
+        batch     B1: A1                       -> batch.completed
+        activate  A1 5 NOK created_by=ola      -> card.activated
+        reverse   A1                           -> card.activation_reversed
+        activate  A1 5 NOK                     -> card.activated
+        create    A2 5 NOK                     -> card.created
+        replace   A2 to=A3                     -> card.replaced + card.created
+        """)
+    shown = [data(one.answer)["card"] for one in story.told[1:4]]
+    assert [card["activation"] for card in shown] == [1, 1, 2]
+    assert [card["version"] for card in shown] == [2, 3, 4]
+    assert [card["activated_by"] for card in shown] == ["ola", None, None]
+    assert [story.card(card_id).activation for card_id in ("A2", "A3")] == [1, 1]
 
 
 def test_a_refused_batch_is_about_the_batch() -> None:

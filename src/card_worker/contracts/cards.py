@@ -1,13 +1,14 @@
 """Commands on one card."""
 
+from datetime import datetime
 from typing import Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from card_worker.contracts import keys
-from card_worker.contracts.base import InternalCommand, Request
-from card_worker.contracts.enums import CardType
+from card_worker.contracts.base import InternalCommand, Request, given
+from card_worker.contracts.enums import CardType, Funding
 from card_worker.contracts.fields import CellName, Name, ReasonText, RefId, Text255, Time
 from card_worker.contracts.metadata import Metadata
 from card_worker.contracts.secrets import (
@@ -32,6 +33,7 @@ EXPIRES_AT = (
     " it never expires."
 )
 REASON = "Free text, shown to operators."
+FUNDING = "Why the money is put onto the card."
 
 
 class OnCard(Request):
@@ -66,6 +68,7 @@ class CreateCard(OnCard):
     command: Literal["cards.create"] = "cards.create"
     amount: Amount = Field(description="The first load, in minor units. It may be 0.")
     currency: Currency = Field(description="Currency of the card, ISO 4217.")
+    funding: Funding = Field(Funding.SOLD, description=FUNDING)
     type: CardType = Field(CardType.GIFT_CARD, description="Type of the card.")
     customer_id: Name | None = Field(None, description=CUSTOMER)
     name: Text255 | None = Field(None, description=NAME)
@@ -87,10 +90,13 @@ class ActivateCard(OnCard):
     command: Literal["cards.activate"] = "cards.activate"
     amount: Amount = Field(description="The first load, in minor units. It may be 0.")
     currency: Currency = Field(description="Currency of the card, ISO 4217.")
+    funding: Funding = Field(Funding.SOLD, description=FUNDING)
     customer_id: Name | None = Field(None, description=CUSTOMER)
     name: Text255 | None = Field(None, description=f"{NAME} Default: that of the batch.")
     card_token: TokenBehaviour | None = Field(
-        None, description="How long the card's tokens can be used. Default: as they were issued."
+        None,
+        description="How long the card's tokens can be used. The card must have one. Default: as"
+        " they were issued.",
     )
     metadata: Metadata | None = Field(None, description=f"{METADATA} Default: that of the batch.")
     active_from: Time | None = Field(None, description=ACTIVE_FROM)
@@ -98,7 +104,7 @@ class ActivateCard(OnCard):
 
 
 class ReverseActivation(OnCard):
-    """Reverse an activation: take the load back. The card's money must not have moved since."""
+    """Reverse an activation: take the load back. Nothing else may have been posted since."""
 
     command: Literal["cards.reverse_activation"] = "cards.reverse_activation"
     reason: ReasonText | None = Field(None, description=REASON)
@@ -123,8 +129,16 @@ class UpdateCard(OnCard):
     expires_at: Time | None = Field(
         None,
         description="A new expiry time, in the future and after the present one. A card that never"
-        " expires can't get one.",
+        " expires can't get one. Not `null`.",
+        json_schema_extra={"not": {"type": "null"}},
     )
+
+    @field_validator("expires_at")
+    @classmethod
+    def _is_a_time(cls, expires_at: datetime | None) -> datetime:
+        if expires_at is None:
+            raise PydanticCustomError("expires_at", "can't be removed")
+        return expires_at
 
     @model_validator(mode="after")
     def _changes_something(self) -> "UpdateCard":
@@ -174,7 +188,9 @@ class TransferBalance(_MovesOnCard):
     """Move money to another card of the account."""
 
     command: Literal["cards.transfer"] = "cards.transfer"
-    to_card_id: Name = Field(description="The other card: active, and in the same currency.")
+    to_card_id: Name = Field(
+        description="The other card: active, not blocked, and in the same currency."
+    )
     amount: Positive | None = Field(
         None, description="Amount in minor units. Default: the whole available amount."
     )
@@ -194,12 +210,27 @@ def _other_than_card(card_id: str, info: ValidationInfo) -> str:
 class AdjustBalance(_MovesOnCard):
     """Correct the balance of a card."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": given("funding"),
+            "then": {"properties": {"amount": {"exclusiveMinimum": 0}}},
+        }
+    )
+
     command: Literal["cards.adjust"] = "cards.adjust"
     amount: Signed = Field(
         description="Change of the balance in minor units: positive or negative, but not 0."
     )
     currency: Currency = Field(description="Currency of the card, ISO 4217.")
+    funding: Funding = Field(Funding.SOLD, description=f"{FUNDING} Only for a positive amount.")
     reason: ReasonText = Field(description=REASON)
+
+    @field_validator("funding")
+    @classmethod
+    def _is_positive(cls, funding: Funding, info: ValidationInfo) -> Funding:
+        if info.data.get("amount", 1) < 0:
+            raise PydanticCustomError("funding", "is only allowed for a positive amount")
+        return funding
 
 
 class ExpireCard(OnCard):

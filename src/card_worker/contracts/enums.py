@@ -85,6 +85,14 @@ class TransactionType(TextEnum):
     BREAKAGE = "breakage", "The balance of an expired card went to the account."
 
 
+class Funding(TextEnum):
+    """Why money was put onto a card."""
+
+    SOLD = "sold", "The customer paid for it."
+    PROMOTIONAL = "promotional", "It was given away."
+    COMPENSATION = "compensation", "It makes up for something, such as a late delivery."
+
+
 class Side(TextEnum):
     """The two sides of a transaction. Money leaves `debit` and arrives at `credit`."""
 
@@ -99,7 +107,10 @@ class Side(TextEnum):
 
 
 class Reason(TextEnum):
-    """Why a command or a query is refused, roughly in the order of the checks."""
+    """Why a command or a query is refused. If several reasons apply, the first of them is given.
+
+    First what is wrong with the command itself, then the batch or card, its state, the amount.
+    """
 
     INVALID = "invalid", "A field is missing, unknown or invalid; see problems."
     STALE_COMMAND = "stale_command", "The not_after of the command has passed."
@@ -107,8 +118,17 @@ class Reason(TextEnum):
         "idempotency_conflict",
         "This idempotency key was used before, for a command with different content.",
     )
+    BATCH_TOO_LARGE = (
+        "batch_too_large",
+        "A list has at most 1,000 cards, an order at most 10,000,000.",
+    )
+    DUPLICATE_IN_BATCH = "duplicate_in_batch", "A card_id is in the list twice; see problems."
+    BATCH_NOT_FOUND = "batch_not_found", "There is no batch with this batch_id."
+    BATCH_STATE = "batch_state", "The batch is not in a state that allows this."
     CARD_EXISTS = "card_exists", "A card with this card_id exists."
     CARD_NOT_FOUND = "card_not_found", "There is no card with this card_id."
+    HOLD_NOT_FOUND = "hold_not_found", "There is no pending transaction with this id."
+    TRANSACTION_NOT_FOUND = "transaction_not_found", "There is no drawdown with this id."
     CARD_INACTIVE = "card_inactive", "The card is not activated."
     CARD_ALREADY_ACTIVE = "card_already_active", "The card is already activated."
     CARD_CLOSED = "card_closed", "The card is closed."
@@ -116,10 +136,24 @@ class Reason(TextEnum):
     CARD_BLOCKED = "card_blocked", "The card is blocked."
     CARD_NOT_BLOCKED = "card_not_blocked", "The card is not blocked."
     CARD_NOT_STARTED = "card_not_started", "The active_from of the card is in the future."
-    CARD_NOT_USABLE = "card_not_usable", "No card can be used with this token and PIN."
     TOKEN_SPENT = "token_spent", "The token can be used only once, and has been used."
+    CARD_NOT_USABLE = "card_not_usable", "No card can be used with this token and PIN."
     PIN_REQUIRED = "pin_required", "The card has a PIN; send it with the token."
     TOKEN_NOT_FOUND = "token_not_found", "The card has no token with this id."
+    HOLD_CLOSED = "hold_closed", "Nothing is reserved by this pending transaction any more."
+    NOT_REVERSIBLE = (
+        "not_reversible",
+        "The activation can't be reversed: the card's money has moved since, or it is too late.",
+    )
+    NOT_DUE = "not_due", "The expiry time has not been reached."
+    EXPIRY_NOT_LATER = (
+        "expiry_not_later",
+        "The new expires_at must be after the present one; a card without one never expires.",
+    )
+    EXPIRY_MISMATCH = (
+        "expiry_mismatch",
+        "The other card expires later, and the account does not allow such transfers.",
+    )
     FORMAT_INVALID = (
         "format_invalid",
         "Values of this format are too easy to guess, or almost all are in use; see problems.",
@@ -128,32 +162,17 @@ class Reason(TextEnum):
         "currency_mismatch",
         "The currency differs from the card's, or the account doesn't allow it.",
     )
-    EXCEEDS_AVAILABLE = "exceeds_available", "The amount is larger than the available amount."
-    LIMIT_EXCEEDED = "limit_exceeded", "The amount exceeds a limit of the account."
-    HOLD_NOT_FOUND = "hold_not_found", "There is no pending transaction with this id."
-    HOLD_CLOSED = "hold_closed", "Nothing is reserved by this pending transaction any more."
     EXCEEDS_HOLD = "exceeds_hold", "The amount is larger than the amount still reserved."
-    TRANSACTION_NOT_FOUND = "transaction_not_found", "There is no drawdown with this id."
     EXCEEDS_DRAWDOWN = (
         "exceeds_drawdown",
         "The amount is larger than what can still be refunded of the drawdown.",
     )
-    NOT_REVERSIBLE = (
-        "not_reversible",
-        "The activation can't be reversed: the card's money has moved since, or it is too late.",
-    )
-    BATCH_NOT_FOUND = "batch_not_found", "There is no batch with this batch_id."
-    BATCH_STATE = "batch_state", "The batch is not in a state that allows this."
-    BATCH_TOO_LARGE = (
-        "batch_too_large",
-        "A list has at most 1,000 cards, an order at most 10,000,000.",
-    )
+    EXCEEDS_AVAILABLE = "exceeds_available", "The amount is larger than the available amount."
+    LIMIT_EXCEEDED = "limit_exceeded", "The amount exceeds a limit of the account."
     TOO_MANY_WAITING = (
         "too_many_waiting",
         "Too many orders of the account are waiting for approval.",
     )
-    DUPLICATE_IN_BATCH = "duplicate_in_batch", "A card_id is in the list twice; see problems."
-    NOT_DUE = "not_due", "The expiry time has not been reached."
 
 
 class EventType(TextEnum):

@@ -15,6 +15,7 @@ from card_worker.contracts.enums import (
     BatchState,
     CardType,
     EventType,
+    Funding,
     Reason,
     Side,
     Status,
@@ -55,7 +56,7 @@ class TokenView(TypedDict):
     masked_code: str
     """The token with all but its prefix and last four characters replaced by `*`."""
     format: dict[str, Any] | None
-    """The format that was requested; null: the default."""
+    """The format, complete with its defaults; null: `DINCARD:` and a random UUID."""
     expires_at: Time | None
     """When the token expires; null: with the card."""
     expires_after_transaction: bool
@@ -66,8 +67,8 @@ class TokenView(TypedDict):
 class PinView(TypedDict):
     """The PIN of a card, without its value."""
 
-    format: dict[str, Any] | None
-    """The format that was requested; null: the default."""
+    format: dict[str, Any]
+    """The format, complete with its defaults."""
 
 
 @_documented
@@ -120,6 +121,12 @@ class CardView(TypedDict):
     """When the card was made."""
     created_by: str | None
     """The `created_by` of the command that made the card."""
+    activation: int
+    """Number of activations so far: 0 for a card that was never active, 1 for most others."""
+    activated_by: str | None
+    """The `created_by` of the last activation."""
+    activated_from: str | None
+    """The `originated_by` of the last activation."""
     version: int
     """Number of the card's events so far, from 1."""
     amount_funds: Amount
@@ -164,6 +171,8 @@ class TransactionView(TypedDict):
     """The `ref_id` of the command, if it has one."""
     parent_id: UUID | None
     """The transaction that is captured, voided or refunded; null: none."""
+    funding: Funding | None
+    """Why the money was put onto the card; null: no new money came in."""
     metadata: dict[str, Any] | None
     """The metadata of the command."""
     originated_by: str | None
@@ -238,10 +247,16 @@ class CardData(CommandInfo):
 class BatchCardView(TypedDict):
     """A card of a listed batch. Its version is 1."""
 
+    id: UUID
+    """The worker's own id of the card."""
     card_id: str
     """The producer's id of the card."""
     type: CardType
     """Type of the card."""
+    status: Status
+    """Status of the card."""
+    masked_code: str | None
+    """The card's token, with most characters replaced by `*`; null: it has none."""
 
 
 @_documented
@@ -353,6 +368,14 @@ class RejectionData(CommandInfo):
     """Why the command was refused, for people."""
     problems: NotRequired[tuple[Problem, ...]]
     """The invalid fields, or the cards concerned; at most 20."""
+    status: NotRequired[Status]
+    """Status of the card, if the command names it by `card_id`. Not for `invalid` and
+    `idempotency_conflict`."""
+    amount_available: NotRequired[Amount]
+    """What could be spent; only for `exceeds_available`, if the command names the card by
+    `card_id`."""
+    amount_reserved: NotRequired[Amount]
+    """What holds reserve; together with `amount_available`."""
 
 
 @_documented

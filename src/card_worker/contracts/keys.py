@@ -69,8 +69,13 @@ def arrival(departure: UUID) -> str:
 
 
 def release(hold: UUID) -> str:
-    """Return the key of the release of a hold that a command on its card has met."""
+    """Return the key of the release of an expired hold that a command on its card has met."""
     return f"hold/{hold}"
+
+
+def rest(capture: UUID) -> str:
+    """Return the key of the release of what a final capture has left of its hold."""
+    return f"rest/{capture}"
 
 
 def breakage(answer: UUID) -> str:

@@ -7,8 +7,8 @@ from pydantic_core import PydanticCustomError
 
 from card_worker.contracts import keys
 from card_worker.contracts.base import Request, alternatives, given
-from card_worker.contracts.cards import CARD_ID, METADATA, MovesMoney
-from card_worker.contracts.enums import TransactionType
+from card_worker.contracts.cards import CARD_ID, FUNDING, METADATA, MovesMoney
+from card_worker.contracts.enums import Funding, TransactionType
 from card_worker.contracts.fields import Name, Seconds, TransactionId
 from card_worker.contracts.metadata import Metadata
 from card_worker.contracts.secrets import keyed_pin, keyed_token
@@ -89,6 +89,7 @@ def _schema_of_holds(schema: dict[str, Any]) -> None:
     schema["allOf"] = [
         {"if": is_pending, "then": {"properties": {"type": {"not": {"const": "fund"}}}}},
         {"if": given("hold_expires_in"), "then": is_pending},
+        {"if": given("funding"), "then": given("type", {"const": "fund"})},
     ]
 
 
@@ -103,6 +104,7 @@ class CreateTransaction(MovesMoney, ByCardOrToken):
     type: Literal[TransactionType.DRAWDOWN, TransactionType.FUND] = Field(
         TransactionType.DRAWDOWN, description="`drawdown` spends money, `fund` loads money."
     )
+    funding: Funding = Field(Funding.SOLD, description=f"{FUNDING} Only for `fund`.")
     pending: StrictBool = Field(
         False,
         description="Only reserve the amount (a hold), to be captured or voided later. Only for a"
@@ -121,6 +123,13 @@ class CreateTransaction(MovesMoney, ByCardOrToken):
         assert self.given_token is not None
         return self._unless_dry(keys.by_token(self.given_token.fingerprint, self.ref_id))
 
+    @field_validator("funding")
+    @classmethod
+    def _is_fund(cls, funding: Funding, info: ValidationInfo) -> Funding:
+        if info.data.get("type") is TransactionType.DRAWDOWN:
+            raise PydanticCustomError("funding", "is only allowed for a fund")
+        return funding
+
     @field_validator("pending")
     @classmethod
     def _is_drawdown(cls, pending: bool, info: ValidationInfo) -> bool:
@@ -137,11 +146,14 @@ class CreateTransaction(MovesMoney, ByCardOrToken):
 
 
 class CaptureTransaction(_MovesByTransaction):
-    """Spend all or part of a reserved amount. The rest stays reserved."""
+    """Spend all or part of a reserved amount. The rest stays reserved, except after `final`."""
 
     command: Literal["transactions.capture"] = "transactions.capture"
     amount: Positive | None = Field(
         None, description="Amount in minor units. Default: all that is still reserved."
+    )
+    final: StrictBool = Field(
+        False, description="Release what is still reserved after this capture."
     )
     metadata: Metadata | None = Field(None, description=METADATA)
 
@@ -154,7 +166,7 @@ class VoidTransaction(_MovesByTransaction):
 
 
 class RefundTransaction(_MovesByTransaction):
-    """Refund all or part of a drawdown to the card."""
+    """Refund all or part of a drawdown to the card, or to the card that has replaced it."""
 
     command: Literal["transactions.refund"] = "transactions.refund"
     amount: Positive | None = Field(

@@ -11,14 +11,16 @@ from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
 from card_worker.contracts import keys
+from card_worker.contracts.base import Request
+from card_worker.contracts.cards import MovesMoney
 from card_worker.contracts.commands import event_id
-from card_worker.contracts.enums import Reason, Status
+from card_worker.contracts.enums import Reason, Status, TransactionType
 from card_worker.contracts.queries import CardQuery
 from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.books import Books
 from card_worker.domain.events import CardBlocked, PinCheck
 from card_worker.domain.refusal import Refused
-from card_worker.domain.rows import Card, Outcome, Token
+from card_worker.domain.rows import Card, Outcome
 from card_worker.domain.states import reason_against
 from card_worker.secrets.peppers import Hash
 
@@ -43,6 +45,17 @@ class AccessDenied(Refused):
         self.pin_check = pin_check
 
 
+def check_reference(books: Books, command: Request, card: Card | None) -> None:
+    """Check that a movement's `ref_id` is not in use on the card. Raises Refused.
+
+    The same command delivered again is known by its key, and is answered before this.
+    """
+    if card is None or not isinstance(command, MovesMoney):
+        return
+    if (card.id, command.ref_id) in books.refs:
+        raise Refused(Reason.IDEMPOTENCY_CONFLICT)
+
+
 def grant_access(books: Books, request: AccessRequest, now: datetime) -> Access:
     """Return the card that `request` names, if its token and PIN allow it. Raises AccessDenied."""
     if request.given_token is None:
@@ -50,11 +63,14 @@ def grant_access(books: Books, request: AccessRequest, now: datetime) -> Access:
         card = books.cards.get(key)
         if books.busy_with(key) is not None:
             raise AccessDenied(Reason.BATCH_STATE)
+        check_reference(books, request, card)
         if reason := _reason(request, card.status(now) if card else None):
             raise AccessDenied(reason)
         assert card is not None
+        if not _has_started(request, card, now):
+            raise AccessDenied(Reason.CARD_NOT_STARTED)
     else:
-        card = _card_of(books, books.token(request.given_token), now)
+        card = _card_of(books, request, now)
         if request.given_pin is None and card.id in books.pins:
             raise AccessDenied(Reason.PIN_REQUIRED)
     if request.given_pin is None:
@@ -71,14 +87,24 @@ def _reason(request: AccessRequest, status: Status | None) -> Reason | None:
     return Reason.CARD_NOT_FOUND if status is None else None
 
 
-def _card_of(books: Books, token: Token | None, now: datetime) -> Card:
+def _has_started(request: AccessRequest, card: Card, now: datetime) -> bool:
+    """Say whether the card may be used for this already. Loading it and queries need no start."""
+    if not isinstance(request, CreateTransaction) or request.type is TransactionType.FUND:
+        return True
+    return card.active_from is None or card.active_from <= now
+
+
+def _card_of(books: Books, request: AccessRequest, now: datetime) -> Card:
+    assert request.given_token is not None
+    token = books.token(request.given_token)
     if token is None or token.revoked_at is not None:
         raise AccessDenied(Reason.CARD_NOT_USABLE)
     if token.spent_at is not None:
         raise AccessDenied(Reason.TOKEN_SPENT)
     card = books.card_by_id(token.card)
     # Queries and funds need a card that can be spent from, as drawdowns do.
-    if not token.serves(now) or reason_against(CreateTransaction, card.status(now)) is not None:
+    reason = reason_against(CreateTransaction, card.status(now))
+    if not token.serves(now) or reason is not None or not _has_started(request, card, now):
         raise AccessDenied(Reason.CARD_NOT_USABLE)
     return card
 

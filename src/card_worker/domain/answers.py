@@ -51,7 +51,7 @@ from card_worker.domain.events import (
     TransferredIn,
     TransferredOut,
 )
-from card_worker.domain.rows import Batch, File, FileKind, Job, Transaction
+from card_worker.domain.rows import Batch, Card, File, FileKind, Job, Transaction
 from card_worker.domain.views import card_view, file_view, hold_view, token_view, transaction_view
 
 SEQUENCE_DIGITS = 20
@@ -150,7 +150,7 @@ def _about_batch(books: Books, event: BatchEvent) -> Answer:
     match event:
         case BatchCompleted():
             data["cards"] = tuple(
-                BatchCardView(card_id=card.card_id, type=card.type or batch.type)
+                _batch_card(books, books.cards[command.account_id, card.card_id], event.at)
                 for card in event.command.cards or ()
             )
             add_files(data, [file for file, _ in event.issued.files])
@@ -166,6 +166,17 @@ def _about_batch(books: Books, event: BatchEvent) -> Answer:
     if reason is not None:
         data["reason_text"] = reason
     return _freeze(event, batch.batch_id, data)
+
+
+def _batch_card(books: Books, card: Card, now: datetime) -> BatchCardView:
+    tokens = books.tokens_of(card, now)
+    return BatchCardView(
+        id=card.id,
+        card_id=card.card_id,
+        type=card.type,
+        status=card.status(now),
+        masked_code=tokens[0].masked_code if tokens else None,
+    )
 
 
 def batch_data(said: CommandInfo, batch: Batch) -> BatchData:
@@ -220,6 +231,7 @@ def _rejection(books: Books, event: CommandRejected) -> Answer:
         data["card_id"] = card_id
     if event.problems:
         data["problems"] = event.problems
+    _add_state(books, event, data)
     if isinstance(command, CreateBatch):
         subject = command.called
     elif isinstance(command, OnBatch):
@@ -227,6 +239,21 @@ def _rejection(books: Books, event: CommandRejected) -> Answer:
     else:
         subject = card_id if card_id is not None else command.command_id
     return _freeze(event, subject, data, reason=event.reason)
+
+
+def _add_state(books: Books, event: CommandRejected, data: RejectionData) -> None:
+    """Add what a sender who names the card by its id may know of it."""
+    command = event.command
+    card_id = getattr(command, "card_id", None)
+    if card_id is None or event.reason in (Reason.INVALID, Reason.IDEMPOTENCY_CONFLICT):
+        return
+    card = books.cards.get((command.account_id, card_id))
+    if card is None:
+        return
+    data["status"] = card.status(event.at)
+    if event.reason is Reason.EXCEEDS_AVAILABLE:
+        data["amount_available"] = available = books.available(card, event.at)
+        data["amount_reserved"] = card.amount_balance - available
 
 
 def _card_id(books: Books, command: Command) -> str | None:

@@ -168,6 +168,12 @@ class Books:
         """Return the card with the service's own id."""
         return self.cards[self.card_keys[id]]
 
+    def successor_of(self, card: Card) -> Card:
+        """Return the card that has replaced a card, or the card itself if none has."""
+        while card.replaced_by is not None:
+            card = self.card_by_id(card.replaced_by)
+        return card
+
     def cards_for(self, needs: Needs) -> list[Card]:
         """Return the existing cards that a command names, in any way; its own first."""
         cards = [self.cards[key] for key in needs.cards if key in self.cards]
@@ -176,7 +182,8 @@ class Books:
                 cards.append(self.card_by_id(self.tokens[self.digests[digest]].card))
         for _, id in needs.transactions:
             if id in self.named:
-                cards.append(self.card_by_id(self.named[id].card))
+                card = self.card_by_id(self.named[id].card)
+                cards.append(self.successor_of(card) if needs.successor else card)
         return cards
 
     def time(self, needs: Needs, now: datetime) -> datetime:
@@ -191,6 +198,10 @@ class Books:
         """Return the card's expired holds that still lock an amount."""
         holds = (self.holds[id] for id in self.due.get(card.id, ()))
         return [hold for hold in holds if hold.amount_open and hold.is_due(now)]
+
+    def available(self, card: Card, now: datetime) -> int:
+        """Return what may be spent: an expired hold locks nothing, released or not."""
+        return card.amount_available + sum(hold.amount_open for hold in self.due_holds(card, now))
 
     def token(self, given: GivenToken) -> Token | None:
         """Return the token with a given value, whichever pepper it was hashed with."""

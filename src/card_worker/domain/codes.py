@@ -34,6 +34,10 @@ TOKENS_PER_CARD_MAX = 100
 """Usable tokens at one time. Each event of the card has all of them."""
 
 
+def check_recipients(command: CreateToken | RotatePin, books: Books, _now: datetime) -> None:
+    recipients(books.account(command.account_id), command.seal_to)
+
+
 def decide_create_token(command: CreateToken, context: Context) -> Decision:
     has_pin = context.card.id in context.books.pins
     _check_token_format("format", command.format, with_pin=has_pin)
@@ -215,9 +219,9 @@ def _dump(format: TokenFormat | PinFormat | None) -> dict[str, Json] | None:
 
 
 RULES = table(
-    on_card(CreateToken, needs_card, decide_create_token),
+    on_card(CreateToken, needs_card, decide_create_token, check=check_recipients),
     on_card(RevokeToken, needs_revoke_token, decide_revoke_token),
-    on_card(RotatePin, needs_card, decide_rotate_pin),
+    on_card(RotatePin, needs_card, decide_rotate_pin, check=check_recipients),
 )
 EFFECTS = table(
     effect(TokenCreated, apply_token_created),

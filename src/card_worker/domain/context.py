@@ -7,7 +7,7 @@ from card_worker.contracts.cards import ActivateCard
 from card_worker.contracts.enums import Expiry, Reason, TransactionType
 from card_worker.contracts.events import Problem
 from card_worker.contracts.transactions import CreateTransaction, RefundTransaction
-from card_worker.domain.access import grant_access
+from card_worker.domain.access import check_reference, grant_access
 from card_worker.domain.books import Books
 from card_worker.domain.events import PinCheck
 from card_worker.domain.refusal import Refused
@@ -41,9 +41,7 @@ class Context(NamedTuple):
 
     @property
     def available(self) -> int:
-        """Return what may be spent: an expired hold locks nothing, released or not."""
-        due = self.books.due_holds(self.card, self.now)
-        return self.card.amount_available + sum(hold.amount_open for hold in due)
+        return self.books.available(self.card, self.now)
 
     @property
     def open_hold(self) -> Hold:
@@ -66,9 +64,14 @@ class Context(NamedTuple):
         # The whole balance has to go, so all of it has to be available.
         self.check_available(self.card.amount_balance)
 
-    def check_limits(self, amount: int, *, on: Card | None = None, funds: int = 0) -> None:
-        """Check that a card may hold `amount` more, of which `funds` are funds."""
-        card, limit = on or self.card, self.account.balance_max
+    def check_limits(
+        self, amount: int, *, on: Card | None = None, funds: int = 0, limit: int | None = None
+    ) -> None:
+        """Check that a card may hold `amount` more, of which `funds` are funds.
+
+        `limit`: the account's by default.
+        """
+        card, limit = on or self.card, limit or self.account.balance_max
         balance_max = AMOUNT_MAX if limit is None else limit
         if card.amount_balance + amount > balance_max or card.amount_funds + funds > AMOUNT_MAX:
             raise Refused(Reason.LIMIT_EXCEEDED)
@@ -91,6 +94,7 @@ def named_card(books: Books, command: OnExistingCard | ActivateCard, now: dateti
     card = books.cards.get(key)
     if books.busy_with(key) is not None:
         raise Refused(Reason.BATCH_STATE)
+    check_reference(books, command, card)
     reason = reason_against(command, card.status(now) if card else None)
     if reason is not None:
         raise Refused(reason)
@@ -106,10 +110,19 @@ def context_by_transaction(books: Books, command: ByTransaction, now: datetime) 
     if parent is None or (parent.account_id, parent.type) != (command.account_id, type):
         raise Refused(Reason.TRANSACTION_NOT_FOUND if is_refund else Reason.HOLD_NOT_FOUND)
     card = books.card_by_id(parent.card)
+    if is_refund:
+        card = books.successor_of(card)
+    check_reference(books, command, card)
     reason = reason_against(command, card.status(now))
     if reason is not None:
         raise Refused(reason)
     return Context(books, now, card, parent)
+
+
+def check_expiry(expires_at: datetime | None, now: datetime) -> None:
+    """Check that an expiry time is in the future. Raises Refused."""
+    if expires_at is not None and expires_at <= now:
+        raise Refused(Reason.INVALID, Problem(field="expires_at", message="must be in the future"))
 
 
 def recipients(account: Account, seal_to: tuple[str, ...] | None) -> tuple[str, ...]:

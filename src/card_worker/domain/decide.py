@@ -7,7 +7,6 @@ a command or event without an entry stops the start, and the error names its cla
 from datetime import datetime
 from functools import cache
 
-from card_worker.contracts.cards import ActivateCard, CreateCard
 from card_worker.contracts.commands import Command, InvalidCommand
 from card_worker.contracts.enums import Reason
 from card_worker.domain import codes, ending, issuing, orders, spending
@@ -33,8 +32,11 @@ from card_worker.domain.states import check_complete
 def decide(books: Books, command: Command, now: datetime) -> Decision:
     """Return the events that `command` leads to at `now`. Changes nothing."""
     try:
-        _check_times(command, now)
-        return _rule_of(type(command)).decide(command, books, now)
+        found = _rule_of(type(command))
+        if found.check is not None:
+            found.check(command, books, now)
+        _check_deadline(command, now)
+        return found.decide(command, books, now)
     except AccessDenied as refusal:
         return with_pin_check(rejection(command, now, refusal), refusal.pin_check)
     except Refused as refusal:
@@ -51,9 +53,7 @@ def apply(event: Event, books: Books) -> Posted:
     return EFFECTS[type(event)](event, books)
 
 
-def _check_times(command: Command, now: datetime) -> None:
-    if type(command) is CreateCard or type(command) is ActivateCard:
-        issuing.check_dates(command, now)
+def _check_deadline(command: Command, now: datetime) -> None:
     if command.not_after is not None and command.not_after < now:
         raise Refused(Reason.STALE_COMMAND)
 

@@ -203,7 +203,9 @@ class HoldCaptured(CardEventBase[CaptureTransaction]):
 
 
 @dataclass(frozen=True, slots=True)
-class HoldVoided(CardEventBase[VoidTransaction]):
+class HoldVoided(CardEventBase[VoidTransaction | CaptureTransaction]):
+    """The rest of a hold is released: by a command, or after a final capture."""
+
     type = EventType.HOLD_VOIDED
     hold: UUID
 

@@ -4,6 +4,7 @@ For each command: the rows it needs, its decision, and what its events do to the
 """
 
 from datetime import datetime, timedelta
+from typing import TypedDict
 
 from card_worker.contracts import keys
 from card_worker.contracts.cards import (
@@ -19,7 +20,7 @@ from card_worker.contracts.events import Problem
 from card_worker.contracts.secrets import BatchOptions
 from card_worker.domain.books import Books
 from card_worker.domain.codes import add_codes, request_secrets, with_behaviour
-from card_worker.domain.context import Context, named_card
+from card_worker.domain.context import Context, check_expiry, named_card, recipients
 from card_worker.domain.events import (
     ActivationReversed,
     CardActivated,
@@ -46,18 +47,25 @@ def needs_create(command: CreateCard) -> Needs:
 
 def decide_create(command: CreateCard, books: Books, now: datetime) -> Decision:
     key = command.account_id, command.card_id
-    if (command.card_token or command.pin) is not None and is_formula(command.card_id):
-        raise Refused(Reason.INVALID, Problem(field="card_id", message=FORMULA))
     if books.is_taken(key):
         raise Refused(Reason.CARD_EXISTS)
-    _check_load(books, command)
     request = request_secrets(
         books.account(command.account_id),
         ((key, command.type),),
         BatchOptions(card_token=command.card_token, pin=command.pin),
         command.seal_to,
     )
+    _check_load(books, command)
     return Decision(CardCreated(command, now, key, request))
+
+
+def check_create(command: CreateCard, books: Books, now: datetime) -> None:
+    check_dates(command, books, now)
+    if command.card_token is None and command.pin is None:
+        return
+    if is_formula(command.card_id):
+        raise Refused(Reason.INVALID, Problem(field="card_id", message=FORMULA))
+    recipients(books.account(command.account_id), command.seal_to)
 
 
 def apply_created(event: CardCreated, books: Books) -> Posted:
@@ -87,6 +95,8 @@ def decide_activate(command: ActivateCard, books: Books, now: datetime) -> Decis
     card = named_card(books, command, now)
     if card.blocked:
         raise Refused(Reason.CARD_BLOCKED)
+    if command.card_token is not None and not books.tokens_of(card, now):
+        raise Refused(Reason.TOKEN_NOT_FOUND)
     _check_load(books, command)
     return Decision(CardActivated(command, now, card.key))
 
@@ -99,16 +109,12 @@ def apply_activated(event: CardActivated, books: Books) -> Posted:
     return _load(books, card, event, version=card.version + 1)
 
 
-def check_dates(command: CreateCard | ActivateCard, now: datetime) -> None:
-    """Check that a new card's dates are in order. Raises Refused."""
-    if command.expires_at is None:
-        return
-    if command.expires_at <= now:
-        raise Refused(Reason.INVALID, Problem(field="expires_at", message="must be in the future"))
-    if command.active_from is not None and command.expires_at <= command.active_from:
-        raise Refused(
-            Reason.INVALID, Problem(field="expires_at", message="must be after active_from")
-        )
+def check_dates(command: CreateCard | ActivateCard, _books: Books, now: datetime) -> None:
+    check_expiry(command.expires_at, now)
+    start, end = command.active_from, command.expires_at
+    if start is not None and end is not None and end <= start:
+        problem = Problem(field="expires_at", message="must be after active_from")
+        raise Refused(Reason.INVALID, problem)
 
 
 def _check_load(books: Books, command: CreateCard | ActivateCard) -> None:
@@ -135,15 +141,37 @@ def _load(books: Books, card: Card, event: CardCreated | CardActivated, *, versi
         active_from=command.active_from,
         activated_at=event.at,
         expires_at=command.expires_at,
+        **_activation(card, event),
     )
-    movement = Movement(TransactionType.FUND, command.amount, Side.ISSUER, Side.CARD)
+    movement = Movement(
+        TransactionType.FUND, command.amount, Side.ISSUER, Side.CARD, funding=command.funding
+    )
     return post_unless_zero(books, card, movement, event)
+
+
+class _Activation(TypedDict):
+    activation: int
+    activated_by: str | None
+    activated_from: str | None
+    postings: int
+
+
+def _activation(
+    card: Card, event: CardCreated | CardActivated | ReplacementCreated | ReplacementActivated
+) -> _Activation:
+    """Return what an activation leaves on its card."""
+    return {
+        "activation": card.activation + 1,
+        "activated_by": event.command.created_by,
+        "activated_from": event.command.originated_by,
+        "postings": 0,
+    }
 
 
 def decide_reverse_activation(command: ReverseActivation, context: Context) -> Decision:
     card = context.card
-    is_touched = card.amount_pending or card.amount_drawdown
-    if is_touched or not card.amount == card.amount_funds == card.amount_balance:
+    # Nothing was posted but the load, and no load of 0 is.
+    if card.postings != bool(card.amount) or card.amount != card.amount_funds:
         raise Refused(Reason.NOT_REVERSIBLE)
     assert card.activated_at is not None
     if context.now > card.activated_at + timedelta(seconds=context.account.reversal_window_s):
@@ -164,6 +192,8 @@ def apply_activation_reversed(event: ActivationReversed, books: Books) -> Posted
             customer_id=None,
             active_from=None,
             activated_at=None,
+            activated_by=None,
+            activated_from=None,
             expires_at=None,
         )
     )
@@ -191,7 +221,8 @@ def decide_replace(command: ReplaceCard, context: Context) -> Decision:
 
 
 def apply_replaced(event: CardReplaced, books: Books) -> Posted:
-    card = next_version(books, event, state=State.CLOSED)
+    successor = card_uuid(event.command.account_id, event.command.new_card_id)
+    card = next_version(books, event, state=State.CLOSED, replaced_by=successor)
     movement = Movement(TransactionType.TRANSFER, card.amount_balance, Side.CARD, Side.OTHER_CARD)
     return post_unless_zero(books, card, movement, event)
 
@@ -232,20 +263,20 @@ def _take_over(
         active_from=old.active_from,
         activated_at=event.at,
         expires_at=old.expires_at,
+        **_activation(card, event),
     )
     movement = Movement(TransactionType.TRANSFER, event.amount, Side.OTHER_CARD, Side.CARD)
     return post_unless_zero(books, card, movement, event)
 
 
+def check_new_expiry(command: UpdateCard, _books: Books, now: datetime) -> None:
+    check_expiry(command.expires_at, now)
+
+
 def decide_update(command: UpdateCard, context: Context) -> Decision:
-    if "expires_at" in command.model_fields_set:
-        new, old = command.expires_at, context.card.expires_at
-        if new is None or new <= context.now or old is None or new <= old:
-            problem = Problem(
-                field="expires_at",
-                message="must be in the future, and after the present expires_at",
-            )
-            raise Refused(Reason.INVALID, problem)
+    new, old = command.expires_at, context.card.expires_at
+    if new is not None and (old is None or new <= old):
+        raise Refused(Reason.EXPIRY_NOT_LATER)
     return Decision(CardUpdated(command, context.now, context.key))
 
 
@@ -258,11 +289,11 @@ def apply_updated(event: CardUpdated, books: Books) -> None:
 
 
 RULES = table(
-    rule(CreateCard, needs_create, decide_create),
-    rule(ActivateCard, needs_activate, decide_activate),
+    rule(CreateCard, needs_create, decide_create, check=check_create),
+    rule(ActivateCard, needs_activate, decide_activate, check=check_dates),
     on_card(ReverseActivation, needs_card, decide_reverse_activation),
     on_card(ReplaceCard, needs_replace, decide_replace),
-    on_card(UpdateCard, needs_card, decide_update),
+    on_card(UpdateCard, needs_card, decide_update, check=check_new_expiry),
 )
 EFFECTS = table(
     effect(CardCreated, apply_created),

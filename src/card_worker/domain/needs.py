@@ -29,6 +29,8 @@ class Needs(NamedTuple):
     batches: tuple[BatchKey, ...] = ()
     transactions: tuple[TransactionKey, ...] = ()
     """With their cards, their holds and the amounts refunded of them."""
+    successor: bool = False
+    """Whether the card of the transaction stands for the one that has replaced it."""
     ref_id: str | None = None
     """The reference to look up among the transactions of the first card."""
     holds: bool = False

@@ -29,6 +29,7 @@ from card_worker.contracts.patterns import Pattern
 from card_worker.contracts.secrets import BatchOptions
 from card_worker.domain.books import Books
 from card_worker.domain.codes import add_codes, request_secrets
+from card_worker.domain.context import check_expiry, recipients
 from card_worker.domain.events import (
     BatchAccepted,
     BatchApproved,
@@ -44,6 +45,7 @@ from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import (
     CARDS_PER_CHUNK,
     CARDS_PER_RECALL,
+    Account,
     Batch,
     Card,
     EventUuid,
@@ -66,10 +68,10 @@ def needs_create_batch(command: CreateBatch) -> Needs:
 def decide_create_batch(command: CreateBatch, books: Books, now: datetime) -> Decision:
     account_id = command.account_id
     account = books.account(account_id)
-    _check_names(books, command)
+    _check_size(command)
     if (account_id, command.called) in books.batches:
         raise Refused(Reason.BATCH_STATE)
-    _check_size(command)
+    _check_names(books, command)
     cards = command.cards or ()
     request = request_secrets(
         account,
@@ -80,24 +82,29 @@ def decide_create_batch(command: CreateBatch, books: Books, now: datetime) -> De
         seal_pins_to=command.seal_pins_to,
     )
     recipients = None if request is None else request.recipients
-    limit = account.approve_from
-    if command.needs_approval or (limit is not None and command.requested >= limit):
-        _check_approval(books, command)
+    if _needs_approval(command, account):
+        orders = books.orders.get(account_id, {}).values()
+        waiting = sum(order.state is BatchState.AWAITING_APPROVAL for order in orders)
+        if waiting >= WAITING_ORDERS_MAX:
+            raise Refused(Reason.TOO_MANY_WAITING)
         return Decision(BatchAwaitsApproval(command, now, recipients))
     if command.cards is None:
         return Decision(BatchAccepted(command, now, recipients))
     return Decision(BatchCompleted(command, now, request))
 
 
-def _check_approval(books: Books, command: CreateBatch) -> None:
-    """Check that an order may wait for approval. Raises Refused."""
-    if command.created_by is None:
+def check_create_batch(command: CreateBatch, books: Books, _now: datetime) -> None:
+    account = books.account(command.account_id)
+    if command.options is not None and (command.options.card_token or command.options.pin):
+        recipients(account, command.seal_to)
+    if command.created_by is None and _needs_approval(command, account):
         message = "say who orders: somebody else has to approve it"
         raise Refused(Reason.INVALID, Problem(field="created_by", message=message))
-    orders = books.orders.get(command.account_id, {}).values()
-    waiting = sum(order.state is BatchState.AWAITING_APPROVAL for order in orders)
-    if waiting >= WAITING_ORDERS_MAX:
-        raise Refused(Reason.TOO_MANY_WAITING)
+
+
+def _needs_approval(command: CreateBatch, account: Account) -> bool:
+    limit = account.approve_from
+    return command.needs_approval or (limit is not None and command.requested >= limit)
 
 
 def _check_names(books: Books, command: CreateBatch) -> None:
@@ -241,11 +248,11 @@ def needs_batch(command: OnBatch) -> Needs:
 
 def decide_approve(command: ApproveBatch, books: Books, now: datetime) -> Decision:
     batch = _existing(books, command)
-    if batch.state is not BatchState.AWAITING_APPROVAL or batch.has_lapsed(now):
-        raise Refused(Reason.BATCH_STATE)
     if command.created_by is None or command.created_by == batch.created_by:
         message = "must be somebody else than who ordered"
         raise Refused(Reason.INVALID, Problem(field="created_by", message=message))
+    if batch.state is not BatchState.AWAITING_APPROVAL or batch.has_lapsed(now):
+        raise Refused(Reason.BATCH_STATE)
     return Decision(BatchApproved(command, now))
 
 
@@ -279,17 +286,18 @@ def apply_batch_cancelled(event: BatchCancelled, books: Books) -> None:
 
 def decide_recall(command: Recall, books: Books, now: datetime) -> Decision:
     batch = _existing(books, command)
-    if batch.completed_at is None or batch.busy:
-        raise Refused(Reason.BATCH_STATE)
     last = batch.requested if command.last is None else command.last
     if last > batch.requested or command.first > last:
         field = "last" if command.last is not None else "first"
         message = f"the batch has {batch.requested} cards"
         raise Refused(Reason.INVALID, Problem(field=field, message=message))
-    if isinstance(command, ExtendBatch) and command.expires_at <= now:
-        problem = Problem(field="expires_at", message="must be in the future")
-        raise Refused(Reason.INVALID, problem)
+    if batch.completed_at is None or batch.busy:
+        raise Refused(Reason.BATCH_STATE)
     return Decision(RecallBegun(command, now, last))
+
+
+def check_extend(command: ExtendBatch, _books: Books, now: datetime) -> None:
+    check_expiry(command.expires_at, now)
 
 
 def apply_recall_begun(event: RecallBegun, books: Books) -> None:
@@ -363,14 +371,14 @@ def new_job(
 
 
 RULES = table(
-    rule(CreateBatch, needs_create_batch, decide_create_batch),
+    rule(CreateBatch, needs_create_batch, decide_create_batch, check=check_create_batch),
     rule(ApproveBatch, needs_batch, decide_approve),
     rule(CancelBatch, needs_batch, decide_cancel),
     rule(LapseBatch, needs_batch, decide_lapse),
     rule(BlockBatch, needs_batch, decide_recall),
     rule(UnblockBatch, needs_batch, decide_recall),
     rule(CloseBatch, needs_batch, decide_recall),
-    rule(ExtendBatch, needs_batch, decide_recall),
+    rule(ExtendBatch, needs_batch, decide_recall, check=check_extend),
 )
 EFFECTS = table(
     effect(BatchCompleted, apply_batch_completed),

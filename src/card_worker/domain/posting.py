@@ -5,7 +5,7 @@ from uuid import UUID
 
 from typing_extensions import Unpack
 
-from card_worker.contracts.enums import Side, TransactionType
+from card_worker.contracts.enums import Funding, Side, TransactionType
 from card_worker.contracts.metadata import Json
 from card_worker.domain.books import Books
 from card_worker.domain.events import CardEvent
@@ -27,6 +27,7 @@ class Movement(NamedTuple):
     metadata: dict[str, Json] | None = None
     captures: bool = False
     """Whether the amount was locked before."""
+    funding: Funding | None = None
 
 
 class CardChange(TypedDict, total=False):
@@ -35,6 +36,7 @@ class CardChange(TypedDict, total=False):
     state: State
     blocked: bool
     has_codes: bool
+    replaced_by: UUID
 
 
 class _Amounts(TypedDict, total=False):
@@ -59,7 +61,7 @@ def post(books: Books, card: Card, movement: Movement, event: CardEvent) -> Tran
     assert movement.amount > 0
     assert card.currency is not None
     command = event.command
-    after = card._replace(**_amounts(card, movement))
+    after = card._replace(postings=card.postings + 1, **_amounts(card, movement))
     transaction = Transaction(
         id=event.id,
         account_id=card.account_id,
@@ -78,6 +80,7 @@ def post(books: Books, card: Card, movement: Movement, event: CardEvent) -> Tran
         ref_id=movement.ref_id,
         parent_id=movement.parent_id,
         metadata=movement.metadata,
+        funding=movement.funding,
     )
     books.put_card(after)
     books.add_transaction(transaction)

@@ -11,6 +11,7 @@ from card_worker.contracts.enums import (
     BatchState,
     CardType,
     Expiry,
+    Funding,
     Side,
     Status,
     TransactionType,
@@ -91,6 +92,13 @@ class Card(NamedTuple):
     """Whether it ever had a token or a PIN: only then are these loaded."""
     changed_at: datetime | None = None
     """The time of its last event; None: `created_at`."""
+    activation: int = 0
+    """The number of its activations."""
+    activated_by: str | None = None
+    activated_from: str | None = None
+    postings: int = 0
+    """The number of its transactions since the last activation, with the load."""
+    replaced_by: CardUuid | None = None
 
     @property
     def key(self) -> CardKey:
@@ -143,6 +151,7 @@ class Transaction(NamedTuple):
     ref_id: str | None = None
     parent_id: TransactionUuid | None = None
     metadata: dict[str, Json] | None = None
+    funding: Funding | None = None
 
 
 class Hold(NamedTuple):
@@ -260,6 +269,8 @@ class Account(NamedTuple):
     """How long after it an activation can be reversed."""
     recipients: tuple[str, ...] | None = None
     """The recipients of sealed secrets when a command has none."""
+    transfers_extend_expiry: bool = True
+    """Whether money may move to a card that expires later."""
     approve_from: int | None = None
     """The number of cards from which a batch needs approval; None: only if its order says so."""
 

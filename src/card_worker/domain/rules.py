@@ -8,9 +8,7 @@ from datetime import datetime
 from typing import NamedTuple, TypeAlias, TypeVar, cast
 
 from card_worker.contracts import keys
-from card_worker.contracts.cards import MovesMoney
 from card_worker.contracts.commands import Command
-from card_worker.contracts.enums import Reason
 from card_worker.domain.books import Books
 from card_worker.domain.context import Context, context_by_card, context_by_transaction
 from card_worker.domain.events import (
@@ -38,6 +36,7 @@ E = TypeVar("E", bound=Event)
 V = TypeVar("V")
 NeedsOf: TypeAlias = Callable[[C], Needs]
 Decide: TypeAlias = Callable[[C, Books, datetime], Decision]
+Check: TypeAlias = Callable[[C, Books, datetime], None]
 DecideInContext: TypeAlias = Callable[[C, Context], Decision]
 Effect: TypeAlias = Callable[[E, Books], Posted]
 
@@ -47,6 +46,8 @@ class Rule(NamedTuple):
 
     needs: NeedsOf[Command]
     decide: Decide[Command]
+    check: Check[Command] | None = None
+    """Refuses what is wrong with the command whatever its card or batch is."""
 
 
 Entry: TypeAlias = tuple[type, Rule]
@@ -54,9 +55,15 @@ Rules: TypeAlias = dict[type, Rule]
 Effects: TypeAlias = dict[type, Effect[Event]]
 
 
-def rule(kind: type[C], needs: NeedsOf[C], decide: Decide[C]) -> Entry:
+def rule(
+    kind: type[C], needs: NeedsOf[C], decide: Decide[C], *, check: Check[C] | None = None
+) -> Entry:
     # `decide` and `needs` give the functions of an entry no other command than those of its class.
-    return kind, Rule(cast(NeedsOf[Command], needs), cast(Decide[Command], decide))
+    return kind, Rule(
+        cast(NeedsOf[Command], needs),
+        cast(Decide[Command], decide),
+        cast(Check[Command] | None, check),
+    )
 
 
 def in_context(
@@ -64,21 +71,28 @@ def in_context(
     find: Callable[[Books, C, datetime], Context],
     needs: NeedsOf[C],
     decide: DecideInContext[C],
+    *,
+    check: Check[C] | None = None,
 ) -> Entry:
     def found(command: C, books: Books, now: datetime) -> Decision:
         context = find(books, command, now)
         try:
-            _check_reference(command, context)
             decision = _with_released_holds(command, context, decide(command, context))
         except Refused as refusal:
             decision = rejection(command, now, refusal)
         return with_pin_check(decision, context.pin_check)
 
-    return rule(kind, needs, found)
+    return rule(kind, needs, found, check=check)
 
 
-def on_card(kind: type[Named], needs: NeedsOf[Named], decide: DecideInContext[Named]) -> Entry:
-    return in_context(kind, context_by_card, needs, decide)
+def on_card(
+    kind: type[Named],
+    needs: NeedsOf[Named],
+    decide: DecideInContext[Named],
+    *,
+    check: Check[Named] | None = None,
+) -> Entry:
+    return in_context(kind, context_by_card, needs, decide, check=check)
 
 
 def on_transaction(
@@ -105,12 +119,6 @@ def with_pin_check(decision: Decision, pin_check: PinCheck | None) -> Decision:
         return decision
     after = () if pin_check.block is None else (pin_check.block,)
     return decision._replace(pin_check=pin_check, after=decision.after + after)
-
-
-def _check_reference(command: Command, context: Context) -> None:
-    # The same command delivered again is known by its key, and doesn't come here.
-    if isinstance(command, MovesMoney) and (context.card.id, command.ref_id) in context.books.refs:
-        raise Refused(Reason.IDEMPOTENCY_CONFLICT)
 
 
 def _with_released_holds(command: Command, context: Context, decision: Decision) -> Decision:

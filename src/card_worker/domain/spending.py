@@ -16,6 +16,7 @@ from card_worker.contracts.transactions import (
     RefundTransaction,
     VoidTransaction,
 )
+from card_worker.domain.access import check_reference
 from card_worker.domain.books import Books
 from card_worker.domain.codes import use_codes
 from card_worker.domain.context import Context, context_by_access
@@ -41,9 +42,9 @@ from card_worker.domain.needs import (
 )
 from card_worker.domain.posting import Movement, Posted, next_version, post
 from card_worker.domain.refusal import Refused
-from card_worker.domain.rows import Hold
+from card_worker.domain.rows import Card, Hold
 from card_worker.domain.rules import effect, in_context, on_card, on_transaction, table
-from card_worker.domain.states import Fund, reason_against
+from card_worker.domain.states import reason_against
 from card_worker.money import AMOUNT_MAX
 
 
@@ -54,13 +55,12 @@ def needs_create_transaction(command: CreateTransaction) -> Needs:
 
 def decide_create_transaction(command: CreateTransaction, context: Context) -> Decision:
     card, now = context.card, context.now
+    if command.token is not None:  # before, its holder may not learn anything of the card
+        check_reference(context.books, command, card)
     if command.type is TransactionType.FUND:
         context.check_currency(command.currency)
         context.check_limits(command.amount, funds=command.amount)
         return Decision(CardFunded(command, now, context.key))
-    if card.active_from is not None and card.active_from > now:
-        by_token = command.token is not None
-        raise Refused(Reason.CARD_NOT_USABLE if by_token else Reason.CARD_NOT_STARTED)
     context.check_currency(command.currency)
     context.check_available(command.amount)
     if not command.pending:
@@ -76,6 +76,7 @@ def apply_funded(event: CardFunded, books: Books) -> Posted:
     command = event.command
     about = command.ref_id, None, command.metadata
     movement = Movement(TransactionType.FUND, command.amount, Side.ISSUER, Side.CARD, *about)
+    movement = movement._replace(funding=command.funding)
     use_codes(books, event)
     return post(books, next_version(books, event), movement, event)
 
@@ -112,7 +113,12 @@ def decide_capture(command: CaptureTransaction, context: Context) -> Decision:
     amount = locked if command.amount is None else command.amount
     if amount > locked:
         raise Refused(Reason.EXCEEDS_HOLD)
-    return Decision(HoldCaptured(command, context.now, context.key, amount))
+    captured = HoldCaptured(command, context.now, context.key, amount)
+    if not command.final or amount == locked:
+        return Decision(captured)
+    hold, key = command.transaction_id, keys.rest(captured.id)
+    rest = HoldVoided(command, context.now, context.key, hold, key=key)
+    return Decision(captured, after=(rest,))
 
 
 def apply_hold_captured(event: HoldCaptured, books: Books) -> Posted:
@@ -130,7 +136,8 @@ def decide_void(command: VoidTransaction, context: Context) -> Decision:
 
 def apply_hold_voided(event: HoldVoided, books: Books) -> Posted:
     command, movement = event.command, _release(books, event.hold)
-    movement = movement._replace(ref_id=command.ref_id, metadata=command.metadata)
+    if isinstance(command, VoidTransaction):  # those of a capture are on its own transaction
+        movement = movement._replace(ref_id=command.ref_id, metadata=command.metadata)
     return post(books, next_version(books, event), movement, event)
 
 
@@ -161,13 +168,18 @@ def _release(books: Books, id: UUID) -> Movement:
     )
 
 
+def needs_refund(command: RefundTransaction) -> Needs:
+    return needs_transaction(command)._replace(successor=True)
+
+
 def decide_refund(command: RefundTransaction, context: Context) -> Decision:
     assert context.parent is not None
     left = context.parent.amount - context.books.refunded.get(context.parent.id, 0)
     amount = left if command.amount is None else command.amount
     if amount > left or left == 0:
         raise Refused(Reason.EXCEEDS_DRAWDOWN)
-    context.check_limits(amount, funds=amount)
+    # The account's limit doesn't stop it: it gives back what was on the card.
+    context.check_limits(amount, funds=amount, limit=AMOUNT_MAX)
     return Decision(CardRefunded(command, context.now, context.key, amount))
 
 
@@ -197,6 +209,8 @@ def apply_adjusted(event: CardAdjusted, books: Books) -> Posted:
     amount, ref_id = event.command.amount, event.command.ref_id
     debit, credit = (Side.ISSUER, Side.CARD) if amount > 0 else (Side.CARD, Side.ISSUER)
     movement = Movement(TransactionType.ADJUSTMENT, abs(amount), debit, credit, ref_id=ref_id)
+    if amount > 0:
+        movement = movement._replace(funding=event.command.funding)
     return post(books, next_version(books, event), movement, event)
 
 
@@ -206,11 +220,18 @@ def needs_transfer(command: TransferBalance) -> Needs:
 
 
 def decide_transfer(command: TransferBalance, context: Context) -> Decision:
-    to = context.books.cards.get((command.account_id, command.to_card_id))
-    reason = reason_against(Fund, to.status(context.now) if to else None)
+    card, to_key = context.card, (command.account_id, command.to_card_id)
+    if card.active_from is not None and card.active_from > context.now:
+        raise Refused(Reason.CARD_NOT_STARTED)
+    to = context.books.cards.get(to_key)
+    if context.books.busy_with(to_key) is not None:
+        raise Refused(Reason.BATCH_STATE)
+    reason = reason_against(TransferBalance, to.status(context.now) if to else None)
     if reason is not None:
         raise Refused(reason)
     assert to is not None
+    if not context.account.transfers_extend_expiry and _expires_later(to, card):
+        raise Refused(Reason.EXPIRY_MISMATCH)
     context.check_currency(to.currency)
     amount = context.available if command.amount is None else command.amount
     context.check_available(max(amount, 1))  # with nothing available, "all" is refused too
@@ -218,6 +239,12 @@ def decide_transfer(command: TransferBalance, context: Context) -> Decision:
     out = TransferredOut(command, context.now, context.key, amount)
     key = keys.arrival(out.id)
     return Decision(out, after=(TransferredIn(command, context.now, to.key, amount, key=key),))
+
+
+def _expires_later(card: Card, other: Card) -> bool:
+    if other.expires_at is None:
+        return False
+    return card.expires_at is None or card.expires_at > other.expires_at
 
 
 def apply_transferred_out(event: TransferredOut, books: Books) -> Posted:
@@ -243,7 +270,7 @@ RULES = table(
     ),
     on_transaction(CaptureTransaction, needs_transaction, decide_capture),
     on_transaction(VoidTransaction, needs_transaction, decide_void),
-    on_transaction(RefundTransaction, needs_transaction, decide_refund),
+    on_transaction(RefundTransaction, needs_refund, decide_refund),
     on_transaction(ExpireHold, needs_expire_hold, decide_expire_hold),
     on_card(AdjustBalance, needs_adjust, decide_adjust),
     on_card(TransferBalance, needs_transfer, decide_transfer),

@@ -14,6 +14,10 @@ from card_worker.contracts.events import (
     TransactionView,
 )
 from card_worker.domain.rows import Batch, Card, File, Hold, Job, Pin, Token, Transaction
+from card_worker.secrets.formats import PinFormat, TokenFormat
+
+_TOKEN_DEFAULTS = TokenFormat().model_dump(mode="json")
+_PIN_DEFAULTS = PinFormat().model_dump(mode="json")
 
 # Two views are written as literals: to call their types takes twice as long, for each event.
 
@@ -36,6 +40,9 @@ def card_view(card: Card, now: datetime, tokens: Sequence[Token], pin: Pin | Non
         "status": card.status(now),
         "created_at": card.created_at,
         "created_by": card.created_by,
+        "activation": card.activation,
+        "activated_by": card.activated_by,
+        "activated_from": card.activated_from,
         "version": card.version,
         "amount_funds": card.amount_funds,
         "amount_drawdown": card.amount_drawdown,
@@ -44,7 +51,7 @@ def card_view(card: Card, now: datetime, tokens: Sequence[Token], pin: Pin | Non
         "amount_reserved": card.amount_reserved,
         "amount_available": card.amount_available,
         "tokens": tuple(map(token_view, tokens)),
-        "pin": None if pin is None else PinView(format=pin.format),
+        "pin": None if pin is None else PinView(format=_PIN_DEFAULTS | (pin.format or {})),
     }
 
 
@@ -54,7 +61,7 @@ def token_view(token: Token) -> TokenView:
         id=token.id,
         ref_id=token.ref_id,
         masked_code=token.masked_code,
-        format=token.format,
+        format=None if token.format is None else _TOKEN_DEFAULTS | token.format,
         expires_at=token.expires_at,
         expires_after_transaction=token.expires_after_transaction,
     )
@@ -84,6 +91,7 @@ def transaction_view(transaction: Transaction, card_id: str) -> TransactionView:
         "credit": transaction.credit,
         "ref_id": transaction.ref_id,
         "parent_id": transaction.parent_id,
+        "funding": transaction.funding,
         "metadata": transaction.metadata,
         "originated_by": transaction.originated_by,
         "created_at": transaction.created_at,
