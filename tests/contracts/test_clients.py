@@ -1,7 +1,7 @@
 """What a stock Celery client really sends: accepted, unless it would steer the worker."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -15,7 +15,7 @@ from card_worker.contracts.batches import ApproveBatch, BatchCard, CreateBatch
 from card_worker.contracts.cards import ActivateCard
 from card_worker.contracts.commands import APPLY, COMMANDS, InvalidCommand
 from card_worker.contracts.dead_letters import Unreadable
-from card_worker.contracts.envelope import validate_envelope
+from card_worker.contracts.envelope import Call, read_envelope
 from card_worker.contracts.message import read_commands
 
 GOOD = {"account_id": "T00000001", "card_id": "card-01", "amount": 500, "currency": "NOK"}
@@ -44,8 +44,8 @@ def read(**fields: Any) -> ActivateCard:
     return command
 
 
-def vet_sent(message: Message) -> None:
-    validate_envelope(
+def call_in(message: Message) -> Call:
+    return read_envelope(
         message.headers,
         message.body,
         content_type=message.content_type,
@@ -60,7 +60,7 @@ def test_what_a_stock_client_sends_passes(
     client: Celery, ignore_result: bool, serializer: str | None
 ) -> None:
     message = sent(client, kwargs=GOOD, ignore_result=ignore_result, serializer=serializer)
-    vet_sent(message)
+    assert not call_in(message).problems
     assert message.headers["ignore_result"] is ignore_result
     _, kwargs, _ = message.payload
     assert read(**kwargs) == read(**GOOD)
@@ -70,24 +70,43 @@ def test_what_a_stock_client_sends_passes(
     "options",
     [
         {"countdown": 1},
-        {"expires": 1},
         {"time_limit": 1},
         {"soft_time_limit": 1},
-        {"shadow": "x"},
-        {"retries": 1},
-        {"group_id": "x"},
         {"chord": {"task": "x"}},
         {"link": {"task": "x"}},
+        {"link_error": {"task": "x"}},
         {"args": (1,)},
-        {"serializer": "pickle"},
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_what_a_stock_client_adds_to_steer_the_worker_does_not_pass(
+def test_what_a_stock_client_asks_for_and_is_not_done_is_a_problem(
     client: Celery, options: dict[str, Any]
 ) -> None:
+    call = call_in(sent(client, kwargs=GOOD, **options))
+    assert len(call.problems) == 1
+    assert call.kwargs == GOOD
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"shadow": "x"}, {"retries": 1}, {"group_id": "x"}, {"headers": {"mine": 1}}],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_concerns_only_the_client_is_ignored(client: Celery, options: dict[str, Any]) -> None:
+    assert call_in(sent(client, kwargs=GOOD, **options)) == Call(GOOD)
+
+
+def test_the_expires_of_a_stock_client_is_a_deadline(client: Celery) -> None:
+    before = datetime.now(UTC)
+    call = call_in(sent(client, kwargs=GOOD, expires=60))
+    assert call.deadline is not None
+    assert before + timedelta(seconds=59) < call.deadline < before + timedelta(seconds=600)
+    assert not call.problems
+
+
+def test_a_pickle_of_a_stock_client_is_unreadable(client: Celery) -> None:
     with pytest.raises(Unreadable):
-        vet_sent(sent(client, kwargs=GOOD, **options))
+        call_in(sent(client, kwargs=GOOD, serializer="pickle"))
 
 
 def cards(count: int, batch_id: str) -> CreateBatch:
@@ -112,7 +131,7 @@ def test_lists_of_a_client_have_room_for_all_that_is_in_them() -> None:
 def test_python_producers_may_pass_times_and_uuids(client: Celery) -> None:
     end, key = datetime(2030, 1, 1, tzinfo=UTC), uuid4()
     message = sent(client, kwargs={**GOOD, "expires_at": end, "command_id": key})
-    vet_sent(message)
+    assert not call_in(message).problems
     command = read(**message.payload[1])
     assert (command.expires_at, command.command_id) == (end, str(key))
     written = {"expires_at": "2030-01-01T00:00:00Z", "command_id": str(key)}

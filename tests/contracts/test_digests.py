@@ -86,6 +86,8 @@ OTHER: dict[str, Any] = {
     "first": 2,
     "last": 8,
     "needs_approval": True,
+    "funding": "promotional",
+    "final": True,
     "seal_to": ["age17v954p0yzl752986h5aa9jtp5q5mcdpg3tg6saexnh48ruztya9s7w64nl"],
 }
 
@@ -94,7 +96,7 @@ def other(task: str) -> dict[str, Any]:
     """Return another value for each field of a command."""
     values = {name: value for name, value in OTHER.items() if name in COMMANDS[task].model_fields}
     if task == "transactions.create":
-        del values["type"]  # what is pending has but one
+        del values["type"], values["funding"]  # what is pending has but one
         del values["pin"]  # nobody is told whether it is another one
     return values
 
@@ -201,7 +203,7 @@ GOLDEN = {
     "holds.expire": "ac8564adbf79159669e063e89105e91f14d4934e7f8c9874493ddeff5fc6d162",
 }
 FIRST = frozenset(GOLDEN.values())
-LATER = frozenset(["card_token", "pin", "options", "seal_to", "needs_approval"])
+LATER = frozenset(["card_token", "pin", "options", "seal_to", "needs_approval", "funding", "final"])
 """Fields that the first commands didn't have. Who leaves them out asks what was asked then."""
 GOLDEN |= {
     "tokens.create": "e49127e06a8c8a83d19b2eaf8d4c11081687fa4737a41ed67b0df6e4111e2011",

@@ -157,6 +157,7 @@ def test_a_refusal_says_why_and_has_no_version() -> None:
         "card_id": "A1",
         "reason": "card_already_active",
         "message": Reason.CARD_ALREADY_ACTIVE.text,
+        "status": "unused",
     }
 
 

@@ -51,6 +51,7 @@ SPACES: dict[Callable[..., str], tuple[list[Any], ...]] = {
     keys.guard: (UUIDS,),
     keys.arrival: (UUIDS,),
     keys.release: (UUIDS,),
+    keys.rest: (UUIDS,),
     keys.breakage: (UUIDS,),
     keys.of_job: (UUIDS, ["end", "left/1", "left/12", "cancelled"]),
     keys.confirmation: (NAMES,),

@@ -10,7 +10,7 @@ import pytest
 from card_worker.contracts.cards import ActivateCard, CreateCard
 from card_worker.contracts.commands import Command, InvalidCommand, digest_of
 from card_worker.contracts.dead_letters import Unreadable
-from card_worker.contracts.envelope import validate_envelope
+from card_worker.contracts.envelope import read_envelope
 from card_worker.contracts.message import UnreadableItem, read_commands
 from tests.codes import OWNER, VAULT
 
@@ -324,7 +324,7 @@ def vet_message(**changed: Any) -> None:
     named = message(**changed)
     wanted = ("headers", "body", "content_type", "content_encoding", "tasks")
     parts = {name: named[name] for name in wanted}
-    validate_envelope(parts.pop("headers"), parts.pop("body"), **parts)
+    read_envelope(parts.pop("headers"), parts.pop("body"), **parts)
 
 
 def test_what_a_stock_client_sends_may_pass() -> None:
@@ -336,15 +336,6 @@ def test_what_a_stock_client_sends_may_pass() -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"eta": "2030-01-01T00:00:00"},
-        {"expires": "2030-01-01T00:00:00"},
-        {"timelimit": [10, None]},
-        {"shadow": "x"},
-        {"retries": 1},
-        {"stamps": {"a": 1}},
-        {"chord": {"a": 1}},
-        {"group": "g"},
-        {"compression": "gzip"},
         {"task": "nobody.knows"},
         {"task": None},
         {"id": None},
@@ -365,21 +356,18 @@ def test_what_a_stock_client_sends_may_pass() -> None:
                 "{}",
                 "[]",
                 "[[], {}]",
-                "[[1], {}, {}]",
                 "[{}, {}, {}]",
                 '[[], {"a": NaN}, {}]',
                 '[[], {"a": 1, "a": 2}, {}]',
                 '[[], {"a": ' + "1" * 5000 + "}, {}]",
                 "[" * 100_000,
                 '[[], {"a": "' + "x" * 1_048_576 + '"}, {}]',
-                '[[], {}, {"callbacks": [{"task": "x"}]}]',
-                '[[], {}, {"chain": [{"task": "x"}]}]',
             )
         ),
     ],
     ids=lambda changed: str(changed)[:40],
 )
-def test_what_would_steer_the_worker_or_cannot_be_read_may_not_pass(
+def test_what_cannot_be_read_may_not_pass(
     changed: dict[str, Any],
 ) -> None:
     with pytest.raises(Unreadable):

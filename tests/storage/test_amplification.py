@@ -14,7 +14,7 @@ from sqlalchemy import Engine, select, text, update
 
 from card_worker.contracts.commands import APPLY
 from card_worker.contracts.enums import BatchState
-from card_worker.contracts.envelope import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX, validate_envelope
+from card_worker.contracts.envelope import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX, read_envelope
 from card_worker.domain.books import Books
 from card_worker.domain.spending import apply_hold_expired
 from card_worker.secrets.sealing import new_key_pair, open_sealed
@@ -60,9 +60,9 @@ class Place:
         body = body.replace(b"1000000000000000.0", b"1e15")
         assert len(body) <= MESSAGE_BYTES_MAX
         content = {"content_type": "application/json", "content_encoding": "utf-8"}
-        read = validate_envelope(whole, body, **content, tasks=TASKS)
+        call = read_envelope(whole, body, **content, tasks=TASKS)
         message = Message(
-            task=task, id=whole["id"], queue="cards", kwargs=read, body=body, headers=whole
+            task=task, id=whole["id"], queue="cards", kwargs=call.kwargs, body=body, headers=whole
         )
         (outcome,) = self.delivery.deliver([message])
         return outcome

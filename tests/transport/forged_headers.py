@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any
 
-from card_worker.contracts.envelope import FORBIDDEN_HEADERS
+from card_worker.contracts.envelope import UNSUPPORTED
 from tests.transport.entries import (
     ABSENT,
     MESSAGE_PACK,
@@ -21,9 +21,11 @@ from tests.transport.entries import (
     Bomb,
     Entry,
     body,
+    done,
     fields,
     letter,
     message,
+    rejected,
     signature,
 )
 
@@ -71,11 +73,15 @@ def content_encodings() -> Iterator[Entry]:
 
 
 def compressed() -> Iterator[Entry]:
+    for name, kind, compress in (
+        ("zlib", "zlib", zlib.compress),
+        ("gzipped", "application/x-gzip", zlib.compress),
+        ("bzip2", "bzip2", bz2.compress),
+        ("lzma", "lzma", lzma.compress),
+    ):
+        packed = compress(body(name))
+        yield done(name, message(name, packed, headers={"compression": kind}))
     for name, kind, packed in (
-        ("zlib", "zlib", zlib.compress(body("zlib"))),
-        ("gzipped", "application/x-gzip", zlib.compress(body("gzipped"))),
-        ("bzip2", "bzip2", bz2.compress(body("bzip2"))),
-        ("lzma", "lzma", lzma.compress(body("lzma"))),
         ("zlib that isn't", "zlib", body("zlib that isn't")),
         ("zlib cut off", "zlib", zlib.compress(body("zlib cut off"))[:-5]),
         ("an unknown compression", "middle-out", body("an unknown compression")),
@@ -95,10 +101,10 @@ def _bomb(kind: str, compress: Callable[[bytes], bytes]) -> bytes:
 
 
 def steering() -> Iterator[Entry]:
-    """Headers by which a sender would command the worker."""
+    """Headers that ask for what a worker does not do, and those that concern only the sender."""
     said: dict[str, list[Any]] = {
         "eta": ["2030-01-01T00:00:00+00:00", "yesterday", 1e300],
-        "expires": ["2020-01-01T00:00:00", 1, {"a": 1}],
+        "expires": ["2020-01-01T00:00:00", "2020-01-01T00:00:00Z", 1, {"a": 1}],
         "timelimit": [[1, None], [None, 0.001], "x"],
         "retries": [3, -1, "x"],
         "shadow": ["cards.activate", 5],
@@ -110,11 +116,13 @@ def steering() -> Iterator[Entry]:
         "chain": [[signature("the header chain")], "zz"],
         "stamped_headers": [["a"], 5],
     }
-    assert set(said) == set(FORBIDDEN_HEADERS) - {"compression"}
+    assert said.keys() > UNSUPPORTED.keys()
     for header, values in said.items():
         for value in values:
             name = f"{header} = {json.dumps(value)[:40]}"
-            yield letter(name, message(name, headers={header: value}))
+            is_refused = header == "expires" or header in UNSUPPORTED
+            ends = rejected if is_refused else done
+            yield ends(name, message(name, headers={header: value}))
 
 
 def tasks() -> Iterator[Entry]:
@@ -210,7 +218,7 @@ def sweeps() -> Iterator[Entry]:
         "a sweep in a chain": {"chain": [signature("a sweep's chain")]},
         "a sweep, and then 5": {"callbacks": 5},
         "a sweep in a text": {"chain": "zz"},
-        "a sweep with stamps": {"stamped_headers": 5},
+        "a sweep that expires": {"expires": 5},
     }
     for name, headers in steered.items():
         empty = json.dumps([[], {}, {"note": name}]).encode()

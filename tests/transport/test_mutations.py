@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from card_worker import transport
 from card_worker.contracts.commands import APPLY, COMMANDS, SWEEPS
 from card_worker.contracts.dead_letters import Unreadable
-from card_worker.contracts.envelope import validate_envelope
+from card_worker.contracts.envelope import decompressed, read_envelope
 from card_worker.contracts.message import read_commands
 from card_worker.transport.envelope import payload
 from tests.transport.corpus import CORPUS, LEGAL
@@ -38,17 +38,22 @@ def read(raw: bytes) -> dict[str, Any]:
     channel: Any = NoChannel()
     came = transport.Message(payload(raw, "tag", "cards", strict=True), channel=channel)
     assert not came.errors
-    kwargs = validate_envelope(
+    body = came.body
+    if compression := came.headers.get("compression"):
+        body = decompressed(body, compression)
+    call = read_envelope(
         came.headers,
-        came.body,
+        body,
         content_type=came.content_type,
         content_encoding=came.content_encoding,
         tasks=TASKS,
     )
     task, message_id = came.headers["task"], came.headers["id"]
     if task not in SWEEPS:
-        assert read_commands(task, message_id, kwargs)
-    return kwargs
+        assert read_commands(
+            task, message_id, call.kwargs, deadline=call.deadline, problems=call.problems
+        )
+    return call.kwargs
 
 
 def read_or_not(raw: bytes) -> dict[str, Any] | None:

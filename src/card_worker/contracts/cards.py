@@ -34,6 +34,8 @@ EXPIRES_AT = (
 )
 REASON = "Free text, shown to operators."
 FUNDING = "Why the money is put onto the card."
+OTHER_FUNDING = given("funding", {"not": {"const": Funding.SOLD}})
+"""JSON Schema of a command with another `funding` than the default."""
 
 
 class OnCard(Request):
@@ -212,7 +214,7 @@ class AdjustBalance(_MovesOnCard):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "if": given("funding"),
+            "if": OTHER_FUNDING,
             "then": {"properties": {"amount": {"exclusiveMinimum": 0}}},
         }
     )
@@ -228,7 +230,7 @@ class AdjustBalance(_MovesOnCard):
     @field_validator("funding")
     @classmethod
     def _is_positive(cls, funding: Funding, info: ValidationInfo) -> Funding:
-        if info.data.get("amount", 1) < 0:
+        if funding is not Funding.SOLD and info.data.get("amount", 1) < 0:
             raise PydanticCustomError("funding", "is only allowed for a positive amount")
         return funding
 

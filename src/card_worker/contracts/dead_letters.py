@@ -20,16 +20,18 @@ class DeadLetterReason(TextEnum):
         "content_encoding_unsupported",
         "The content encoding must be utf-8.",
     )
+    COMPRESSION_UNSUPPORTED = (
+        "compression_unsupported",
+        "The body is compressed, but not with zlib, gzip, bzip2 or lzma.",
+    )
     TASK_UNKNOWN = "task_unknown", "There is no task with this name."
     MESSAGE_ID_INVALID = "message_id_invalid", "The header id must be an id of 1 to 64 characters."
-    HEADER_NOT_ALLOWED = "header_not_allowed", "The message has a header that is not allowed."
-    SIGNATURE_NOT_ALLOWED = (
-        "signature_not_allowed",
-        "The body embeds a signature, which is not allowed.",
+    HEADER_NOT_ALLOWED = (
+        "header_not_allowed",
+        "A message of the workers' own has a header or argument that is not allowed.",
     )
     BODY_INVALID = "body_invalid", "The body is not JSON, is too large or is nested too deep."
     BODY_NOT_A_CALL = "body_not_a_call", "The body is not [args, kwargs, embed]."
-    POSITIONAL_ARGUMENTS = "positional_arguments", "Tasks take keyword arguments only."
     COMMAND_LIST_INVALID = (
         "command_list_invalid",
         "The one field of commands.apply, commands, must be a list of 1 to 1,000 objects.",

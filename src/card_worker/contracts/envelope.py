@@ -1,11 +1,25 @@
-"""From the bytes on a queue to the fields of a task: what is accepted of headers and body."""
+"""From the bytes on a queue to the call of a task: what is accepted of headers and body.
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+A command whose envelope asks for something that is not done, such as a delay, can still be
+answered: its call has `problems`. Unreadable is raised only for what is no call of a known task.
+"""
 
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol
+
+from pydantic_core import PydanticCustomError
+
+from card_worker.contracts.commands import APPLY, COMMANDS
 from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
+from card_worker.contracts.events import Problem
+from card_worker.contracts.fields import read_time
 from card_worker.contracts.json_text import NotJson, json_bytes, raw_json, read_json
 from card_worker.contracts.metadata import METADATA_DEPTH_MAX
+from card_worker.contracts.queries import QUERIES
 from card_worker.contracts.text import is_id
 from card_worker.secrets.masking import masked_text
 from card_worker.wording import did_you_mean
@@ -14,36 +28,46 @@ MESSAGE_BYTES_MAX = 1024 * 1024
 LEVELS_MAX = METADATA_DEPTH_MAX + 4
 """Largest nesting of a body: the message, its fields, a list, a command, and its metadata."""
 HEADERS_BYTES_MAX = 64 * 1024
+LZMA_MEMORY_MAX = 64 * 1024 * 1024
 QUOTED_CHARS_MAX = 200
-# Headers by which a sender would control the worker.
+ANSWERED = frozenset([*COMMANDS, *QUERIES, APPLY])
+"""The tasks whose senders can be answered."""
+_NOT_SENT_ON = "is not supported: send the next command when the answer is on the stream"
+UNSUPPORTED = {
+    "eta": "is not supported: send the command when it is due, or use active_from",
+    "timelimit": "is not supported: use expires or not_after",
+    "callbacks": _NOT_SENT_ON,
+    "errbacks": _NOT_SENT_ON,
+    "chain": _NOT_SENT_ON,
+    "chord": _NOT_SENT_ON,
+}
+"""What headers, or signatures in the body, must not ask for."""
 EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
-FORBIDDEN_HEADERS = (
-    *EMBEDDED,
-    "compression",
-    "eta",
-    "expires",
-    "group",
-    "retries",
-    "shadow",
-    "stamped_headers",
-    "stamps",
-    "timelimit",
-)
 
 
-def validate_envelope(
+class Call(NamedTuple):
+    """The call of a task."""
+
+    kwargs: dict[str, Any]
+    deadline: datetime | None = None
+    """The time in the header `expires`, after which a command is refused."""
+    problems: tuple[Problem, ...] = ()
+    """What the envelope asks for and is not done. Such a command is refused."""
+
+
+def read_envelope(
     headers: Mapping[str, Any] | None,
     body: bytes | str,
     *,
     content_type: str | None,
     content_encoding: str | None,
     tasks: frozenset[str],
-) -> dict[str, Any]:
-    """Return the keyword arguments of a message that may go on to its task, one of `tasks`.
+) -> Call:
+    """Return the call in a message to one of `tasks`. Its body must be decompressed already.
 
     Reads the body strictly: no NaN, no key twice, nothing larger than 1 MiB or deeper than a
-    command can be. Headers have at most 64 KiB. Headers and embedded signatures that would make the
-    worker wait, drop or publish something are refused.
+    command can be. Headers have at most 64 KiB. What concerns only a monitor or the sender, such as
+    `retries`, `shadow`, a `group` or stamps, is ignored.
 
     Raises Unreadable.
     """
@@ -57,13 +81,29 @@ def validate_envelope(
     task = headers["task"]
     if not isinstance(task, str) or task not in tasks:
         raise Unreadable(DeadLetterReason.TASK_UNKNOWN, quoted(task, tasks))
-    message_id = headers.get("id")
-    if not is_id(message_id):
+    if not is_id(headers.get("id")):
         raise Unreadable(DeadLetterReason.MESSAGE_ID_INVALID)
-    for name in FORBIDDEN_HEADERS:
-        if _says_something(headers.get(name)):
-            raise Unreadable(DeadLetterReason.HEADER_NOT_ALLOWED, name)
-    return _read_body(body)
+    args, kwargs, embed = _read_body(body)
+    problems = [
+        Problem(field=f"headers.{name}", message=message)
+        for name, message in UNSUPPORTED.items()
+        if _says_something(headers.get(name))
+    ]
+    problems += [
+        Problem(field=name, message=UNSUPPORTED[name])
+        for name in EMBEDDED
+        if _says_something(embed.get(name))
+    ]
+    if args:
+        problems.append(Problem(field="args", message="must be empty: send keyword arguments"))
+    deadline = None
+    try:
+        deadline = _read_deadline(headers.get("expires"))
+    except PydanticCustomError as error:
+        problems.append(Problem(field="headers.expires", message=error.message()))
+    if problems and task not in ANSWERED:
+        raise Unreadable(DeadLetterReason.HEADER_NOT_ALLOWED, problems[0].field)
+    return Call(kwargs, deadline, tuple(problems))
 
 
 def quoted(value: object, known: Iterable[str] = ()) -> str:
@@ -88,7 +128,12 @@ def _check_size(headers: Mapping[str, Any]) -> None:
         raise Unreadable(DeadLetterReason.HEADERS_TOO_LARGE, detail)
 
 
-def _read_body(body: bytes | str) -> dict[str, Any]:
+def _read_deadline(expires: object) -> datetime | None:
+    return read_time(expires) if _says_something(expires) else None
+
+
+def _read_body(body: bytes | str) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """Return args, kwargs and embed."""
     raw = body if isinstance(body, bytes) else body.encode(errors="surrogatepass")
     try:
         read = read_json(raw, bytes_max=MESSAGE_BYTES_MAX, levels_max=LEVELS_MAX)
@@ -96,12 +141,7 @@ def _read_body(body: bytes | str) -> dict[str, Any]:
         raise Unreadable(DeadLetterReason.BODY_INVALID, str(problem)) from None
     match read:
         case [list(args), dict(kwargs), dict() | None as embed]:
-            if args:
-                raise Unreadable(DeadLetterReason.POSITIONAL_ARGUMENTS)
-            for name in EMBEDDED:
-                if embed and _says_something(embed.get(name)):
-                    raise Unreadable(DeadLetterReason.SIGNATURE_NOT_ALLOWED, name)
-            return kwargs
+            return args, kwargs, embed or {}
         case _:
             raise Unreadable(DeadLetterReason.BODY_NOT_A_CALL)
 
@@ -110,3 +150,53 @@ def _says_something(value: object) -> bool:
     if isinstance(value, list | tuple):
         return any(part is not None for part in value)
     return bool(value)
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def _zlib() -> _Decompressor:
+    return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # zlib or gzip
+
+
+def _lzma() -> _Decompressor:
+    return lzma.LZMADecompressor(memlimit=LZMA_MEMORY_MAX)
+
+
+_DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
+    "application/x-gzip": _zlib,
+    "gzip": _zlib,
+    "zlib": _zlib,
+    "application/x-bz2": bz2.BZ2Decompressor,
+    "bzip2": bz2.BZ2Decompressor,
+    "bzip": bz2.BZ2Decompressor,
+    "application/x-lzma": _lzma,
+    "lzma": _lzma,
+    "xz": _lzma,
+}
+"""By the names that kombu writes into the header `compression`, and their aliases."""
+
+
+def decompressed(body: bytes | str, compression: object) -> bytes:
+    """Return a body that was compressed; never more than MESSAGE_BYTES_MAX. Raises Unreadable."""
+    make = _DECOMPRESSORS.get(compression) if isinstance(compression, str) else None
+    if make is None:
+        raise Unreadable(DeadLetterReason.COMPRESSION_UNSUPPORTED, quoted(compression))
+    raw = body if isinstance(body, bytes) else body.encode(errors="surrogatepass")
+    decompressor = make()
+    try:
+        plain = decompressor.decompress(raw, MESSAGE_BYTES_MAX + 1)
+    except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, MemoryError) as error:
+        detail = f"not decompressed: {type(error).__name__}"
+        raise Unreadable(DeadLetterReason.BODY_INVALID, detail) from None
+    if len(plain) > MESSAGE_BYTES_MAX:
+        detail = f"more than {MESSAGE_BYTES_MAX} bytes when decompressed"
+        raise Unreadable(DeadLetterReason.BODY_INVALID, detail)
+    if not decompressor.eof or decompressor.unused_data:
+        raise Unreadable(DeadLetterReason.BODY_INVALID, "not decompressed: not complete")
+    return plain

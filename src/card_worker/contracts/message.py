@@ -7,6 +7,7 @@ not raised for an invalid field: that makes an InvalidCommand, whose sender is a
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -57,10 +58,35 @@ class UnreadableItem:
     item: Any
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What all commands of a message are read with."""
+
+    vault: Vault
+    deadline: datetime | None
+    problems: tuple[Problem, ...]
+
+    def with_deadline(self, request: Kind) -> Kind:
+        """Return a request whose `not_after` is not later than the deadline of its message."""
+        if self.deadline is None:
+            return request
+        earlier = min(self.deadline, request.not_after or self.deadline)
+        return request.model_copy(update={"not_after": earlier})
+
+
 def read_commands(
-    task: str, message_id: str, kwargs: Mapping[str, Any], vault: Vault = NO_VAULT
+    task: str,
+    message_id: str,
+    kwargs: Mapping[str, Any],
+    vault: Vault = NO_VAULT,
+    *,
+    deadline: datetime | None = None,
+    problems: tuple[Problem, ...] = (),
 ) -> list[Command | UnreadableItem]:
     """Return the commands of a message in order; an UnreadableItem in place of what is none.
+
+    None is done after the `deadline` of the message. With `problems` of its envelope, each is an
+    InvalidCommand.
 
     Tokens and PINs in them are keyed by `vault`.
 
@@ -68,15 +94,16 @@ def read_commands(
 
     Raises Unreadable when nobody can be answered at all.
     """
+    reading = _Reading(vault, deadline, problems)
     if task != APPLY:
         fields = {"command_id": message_id, **kwargs}
-        return [_read(task, fields, vault, fallback_id=message_id)]
+        return [_read(task, fields, reading, fallback_id=message_id)]
     commands = kwargs.get("commands")
     if set(kwargs) != {"commands"} or not isinstance(commands, list | tuple):
         raise Unreadable(DeadLetterReason.COMMAND_LIST_INVALID)
     if not 1 <= len(commands) <= COMMANDS_PER_MESSAGE_MAX:
         raise Unreadable(DeadLetterReason.COMMAND_LIST_INVALID, f"{len(commands)} items")
-    read = list(_read_list(message_id, commands, vault))
+    read = list(_read_list(message_id, commands, reading))
     unreadable = [item for item in read if isinstance(item, UnreadableItem)]
     if len(unreadable) == len(read):
         detail = describe_items(unreadable, len(read))
@@ -136,22 +163,28 @@ def extra_cost(task: object, fields: Mapping[str, Any]) -> int:
 
 
 def read_query(
-    task: str, message_id: str, kwargs: Mapping[str, Any], vault: Vault = NO_VAULT
+    task: str,
+    message_id: str,
+    kwargs: Mapping[str, Any],
+    vault: Vault = NO_VAULT,
+    *,
+    deadline: datetime | None = None,
+    problems: tuple[Problem, ...] = (),
 ) -> Query | InvalidCommand:
     """Return the query that a message carries. Raises Unreadable when nobody can be answered."""
-    fields = {"command_id": message_id, **kwargs}
-    return _read_as(QUERIES[task], task, fields, vault, fallback_id=message_id)
+    fields, reading = {"command_id": message_id, **kwargs}, _Reading(vault, deadline, problems)
+    return _read_as(QUERIES[task], task, fields, reading, fallback_id=message_id)
 
 
 def _read_list(
-    message_id: str, commands: Sequence[Any], vault: Vault
+    message_id: str, commands: Sequence[Any], reading: _Reading
 ) -> Iterator[Command | UnreadableItem]:
     left = EXTRA_COST_MAX
     for place, part in enumerate(commands):
         try:
             # Room for ":999" within the 64 characters of an id.
             command, extra = _read_part(
-                part, vault, left=left, fallback_id=f"{message_id[:60]}:{place}"
+                part, reading, left=left, fallback_id=f"{message_id[:60]}:{place}"
             )
         except Unreadable as problem:
             yield UnreadableItem(problem.reason, problem.detail, place, part)
@@ -160,7 +193,9 @@ def _read_list(
             yield command
 
 
-def _read_part(part: object, vault: Vault, *, left: int, fallback_id: str) -> tuple[Command, int]:
+def _read_part(
+    part: object, reading: _Reading, *, left: int, fallback_id: str
+) -> tuple[Command, int]:
     """Return the command that a part of a list is, and its extra cost, of which `left` is left."""
     if not isinstance(part, Mapping):
         raise Unreadable(DeadLetterReason.ITEM_NOT_AN_OBJECT)
@@ -168,7 +203,7 @@ def _read_part(part: object, vault: Vault, *, left: int, fallback_id: str) -> tu
     fields = {name: value for name, value in part.items() if name != "command"}
     extra = extra_cost(task, fields)
     if extra <= left:
-        return _read(task, fields, vault, fallback_id=fallback_id), extra
+        return _read(task, fields, reading, fallback_id=fallback_id), extra
     message = (
         f"a list has at most {EXTRA_COST_MAX} listed cards;"
         f" any other command about a batch counts as {BATCH_COST} of them"
@@ -176,22 +211,24 @@ def _read_part(part: object, vault: Vault, *, left: int, fallback_id: str) -> tu
     return _invalid(str(task), fields, (Problem(field="", message=message),), fallback_id), 0
 
 
-def _read(task: object, fields: Mapping[str, Any], vault: Vault, *, fallback_id: str) -> Command:
+def _read(
+    task: object, fields: Mapping[str, Any], reading: _Reading, *, fallback_id: str
+) -> Command:
     kind = COMMANDS.get(task) if isinstance(task, str) else None
     if kind is None:
         raise Unreadable(DeadLetterReason.COMMAND_UNKNOWN, quoted(task, COMMANDS))
-    return _read_as(kind, str(task), fields, vault, fallback_id=fallback_id)
+    return _read_as(kind, str(task), fields, reading, fallback_id=fallback_id)
 
 
 def _read_as(
-    kind: type[Kind], task: str, fields: Mapping[str, Any], vault: Vault, *, fallback_id: str
+    kind: type[Kind], task: str, fields: Mapping[str, Any], reading: _Reading, *, fallback_id: str
 ) -> Kind | InvalidCommand:
-    problems = _too_large(kind, fields)
+    problems = reading.problems + _too_large(kind, fields)
     if "command" in fields:
         problems += (Problem(field="command", message="is not a known field"),)
     if not problems:
         try:
-            return kind.model_validate(fields, context=vault)
+            return reading.with_deadline(kind.model_validate(fields, context=reading.vault))
         except ValidationError as error:
             problems = tuple(islice(problems_of(error), PROBLEMS_MAX))
     return _invalid(task, fields, problems, fallback_id)
@@ -202,7 +239,9 @@ def _invalid(
 ) -> InvalidCommand:
     account_id, card_id = fields.get("account_id"), fields.get("card_id")
     if not is_account_id(account_id):
-        raise Unreadable(DeadLetterReason.ACCOUNT_ID_INVALID)
+        first = problems[0]
+        detail = f"{first.field}: {first.message}" if first.field else first.message
+        raise Unreadable(DeadLetterReason.ACCOUNT_ID_INVALID, detail)
     command_id = fields.get("command_id")
     return InvalidCommand(
         command=task,

@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from card_worker.contracts import keys
 from card_worker.contracts.base import Request, alternatives, given
-from card_worker.contracts.cards import CARD_ID, FUNDING, METADATA, MovesMoney
+from card_worker.contracts.cards import CARD_ID, FUNDING, METADATA, OTHER_FUNDING, MovesMoney
 from card_worker.contracts.enums import Funding, TransactionType
 from card_worker.contracts.fields import Name, Seconds, TransactionId
 from card_worker.contracts.metadata import Metadata
@@ -89,7 +89,7 @@ def _schema_of_holds(schema: dict[str, Any]) -> None:
     schema["allOf"] = [
         {"if": is_pending, "then": {"properties": {"type": {"not": {"const": "fund"}}}}},
         {"if": given("hold_expires_in"), "then": is_pending},
-        {"if": given("funding"), "then": given("type", {"const": "fund"})},
+        {"if": OTHER_FUNDING, "then": given("type", {"const": "fund"})},
     ]
 
 
@@ -126,7 +126,7 @@ class CreateTransaction(MovesMoney, ByCardOrToken):
     @field_validator("funding")
     @classmethod
     def _is_fund(cls, funding: Funding, info: ValidationInfo) -> Funding:
-        if info.data.get("type") is TransactionType.DRAWDOWN:
+        if funding is not Funding.SOLD and info.data.get("type") is TransactionType.DRAWDOWN:
             raise PydanticCustomError("funding", "is only allowed for a fund")
         return funding
 

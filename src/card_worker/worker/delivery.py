@@ -121,7 +121,14 @@ class Delivery:
     def _read(self, message: Message) -> ReadMessage | Outcome:
         """Return the commands of a message, or its outcome if it is unreadable."""
         try:
-            items = read_commands(message.task, message.id, message.kwargs, self._vault)
+            items = read_commands(
+                message.task,
+                message.id,
+                message.kwargs,
+                self._vault,
+                deadline=message.deadline,
+                problems=message.problems,
+            )
         except Exception as error:
             # Reading depends on the message only: the next try would fail in the same way.
             return self._dead_letters.dead_letter_unread(message, error)

@@ -19,8 +19,9 @@ from celery.worker import state
 from kombu.message import Message as KombuMessage
 
 from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
-from card_worker.contracts.envelope import validate_envelope
+from card_worker.contracts.envelope import Call, decompressed, read_envelope
 from card_worker.contracts.message import cost_of
+from card_worker.contracts.text import is_id
 from card_worker.health import Record
 from card_worker.storage.contention import Row
 from card_worker.worker import stopping
@@ -127,22 +128,26 @@ class Consumer(ReconnectingConsumer):
 
     def _on_message(self, raw: KombuMessage) -> None:
         try:
-            kwargs = self._validate(raw)
+            call = self._read(raw)
         except Unreadable as problem:
             self._unreadable.append((raw, Failed(problem.reason, problem.detail)))
         else:
-            self._taken.append(receive(raw, kwargs))
+            self._taken.append(receive(raw, call))
         if not self._reports_taken:
             self._on_taken()
 
-    def _validate(self, raw: KombuMessage) -> dict[str, Any]:
+    def _read(self, raw: KombuMessage) -> Call:
         if malformed := raw.delivery_info.get("malformed"):
             is_large = "aside" in raw.delivery_info
             reason = (
                 DeadLetterReason.ENTRY_TOO_LARGE if is_large else DeadLetterReason.ENTRY_MALFORMED
             )
             raise Unreadable(reason, f"{malformed!s:.200}")
-        return validate_envelope(
+        if raw.headers.get("compression"):
+            # From here on the message is as if it had not been compressed, also in a dead letter.
+            raw.body = decompressed(raw.body, raw.headers["compression"])
+            del raw.headers["compression"]
+        return read_envelope(
             raw.headers,
             raw.body,
             content_type=raw.content_type,
@@ -173,6 +178,9 @@ class Consumer(ReconnectingConsumer):
         raws = [raw for raw, _ in unreadable]
         if self.dead_letter(unreadable):
             self._acknowledge(raws)
+            self._store_results(
+                [result for pair in unreadable if (result := _result_of_unreadable(*pair))]
+            )
         else:
             self._give_back(raws)
 
@@ -262,8 +270,7 @@ class Consumer(ReconnectingConsumer):
         self._events.emit_outcomes(ended, seconds)
         done = [received.raw for received, end in ended if not isinstance(end, Returned)]
         self._acknowledge(done)
-        if self._results is not None:
-            self._results.store([result for pair in ended if (result := self._result(*pair))])
+        self._store_results([result for pair in ended if (result := self._result(*pair))])
         throttles = [end.throttle_s for end in outcomes if isinstance(end, Answered)]
         self._throttle(max(throttles, default=0.0))
 
@@ -321,6 +328,10 @@ class Consumer(ReconnectingConsumer):
             # Take them again as soon as the time has passed.
             self.timer.call_after(seconds, transport.wake)
 
+    def _store_results(self, results: Sequence[Result]) -> None:
+        if self._results is not None:
+            self._results.store(results)
+
     def _result(self, received: Received, outcome: Outcome) -> Result | None:
         """Return what is stored for a producer that asked for a result."""
         if received.raw.headers.get("ignore_result"):
@@ -334,6 +345,15 @@ class Consumer(ReconnectingConsumer):
                 return Result(id, task, states.FAILURE, DeadLettered(outcome.explanation))
             case Returned() | Waiting():
                 return None
+
+
+def _result_of_unreadable(raw: KombuMessage, failed: Failed) -> Result | None:
+    """Return what is stored for the producer of an unreadable message, if its id is readable."""
+    id, task = raw.headers.get("id"), raw.headers.get("task")
+    if not is_id(id) or raw.headers.get("ignore_result"):
+        return None
+    failure = DeadLettered(failed.explanation)
+    return Result(id, task if isinstance(task, str) else "", states.FAILURE, failure)
 
 
 class DeadLettered(Exception):

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from typing import Any, TypeAlias
 
 from card_worker.contracts.commands import Command
 from card_worker.contracts.dead_letters import DeadLetterReason, explain
+from card_worker.contracts.events import Problem
 from card_worker.contracts.message import UnreadableItem
 from card_worker.domain.answers import Answer
 from card_worker.query_handler import QueryResult
@@ -16,7 +18,8 @@ from card_worker.storage.contention import Row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A task message whose envelope is valid; `headers` and `body` are as they were received.
+    """A task message whose envelope is valid; `headers` and `body` are as they were received, but
+    decompressed.
 
     `returns` is how often it was put back on its queue, `deaths` how often because its worker died.
     """
@@ -27,6 +30,10 @@ class Message:
     kwargs: Mapping[str, Any]
     body: bytes
     headers: Mapping[str, Any] | None = None
+    deadline: datetime | None = None
+    """After this time its commands are refused."""
+    problems: tuple[Problem, ...] = ()
+    """What its envelope asks for and is not done."""
     returns: int = 0
     deaths: int = 0
     is_waiting: bool = False

@@ -23,7 +23,14 @@ class Queries:
     def deliver(self, message: Message) -> Outcome:
         """Answer the query in a message."""
         try:
-            query = read_query(message.task, message.id, message.kwargs, self._vault)
+            query = read_query(
+                message.task,
+                message.id,
+                message.kwargs,
+                self._vault,
+                deadline=message.deadline,
+                problems=message.problems,
+            )
             return QueryAnswered(self._retries.run(partial(self._answer, query)))
         except Interrupted:
             return Returned()

@@ -1,12 +1,12 @@
 """Messages of kombu's, with the messages of ours that were read from them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
 from kombu.message import Message as KombuMessage
 
+from card_worker.contracts.envelope import Call
 from card_worker.worker.messages import Message
 
 
@@ -18,17 +18,19 @@ class Received:
     message: Message
 
 
-def receive(raw: KombuMessage, kwargs: Mapping[str, Any]) -> Received:
-    """Return a valid message of kombu's with its keyword arguments."""
+def receive(raw: KombuMessage, call: Call) -> Received:
+    """Return a valid message of kombu's with the call in it."""
     info = raw.delivery_info
     redelivered = int(bool(info.get("redelivered")))
     message = Message(
         task=raw.headers["task"],
         id=raw.headers["id"],
         queue=queue_of(raw),
-        kwargs=kwargs,
+        kwargs=call.kwargs,
         body=raw.body,
         headers=raw.headers,
+        deadline=call.deadline,
+        problems=call.problems,
         returns=info.get("returns", redelivered),
         deaths=info.get("deaths", redelivered),
     )
