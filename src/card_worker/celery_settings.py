@@ -32,11 +32,12 @@ except WrongSetting as wrong:
 broker_url = _broker.broker_url
 broker_user, broker_password = _broker.user, _broker.password
 broker_use_ssl = _broker.tls_options
-_results = _settings.result_backend_url
-if _results is not None:  # otherwise the event is the only answer
-    result_backend = _results.backend_url
-    redis_username, redis_password = _results.user, _results.password
-    redis_backend_use_ssl = _results.tls_options
+# Without a backend, only queries have results: commands are answered by events.
+_results = _settings.result_backend_url or _broker
+result_backend = _results.backend_url
+result_expires = 24 * 3600 if _settings.result_backend_url else 3600  # seconds
+redis_username, redis_password = _results.user, _results.password
+redis_backend_use_ssl = _results.tls_options
 
 broker_transport = TRANSPORT
 broker_connection_retry_on_startup = True

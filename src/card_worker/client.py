@@ -230,7 +230,7 @@ class Client:
         expected, found = set(command_ids), dict[str, Event]()
         for event in self.events(after, timeout_s=timeout_s):
             command_id = event["correlationid"]
-            if command_id in expected and is_answer(event):
+            if command_id in expected and event.get("answer"):
                 found.setdefault(command_id, event)
                 if len(found) == len(expected):
                     break
@@ -239,21 +239,6 @@ class Client:
 
 def _address(url: str | RedisAddress) -> RedisAddress:
     return RedisAddress.parse(url) if isinstance(url, str) else url
-
-
-def is_answer(event: Event) -> bool:
-    """Return whether an event is the answer to its command, not a later event about it."""
-    data = event["data"]
-    match event["type"]:
-        case "batch.progressed" | "batch.recalled" | "batch.confirmed":
-            return False
-        case "batch.completed":  # the answer only for a batch that lists its cards
-            return "cards" in data
-        case "batch.cancelled":
-            return bool(data["command"] == "batches.cancel")
-        case "hold.expired":
-            return bool(data["command"] == "holds.expire")
-    return True
 
 
 def fields(command: ProducerCommand) -> Fields:

@@ -33,7 +33,9 @@ QueryResult: TypeAlias = dict[str, Any]
 
 
 def answer_query(connection: Connection, query: Query | InvalidCommand) -> QueryResult:
-    """Return the result of a query without a token or PIN, `{reason, message}` if it is refused."""
+    """Return the result of a query, or `{reason, message}` when it is refused."""
+    if not isinstance(query, InvalidCommand) and _is_late(query, clock(connection)):
+        return _refusal(Reason.STALE_COMMAND)
     match query:
         case InvalidCommand():
             problems = [problem.model_dump() for problem in query.problems]
@@ -63,6 +65,8 @@ def answer_card_query(connection: Connection, query: CardQuery, now: datetime) -
     now = books.time(needed, now)
     emitted: list[Answer] = []
     try:
+        if _is_late(query, now):
+            raise AccessDenied(Reason.STALE_COMMAND)  # noqa: TRY301
         card, pin_check = grant_access(books, query, now)
     except AccessDenied as refusal:
         result, pin_check = _refusal(refusal.reason), refusal.pin_check
@@ -74,6 +78,10 @@ def answer_card_query(connection: Connection, query: CardQuery, now: datetime) -
         emitted.append(answer(books, pin_check.block, apply(pin_check.block, books)))
     save(connection, books.take_changes(), emitted)
     return result
+
+
+def _is_late(query: Query, now: datetime) -> bool:
+    return query.not_after is not None and query.not_after < now
 
 
 def _is_busy(connection: Connection, account_id: str, card_id: str, card: Card | None) -> bool:

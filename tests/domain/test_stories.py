@@ -217,8 +217,8 @@ def test_a_transaction_says_why_money_was_put_onto_the_card() -> None:
         draw      A1 5 NOK d1                  -> card.drawn_down
         refund    @d1                          -> card.refunded
         transfer  A1 to=A2                     -> card.transferred_out + card.transferred_in
-        draw      A2 5 NOK funding=sold        -> command.rejected invalid
-        adjust    A2 -5 NOK funding=sold       -> command.rejected invalid
+        draw      A2 5 NOK funding=promotional -> command.rejected invalid
+        adjust    A2 -5 NOK funding=promotional -> command.rejected invalid
         """)
     assert [row.funding for row in story.books.transactions] == [
         *("promotional", "sold", "compensation", "promotional"),

@@ -403,6 +403,8 @@ class Envelope(TypedDict):
     """The card's version as 20 digits. Absent for batches, refusals and dry runs."""
     correlationid: str
     """The command_id of the command."""
+    answer: NotRequired[Literal[True]]
+    """Present in the answer to the command, and absent in all other events that it leads to."""
     data: CardData | BatchData | RejectionData
     """The content, which depends on `type`."""
 

@@ -34,12 +34,15 @@ class ByCardOrToken(Request):
     token: Secret | None = Field(
         None,
         validate_default=True,
-        description="A token of the card, in clear or sealed to the workers.",
+        description="A token of the card, in clear or sealed to the workers. It is compared after"
+        " Unicode normalization (NFKC) and without outer white space; if the token has none, also"
+        " without the spaces and dashes inside.",
     )
     pin: Secret | None = Field(
         None,
         description="The PIN of the card, in clear or sealed to the workers. Required with `token`"
-        " if the card has one. Not allowed in a dry run: wrong PINs are counted.",
+        " if the card has one. It is compared after Unicode normalization (NFKC) and without outer"
+        " white space. Not allowed in a dry run: wrong PINs are counted.",
     )
 
     @field_validator("token")

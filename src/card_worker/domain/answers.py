@@ -296,6 +296,7 @@ def _freeze(
         at=event.at,
         version=None if event.command.dry_run else version,
         reason=reason,
+        is_answer=event.is_answer,
     )
 
 
@@ -308,6 +309,7 @@ def freeze(
     at: datetime,
     version: int | None = None,
     reason: Reason | None = None,
+    is_answer: bool = False,
 ) -> Answer:
     """Return an event as it is stored and published, never to be changed."""
     account_id = data["account_id"]
@@ -325,6 +327,8 @@ def freeze(
     }
     if version is not None:
         envelope["sequence"] = f"{version:0{SEQUENCE_DIGITS}}"
+    if is_answer:
+        envelope["answer"] = True
     return Answer(
         id=id,
         account_id=account_id,

@@ -187,8 +187,8 @@ def use_codes(books: Books, event: CardFunded | CardDrawnDown | HoldPlaced) -> N
         token = books.token(given)
         assert token is not None
         spent_at = event.at if token.expires_after_transaction else None
-        if spent_at is not None or token.kid != given.newest.kid:
-            kid, digest = given.newest
+        kid, digest = given.renewed(Hash(token.kid, token.digest))
+        if spent_at is not None or token.kid != kid:
             books.put_token(token._replace(kid=kid, digest=digest, spent_at=spent_at))
     if pin is not None:
         stored = books.pins[books.cards[event.card].id]

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
+from card_worker.contracts.base import InternalCommand
 from card_worker.contracts.batches import ApproveBatch, CancelBatch, CreateBatch, Recall
 from card_worker.contracts.cards import (
     ActivateCard,
@@ -86,6 +87,11 @@ class EventBase(Generic[Cause]):
     def id(self) -> UUID:
         """Return the event's id: the same each time that its command is delivered."""
         return event_id(self.command.account_id, self.command.key if self.key is None else self.key)
+
+    @property
+    def is_answer(self) -> bool:
+        """Say whether the event answers its command, rather than being another effect of it."""
+        return self.key is None and not isinstance(self.command, InternalCommand)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +292,10 @@ class CommandRejected(EventBase[Command]):
     type = EventType.COMMAND_REJECTED
     reason: Reason
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def is_answer(self) -> bool:
+        return True
 
 
 CardEvent: TypeAlias = (

@@ -1,6 +1,8 @@
 """The vault: the keys of this installation, and what they make of tokens and PINs in commands."""
 
+import unicodedata
 from collections.abc import Sequence
+from itertools import chain
 from uuid import UUID
 
 from card_worker.secrets.peppers import Hash, Peppers
@@ -8,23 +10,45 @@ from card_worker.secrets.sealing import NotOpened, open_sealed
 from card_worker.secrets.secret import Secret, is_sealed
 
 
+def as_typed(value: str) -> str:
+    """Return a token or PIN in the form in which it is compared.
+
+    Full-width digits and the like become plain ones (NFKC); outer white space is removed.
+    """
+    return unicodedata.normalize("NFKC", value).strip()
+
+
+def _without_gaps(value: str) -> str:
+    """Return a token without spaces and dashes, which people add when they type a long one."""
+    return "".join(char for char in value if unicodedata.category(char) not in ("Zs", "Pd"))
+
+
 class GivenToken(Secret):
-    """The token in a command, with its hash for each pepper, the newest first."""
+    """The token in a command, with the hashes by which it may be stored.
 
-    __slots__ = ("hashes",)
+    `spellings` are the token as it was typed and, if it differs, without spaces and dashes; each as
+    its hashes for all peppers, the newest first. A stored token has spaces or dashes only if its
+    format has them, so that the second spelling can only be that of a token without them.
+    """
 
-    def __init__(self, value: str, hashes: Sequence[Hash]) -> None:
+    __slots__ = ("_spellings",)
+
+    def __init__(self, value: str, *spellings: Sequence[Hash]) -> None:
         super().__init__(value)
-        self.hashes = tuple(hashes)
+        self._spellings = spellings
 
     @property
-    def newest(self) -> Hash:
-        return self.hashes[0]
+    def hashes(self) -> tuple[Hash, ...]:
+        return tuple(chain(*self._spellings))
+
+    def renewed(self, stored: Hash) -> Hash:
+        """Return the hash with the newest pepper of the spelling that has the hash `stored`."""
+        return next(hashes[0] for hashes in self._spellings if stored in hashes)
 
     @property
     def fingerprint(self) -> str:
         """Identifies the token in idempotency keys: stable until the oldest pepper is removed."""
-        return self.hashes[-1].digest
+        return self._spellings[0][-1].digest
 
 
 class GivenPin(Secret):
@@ -72,10 +96,12 @@ class Vault:
     def keyed_token(self, account_id: str, token: Secret) -> GivenToken:
         """Return a token with its hashes."""
         assert self.tokens is not None
-        value = token.reveal()
-        return GivenToken(value, self.tokens.token_hashes(account_id, value))
+        value = as_typed(token.reveal())
+        spellings = dict.fromkeys((value, _without_gaps(value)))
+        hashes = [self.tokens.token_hashes(account_id, spelling) for spelling in spellings]
+        return GivenToken(value, *hashes)
 
     def keyed_pin(self, pin: Secret) -> GivenPin:
         """Return a PIN that can be compared with stored ones."""
         assert self.pins is not None
-        return GivenPin(pin.reveal(), self.pins)
+        return GivenPin(as_typed(pin.reveal()), self.pins)

@@ -62,6 +62,8 @@ class Consumer(ReconnectingConsumer):
     """The tasks that a message may name."""
     ungrouped: frozenset[str] = frozenset()
     """Tasks whose messages are handled one by one, after the groups."""
+    with_results: frozenset[str] | None = None
+    """The tasks whose results are stored; None: all."""
     group_max: int
     group_wait_s: float
     """Seconds for which a group waits for further messages."""
@@ -86,8 +88,7 @@ class Consumer(ReconnectingConsumer):
         super().__init__(*args, **kwargs)
         self._record: Record | None = None
         self._connections = 0
-        backend = self.app.conf.result_backend and self.app.backend
-        self._results = Results(backend) if backend else None
+        self._results = Results(self.app.backend)
 
     def stop(self) -> None:
         stopping.request()
@@ -178,9 +179,8 @@ class Consumer(ReconnectingConsumer):
         raws = [raw for raw, _ in unreadable]
         if self.dead_letter(unreadable):
             self._acknowledge(raws)
-            self._store_results(
-                [result for pair in unreadable if (result := _result_of_unreadable(*pair))]
-            )
+            results = [self._result_of_unreadable(*pair) for pair in unreadable]
+            self._results.store([result for result in results if result])
         else:
             self._give_back(raws)
 
@@ -270,7 +270,7 @@ class Consumer(ReconnectingConsumer):
         self._events.emit_outcomes(ended, seconds)
         done = [received.raw for received, end in ended if not isinstance(end, Returned)]
         self._acknowledge(done)
-        self._store_results([result for pair in ended if (result := self._result(*pair))])
+        self._results.store([result for pair in ended if (result := self._result(*pair))])
         throttles = [end.throttle_s for end in outcomes if isinstance(end, Answered)]
         self._throttle(max(throttles, default=0.0))
 
@@ -328,15 +328,11 @@ class Consumer(ReconnectingConsumer):
             # Take them again as soon as the time has passed.
             self.timer.call_after(seconds, transport.wake)
 
-    def _store_results(self, results: Sequence[Result]) -> None:
-        if self._results is not None:
-            self._results.store(results)
-
     def _result(self, received: Received, outcome: Outcome) -> Result | None:
         """Return what is stored for a producer that asked for a result."""
-        if received.raw.headers.get("ignore_result"):
-            return None
         id, task = received.message.id, received.message.task
+        if not self._has_result(received.raw, task):
+            return None
         match outcome:
             case Answered() | QueryAnswered():
                 value = self.result(received.message, outcome)
@@ -346,14 +342,18 @@ class Consumer(ReconnectingConsumer):
             case Returned() | Waiting():
                 return None
 
+    def _result_of_unreadable(self, raw: KombuMessage, failed: Failed) -> Result | None:
+        """Return what is stored for the producer of a message whose id at least is readable."""
+        id, task = raw.headers.get("id"), raw.headers.get("task")
+        if not is_id(id) or not self._has_result(raw, task):
+            return None
+        failure = DeadLettered(failed.explanation)
+        return Result(id, task if isinstance(task, str) else "", states.FAILURE, failure)
 
-def _result_of_unreadable(raw: KombuMessage, failed: Failed) -> Result | None:
-    """Return what is stored for the producer of an unreadable message, if its id is readable."""
-    id, task = raw.headers.get("id"), raw.headers.get("task")
-    if not is_id(id) or raw.headers.get("ignore_result"):
-        return None
-    failure = DeadLettered(failed.explanation)
-    return Result(id, task if isinstance(task, str) else "", states.FAILURE, failure)
+    def _has_result(self, raw: KombuMessage, task: object) -> bool:
+        return not raw.headers.get("ignore_result") and (
+            self.with_results is None or task in self.with_results
+        )
 
 
 class DeadLettered(Exception):

@@ -40,7 +40,7 @@ class Results:
 
     def store(self, results: Sequence[Result]) -> None:
         """Store `results`, each independent of the others; log which are not stored."""
-        if monotonic() < self._again_at:
+        if not results or monotonic() < self._again_at:
             return
         try:
             self._store(results)

@@ -271,6 +271,8 @@ class Consumer(grouping.Consumer):
         super().__init__(*args, **kwargs)
         settings = load_settings()
         self.group_max, self.group_wait_s = settings.group_max, settings.group_wait_ms / 1000
+        if settings.result_backend_url is None:
+            self.with_results = frozenset(QUERIES)
 
     def dead_letter(self, failed: Sequence[tuple[KombuMessage, Failed]]) -> bool:
         return _delivery().dead_letter([partial(_dead_letter, *pair) for pair in failed])
