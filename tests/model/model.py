@@ -27,7 +27,10 @@ class Card:
     version: int = 1
     has_pin: bool = False
     wrong: int = 0
-    """PINs that were guessed since a right one."""
+    """Wrong PINs since a right one."""
+    moves: int = 0
+    """Transactions since the activation, with its load."""
+    successor: str | None = None
 
     def shows(self, now: datetime) -> str:
         if self.state in ("inactive", "closed"):
@@ -97,10 +100,12 @@ class Model:
 
     # --- what all have in common ----------------------------------------------------------------
 
-    def _card(self, name: str, now: datetime, *, refuses: str) -> Card:
+    def _card(self, name: str, now: datetime, *, refuses: str, once: Fields | None = None) -> Card:
         card = self.cards.get(name)
         if card is None:
             raise No("card_not_found")
+        if once is not None:
+            self._once(name, once)
         shows = card.shows(now)
         if shows in refuses.split():
             raise No(f"card_{shows}")
@@ -117,6 +122,7 @@ class Model:
             if hold.card == name and hold.left and hold.ends is not None and hold.ends <= now:
                 hold.left = 0
                 card.version += 1
+                card.moves += 1
         return card
 
     def _accept(self, name: str, asked: Fields, now: datetime) -> Card:
@@ -124,7 +130,11 @@ class Model:
         card.version += 1
         if "ref_id" in asked:
             self.refs.add((name, asked["ref_id"]))
+            card.moves += 1
         return card
+
+    def _started(self, card: Card, now: datetime) -> bool:
+        return card.starts is None or card.starts <= now
 
     def _free(self, name: str, now: datetime) -> int:
         return self.cards[name].balance - self.locked(name, now)
@@ -134,10 +144,12 @@ class Model:
     def _begin(self, card: Card, asked: Fields, now: datetime) -> None:
         card.state, card.currency, card.since = "active", asked["currency"], now
         card.load = card.funds = card.balance = asked["amount"]
-        card.ends = asked.get("expires_at")
+        card.starts, card.ends = asked.get("active_from"), asked.get("expires_at")
+        card.moves = 1 if card.load else 0
 
     def _ends_well(self, asked: Fields, now: datetime) -> None:
-        if asked.get("expires_at") is not None and asked["expires_at"] <= now:
+        starts, ends = asked.get("active_from"), asked.get("expires_at")
+        if ends is not None and (ends <= now or (starts is not None and ends <= starts)):
             raise No("invalid")
 
     def _cards_create(self, asked: Fields, _id: str, now: datetime) -> str:
@@ -162,10 +174,10 @@ class Model:
 
     def _cards_batch_create(self, asked: Fields, _id: str, now: datetime) -> str:
         names = [card["card_id"] for card in asked["cards"]]
-        if any(name in self.cards for name in names):
-            raise No("card_exists")
         if len(set(names)) < len(names):
             raise No("duplicate_in_batch")
+        if any(name in self.cards for name in names):
+            raise No("card_exists")
         for name in names:
             self.cards[name] = Card("inactive")
             self._make_codes(name, asked.get("options", {}), now)
@@ -178,6 +190,13 @@ class Model:
             raise No("card_already_active")
         if card.blocked:
             raise No("card_blocked")
+        usable = [
+            token
+            for token in self.tokens.values()
+            if token.card == asked["card_id"] and token.serves(now)
+        ]
+        if "card_token" in asked and not usable:
+            raise No("token_not_found")
         self._begin(card, asked, now)
         for token in self.tokens.values():
             if token.card == asked["card_id"] and token.serves(now):
@@ -187,7 +206,7 @@ class Model:
 
     def _cards_reverse_activation(self, asked: Fields, _id: str, now: datetime) -> str:
         card = self._card(asked["card_id"], now, refuses="inactive closed expired blocked")
-        if card.spent or card.pending or not card.load == card.funds == card.balance:
+        if card.moves != (1 if card.load else 0) or card.load != card.funds:
             raise No("not_reversible")
         if card.since is not None and now - card.since > WINDOW:
             raise No("not_reversible")
@@ -199,10 +218,12 @@ class Model:
     # --- days and ends --------------------------------------------------------------------------
 
     def _cards_update(self, asked: Fields, _id: str, now: datetime) -> str:
-        card = self._card(asked["card_id"], now, refuses="closed")
         ends = asked.get("expires_at")
-        if ends is not None and (card.ends is None or ends <= card.ends or ends <= now):
+        if ends is not None and ends <= now:
             raise No("invalid")
+        card = self._card(asked["card_id"], now, refuses="closed")
+        if ends is not None and (card.ends is None or ends <= card.ends):
+            raise No("expiry_not_later")
         self._accept(asked["card_id"], asked, now)
         if ends is not None:
             card.ends = ends
@@ -255,7 +276,9 @@ class Model:
             version=new.version + 1,
             has_pin=new.has_pin,
             wrong=new.wrong,
+            moves=1 if old.balance else 0,
         )
+        old.successor = asked["new_card_id"]
         old.state, old.balance = "closed", 0
         return "card.replaced"
 
@@ -276,15 +299,15 @@ class Model:
         if token is None:
             name = asked["card_id"]
             refuses = "inactive closed expired" + ("" if funds else " blocked")
-            card = self._card(name, now, refuses=refuses)
+            card = self._card(name, now, refuses=refuses, once=asked)
+            if not funds and not self._started(card, now):
+                raise No("card_not_started")
         else:
             name = token.card
             card = self.cards[name]
         if "pin" in asked:
             self._guess(card, asked["pin"])
         self._once(name, asked)
-        if not funds and card.starts is not None and card.starts > now:
-            raise No("card_not_started")
         if asked["currency"] != card.currency:
             raise No("currency_mismatch")
         if not funds and amount > self._free(name, now):
@@ -313,7 +336,8 @@ class Model:
             raise No("token_spent")
         card = self.cards[token.card]
         lives = card.shows(now) in ("unused", "partially_used", "used")
-        if not lives or not token.serves(now):
+        starts = asked.get("type") == "fund" or self._started(card, now)
+        if not lives or not starts or not token.serves(now):
             raise No("card_not_usable")
         if card.has_pin and "pin" not in asked:
             raise No("pin_required")
@@ -368,8 +392,7 @@ class Model:
 
     def _transactions_capture(self, asked: Fields, id: str, now: datetime) -> str:
         hold = self._hold(asked)
-        self._card(hold.card, now, refuses="inactive closed")
-        self._once(hold.card, asked)
+        self._card(hold.card, now, refuses="inactive closed", once=asked)
         if not hold.left or (hold.ends is not None and hold.ends <= now):
             raise No("hold_closed")
         amount = asked.get("amount") or hold.left
@@ -377,6 +400,10 @@ class Model:
             raise No("exceeds_hold")
         card = self._accept(hold.card, asked, now)
         hold.left -= amount
+        if asked.get("final") and hold.left:
+            hold.left = 0
+            card.version += 1
+            card.moves += 1
         self._spend(card, hold.card, amount, id)
         return "hold.captured"
 
@@ -404,8 +431,9 @@ class Model:
             raise No("transaction_not_found")
         drawn = self.drawn[asked["transaction_id"]]
         name, left = drawn
-        self._card(name, now, refuses="inactive closed expired")
-        self._once(name, asked)
+        while (successor := self.cards[name].successor) is not None:
+            name = successor
+        self._card(name, now, refuses="inactive closed expired", once=asked)
         amount = asked.get("amount") or left
         if amount > left or left == 0:
             raise No("exceeds_drawdown")
@@ -417,8 +445,7 @@ class Model:
 
     def _cards_adjust(self, asked: Fields, _id: str, now: datetime) -> str:
         name, amount = asked["card_id"], asked["amount"]
-        card = self._card(name, now, refuses="inactive closed expired")
-        self._once(name, asked)
+        card = self._card(name, now, refuses="inactive closed expired", once=asked)
         if asked["currency"] != card.currency:
             raise No("currency_mismatch")
         if -amount > self._free(name, now):
@@ -428,9 +455,10 @@ class Model:
 
     def _cards_transfer(self, asked: Fields, _id: str, now: datetime) -> str:
         name, to = asked["card_id"], asked["to_card_id"]
-        card = self._card(name, now, refuses="inactive closed expired blocked")
-        self._once(name, asked)
-        other = self._card(to, now, refuses="inactive closed expired")
+        card = self._card(name, now, refuses="inactive closed expired blocked", once=asked)
+        if not self._started(card, now):
+            raise No("card_not_started")
+        other = self._card(to, now, refuses="inactive closed expired blocked")
         if other.currency != card.currency:
             raise No("currency_mismatch")
         amount = asked.get("amount") or self._free(name, now)
@@ -438,5 +466,7 @@ class Model:
             raise No("exceeds_available")
         self._accept(name, asked, now).balance -= amount
         # The reference is the first card's.
-        self._accept(to, {}, now).balance += amount
+        other = self._accept(to, {}, now)
+        other.balance += amount
+        other.moves += 1
         return "card.transferred_out"

@@ -37,6 +37,7 @@ MONEY = {"currency": st.sampled_from(["NOK"] * 7 + ["SEK"])}
 PARTS = st.none() | st.integers(1, 60)
 ENDS = st.none() | st.integers(1, 90)
 """Seconds from now."""
+STARTS = st.sampled_from([None, None, None, -5, 20])
 BEFORE = {"transaction_id": st.integers(0, 30)}
 """One of the transactions so far, by number."""
 SEALED = {"seal_to": st.just([OWNER.recipient])}
@@ -57,6 +58,7 @@ ASKED: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         **CODES,
         **SEALED,
         "amount": st.integers(0, 300),
+        "active_from": STARTS,
         "expires_at": ENDS,
     },
     "cards.batch_create": {
@@ -68,6 +70,7 @@ ASKED: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         **CARD,
         **MONEY,
         "amount": st.integers(0, 300),
+        "active_from": STARTS,
         "expires_at": ENDS,
         "card_token": st.none() | SERVES,
     },
@@ -102,7 +105,12 @@ ASKED: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "amount": st.integers(1, 120),
         "type": st.sampled_from([None, None, "fund"]),
     },
-    "transactions.capture": {**BEFORE, **REF, "amount": PARTS},
+    "transactions.capture": {
+        **BEFORE,
+        **REF,
+        "amount": PARTS,
+        "final": st.sampled_from([None, None, True]),
+    },
     "transactions.void": {**BEFORE, **REF},
     "transactions.refund": {**BEFORE, **REF, "amount": PARTS},
     "holds.expire": BEFORE,
@@ -219,8 +227,8 @@ class Beside(RuleBasedStateMachine):
             return ()
         if given.get("to_card_id", given.get("new_card_id")) == given.get("card_id", ""):
             return ()
-        if "expires_at" in given:
-            given["expires_at"] = self.now + timedelta(seconds=given["expires_at"])
+        for name in given.keys() & {"active_from", "expires_at"}:
+            given[name] = self.now + timedelta(seconds=given[name])
         sent = {
             name: write_time(value) if isinstance(value, datetime) else value
             for name, value in given.items()
