@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from card_worker.contracts.base import InternalCommand
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import Reason
 from card_worker.contracts.transactions import CreateTransaction
@@ -21,13 +22,14 @@ from card_worker.secrets.vault import Vault
 from card_worker.storage.bulk_write import slices
 from card_worker.storage.idempotency import (
     Key,
+    SentKey,
     claim_keys,
     conflict_key,
     key_and_digest,
-    stored_answers,
 )
 from card_worker.storage.loading import load
 from card_worker.storage.pipeline import Pending
+from card_worker.storage.repeats import note_repeats
 from card_worker.storage.saving import save
 
 NO_SECRETS = SecretIssuer(Vault())
@@ -44,8 +46,8 @@ class _Request(NamedTuple):
     is_conflict: bool = False
 
 
-Claimed: TypeAlias = tuple[list[_Request], frozenset[Key]]
-"""The requests of a group, and those of their keys that no commit had claimed before."""
+Claimed: TypeAlias = tuple[list[_Request], frozenset[Key], dict[UUID, Answer]]
+"""The requests of a group, which of their keys were claimed now, and the answers of the others."""
 
 
 def handle(
@@ -56,11 +58,12 @@ def handle(
 ) -> list[Answer]:
     """Answer `commands` within the open commit of `connection`; return the answers in their order.
 
-    A command that was handled before, or earlier in the list, gets the same answer again. A key
-    that is used again with other content is refused, and this refusal is stored like any other.
-    The number of SQL statements does not depend on the number of commands, except that very large
-    groups are saved in slices. PIN attempts must have been stored before (`store_pin_attempts`).
-    `issuer` issues the secrets that commands request.
+    A command that was handled before gets its stored answer, also when it is twice in the list. The
+    answer is published again, unless it is published now for the same command_id. A key that is
+    used again with other content is refused, and that refusal is stored like any other. The number
+    of SQL statements does not depend on the number of commands, but for slices of very large
+    groups. PIN attempts must be stored before (`store_pin_attempts`). `issuer` makes the secrets
+    that commands request.
 
     `now` is the time of the commit. A command on a card with a later event gets the time of that.
 
@@ -71,20 +74,16 @@ def handle(
     claiming = _claim(connection, commands, needed, now)
     # The books are built while the server works on the claims.
     books = loading()
-    requests, fresh = claiming()
-    known = {event_id(*request.key) for request in requests if request.key not in fresh}
-    answers = stored_answers(connection, known)
-    if known:
-        # The commit that handled these may have added rows after the books were loaded.
+    requests, fresh, answers = claiming()
+    known = [request for request in requests if request.key not in fresh]
+    note_repeats(connection, _repeats(requests, fresh))
+    open_requests = [request for request in _once_each(requests) if request.key in fresh]
+    attempted = [command for request in known if (command := _with_pin(request.command))]
+    if known and (open_requests or attempted):
+        # The commits that handled these may have added rows after the books were loaded.
         books = load(connection, needed, now)()
-        for request in requests:
-            if request.key not in fresh and isinstance(request.command, CreateTransaction):
-                record_attempt(books, request.command, None, now)
-    first: dict[Key, _Request] = {}
-    for request in requests:
-        if request.key in fresh:
-            first.setdefault(request.key, request)
-    open_requests = list(first.values())
+        for command in attempted:
+            record_attempt(books, command, None, now)
     released: Released = {}
     for requests_in_slice in slices(connection, open_requests):
         emitted = [
@@ -99,6 +98,23 @@ def handle(
     if not open_requests:
         save(connection, books.take_changes(), [])
     return [answers[event_id(*request.key)] for request in requests]
+
+
+def _with_pin(command: Command) -> CreateTransaction | None:
+    """Return a command that has a PIN; None for others."""
+    if isinstance(command, CreateTransaction) and command.pin is not None:
+        return command
+    return None
+
+
+def _repeats(requests: Sequence[_Request], fresh: frozenset[Key]) -> set[tuple[UUID, str]]:
+    """Return which new answers are to be published also for other command_ids, by id."""
+    firsts = {request.key: request.command.command_id for request in reversed(requests)}
+    return {
+        (event_id(*request.key), request.command.command_id)
+        for request in requests
+        if request.key in fresh and request.command.command_id != firsts[request.key]
+    }
 
 
 def _decide(
@@ -149,10 +165,9 @@ def _claim(
         (command, needs, *key_and_digest(command))
         for command, needs in zip(commands, needed, strict=True)
     ]
-    first = dict[Key, str]()
-    for _, _, key, digest in known:
-        first.setdefault(key, digest)
-    claiming = claim_keys(connection, first, now)
+    first: Digests = {key: digest for _, _, key, digest in reversed(known)}
+    sent = [SentKey(key, digest, _repeated(command)) for command, _, key, digest in known]
+    claiming = claim_keys(connection, sent, now)
 
     def wait() -> Claimed:
         claimed = claiming()
@@ -163,9 +178,26 @@ def _claim(
             else _Request(command, needs, conflict_key(key, digest), is_conflict=True)
             for command, needs, key, digest in known
         ]
-        conflicts = {request.key: request.key[1] for request in requests if request.is_conflict}
+        conflicts = [
+            SentKey(request.key, request.key[1], _repeated(request.command))
+            for request in requests
+            if request.is_conflict
+        ]
         if not conflicts:
-            return requests, claimed.fresh
-        return requests, claimed.fresh | claim_keys(connection, conflicts, now)().fresh
+            return requests, claimed.fresh, claimed.answers
+        refused = claim_keys(connection, conflicts, now)()
+        return requests, claimed.fresh | refused.fresh, claimed.answers | refused.answers
 
     return wait
+
+
+def _repeated(command: Command) -> str | None:
+    """Return the command_id for which an answer is repeated; nobody waits for internal ones."""
+    return None if isinstance(command, InternalCommand) else command.command_id
+
+
+def _once_each(requests: Sequence[_Request]) -> list[_Request]:
+    first: dict[Key, _Request] = {}
+    for request in requests:
+        first.setdefault(request.key, request)
+    return list(first.values())

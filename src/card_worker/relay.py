@@ -8,14 +8,16 @@ from uuid import uuid4
 
 import structlog
 from redis.exceptions import RedisError
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
+from card_worker.domain.answers import repeated
 from card_worker.pauses import Pauses, keep_trying
-from card_worker.sinks import Sink
+from card_worker.sinks import Event, Sink
 from card_worker.storage import leases, outbox
 from card_worker.storage.engine import begin
 from card_worker.storage.errors import is_retryable, needs_operator
 from card_worker.storage.outbox import Unpublished
+from card_worker.storage.repeats import Repeat, delete_repeats, first_repeats
 
 LEASE = "relay"
 RENEW_S = 3.0
@@ -54,7 +56,9 @@ class Relay:
         self._watermark = outbox.Watermark()
         self._all_at = 0.0
         self._published: Sequence[Unpublished] = ()
-        """Events that are published, but not yet marked as published in the database."""
+        """Published, but not marked as published yet: a full slice is marked with the next one."""
+        self._repeated: Sequence[Repeat] = ()
+        """Published again, but not deleted yet."""
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Publish until `stopping()` is true. Retries while the database or a sink is unavailable.
@@ -96,27 +100,34 @@ class Relay:
         above = self._watermark.position
         if at >= self._all_at:
             above, self._all_at = 0, at + ALL_POSITIONS_S
-        with begin(self._engine, writing=bool(self._published)) as (connection, _):
-            outbox.mark_published(connection, self._published)
+        is_writing = bool(self._published or self._repeated)
+        with begin(self._engine, writing=is_writing) as (connection, _):
+            self._write_published(connection)
             running = outbox.running(connection)
             events = outbox.first_unpublished(connection, SLICE_EVENTS, above=above)
+            repeats = first_repeats(connection, SLICE_EVENTS)
         self._watermark.advance(events, running, at=at)
-        self._published = ()
-        if not events:
-            return 0
-        for part in _publications(events):
+        self._published, self._repeated = (), ()
+        again = [repeated(repeat.answer, repeat.command_id) for repeat in repeats]
+        for part in _publications([*events, *again]):
             for sink in self._sinks:
                 sink.publish(part)
-        self._published = events
-        if len(events) < SLICE_EVENTS:
+        self._published, self._repeated = events, repeats
+        count = max(len(events), len(repeats))
+        if 0 < count < SLICE_EVENTS:
             self._mark_published()
-        log.debug("events published", events=len(events))
-        return len(events)
+        if count:
+            log.debug("events published", events=len(events), repeats=len(repeats))
+        return count
 
     def _mark_published(self) -> None:
         with begin(self._engine) as (connection, _):
-            outbox.mark_published(connection, self._published)
-        self._published = ()
+            self._write_published(connection)
+        self._published, self._repeated = (), ()
+
+    def _write_published(self, connection: Connection) -> None:
+        outbox.mark_published(connection, self._published)
+        delete_repeats(connection, self._repeated)
 
     def _has_lease(self) -> bool:
         now = monotonic()
@@ -140,9 +151,9 @@ class Relay:
             log.warning("lease not released, other relays wait", wait_s=leases.ABANDONED_S)
 
 
-def _publications(events: Sequence[Unpublished]) -> Iterator[Sequence[Unpublished]]:
+def _publications(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
     """Split `events` into parts of at most PUBLICATION_BYTES_MAX, or of a single event."""
-    part: list[Unpublished] = []
+    part: list[Event] = []
     size = 0
     for event in events:
         event_bytes = len(event.event.encode())

@@ -2,15 +2,31 @@
 
 from collections.abc import Sequence
 from typing import Protocol
+from uuid import UUID
 
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from card_worker.contracts.enums import EventType
 from card_worker.redis_url import RedisAddress
-from card_worker.storage.outbox import Unpublished
 from card_worker.transport.access import check_access, streaming
 from card_worker.transport.in_flight import script
+
+
+class Event(Protocol):
+    """An event as it is published: `event` is its JSON."""
+
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def type(self) -> EventType: ...
+    @property
+    def account_id(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def event(self) -> str: ...
 
 
 class Sink(Protocol):
@@ -19,7 +35,7 @@ class Sink(Protocol):
     def check(self) -> None:
         """Check that the server allows publishing. Raises Refused if it permanently does not."""
 
-    def publish(self, events: Sequence[Unpublished]) -> None:
+    def publish(self, events: Sequence[Event]) -> None:
         """Publish `events` in their order.
 
         After an exception, some may have been published. The relay then publishes all of them
@@ -45,7 +61,7 @@ class RedisStream:
     def check(self) -> None:
         check_access(self._redis, streaming(self._stream))
 
-    def publish(self, events: Sequence[Unpublished]) -> None:
+    def publish(self, events: Sequence[Event]) -> None:
         values = [
             value
             for event in events

@@ -231,3 +231,7 @@ class EventType(TextEnum):
         "The arrival of a batch's files was confirmed. The secrets were deleted here.",
     )
     COMMAND_REJECTED = "command.rejected", "A command was refused. It changed nothing."
+    COMMAND_REPEATED = (
+        "command.repeated",
+        "A command was done before, under another command_id. This repeats its answer.",
+    )

@@ -379,6 +379,17 @@ class RejectionData(CommandInfo):
 
 
 @_documented
+class RepeatData(CommandInfo):
+    """`data` of the event `command.repeated`. The command was done before, with the same `ref_id`.
+
+    The event is published again each time that the command is sent, and is not kept.
+    """
+
+    event: dict[str, Any]
+    """The answer to the command that was done, complete as it was published."""
+
+
+@_documented
 class Envelope(TypedDict):
     """An event: CloudEvents 1.0 in JSON."""
 
@@ -405,7 +416,7 @@ class Envelope(TypedDict):
     """The command_id of the command."""
     answer: NotRequired[Literal[True]]
     """Present in the answer to the command, and absent in all other events that it leads to."""
-    data: CardData | BatchData | RejectionData
+    data: CardData | BatchData | RejectionData | RepeatData
     """The content, which depends on `type`."""
 
 

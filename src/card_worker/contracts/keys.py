@@ -83,6 +83,11 @@ def breakage(answer: UUID) -> str:
     return f"breakage/{answer}"
 
 
+def repeat(event: UUID, command_id: str) -> str:
+    """Return the key of the repetition of an answer for another command_id."""
+    return f"repeat/{event}/{command_id}"
+
+
 def of_job(job: UUID, what: str) -> str:
     """Return the key of an event about a job."""
     return f"job/{job}/{what}"

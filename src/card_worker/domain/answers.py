@@ -1,13 +1,15 @@
 """The answer to a command: its event in the public language, frozen to bytes."""
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from card_worker.contracts import keys
 from card_worker.contracts.batches import CreateBatch, OnBatch
 from card_worker.contracts.cards import BlockCard
-from card_worker.contracts.commands import Command
+from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import Action, EventType, Reason
 from card_worker.contracts.events import (
     BatchCardView,
@@ -17,8 +19,10 @@ from card_worker.contracts.events import (
     Envelope,
     RecallView,
     RejectionData,
+    RepeatData,
     write,
 )
+from card_worker.contracts.fields import read_time
 from card_worker.contracts.transactions import (
     CaptureTransaction,
     ExpireHold,
@@ -300,8 +304,31 @@ def _freeze(
     )
 
 
+def repeated(answer: str, command_id: str) -> Answer:
+    """Return the answer to a command that was done before; `answer` is the first one, as JSON.
+
+    It is the first one itself, unless that answered another command_id with the same `ref_id`.
+    """
+    first = json.loads(answer)
+    id, at, data = UUID(first["id"]), read_time(first["time"]), first["data"]
+    account_id, subject = data["account_id"], first["subject"]
+    if first["correlationid"] == command_id:
+        type = EventType(first["type"])
+        return Answer(id, account_id, type, subject, first["partitionkey"], answer, at)
+    return freeze(
+        RepeatData(
+            command=data["command"], command_id=command_id, account_id=account_id, event=first
+        ),
+        id=event_id(account_id, keys.repeat(id, command_id)),
+        type=EventType.COMMAND_REPEATED,
+        subject=subject,
+        at=at,
+        is_answer=True,
+    )
+
+
 def freeze(
-    data: CardData | BatchData | RejectionData,
+    data: CardData | BatchData | RejectionData | RepeatData,
     *,
     id: UUID,
     type: EventType,

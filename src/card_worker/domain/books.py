@@ -174,6 +174,14 @@ class Books:
             card = self.card_by_id(card.replaced_by)
         return card
 
+    def has_successors_of(self, card: Card) -> bool:
+        """Say whether all cards that have replaced a card are in the books."""
+        while card.replaced_by is not None:
+            if card.replaced_by not in self.card_keys:
+                return False
+            card = self.card_by_id(card.replaced_by)
+        return True
+
     def cards_for(self, needs: Needs) -> list[Card]:
         """Return the existing cards that a command names, in any way; its own first."""
         cards = [self.cards[key] for key in needs.cards if key in self.cards]

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, FromClause, Select, select
 
 from card_worker.domain.needs import Needs
 from card_worker.storage.json_rows import find, matching, send_with_rows
+from card_worker.storage.loading import cards_of_transactions
 from card_worker.storage.tables import cards, tokens, transactions
 
 RowName: TypeAlias = tuple[str, str, object]
@@ -40,7 +41,7 @@ def find_contention(connection: Connection, needed: Sequence[Needs]) -> Contenti
     accounts = {digest: account for needs in needed for account, digest in needs.tokens}
     by_digest = [{"digest": digest} for digest in accounts]
     found_cards = find(connection, cards, ("account_id", "card_id", "id"), by_card)
-    found_rows = find(connection, transactions, ("account_id", "id", "card"), by_row)
+    found_rows = send_with_rows(connection, _select_last_cards, transactions, by_row)
     found_tokens = find(connection, tokens, ("digest", "card"), by_digest)
     known: dict[RowName, UUID] = {("card", a, name): id for a, name, id in found_cards()}
     known |= {("transaction", a, id): card for a, id, card in found_rows()}
@@ -48,6 +49,16 @@ def find_contention(connection: Connection, needed: Sequence[Needs]) -> Contenti
     ids = set(known.values())
     free = send_with_rows(connection, _lock_free, cards, [{"id": id} for id in ids])
     return Contention(known, frozenset(ids - {id for (id,) in free()}))
+
+
+def _select_last_cards(source: FromClause) -> Select[Any]:
+    """Select the card of each transaction, or the card that has replaced it: a refund needs that.
+
+    Other commands are refused on a card that was replaced, whichever of them is locked.
+    """
+    chain = cards_of_transactions(source)
+    statement = select(chain.c.account_id, chain.c.id, chain.c.card)
+    return statement.join(cards, cards.c.id == chain.c.card).where(cards.c.replaced_by.is_(None))
 
 
 def _lock_free(source: FromClause) -> Select[Any]:

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, FromClause, Select, bindparam, func, select, union
+from sqlalchemy import CTE, Connection, FromClause, Select, bindparam, func, select, union
 
 from card_worker.contracts.batches import CARDS_PER_ORDER_MAX
 from card_worker.contracts.enums import TransactionType
@@ -88,7 +88,9 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Pend
             books.batches.load(batch)
         if _were_created_meanwhile(connection, books, needed):
             return load(connection, needed, now)()
-        books.named = {row.id: row for row in _of_cards(books, named())}
+        books.named = {row.id: row for row in _of_cards(books, map(Transaction._make, named()))}
+        if _were_replaced_meanwhile(books, needed):
+            return load(connection, needed, now)()
         _load_tokens(books, given_tokens())
         _load_rows_of_cards(connection, books, needed, now)
         return books
@@ -105,6 +107,14 @@ def _were_created_meanwhile(connection: Connection, books: Books, needed: Sequen
     keys = {key for needs in needed if not needs.makes_cards for key in needs.cards}
     absent = [key for key in keys if key not in books.cards and not books.busy_with(key)]
     return bool(find(connection, cards, ("id",), _rows(_CARD, absent))())
+
+
+def _were_replaced_meanwhile(books: Books, needed: Sequence[Needs]) -> bool:
+    """Say whether a card that takes refunds was replaced before it was locked, by a card that is
+    not locked."""
+    ids = {id for needs in needed if needs.successor for _, id in needs.transactions}
+    cards = [books.card_by_id(books.named[id].card) for id in ids if id in books.named]
+    return not all(books.has_successors_of(card) for card in cards)
 
 
 OfCard = TypeVar("OfCard", Token, Transaction)
@@ -252,11 +262,24 @@ def _select_cards(dialect: str) -> Select[Any]:
     by_token = json_table(dialect, columns_named(tokens, ("digest",)), "shown")
     ids = union(
         select(cards.c.id).join(by_card, matching(cards, by_card)),
-        select(transactions.c.card).join(by_transaction, matching(transactions, by_transaction)),
+        select(cards_of_transactions(by_transaction).c.card),
         select(tokens.c.card).join(by_token, matching(tokens, by_token)),
     )
     statement = select(*columns_named(cards, Card._fields)).where(cards.c.id.in_(ids))
     return statement.order_by(cards.c.id).with_for_update(of=cards)
+
+
+def cards_of_transactions(source: FromClause) -> CTE:
+    """Return the `card` of each transaction in `source`, and all cards that have replaced it.
+
+    With the columns of the source, `account_id` and `id` of the transaction.
+    """
+    key = transactions.c.account_id, transactions.c.id
+    first = select(*key, transactions.c.card).join(source, matching(transactions, source))
+    chain = first.cte("cards_of_transactions", recursive=True)
+    replaced = chain.c.card == cards.c.id
+    following = select(chain.c.account_id, chain.c.id, cards.c.replaced_by).join(cards, replaced)
+    return chain.union_all(following.where(cards.c.replaced_by.is_not(None)))
 
 
 def _select_due_holds(source: FromClause) -> Select[Any]:

@@ -28,7 +28,8 @@ from card_worker.storage.tables import (
 from card_worker.storage.types import JsonText
 
 _PAYMENT_COLUMNS = frozenset(
-    ["version", "changed_at", *(name for name in Card._fields if name.startswith("amount_"))]
+    ["version", "changed_at", "postings"]
+    + [name for name in Card._fields if name.startswith("amount_")]
 )
 """The columns of a card that payments change."""
 

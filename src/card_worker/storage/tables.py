@@ -270,6 +270,18 @@ unpublished = _table(
     _required("position", WholeNumber, primary_key=True, autoincrement=False),
 )
 
+# An answer that is to be published again, for the command that was sent again. The relay deletes
+# the row, unless `mark` has changed since it read it.
+repeats = Table(
+    "repeats",
+    metadata,
+    _required("event_id", Uuid),
+    _required("command_id"),
+    _required("mark", WholeNumber),
+    PrimaryKeyConstraint("event_id", "command_id"),
+    sqlite_strict=True,
+)
+
 # A message that has no id is recognised by its digest alone.
 MESSAGE_ID_OR_EMPTY = text("coalesce(message_id, '')")
 

@@ -1,0 +1,82 @@
+"""Answers to publish again, because their commands were sent again.
+
+A row is kept only until its answer is published. It is written with the commit that has found the
+command handled before, and read by the relay, which publishes repeats after first publications.
+"""
+
+from collections.abc import Collection, Sequence
+from functools import cache
+from secrets import randbits
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Connection, Select, bindparam, select, true
+
+from card_worker.storage.json_rows import columns_of, delete_rows, json_table, parameters, upsert
+from card_worker.storage.pipeline import send
+from card_worker.storage.tables import outbox, repeats, unpublished
+
+MARK_BITS = 53
+
+
+class Repeat(NamedTuple):
+    """An answer that is to be published again, with the command_id of the command sent again."""
+
+    event_id: UUID
+    command_id: str
+    mark: int
+    """Another number each time that the command is sent."""
+    answer: str
+    """The first answer, as it was published."""
+
+
+def note_repeats(connection: Connection, sent: Collection[tuple[UUID, str]]) -> None:
+    """Store that answers, by id, are to be published again for commands, by command_id."""
+    rows = [
+        {"event_id": event_id, "command_id": command_id, "mark": new_mark()}
+        for event_id, command_id in sorted(sent)
+    ]
+    if rows:
+        dialect, columns = connection.dialect.name, columns_of(repeats, rows[0])
+        send(connection, _note(dialect), parameters(dialect, columns, rows))
+
+
+@cache
+def _note(dialect: str) -> Any:
+    columns = columns_of(repeats, ("event_id", "command_id", "mark"))
+    # SQLite needs WHERE, or it takes ON CONFLICT for the condition of a join.
+    return insert_repeats(dialect, select(json_table(dialect, columns)).where(true()))
+
+
+def insert_repeats(dialect: str, rows: Select[Any]) -> Any:
+    """Return the statement that stores repeats: `rows` are event_id, command_id and mark."""
+    statement = upsert(dialect, repeats).from_select(["event_id", "command_id", "mark"], rows)
+    # Published between two sendings, the answer must be published once more for the second.
+    return statement.on_conflict_do_update(
+        index_elements=list(repeats.primary_key), set_={"mark": statement.excluded.mark}
+    )
+
+
+def new_mark() -> int:
+    return randbits(MARK_BITS)
+
+
+_FIRST = (
+    select(repeats.c.event_id, repeats.c.command_id, repeats.c.mark, outbox.c.event)
+    .join(outbox, outbox.c.id == repeats.c.event_id)
+    .outerjoin(unpublished, unpublished.c.position == outbox.c.position)
+    .where(unpublished.c.position.is_(None))
+    .limit(bindparam("repeats_max"))
+)
+
+
+def first_repeats(connection: Connection, repeats_max: int) -> list[Repeat]:
+    """Return some repeats whose answers have been published for the first time."""
+    return list(map(Repeat._make, send(connection, _FIRST, {"repeats_max": repeats_max})()))
+
+
+def delete_repeats(connection: Connection, published: Sequence[Repeat]) -> None:
+    """Delete repeats that are published, unless the command was sent again meanwhile."""
+    names = ("event_id", "command_id", "mark")
+    keys = [{name: getattr(repeat, name) for name in names} for repeat in published]
+    delete_rows(connection, repeats, keys)

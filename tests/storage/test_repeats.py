@@ -1,0 +1,186 @@
+"""A command that is sent again gets its first answer again."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Engine, func, select
+
+from card_worker.contracts.commands import Command
+from card_worker.contracts.internal import SweptCard
+from card_worker.domain.answers import repeated
+from card_worker.relay import Relay
+from card_worker.sinks import Event
+from card_worker.storage import outbox
+from card_worker.storage.engine import begin, reading
+from card_worker.storage.repeats import delete_repeats, first_repeats
+from card_worker.storage.tables import repeats
+from tests.storage.statements import counting
+from tests.storage.test_handler import ACCOUNT, NOW, activate, ask, batch, create, spend
+
+
+class Sink:
+    """A sink that keeps what is published."""
+
+    def __init__(self, stop_after: int) -> None:
+        self.published: list[Event] = []
+        self._stop_after = stop_after
+
+    def check(self) -> None: ...
+
+    def publish(self, events: Sequence[Event]) -> None:
+        self.published += events
+
+    def close(self) -> None: ...
+
+    def is_full(self) -> bool:
+        return len(self.published) >= self._stop_after
+
+
+def published(engine: Engine, events: int) -> list[dict[str, Any]]:
+    """Run a relay until it has published so many events; return them."""
+    sink = Sink(events)
+    Relay(engine, [sink]).run(sink.is_full)
+    return [json.loads(event.event) for event in sink.published]
+
+
+def noted(engine: Engine) -> list[str]:
+    """Return the command_ids of the repeats that wait."""
+    with reading(engine) as connection:
+        return list(
+            connection.execute(select(repeats.c.command_id).order_by("command_id")).scalars()
+        )
+
+
+def test_the_same_command_gets_its_answer_again_to_the_byte(engine: Engine) -> None:
+    (first,) = ask(engine, create("A1"))
+    assert noted(engine) == []
+    sink = Sink(1)
+    Relay(engine, [sink]).run(sink.is_full)
+    (again,) = ask(engine, create("A1"))
+    assert again == first
+    assert noted(engine) == ["create-A1"]
+    sink = Sink(1)
+    Relay(engine, [sink]).run(sink.is_full)
+    (event,) = sink.published
+    assert (event.id, event.type, event.subject) == (first.id, first.type, first.subject)
+    assert event.event == first.event
+    assert noted(engine) == []
+
+
+def test_a_refusal_is_repeated_too(engine: Engine) -> None:
+    ask(engine, activate("A1"))
+    ask(engine, activate("A1"))
+    first, again = published(engine, 2)
+    assert first == again
+    assert first["data"]["reason"] == "card_not_found"
+
+
+def test_a_repeat_is_published_after_the_first_publication(engine: Engine) -> None:
+    ask(engine, create("A1"))
+    ask(engine, create("A1"))
+    with reading(engine) as connection:
+        assert first_repeats(connection, 9) == []
+    assert [event["correlationid"] for event in published(engine, 2)] == ["create-A1"] * 2
+
+
+def test_the_same_reference_under_another_command_id_is_answered(engine: Engine) -> None:
+    ask(engine, create("A1"), spend("A1", "r1"))
+    retry = spend("A1", "r1").model_copy(update={"command_id": "another"})
+    ask(engine, retry)
+    (first, event) = published(engine, 3)[1:]
+    assert event["type"] == "command.repeated"
+    assert event["correlationid"] == "another"
+    assert event["answer"] is True
+    assert event["time"] == first["time"]
+    assert event["subject"] == first["subject"] == "A1"
+    assert "sequence" not in event
+    assert event["data"] == {
+        "command": "transactions.create",
+        "command_id": "another",
+        "account_id": ACCOUNT,
+        "event": first,
+    }
+
+
+def test_it_is_the_same_event_each_time(engine: Engine) -> None:
+    (_, first) = ask(engine, create("A1"), spend("A1", "r1"))
+    events = [repeated(first.event, "another") for _ in range(2)]
+    assert events[0] == events[1]
+    assert events[0].id not in (first.id, repeated(first.event, "a third").id)
+
+
+def test_what_is_committed_together_with_its_first_needs_no_repeat(engine: Engine) -> None:
+    other = spend("A1", "r1").model_copy(update={"command_id": "another"})
+    ask(engine, create("A1"), create("A1"), spend("A1", "r1"), spend("A1", "r1"))
+    assert noted(engine) == []
+    ask(engine, create("A2"), spend("A1", "r2"), spend("A1", "r2"))
+    assert noted(engine) == []
+    ask(engine, spend("A2", "r1"), other)
+    assert noted(engine) == ["another"]
+
+
+def test_another_command_id_in_the_same_group_is_answered(engine: Engine) -> None:
+    other = spend("A1", "r1").model_copy(update={"command_id": "another"})
+    ask(engine, create("A1"), spend("A1", "r1"), other)
+    assert noted(engine) == ["another"]
+
+
+def test_a_dry_run_is_repeated(engine: Engine) -> None:
+    for _ in range(2):
+        ask(engine, create("A1", dry_run=True))
+    assert noted(engine) == ["create-A1"]
+
+
+def test_a_sweep_that_finds_its_work_done_is_not_answered(engine: Engine) -> None:
+    ask(engine, create("A1", expires_at="2026-11-22T10:00:01Z"))
+    swept = SweptCard(account_id=ACCOUNT, command_id="expire-1", card_id="A1")
+    commands: list[Command] = [swept, swept]
+    for _ in range(2):
+        ask(engine, *commands, now=NOW)
+    assert noted(engine) == []
+
+
+def test_a_storm_of_repeats_adds_one_row_that_goes(engine: Engine) -> None:
+    ask(engine, create("A1"))
+    for _ in range(20):
+        ask(engine, *[create("A1")] * 50)
+    assert noted(engine) == ["create-A1"]
+    assert len(published(engine, 2)) == 2
+    with reading(engine) as connection:
+        assert connection.execute(select(func.count()).select_from(repeats)).scalar() == 0
+
+
+def test_a_command_sent_while_its_answer_is_published_is_answered_once_more(
+    engine: Engine,
+) -> None:
+    ask(engine, create("A1"))
+    published(engine, 1)
+    ask(engine, create("A1"))
+    with reading(engine) as connection:
+        found = first_repeats(connection, 9)
+    ask(engine, create("A1"))
+    with begin(engine) as (connection, _):
+        delete_repeats(connection, found)
+    assert noted(engine) == ["create-A1"]
+    assert len(published(engine, 1)) == 1
+
+
+def test_a_repeat_takes_no_more_statements_than_a_first_delivery(engine: Engine) -> None:
+    names = [f"A{number}" for number in range(50)]
+    ask(engine, batch(*names))
+    groups = {
+        "activations": [activate(name) for name in names],
+        "payments": [spend(name, "r1") for name in names],
+        "both": [create("B1"), *(spend(name, "r2") for name in names)],
+    }
+    for group in groups.values():
+        with counting(engine) as first:
+            ask(engine, *group)
+        with reading(engine) as connection:
+            events = outbox.first_unpublished(connection, 500)
+        with begin(engine) as (connection, _):
+            outbox.mark_published(connection, events)
+        with counting(engine) as again:
+            ask(engine, *group)
+        assert len(again) <= len(first), (first, again)
