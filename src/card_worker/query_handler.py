@@ -1,6 +1,7 @@
 """Answers queries. They change nothing except the count of PIN attempts."""
 
 import json
+from dataclasses import fields
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -9,7 +10,7 @@ from sqlalchemy import Connection
 from card_worker.contracts.commands import InvalidCommand
 from card_worker.contracts.enums import Reason
 from card_worker.contracts.events import write
-from card_worker.contracts.queries import CardQuery, GetBatch, ListTransactions, Query
+from card_worker.contracts.queries import CardQuery, GetBatch, ListCards, ListTransactions, Query
 from card_worker.domain.access import AccessDenied, grant_access, record_attempt
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
@@ -22,10 +23,12 @@ from card_worker.storage.engine import clock
 from card_worker.storage.files import find_files
 from card_worker.storage.loading import load
 from card_worker.storage.queries import (
+    CardFilter,
     card_at,
     find_card,
     find_codes,
     find_transactions,
+    page_of_cards,
 )
 from card_worker.storage.saving import save
 
@@ -46,6 +49,8 @@ def answer_query(connection: Connection, query: Query | InvalidCommand) -> Query
                 return _refusal(Reason.BATCH_NOT_FOUND)
             files = find_files(connection, query.account_id, query.batch_id)
             return {"batch": json.loads(write(batch_view(batch, files)))}
+        case ListCards():
+            return _cards(connection, query, clock(connection))
     assert query.card_id is not None
     card = find_card(connection, query.account_id, query.card_id)
     if _is_busy(connection, query.account_id, query.card_id, card):
@@ -101,6 +106,21 @@ def _result(connection: Connection, card: Card, query: CardQuery, now: datetime)
     tokens, pin = find_codes(connection, card, now)
     view = card_view(card_at(connection, card, now), now, tokens, pin)
     return {"card": json.loads(write(view))}
+
+
+def _cards(connection: Connection, query: ListCards, now: datetime) -> QueryResult:
+    names = (field.name for field in fields(CardFilter))
+    page = page_of_cards(
+        connection,
+        query.account_id,
+        CardFilter(**{name: getattr(query, name) for name in names}),
+        now,
+        cards_max=query.limit,
+        after=query.cursor,
+    )
+    views = [card_view(card, now, *find_codes(connection, card, now)) for card in page.cards]
+    cards = [json.loads(write(view)) for view in views]
+    return {"cards": cards, "next_cursor": page.next_cursor}
 
 
 def _transactions(connection: Connection, card: Card, query: ListTransactions) -> QueryResult:

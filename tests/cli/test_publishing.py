@@ -23,8 +23,14 @@ ACCOUNT = "T00000001"
 
 def event(number: int) -> Unpublished:
     id = UUID(int=number)
-    about = {"id": str(id), "type": "card.created", "subject": f"card-{number}", "data": {}}
-    text = json.dumps({**about, "time": "2026-11-22T10:00:00Z", "correlationid": f"c-{number}"})
+    about: dict[str, Any] = {
+        "id": str(id),
+        "type": "card.created",
+        "subject": f"card-{number}",
+        "data": {},
+    }
+    about |= {"time": "2026-11-22T10:00:00Z", "correlationid": f"c-{number}", "answer": True}
+    text = json.dumps(about)
     type = EventType.CARD_CREATED
     return Unpublished(number, id, ACCOUNT, type, f"card-{number}", text)
 

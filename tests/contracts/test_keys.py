@@ -53,6 +53,7 @@ SPACES: dict[Callable[..., str], tuple[list[Any], ...]] = {
     keys.release: (UUIDS,),
     keys.rest: (UUIDS,),
     keys.breakage: (UUIDS,),
+    keys.repeat: (UUIDS, NAMES),
     keys.of_job: (UUIDS, ["end", "left/1", "left/12", "cancelled"]),
     keys.confirmation: (NAMES,),
 }
@@ -97,9 +98,12 @@ def of_commands() -> Iterator[Key]:
                 yield of_command(task, fields | {"card_id": None, "token": name})
 
 
+ABOUT = {"batches.get": {"batch_id": "b"}, "cards.list": {"batch_id": "b"}}
+
+
 def of_queries() -> Iterator[Key]:
     for task, id in product(QUERIES, IDS):
-        about = {"batch_id": "b"} if task == "batches.get" else {"card_id": "c"}
+        about = ABOUT.get(task, {"card_id": "c"})
         query = read_query(task, id, {"account_id": ACCOUNT, **about})
         assert not isinstance(query, InvalidCommand)
         yield ("query", task, id), query.key

@@ -81,15 +81,16 @@ def compressed() -> Iterator[Entry]:
     ):
         packed = compress(body(name))
         yield done(name, message(name, packed, headers={"compression": kind}))
-    for name, kind, packed in (
+    broken: list[tuple[str, Any, bytes]] = [
         ("zlib that isn't", "zlib", body("zlib that isn't")),
         ("zlib cut off", "zlib", zlib.compress(body("zlib cut off"))[:-5]),
         ("an unknown compression", "middle-out", body("an unknown compression")),
         ("compression: a number", 5, body("compression: a number")),
         ("compression: a list", ["zlib"], body("compression: a list")),
         ("compression: an object", {"zlib": 1}, body("compression: an object")),
-    ):
-        yield letter(name, message(name, packed, headers={"compression": kind}))
+    ]
+    for name, what, packed in broken:
+        yield letter(name, message(name, packed, headers={"compression": what}))
     yield letter("a bomb of zlib", partial(_bomb, "zlib", zlib.compress))
     yield letter("a bomb of bzip2", partial(_bomb, "bzip2", bz2.compress))
 

@@ -52,6 +52,13 @@ def set_rules(
         str | None,
         Option(help="Age recipients (age1…,age1…) for commands that name none. none: nobody."),
     ] = None,
+    transfers_extend_expiry: Annotated[
+        bool | None,
+        Option(
+            "--transfers-extend-expiry/--no-transfers-extend-expiry",
+            help="Whether money may move to a card that expires later.",
+        ),
+    ] = None,
     approve_from: Annotated[
         str | None, Option(help="Smallest batch that needs approval. none: only if it says so.")
     ] = None,
@@ -66,6 +73,7 @@ def set_rules(
         "expiry": expiry,
         "reversal_window_s": reversal_window_s,
         "recipients": recipients,
+        "transfers_extend_expiry": transfers_extend_expiry,
         "approve_from": approve_from,
     }
     changes = {name: _read(name, value) for name, value in values.items() if value is not None}

@@ -1,6 +1,5 @@
 """`card-worker batch`: order a batch of cards, watch it, and handle its files."""
 
-import json
 from pathlib import Path
 from time import sleep
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from typer import Argument, Exit, Option, Typer
 
 from card_worker.cli import opening
 from card_worker.cli.cards import AccountId
-from card_worker.cli.connections import database, open_client, read_only
+from card_worker.cli.connections import database, open_client
 from card_worker.cli.console import (
     AsJson,
     out,
@@ -32,11 +31,9 @@ from card_worker.domain.rows import Batch
 from card_worker.domain.views import batch_view, file_view
 from card_worker.files import NotConfirmed
 from card_worker.files import confirm as confirm_files
-from card_worker.settings import load_settings
 from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin
 from card_worker.storage.files import find_files, request_rewrite
-from card_worker.storage.idempotency import find_answer
 
 app = Typer(no_args_is_help=True)
 
@@ -108,7 +105,7 @@ def create(
     except ValidationError as error:
         problems = "; ".join(f"{each.field}: {each.message}" for each in problems_of(error))
         raise refuse(problems, code=2) from None
-    answer = _send(order, is_new=command_id is None)
+    answer = _send(order)
     is_refused, data = answer["type"] == "command.rejected", answer["data"]
     if as_json:
         print_json(answer)
@@ -122,22 +119,15 @@ def create(
         watch(order.called, account, as_json=as_json)
 
 
-def _send(order: CreateBatch, *, is_new: bool) -> dict[str, Any]:
-    """Send an order and return its answer. An order that was answered before is not sent."""
+def _send(order: CreateBatch) -> dict[str, Any]:
+    """Send an order and return its answer."""
     with open_client() as client:
         after = client.newest()
-        # A command is answered only once. The database has the answer to an earlier one.
-        if not is_new and load_settings().database_url is not None:
-            with read_only() as connection:
-                earlier = find_answer(connection, order)
-            if earlier is not None:
-                return dict(json.loads(earlier.event))
         client.send(order)
         answers = client.answers([order.command_id], after=after, timeout_s=ANSWER_TIMEOUT_S)
     if order.command_id not in answers:
         raise refuse(
-            f"no answer within {ANSWER_TIMEOUT_S:g} s. The order was sent; an order that was"
-            " answered before is not answered again. See"
+            f"no answer within {ANSWER_TIMEOUT_S:g} s. The order was sent. See"
             f" card-worker batch show {order.called} --account {order.account_id}"
         )
     return answers[order.command_id]

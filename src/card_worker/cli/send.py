@@ -64,7 +64,7 @@ def send(
         missing = len(command_ids) - len(answers)
         raise refuse(
             f"{missing} of {len(command_ids)} answers did not come within {timeout:g} s. A command"
-            " that was handled before is not answered again; an unreadable one is a dead letter"
+            " without an account to answer is a dead letter"
         )
     if any(answer["type"] == "command.rejected" for answer in answers.values()):
         raise Exit(1)

@@ -233,5 +233,6 @@ class EventType(TextEnum):
     COMMAND_REJECTED = "command.rejected", "A command was refused. It changed nothing."
     COMMAND_REPEATED = (
         "command.repeated",
-        "A command was done before, under another command_id. This repeats its answer.",
+        "A command was done before, under another command_id. Its answer is in this event, which is"
+        " published each time that the command is sent, and not kept.",
     )

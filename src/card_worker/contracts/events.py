@@ -380,10 +380,7 @@ class RejectionData(CommandInfo):
 
 @_documented
 class RepeatData(CommandInfo):
-    """`data` of the event `command.repeated`. The command was done before, with the same `ref_id`.
-
-    The event is published again each time that the command is sent, and is not kept.
-    """
+    """`data` of the event `command.repeated`: the command was done before, with this `ref_id`."""
 
     event: dict[str, Any]
     """The answer to the command that was done, complete as it was published."""

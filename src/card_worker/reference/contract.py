@@ -46,8 +46,17 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             "",
             "Each command is a Celery task: protocol 2, JSON, keyword arguments only. Unknown"
             " fields are refused. The message must name its queue. Each command has one answer, an"
-            " [event](events.md).",
+            " [event](events.md) with the attribute `answer`.",
             "",
+            "- A command that is *sent again*, unchanged and with the same `command_id` or"
+            " `ref_id`, is not done again, and its first answer is published again. If the `ref_id`"
+            " was sent with another `command_id` before, the answer is `command.repeated`, which"
+            " holds the first one. `not_after` may differ.",
+            "- Celery's `expires` is a deadline like `not_after`; the earlier of both counts."
+            " Bodies may be compressed with zlib, gzip, bzip2 or lzma. `retries`, `shadow`, groups"
+            " and stamps are ignored. `eta` and `countdown`, time limits, callbacks, chains, chords"
+            " and positional arguments are not supported: such a command is refused, `invalid`,"
+            " with a problem for each.",
             "- An *id* has visible characters only. The space (U+0020) is the only space, and not"
             " allowed at the beginning or the end. Control, formatting and unassigned characters"
             " are not allowed. Where an id may be written into a CSV file, it must not begin with"
@@ -87,11 +96,11 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             "",
             "## Queries",
             "",
-            "Queries are Celery tasks too. The answer is the task's result, not an event: set"
-            " `RESULT_BACKEND_URL`, and publish with `ignore_result=False`. The result is `card`,"
-            " `transactions` with `next_cursor`, or `batch`, with the [objects](events.md#objects)"
-            " of the events; if the query is refused, it is `reason`, `message` and perhaps"
-            " `problems`.",
+            "Queries are Celery tasks too. The answer is the task's result, not an event: publish"
+            " with `ignore_result=False`. Results are in the broker for an hour, or in"
+            " `RESULT_BACKEND_URL` for a day. The result is `card`, `cards` or `transactions` with"
+            " `next_cursor`, or `batch`, with the [objects](events.md#objects) of the events; if"
+            " the query is refused, it is `reason`, `message` and perhaps `problems`.",
             "",
             *queries,
             "## Objects in fields",

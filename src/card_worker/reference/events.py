@@ -9,7 +9,12 @@ from card_worker.reference.contract import fields_table, table
 from card_worker.reference.examples import examples
 from card_worker.reference.schemas import batch_view_schema, event_schema
 
-_SAMPLES = (EventType.HOLD_PLACED, EventType.BATCH_RECALLED, EventType.COMMAND_REJECTED)
+_SAMPLES = (
+    EventType.HOLD_PLACED,
+    EventType.BATCH_RECALLED,
+    EventType.COMMAND_REJECTED,
+    EventType.COMMAND_REPEATED,
+)
 """Events whose schemas have all objects together."""
 _OWN_TABLES = (EventType, Reason, DeadLetterReason)
 
@@ -23,7 +28,7 @@ def events_page() -> str:
         "type": {"type": "string", "description": "One of the types below."},
         "data": {
             "type": "object",
-            "description": "The content; see CardData, BatchData and RejectionData.",
+            "description": "The content; see CardData, BatchData, RejectionData and RepeatData.",
         },
     }
     whole = {**envelope, "$defs": objects, "properties": envelope["properties"] | depending}
@@ -33,11 +38,12 @@ def events_page() -> str:
         [
             "# Events",
             "",
-            "Written by `card-worker contract` from the models. Each command has one answer: an"
-            " event with its `command_id` as `correlationid`. Events are published at least once,"
-            " in order for each card, as entries of a Redis Stream whose field `event` is this"
-            " JSON. Amounts are whole numbers of minor units (øre, cents). Times are RFC 3339 in"
-            " UTC with milliseconds.",
+            "Written by `card-worker contract` from the models. Each command has one answer: the"
+            " event with its `command_id` as `correlationid` and `answer` true. Other events that"
+            " it leads to have the same `correlationid`, but no `answer`. Events are published at"
+            " least once, in order for each card, as entries of a Redis Stream whose field `event`"
+            " is this JSON. Amounts are whole numbers of minor units (øre, cents). Times are RFC"
+            " 3339 in UTC with milliseconds.",
             "",
             "## Envelope",
             "",

@@ -6,7 +6,14 @@ from pydantic import TypeAdapter
 
 from card_worker.contracts.commands import COMMANDS, ProducerCommand
 from card_worker.contracts.enums import EventType
-from card_worker.contracts.events import BatchData, BatchView, CardData, Envelope, RejectionData
+from card_worker.contracts.events import (
+    BatchData,
+    BatchView,
+    CardData,
+    Envelope,
+    RejectionData,
+    RepeatData,
+)
 from card_worker.contracts.queries import QUERIES, Query
 
 Schema = dict[str, Any]
@@ -15,6 +22,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DATA: dict[EventType, type] = dict.fromkeys(EventType, CardData) | {
     **dict.fromkeys((type for type in EventType if type.value.startswith("batch.")), BatchData),
     EventType.COMMAND_REJECTED: RejectionData,
+    EventType.COMMAND_REPEATED: RepeatData,
 }
 
 _UNSAID = (

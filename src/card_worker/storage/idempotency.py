@@ -1,6 +1,6 @@
 """Idempotency keys, and the stored answers of commands that were handled before."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -16,7 +16,6 @@ from card_worker.domain.answers import Answer
 from card_worker.storage.json_rows import (
     Columns,
     columns_named,
-    find,
     insert_absent,
     json_table,
     parameters,
@@ -173,21 +172,3 @@ def conflict_key(key: Key, digest: str) -> Key:
     """Return the key of the refusal of a command whose own key an earlier command has used."""
     account_id, taken = key
     return account_id, conflict(taken, digest)
-
-
-def find_answer(connection: Connection, command: Command) -> Answer | None:
-    """Return the stored answer to a command; None if the command was not handled."""
-    key, digest = key_and_digest(command)
-    row = {"account_id": key[0], "key": key[1]}
-    found = find(connection, idempotency_keys, ("digest",), [row])()
-    if not found:
-        return None
-    ((stored,),) = found
-    id = event_id(*(key if _without_checksum(stored) == digest else conflict_key(key, digest)))
-    return stored_answers(connection, [id]).get(id)
-
-
-def stored_answers(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Answer]:
-    """Return stored answers by their ids."""
-    rows = find(connection, outbox, ANSWER_COLUMNS, [{"id": id} for id in ids])()
-    return {row[0]: Answer(*row) for row in rows}

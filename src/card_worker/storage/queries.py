@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, assert_never
+from time import monotonic
+from typing import Any, NamedTuple, assert_never
 
 from sqlalchemy import ColumnElement, Connection, func, not_, select
 
@@ -64,6 +65,56 @@ class CardFilter:
     expires_before: datetime | None = None
 
 
+ROWS_READ_MAX = 10_000
+"""Largest number of cards that a page is searched in."""
+ROWS_PER_SLICE = 1_000
+PAGE_S_MAX = 2.0
+"""Seconds after which a page ends. Meanwhile its worker handles nothing else."""
+
+
+class Page(NamedTuple):
+    """Cards, ordered by card_id, and where the next page begins."""
+
+    cards: list[Card]
+    next_cursor: str | None
+
+
+def page_of_cards(
+    connection: Connection,
+    account_id: str,
+    filter: CardFilter,
+    now: datetime,
+    *,
+    cards_max: int,
+    after: str | None = None,
+) -> Page:
+    """Return cards of an account as they are at `now`, searched in a limited number of cards.
+
+    The next page is `after` the `next_cursor` of this one; there is none if that is None.
+    """
+    found: list[Card] = []
+    until = monotonic() + PAGE_S_MAX
+    for _ in range(ROWS_READ_MAX // ROWS_PER_SLICE):
+        following = select(cards.c.card_id).where(*_after(account_id, after))
+        following = following.order_by(cards.c.card_id).offset(ROWS_PER_SLICE - 1).limit(1)
+        last = connection.execute(following).scalar()
+        found += list_cards(
+            connection,
+            account_id,
+            filter,
+            now,
+            cards_max=cards_max - len(found) + 1,
+            after=after,
+            last=last,
+        )
+        if len(found) > cards_max:
+            return Page(found[:cards_max], found[cards_max - 1].card_id)
+        after = last
+        if after is None or monotonic() > until:
+            break
+    return Page(found, after)
+
+
 def list_cards(
     connection: Connection,
     account_id: str,
@@ -72,10 +123,11 @@ def list_cards(
     *,
     cards_max: int,
     after: str | None = None,
+    last: str | None = None,
 ) -> list[Card]:
     """Return cards of an account as they are at `now`, ordered by card_id.
 
-    `after` is the last card_id of the page before.
+    `after` is the last card_id of the page before, `last` the last one to return.
     """
     available = cards.c.amount_balance - cards.c.amount_reserved
     conditions: dict[str, Callable[[Any], ColumnElement[bool]]] = {
@@ -89,14 +141,19 @@ def list_cards(
         "created_before": lambda time: cards.c.created_at < time,
         "expires_before": lambda time: cards.c.expires_at < time,
     }
-    statement = select(*columns_named(cards, Card._fields)).where(cards.c.account_id == account_id)
+    statement = select(*columns_named(cards, Card._fields)).where(*_after(account_id, after))
     for name, condition in conditions.items():
         if (value := getattr(filter, name)) is not None:
             statement = statement.where(condition(value))
-    if after is not None:
-        statement = statement.where(cards.c.card_id > after)
+    if last is not None:
+        statement = statement.where(cards.c.card_id <= last)
     rows = connection.execute(statement.order_by(cards.c.card_id).limit(cards_max))
     return [card_at(connection, Card._make(row), now) for row in rows.all()]
+
+
+def _after(account_id: str, card_id: str | None) -> list[ColumnElement[bool]]:
+    after = [] if card_id is None else [cards.c.card_id > card_id]
+    return [cards.c.account_id == account_id, *after]
 
 
 def _has_status(status: Status, now: datetime) -> ColumnElement[bool]:
