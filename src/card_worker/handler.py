@@ -77,7 +77,11 @@ def handle(
     requests, fresh, answers = claiming()
     known = [request for request in requests if request.key not in fresh]
     note_repeats(connection, _repeats(requests, fresh))
-    open_requests = [request for request in _once_each(requests) if request.key in fresh]
+    first: dict[Key, _Request] = {}
+    for request in requests:
+        if request.key in fresh:
+            first.setdefault(request.key, request)
+    open_requests = list(first.values())
     attempted = [command for request in known if (command := _with_pin(request.command))]
     if known and (open_requests or attempted):
         # The commits that handled these may have added rows after the books were loaded.
@@ -165,7 +169,7 @@ def _claim(
         (command, needs, *key_and_digest(command))
         for command, needs in zip(commands, needed, strict=True)
     ]
-    first: Digests = {key: digest for _, _, key, digest in reversed(known)}
+    first = {key: digest for _, _, key, digest in reversed(known)}
     sent = [SentKey(key, digest, _repeated(command)) for command, _, key, digest in known]
     claiming = claim_keys(connection, sent, now)
 
@@ -194,10 +198,3 @@ def _claim(
 def _repeated(command: Command) -> str | None:
     """Return the command_id for which an answer is repeated; nobody waits for internal ones."""
     return None if isinstance(command, InternalCommand) else command.command_id
-
-
-def _once_each(requests: Sequence[_Request]) -> list[_Request]:
-    first: dict[Key, _Request] = {}
-    for request in requests:
-        first.setdefault(request.key, request)
-    return list(first.values())

@@ -88,7 +88,7 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Pend
             books.batches.load(batch)
         if _were_created_meanwhile(connection, books, needed):
             return load(connection, needed, now)()
-        books.named = {row.id: row for row in _of_cards(books, map(Transaction._make, named()))}
+        books.named = {row.id: row for row in _of_cards(books, named())}
         if _were_replaced_meanwhile(books, needed):
             return load(connection, needed, now)()
         _load_tokens(books, given_tokens())

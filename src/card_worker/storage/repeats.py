@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Select, bindparam, select, true
 
-from card_worker.storage.json_rows import columns_of, delete_rows, json_table, parameters, upsert
+from card_worker.storage.json_rows import columns_named, delete_rows, json_table, parameters, upsert
 from card_worker.storage.pipeline import send
 from card_worker.storage.tables import outbox, repeats, unpublished
 
@@ -37,13 +37,13 @@ def note_repeats(connection: Connection, sent: Collection[tuple[UUID, str]]) -> 
         for event_id, command_id in sorted(sent)
     ]
     if rows:
-        dialect, columns = connection.dialect.name, columns_of(repeats, rows[0])
+        dialect, columns = connection.dialect.name, columns_named(repeats, tuple(rows[0]))
         send(connection, _note(dialect), parameters(dialect, columns, rows))
 
 
 @cache
 def _note(dialect: str) -> Any:
-    columns = columns_of(repeats, ("event_id", "command_id", "mark"))
+    columns = columns_named(repeats, ("event_id", "command_id", "mark"))
     # SQLite needs WHERE, or it takes ON CONFLICT for the condition of a join.
     return insert_repeats(dialect, select(json_table(dialect, columns)).where(true()))
 
