@@ -13,11 +13,13 @@ from card_worker.contracts.fields import read_time
 from card_worker.domain.rows import State
 from card_worker.embedded.valkey import NoServer
 from card_worker.storage import tables
-from card_worker.storage.engine import open_engine
+from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.migrations import config, upgrade
+from card_worker.storage.reconcile import differences
 from card_worker.storage.types import EnumText, JsonText, UtcTime, Uuid
 from tests import servers
 from tests.servers import Server
+from tests.storage.populated import populate
 
 NOW = read_time("2026-11-22T10:00:00.000Z")
 RELEASED = ["0001"]
@@ -103,12 +105,37 @@ def test_rows_of_each_release_are_there_after_the_upgrade(empty: Engine, revisio
     migrate(empty, revision)
     fill(empty)
     before = set(inspect(empty).get_table_names())
+    expected = {name: int(name in before) for name in tables.metadata.tables}
     upgrade(empty.url.render_as_string(hide_password=False))
-    assert rows(empty) == dict.fromkeys(tables.metadata.tables, 1)
+    assert rows(empty) == expected
     migrate(empty, revision, down=True)
     assert set(inspect(empty).get_table_names()) == before
     upgrade(empty.url.render_as_string(hide_password=False))
-    assert rows(empty) == dict.fromkeys(tables.metadata.tables, 1)
+    assert rows(empty) == expected
+
+
+def test_0002_derives_its_columns_from_events_and_transactions(engine: Engine) -> None:
+    populate(engine)
+    with reading(engine) as connection:
+        before = list(connection.execute(select(tables.cards)))
+        assert not list(differences(connection))
+    migrate(engine, "0001", down=True)
+    migrate(engine, "0002")
+    with reading(engine) as connection:
+        after = list(connection.execute(select(tables.cards)))
+        checks = {difference.check for difference in differences(connection)}
+    names = [column.name for column in tables.cards.columns]
+    lost = {"activated_by", "activated_from"}
+    assert _without(names, before, lost) == _without(names, after, lost)
+    # Nothing tells these of what was done before.
+    assert checks <= {"card_equals_its_last_event", "transactions_equal_their_events"}
+
+
+def _without(names: list[str], rows: list[Any], left_out: set[str]) -> set[Any]:
+    return {
+        tuple(repr(value) for name, value in zip(names, row, strict=True) if name not in left_out)
+        for row in rows
+    }
 
 
 def test_a_downgrade_to_nothing_and_an_upgrade(empty: Engine) -> None:

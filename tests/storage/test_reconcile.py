@@ -367,15 +367,53 @@ MONEY_CORRUPTIONS = [
     Corruption(
         "a parent that doesn't exist",
         f"UPDATE transactions SET parent_id = {NOBODY} {moved('spent', 'r2')}",
-        "parents_are_earlier_on_the_card",
-        "transaction *: parent_id",
+        "refunds_follow_drawdowns",
+        "parent_id",
     ),
     Corruption(
         "a parent on another card",
         "UPDATE transactions SET parent_id = (SELECT id FROM transactions"
         f" {moved('emptied', 'r7')}) {moved('spent', 'r2')}",
-        "parents_are_earlier_on_the_card",
-        "transaction *: parent_id",
+        "refunds_follow_drawdowns",
+        "parent_id",
+    ),
+    Corruption(
+        "a refund of a card that was not replaced by this one",
+        "UPDATE transactions SET parent_id = (SELECT id FROM transactions"
+        f" {moved('emptied', 'r7')}) {moved('replacing', 'q2')}",
+        "refunds_follow_drawdowns",
+        "parent_id",
+    ),
+    Corruption(
+        "money given away that was sold",
+        f"UPDATE transactions SET funding = 'sold' WHERE card = {card('final')}"
+        " AND funding = 'promotional'",
+        "transactions_equal_their_events",
+        "transaction: funding",
+    ),
+    Corruption(
+        "a posting that was not counted",
+        f"UPDATE cards SET postings = postings - 1 WHERE id = {card('spent')}",
+        "amounts_are_sums",
+        "postings",
+    ),
+    Corruption(
+        "another number of activations",
+        f"UPDATE cards SET activation = 2 WHERE id = {card('spent')}",
+        "state_follows_from_events",
+        "activation",
+    ),
+    Corruption(
+        "a card that forgets what has replaced it",
+        f"UPDATE cards SET replaced_by = NULL WHERE id = {card('replaced')}",
+        "card_equals_its_last_event",
+        "replaced_by",
+    ),
+    Corruption(
+        "a card that nothing has replaced",
+        f"UPDATE cards SET replaced_by = {card('from')} WHERE id = {card('spent')}",
+        "state_follows_from_events",
+        "replaced_by",
     ),
     Corruption(
         "a release of nothing",
@@ -387,8 +425,8 @@ MONEY_CORRUPTIONS = [
         "more refunded than drawn",
         f"UPDATE transactions SET amount = 600, balance_after = balance_before + 600"
         f" {moved('spent', 'r2')}",
-        "parents_are_earlier_on_the_card",
-        "transaction *: refunded",
+        "refunds_are_no_larger",
+        "refunded",
     ),
     Corruption(
         "a transfer with one end",

@@ -350,12 +350,13 @@ def freeze(
         "datacontenttype": "application/json",
         "partitionkey": f"{account_id}/{subject}",
         "correlationid": data["command_id"],
+        "answer": True,
         "data": data,
     }
+    if not is_answer:
+        del envelope["answer"]
     if version is not None:
         envelope["sequence"] = f"{version:0{SEQUENCE_DIGITS}}"
-    if is_answer:
-        envelope["answer"] = True
     return Answer(
         id=id,
         account_id=account_id,

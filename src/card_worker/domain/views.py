@@ -16,8 +16,8 @@ from card_worker.contracts.events import (
 from card_worker.domain.rows import Batch, Card, File, Hold, Job, Pin, Token, Transaction
 from card_worker.secrets.formats import PinFormat, TokenFormat
 
-_TOKEN_DEFAULTS = TokenFormat().model_dump(mode="json")
-_PIN_DEFAULTS = PinFormat().model_dump(mode="json")
+TOKEN_DEFAULTS = TokenFormat().model_dump(mode="json")
+PIN_DEFAULTS = PinFormat().model_dump(mode="json")
 
 # Two views are written as literals: to call their types takes twice as long, for each event.
 
@@ -51,7 +51,7 @@ def card_view(card: Card, now: datetime, tokens: Sequence[Token], pin: Pin | Non
         "amount_reserved": card.amount_reserved,
         "amount_available": card.amount_available,
         "tokens": tuple(map(token_view, tokens)),
-        "pin": None if pin is None else PinView(format=_PIN_DEFAULTS | (pin.format or {})),
+        "pin": None if pin is None else PinView(format=PIN_DEFAULTS | (pin.format or {})),
     }
 
 
@@ -61,7 +61,7 @@ def token_view(token: Token) -> TokenView:
         id=token.id,
         ref_id=token.ref_id,
         masked_code=token.masked_code,
-        format=None if token.format is None else _TOKEN_DEFAULTS | token.format,
+        format=None if token.format is None else TOKEN_DEFAULTS | token.format,
         expires_at=token.expires_at,
         expires_after_transaction=token.expires_after_transaction,
     )

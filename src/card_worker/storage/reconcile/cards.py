@@ -68,6 +68,9 @@ def state_follows_from_events(rows: CardRows) -> Comparisons:
         yield "state", card.state, " or ".join(replayed.states)
     yield "blocked", card.blocked, replayed.blocked
     yield "activated_at", card.activated_at, replayed.activated_at
+    yield "activation", card.activation, replayed.activations
+    if not replayed.is_replaced:
+        yield "replaced_by", card.replaced_by, None
     if rows.events:
         yield "changed_at", card.changed_at, rows.events[-1].created_at
     elif card.changed_at is not None and card.changed_at < card.created_at:
@@ -91,7 +94,10 @@ def state_fits_money(rows: CardRows) -> Comparisons:
 
 
 def amounts_are_sums(rows: CardRows) -> Comparisons:
-    """Each amount is the sum of transactions; the first load is that of the activation."""
+    """Each amount is the sum of transactions; the first load is that of the activation.
+
+    Postings are the transactions since then.
+    """
     total = Counter[TransactionType]()
     balance = captured = load = 0
     for transaction in rows.history:
@@ -108,6 +114,9 @@ def amounts_are_sums(rows: CardRows) -> Comparisons:
         "amount_pending": total[PENDING],
         "amount_reserved": total[PENDING] - total[VOIDED] - captured,
         "amount": load,
+        "postings": sum(
+            transaction.version >= rows.replayed.activated_in for transaction in rows.history
+        ),
     }
     yield from fields(rows.card, expected)
 
@@ -150,24 +159,22 @@ def history_is_a_chain(rows: CardRows) -> Comparisons:
 
 
 def parents_are_earlier_on_the_card(rows: CardRows) -> Comparisons:
-    """What a transaction captures, releases or refunds is earlier on the same card, and no more is
-    refunded than was drawn down."""
+    """What a transaction captures or releases is earlier on the same card.
+
+    What it refunds may be on a card that this one has replaced; see `refunds_follow_drawdowns`.
+    """
     before: dict[UUID | None, Transaction] = {}
-    refunded = Counter[UUID]()
     for transaction in rows.history:
         parent = before.get(transaction.parent_id)
+        if transaction.type is FUND and transaction.parent_id is not None and parent is None:
+            continue
         allowed = _PARENTS.get(transaction.type, (None,))
         kind = None if parent is None else parent.type
         if kind not in allowed or (kind is None and transaction.parent_id is not None):
             types = " or ".join(str(each or "none") for each in allowed)
             what = f"transaction {transaction.id}: parent_id"
             yield what, transaction.parent_id, f"{types} of this card, before it"
-        if transaction.type is FUND and parent is not None:
-            refunded[parent.id] += transaction.amount
         before[transaction.id] = transaction
-    for id, amount in refunded.items():
-        if amount > before[id].amount:
-            yield f"transaction {id}: refunded of it", amount, f"at most {before[id].amount}"
 
 
 def holds_equal_their_transactions(rows: CardRows) -> Comparisons:

@@ -12,7 +12,15 @@ from card_worker.contracts.json_text import write_json
 from card_worker.domain.answers import freeze
 from card_worker.domain.ids import card_uuid
 from card_worker.domain.rows import Batch, Card, File, Hold, Pin, Token, Transaction
-from card_worker.domain.views import card_view, file_view, hold_view, transaction_view
+from card_worker.domain.views import (
+    PIN_DEFAULTS,
+    TOKEN_DEFAULTS,
+    card_view,
+    file_view,
+    hold_view,
+    token_view,
+    transaction_view,
+)
 from card_worker.storage.reconcile.reading import BATCH_KEY, Reader, StoredEvent
 from card_worker.storage.reconcile.report import Comparisons, fields
 from card_worker.storage.tables import (
@@ -112,7 +120,10 @@ def columns_are_as_in_the_json(event: ReadEvent) -> Comparisons:
         yield "event.data.card.version", data["card"]["version"], data["version"]
     id, type, subject, at = row.id, row.type, row.subject, row.created_at
     named: Any = {**data, "account_id": row.account_id}
-    written = freeze(named, id=id, type=type, subject=subject, at=at, version=version)
+    is_answer = event.event.get("answer") is True
+    written = freeze(
+        named, id=id, type=type, subject=subject, at=at, version=version, is_answer=is_answer
+    )
     yield "partition_key", row.partition_key, written.partition_key
     if row.event != written.event:
         envelope = json.loads(written.event)
@@ -143,7 +154,20 @@ def card_equals_its_last_event(event: ReadEvent) -> Comparisons:
     usable = [token for token in event.known.usable_tokens.get(card.id, ()) if token.serves(at)]
     usable.sort(key=lambda token: (token.created_at, token.id))
     view = card_view(card, at, usable, event.known.pins.get(card.id))
-    yield from _views("card", view, event.data["card"])
+    yield from _views("card", view, _with_whole_formats(event.data["card"]))
+    if event.row.type is EventType.CARD_REPLACED:
+        successor = card_uuid(event.row.account_id, event.data["other_card_id"])
+        yield "replaced_by", card.replaced_by, successor
+
+
+def _with_whole_formats(card: Json) -> Json:
+    """Return a card as it is shown now: events of older versions have formats without defaults."""
+    tokens = [
+        {**token, "format": token["format"] and TOKEN_DEFAULTS | token["format"]}
+        for token in card["tokens"]
+    ]
+    pin = card["pin"] and {"format": PIN_DEFAULTS | (card["pin"]["format"] or {})}
+    return {**card, "tokens": tokens, "pin": pin}
 
 
 def holds_equal_their_events(event: ReadEvent) -> Comparisons:
@@ -164,7 +188,9 @@ def tokens_equal_their_events(event: ReadEvent) -> Comparisons:
         if token is None:
             yield f"token {id}", None, "one"
             continue
-        expected = {name: shown[name] for name in ("ref_id", "masked_code", "format")}
+        whole = shown["format"] and TOKEN_DEFAULTS | shown["format"]
+        yield f"{prefix}format", token_view(token)["format"], whole
+        expected = {name: shown[name] for name in ("ref_id", "masked_code")}
         if event.card is not None:
             expected["card"] = event.card.id
         if shown is event.data.get("token"):

@@ -52,6 +52,10 @@ class Replayed:
     activated_at: datetime | None = None
     activation: UUID | None = None
     """The event of the activation."""
+    activations: int = 0
+    activated_in: int = 0
+    """The version with which the last activation began, also if that was reversed."""
+    is_replaced: bool = False
     pin_at: datetime | None = None
     """When the card got its last PIN, if it has one."""
 
@@ -61,6 +65,9 @@ class Replayed:
         for event in events:
             for name, value in CHANGES.get(event.type, {}).items():
                 setattr(replayed, name, value(event) if callable(value) else value)
+            if event.type in (EventType.CARD_CREATED, EventType.CARD_ACTIVATED):
+                replayed.activations += 1
+                replayed.activated_in = event.version
             if event.type is EventType.CARD_UPDATED and State.EXPIRED in replayed.states:
                 # The event may have a later `expires_at`; its content is compared elsewhere.
                 replayed.states = (State.EXPIRED, State.ACTIVE)
@@ -77,7 +84,7 @@ CHANGES: dict[EventType, dict[str, Any]] = {
     EventType.CARD_ACTIVATION_REVERSED: _INACTIVE,
     EventType.CARD_BLOCKED: {"blocked": True},
     EventType.CARD_UNBLOCKED: {"blocked": False},
-    EventType.CARD_REPLACED: _CLOSED,
+    EventType.CARD_REPLACED: {**_CLOSED, "is_replaced": True},
     EventType.CARD_CLOSED: _CLOSED,
     EventType.CARD_EXPIRED: {"states": (State.EXPIRED,)},
     EventType.CARD_PIN_ROTATED: {"pin_at": _TIME},

@@ -98,7 +98,7 @@ def _derived_ids(reader: Reader, event: StoredEvent, near: dict[int, EventRow]) 
     places = (event.position - place for place in range(1, NEAR + 1))
     nearest = (near[place].id for place in places if place in near)
     for cause in chain([query], nearest, _ids_before(reader, event)):
-        for key_from in (key_of.guard, key_of.arrival, key_of.breakage):
+        for key_from in (key_of.guard, key_of.arrival, key_of.breakage, key_of.rest):
             yield event_id(event.account_id, key_from(cause))
 
 

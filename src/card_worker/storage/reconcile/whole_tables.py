@@ -41,6 +41,28 @@ CHECKS = {
         WHERE NOT EXISTS (SELECT 1 FROM {owner.split(".")[0]} WHERE {owner} = {column})"""
         for check, what, column, owner in _OWNERS
     },
+    "refunds_follow_drawdowns": f"""
+        WITH RECURSIVE refunds AS (
+            SELECT refund.id, refund.account_id, refund.card, refund.parent_id,
+                drawdown.card AS origin
+            FROM transactions AS refund LEFT JOIN transactions AS drawdown
+                ON drawdown.id = refund.parent_id AND drawdown.type = '{TransactionType.DRAWDOWN}'
+                AND drawdown.account_id = refund.account_id
+            WHERE refund.type = '{TransactionType.FUND}' AND refund.parent_id IS NOT NULL),
+        chain AS (SELECT origin, origin AS card FROM refunds WHERE origin <> card
+            UNION SELECT origin, cards.replaced_by FROM chain JOIN cards ON cards.id = chain.card
+                WHERE cards.replaced_by IS NOT NULL)
+        SELECT account_id, 'transaction ' || id, 'parent_id', CAST(parent_id AS TEXT),
+            'a drawdown of the card, or of one that it has replaced' FROM refunds
+        WHERE origin IS NULL OR origin <> card AND NOT EXISTS (SELECT 1 FROM chain
+            WHERE chain.origin = refunds.origin AND chain.card = refunds.card)""",
+    "refunds_are_no_larger": f"""
+        SELECT drawdown.account_id, 'transaction ' || drawdown.id, 'refunded of it',
+            CAST(sum(refund.amount) AS TEXT), 'at most ' || drawdown.amount
+        FROM transactions AS drawdown JOIN transactions AS refund
+            ON refund.parent_id = drawdown.id AND refund.type = '{TransactionType.FUND}'
+        GROUP BY drawdown.account_id, drawdown.id, drawdown.amount
+        HAVING sum(refund.amount) > drawdown.amount""",
     "holds_have_their_transaction": f"""
         SELECT '', 'hold ' || id, 'pending transaction of the hold', NULL, 'one' FROM holds
         WHERE NOT EXISTS (SELECT 1 FROM transactions
