@@ -15,6 +15,7 @@ RULES = {
     "expiry": "keep",
     "reversal_window_s": 86_400,
     "recipients": None,
+    "transfers_extend_expiry": True,
     "approve_from": None,
 }
 

@@ -82,11 +82,21 @@ def test_send_and_wait_ends_with_1_for_a_refusal(running: System) -> None:
 
 
 def test_send_and_wait_ends_with_1_when_no_answer_comes(running: System) -> None:
-    command = "command_id=card-1"  # handled before
-    again = (f"account_id={ACCOUNT}", "card_id=card-1", "amount=500", "currency=NOK", command)
-    done = running.cli("send", "cards.create", *again, "--wait", "--timeout", "1")
+    nobody = [{"command": "cards.create", "command_id": "n-1", "account_id": "nobody"}]
+    listed = f"commands={json.dumps(nobody)}"
+    done = running.cli("send", "commands.apply", listed, "--wait", "--timeout", "1")
     assert done.exit_code == 1
     assert "did not come within 1 s" in done.stderr
+
+
+def test_send_and_wait_shows_the_first_answer_again(running: System) -> None:
+    named = (f"account_id={ACCOUNT}", "card_id=again", "amount=500", "currency=NOK")
+    first, again = (
+        running.cli("send", "cards.create", *named, "command_id=again", "--wait", "--json")
+        for _ in range(2)
+    )
+    assert first.exit_code == again.exit_code == 0
+    assert first.stdout == again.stdout != ""
 
 
 def test_send_without_waiting_prints_the_command_id(running: System) -> None:

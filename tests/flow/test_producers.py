@@ -9,12 +9,15 @@ import pytest
 from celery import Celery
 from kombu.exceptions import KombuError
 from redis import Redis
+from sqlalchemy import text
 
 from card_worker.client import Client
 from card_worker.contracts.batches import BatchCard, CreateBatch
 from card_worker.contracts.cards import ActivateCard
 from card_worker.embedded.valkey import valkey
 from card_worker.money import Currency
+from card_worker.storage.engine import reading
+from tests.flow.processes import WAIT_S
 from tests.flow.system import ACCOUNT, System, card, envelope, system
 
 LISTED = 2_500
@@ -32,6 +35,7 @@ BARE = """
 import json, sys, time
 from celery import Celery
 from redis import Redis
+from sqlalchemy import text
 
 url = sys.argv[1]
 celery = Celery(broker=url)
@@ -130,15 +134,30 @@ def test_a_long_list_goes_out_in_three_messages_and_every_command_is_answered(
     assert {answer["type"] for answer in answers.values()} == {"card.activated"}
 
 
-def test_a_command_that_is_sent_twice_is_answered_once(running: System) -> None:
+def test_a_command_that_is_sent_again_gets_its_first_answer_again(running: System) -> None:
     activation = ActivateCard(
         account_id=ACCOUNT, command_id="twice", card_id="none", amount=1, currency=Currency.NOK
     )
+    answers = []
     with Client(running.broker_url) as client:
-        client.send(activation)
-        client.send(activation)
-    running.catches_up()
-    assert [event["correlationid"] for event in running.events()].count("twice") == 1
+        for _ in range(3):
+            after = client.newest()
+            client.send(activation)
+            answers.append(client.answers(["twice"], after=after, timeout_s=WAIT_S)["twice"])
+    assert answers[0] == answers[1] == answers[2]
+    stored = 'SELECT count(*) FROM outbox WHERE event LIKE \'%"correlationid":"twice"%\''
+    with reading(running.engine) as connection:
+        assert connection.execute(text(stored)).scalar() == 1
+
+
+def test_a_reference_under_another_command_id_gets_the_first_answer(running: System) -> None:
+    running.create("repeated-card")
+    payment = {"card_id": "repeated-card", "ref_id": "sale-1", "amount": 1, "currency": "NOK"}
+    for command_id in ("pay-1", "pay-2", "pay-2"):
+        running.send("transactions.create", command_id, **payment)
+    first, again = running.answers("pay-1", "pay-2").values()
+    assert (first["type"], again["type"]) == ("card.drawn_down", "command.repeated")
+    assert again["data"]["event"] == first
 
 
 def test_many_commands_go_out_together_each_as_a_message_of_its_own(

@@ -211,7 +211,7 @@ def test_the_parts_of_a_list_that_cannot_be_read_are_a_letter_and_the_others_are
         "3 of 6",
         "1: item_not_an_object",
         '2: command_unknown "cards.explode"; did you mean cards.expire?',
-        "3: account_id_invalid",
+        "3: account_id_invalid account_id: is required",
     ]
     assert json.loads(letter.body)[1]["commands"] == unreadable
     assert letter.headers is not None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from threading import Thread
+from threading import Thread, Timer
 from time import monotonic
 from typing import Any
 
@@ -50,7 +50,11 @@ def through(postgres_url: str, between: Proxy) -> Iterator[Engine]:
     """An engine that reaches the database through the proxy."""
     url = make_url(postgres_url).set(port=between.port).render_as_string(hide_password=False)
     engine = open_engine(url, reply_max_s=REPLY_S)
+    # A wait without a limit must fail a test, and not hang it.
+    limit = Timer(2 * REPLY_MAX_S, between.cut)
+    limit.start()
     yield engine
+    limit.cancel()
     between.resume()
     engine.dispose()
 
