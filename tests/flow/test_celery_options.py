@@ -1,6 +1,7 @@
 """A command is answered whatever ordinary options a Celery client sends it with."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from celery import Celery, chain, group, signature
 from celery.exceptions import TimeoutError as NoResult
 
 from tests.flow.processes import WAIT_S, until
-from tests.flow.system import ACCOUNT, System, card
+from tests.flow.system import ACCOUNT, System, card, envelope
 
 NEXT = signature("cards.create", kwargs=card("next"))
 DONE = "card.created"
@@ -60,6 +61,10 @@ def answers(running: System, name: str) -> list[dict[str, Any]]:
     return [event for event in running.events() if event["correlationid"] == name]
 
 
+def _has_answers(running: System, name: str, times: int) -> bool:
+    return len(answers(running, name)) >= times
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_each_sending_is_answered_on_the_stream_and_by_the_result(
     name: str, running: System, stranger: Celery
@@ -67,7 +72,7 @@ def test_each_sending_is_answered_on_the_stream_and_by_the_result(
     options, expected = OPTIONS[name]
     for times in (1, 2):
         result = send(stranger, name, options)
-        until(lambda at_least=times: len(answers(running, name)) >= at_least, f"answer {times}")
+        until(partial(_has_answers, running, name, times), f"answer {times}")
         value = result.get(timeout=WAIT_S)
         assert value == answers(running, name)[0]
     (answer,) = {event["id"]: event for event in answers(running, name)}.values()
@@ -111,8 +116,6 @@ def test_the_first_of_a_chain_is_refused(running: System, stranger: Celery) -> N
 
 
 def test_an_expires_without_a_zone_is_refused(running: System) -> None:
-    from tests.flow.system import envelope  # noqa: PLC0415
-
     headers = {"expires": "2030-01-01T00:00:00"}
     running.push(envelope("cards.create", "no zone", card("no zone"), headers=headers))
     (answer,) = running.answers("no zone").values()

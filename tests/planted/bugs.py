@@ -124,7 +124,7 @@ BUGS = (
         "storage/loading.py",
         "find_rows(connection, cards, Card, by_key, lock=True)",
         "find_rows(connection, cards, Card, by_key)",
-        ("tests/storage/test_races.py",),
+        ("tests/storage/test_loading.py",),
     ),
     Bug(
         "a capture doesn't look at what is held",
@@ -245,8 +245,8 @@ BUGS = (
     Bug(
         "a group waits for one locked card",
         "worker/delivery.py",
-        "                except Blocked:\n                    is_blocked = True\n",
-        "                except ZeroDivisionError:\n                    is_blocked = True\n",
+        "                outcomes = self._locked_rows.commit(reads, locked)\n",
+        "                outcomes = self._groups.commit(reads)\n",
         (LOCKED,),
     ),
     Bug(
@@ -421,10 +421,10 @@ BUGS = (
     Bug(
         "the relay forgets events before they are published",
         "relay.py",
-        "        for part in _publications(events):\n",
+        "        for part in _publications([*events, *again]):\n",
         "        self._published = events\n"
         "        self._mark_published()\n"
-        "        for part in _publications(events):\n",
+        "        for part in _publications([*events, *again]):\n",
         (RELAY,),
     ),
     Bug(

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
 
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.message import read_query
 from card_worker.contracts.queries import GetBatch, GetCard, Query
 from card_worker.domain.answers import Answer
+from card_worker.domain.decide import needs
 from card_worker.handler import handle
 from card_worker.query_handler import QueryResult, answer_query
 from card_worker.storage.engine import begin, open_engine, reading
+from card_worker.storage.loading import load
 from card_worker.storage.reconcile import differences
 from tests.codes import SEAL_TO, VAULT, plain_issuer
 from tests.flow.processes import until
@@ -30,6 +33,25 @@ def engine(postgres_url: str) -> Iterator[Engine]:
     engine = open_engine(postgres_url)
     yield engine
     engine.dispose()
+
+
+@pytest.mark.parametrize("named_by", ["card", "transaction", "token"])
+def test_a_card_is_locked_when_it_is_loaded(engine: Engine, named_by: str) -> None:
+    coded = create("A1", card_token={}, **SEAL_TO)
+    first = spend("A1", "r1", pending=True)
+    paid = command(
+        "transactions.create", "t", token="TOKEN-0", ref_id="t", amount=1, currency="NOK"
+    )
+    ask(engine, coded, first)
+    of = {"card": spend("A1", "r2"), "transaction": follow("capture", first), "token": paid}
+    needed = [needs(of[named_by])]
+    with begin(engine) as (connection, now):
+        assert load(connection, needed, now)().cards
+        with (
+            pytest.raises(OperationalError, match="lock timeout"),
+            begin(engine, lock_timeout_ms=20) as (other, _),
+        ):
+            load(other, needed, now)()
 
 
 def ask(engine: Engine, *commands: Command) -> list[Answer]:
