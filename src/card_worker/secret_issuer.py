@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from card_worker.bureau_file import HEADER, Values, csv_lines, file_name, split
 from card_worker.contracts.enums import Reason
-from card_worker.contracts.events import Problem
+from card_worker.contracts.views import Problem
 from card_worker.domain.books import Books
 from card_worker.domain.events import (
     BatchCompleted,

@@ -34,7 +34,6 @@ from card_worker.contracts.envelope import (
     decompressed,
     read_envelope,
 )
-from card_worker.contracts.events import PROBLEMS_MAX, Problem
 from card_worker.contracts.message import (
     BATCH_COST,
     COMMAND_BYTES_MAX,
@@ -45,6 +44,7 @@ from card_worker.contracts.message import (
     cost_of,
     read_commands,
 )
+from card_worker.contracts.views import PROBLEMS_MAX, Problem
 
 ACCOUNT = "T00000001"
 GOOD = {"account_id": ACCOUNT, "card_id": "card-01", "amount": 500, "currency": "NOK"}

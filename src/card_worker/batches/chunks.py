@@ -23,8 +23,8 @@ from card_worker.batches.removing import cancel_order, end_removal, remove_chunk
 from card_worker.batches.work import Impossible, Stopped, Work, card_ids
 from card_worker.contracts.batches import CARDS_PER_ORDER_MAX
 from card_worker.contracts.enums import Action, Reason
-from card_worker.contracts.events import PROBLEMS_MAX, Problem
 from card_worker.contracts.fields import AccountId, Name
+from card_worker.contracts.views import PROBLEMS_MAX, Problem
 from card_worker.domain.rows import Job
 from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.encryption import PepperMissing

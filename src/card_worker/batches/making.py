@@ -16,8 +16,8 @@ from card_worker.batches.work import (
 )
 from card_worker.bureau_file import HEADER, NO_VALUES, Values, csv_lines, split
 from card_worker.contracts.enums import BatchState, EventType, Reason
-from card_worker.contracts.events import Problem
 from card_worker.contracts.secrets import BatchOptions
+from card_worker.contracts.views import Problem
 from card_worker.domain.answers import about_job, add_files
 from card_worker.domain.books import Books
 from card_worker.domain.codes import new_pin, new_token, pin_format, with_behaviour

@@ -11,7 +11,8 @@ from card_worker.bureau_file import file_name
 from card_worker.contracts import keys
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import Action, EventType, Reason
-from card_worker.contracts.events import BatchData, Problem
+from card_worker.contracts.events import BatchData
+from card_worker.contracts.views import Problem
 from card_worker.domain.answers import about_job, freeze
 from card_worker.domain.rows import Batch, File, FileKind, Job
 from card_worker.domain.views import recall_view

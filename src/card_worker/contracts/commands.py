@@ -15,9 +15,9 @@ from card_worker import uuids
 from card_worker.contracts import keys
 from card_worker.contracts.batches import BatchCommand
 from card_worker.contracts.cards import CardCommand, UpdateCard, WithdrawCard
-from card_worker.contracts.events import Problem
 from card_worker.contracts.tokens import TokenCommand
 from card_worker.contracts.transactions import CreateTransaction, TransactionCommand
+from card_worker.contracts.views import Problem
 
 COMMANDS_PER_MESSAGE_MAX = 1_000
 # Ids derive from the idempotency key, so a command delivered twice has one answer with one id.

@@ -15,12 +15,12 @@ from pydantic_core import PydanticCustomError
 
 from card_worker.contracts.commands import APPLY, COMMANDS
 from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
-from card_worker.contracts.events import Problem
 from card_worker.contracts.fields import read_time
 from card_worker.contracts.json_text import NotJson, json_bytes, raw_json, read_json
 from card_worker.contracts.metadata import METADATA_DEPTH_MAX
 from card_worker.contracts.queries import QUERIES
 from card_worker.contracts.text import is_id
+from card_worker.contracts.views import Problem
 from card_worker.secrets.masking import masked_text
 from card_worker.wording import did_you_mean
 

@@ -24,11 +24,11 @@ from card_worker.contracts.commands import (
 )
 from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
 from card_worker.contracts.envelope import quoted
-from card_worker.contracts.events import PROBLEMS_MAX, Problem
 from card_worker.contracts.fields import is_account_id
 from card_worker.contracts.json_text import raw_json, write_json
 from card_worker.contracts.queries import QUERIES, Query
 from card_worker.contracts.text import cut, is_id, printable
+from card_worker.contracts.views import PROBLEMS_MAX, Problem
 from card_worker.secrets.masking import without_secrets
 from card_worker.secrets.vault import Vault
 from card_worker.wording import in_words

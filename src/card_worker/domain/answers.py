@@ -12,12 +12,10 @@ from card_worker.contracts.cards import BlockCard
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import Action, EventType, Reason
 from card_worker.contracts.events import (
-    BatchCardView,
     BatchData,
     CardData,
     CommandInfo,
     Envelope,
-    RecallView,
     RejectionData,
     RepeatData,
     write,
@@ -29,6 +27,7 @@ from card_worker.contracts.transactions import (
     RefundTransaction,
     VoidTransaction,
 )
+from card_worker.contracts.views import BatchCardView, RecallView
 from card_worker.domain.books import Books
 from card_worker.domain.events import (
     ActivationReversed,

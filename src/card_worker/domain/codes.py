@@ -4,10 +4,10 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from card_worker.contracts.enums import CardType, Reason
-from card_worker.contracts.events import Problem
 from card_worker.contracts.metadata import Json
 from card_worker.contracts.secrets import BatchOptions, PinOptions, TokenBehaviour
 from card_worker.contracts.tokens import CreateToken, RevokeToken, RotatePin
+from card_worker.contracts.views import Problem
 from card_worker.domain.books import Books
 from card_worker.domain.context import Context, recipients
 from card_worker.domain.events import (

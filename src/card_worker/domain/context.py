@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from card_worker.contracts.cards import ActivateCard
 from card_worker.contracts.enums import Expiry, Reason, TransactionType
-from card_worker.contracts.events import Problem
 from card_worker.contracts.transactions import CreateTransaction, RefundTransaction
+from card_worker.contracts.views import Problem
 from card_worker.domain.access import check_reference, grant_access
 from card_worker.domain.books import Books
 from card_worker.domain.events import PinCheck

@@ -27,7 +27,6 @@ from card_worker.contracts.cards import (
 )
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import CardType, EventType, Reason
-from card_worker.contracts.events import Problem
 from card_worker.contracts.queries import CardQuery
 from card_worker.contracts.tokens import CreateToken, RevokeToken, RotatePin
 from card_worker.contracts.transactions import (
@@ -36,6 +35,7 @@ from card_worker.contracts.transactions import (
     RefundTransaction,
     VoidTransaction,
 )
+from card_worker.contracts.views import Problem
 from card_worker.domain.rows import CardKey, File, FilePart, PinAttempt
 from card_worker.secrets.formats import PinFormat, TokenFormat
 from card_worker.secrets.peppers import Hash

@@ -16,8 +16,8 @@ from card_worker.contracts.cards import (
     UpdateCard,
 )
 from card_worker.contracts.enums import Reason, Side, TransactionType
-from card_worker.contracts.events import Problem
 from card_worker.contracts.secrets import BatchOptions
+from card_worker.contracts.views import Problem
 from card_worker.domain.books import Books
 from card_worker.domain.codes import add_codes, request_secrets, with_behaviour
 from card_worker.domain.context import Context, check_expiry, named_card, recipients

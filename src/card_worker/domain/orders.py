@@ -24,9 +24,9 @@ from card_worker.contracts.batches import (
     UnblockBatch,
 )
 from card_worker.contracts.enums import Action, BatchState, CardType, Reason
-from card_worker.contracts.events import PROBLEMS_MAX, Problem
 from card_worker.contracts.patterns import Pattern
 from card_worker.contracts.secrets import BatchOptions
+from card_worker.contracts.views import PROBLEMS_MAX, Problem
 from card_worker.domain.books import Books
 from card_worker.domain.codes import add_codes, request_secrets
 from card_worker.domain.context import check_expiry, recipients

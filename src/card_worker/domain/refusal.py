@@ -1,7 +1,7 @@
 """The exception that refuses a command."""
 
 from card_worker.contracts.enums import Reason
-from card_worker.contracts.events import Problem
+from card_worker.contracts.views import Problem
 
 
 class Refused(Exception):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from card_worker.contracts.events import (
+from card_worker.contracts.views import (
     BatchView,
     CardView,
     FileView,

@@ -6,15 +6,9 @@ from pydantic import TypeAdapter
 
 from card_worker.contracts.commands import COMMANDS, ProducerCommand
 from card_worker.contracts.enums import EventType
-from card_worker.contracts.events import (
-    BatchData,
-    BatchView,
-    CardData,
-    Envelope,
-    RejectionData,
-    RepeatData,
-)
+from card_worker.contracts.events import BatchData, CardData, Envelope, RejectionData, RepeatData
 from card_worker.contracts.queries import QUERIES, Query
+from card_worker.contracts.views import BatchView
 
 Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

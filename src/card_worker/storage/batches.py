@@ -19,8 +19,8 @@ from sqlalchemy import (
 )
 
 from card_worker.contracts.enums import BatchState
-from card_worker.contracts.events import PROBLEMS_MAX
 from card_worker.contracts.patterns import Pattern
+from card_worker.contracts.views import PROBLEMS_MAX
 from card_worker.domain.rows import Batch, BatchKey, CardKey
 from card_worker.storage.json_rows import (
     columns_named,

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 from card_worker.contracts.commands import Command
 from card_worker.contracts.dead_letters import DeadLetterReason, explain
-from card_worker.contracts.events import Problem
 from card_worker.contracts.message import UnreadableItem
+from card_worker.contracts.views import Problem
 from card_worker.domain.answers import Answer
 from card_worker.query_handler import QueryResult
 from card_worker.storage.contention import Row
