@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from card_worker.contracts.cards import ActivateCard, TransferBalance
 from card_worker.contracts.commands import COMMANDS, Command
 from card_worker.contracts.enums import CardType, Side, Status, TransactionType
 from card_worker.domain.books import Books
@@ -26,7 +27,7 @@ _ACTIVE: dict[str, Any] = {
 }
 _SPENT = {"amount": 300, "amount_funds": 300, "amount_drawdown": 100, "amount_pending": 100}
 _LEFT = _SPENT | {"amount_balance": 200, "amount_reserved": 100}
-_UNUSED = {"amount": 300, "amount_funds": 300, "amount_balance": 300}
+_UNUSED = {"amount": 300, "amount_funds": 300, "amount_balance": 300, "postings": 1}
 _USED = {"amount": 100, "amount_funds": 100, "amount_drawdown": 100}
 _FREE = _LEFT | {"amount_reserved": 0}
 # Cards that show each status. What names a transaction finds one on those that are used.
@@ -86,10 +87,13 @@ def _table() -> list[str]:
     columns = [*Status, None]
     heads = ["command", *(status.value for status in Status), "–"]
     lines = [_row(heads), _row(["---"] * len(heads))]
-    for kind, row in ALLOWED.items():
+    rows = {f"`{_name(kind)}`": row for kind, row in ALLOWED.items()}
+    rows["`cards.replace`, the new card"] = {**ALLOWED[ActivateCard], None: None}
+    rows["`cards.transfer`, the other card"] = ALLOWED[TransferBalance]
+    for name, row in rows.items():
         reasons = (row[status] for status in columns)
         cells = (f"`{reason}`" if reason else "yes" for reason in reasons)
-        lines.append(_row([f"`{_name(kind)}`", *cells]))
+        lines.append(_row([name, *cells]))
     return lines
 
 
