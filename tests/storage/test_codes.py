@@ -23,6 +23,7 @@ from card_worker.domain.rows import Outcome
 from card_worker.handler import handle
 from card_worker.query_handler import answer_card_query
 from card_worker.secret_issuer import SecretIssuer
+from card_worker.secrets.formats import FOUR_DIGITS
 from card_worker.secrets.peppers import Pepper, Peppers
 from card_worker.secrets.sealing import open_sealed
 from card_worker.secrets.vault import Vault
@@ -118,7 +119,7 @@ def test_a_card_shows_masked_codes_and_its_owner_receives_them_sealed(engine: En
         token["masked_code"] == f"DINCARD:********-****-****-****-********{secrets['token'][-4:]}"
     )
     assert (token["ref_id"], token["expires_after_transaction"]) == (None, False)
-    assert data["card"]["pin"] == {"format": {"numbers": True}}
+    assert data["card"]["pin"] == {"format": FOUR_DIGITS.model_dump(mode="json")}
     assert ask(engine, pay("r1", secrets["token"], pin=secrets["pin"])) == ["card.drawn_down"]
     assert shows(engine)["tokens"] == [token]
 

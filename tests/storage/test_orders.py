@@ -1027,7 +1027,9 @@ def test_the_expiry_of_cards_is_extended(orders: Orders) -> None:
     recall = orders.events("batch.recalled")[-1]["data"]["recall"]
     assert (recall["done"], recall["already"], recall["refused"]) == (1, 1, 2)
     file = orders.file(kind=FileKind.REFUSED)
-    assert orders.content(file) == (b"card_id,reason\r\nB1-0003,invalid\r\nB1-0004,invalid\r\n")
+    assert orders.content(file) == (
+        b"card_id,reason\r\nB1-0003,expiry_not_later\r\nB1-0004,expiry_not_later\r\n"
+    )
 
 
 def test_recalls_of_a_batch_are_done_in_order(orders: Orders) -> None:

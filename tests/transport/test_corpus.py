@@ -144,7 +144,7 @@ def test_a_letter_says_on_which_queue_its_message_lay(harness: Harness) -> None:
 
 def test_messages_that_differ_in_their_headers_alone_are_two_letters(harness: Harness) -> None:
     harness.letters()
-    for eta in ("today", "tomorrow"):
-        harness.system.push(message("one body", headers={"eta": eta}))
+    for note in ("today", "tomorrow"):
+        harness.system.push(message("one body", task="cards.explode", headers={"note": note}))
         assert harness.settles(within_s=STORM_S)
-    assert [one.headers["eta"] for one in harness.letters()] == ["today", "tomorrow"]
+    assert [one.headers["note"] for one in harness.letters()] == ["today", "tomorrow"]

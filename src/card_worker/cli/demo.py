@@ -108,8 +108,11 @@ def _print_events(sent: list[Sent]) -> None:
             place = last + 1
     columns = ("#>", "to>", "type", "about", "outcome")
     out.print(table("Events on the stream, in order", *columns, rows=rows))
-    resent, unreadable = (message.number for message in sent if not message.events)
-    out.print(f"No event for #{resent}: it was answered before, so it changes nothing.")
+    ids = [(message.number, event["id"]) for message in sent for event in message.events]
+    first = {id: number for number, id in reversed(ids)}
+    resent = next(number for number, id in ids if number != first[id])
+    (unreadable,) = (message.number for message in sent if not message.events)
+    out.print(f"#{resent} was sent before: it changes nothing, and gets its first answer again.")
     out.print(f"No event for #{unreadable}: it is unreadable, and kept as a dead letter.\n")
 
 
@@ -140,7 +143,8 @@ def _check_books(stack: Stack, stream: list[Event]) -> list[str]:
         found, sums = differences(connection), totals(connection)
     out.print(totals_table(sums), "")
     published = Counter[str]()
-    for event in stream:
+    # As a consumer does it: an event that comes again has the same id.
+    for event in {event["id"]: event for event in stream}.values():
         if moved := event["data"].get("transaction"):
             sign = (moved["debit"] == Side.ISSUER) - (moved["credit"] == Side.ISSUER)
             published[moved["currency"]] += sign * moved["amount"]

@@ -79,7 +79,7 @@ def claim_keys(
         return ClaimedKeys(
             fresh,
             {(row[0], row[1]): _without_checksum(row[2]) for row in known},
-            {row[3]: Answer(row[3], row[0], *row[4:]) for row in known},
+            {row[3]: Answer(row[3], row[0], *row[4:]) for row in known if row[3] is not None},
         )
 
     return wait
@@ -139,7 +139,7 @@ def _select_known(dialect: str) -> Select[Any]:
     statement = (
         select(known.account_id, known.key, known.digest, *columns_named(outbox, _ANSWER))
         .join(source, (known.account_id == source.c.account_id) & (known.key == source.c.key))
-        .join(outbox, outbox.c.id == known.event_id)
+        .outerjoin(outbox, outbox.c.id == known.event_id)
         .distinct()
     )
     return (

@@ -347,13 +347,13 @@ class Consumer(ReconnectingConsumer):
         id, task = raw.headers.get("id"), raw.headers.get("task")
         if not is_id(id) or not self._has_result(raw, task):
             return None
-        failure = DeadLettered(failed.explanation)
-        return Result(id, task if isinstance(task, str) else "", states.FAILURE, failure)
+        return Result(id, str(task), states.FAILURE, DeadLettered(failed.explanation))
 
     def _has_result(self, raw: KombuMessage, task: object) -> bool:
-        return not raw.headers.get("ignore_result") and (
-            self.with_results is None or task in self.with_results
-        )
+        """Say whether a result is stored. A sender may have put anything into the headers."""
+        if raw.headers.get("ignore_result") or not isinstance(task, str):
+            return False
+        return self.with_results is None or task in self.with_results
 
 
 class DeadLettered(Exception):
