@@ -123,8 +123,8 @@ class Settings(BaseSettings):
     )
     result_backend_url: RedisUrl | None = Field(
         None,
-        description="URL of the Redis with Celery's results, which queries need. Default: no"
-        " results.",
+        description="URL of the Redis with Celery's results. Default: results of queries are in"
+        " the broker, and commands have none.",
     )
     files_url: Annotated[str, AfterValidator(read_files_url)] = Field(
         "card-worker-files",

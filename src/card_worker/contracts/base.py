@@ -18,7 +18,8 @@ class Request(BaseModel):
         description="The account (tenant): `P` for production or `T` for test, and eight digits."
     )
     command_id: CommandId = Field(
-        description="Idempotency key, unique in the account. Default: the id of the Celery task."
+        description="Your id of the command, unique in the account; its answer has it, too. It is"
+        " the idempotency key of commands without `ref_id`. Default: the id of the Celery task."
     )
     not_after: Time | None = Field(
         None, description="Deadline. After this time the command is refused as `stale_command`."

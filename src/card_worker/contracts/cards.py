@@ -48,7 +48,8 @@ class MovesMoney(Request):
     """A command that happens once on its card for each `ref_id`, whoever sends it."""
 
     ref_id: RefId = Field(
-        description="Your id of the movement, unique on the card. It is the idempotency key."
+        description="Your id of the movement, unique on the card. It is the idempotency key, not"
+        " the `command_id`."
     )
 
 

@@ -233,6 +233,6 @@ class EventType(TextEnum):
     COMMAND_REJECTED = "command.rejected", "A command was refused. It changed nothing."
     COMMAND_REPEATED = (
         "command.repeated",
-        "A command was done before, under another command_id. Its answer is in this event, which is"
-        " published each time that the command is sent, and not kept.",
+        "A command was answered before, under another command_id. The field `event` holds that"
+        " answer; it may be a refusal.",
     )

@@ -34,7 +34,7 @@ class CommandInfo(TypedDict):
 
     # Texts below these fields would not be inherited.
     command: Annotated[str, Field(description="Name of the command.")]
-    command_id: Annotated[str, Field(description="The idempotency key of the command.")]
+    command_id: Annotated[str, Field(description="The command_id of the command.")]
     account_id: Annotated[str, Field(description="The account.")]
     dry_run: NotRequired[
         Annotated[Literal[True], Field(description="Only after a dry run: nothing was changed.")]
@@ -130,10 +130,10 @@ class RejectionData(CommandInfo):
 
 @documented
 class RepeatData(CommandInfo):
-    """`data` of the event `command.repeated`: the command was done before, with this `ref_id`."""
+    """`data` of `command.repeated`: a command with the same `ref_id` was answered before."""
 
     event: dict[str, Any]
-    """The answer to the command that was done, complete as it was published."""
+    """The first answer, complete as it was published. It may be a `command.rejected`."""
 
 
 @documented

@@ -18,7 +18,7 @@ class CreateToken(IssuesSecrets):
     command: Literal["tokens.create"] = "tokens.create"
     ref_id: RefId = Field(
         description="Your id of the token, unique among the card's tokens. It is the idempotency"
-        " key."
+        " key, not the `command_id`."
     )
     expires_in: Seconds = Field(description="Lifetime in seconds.")
     expires_after_transaction: StrictBool = Field(

@@ -45,13 +45,17 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             "## Commands",
             "",
             "Each command is a Celery task: protocol 2, JSON, keyword arguments only. Unknown"
-            " fields are refused. The message must name its queue. Each command has one answer, an"
-            " [event](events.md) with the attribute `answer`.",
+            " fields are refused. Each message must name the queue that is given with its command."
+            " Each command has one answer, an [event](events.md) with the attribute `answer`.",
             "",
-            "- A command that is *sent again*, unchanged and with the same `command_id` or"
-            " `ref_id`, is not done again, and its first answer is published again. If the `ref_id`"
-            " was sent with another `command_id` before, the answer is `command.repeated`, which"
-            " holds the first one. `not_after` may differ.",
+            "- The *idempotency key* of a command is its `ref_id`, together with the card, token or"
+            " transaction that it names; if it has no `ref_id`, its `command_id`. When a key is"
+            " sent again with the same fields, the command is not done again, and its first answer"
+            " is published again, even if that was a refusal. To try again after a refusal, use a"
+            " new key. If the `ref_id` was sent with another `command_id` before, the answer is"
+            " `command.repeated`, which holds the first one. When a key is sent again with other"
+            " fields, the command is refused, `idempotency_conflict`; only `command_id`,"
+            " `not_after` and `pin` may differ.",
             "- Celery's `expires` is a deadline like `not_after`; the earlier of both counts."
             " Bodies may be compressed with zlib, gzip, bzip2 or lzma. `retries`, `shadow`, groups"
             " and stamps are ignored. `eta` and `countdown`, time limits, callbacks, chains, chords"
@@ -83,9 +87,19 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             "",
             f"A list of commands, handled in order, each with its own answer. Queue:"
             f" `{QUEUES[APPLY]}`. Its one field, `commands`, has 1 to {COMMANDS_PER_MESSAGE_MAX:,}"
-            " objects: the fields of a command, its `command_id` among them, and its name as"
-            f" `command`. A list has at most {EXTRA_COST_MAX:,} listed cards; any other command"
-            f" about a batch counts as {BATCH_COST} of them. What is beyond is refused, `invalid`.",
+            " objects. Each has the fields of a command, its `command_id` among them, and the name"
+            f" of the command as `command`. Together they may list {EXTRA_COST_MAX:,} cards; any"
+            f" other command about a batch counts as {BATCH_COST} cards. What is beyond is"
+            " refused, `invalid`.",
+            "",
+            "```python",
+            'celery.send_task("commands.apply", queue="cards.bulk", kwargs={"commands": [',
+            '    {"command": "cards.block", "account_id": "T00000001", "command_id": "cmd-41",',
+            '     "card_id": "card-01", "reason": "lost"},',
+            '    {"command": "cards.block", "account_id": "T00000001", "command_id": "cmd-42",',
+            '     "card_id": "card-02", "reason": "lost"},',
+            "]})",
+            "```",
             "",
             "### Limits",
             "",
@@ -96,11 +110,24 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             "",
             "## Queries",
             "",
-            "Queries are Celery tasks too. The answer is the task's result, not an event: publish"
-            " with `ignore_result=False`. Results are in the broker for an hour, or in"
-            " `RESULT_BACKEND_URL` for a day. The result is `card`, `cards` or `transactions` with"
-            " `next_cursor`, or `batch`, with the [objects](events.md#objects) of the events; if"
-            " the query is refused, it is `reason`, `message` and perhaps `problems`.",
+            "A query is a Celery task, too. Its answer is the result of the task, not an event. So"
+            " your Celery client needs a result backend: the broker, where results are kept for an"
+            " hour, or the Redis of `RESULT_BACKEND_URL`, if that is set, where they are kept for a"
+            " day. Don't send a query with `ignore_result=True`.",
+            "",
+            "```python",
+            "celery = Celery(broker=url, backend=url)",
+            'query = celery.send_task("cards.get", queue="cards", kwargs={',
+            '    "account_id": "T00000001",',
+            '    "card_id": "card-01",',
+            "})",
+            'print(query.get(timeout=10)["card"]["amount_available"])',
+            "```",
+            "",
+            "The result is an object with `card`; with `cards` or `transactions`, and"
+            " `next_cursor`; or with `batch`. These are the same [objects](events.md#objects) as in"
+            " events. The result of a query that is refused has `reason`, `message` and perhaps"
+            " `problems` instead. Commands have results only if `RESULT_BACKEND_URL` is set.",
             "",
             *queries,
             "## Objects in fields",
@@ -176,12 +203,18 @@ def _parts() -> list[str]:
     return lines
 
 
-def fields_table(schema: dict[str, Any], names: Iterable[str]) -> list[str]:
+def fields_table(
+    schema: dict[str, Any], names: Iterable[str], *, with_null: bool = False
+) -> list[str]:
+    """Return a table of fields; `with_null` says of each whether it can be null."""
     rows = []
     for name in names:
         field = schema["properties"][name]
         is_required = "required" if name in schema["required"] else _default(field)
-        rows.append((f"`{name}`", _type(field, schema), is_required, field.get("description", "")))
+        type = _type(field, schema)
+        if with_null and {"type": "null"} in field.get("anyOf", ()):
+            type += " or null"
+        rows.append((f"`{name}`", type, is_required, field.get("description", "")))
     return table(("field", "type", "default", "meaning"), rows)
 
 

@@ -61,7 +61,8 @@ def events_page() -> str:
             "",
             "## Objects",
             "",
-            "A field with the default `none` may be absent; all others are always there.",
+            "A field with the default `none` may be absent. All others are always there; those"
+            " whose type ends with `or null` can be null.",
             "",
             *[line for name in sorted(objects) for line in _object(name, objects)],
             "## Values",
@@ -81,7 +82,8 @@ def _object(name: str, objects: dict[str, Any]) -> list[str]:
         return []
     whole = {"required": (), **schema, "$defs": objects}
     text = " ".join(schema["description"].split())
-    return [f"### {name}", "", text, "", *fields_table(whole, schema["properties"]), ""]
+    rows = fields_table(whole, schema["properties"], with_null=True)
+    return [f"### {name}", "", text, "", *rows, ""]
 
 
 def _values(kind: type[TextEnum]) -> list[str]:
