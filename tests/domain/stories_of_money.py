@@ -138,6 +138,17 @@ STORIES = {
         hold      A1 100 NOK h4                -> hold.placed
         capture   @h4 101 final=yes            -> command.rejected exceeds_hold  # A1: 150 partially_used, 50 free
     """,
+    "what a last capture releases on an expired card goes to the account": """
+        account   expiry=breakage
+        create    A1 100 NOK expires=+1d       -> card.created
+        hold      A1 70 NOK h1 lasts=+9d       -> hold.placed
+        hold      A1 30 NOK h2 lasts=+9d       -> hold.placed
+        wait      1d
+        expire    A1                           -> card.expired        # A1: 100 expired, 0 free
+        capture   @h1 40                       -> hold.captured       # A1: 60 expired, 0 free
+        capture   @h1 10 final=yes             -> hold.captured + hold.voided + card.expired  # A1: 30 expired, 0 free
+        capture   @h2 30 final=yes             -> hold.captured       # A1: 0 expired, 0 free
+    """,
     "money that moved and came back has moved": """
         batch     B1: A1 A2 A3 A4              -> batch.completed
         create    X1 500 NOK                   -> card.created
@@ -191,6 +202,15 @@ STORIES = {
         refund    @r1 r1                       -> command.rejected idempotency_conflict
         close     A3                           -> card.closed
         refund    @r1                          -> command.rejected card_closed
+    """,
+    "a refund stays in its currency": """
+        create    A1 10 NOK                    -> card.created
+        draw      A1 10 NOK d1                 -> card.drawn_down
+        batch     B1: A2                       -> batch.completed
+        replace   A1 to=A2                     -> card.replaced + card.activated  # A2: 0 unused
+        reverse   A2                           -> card.activation_reversed
+        activate  A2 50 SEK                    -> card.activated
+        refund    @d1                          -> command.rejected currency_mismatch  # A2: 50 unused
     """,
     "an activation is taken back while nothing has happened": """
         batch     B1: A1 A2 A3                 -> batch.completed

@@ -31,7 +31,10 @@ STORIES = {
         create    A1 5 NOK                     -> command.rejected card_exists
         approve   B1                           -> command.rejected invalid
         approve   B1 by=kari                   -> command.rejected invalid
+        approve   B1 by=kari not_after=-1s     -> command.rejected invalid
         approve   B2 by=ola                    -> command.rejected batch_not_found
+        approve   B2                           -> command.rejected invalid
+        block-all B1 first=999 not_after=-1s   -> command.rejected invalid
         approve   B1 by=ola                    -> batch.approved
         approve   B1 by=eva                    -> command.rejected batch_state
         """,

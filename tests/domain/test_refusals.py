@@ -140,6 +140,29 @@ def test_of_two_reasons_the_first_in_the_order_of_reasons_is_given(
     assert _refusal(command, causes) is min(reasons, key=ORDER.index)
 
 
+@pytest.mark.parametrize("first", ["unused", "inactive", "closed", "due", "blocked", "late"])
+@pytest.mark.parametrize(
+    "second", ["unused", "inactive", "inactive-blocked", "closed", "due", "blocked", "absent"]
+)
+def test_the_reasons_against_two_cards_have_one_order(first: str, second: str) -> None:
+    """Each card alone gives its reason; both together the first of the two."""
+
+    def reasons(command: str, first: str, second: str) -> set[Reason]:
+        story = Story().run("create A1 500 NOK from=+1d -> card.created")
+        if first != "late":
+            story.books.put_card(story.card("A1")._replace(active_from=None))
+            story.run(f"turn A1 {first}")
+        if second != "absent":
+            story.run(f"given A2 {second}")
+        event = story.decide(f"{command} A1 to=A2").answer
+        return {event.reason} if isinstance(event, CommandRejected) else set()
+
+    for command, good in (("transfer", "unused"), ("replace", "inactive")):
+        alone = reasons(command, first, good) | reasons(command, "unused", second)
+        expected = {min(alone, key=ORDER.index)} if alone else set()
+        assert reasons(command, first, second) == expected, command
+
+
 def refused(story: Story, asked: str) -> dict[str, Any]:
     """Return the data of a refusal."""
     event = refusal(story, asked)

@@ -3,6 +3,7 @@
 It knows nothing of the code it is compared with, and none of what makes that fast.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -65,6 +66,25 @@ class Token:
 
 class No(Exception):
     """The model refuses, too."""
+
+
+ORDER = (
+    *("card_not_found", "card_inactive", "card_already_active", "card_closed", "card_expired"),
+    *("card_blocked", "card_not_started"),
+)
+"""Of several reasons against two cards, the first is given."""
+
+
+def first_no(*checks: Callable[[], object]) -> None:
+    """Refuse for the first of the reasons that the checks give."""
+    nos = []
+    for check in checks:
+        try:
+            check()
+        except No as no:
+            nos.append(no)
+    if nos:
+        raise min(nos, key=lambda no: ORDER.index(str(no)))
 
 
 @dataclass
@@ -254,13 +274,17 @@ class Model:
         return "card.closed"
 
     def _cards_replace(self, asked: Fields, _id: str, now: datetime) -> str:
-        self._card(asked["card_id"], now, refuses="inactive closed expired")
-        if asked["new_card_id"] in self.cards:
-            new = self._card(asked["new_card_id"], now, refuses="closed expired")
-            if new.state != "inactive":
-                raise No("card_already_active")
-            if new.blocked:
-                raise No("card_blocked")
+        def new_one() -> None:
+            if asked["new_card_id"] in self.cards:
+                new = self._card(asked["new_card_id"], now, refuses="closed expired")
+                if new.state != "inactive":
+                    raise No("card_already_active")
+                if new.blocked:
+                    raise No("card_blocked")
+
+        first_no(
+            lambda: self._card(asked["card_id"], now, refuses="inactive closed expired"), new_one
+        )
         if self.locked(asked["card_id"], now):
             raise No("exceeds_available")
         old = self._accept(asked["card_id"], asked, now)
@@ -433,7 +457,9 @@ class Model:
         name, left = drawn
         while (successor := self.cards[name].successor) is not None:
             name = successor
-        self._card(name, now, refuses="inactive closed expired", once=asked)
+        card = self._card(name, now, refuses="inactive closed expired", once=asked)
+        if card.currency != self.cards[drawn[0]].currency:
+            raise No("currency_mismatch")
         amount = asked.get("amount") or left
         if amount > left or left == 0:
             raise No("exceeds_drawdown")
@@ -455,10 +481,20 @@ class Model:
 
     def _cards_transfer(self, asked: Fields, _id: str, now: datetime) -> str:
         name, to = asked["card_id"], asked["to_card_id"]
-        card = self._card(name, now, refuses="inactive closed expired blocked", once=asked)
-        if not self._started(card, now):
-            raise No("card_not_started")
-        other = self._card(to, now, refuses="inactive closed expired blocked")
+
+        def started() -> None:
+            if name in self.cards and not self._started(self.cards[name], now):
+                raise No("card_not_started")
+
+        if name in self.cards:
+            self._once(name, asked)
+        refuses = "inactive closed expired blocked"
+        first_no(
+            lambda: self._card(name, now, refuses=refuses),
+            started,
+            lambda: self._card(to, now, refuses=refuses),
+        )
+        card, other = self.cards[name], self.cards[to]
         if other.currency != card.currency:
             raise No("currency_mismatch")
         amount = asked.get("amount") or self._free(name, now)

@@ -13,7 +13,7 @@ from card_worker.storage.engine import begin, reading
 from card_worker.storage.queries import CardFilter, list_cards
 from card_worker.storage.tables import cards
 from tests.domain.story import GIVEN, START
-from tests.storage.test_handler import ACCOUNT
+from tests.storage.test_handler import ACCOUNT, NOW, ask, create, spend
 
 LATER = START + timedelta(days=1)
 
@@ -82,6 +82,20 @@ def test_each_filter_returns_the_matching_cards(engine: Engine, known: list[Card
         expected = names([card for card in known if is_wanted(card)])
         assert listed(engine, **wanted) == expected
         assert len(expected) < len(known)
+
+
+def test_an_expired_hold_locks_nothing_for_a_filter(engine: Engine) -> None:
+    ask(engine, create("A1"), spend("A1", "hold", pending=True, hold_expires_in=60))
+    ask(engine, create("A2"), spend("A2", "hold", pending=True))
+    cases: tuple[tuple[dict[str, Any], list[str]], ...] = (
+        ({"available_min": 500}, ["A1"]),
+        ({"available_max": 400}, ["A2"]),
+    )
+    with reading(engine) as connection:
+        for asked, expected in cases:
+            later = NOW + timedelta(seconds=60)
+            found = list_cards(connection, ACCOUNT, CardFilter(**asked), later, cards_max=10)
+            assert [card.card_id for card in found] == expected, asked
 
 
 def test_a_list_continues_after_its_last_page(engine: Engine, known: list[Card]) -> None:

@@ -9,10 +9,11 @@ from sqlalchemy import Engine, func, select
 from card_worker.contracts.commands import Command
 from card_worker.contracts.internal import SweptCard
 from card_worker.domain.answers import repeated
+from card_worker.handler import handle
 from card_worker.relay import Relay
 from card_worker.sinks import Event
 from card_worker.storage import outbox
-from card_worker.storage.engine import begin, reading
+from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.repeats import delete_repeats, first_repeats
 from card_worker.storage.tables import repeats
 from tests.storage.statements import counting
@@ -184,3 +185,33 @@ def test_a_repeat_takes_no_more_statements_than_a_first_delivery(engine: Engine)
         with counting(engine) as again:
             ask(engine, *group)
         assert len(again) <= len(first), (first, again)
+
+
+def test_the_relay_does_not_wait_for_a_command_that_is_being_sent_again(engine: Engine) -> None:
+    """Else the two deadlock: each locks repeats that the other needs."""
+    ask(engine, create("A1"))
+    published(engine, 1)
+    ask(engine, create("A1"))
+    with reading(engine) as connection:
+        (repeat,) = first_repeats(connection, 10)
+    if engine.dialect.name != "postgresql":
+        return  # SQLite has one writer
+    with begin(engine) as (connection, _):
+        handle(connection, [create("A1")], NOW)
+        with begin(engine, lock_timeout_ms=100) as (other, _):
+            delete_repeats(other, [repeat])
+    assert noted(engine) == ["create-A1"]
+    with reading(engine) as connection:
+        (again,) = first_repeats(connection, 10)
+    assert again.mark != repeat.mark
+
+
+def test_commits_with_the_same_repeats_store_them_in_one_order(postgres_url: str) -> None:
+    """Whatever the order of the commands is: else they deadlock."""
+    engine = open_engine(postgres_url)
+    commands = [create(f"A{number}", f"{number:03}") for number in range(200)]
+    ask(engine, *commands)
+    with counting(engine) as statements:
+        ask(engine, *commands)
+    assert "ORDER BY idempotency_keys.event_id" in "".join(statements)
+    engine.dispose()

@@ -1,5 +1,6 @@
 """What the rule of a command on an existing card looks at, and checks that rules share."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
@@ -83,21 +84,33 @@ def context_by_access(books: Books, command: CreateTransaction, now: datetime) -
     return Context(books, now, card, pin_check=pin_check)
 
 
-def context_by_card(books: Books, command: OnExistingCard, now: datetime) -> Context:
-    """Return the context of a command that has a card_id. Raises Refused."""
-    return Context(books, now, named_card(books, command, now))
+def context_by_card(
+    books: Books, command: OnExistingCard, now: datetime, reasons: Iterable[Reason] = ()
+) -> Context:
+    """Return the context of a command that has a card_id. Raises Refused, see `named_card`."""
+    return Context(books, now, named_card(books, command, now, reasons))
 
 
-def named_card(books: Books, command: OnExistingCard | ActivateCard, now: datetime) -> Card:
-    """Return the card with the command's card_id. Raises Refused if its status forbids that."""
+def named_card(
+    books: Books,
+    command: OnExistingCard | ActivateCard,
+    now: datetime,
+    reasons: Iterable[Reason] = (),
+) -> Card:
+    """Return the card with the command's card_id.
+
+    Raises Refused if its status forbids that, or for one of the other `reasons` against the
+    command, whichever is the first in the order of reasons.
+    """
     key = command.account_id, command.card_id or ""
     card = books.cards.get(key)
     if books.busy_with(key) is not None:
         raise Refused(Reason.BATCH_STATE)
     check_reference(books, command, card)
     reason = reason_against(command, card.status(now) if card else None)
-    if reason is not None:
-        raise Refused(reason)
+    against = [*reasons] if reason is None else [reason, *reasons]
+    if against:
+        raise Refused(min(against, key=[*Reason].index))
     assert card is not None
     return card
 

@@ -3,6 +3,7 @@
 For each command: the rows it needs, its decision, and what its events do to the books.
 """
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import TypedDict
 
@@ -204,15 +205,20 @@ def needs_replace(command: ReplaceCard) -> Needs:
     return Needs(cards=(card_key(command), (command.account_id, command.new_card_id)), holds=True)
 
 
+def reasons_against_replace(books: Books, command: ReplaceCard, now: datetime) -> Iterator[Reason]:
+    new_key = command.account_id, command.new_card_id
+    new = books.cards.get(new_key)
+    if books.busy_with(new_key) is not None:
+        yield Reason.BATCH_STATE
+    if new is not None:
+        reason = reason_against(ActivateCard, new.status(now))
+        if reason is not None or new.blocked:
+            yield reason or Reason.CARD_BLOCKED
+
+
 def decide_replace(command: ReplaceCard, context: Context) -> Decision:
     new_key = command.account_id, command.new_card_id
     new = context.books.cards.get(new_key)
-    if context.books.busy_with(new_key) is not None:
-        raise Refused(Reason.BATCH_STATE)
-    if new is not None:
-        reason = reason_against(ActivateCard, new.status(context.now))
-        if reason is not None or new.blocked:
-            raise Refused(reason or Reason.CARD_BLOCKED)
     context.check_all_available()
     replaced, amount = CardReplaced(command, context.now, context.key), context.card.amount_balance
     begin = ReplacementCreated if new is None else ReplacementActivated
@@ -292,7 +298,7 @@ RULES = table(
     rule(CreateCard, needs_create, decide_create, check=check_create),
     rule(ActivateCard, needs_activate, decide_activate, check=check_dates),
     on_card(ReverseActivation, needs_card, decide_reverse_activation),
-    on_card(ReplaceCard, needs_replace, decide_replace),
+    on_card(ReplaceCard, needs_replace, decide_replace, reasons=reasons_against_replace),
     on_card(UpdateCard, needs_card, decide_update, check=check_new_expiry),
 )
 EFFECTS = table(

@@ -246,11 +246,16 @@ def needs_batch(command: OnBatch) -> Needs:
     return Needs(batches=((command.account_id, command.batch_id),))
 
 
-def decide_approve(command: ApproveBatch, books: Books, now: datetime) -> Decision:
-    batch = _existing(books, command)
-    if command.created_by is None or command.created_by == batch.created_by:
+def check_approve(command: ApproveBatch, books: Books, _now: datetime) -> None:
+    batch = _named(books, command)
+    ordered_by = None if batch is None else batch.created_by
+    if command.created_by in (None, ordered_by):
         message = "must be somebody else than who ordered"
         raise Refused(Reason.INVALID, Problem(field="created_by", message=message))
+
+
+def decide_approve(command: ApproveBatch, books: Books, now: datetime) -> Decision:
+    batch = _existing(books, command)
     if batch.state is not BatchState.AWAITING_APPROVAL or batch.has_lapsed(now):
         raise Refused(Reason.BATCH_STATE)
     return Decision(BatchApproved(command, now))
@@ -284,20 +289,25 @@ def apply_batch_cancelled(event: BatchCancelled, books: Books) -> None:
         books.put_batch(batch)
 
 
-def decide_recall(command: Recall, books: Books, now: datetime) -> Decision:
-    batch = _existing(books, command)
-    last = batch.requested if command.last is None else command.last
-    if last > batch.requested or command.first > last:
+def check_recall(command: Recall, books: Books, _now: datetime) -> None:
+    batch = _named(books, command)
+    if batch is not None and max(command.first, command.last or 0) > batch.requested:
         field = "last" if command.last is not None else "first"
         message = f"the batch has {batch.requested} cards"
         raise Refused(Reason.INVALID, Problem(field=field, message=message))
+
+
+def decide_recall(command: Recall, books: Books, now: datetime) -> Decision:
+    batch = _existing(books, command)
+    last = batch.requested if command.last is None else command.last
     if batch.completed_at is None or batch.busy:
         raise Refused(Reason.BATCH_STATE)
     return Decision(RecallBegun(command, now, last))
 
 
-def check_extend(command: ExtendBatch, _books: Books, now: datetime) -> None:
+def check_extend(command: ExtendBatch, books: Books, now: datetime) -> None:
     check_expiry(command.expires_at, now)
+    check_recall(command, books, now)
 
 
 def apply_recall_begun(event: RecallBegun, books: Books) -> None:
@@ -309,10 +319,14 @@ def apply_recall_begun(event: RecallBegun, books: Books) -> None:
 
 def _existing(books: Books, command: OnBatch) -> Batch:
     """Return the batch that a command names. Raises Refused."""
-    batch = books.batches.get((command.account_id, command.batch_id))
+    batch = _named(books, command)
     if batch is None:
         raise Refused(Reason.BATCH_NOT_FOUND)
     return batch
+
+
+def _named(books: Books, command: OnBatch) -> Batch | None:
+    return books.batches.get((command.account_id, command.batch_id))
 
 
 def _begin(
@@ -372,12 +386,12 @@ def new_job(
 
 RULES = table(
     rule(CreateBatch, needs_create_batch, decide_create_batch, check=check_create_batch),
-    rule(ApproveBatch, needs_batch, decide_approve),
+    rule(ApproveBatch, needs_batch, decide_approve, check=check_approve),
     rule(CancelBatch, needs_batch, decide_cancel),
     rule(LapseBatch, needs_batch, decide_lapse),
-    rule(BlockBatch, needs_batch, decide_recall),
-    rule(UnblockBatch, needs_batch, decide_recall),
-    rule(CloseBatch, needs_batch, decide_recall),
+    rule(BlockBatch, needs_batch, decide_recall, check=check_recall),
+    rule(UnblockBatch, needs_batch, decide_recall, check=check_recall),
+    rule(CloseBatch, needs_batch, decide_recall, check=check_recall),
     rule(ExtendBatch, needs_batch, decide_recall, check=check_extend),
 )
 EFFECTS = table(

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias, TypeVar, cast
 
 from card_worker.contracts import keys
 from card_worker.contracts.commands import Command
+from card_worker.contracts.enums import Reason
 from card_worker.domain.books import Books
 from card_worker.domain.context import Context, context_by_card, context_by_transaction
 from card_worker.domain.events import (
@@ -37,6 +38,7 @@ V = TypeVar("V")
 NeedsOf: TypeAlias = Callable[[C], Needs]
 Decide: TypeAlias = Callable[[C, Books, datetime], Decision]
 Check: TypeAlias = Callable[[C, Books, datetime], None]
+ReasonsAgainst: TypeAlias = Callable[[Books, C, datetime], Iterable[Reason]]
 DecideInContext: TypeAlias = Callable[[C, Context], Decision]
 Effect: TypeAlias = Callable[[E, Books], Posted]
 
@@ -91,8 +93,14 @@ def on_card(
     decide: DecideInContext[Named],
     *,
     check: Check[Named] | None = None,
+    reasons: ReasonsAgainst[Named] | None = None,
 ) -> Entry:
-    return in_context(kind, context_by_card, needs, decide, check=check)
+    """Return the entry of a command on a card; `reasons` are those that its other card gives."""
+
+    def find(books: Books, command: Named, now: datetime) -> Context:
+        return context_by_card(books, command, now, reasons(books, command, now) if reasons else ())
+
+    return in_context(kind, find, needs, decide, check=check)
 
 
 def on_transaction(
@@ -125,8 +133,9 @@ def _with_released_holds(command: Command, context: Context, decision: Decision)
     """Add the release of expired holds, and the breakage that follows from what is unlocked."""
     answer = decision.answer
     assert isinstance(answer, CardEventBase)
-    released = _release_due(command, context, answer, [answer, *decision.after])
-    if not released and not isinstance(answer, HoldVoided | HoldExpired):
+    events = [answer, *decision.after]
+    released = _release_due(command, context, answer, events)
+    if not released and not any(isinstance(event, HoldVoided | HoldExpired) for event in events):
         return decision
     after = decision.after
     if _leaves_breakage(context, answer):

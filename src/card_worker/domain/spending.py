@@ -3,7 +3,8 @@
 For each command: the rows it needs, its decision, and what its events do to the books.
 """
 
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from card_worker.contracts import keys
@@ -174,6 +175,7 @@ def needs_refund(command: RefundTransaction) -> Needs:
 
 def decide_refund(command: RefundTransaction, context: Context) -> Decision:
     assert context.parent is not None
+    context.check_currency(context.parent.currency)  # a successor may have begun again
     left = context.parent.amount - context.books.refunded.get(context.parent.id, 0)
     amount = left if command.amount is None else command.amount
     if amount > left or left == 0:
@@ -219,17 +221,23 @@ def needs_transfer(command: TransferBalance) -> Needs:
     return Needs(cards=cards, ref_id=command.ref_id, holds=True)
 
 
-def decide_transfer(command: TransferBalance, context: Context) -> Decision:
-    card, to_key = context.card, (command.account_id, command.to_card_id)
-    if card.active_from is not None and card.active_from > context.now:
-        raise Refused(Reason.CARD_NOT_STARTED)
-    to = context.books.cards.get(to_key)
-    if context.books.busy_with(to_key) is not None:
-        raise Refused(Reason.BATCH_STATE)
-    reason = reason_against(TransferBalance, to.status(context.now) if to else None)
+def reasons_against_transfer(
+    books: Books, command: TransferBalance, now: datetime
+) -> Iterator[Reason]:
+    card = books.cards.get(card_key(command))
+    if card is not None and card.active_from is not None and card.active_from > now:
+        yield Reason.CARD_NOT_STARTED
+    to_key = command.account_id, command.to_card_id
+    to = books.cards.get(to_key)
+    if books.busy_with(to_key) is not None:
+        yield Reason.BATCH_STATE
+    reason = reason_against(TransferBalance, to.status(now) if to else None)
     if reason is not None:
-        raise Refused(reason)
-    assert to is not None
+        yield reason
+
+
+def decide_transfer(command: TransferBalance, context: Context) -> Decision:
+    card, to = context.card, context.books.cards[command.account_id, command.to_card_id]
     if not context.account.transfers_extend_expiry and _expires_later(to, card):
         raise Refused(Reason.EXPIRY_MISMATCH)
     context.check_currency(to.currency)
@@ -273,7 +281,7 @@ RULES = table(
     on_transaction(RefundTransaction, needs_refund, decide_refund),
     on_transaction(ExpireHold, needs_expire_hold, decide_expire_hold),
     on_card(AdjustBalance, needs_adjust, decide_adjust),
-    on_card(TransferBalance, needs_transfer, decide_transfer),
+    on_card(TransferBalance, needs_transfer, decide_transfer, reasons=reasons_against_transfer),
 )
 EFFECTS = table(
     effect(CardFunded, apply_funded),

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 from typing import Any, NamedTuple, assert_never
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, func, not_, select
+from sqlalchemy import Column, ColumnElement, Connection, Select, case, func, not_, select
 
 from card_worker.contracts.enums import CardType, Status
 from card_worker.domain.rows import Card, Pin, State, Token, Transaction
@@ -32,10 +33,14 @@ def card_at(connection: Connection, card: Card, now: datetime) -> Card:
     """Return a card as it is at `now`: expired holds lock nothing, with or without an event."""
     if card.amount_reserved == 0:
         return card
+    due = int(connection.execute(_due(card.id, now)).scalar() or 0)
+    return card._replace(amount_reserved=card.amount_reserved - due)
+
+
+def _due(card: UUID | Column[Any], now: datetime) -> Select[Any]:
+    """Select what the expired holds of a card lock according to its row."""
     left = func.sum(holds.c.amount - holds.c.captured - holds.c.released)
-    due = select(left).where(holds.c.card == card.id, hold_is_open, holds.c.expires_at <= now)
-    locked = card.amount_reserved - int(connection.execute(due).scalar() or 0)
-    return card._replace(amount_reserved=locked)
+    return select(left).where(holds.c.card == card, hold_is_open, holds.c.expires_at <= now)
 
 
 def find_codes(connection: Connection, card: Card, now: datetime) -> tuple[list[Token], Pin | None]:
@@ -129,7 +134,9 @@ def list_cards(
 
     `after` is the last card_id of the page before, `last` the last one to return.
     """
-    available = cards.c.amount_balance - cards.c.amount_reserved
+    # Most cards have no hold.
+    due = case((cards.c.amount_reserved > 0, _due(cards.c.id, now).scalar_subquery()))
+    available = cards.c.amount_balance - cards.c.amount_reserved + func.coalesce(due, 0)
     conditions: dict[str, Callable[[Any], ColumnElement[bool]]] = {
         "status": lambda status: _has_status(status, now),
         "type": lambda kind: cards.c.type == kind,

@@ -10,9 +10,26 @@ from secrets import randbits
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, Select, bindparam, select, true
+from sqlalchemy import (
+    Connection,
+    Delete,
+    FromClause,
+    Select,
+    bindparam,
+    delete,
+    select,
+    true,
+    tuple_,
+)
 
-from card_worker.storage.json_rows import columns_named, delete_rows, json_table, parameters, upsert
+from card_worker.storage.json_rows import (
+    columns_named,
+    json_table,
+    matching,
+    parameters,
+    send_with_rows,
+    upsert,
+)
 from card_worker.storage.pipeline import send
 from card_worker.storage.tables import outbox, repeats, unpublished
 
@@ -50,6 +67,9 @@ def _note(dialect: str) -> Any:
 
 def insert_repeats(dialect: str, rows: Select[Any]) -> Any:
     """Return the statement that stores repeats: `rows` are event_id, command_id and mark."""
+    # In the order of the key, so that two commits with the same repeats don't deadlock.
+    event_id, command_id, _ = rows.selected_columns
+    rows = rows.order_by(event_id, command_id)
     statement = upsert(dialect, repeats).from_select(["event_id", "command_id", "mark"], rows)
     # Published between two sendings, the answer must be published once more for the second.
     return statement.on_conflict_do_update(
@@ -76,7 +96,20 @@ def first_repeats(connection: Connection, repeats_max: int) -> list[Repeat]:
 
 
 def delete_repeats(connection: Connection, published: Sequence[Repeat]) -> None:
-    """Delete repeats that are published, unless the command was sent again meanwhile."""
-    names = ("event_id", "command_id", "mark")
-    keys = [{name: getattr(repeat, name) for name in names} for repeat in published]
-    delete_rows(connection, repeats, keys)
+    """Delete repeats that are published, unless the command was sent again meanwhile.
+
+    Does not wait for a commit that is sending it again now.
+    """
+    keys = [{name: getattr(repeat, name) for name in _NAMES} for repeat in published]
+    send_with_rows(connection, _delete, repeats, keys)
+
+
+_NAMES = ("event_id", "command_id", "mark")
+
+
+def _delete(source: FromClause) -> Delete:
+    columns = columns_named(repeats, _NAMES)
+    known = select(*columns).join(source, matching(repeats, source))
+    return delete(repeats).where(
+        tuple_(*columns).in_(known.with_for_update(of=repeats, skip_locked=True))
+    )
