@@ -99,6 +99,21 @@ def test_send_and_wait_shows_the_first_answer_again(running: System) -> None:
     assert first.stdout == again.stdout != ""
 
 
+def test_send_and_wait_shows_what_another_command_id_was_answered(running: System) -> None:
+    running.create("paid-card")
+    pay = ("card_id=paid-card", "ref_id=r1", "amount=1", "currency=NOK", "--wait")
+    shown = [running.cli("send", "transactions.create", FIELDS[0], *pay) for _ in range(2)]
+    assert [done.exit_code for done in shown] == [0, 0]
+    assert "card.drawn_down" in shown[0].stdout
+    assert "command.repeated: card.drawn_down" in " ".join(shown[1].stdout.split())
+
+
+def test_send_says_that_a_query_is_none_of_its_commands(running: System) -> None:
+    done = running.cli("send", "cards.get", FIELDS[0], "card_id=x")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "cards.get is a query" in done.stderr
+
+
 def test_send_without_waiting_prints_the_command_id(running: System) -> None:
     done = running.cli("send", "cards.create", *FIELDS, "card_id=later", "--json")
     assert done.exit_code == 0

@@ -20,6 +20,7 @@ from card_worker.cli.console import (
 from card_worker.contracts.commands import APPLY, COMMANDS
 from card_worker.contracts.envelope import LEVELS_MAX, MESSAGE_BYTES_MAX
 from card_worker.contracts.json_text import NotJson, read_json
+from card_worker.contracts.queries import QUERIES
 from card_worker.wording import suggestion
 
 app = Typer()
@@ -72,6 +73,8 @@ def send(
 
 def _read_fields(task: str, pairs: list[str]) -> dict[str, Any]:
     if task not in COMMANDS and task != APPLY:
+        if task in QUERIES:
+            raise refuse(f"{task} is a query: use card-worker card or batch", code=2)
         known = suggestion(task, [*COMMANDS, APPLY])
         raise refuse(f"there is no command {task}{known}", code=2)
     fields = ["commands"]
@@ -127,6 +130,9 @@ def _command_ids(task: str, values: dict[str, Any]) -> list[str]:
 
 def _row(answer: dict[str, Any]) -> tuple[str, str, str]:
     data = answer["data"]
+    if first := data.get("event"):  # answered before, under another command_id
+        kind, subject, outcome = _row(first)
+        return f"{answer['type']}: {kind}", subject, outcome
     if answer["type"] == "command.rejected":
         outcome = f"{data['reason']}: {'; '.join(problem_list(data)) or data['message']}"
     elif card := data.get("card"):
