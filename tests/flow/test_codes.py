@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from card_worker.secrets.formats import FOUR_DIGITS
 from card_worker.secrets.peppers import new_pepper
 from card_worker.secrets.sealing import new_key_pair
 from tests.flow.processes import until
@@ -109,7 +110,8 @@ def test_a_payment_with_a_token_from_the_file(running: System, printed: list[Row
     pay(running, "short", first, amount=10_000)
     assert running.types("paid", "short") == ["card.drawn_down", "exceeds_available"]
     (seen,) = running.cli_json("card", "show", first["card_id"], "--account", ACCOUNT)
-    assert (seen["amount_balance"], seen["pin"]) == (499, {"format": {"numbers": True}})
+    four_digits = FOUR_DIGITS.model_dump(mode="json")
+    assert (seen["amount_balance"], seen["pin"]) == (499, {"format": four_digits})
     assert [token["masked_code"][-4:] for token in seen["tokens"]] == [first["token"][-4:]]
 
 
