@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 
 from card_worker.storage import outbox
 from card_worker.storage.engine import begin, open_engine, reading
+from card_worker.storage.repeats import first_repeats
 from tests.codes import SEAL_TO
 from tests.orders import Orders
 
@@ -38,6 +39,11 @@ def test_no_commit_reads_a_whole_table(postgres_url: str) -> None:
     with begin(engine) as (connection, _):
         assert len(outbox.first_unpublished(connection, 2)) == 2
         assert read_whole(connection) == {}
+    engine.dispose()
+    with begin(engine) as (connection, _):
+        assert first_repeats(connection, 2) == []
+        read = "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_xact_user_tables"
+        assert not connection.execute(text(f"{read} WHERE relname = 'outbox'")).scalar()
     engine.dispose()
 
 

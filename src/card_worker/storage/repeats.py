@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 from card_worker.storage.json_rows import (
     columns_named,
+    find,
     json_table,
     matching,
     parameters,
@@ -34,6 +35,7 @@ from card_worker.storage.pipeline import send
 from card_worker.storage.tables import outbox, repeats, unpublished
 
 MARK_BITS = 53
+_NAMES = ("event_id", "command_id", "mark")
 
 
 class Repeat(NamedTuple):
@@ -81,18 +83,23 @@ def new_mark() -> int:
     return randbits(MARK_BITS)
 
 
-_FIRST = (
-    select(repeats.c.event_id, repeats.c.command_id, repeats.c.mark, outbox.c.event)
-    .join(outbox, outbox.c.id == repeats.c.event_id)
-    .outerjoin(unpublished, unpublished.c.position == outbox.c.position)
-    .where(unpublished.c.position.is_(None))
-    .limit(bindparam("repeats_max"))
-)
+_FIRST = select(*columns_named(repeats, _NAMES)).limit(bindparam("repeats_max"))
 
 
 def first_repeats(connection: Connection, repeats_max: int) -> list[Repeat]:
     """Return some repeats whose answers have been published for the first time."""
-    return list(map(Repeat._make, send(connection, _FIRST, {"repeats_max": repeats_max})()))
+    # Nearly always there is none. A join would read the outbox to find that out.
+    rows = send(connection, _FIRST, {"repeats_max": repeats_max})()
+    ids = [{"id": id} for id in {id for id, _, _ in rows}]
+    answers = find(connection, outbox, ("id", "position", "event"), ids)()
+    positions = [{"position": position} for _, position, _ in answers]
+    waiting = {row[0] for row in find(connection, unpublished, ("position",), positions)()}
+    published = {id: event for id, position, event in answers if position not in waiting}
+    return [
+        Repeat(id, command_id, mark, published[id])
+        for id, command_id, mark in rows
+        if id in published
+    ]
 
 
 def delete_repeats(connection: Connection, published: Sequence[Repeat]) -> None:
@@ -102,9 +109,6 @@ def delete_repeats(connection: Connection, published: Sequence[Repeat]) -> None:
     """
     keys = [{name: getattr(repeat, name) for name in _NAMES} for repeat in published]
     send_with_rows(connection, _delete, repeats, keys)
-
-
-_NAMES = ("event_id", "command_id", "mark")
 
 
 def _delete(source: FromClause) -> Delete:
