@@ -212,11 +212,21 @@ class Client:
         """
         until = None if timeout_s is None else monotonic() + timeout_s
         while until is None or monotonic() < until:
-            # `block` is shorter than the socket's timeout.
-            read: Any = self._redis.xread({self._stream: after}, count=_EVENTS_PER_READ, block=500)
-            for entry, values in read[0][1] if read else ():
+            for entry, event in self.read_events(after, wait_s=0.5):
                 after = entry
-                yield json.loads(values["event"])
+                yield event
+
+    def read_events(self, after: str, *, wait_s: float) -> list[tuple[str, Event]]:
+        """Return the next events after the stream entry `after`, each with the id of its entry.
+
+        Returns up to 500; waits up to `wait_s` seconds for the first, at most 4. Raises
+        redis.RedisError if Redis is unavailable.
+        """
+        # `block` is shorter than the socket's timeout; 0 would wait for ever.
+        block_ms = round(min(wait_s, 4) * 1000) or None
+        read: Any = self._redis.xread({self._stream: after}, count=_EVENTS_PER_READ, block=block_ms)
+        entries = read[0][1] if read else ()
+        return [(entry, json.loads(values["event"])) for entry, values in entries]
 
     def answers(
         self, command_ids: Iterable[str], *, after: str, timeout_s: float

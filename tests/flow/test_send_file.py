@@ -1,10 +1,12 @@
 """`card-worker send-file`: each line is sent once, whatever fails."""
 
+import csv
 import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from typer.testing import CliRunner, Result
 from card_worker.cli import app
 from card_worker.cli.send_file.progress import Progress, broker_digest
 from card_worker.cli.send_file.reader import Reader
+from card_worker.cli.send_file.text import read_text
 from card_worker.redis_url import RedisAddress
 from card_worker.storage.engine import reading
 from card_worker.storage.tables import outbox
@@ -61,6 +64,12 @@ def without_broker(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["send-file", *arguments], env=settings)
 
 
+def counts(done: Result) -> dict[str, int]:
+    """Return how many lines were read, sent and not sent, and where it stopped."""
+    result = json.loads(done.stdout)
+    return {name: result[name] for name in ("lines", "sent", "bad", "stopped_at") if name in result}
+
+
 def refused(*arguments: str, code: int = 1) -> str:
     """Return the error, one line, with which nothing of a file is sent."""
     done = without_broker(*arguments)
@@ -93,9 +102,7 @@ def test_each_line_is_a_command_and_bad_ones_are_reported(running: System, tmp_p
     # Once more: all of it has been sent.
     stream = len(running.stream())
     done = running.cli("send-file", str(file), "--account", ACCOUNT, "--json")
-    assert json.loads(done.stdout) == {"lines": CARDS // 2 + 6, "sent": CARDS // 2, "bad": 4}
-    done = running.cli("send-file", str(file), "--account", ACCOUNT, "--again")
-    assert done.exit_code == 1
+    assert counts(done) == {"lines": CARDS // 2 + 6, "sent": CARDS // 2, "bad": 4}
     running.catches_up("cards.bulk")
     assert len(running.stream()) == stream + 1  # the fence
 
@@ -142,11 +149,15 @@ def test_after_a_kill_it_continues(running: System, tmp_path: Path) -> None:
                 "a step",
             )
             if kills == 3 or program.poll() is not None:
-                assert program.wait() == 0
+                assert program.wait() == 1  # there are no such cards
                 break
             program.send_signal(signal.SIGKILL)
             kills += 1
     assert kills == 3
+    (refused_file,) = tmp_path.glob("many.csv.refused.*.csv")
+    with refused_file.open(newline="") as rows_refused:
+        names = [row[1] for row in csv.reader(rows_refused)]
+    assert names == ["card_id", *(f"nobody-{n}" for n in range(rows_total))]
     assert json.loads(note.read_text())["sent"] == rows_total
     counted = "SELECT count(*) FROM outbox WHERE subject LIKE 'nobody-%%'"
 
@@ -162,14 +173,14 @@ def test_after_a_kill_it_continues(running: System, tmp_path: Path) -> None:
 def test_a_file_that_has_changed_is_not_continued(running: System, tmp_path: Path) -> None:
     file = tmp_path / "changing.csv"
     file.write_text(f"{HEADER}\nnone-1,1,NOK,\n")
-    assert running.cli("send-file", str(file), "-a", ACCOUNT).exit_code == 0
+    assert running.cli("send-file", str(file), "-a", ACCOUNT, "--no-wait").exit_code == 0
     file.write_text(f"{HEADER}\nnone-1,1,NOK,\nnone-2,1,NOK,\n")  # the beginning is the same
     done = running.cli("send-file", str(file), "-a", ACCOUNT, "--json")
-    assert json.loads(done.stdout) == {"lines": 3, "sent": 2, "bad": 0}
+    assert counts(done) == {"lines": 3, "sent": 2, "bad": 0}
     file.write_text(f"{HEADER}\nnone-3,1,NOK,\nnone-2,1,NOK,\n")
     done = running.cli("send-file", str(file), "-a", ACCOUNT)
     assert (done.exit_code, "it has changed since 3 lines" in done.stderr) == (1, True)
-    assert running.cli("send-file", str(file), "-a", ACCOUNT, "--again").exit_code == 0
+    assert running.cli("send-file", str(file), "-a", ACCOUNT, "--again").exit_code == 1
     file.with_name("changing.csv.sent").write_text("?")
     done = running.cli("send-file", str(file), "-a", ACCOUNT)
     assert (done.exit_code, "can't be read" in done.stderr) == (1, True)
@@ -179,9 +190,83 @@ def test_a_file_or_command_that_does_not_exist_is_refused(running: System, tmp_p
     empty = tmp_path / "empty.csv"
     empty.write_text("")
     done = running.cli("send-file", str(empty), "--json")
-    assert json.loads(done.stdout) == {"lines": 0, "sent": 0, "bad": 0}
+    assert counts(done) == {"lines": 0, "sent": 0, "bad": 0}
     assert running.cli("send-file", str(empty), "--task", "cards.explode").exit_code == 2
     assert running.cli("send-file", str(tmp_path / "none.csv")).exit_code == 2
+
+
+# --- what a sending is ------------------------------------------------------------------------
+
+
+def send_and_count(system: System, file: Path, *options: str) -> dict[str, int]:
+    """Send a file; return how many commands were done, and how many refused, by reason."""
+    done = system.cli("send-file", str(file), "-a", ACCOUNT, "--json", *options)
+    result = json.loads(done.stdout)
+    counts = {"done": result["done"]} | result["refused"]
+    assert done.exit_code == (0 if set(counts) == {"done"} else 1), done.output
+    assert (result["bad"], result["unanswered"]) == (0, 0)
+    return counts
+
+
+def test_lines_are_done_by_again_when_the_cards_exist(running: System, tmp_path: Path) -> None:
+    file = tmp_path / "early.csv"
+    file.write_text(f"{HEADER}\nlate-0,1,NOK,\nlate-1,1,NOK,\n")
+    assert send_and_count(running, file) == {"done": 0, "card_not_found": 2}
+    cards = [{"card_id": f"late-{number}"} for number in range(2)]
+    running.send("cards.batch_create", "late", cards=cards)
+    running.answers("late")
+    assert send_and_count(running, file) == {"done": 0, "card_not_found": 2}  # nothing is sent
+    (refused_file,) = tmp_path.glob("early.csv.refused.*")
+    assert send_and_count(running, refused_file) == {"done": 2}
+    assert send_and_count(running, file, "--again") == {"done": 0, "card_already_active": 2}
+
+
+def test_a_card_is_blocked_a_second_time(running: System, tmp_path: Path) -> None:
+    running.create("thief")
+    file = tmp_path / "blocks.csv"
+    file.write_text("card_id,reason\nthief,lost\n")
+    assert send_and_count(running, file, "--task", "cards.block") == {"done": 1}
+    running.send("cards.unblock", "found", card_id="thief", reason="found")
+    assert running.types("found") == ["card.unblocked"]
+    copy = tmp_path / "copy.csv"
+    copy.write_text(file.read_text())
+    assert send_and_count(running, copy, "--task", "cards.block") == {"done": 1}
+    again = send_and_count(running, file, "--task", "cards.block", "--again")
+    assert again == {"done": 0, "card_blocked": 1}
+
+
+def test_a_name_may_be_changed_there_and_back(running: System, tmp_path: Path) -> None:
+    running.create("named")
+    file = tmp_path / "names.csv"
+    file.write_text("card_id,name\nnamed,A\nnamed,B\nnamed,A\n")
+    assert send_and_count(running, file, "--task", "cards.update") == {"done": 3}
+    updated = [event for event in running.events_of("card.updated") if event["subject"] == "named"]
+    assert [event["data"]["card"]["name"] for event in updated] == ["A", "B", "A"]
+
+
+def test_a_command_id_of_the_file_is_used(running: System, tmp_path: Path) -> None:
+    running.create("own-id")
+    file = tmp_path / "names.csv"
+    file.write_text("card_id,name,command_id\nown-id,A,own-1\nown-id,B,own-1\nown-id,A,own-1\n")
+    done = running.cli("send-file", str(file), "-a", ACCOUNT, "--task", "cards.update")
+    assert "line 3: its command_id is that of line 2, which has other fields" in done.stderr
+    assert "2 done" in done.stdout
+    file.write_text("card_id,name,command_id\nown-id,A,own-1\nown-id,B,own-2\n")
+    for _ in range(2):
+        assert send_and_count(running, file, "--task", "cards.update", "--again") == {"done": 2}
+    updated = {e["id"] for e in running.events_of("card.updated") if e["subject"] == "own-id"}
+    assert len(updated) == 2
+
+
+def test_a_movement_is_done_once_for_its_ref_id(running: System, tmp_path: Path) -> None:
+    running.create("moving")
+    file = tmp_path / "loads.csv"
+    header = "card_id,amount,currency,type,ref_id"
+    file.write_text(f"{header}\nmoving,7,NOK,fund,a\nmoving,7,NOK,fund,a\nmoving,999,NOK,,b\n")
+    for _ in range(2):
+        counts = send_and_count(running, file, "--task", "transactions.create", "--again")
+        assert counts == {"done": 2, "exceeds_available": 1}
+    assert len(running.events_of("card.funded")) == 1
 
 
 # --- quotes -----------------------------------------------------------------------------------
@@ -205,7 +290,7 @@ def test_nothing_is_sent_from_an_open_quote_on_until_it_is_corrected(
         assert answered(running, "open-") == {"open-0", "open-1", "open-2"}
     file.write_text("\n".join([WITH_METADATA, *before, f'{begun}"', *after]))
     done = running.cli("send-file", str(file), "-a", ACCOUNT, "--json")
-    assert (done.exit_code, json.loads(done.stdout)) == (0, {"lines": 12, "sent": 8, "bad": 0})
+    assert (done.exit_code, counts(done)) == (1, {"lines": 12, "sent": 8, "bad": 0})
     assert answered(running, "open-") == {f"open-{n}" for n in range(8)}
 
 
@@ -226,7 +311,7 @@ def test_no_line_is_read_as_part_of_another(lines: list[str], tmp_path: Path) ->
     file = tmp_path / "open.csv"
     file.write_text("\n".join(["card_id,currency,name,amount", *lines, ""]))
     done = without_broker(str(file), "-a", ACCOUNT, "--json")
-    assert json.loads(done.stdout) == {"lines": 0, "sent": 0, "bad": 1, "stopped_at": 2}
+    assert counts(done) == {"lines": 0, "sent": 0, "bad": 1, "stopped_at": 2}
     assert (done.exit_code, "line 2: a quote" in done.stderr) == (1, True)
 
 
@@ -311,10 +396,10 @@ def test_a_value_may_be_nested_to_any_depth(levels: int, close: str, tmp_path: P
 def test_a_last_line_may_only_get_its_line_end_later(running: System, tmp_path: Path) -> None:
     file = tmp_path / "growing.csv"
     file.write_bytes(f"{HEADER}\r\ngrow-1,1,NOK,x".encode())
-    assert running.cli("send-file", str(file), "-a", ACCOUNT).exit_code == 0
+    assert running.cli("send-file", str(file), "-a", ACCOUNT, "--no-wait").exit_code == 0
     file.write_bytes(f"{HEADER}\r\ngrow-1,1,NOK,x\r\ngrow-2,1,NOK,x\r\nb".encode())
     done = running.cli("send-file", str(file), "-a", ACCOUNT, "--json")
-    assert json.loads(done.stdout) == {"lines": 4, "sent": 2, "bad": 1}
+    assert counts(done) == {"lines": 4, "sent": 2, "bad": 1}
     assert "line 4: " in done.stderr
     file.write_bytes(f"{HEADER}\r\ngrow-1,1,NOK,x\r\ngrow-2,1,NOK,x\r\nb,1,NOK,x\r\n".encode())
     done = running.cli("send-file", str(file), "-a", ACCOUNT)
@@ -327,18 +412,18 @@ def test_text_appended_to_the_last_line_while_it_is_read_waits(tmp_path: Path) -
     file = tmp_path / "growing.jsonl"
     line = json.dumps({"card_id": "c", "amount": 1, "currency": "NOK"})
     file.write_text(line)
+    progress = Progress("cards.activate", ACCOUNT, "", sending="s")
     with file.open("rb") as opened, file.open("a") as writer:
-        reader = Reader(opened, "cards.activate", ACCOUNT, is_csv=False)
-        records = reader.commands()
-        assert [number for number, _ in islice(records, 1)] == [1]
+        reader = Reader(read_text(opened, ".jsonl"), progress)
+        lines = reader.lines()
+        assert [read.number for read in islice(lines, 1)] == [1]
         writer.write(f"\n{line}\n")
         writer.flush()
-        assert list(records) == []
-        progress = Progress("cards.activate", ACCOUNT, "", **reader.position())
+        assert list(lines) == []
+        progress = replace(progress, **reader.position())
     with file.open("rb") as opened:
-        reader = Reader(opened, "cards.activate", ACCOUNT, is_csv=False)
-        reader.skip(progress)
-        assert [number for number, _ in reader.commands()] == [2]
+        reader = Reader(read_text(opened, ".jsonl"), progress)
+        assert [read.number for read in reader.lines()] == [2]
 
 
 # --- the progress ----------------------------------------------------------------------------
@@ -353,7 +438,7 @@ def test_progress_counts_only_for_the_same_task_account_and_broker(
 
     def send(account: str | None, task: str, *options: str, **settings: str) -> Result:
         account_option = () if account is None else ("-a", account)
-        arguments = str(file), "--task", task, *account_option, *options
+        arguments = str(file), "--no-wait", "--task", task, *account_option, *options
         return running.cli("send-file", *arguments, **settings)
 
     elsewhere = {"BROKER_URL": UNREACHABLE}
@@ -410,7 +495,7 @@ def test_no_progress_is_stored_if_nothing_was_sent(running: System, tmp_path: Pa
     assert without_broker(str(file), "-a", "T00000002").exit_code == 1
     assert json.loads(note.read_text())["bytes"] == 0
     assert "mellon" not in note.read_text()
-    assert running.cli("send-file", str(file), "-a", ACCOUNT).exit_code == 0
+    assert running.cli("send-file", str(file), "-a", ACCOUNT, "--no-wait").exit_code == 0
     assert answered(running, "early-") == {"early-1"}
     assert without_broker(str(file), "-a", ACCOUNT, "--again").exit_code == 1
     assert json.loads(note.read_text())["bytes"] == 0
@@ -478,6 +563,6 @@ def test_a_file_is_sent_by_one_process_at_a_time(running: System, tmp_path: Path
                 assert f"{file} is being sent by another send-file" in done.stderr
         finally:
             first.send_signal(signal.SIGCONT)
-        assert first.wait() == 0
+        assert first.wait() == 1  # there are no such cards
     done = running.cli("send-file", str(file), "-a", ACCOUNT, "--json")
-    assert json.loads(done.stdout) == {"lines": rows + 1, "sent": rows, "bad": 0}
+    assert counts(done) == {"lines": rows + 1, "sent": rows, "bad": 0}

@@ -1,5 +1,6 @@
 """`card-worker send`: publish a command and show its answer."""
 
+from functools import cache
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -100,10 +101,10 @@ def value_of(task: str, name: str, text: str) -> Any:
 
     Text that a worker would not accept as JSON, such as deeply nested lists, stays text.
     """
-    field = COMMANDS[task].model_fields.get(name) if task in COMMANDS else None
-    if field is not None:
+    adapter = _adapter(task, name)
+    if adapter is not None:
         try:
-            TypeAdapter(field.rebuild_annotation()).validate_python(text)
+            adapter.validate_python(text)
         except ValidationError:
             pass
         else:
@@ -113,6 +114,12 @@ def value_of(task: str, name: str, text: str) -> Any:
         return read_json(raw, bytes_max=MESSAGE_BYTES_MAX, levels_max=LEVELS_MAX)
     except NotJson:
         return text
+
+
+@cache
+def _adapter(task: str, name: str) -> TypeAdapter[Any] | None:
+    field = COMMANDS[task].model_fields.get(name) if task in COMMANDS else None
+    return None if field is None else TypeAdapter(field.rebuild_annotation())
 
 
 def _command_ids(task: str, values: dict[str, Any]) -> list[str]:

@@ -1,16 +1,17 @@
 """`card-worker send-file`: send a command for each line of a file of any length."""
 
 import fcntl
-from dataclasses import replace
-from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
+from uuid import uuid4
 
-from rich.progress import TaskProgressColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 from typer import Argument, Exit, Option, Typer
 
 from card_worker.cli.connections import open_client
 from card_worker.cli.console import (
+    TIMEOUT_S_MAX,
     AsJson,
     err,
     out,
@@ -21,14 +22,17 @@ from card_worker.cli.console import (
     visible,
 )
 from card_worker.cli.send_file.progress import Progress, ProgressFile, broker_digest
-from card_worker.cli.send_file.reader import BadLine, Reader, Unusable
+from card_worker.cli.send_file.reader import Reader
+from card_worker.cli.send_file.refused import RefusedFile
+from card_worker.cli.send_file.sender import Sender
+from card_worker.cli.send_file.text import Unusable, read_text
 from card_worker.contracts.commands import COMMANDS
 from card_worker.settings import load_settings
 from card_worker.wording import suggestion
 
 app = Typer()
 
-LINES_PER_STEP = 1_000
+TIMEOUT_S = 120.0
 
 
 @app.command()
@@ -41,37 +45,60 @@ def send_file(
     account: Annotated[
         str | None, Option("--account", "-a", help="The account of lines that name none.")
     ] = None,
-    again: Annotated[bool, Option("--again", help="Send the file from its beginning.")] = False,
+    again: Annotated[
+        bool, Option("--again", help="Send all of the file; each line is a new command.")
+    ] = False,
+    wait: Annotated[bool, Option("--wait/--no-wait", help="Wait for the answers.")] = True,
+    timeout: Annotated[
+        float, Option(min=0, max=TIMEOUT_S_MAX, help="Longest time without an answer, in seconds.")
+    ] = TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
-    """Send a command for each line of a file. Invalid lines are reported and left out.
+    """Send a command for each line of a file, and wait for the answers.
+
+    Invalid lines are reported and not sent. They and the refused lines are written, with the
+    reason, into a new file FILE.refused.… in the same format: correct them, and send that file.
 
     The progress is stored in FILE.sent. After an interruption, run the same command again: it
-    continues there, with the same task, account and broker. A line without a command_id gets one
-    that follows from its content, so that a line that is sent twice is done once. The command stops
-    at a quote of a CSV file that is not closed, and continues there when it is corrected.
+    continues there, with the same task, account and broker, and does no line twice. The command
+    stops at a quote of a CSV file that is not closed, and continues there when it is corrected.
 
-    Exit 1 when there were lines that could not be sent.
+    Exit 1 when a line was not sent, was refused or has no answer.
     """
     if task not in COMMANDS:
         raise refuse(f"there is no command {task}{suggestion(task, COMMANDS)}", code=2)
     if not file.is_file():
         raise refuse(f"{file} can't be read twice: write it to a regular file first", code=2)
-    start = Progress(task, account, broker_digest(load_settings().broker()))
+    broker = broker_digest(load_settings().broker())
+    progress = Progress(task, account, broker, sending=uuid4().hex)
     progress_file = ProgressFile(file)
     with file.open("rb") as opened:
         if not _lock(opened):
             raise refuse(f"{file} is being sent by another send-file, or is locked")
+        if not again:
+            progress = progress_file.read(progress)
         try:
-            reader = Reader(opened, task, account, is_csv=file.suffix.lower() == ".csv")
-            begin = start if again else progress_file.read(start)
-            reader.skip(begin)
+            text = read_text(opened, file.suffix)
+            reader = Reader(text, progress)
         except Unusable as error:
             raise refuse(f"{file}: {error}") from None
         # If the progress can't be stored, this fails before anything is sent.
-        progress_file.write(begin)
-        end = _send(file, reader, progress_file, begin)
-    _report(begin, end, reader.open_quote, as_json=as_json)
+        progress_file.write(progress)
+        refused_file = RefusedFile(file, progress, reader, text.file.encoding)
+        columns = MofNCompleteColumn(), TimeRemainingColumn()
+        with open_client() as client, progress_bar(*columns) as bar:
+            bar.add_task(visible(file.name), total=text.lines, completed=progress.lines)
+            files, timeout_s = (progress_file, refused_file), timeout if wait else None
+            sender = Sender(client, reader, files, bar, progress=progress, timeout_s=timeout_s)
+            is_complete = sender.send_all()
+    if not is_complete:
+        err.print(
+            f"no answer came within {timeout:g} s. Do a worker and the relay run? Run the command"
+            f" again: it continues after line {sender.progress.lines}"
+        )
+    _report(progress, sender.progress, reader.open_quote, refused_file.path, as_json=as_json)
+    if not is_complete:
+        raise Exit(1)
 
 
 def _lock(opened: BinaryIO) -> bool:
@@ -84,44 +111,42 @@ def _lock(opened: BinaryIO) -> bool:
     return True
 
 
-def _send(file: Path, reader: Reader, progress_file: ProgressFile, progress: Progress) -> Progress:
-    """Send the rest of a file; store the progress after each step."""
-    columns = (TaskProgressColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with open_client() as client, progress_bar(*columns) as bar:
-        total = file.stat().st_size
-        bar_task = bar.add_task(visible(file.name), total=total, completed=progress.bytes)
-        lines = reader.commands()
-        while step := list(islice(lines, LINES_PER_STEP)):
-            commands = [command for _, command in step if not isinstance(command, BadLine)]
-            client.send_list(commands)
-            for line, command in step:
-                if isinstance(command, BadLine):
-                    bar.console.print(f"line {line}: {command}")
-            sent, bad = progress.sent + len(commands), progress.bad + len(step) - len(commands)
-            progress = replace(progress, **reader.position(), sent=sent, bad=bad)
-            progress_file.write(progress)
-            bar.update(bar_task, completed=progress.bytes)
-    return progress
-
-
 def _report(
-    begin: Progress, end: Progress, open_quote: tuple[int, str] | None, *, as_json: bool
+    begin: Progress,
+    end: Progress,
+    open_quote: tuple[int, str] | None,
+    refused_file: Path,
+    *,
+    as_json: bool,
 ) -> None:
-    """Print the result of all runs. Raises Exit if some lines could not be sent."""
-    result: dict[str, Any] = {"lines": end.lines, "sent": end.sent, "bad": end.bad}
+    """Print the result of all runs. Raises Exit if some lines were not done."""
+    # A line with an open quote is no part of the stored progress: it is read again when corrected.
+    bad = end.bad + (open_quote is not None)
+    refused, file = sum(end.refused.values()), f"{refused_file}" if end.refused_bytes else None
     if open_quote is not None:
         line, reason = open_quote
-        # Not part of the stored progress: the line is read again when it is corrected.
-        result |= {"bad": end.bad + 1, "stopped_at": line}
         err.print(
             f"line {line}: a quote that opens here is not closed ({reason}). Nothing from this"
             " line on was sent: correct the line, and run the command again"
         )
     if as_json:
-        print_json(result)
+        result: dict[str, Any] = {
+            "lines": end.lines,
+            "sent": end.sent,
+            "bad": bad,
+            "done": end.done,
+        }
+        result |= {"refused": end.refused, "unanswered": end.unanswered, "refused_file": file}
+        print_json(result | ({"stopped_at": open_quote[0]} if open_quote else {}))
     else:
         before = f" ({begin.sent:,} of them before)" if begin.sent else ""
-        bad = plural(result["bad"], "line")
-        out.print(f"{plural(end.sent, 'command')} sent{before}; {bad} could not be sent.")
-    if result["bad"]:
+        sent = plural(end.sent, "command")
+        out.print(f"{sent} sent{before}; {plural(bad, 'line')} could not be sent.")
+        if end.done or refused or end.unanswered:
+            out.print(f"{end.done:,} done, {refused:,} refused, {end.unanswered:,} unanswered.")
+        for reason, count in sorted(end.refused.items(), key=itemgetter(1), reverse=True):
+            out.print(f"  {reason}: {count:,}")
+        if file:
+            out.print(f"To correct and send: {file}")
+    if bad or refused or end.unanswered:
         raise Exit(1)

@@ -5,7 +5,7 @@ Nothing secret is stored: no content of lines, and no login of the broker.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,20 +19,32 @@ DIGEST_DIGITS = 16
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What was read and sent of a file, and to whom.
+    """What was sent of a file and answered, and to whom it was sent.
 
-    `account` is that of lines that name none. `broker` is a digest of its address. `digest` is the
-    SHA-256 of the first `bytes`.
+    `account` is that of lines that name none. `broker` is a digest of its address. `sending` is the
+    identity of the sending, from which command_ids derive. `digest` is the SHA-256 of the first
+    `bytes`.
     """
 
     task: str
     account: str | None
     broker: str
+    sending: str
+    has_begun: bool = False
+    """Whether anything may have been sent, also after the first `bytes`."""
     bytes: int = 0
     lines: int = 0
+    digest: str = ""
     sent: int = 0
     bad: int = 0
-    digest: str = ""
+    """Number of lines that could not be sent."""
+    done: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    """Number of commands by the reason for which they were refused."""
+    unanswered: int = 0
+    refused_bytes: int = 0
+    refused_digest: str = ""
+    """How much was written into the file of refused lines, and its SHA-256."""
 
 
 class ProgressFile:
@@ -52,19 +64,19 @@ class ProgressFile:
             reason = getattr(error, "strerror", "it is not what this version writes")
             raise refuse(
                 f"{self._path} can't be read: {reason}. To send all of the file, use --again;"
-                " commands that were done are not done twice"
+                " each line is then a new command"
             ) from None
-        if stored.bytes == 0:  # nothing was sent
-            return start
         before = [
             f"{name} {getattr(stored, name) or 'none'}"
             for name in ("task", "account", "broker")
             if getattr(stored, name) != getattr(start, name)
         ]
+        if before and not stored.has_begun:
+            return start
         if before:
             raise refuse(
                 f"{self._file} was sent before with {', '.join(before)}. Nothing is sent now; to"
-                " send all of it, use --again"
+                " send all of it, use --again: each line is then a new command"
             )
         return stored
 
