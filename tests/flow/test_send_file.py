@@ -202,7 +202,7 @@ def send_and_count(system: System, file: Path, *options: str) -> dict[str, int]:
     """Send a file; return how many commands were done, and how many refused, by reason."""
     done = system.cli("send-file", str(file), "-a", ACCOUNT, "--json", *options)
     result = json.loads(done.stdout)
-    counts = {"done": result["done"]} | result["refused"]
+    counts: dict[str, int] = {"done": result["done"]} | result["refused"]
     assert done.exit_code == (0 if set(counts) == {"done"} else 1), done.output
     assert (result["bad"], result["unanswered"]) == (0, 0)
     return counts
@@ -225,14 +225,12 @@ def test_a_card_is_blocked_a_second_time(running: System, tmp_path: Path) -> Non
     running.create("thief")
     file = tmp_path / "blocks.csv"
     file.write_text("card_id,reason\nthief,lost\n")
-    assert send_and_count(running, file, "--task", "cards.block") == {"done": 1}
-    running.send("cards.unblock", "found", card_id="thief", reason="found")
-    assert running.types("found") == ["card.unblocked"]
     copy = tmp_path / "copy.csv"
     copy.write_text(file.read_text())
-    assert send_and_count(running, copy, "--task", "cards.block") == {"done": 1}
-    again = send_and_count(running, file, "--task", "cards.block", "--again")
-    assert again == {"done": 0, "card_blocked": 1}
+    for number, (path, option) in enumerate([(file, ()), (copy, ()), (file, ("--again",))]):
+        assert send_and_count(running, path, "--task", "cards.block", *option) == {"done": 1}
+        running.send("cards.unblock", f"found-{number}", card_id="thief", reason="found")
+        assert running.types(f"found-{number}") == ["card.unblocked"]
 
 
 def test_a_name_may_be_changed_there_and_back(running: System, tmp_path: Path) -> None:

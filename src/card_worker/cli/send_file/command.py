@@ -3,7 +3,7 @@
 import fcntl
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, BinaryIO
 from uuid import uuid4
 
 from rich.progress import MofNCompleteColumn, TimeRemainingColumn
@@ -33,6 +33,7 @@ from card_worker.wording import suggestion
 app = Typer()
 
 TIMEOUT_S = 120.0
+COUNTS = ("lines", "sent", "bad", "done", "refused", "unanswered")
 
 
 @app.command()
@@ -106,7 +107,8 @@ def _lock(opened: BinaryIO) -> bool:
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        # A file system may have no locks. Two processes would send lines twice, which is harmless.
+        # A file system may have no locks. Two processes would send lines twice, under two
+        # identities: the second is refused, or changes nothing, as a movement has its ref_id.
         return not isinstance(error, BlockingIOError)
     return True
 
@@ -130,14 +132,9 @@ def _report(
             " line on was sent: correct the line, and run the command again"
         )
     if as_json:
-        result: dict[str, Any] = {
-            "lines": end.lines,
-            "sent": end.sent,
-            "bad": bad,
-            "done": end.done,
-        }
-        result |= {"refused": end.refused, "unanswered": end.unanswered, "refused_file": file}
-        print_json(result | ({"stopped_at": open_quote[0]} if open_quote else {}))
+        counts = {name: getattr(end, name) for name in COUNTS}
+        stopped = {"stopped_at": open_quote[0]} if open_quote else {}
+        print_json(counts | {"bad": bad, "refused_file": file} | stopped)
     else:
         before = f" ({begin.sent:,} of them before)" if begin.sent else ""
         sent = plural(end.sent, "command")

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any, TypeAlias
 
 from pydantic import ValidationError
@@ -19,7 +20,7 @@ from card_worker.cli.send_file.progress import Progress
 from card_worker.cli.send_file.text import BOM, NOT_MENDED, REASON, Text, Unusable
 from card_worker.contracts.commands import COMMANDS, ProducerCommand
 from card_worker.contracts.envelope import LEVELS_MAX
-from card_worker.contracts.json_text import NotJson, read_json
+from card_worker.contracts.json_text import NotJson, read_json, write_json
 from card_worker.contracts.message import COMMAND_BYTES_MAX, field_name, problems_of
 from card_worker.wording import did_you_mean
 
@@ -90,16 +91,21 @@ class Reader:
                 yield Line(number, self._command(number, fields), content)
 
     def refused(self, content: Content, reason: str) -> str:
-        """Return a line of the file of refused lines, or its header for the content of a header."""
+        """Return a line of the file of refused lines. Content that can't be read is one text."""
         if self._text.delimiter is None:
             fields = content if isinstance(content, dict) else {"#line": content}
             kept = {name: fields[name] for name in fields if name not in NOT_MENDED}
-            return self._text.json_line({REASON: reason, **kept})
-        if isinstance(content, str):
-            return self._text.csv_line([reason, content])
-        names = [*self._columns, *[""] * len(content)]
-        cells = (cell for name, cell in zip(names, content, strict=False) if name not in NOT_MENDED)
-        return self._text.csv_line([reason, *cells])
+            return write_json({REASON: reason, **kept}) + self._text.line_end
+        cells = [str(content)]
+        if isinstance(content, list):
+            dropped = {n for n, name in enumerate(self._columns) if name in NOT_MENDED}
+            cells = [cell for n, cell in enumerate(content) if n not in dropped]
+        text = StringIO(newline="")
+        writer = csv.writer(
+            text, delimiter=self._text.delimiter, lineterminator=self._text.line_end
+        )
+        writer.writerow([reason, *cells])
+        return text.getvalue()
 
     def refused_beginning(self) -> str:
         """Return what stands before the first line of the file of refused lines."""

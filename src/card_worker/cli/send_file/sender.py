@@ -38,8 +38,8 @@ class Step:
     position: dict[str, Any]
     waiting: set[int] = field(default_factory=set)
     """The numbers of the lines without an answer."""
-    refused: dict[int, "Event"] = field(default_factory=dict)
-    """The refusals by the number of the line."""
+    refused: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """`data` of the refusals by the number of the line."""
     has_answers: bool = False
 
 
@@ -171,7 +171,9 @@ class Sender:
             elif line.number in step.waiting:
                 self._waiting.pop((line.command.account_id, line.command.command_id), None)
             elif line.number in step.refused:
-                refused.append((line.content, reason_of(step.refused[line.number])))
+                data = step.refused[line.number]
+                why = "; ".join(problem_list(data)) or data["message"]
+                refused.append((line.content, f"{data['reason']}: {why}"))
         before, sent = self.progress, len(step.lines) - bad
         done = sent - len(step.waiting) - len(step.refused) if self._after else 0
         reasons = Counter(data["reason"] for data in step.refused.values())
@@ -194,8 +196,3 @@ class Sender:
         """Show how many lines are answered; without answers, how many are sent."""
         answered = sum(len(step.lines) - len(step.waiting) for step in self._steps)
         self._bar.update(self._bar.task_ids[0], completed=self.progress.lines + answered)
-
-
-def reason_of(refusal: "Event") -> str:
-    """Return the reason of a refusal, from its `data`, for people."""
-    return f"{refusal['reason']}: {'; '.join(problem_list(refusal)) or refusal['message']}"

@@ -1,14 +1,10 @@
 """The text of a file and its format. All of it is checked before anything is sent."""
 
 import codecs
-import csv
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from io import StringIO, TextIOWrapper
-from typing import Any, BinaryIO
-
-from card_worker.contracts.json_text import write_json
+from io import TextIOWrapper
+from typing import BinaryIO
 
 BOM = "\ufeff"
 REASON = "#reason"
@@ -41,17 +37,6 @@ class Text:
     beginning: str
     """What stands before the header or the first line: a byte order mark, a line `sep=`."""
     line_end: str
-
-    def csv_line(self, cells: Sequence[str]) -> str:
-        """Return cells as a line of this CSV file."""
-        assert self.delimiter is not None
-        text = StringIO(newline="")
-        csv.writer(text, delimiter=self.delimiter, lineterminator=self.line_end).writerow(cells)
-        return text.getvalue()
-
-    def json_line(self, fields: dict[str, Any]) -> str:
-        """Return fields as a line of this file of JSON lines."""
-        return write_json(fields) + self.line_end
 
 
 def read_text(file: BinaryIO, suffix: str) -> Text:
