@@ -252,18 +252,24 @@ def test_only_the_answer_of_the_same_account_counts(
 ) -> None:
     def answers(command: Fields) -> list[Fields]:
         if command["account_id"] == OTHER_ACCOUNT:
-            return [answer(command)]
+            return [refusal(command)]
         progress = refusal(command)
         del progress["answer"]
-        return [progress, refusal(command | {"account_id": OTHER_ACCOUNT})]
+        return [progress, answer(command)]
 
     rows = [f"c,1,NOK,{account},same" for account in (ACCOUNT, OTHER_ACCOUNT)]
     file = written(tmp_path / "sales.csv", *rows, header=f"{HEADER},account_id,command_id")
     with answering(fake_redis, answers):
-        done = send(fake_redis_url, file, "--json")
+        result = result_of(send(fake_redis_url, file, "--json"))
+    assert (result["done"], result["refused"]) == (1, {"card_not_found": 1})
+
+
+def test_without_any_answer_it_ends(fake_redis_url: str, tmp_path: Path) -> None:
+    file = written(tmp_path / "sales.csv", "c,1,NOK")
+    done = send(fake_redis_url, file)
     assert done.exit_code == 1
     assert "no answer came within 0.3 s. Do a worker and the relay run?" in done.stderr
-    assert " 1/3 " in done.stderr
+    assert " 0/2 " in done.stderr
     assert _sent(file)["bytes"] == 0
 
 
