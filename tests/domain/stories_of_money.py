@@ -203,14 +203,13 @@ STORIES = {
         close     A3                           -> card.closed
         refund    @r1                          -> command.rejected card_closed
     """,
-    "a refund stays in its currency": """
+    "a card that has replaced another one is not sold again": """
         create    A1 10 NOK                    -> card.created
         draw      A1 10 NOK d1                 -> card.drawn_down
         batch     B1: A2                       -> batch.completed
         replace   A1 to=A2                     -> card.replaced + card.activated  # A2: 0 unused
-        reverse   A2                           -> card.activation_reversed
-        activate  A2 50 SEK                    -> card.activated
-        refund    @d1                          -> command.rejected currency_mismatch  # A2: 50 unused
+        reverse   A2                           -> command.rejected not_reversible
+        refund    @d1                          -> card.refunded       # A2: 10 unused
     """,
     "an activation is taken back while nothing has happened": """
         batch     B1: A1 A2 A3                 -> batch.completed

@@ -12,6 +12,7 @@ from card_worker.contracts.enums import Reason
 from card_worker.domain.answers import answer
 from card_worker.domain.events import CommandRejected
 from card_worker.domain.rows import Card
+from card_worker.money import Currency
 from tests.domain.story import START, Story
 
 ORDER = list(Reason)
@@ -161,6 +162,17 @@ def test_the_reasons_against_two_cards_have_one_order(first: str, second: str) -
         alone = reasons(command, first, good) | reasons(command, "unused", second)
         expected = {min(alone, key=ORDER.index)} if alone else set()
         assert reasons(command, first, second) == expected, command
+
+
+def test_a_refund_stays_in_its_currency() -> None:
+    story = Story().run("""
+        create    A1 10 NOK                    -> card.created
+        draw      A1 10 NOK d                  -> card.drawn_down
+        replace   A1 to=A2                     -> card.replaced + card.created
+        """)
+    # As it can be after a reversal by an older version.
+    story.books.put_card(story.card("A2")._replace(currency=Currency.SEK))
+    assert refusal(story, "refund @d").reason is Reason.CURRENCY_MISMATCH
 
 
 def refused(story: Story, asked: str) -> dict[str, Any]:

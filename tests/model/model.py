@@ -228,6 +228,8 @@ class Model:
         card = self._card(asked["card_id"], now, refuses="inactive closed expired blocked")
         if card.moves != (1 if card.load else 0) or card.load != card.funds:
             raise No("not_reversible")
+        if any(other.successor == asked["card_id"] for other in self.cards.values()):
+            raise No("not_reversible")
         if card.since is not None and now - card.since > WINDOW:
             raise No("not_reversible")
         self.cards[asked["card_id"]] = Card(

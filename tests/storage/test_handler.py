@@ -496,3 +496,18 @@ def test_a_card_may_be_activated_again_in_another_currency(engine: Engine) -> No
 
 def test_every_command_is_drawn() -> None:
     assert set(FIELDS) == ON_CARDS
+
+
+def test_a_card_that_has_replaced_another_one_is_not_reversed(engine: Engine) -> None:
+    """Also if nothing was left on that one: refunds of it come to the new card."""
+    spent = spend("A1", "all", amount=500)
+    replaced = {"card_id": "A1", "new_card_id": "A2", "reason": "lost"}
+    reverse = [command("cards.reverse_activation", f"r{number}", card_id="A2") for number in (1, 2)]
+    made = ask(
+        engine,
+        *(create("A1"), batch("A2"), spent),
+        *(command("cards.replace", "replace", **replaced), reverse[0]),
+    )
+    assert told(made)[3:] == ["card.replaced", "not_reversible"]
+    made = ask(engine, reverse[1], follow("refund", spent))
+    assert told(made) == ["not_reversible", "card.refunded"]

@@ -146,6 +146,8 @@ class Books:
     """Transactions by their id: those that commands name, and those posted here."""
     refunded: MutableMapping[UUID, int] = field(default_factory=dict)
     """The amount refunded of a drawdown, in minor units."""
+    replaced: MutableMapping[UUID, UUID] = field(default_factory=dict)
+    """A card that was replaced, by the id of the card that has replaced it."""
     refs: MutableMapping[tuple[UUID, str], UUID] = field(default_factory=dict)
     """The transaction's id by (card, ref_id)."""
     accounts: MutableMapping[str, Account] = field(default_factory=dict)

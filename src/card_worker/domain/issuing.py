@@ -169,8 +169,15 @@ def _activation(
     }
 
 
+def needs_reverse_activation(command: ReverseActivation) -> Needs:
+    return needs_card(command)._replace(is_successor=True)
+
+
 def decide_reverse_activation(command: ReverseActivation, context: Context) -> Decision:
     card = context.card
+    # Refunds of the card that it has replaced come to it: it must not be sold to somebody else.
+    if card.id in context.books.replaced:
+        raise Refused(Reason.NOT_REVERSIBLE)
     # Nothing was posted but the load, and no load of 0 is.
     if card.postings != bool(card.amount) or card.amount != card.amount_funds:
         raise Refused(Reason.NOT_REVERSIBLE)
@@ -229,6 +236,7 @@ def decide_replace(command: ReplaceCard, context: Context) -> Decision:
 def apply_replaced(event: CardReplaced, books: Books) -> Posted:
     successor = card_uuid(event.command.account_id, event.command.new_card_id)
     card = next_version(books, event, state=State.CLOSED, replaced_by=successor)
+    books.replaced[successor] = card.id
     movement = Movement(TransactionType.TRANSFER, card.amount_balance, Side.CARD, Side.OTHER_CARD)
     return post_unless_zero(books, card, movement, event)
 
@@ -297,7 +305,7 @@ def apply_updated(event: CardUpdated, books: Books) -> None:
 RULES = table(
     rule(CreateCard, needs_create, decide_create, check=check_create),
     rule(ActivateCard, needs_activate, decide_activate, check=check_dates),
-    on_card(ReverseActivation, needs_card, decide_reverse_activation),
+    on_card(ReverseActivation, needs_reverse_activation, decide_reverse_activation),
     on_card(ReplaceCard, needs_replace, decide_replace, reasons=reasons_against_replace),
     on_card(UpdateCard, needs_card, decide_update, check=check_new_expiry),
 )

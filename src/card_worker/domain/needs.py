@@ -31,6 +31,8 @@ class Needs(NamedTuple):
     """With their cards, their holds and the amounts refunded of them."""
     successor: bool = False
     """Whether the card of the transaction stands for the one that has replaced it."""
+    is_successor: bool = False
+    """Whether it must be known if the cards have replaced others."""
     ref_id: str | None = None
     """The reference to look up among the transactions of the first card."""
     holds: bool = False

@@ -175,7 +175,7 @@ def needs_refund(command: RefundTransaction) -> Needs:
 
 def decide_refund(command: RefundTransaction, context: Context) -> Decision:
     assert context.parent is not None
-    context.check_currency(context.parent.currency)  # a successor may have begun again
+    context.check_currency(context.parent.currency)  # a successor may once have been reversed
     left = context.parent.amount - context.books.refunded.get(context.parent.id, 0)
     amount = left if command.amount is None else command.amount
     if amount > left or left == 0:

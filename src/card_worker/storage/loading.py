@@ -150,6 +150,7 @@ def _load_rows_of_cards(
 ) -> None:
     """Load the rows that belong to the cards in the books."""
     held, refs, attempted = set[UUID](), set[tuple[UUID, str]](), set[UUID]()
+    successors = set[UUID]()
     # Most cards have no open hold, and so none that has expired.
     locking = {card.id for card in books.cards.values() if card.amount_reserved}
     # No command of the group is later. The rules check each hold again at the time of the command.
@@ -161,11 +162,15 @@ def _load_rows_of_cards(
             refs.add((ids[0], needs.ref_id))
         if needs.pin_attempts:
             attempted.update(ids)
+        if needs.is_successor:
+            successors.update(ids)
     due_rows = [{"card": id} for id in held]
     due = send_with_rows(connection, _select_due_holds, holds, due_rows, now=latest)
     named = find_rows(connection, holds, Hold, [{"id": id} for id in books.named])
     parents = [{"parent_id": id} for id in books.named]
     refunded = send_with_rows(connection, _select_refunded, transactions, parents)
+    by_successor = [{"replaced_by": id} for id in successors]
+    replaced = find(connection, cards, ("replaced_by", "id"), by_successor)
     refs_rows = _rows(("card", "ref_id"), refs)
     used = find(connection, transactions, ("card", "ref_id", "id"), refs_rows)
     absent = {key for needs in needed for key in needs.cards if key not in books.cards}
@@ -179,6 +184,7 @@ def _load_rows_of_cards(
         books.holds.load(hold)
     books.refunded = {parent_id: int(amount) for parent_id, amount in refunded()}
     books.refs = {(card, ref_id): id for card, ref_id, id in used()}
+    books.replaced = dict(map(tuple, replaced()))
     books.reserved = reserved()
     load_codes(books)
     load_pin_attempts(books)

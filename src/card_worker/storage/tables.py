@@ -97,6 +97,7 @@ cards = _table(
     CheckConstraint("state = 'inactive' OR currency IS NOT NULL OR state = 'closed'", "currency"),
     # The cost of a sweep grows with the cards that are due, not with the table.
     Index("ix_cards_due", "expires_at", **_where("state = 'active' AND expires_at IS NOT NULL")),
+    Index("ix_cards_replaced_by", "replaced_by", **_where("replaced_by IS NOT NULL")),
 )
 
 transactions = _table(

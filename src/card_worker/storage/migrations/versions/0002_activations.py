@@ -21,6 +21,10 @@ def upgrade() -> None:
     for name in ("activated_by", "activated_from"):
         op.add_column("cards", sa.Column(name, sa.Text))
     op.add_column("cards", sa.Column("replaced_by", Uuid))
+    only = sa.text("replaced_by IS NOT NULL")
+    op.create_index(
+        "ix_cards_replaced_by", "cards", ["replaced_by"], postgresql_where=only, sqlite_where=only
+    )
     op.add_column("transactions", sa.Column("funding", sa.Text))
     op.add_column(
         "accounts",
@@ -85,5 +89,6 @@ def downgrade() -> None:
         op.execute("DROP FUNCTION repeats_wait()")
     op.drop_column("accounts", "transfers_extend_expiry")
     op.drop_column("transactions", "funding")
+    op.drop_index("ix_cards_replaced_by")
     for name in _CARDS:
         op.drop_column("cards", name)
