@@ -103,10 +103,10 @@ class Relay:
         is_writing = bool(self._published or self._repeated)
         with begin(self._engine, writing=is_writing) as (connection, _):
             self._write_published(connection)
-            running = outbox.running(connection)
+            oldest = outbox.oldest_running(connection)
             events = outbox.first_unpublished(connection, SLICE_EVENTS, above=above)
             repeats = first_repeats(connection, SLICE_EVENTS)
-        self._watermark.advance(events, running, at=at)
+        self._watermark.advance(events, oldest=oldest)
         self._published, self._repeated = (), ()
         again = [repeated(repeat.answer, repeat.command_id) for repeat in repeats]
         for part in _publications([*events, *again]):
@@ -127,6 +127,8 @@ class Relay:
 
     def _write_published(self, connection: Connection) -> None:
         outbox.mark_published(connection, self._published)
+        if self._published:
+            self._watermark.note(connection, self._published[-1].position, at=monotonic())
         delete_repeats(connection, self._repeated)
 
     def _has_lease(self) -> bool:

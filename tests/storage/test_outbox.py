@@ -5,14 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import pytest
 from sqlalchemy import Engine, text
 
 from card_worker.contracts.enums import EventType
 from card_worker.handler import handle
 from card_worker.storage import outbox
 from card_worker.storage.engine import begin, open_engine, reading
-from card_worker.storage.outbox import Running, Unpublished, Watermark
+from card_worker.storage.outbox import Unpublished, Watermark
 from tests.storage.statements import counting
 from tests.storage.test_bulk_write import create
 
@@ -35,7 +34,7 @@ def test_reading_unpublished_events_does_not_slow_down_with_old_events(postgres_
 
 
 def _rows_read(engine: Engine) -> int:
-    """Return how many rows of the outbox a look reads."""
+    """Return how many rows of the outbox a query reads."""
     with reading(engine) as connection, counting(engine) as said:
         assert len(outbox.first_unpublished(connection, 500)) == 1
     return sum(
@@ -69,48 +68,78 @@ def event(position: int) -> Unpublished:
     return Unpublished(position, UUID(int=position), "T00000001", type, "card", "{}")
 
 
-def test_the_watermark_moves_past_positions_visible_to_all_running_transactions() -> None:
+def test_the_watermark_waits_for_older_transactions(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
     mark = Watermark()
-    mark.advance([event(1), event(7)], Running(10, 20), at=100.0)
-    mark.advance([], Running(11, 21), at=101.0)
-    assert mark.position == 0
-    mark.advance([event(9)], Running(20, 30), at=102.0)
-    assert mark.position == 0
-    mark.advance([], Running(21, 31), at=103.0)
-    assert mark.position == 7
-    mark.advance([], Running(31, 32), at=104.0)
-    assert mark.position == 9
+    with engine.connect() as first, engine.connect() as second:
+        with first.begin():
+            handle(first, create("first"), datetime.now(UTC))
+            first.execute(text("SELECT 1"))  # the server has done all that was sent before
+            with second.begin():
+                handle(second, create("second"), datetime.now(UTC))
+            assert _published(engine, mark, times=4) == ["second"]
+            assert mark.position == 0
+        assert _published(engine, mark, times=4) == ["first"]
+        assert mark.position == 2
+    engine.dispose()
 
 
-def test_the_watermark_stays_below_unpublished_positions() -> None:
+def test_the_watermark_waits_for_transactions_above_the_newest_that_has_ended(
+    postgres_url: str,
+) -> None:
+    engine = open_engine(postgres_url)
     mark = Watermark()
-    mark.advance([event(3), event(7)], Running(10, 20), at=0.0)
-    # Position 5 was drawn before 7 and is committed later; the sink is away for hours.
-    for hours in range(1, 10):
-        mark.advance([event(5)], Running(20 + hours, 21 + hours), at=hours * 3_600.0)
+    with engine.connect() as early, engine.connect() as late:
+        early.execute(TAKE_NUMBER)
+        with late.begin():
+            late.execute(TAKE_NUMBER)
+            handle(late, create("late"), datetime.now(UTC))
+            late.execute(text("SELECT 1"))  # the server has done all that was sent before
+            handle(early, create("early"), datetime.now(UTC))
+            early.commit()
+            assert _published(engine, mark, times=4) == ["early"]
+            assert mark.position == 0
+        assert _published(engine, mark, times=4) == ["late"]
+        assert mark.position == 2
+    engine.dispose()
+
+
+TAKE_NUMBER = text("SELECT pg_current_xact_id()")
+
+
+def test_the_watermark_stays_below_unpublished_positions(sqlite_url: str) -> None:
+    engine = open_engine(sqlite_url)
+    mark = Watermark()
+    with begin(engine) as (connection, _):
+        mark.note(connection, 7, at=0.0)
+    # Position 5 was assigned before 7 and is committed later; the sink is away.
+    mark.advance([event(5)], oldest=0)
     assert mark.position == 0
-    mark.advance([], Running(50, 51), at=36_000.0)
+    mark.advance([], oldest=0)
     assert mark.position == 7
+    engine.dispose()
 
 
-def test_the_watermark_moves_while_there_is_a_backlog() -> None:
+def test_the_watermark_moves_while_there_is_a_backlog(sqlite_url: str) -> None:
+    engine = open_engine(sqlite_url)
     mark = Watermark()
     for second in range(120):
         first = 1 + 500 * second
-        events = [event(first + number) for number in range(500)]
-        mark.advance(events, Running(second, second + 1), at=float(second))
-    assert mark.position == 500 * 118
-    assert len(mark._visible) == 1
+        mark.advance([event(first + number) for number in range(500)], oldest=0)
+        with begin(engine) as (connection, _):
+            mark.note(connection, first + 499, at=float(second))
+    assert mark.position == 500 * 119
+    engine.dispose()
+
+
+def _published(engine: Engine, mark: Watermark, *, times: int) -> list[str]:
+    """Publish a few times; return the subjects of the events."""
+    return [told.subject for _ in range(times) for told in publish(engine, mark)]
 
 
 def test_events_of_a_card_keep_their_order_during_long_commits(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
-    mark, at, published = Watermark(), 0.0, list[str]()
-
-    def publish_later() -> None:
-        nonlocal at
-        at += 3_600.0
-        published.extend(told.subject for told in publish(engine, mark, at))
+    mark, published = Watermark(), list[str]()
 
     def make(*card_ids: str) -> None:
         with begin(engine) as (connection, now):
@@ -122,22 +151,16 @@ def test_events_of_a_card_keep_their_order_during_long_commits(postgres_url: str
             slow.execute(text("SELECT 1"))  # the server has done all that was sent before
             for number in range(4):
                 make(f"other {number}")
-                publish_later()
+                published += _published(engine, mark, times=1)
         make("later")
-        for _ in range(4):
-            publish_later()
+        published += _published(engine, mark, times=4)
     assert published == [*(f"other {number}" for number in range(4)), "slow", "later"]
-    for _ in range(2):
-        publish_later()
     with begin(engine) as (connection, _):
         assert outbox.newest_position(connection) == mark.position
     engine.dispose()
 
 
-def test_an_open_snapshot_does_not_slow_the_relay_down(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(outbox, "WATERMARK_STEP_S", 0.0)
+def test_an_open_snapshot_does_not_slow_the_relay_down(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
     snapshot = engine.connect().execution_options(isolation_level="REPEATABLE READ")
     mark = Watermark()
@@ -145,10 +168,8 @@ def test_an_open_snapshot_does_not_slow_the_relay_down(
         snapshot.execute(text("SELECT count(*) FROM unpublished"))
         with begin(engine) as (connection, _):
             connection.execute(MANY, {"events": MANY_EVENTS})
-        at = 0.0
-        while events := publish(engine, mark, at):
-            at += 1.0
-        assert events == []
+        while publish(engine, mark):
+            pass
         with begin(engine) as (connection, now):
             handle(connection, create("new"), now)
         with reading(engine) as connection, counting(engine) as said:
@@ -166,13 +187,16 @@ MANY = text("""
 """)
 
 
-def publish(engine: Engine, mark: Watermark, at: float) -> list[Unpublished]:
-    """Publish the next events as a relay does."""
+def publish(engine: Engine, mark: Watermark) -> list[Unpublished]:
+    """Publish the next events as a relay does, hours after those before."""
     with begin(engine) as (connection, _):
-        running = outbox.running(connection)
+        oldest = outbox.oldest_running(connection)
         events = outbox.first_unpublished(connection, 5_000, above=mark.position)
-        mark.advance(events, running, at=at)
-        outbox.mark_published(connection, events)
+    mark.advance(events, oldest=oldest)
+    if events:
+        with begin(engine) as (connection, _):
+            outbox.mark_published(connection, events)
+            mark.note(connection, events[-1].position, at=3_600.0 * events[-1].position)
     return events
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     Connection,
     Engine,
+    Select,
     Text,
     bindparam,
     cast,
@@ -99,28 +100,22 @@ def has_events(connection: Connection, after: int, *, except_types: Collection[E
     return bool(connection.execute(select(exists().where(*conditions))).scalar())
 
 
-class Running(NamedTuple):
-    """The running transactions of the server. It numbers transactions in order."""
-
-    oldest: int
-    """The lowest number of a running transaction."""
-    following: int
-    """The number of the next transaction."""
+_OLDEST_RUNNING = select(
+    cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger)
+)
+_OWN_NUMBER = select(cast(cast(func.pg_current_xact_id(), Text), BigInteger))
 
 
-_BOUNDS: list[Any] = [
-    cast(cast(bound(func.pg_current_snapshot()), Text), BigInteger)
-    for bound in (func.pg_snapshot_xmin, func.pg_snapshot_xmax)
-]
-_RUNNING = select(*_BOUNDS)
+def oldest_running(connection: Connection) -> int:
+    """Return the lowest number of a running transaction; 0 on SQLite, where no other one writes."""
+    return _number(connection, _OLDEST_RUNNING)
 
 
-def running(connection: Connection) -> Running:
-    """Return the running transactions. On SQLite no other transaction writes."""
+def _number(connection: Connection, query: Select[Any]) -> int:
     if connection.dialect.name != "postgresql":
-        return Running(0, 0)
-    ((oldest, following),) = send(connection, _RUNNING, {})()
-    return Running(oldest, following)
+        return 0
+    ((number,),) = send(connection, query, {})()
+    return int(number)
 
 
 class Watermark:
@@ -131,34 +126,42 @@ class Watermark:
     begins at the watermark doesn't.
 
     Positions are assigned in order, to transactions that have a number already, and become visible
-    when these commit. When a position is visible, and all transactions that ran at that time have
+    when these commit. The transaction that marks a visible position as published gets a higher
+    number than all transactions with lower positions. When all transactions below this number have
     ended, all lower positions are visible too. If none of them is unpublished either, the watermark
     moves up to the position.
+
+    The bounds of a snapshot can't replace this number: its `xmax` follows the newest transaction
+    that has ended, and running transactions may have higher numbers.
     """
 
     def __init__(self) -> None:
         self.position = 0
-        self._newest = 0
-        self._seen_at = -math.inf
-        self._visible: deque[tuple[int, int]] = deque()
+        self._noted_position = 0
+        self._noted_at = -math.inf
+        self._noted: deque[tuple[int, int]] = deque()
 
-    def advance(self, events: Sequence[Unpublished], running: Running, *, at: float) -> None:
-        """Move the watermark, from the first unpublished `events` at a time of the monotonic clock.
+    def note(self, connection: Connection, position: int, *, at: float) -> None:
+        """Note that `connection` marks the event at a position as published.
 
-        `running` are the transactions that ran before the events were read.
+        An earlier transaction must have read the event. `at` is a time of the monotonic clock.
         """
-        if self._newest > (self._visible[-1][1] if self._visible else self.position):
-            # It was visible before these numbers were read.
-            self._visible.append((running.following, self._newest))
+        if position > self._noted_position and at - self._noted_at >= WATERMARK_STEP_S:
+            self._noted.append((_number(connection, _OWN_NUMBER), position))
+            self._noted_position, self._noted_at = position, at
+
+    def advance(self, events: Sequence[Unpublished], *, oldest: int) -> None:
+        """Move the watermark, from the first unpublished `events`.
+
+        `oldest` is the lowest number of a transaction that ran before the events were read.
+        """
         lowest = events[0].position if events else math.inf
-        while self._visible:
-            following, position = self._visible[0]
-            if running.oldest < following or position >= lowest:
+        while self._noted:
+            number, position = self._noted[0]
+            if oldest < number or position >= lowest:
                 break
             self.position = position
-            self._visible.popleft()
-        if events and at - self._seen_at >= WATERMARK_STEP_S:
-            self._newest, self._seen_at = max(self._newest, events[-1].position), at
+            self._noted.popleft()
 
 
 def oldest_unpublished(connection: Connection, *, above: int = 0) -> datetime | None:
