@@ -36,9 +36,11 @@ worker: $(VENV)/ready  ## Run a worker on the servers in CARD_WORKER_*, with the
 
 # tests/conftest.py says how many run at once, and which stay together.
 SIDE_BY_SIDE := -n auto --no-loadscope-reorder
-# Orders of thousands of cards take a third of the time that all this takes.
+# The files left out would take as long as all the others together.
+SLOW := $(addprefix tests/,secrets/test_barcodes.py storage/test_amplification.py storage/test_orders.py \
+	storage/test_reconcile.py)
 QUICK := $(addprefix tests/,cli contracts documents domain reference secrets settings storage) \
-	--ignore tests/storage/test_orders.py
+	$(addprefix --ignore=,$(SLOW))
 
 .PHONY: test
 test: $(VENV)/ready  ## Run the tests, side by side; select some with ARGS="-k expiry"
