@@ -252,10 +252,11 @@ def _address(url: str | RedisAddress) -> RedisAddress:
 
 
 def fields(command: ProducerCommand) -> Fields:
-    """Return the keyword arguments that send `command`: its fields that differ from defaults."""
-    return command.model_dump(
-        mode="json", exclude={"command"}, exclude_defaults=True, context=REVEAL
-    )
+    """Return the keyword arguments that send `command`: the fields that it was given.
+
+    A null that was given is sent: in an update it clears the field.
+    """
+    return command.model_dump(mode="json", exclude={"command"}, exclude_unset=True, context=REVEAL)
 
 
 def sliced(

@@ -119,6 +119,21 @@ def test_commands_lie_on_their_queue_in_order(fake_redis_url: str, fake_redis: R
     assert [fields["command_id"] for fields in listed["commands"]] == names
 
 
+@pytest.mark.parametrize("given", [{"customer_id": None}, {"name": "N", "metadata": None}])
+def test_a_null_that_was_given_is_sent(
+    given: dict[str, Any], fake_redis_url: str, fake_redis: Redis
+) -> None:
+    about = {"account_id": ACCOUNT, "command_id": "u", "card_id": "c"}
+    update = UpdateCard.model_validate(about | given)
+    with Client(fake_redis_url) as client:
+        client.send(update)
+        client.send_list([update])
+    (sent,) = on_queue(fake_redis, "cards")
+    (listed,) = on_queue(fake_redis, "cards.bulk")
+    assert sent == about | given
+    assert listed["commands"] == [{"command": "cards.update"} | sent]
+
+
 def test_send_prints_the_id_of_what_it_put_on_the_queue(
     fake_redis_url: str, fake_redis: Redis
 ) -> None:

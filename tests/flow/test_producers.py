@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from card_worker.client import Client
 from card_worker.contracts.batches import BatchCard, CreateBatch
-from card_worker.contracts.cards import ActivateCard
+from card_worker.contracts.cards import ActivateCard, UpdateCard
 from card_worker.embedded.valkey import valkey
 from card_worker.money import Currency
 from card_worker.storage.engine import reading
@@ -148,6 +148,16 @@ def test_a_command_that_is_sent_again_gets_its_first_answer_again(running: Syste
     stored = 'SELECT count(*) FROM outbox WHERE event LIKE \'%"correlationid":"twice"%\''
     with reading(running.engine) as connection:
         assert connection.execute(text(stored)).scalar() == 1
+
+
+def test_an_update_clears_a_field(running: System) -> None:
+    running.create("cleared", name="Kari", customer_id="kari")
+    update = UpdateCard(account_id=ACCOUNT, command_id="clear", card_id="cleared", name=None)
+    with Client(running.broker_url) as client:
+        running.answers("cleared")
+        client.send(update)
+    card = running.answers("clear")["clear"]["data"]["card"]
+    assert (card["name"], card["customer_id"]) == (None, "kari")
 
 
 def test_a_reference_under_another_command_id_gets_the_first_answer(running: System) -> None:
