@@ -6,7 +6,7 @@ with Client("redis://localhost:6379/0") as client:
     after = client.newest()
     client.send(ActivateCard(account_id="P12345678", command_id="sale-4711",
                              card_id="card-01", amount=50000, currency=Currency.NOK))
-    answer = client.answers(["sale-4711"], after=after, timeout_s=30)["sale-4711"]
+    answers = client.answers(["sale-4711"], account_id="P12345678", after=after, timeout_s=30)
 """
 
 import json
@@ -229,21 +229,22 @@ class Client:
         return [(entry, json.loads(values["event"])) for entry, values in entries]
 
     def answers(
-        self, command_ids: Iterable[str], *, after: str, timeout_s: float
+        self, command_ids: Iterable[str], *, account_id: str, after: str, timeout_s: float
     ) -> dict[str, Event]:
-        """Return the answers to these commands by command_id.
+        """Return the answers to these commands of an account by command_id.
 
         Returns when it has all, or after `timeout_s` seconds with those that have come. `after` is
         what `newest` returned before the commands were sent. Other events about the commands, such
         as the progress of an order, are skipped. Raises redis.RedisError if Redis is unavailable.
         """
-        expected, found = set(command_ids), dict[str, Event]()
-        for event in self.events(after, timeout_s=timeout_s):
+        waiting, found = set(command_ids), dict[str, Event]()
+        source = f"/card-worker/{account_id}"
+        events = self.events(after, timeout_s=timeout_s)
+        while waiting and (event := next(events, None)):
             command_id = event["correlationid"]
-            if command_id in expected and event.get("answer"):
-                found.setdefault(command_id, event)
-                if len(found) == len(expected):
-                    break
+            if command_id in waiting and event["source"] == source and event.get("answer"):
+                waiting.remove(command_id)
+                found[command_id] = event
         return found
 
 

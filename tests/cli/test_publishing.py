@@ -18,30 +18,35 @@ from card_worker.redis_url import RedisAddress
 from card_worker.sinks import FIELDS, RedisStream
 from card_worker.storage.outbox import Unpublished
 
-ACCOUNT = "T00000001"
+ACCOUNT, OTHER_ACCOUNT = "T00000001", "T00000002"
 
 
-def event(number: int) -> Unpublished:
+def event(number: int, account_id: str = ACCOUNT) -> Unpublished:
     id = UUID(int=number)
     about: dict[str, Any] = {
         "id": str(id),
         "type": "card.created",
         "subject": f"card-{number}",
         "data": {},
+        "source": f"/card-worker/{account_id}",
     }
     about |= {"time": "2026-11-22T10:00:00Z", "correlationid": f"c-{number}", "answer": True}
     text = json.dumps(about)
     type = EventType.CARD_CREATED
-    return Unpublished(number, id, ACCOUNT, type, f"card-{number}", text)
+    return Unpublished(number, id, account_id, type, f"card-{number}", text)
+
+
+def publish(url: str, *events: Unpublished) -> None:
+    sink = RedisStream(RedisAddress.parse(url), STREAM)
+    sink.publish(events)
+    sink.close()
 
 
 @pytest.fixture
 def published(fake_redis_url: str) -> list[Unpublished]:
     """Three events that a relay's sink has put on the stream."""
     events = [event(number) for number in (1, 2, 3)]
-    sink = RedisStream(RedisAddress.parse(fake_redis_url), STREAM)
-    sink.publish(events)
-    sink.close()
+    publish(fake_redis_url, *events)
     return events
 
 
@@ -88,11 +93,24 @@ def test_a_client_finds_answers_by_their_command(
     published: list[Unpublished], fake_redis_url: str
 ) -> None:
     with Client(fake_redis_url) as client:
-        answers = client.answers(["c-3", "c-1"], after="0-0", timeout_s=60)
+        answers = client.answers(["c-3", "c-1"], account_id=ACCOUNT, after="0-0", timeout_s=60)
     assert {name: answer["subject"] for name, answer in answers.items()} == {
         "c-1": "card-1",
         "c-3": "card-3",
     }
+
+
+def test_a_client_finds_only_answers_of_the_account(fake_redis_url: str) -> None:
+    publish(fake_redis_url, event(1, OTHER_ACCOUNT), event(1))
+    with Client(fake_redis_url) as client:
+        for account_id in (ACCOUNT, OTHER_ACCOUNT):
+            answers = client.answers(["c-1"], account_id=account_id, after="0-0", timeout_s=60)
+            assert answers["c-1"]["source"] == f"/card-worker/{account_id}"
+
+
+def test_no_answers_are_awaited_for_no_commands(fake_redis_url: str) -> None:
+    with Client(fake_redis_url) as client:
+        assert client.answers([], account_id=ACCOUNT, after="0-0", timeout_s=3600) == {}
 
 
 def test_commands_lie_on_their_queue_in_order(fake_redis_url: str, fake_redis: Redis) -> None:

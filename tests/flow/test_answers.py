@@ -132,4 +132,5 @@ def test_other_events_of_a_command_are_not_its_answer(
     for event in (*later, answer):
         redis_client.xadd(STREAM, {"event": json.dumps(event)})
     with Client(broker_url) as client:
-        assert client.answers([asked], after="0-0", timeout_s=20) == {asked: answer}
+        answers = client.answers([asked], account_id=ACCOUNT, after="0-0", timeout_s=20)
+    assert answers == {asked: answer}

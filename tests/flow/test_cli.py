@@ -126,18 +126,19 @@ def test_send_takes_a_list(running: System) -> None:
         {
             "command": "cards.create",
             "command_id": f"l-{n}",
-            "account_id": ACCOUNT,
+            "account_id": account,
             "card_id": f"l-{n}",
             "amount": 1,
             "currency": "NOK",
         }
-        for n in range(2)
+        for account, n in ((ACCOUNT, 0), (ACCOUNT, 1), ("T00000002", 0))
     ]
     done = running.cli(
         "send", "commands.apply", f"commands={json.dumps(listed)}", "--wait", "--json"
     )
     assert done.exit_code == 0, done.output
-    assert [json.loads(line)["subject"] for line in done.stdout.splitlines()] == ["l-0", "l-1"]
+    keys = [json.loads(line)["partitionkey"] for line in done.stdout.splitlines()]
+    assert keys == [f"{ACCOUNT}/l-0", f"{ACCOUNT}/l-1", "T00000002/l-0"]
 
 
 @pytest.mark.parametrize(

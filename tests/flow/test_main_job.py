@@ -39,7 +39,7 @@ class Stack:
 
     def answers(self, *command_ids: str, after: str = "0-0") -> dict[str, dict[str, Any]]:
         with Client(self.broker_url) as client:
-            found = client.answers(command_ids, after=after, timeout_s=ANSWER_S)
+            found = client.answers(command_ids, account_id=ACCOUNT, after=after, timeout_s=ANSWER_S)
         assert found.keys() == set(command_ids), self.tails()
         return found
 

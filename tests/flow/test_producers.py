@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -123,13 +124,13 @@ def test_a_long_list_goes_out_in_three_messages_and_every_command_is_answered(
         for name in names
     ]
     with Client(running.broker_url) as client:
-        after = client.newest()
+        waiting: Any = {"account_id": ACCOUNT, "after": client.newest(), "timeout_s": 60}
         for batch in batches:
             client.send(batch)
         ordered = [batch.command_id for batch in batches]
-        assert len(client.answers(ordered, after=after, timeout_s=60)) == 3
+        assert len(client.answers(ordered, **waiting)) == 3
         assert client.send_list(activations) == 3
-        answers = client.answers(names, after=after, timeout_s=60)
+        answers = client.answers(names, **waiting)
     assert answers.keys() == set(names)
     assert {answer["type"] for answer in answers.values()} == {"card.activated"}
 
@@ -138,12 +139,14 @@ def test_a_command_that_is_sent_again_gets_its_first_answer_again(running: Syste
     activation = ActivateCard(
         account_id=ACCOUNT, command_id="twice", card_id="none", amount=1, currency=Currency.NOK
     )
-    answers = []
+    answers = list[dict[str, Any]]()
     with Client(running.broker_url) as client:
         for _ in range(3):
             after = client.newest()
             client.send(activation)
-            answers.append(client.answers(["twice"], after=after, timeout_s=WAIT_S)["twice"])
+            answers += client.answers(
+                ["twice"], account_id=ACCOUNT, after=after, timeout_s=WAIT_S
+            ).values()
     assert answers[0] == answers[1] == answers[2]
     stored = 'SELECT count(*) FROM outbox WHERE event LIKE \'%"correlationid":"twice"%\''
     with reading(running.engine) as connection:

@@ -315,8 +315,8 @@ def _answer(client: Client, card_id: str) -> str:
     """Ask for a card; return the type of the answer."""
     after = client.newest()
     client.send(_create_card(card_id))
-    answer = client.answers([card_id], after=after, timeout_s=WAIT_S)[card_id]
-    return str(answer["type"])
+    answers = client.answers([card_id], account_id=ACCOUNT, after=after, timeout_s=WAIT_S)
+    return str(answers[card_id]["type"])
 
 
 def _create_card(card_id: str) -> CreateCard:

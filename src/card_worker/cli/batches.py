@@ -124,7 +124,12 @@ def _send(order: CreateBatch) -> dict[str, Any]:
     with open_client() as client:
         after = client.newest()
         client.send(order)
-        answers = client.answers([order.command_id], after=after, timeout_s=ANSWER_TIMEOUT_S)
+        answers = client.answers(
+            [order.command_id],
+            account_id=order.account_id,
+            after=after,
+            timeout_s=ANSWER_TIMEOUT_S,
+        )
     if order.command_id not in answers:
         raise refuse(
             f"no answer within {ANSWER_TIMEOUT_S:g} s. The order was sent. See"

@@ -1,6 +1,7 @@
 """`card-worker send`: publish a command and show its answer."""
 
 from functools import cache
+from time import monotonic
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -48,7 +49,8 @@ def send(
     Exit 1 when the answer is a refusal, or does not come in time.
     """
     values = _read_fields(task, fields or [])
-    command_ids = _command_ids(task, values)
+    sent = _ids(task, values)
+    command_ids = [command_id for _, command_id in sent]
     with open_client() as client:
         after = client.newest() if wait else ""
         client.publish(task, values, message_id=command_ids[0] if task != APPLY else None)
@@ -58,17 +60,22 @@ def send(
             else:
                 err.print(f"sent {task}, command_id {', '.join(command_ids)}")
             return
-        answers = client.answers(command_ids, after=after, timeout_s=timeout)
+        answers, until = list[dict[str, Any]](), monotonic() + timeout
+        for account in dict.fromkeys(account for account, _ in sent):
+            ids = [command_id for of, command_id in sent if of == account]
+            left_s = max(until - monotonic(), 1)  # the answers may be there already
+            found = client.answers(ids, account_id=account, after=after, timeout_s=left_s)
+            answers += found.values()
     if answers:
-        rows, columns = map(_row, answers.values()), ("type", "about", "")
-        print_views(answers.values(), table("Answers", *columns, rows=rows), as_json=as_json)
+        rows, columns = map(_row, answers), ("type", "about", "")
+        print_views(answers, table("Answers", *columns, rows=rows), as_json=as_json)
     if len(answers) < len(command_ids):
         missing = len(command_ids) - len(answers)
         raise refuse(
             f"{missing} of {len(command_ids)} answers did not come within {timeout:g} s. A command"
             " without an account to answer is a dead letter"
         )
-    if any(answer["type"] == "command.rejected" for answer in answers.values()):
+    if any(answer["type"] == "command.rejected" for answer in answers):
         raise Exit(1)
 
 
@@ -122,14 +129,15 @@ def _adapter(task: str, name: str) -> TypeAdapter[Any] | None:
     return None if field is None else TypeAdapter(field.rebuild_annotation())
 
 
-def _command_ids(task: str, values: dict[str, Any]) -> list[str]:
+def _ids(task: str, values: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return account_id and command_id of each command."""
     if task != APPLY:
-        return [str(values["command_id"])]
+        return [(str(values["account_id"]), str(values["command_id"]))]
     commands = values.get("commands")
     if not isinstance(commands, list):
         raise refuse("commands is missing, or is not a JSON list", code=2)
     return [
-        str(command["command_id"])
+        (str(command.get("account_id")), str(command["command_id"]))
         for command in commands
         if isinstance(command, dict) and "command_id" in command
     ]
