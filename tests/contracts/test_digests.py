@@ -244,6 +244,14 @@ def test_a_wrong_command_is_the_same_only_as_itself() -> None:
     assert len({first, *map(digest_of, others)}) == 4
 
 
+def test_a_wrong_command_with_another_deadline_is_the_same() -> None:
+    digests = {
+        digest_of(read("cards.create", amount="5", **deadline))
+        for deadline in ({}, {"not_after": None}, {"not_after": "2030-01-01T00:00:00Z"})
+    }
+    assert len(digests) == 1
+
+
 def test_metadata_is_the_same_in_whatever_order_its_keys_are_written() -> None:
     one = {"a": 1, "b": [{"c": 2, "d": {"e": 3, "f": 4}}]}
     two = {"b": [{"d": {"f": 4, "e": 3}, "c": 2}], "a": 1}

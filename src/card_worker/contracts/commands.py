@@ -46,7 +46,7 @@ class InvalidCommand(BaseModel):
     created_by: None = None
     originated_by: None = None
     problems: tuple[Problem, ...]
-    received: str = Field(description="SHA-256 of the fields as they were received")
+    received: str = Field(description="SHA-256 of the content as it was received")
 
     @property
     def key(self) -> str:

@@ -19,6 +19,7 @@ from card_worker.contracts.commands import (
     APPLY,
     COMMANDS,
     COMMANDS_PER_MESSAGE_MAX,
+    NOT_CONTENT,
     Command,
     InvalidCommand,
 )
@@ -243,6 +244,8 @@ def _invalid(
         detail = f"{first.field}: {first.message}" if first.field else first.message
         raise Unreadable(DeadLetterReason.ACCOUNT_ID_INVALID, detail)
     command_id = fields.get("command_id")
+    known = without_secrets(fields)
+    content = {name: value for name, value in known.items() if name not in NOT_CONTENT}
     return InvalidCommand(
         command=task,
         account_id=account_id,
@@ -251,7 +254,7 @@ def _invalid(
         # A dry run that is refused must not use up the key of the real one either.
         dry_run=fields.get("dry_run") is True,
         problems=problems,
-        received=hashlib.sha256(f"{task} {raw_json(without_secrets(fields))}".encode()).hexdigest(),
+        received=hashlib.sha256(f"{task} {raw_json(content)}".encode()).hexdigest(),
     )
 
 
