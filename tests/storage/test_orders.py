@@ -1032,6 +1032,42 @@ def test_the_expiry_of_cards_is_extended(orders: Orders) -> None:
     )
 
 
+END = {"expires_at": "2041-01-01T00:00:00Z"}
+ON, EXTENDED = {"cards.activate": LOAD}, {"cards.activate": LOAD | END}
+EARLIER = {"cards.activate": LOAD | {"expires_at": "2040-01-01T00:00:00Z"}}
+OFF = {"cards.close": {"reason": "paid out"}}
+BLOCKED = {"cards.block": {"reason": "lost"}}
+# What is done before with three cards: one that the recall changes, one that is already as it wants
+# it, and one that it refuses.
+BEFORE: dict[str, tuple[dict[str, dict[str, Any]], ...]] = {
+    "block": ({}, BLOCKED, ON | OFF),
+    "unblock": (BLOCKED, {}, ON | OFF),
+    "close": (ON, ON | OFF, {}),
+    "extend": (EARLIER, EXTENDED, EXTENDED | OFF),
+    "cancel": ({}, ON | OFF, ON),
+}
+
+
+@pytest.mark.parametrize("action", BEFORE)
+def test_only_a_card_that_is_as_the_recall_wants_it_counts_as_already_done(
+    orders: Orders, action: str
+) -> None:
+    orders.order(3)
+    orders.work()
+    for name, done in zip(names(3), BEFORE[action], strict=True):
+        for task, fields in done.items():
+            orders.ask(task, f"{task} {name}", card_id=name, **fields)
+    fields = END if action == "extend" else {"reason": "recall"}
+    orders.ask(f"batches.{action}", "recall", batch_id="B1", **fields)
+    orders.work()
+    recall = orders.events("batch.recalled")[-1]["data"]["recall"]
+    assert (recall["done"], recall["already"], recall["refused"]) == (1, 1, 1)
+    if action != "cancel":
+        reason = "card_inactive" if action == "close" else "card_closed"
+        content = f"card_id,reason\r\nB1-0003,{reason}\r\n"
+        assert orders.content(orders.file(kind=FileKind.REFUSED)) == content.encode()
+
+
 def test_recalls_of_a_batch_are_done_in_order(orders: Orders) -> None:
     orders.order(1_000)
     orders.work()

@@ -1,6 +1,6 @@
 """Recalls cards: handles the command for a single card for each of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TypeAlias
 
 from card_worker.batches.work import Work, add_file, card_ids, emit, emit_progress, new_file
@@ -38,9 +38,11 @@ ALREADY = {
     Action.BLOCK: Reason.CARD_BLOCKED,
     Action.UNBLOCK: Reason.CARD_NOT_BLOCKED,
     Action.CLOSE: Reason.CARD_CLOSED,
+    Action.EXTEND: Reason.EXPIRY_NOT_LATER,
     Action.CANCEL: Reason.CARD_CLOSED,
 }
-"""The reason of the refusal if a card already is as the recall wants it."""
+"""The reason of the refusal if a card already is as the recall wants it. An extended card must also
+have the same expiry."""
 HEAD = b"card_id,reason\r\n"
 
 
@@ -49,18 +51,14 @@ def recall_chunk(work: Work, number: int) -> Job:
     connection, job, batch, now, issuer, _ = work
     first, ids = card_ids(work, number)
     commands = [_command(job, id, f"{job.id.hex}-{at}") for at, id in enumerate(ids, start=first)]
-    already = _extended(work, ids)
     answers = handle(connection, commands, now, issuer)
-    refused = []
-    for id, answer in zip(ids, answers, strict=True):
-        if answer.reason is None:
-            already.discard(id)
-        elif answer.reason is ALREADY.get(job.action):
-            already.add(id)
-        elif id not in already:
-            refused.append([id, answer.reason.value])
+    reasons = {id: answer.reason for id, answer in zip(ids, answers, strict=True) if answer.reason}
+    already = {id for id, reason in reasons.items() if reason is ALREADY[job.action]}
+    if job.action is Action.EXTEND:
+        already = _extended(work, already)
+    refused = [[id, reason.value] for id, reason in reasons.items() if id not in already]
     jobs.finish_chunk(connection, job, number, now, refused=refused or None)
-    done = len(ids) - len(already) - len(refused)
+    done = len(ids) - len(reasons)
     counts = {"done": done, "already": len(already), "refused": len(refused)}
     return emit_progress(work, jobs.count_chunk(connection, job, now, **counts), batch)
 
@@ -99,14 +97,11 @@ def _command(job: Job, card_id: str, command_id: str) -> Command:
     return COMMANDS[job.action].model_validate(fields)
 
 
-def _extended(work: Work, ids: Sequence[str]) -> set[str]:
-    """Return the ids of the cards that already have the new expiry."""
-    job = work.job
-    if job.action is not Action.EXTEND:
-        return set()
-    keys = [{"account_id": job.account_id, "card_id": id} for id in ids]
+def _extended(work: Work, ids: Iterable[str]) -> set[str]:
+    """Return the ids of those cards that have the new expiry."""
+    keys = [{"account_id": work.job.account_id, "card_id": id} for id in ids]
     found = find(work.connection, cards, ("card_id", "expires_at"), keys)()
-    return {id for id, expires_at in found if expires_at == job.expires_at}
+    return {id for id, expires_at in found if expires_at == work.job.expires_at}
 
 
 def _list_refused(work: Work) -> File:
