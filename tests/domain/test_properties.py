@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from card_worker.contracts.commands import Command, event_id
@@ -85,6 +85,21 @@ ASKED = st.sampled_from(sorted(FIELDS)).flatmap(
 )
 JOURNEYS = st.lists(ASKED, max_size=25)
 Asked = tuple[str, dict[str, Any], int]
+
+
+def request(task: str, **fields: Any) -> Asked:
+    always = {"account_id": "T00000001", "not_after": None, "dry_run": False}
+    return task, {**always, **fields}, 0
+
+
+CREATED_EMPTY = request("cards.create", card_id="A1", amount=0, currency="NOK")
+SPENT = (
+    request("cards.create", card_id="A1", amount=300, currency="NOK"),
+    request("transactions.create", card_id="A1", amount=200, currency="NOK", ref_id="r1"),
+)
+REPLACED = request("cards.replace", card_id="A1", new_card_id="A2", reason="worn")
+REPLACED_AGAIN = request("cards.replace", card_id="A2", new_card_id="A3", reason="worn")
+REFUNDED = request("transactions.refund", transaction_id=MADE[0], ref_id="r2")
 
 
 def commands(journey: Sequence[Asked]) -> Iterator[tuple[Command, datetime]]:
@@ -202,6 +217,9 @@ def test_refusals_and_dry_runs_change_nothing(journey: list[Asked]) -> None:
 
 
 @given(JOURNEYS)
+@example([*SPENT, REPLACED, REFUNDED])
+@example([*SPENT, REPLACED, REPLACED_AGAIN, REFUNDED])
+@example([CREATED_EMPTY, REPLACED, request("cards.reverse_activation", card_id="A2")])
 def test_a_command_touches_only_the_rows_it_said_it_needs(journey: list[Asked]) -> None:
     books = Books()
     for command, now in commands(journey):
@@ -215,20 +233,24 @@ def test_a_command_touches_only_the_rows_it_said_it_needs(journey: list[Asked]) 
 def _only(books: Books, needed: Needs) -> Books:
     """Return the rows that a database would be asked for, and no others."""
     ids = [id for _, id in needed.transactions if id in books.named]
-    keys = [key for key in needed.cards if key in books.cards]
-    keys += [books.card_keys[books.named[id].card] for id in ids]
-    cards = {key: books.cards[key] for key in keys}
-    held = {card.id for card in cards.values()} if needed.holds else set()
+    cards = books.cards_for(needed)
+    own = {card.id for card in cards}
+    held = own if needed.holds else set()
     only = Books(
         named={id: books.named[id] for id in ids},
         refunded={id: books.refunded[id] for id in ids if id in books.refunded},
+        replaced={new: books.replaced[new] for new in own & {*books.replaced}}
+        if needed.is_successor
+        else {},
         refs={
             ref: id
             for ref, id in books.refs.items()
-            if keys and ref == (cards[keys[0]].id, needed.ref_id)
+            if cards and ref == (cards[0].id, needed.ref_id)
         },
     )
-    for card in cards.values():
+    for id in ids:
+        cards += _with_successors(books, books.card_by_id(books.named[id].card), needed)
+    for card in cards:
         only.load_card(card)
     for batch in (books.batches[key] for key in needed.batches if key in books.batches):
         only.batches.load(batch)
@@ -236,6 +258,13 @@ def _only(books: Books, needed: Needs) -> Books:
         if hold.id in ids or hold.card in held:
             only.holds.load(hold)
     return only
+
+
+def _with_successors(books: Books, card: Card, needed: Needs) -> Iterator[Card]:
+    yield card
+    while needed.successor and card.replaced_by is not None:
+        card = books.card_by_id(card.replaced_by)
+        yield card
 
 
 @given(JOURNEYS)
