@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
-import pytest
 from sqlalchemy import make_url
 
 from card_worker.embedded.launching import PORTS, tied
 from tests.flow.processes import until
+from tests.servers import missing
 
 SETTINGS = """
 [databases]
@@ -93,9 +93,9 @@ class PgBouncer:
 
 @contextmanager
 def pgbouncer(server_url: str) -> Iterator[PgBouncer]:
-    """Run a pooler before the server of this URL; skip the test where there is none."""
+    """Run a pooler before the server of this URL. Without the program, see `missing`."""
     if not (shutil.which("pgbouncer") or Path("/usr/sbin/pgbouncer").exists()):
-        pytest.skip("the program `pgbouncer` isn't installed: apt install pgbouncer")
+        missing("the program `pgbouncer` isn't installed: apt install pgbouncer")
     with tempfile.TemporaryDirectory(prefix="card_worker-pgbouncer-") as folder:
         pooler = PgBouncer(Path(folder), server_url)
         try:

@@ -92,9 +92,12 @@ def database_server() -> Iterator[Server]:
             yield server
 
 
-def missing(error: NoServer, variable: str) -> NoReturn:
-    """Fail in CI, where every test has to run; elsewhere skip and say why."""
-    reason = f"{error} (or set {variable})"
+def missing(what: object, variable: str | None = None) -> NoReturn:
+    """Fail in CI, where every test has to run; elsewhere skip and say why.
+
+    `variable` is the one that may name a server instead.
+    """
+    reason = f"{what} (or set {variable})" if variable else f"{what}"
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

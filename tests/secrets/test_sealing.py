@@ -20,6 +20,7 @@ from card_worker.secrets.sealing import (
     seal_pieces,
     seal_text,
 )
+from tests.servers import missing
 
 OWNERS = [new_key_pair() for _ in range(2)]
 STRANGER = new_key_pair()
@@ -132,11 +133,7 @@ def test_a_changed_byte_is_detected() -> None:
         open_sealed([STRANGER.identity], bytes(sealed))
 
 
-AGE = shutil.which("age")
-
-
 @pytest.mark.debian
-@pytest.mark.skipif(AGE is None, reason="the program `age` isn't installed: apt install age")
 @pytest.mark.parametrize("armored", [True, False])
 def test_files_are_compatible_with_the_program_age(armored: bool, tmp_path: Path) -> None:
     identity = tmp_path / "key.txt"
@@ -151,5 +148,5 @@ def test_files_are_compatible_with_the_program_age(armored: bool, tmp_path: Path
 
 
 def _age(given: bytes, *options: str) -> bytes:
-    assert AGE is not None
-    return subprocess.run([AGE, *options], input=given, capture_output=True, check=True).stdout
+    program = shutil.which("age") or missing("the program `age` isn't installed: apt install age")
+    return subprocess.run([program, *options], input=given, capture_output=True, check=True).stdout

@@ -3,7 +3,6 @@
 import base64
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -28,6 +27,7 @@ from card_worker.storage.engine import begin
 from card_worker.storage.files import find_files, insert_file, request_rewrite
 from card_worker.storage.tables import file_parts, files
 from tests.flow.processes import until
+from tests.servers import missing
 
 ACCOUNT = "T00000001"
 CONTENT = bytes(range(256))
@@ -100,21 +100,20 @@ def test_a_file_that_cannot_be_written_does_not_stop_others(engine: Engine, tmp_
     assert in_the_way.read_bytes() == CONTENT
 
 
+MOUNT = "mount -t tmpfs -o size=64k tmpfs /mnt && echo mounted && cat"
+
+
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own that has room for no more than 64 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount, unmount = shutil.which("mount"), shutil.which("umount")
-    if mount is None or unmount is None or os.geteuid() != 0:
-        pytest.skip("a full disk was not tried: only root may mount a small one")
-    small = [mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if subprocess.run(small, check=False).returncode:
-        pytest.skip("a full disk was not tried: a small one can't be mounted here")
-    try:
-        yield disk
-    finally:
-        subprocess.run([unmount, str(disk)], check=True)
+def small_disk() -> Iterator[Path]:
+    """A disk with room for 64 KiB, mounted in a namespace, where any user may mount."""
+    command = ["sh", "-c", f"exec unshare --map-root-user --mount sh -c '{MOUNT}'"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        if process.stdout.readline() != b"mounted\n":
+            missing("no disk can be mounted here: user namespaces are needed")
+        yield Path(f"/proc/{process.pid}/root/mnt")
+        process.stdin.close()
 
 
 @pytest.mark.debian
