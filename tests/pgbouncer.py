@@ -87,7 +87,7 @@ class PgBouncer:
     def stop(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
 

@@ -36,7 +36,7 @@ BROKER_FROM = "CARD_WORKER_TEST_BROKER_URL"
 """The one Redis database of this URL is emptied before each test."""
 
 SORTING = "--encoding=UTF8 --locale=C"
-READY_MAX_S = 30.0
+READY_MAX_S = 60.0
 STOP_MAX_S = 10.0
 
 # PostgreSQL refuses to run as root. This user is on every system.

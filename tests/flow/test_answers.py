@@ -132,5 +132,5 @@ def test_other_events_of_a_command_are_not_its_answer(
     for event in (*later, answer):
         redis_client.xadd(STREAM, {"event": json.dumps(event)})
     with Client(broker_url) as client:
-        answers = client.answers([asked], account_id=ACCOUNT, after="0-0", timeout_s=20)
+        answers = client.answers([asked], account_id=ACCOUNT, after="0-0", timeout_s=60)
     assert answers == {asked: answer}

@@ -256,7 +256,7 @@ def _in_another_terminal(line: str) -> subprocess.CompletedProcess[str]:
 
 
 def _http(method: str, host: str, path: str) -> tuple[int, bytes]:
-    connection = HTTPConnection(host, timeout=10)
+    connection = HTTPConnection(host, timeout=60)
     try:
         connection.request(method, path)
         response = connection.getresponse()

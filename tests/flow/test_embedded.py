@@ -122,7 +122,7 @@ def _answers(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _becomes_true(condition: Callable[[], bool], *, within_s: float = 10) -> bool:
+def _becomes_true(condition: Callable[[], bool], *, within_s: float = 60) -> bool:
     deadline = time.monotonic() + within_s
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -70,7 +70,7 @@ def _start(command: list[str], env: dict[str, str], log: Path) -> subprocess.Pop
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
 

@@ -223,6 +223,7 @@ def test_lines_are_done_by_again_when_the_cards_exist(running: System, tmp_path:
 
 def test_a_card_is_blocked_a_second_time(running: System, tmp_path: Path) -> None:
     running.create("thief")
+    running.answers("thief")
     file = tmp_path / "blocks.csv"
     file.write_text("card_id,reason\nthief,lost\n")
     copy = tmp_path / "copy.csv"
@@ -235,6 +236,7 @@ def test_a_card_is_blocked_a_second_time(running: System, tmp_path: Path) -> Non
 
 def test_a_name_may_be_changed_there_and_back(running: System, tmp_path: Path) -> None:
     running.create("named")
+    running.answers("named")
     file = tmp_path / "names.csv"
     file.write_text("card_id,name\nnamed,A\nnamed,B\nnamed,A\n")
     assert send_and_count(running, file, "--task", "cards.update") == {"done": 3}
@@ -244,6 +246,7 @@ def test_a_name_may_be_changed_there_and_back(running: System, tmp_path: Path) -
 
 def test_a_command_id_of_the_file_is_used(running: System, tmp_path: Path) -> None:
     running.create("own-id")
+    running.answers("own-id")
     file = tmp_path / "names.csv"
     file.write_text("card_id,name,command_id\nown-id,A,own-1\nown-id,B,own-1\nown-id,A,own-1\n")
     done = running.cli("send-file", str(file), "-a", ACCOUNT, "--task", "cards.update")
@@ -258,6 +261,7 @@ def test_a_command_id_of_the_file_is_used(running: System, tmp_path: Path) -> No
 
 def test_a_movement_is_done_once_for_its_ref_id(running: System, tmp_path: Path) -> None:
     running.create("moving")
+    running.answers("moving")
     file = tmp_path / "loads.csv"
     header = "card_id,amount,currency,type,ref_id"
     file.write_text(f"{header}\nmoving,7,NOK,fund,a\nmoving,7,NOK,fund,a\nmoving,999,NOK,,b\n")

@@ -80,7 +80,7 @@ def test_stopping_while_a_row_is_locked_makes_no_dead_letter(
     worker = own.start("worker", *POOLS[pool])
     own.create("locked")
     own.send("cards.activate", "active", **card("locked"))
-    own.answers("active")
+    own.answers("locked", "active")
     with locked(own, "locked"):
         send_suspects(own)
         for _ in range(2):
@@ -113,7 +113,7 @@ def test_stopping_while_the_database_fails_makes_no_dead_letter(
             worker = own.start("worker", DATABASE_URL=through)
             own.create("locked")
             own.send("cards.activate", "active", **card("locked"))
-            own.answers("active")
+            own.answers("locked", "active")
             with locked(own, "locked"):
                 send_suspects(own)
                 for _ in range(2):

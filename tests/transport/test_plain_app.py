@@ -105,7 +105,7 @@ def test_a_monitor_can_ask_and_steer(start: Start, producer: Celery, redis: Redi
     start("--pool=solo")
     send(producer, "note", "up")
     noted(redis, 1)
-    (answer,) = producer.control.ping(timeout=10, limit=1)
+    (answer,) = producer.control.ping(timeout=60, limit=1)
     assert list(answer.values()) == [{"ok": "pong"}]
 
 
