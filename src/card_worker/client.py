@@ -105,6 +105,11 @@ class Client:
         self._broker.release()
         self._app.close()
 
+    def connect(self) -> None:
+        """Connect to the broker. Raises kombu.exceptions.KombuError if it is unavailable."""
+        with self._producer() as producer:
+            producer.connection.ensure_connection(**_RETRY)
+
     def send(self, commands: ProducerCommand | Iterable[ProducerCommand]) -> None:
         """Send one command, or many, each as a message of its own to its queue.
 

@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,7 +108,7 @@ def test_another_encoding_is_reported_once(content: bytes, line: int, tmp_path: 
     code, text = refused(run("send-file", file, "-a", ACCOUNT, **NOWHERE))
     assert (code, f"{file}: line {line} is not UTF-8" in text) == (1, True), text
     assert "CSV UTF-8" in text
-    assert not (tmp_path / "sales.csv.sent").exists() or _sent(file)["bytes"] == 0
+    assert not (tmp_path / "sales.csv.sent").exists() or _sent(file)["lines"] == 0
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
@@ -232,7 +233,7 @@ def test_answers_are_counted_by_reason(
     assert done.exit_code == 1
     assert "5 commands sent; 0 lines could not be sent." in done.stdout
     assert "2 done, 3 refused, 0 unanswered.\n  card_not_found: 2\n  card_closed: 1" in done.stdout
-    assert " 6/6 " in done.stderr
+    assert re.search(r"sales\.csv: answers .* 5/5 ", done.stderr)
     done = send(fake_redis_url, file, "--json")  # nothing is sent any more
     result = result_of(done)
     assert (done.exit_code, result["done"], result["unanswered"]) == (1, 2, 0)
@@ -269,8 +270,52 @@ def test_without_any_answer_it_ends(fake_redis_url: str, tmp_path: Path) -> None
     done = send(fake_redis_url, file)
     assert done.exit_code == 1
     assert "no answer came within 0.3 s. Do a worker and the relay run?" in done.stderr
-    assert " 0/2 " in done.stderr
-    assert _sent(file)["bytes"] == 0
+    assert re.search(r"sales\.csv: answers .* 0/1 ", done.stderr)
+    assert _sent(file)["unanswered"] == [2]
+
+
+def test_only_what_has_no_answer_is_sent_again(
+    fake_redis_url: str, fake_redis: Redis, tmp_path: Path
+) -> None:
+    file = written(tmp_path / "sales.csv", *(f"{n},1,NOK" for n in ("done", "lost", "no", "lost")))
+    handled = list[Fields]()
+
+    def answers(command: Fields) -> list[Fields]:
+        handled.append(command)
+        return {"done": [answer(command)], "no": [refusal(command)]}.get(command["card_id"], [])
+
+    with answering(fake_redis, answers):
+        first, second = (send(fake_redis_url, file, "--json") for _ in range(2))
+    for done in (first, second):
+        result = result_of(done)
+        assert (done.exit_code, result["sent"], result["done"]) == (1, 4, 1)
+        assert (result["refused"], result["unanswered"]) == ({"card_not_found": 1}, 2)
+        assert "lines 3 and 5: no answer came within 0.3 s" in done.stderr
+    assert handled[4:] == [handled[1], handled[3]]
+    written(file, *(f"{n},1,NOK" for n in ("done", "lost", "no", "lost", "done")))
+    with answering(fake_redis, lambda command: [refusal(command, f"of_{command['card_id']}")]):
+        result = result_of(send(fake_redis_url, file, "--json"))
+    assert (result["sent"], result["done"], result["unanswered"]) == (5, 1, 0)
+    assert result["refused"] == {"card_not_found": 1, "of_lost": 2, "of_done": 1}
+    rows = Path(result["refused_file"]).read_text().splitlines()
+    assert [row.split(",")[1] for row in rows] == ["card_id", "no", "lost", "lost", "done"]
+
+
+def test_the_identity_of_a_sending_is_stored_before_the_first_message(
+    fake_redis_url: str, fake_redis: Redis, tmp_path: Path
+) -> None:
+    file = written(tmp_path / "sales.csv", "c,1,NOK")
+    fake_redis.set("cards.bulk", "no list")  # the message can't be stored
+    assert send(fake_redis_url, file).exit_code == 1
+    stored = _sent(file)
+    assert stored["unanswered"] == [2]
+    arguments = "send-file", file, "--account", OTHER_ACCOUNT
+    code, text = refused(run(*arguments, BROKER_URL=fake_redis_url))
+    assert (code, f"sent before with account {ACCOUNT}, as {file}.sent says." in text) == (1, True)
+    fake_redis.delete("cards.bulk")
+    send(fake_redis_url, file)
+    (command,) = sent_commands(fake_redis, 1)
+    assert command["command_id"] == f"{stored['sending']}-2"
 
 
 def test_equal_lines_with_one_command_id_have_one_answer(
@@ -299,7 +344,7 @@ def test_few_commands_wait_at_a_time_and_are_sent_again_with_their_ids(
     rows = [f"c-{n},1,NOK" for n in range(steps * 10)]
     file = written(tmp_path / "sales.csv", *rows)
     done = send(fake_redis_url, file)
-    assert (done.exit_code, "it continues after line 0" in done.stderr) == (1, True)
+    assert (done.exit_code, "continues after line 201" in done.stderr) == (1, True)
     assert fake_redis.llen("cards.bulk") == sender.STEPS_AHEAD_MAX
     # Another task would do the lines twice.
     assert (

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -158,7 +157,7 @@ def test_after_a_kill_it_continues(running: System, tmp_path: Path) -> None:
     with refused_file.open(newline="") as rows_refused:
         names = [row[1] for row in csv.reader(rows_refused)]
     assert names == ["card_id", *(f"nobody-{n}" for n in range(rows_total))]
-    assert json.loads(note.read_text())["sent"] == rows_total
+    assert json.loads(note.read_text())["refused"] == {"card_not_found": rows_total}
     counted = "SELECT count(*) FROM outbox WHERE subject LIKE 'nobody-%%'"
 
     def answered() -> bool:
@@ -406,7 +405,7 @@ def test_a_last_line_may_only_get_its_line_end_later(running: System, tmp_path: 
     file.write_bytes(f"{HEADER}\r\ngrow-1,1,NOK,x\r\ngrow-2,1,NOK,x\r\nb,1,NOK,x\r\n".encode())
     done = running.cli("send-file", str(file), "-a", ACCOUNT)
     assert done.exit_code == 1
-    assert "its line 4 was sent before it was complete" in done.stderr
+    assert "it has changed since 4 lines of it were sent" in done.stderr
     assert "sent" not in done.stdout
 
 
@@ -422,7 +421,7 @@ def test_text_appended_to_the_last_line_while_it_is_read_waits(tmp_path: Path) -
         writer.write(f"\n{line}\n")
         writer.flush()
         assert list(lines) == []
-        progress = replace(progress, **reader.position())
+        reader.note_position(progress)
     with file.open("rb") as opened:
         reader = Reader(read_text(opened, ".jsonl"), progress)
         assert [read.number for read in reader.lines()] == [2]
@@ -448,11 +447,11 @@ def test_progress_counts_only_for_the_same_task_account_and_broker(
     before = note.read_text()
     digest = json.loads(before)["broker"]
     for done, why in [
-        (send(ACCOUNT, "cards.unblock"), "with task cards.block. "),
-        (send("T00000002", "cards.block"), f"with account {ACCOUNT}. "),
-        (send(None, "cards.block"), f"with account {ACCOUNT}. "),
-        (send(ACCOUNT, "cards.block", **elsewhere), f"with broker {digest}. "),
-        (send("T00000002", "cards.block", **elsewhere), f"{ACCOUNT}, broker {digest}. "),
+        (send(ACCOUNT, "cards.unblock"), "with task cards.block, as "),
+        (send("T00000002", "cards.block"), f"with account {ACCOUNT}, as "),
+        (send(None, "cards.block"), f"with account {ACCOUNT}, as "),
+        (send(ACCOUNT, "cards.block", **elsewhere), f"with broker {digest}, as "),
+        (send("T00000002", "cards.block", **elsewhere), f"{ACCOUNT}, broker {digest}, as "),
     ]:
         (line,) = done.stderr.splitlines()
         assert (done.exit_code, done.stdout) == (1, "")
@@ -465,10 +464,10 @@ def test_progress_counts_only_for_the_same_task_account_and_broker(
     done = send(ACCOUNT, "cards.unblock", "--again")
     assert (done.exit_code, "1 command sent;" in done.stdout) == (0, True)
     done = send(ACCOUNT, "cards.block")
-    assert (done.exit_code, "with task cards.unblock." in done.stderr) == (1, True)
+    assert (done.exit_code, "with task cards.unblock, as" in done.stderr) == (1, True)
     note.write_text(note.read_text().replace(f'"{ACCOUNT}"', "null"))
     done = send(ACCOUNT, "cards.unblock")
-    assert (done.exit_code, "before with account none." in done.stderr) == (1, True)
+    assert (done.exit_code, "before with account none, as" in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -495,12 +494,12 @@ def test_no_progress_is_stored_if_nothing_was_sent(running: System, tmp_path: Pa
     file, note = tmp_path / "early.csv", tmp_path / "early.csv.sent"
     file.write_text(f"{HEADER}\nearly-1,1,NOK,\n")
     assert without_broker(str(file), "-a", "T00000002").exit_code == 1
-    assert json.loads(note.read_text())["bytes"] == 0
+    assert json.loads(note.read_text())["unanswered"] == []
     assert "mellon" not in note.read_text()
     assert running.cli("send-file", str(file), "-a", ACCOUNT, "--no-wait").exit_code == 0
     assert answered(running, "early-") == {"early-1"}
     assert without_broker(str(file), "-a", ACCOUNT, "--again").exit_code == 1
-    assert json.loads(note.read_text())["bytes"] == 0
+    assert json.loads(note.read_text())["unanswered"] == []
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,6 @@ from card_worker.wording import suggestion
 app = Typer()
 
 TIMEOUT_S = 120.0
-COUNTS = ("lines", "sent", "bad", "done", "refused", "unanswered")
 
 
 @app.command()
@@ -60,9 +59,10 @@ def send_file(
     Invalid lines are reported and not sent. They and the refused lines are written, with the
     reason, into a new file FILE.refused.… in the same format: correct them, and send that file.
 
-    The progress is stored in FILE.sent. After an interruption, run the same command again: it
-    continues there, with the same task, account and broker, and does no line twice. The command
-    stops at a quote of a CSV file that is not closed, and continues there when it is corrected.
+    The progress is stored in FILE.sent. After an interruption, or if answers are missing, run the
+    same command again: it continues there, with the same task, account and broker, sends lines
+    without an answer again, and does no line twice. The command stops at a quote of a CSV file that
+    is not closed, and continues there when it is corrected.
 
     Exit 1 when a line was not sent, was refused or has no answer.
     """
@@ -83,23 +83,18 @@ def send_file(
             reader = Reader(text, progress)
         except Unusable as error:
             raise refuse(f"{file}: {error}") from None
+        sent_before = progress.sent
         # If the progress can't be stored, this fails before anything is sent.
         progress_file.write(progress)
-        refused_file = RefusedFile(file, progress, reader, text.file.encoding)
+        refused_file = RefusedFile(file, text, reader.header, progress)
         columns = MofNCompleteColumn(), TimeRemainingColumn()
         with open_client() as client, progress_bar(*columns) as bar:
-            bar.add_task(visible(file.name), total=text.lines, completed=progress.lines)
+            counted = "answers" if wait else "sent"
+            total = text.lines - reader.header_lines
+            bar.add_task(f"{visible(file.name)}: {counted}", total=total)
             files, timeout_s = (progress_file, refused_file), timeout if wait else None
-            sender = Sender(client, reader, files, bar, progress=progress, timeout_s=timeout_s)
-            is_complete = sender.send_all()
-    if not is_complete:
-        err.print(
-            f"no answer came within {timeout:g} s. Do a worker and the relay run? Run the command"
-            f" again: it continues after line {sender.progress.lines}"
-        )
-    _report(progress, sender.progress, reader.open_quote, refused_file.path, as_json=as_json)
-    if not is_complete:
-        raise Exit(1)
+            Sender(client, reader, progress, files, bar, timeout_s=timeout_s).send_all()
+    _report(progress, sent_before, reader.open_quote, refused_file.path, as_json=as_json)
 
 
 def _lock(opened: BinaryIO) -> bool:
@@ -114,8 +109,8 @@ def _lock(opened: BinaryIO) -> bool:
 
 
 def _report(
-    begin: Progress,
-    end: Progress,
+    progress: Progress,
+    sent_before: int,
     open_quote: tuple[int, str] | None,
     refused_file: Path,
     *,
@@ -123,8 +118,9 @@ def _report(
 ) -> None:
     """Print the result of all runs. Raises Exit if some lines were not done."""
     # A line with an open quote is no part of the stored progress: it is read again when corrected.
-    bad = end.bad + (open_quote is not None)
-    refused, file = sum(end.refused.values()), f"{refused_file}" if end.refused_bytes else None
+    bad = progress.bad + (open_quote is not None)
+    refused, unanswered = progress.refused.total(), len(progress.unanswered)
+    file = f"{refused_file}" if progress.refused_bytes else None
     if open_quote is not None:
         line, reason = open_quote
         err.print(
@@ -132,18 +128,18 @@ def _report(
             " line on was sent: correct the line, and run the command again"
         )
     if as_json:
-        counts = {name: getattr(end, name) for name in COUNTS}
+        counts = {name: getattr(progress, name) for name in ("lines", "sent", "done", "refused")}
         stopped = {"stopped_at": open_quote[0]} if open_quote else {}
-        print_json(counts | {"bad": bad, "refused_file": file} | stopped)
+        print_json(counts | {"bad": bad, "unanswered": unanswered, "refused_file": file} | stopped)
     else:
-        before = f" ({begin.sent:,} of them before)" if begin.sent else ""
-        sent = plural(end.sent, "command")
+        before = f" ({sent_before:,} of them before)" if sent_before else ""
+        sent = plural(progress.sent, "command")
         out.print(f"{sent} sent{before}; {plural(bad, 'line')} could not be sent.")
-        if end.done or refused or end.unanswered:
-            out.print(f"{end.done:,} done, {refused:,} refused, {end.unanswered:,} unanswered.")
-        for reason, count in sorted(end.refused.items(), key=itemgetter(1), reverse=True):
+        if progress.done or refused or unanswered:
+            out.print(f"{progress.done:,} done, {refused:,} refused, {unanswered:,} unanswered.")
+        for reason, count in sorted(progress.refused.items(), key=itemgetter(1), reverse=True):
             out.print(f"  {reason}: {count:,}")
         if file:
             out.print(f"To correct and send: {file}")
-    if bad or refused or end.unanswered:
+    if bad or refused or unanswered:
         raise Exit(1)

@@ -4,8 +4,8 @@ Nothing secret is stored: no content of lines, and no login of the broker.
 """
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,36 +15,44 @@ from card_worker.cli.files import replace_file
 from card_worker.redis_url import RedisAddress
 
 DIGEST_DIGITS = 16
+NO_BYTES = hashlib.sha256().hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Progress:
     """What was sent of a file and answered, and to whom it was sent.
 
     `account` is that of lines that name none. `broker` is a digest of its address. `sending` is the
     identity of the sending, from which command_ids derive. `digest` is the SHA-256 of the first
-    `bytes`.
+    `lines` of the file, whatever their line ends.
     """
 
     task: str
     account: str | None
     broker: str
     sending: str
-    has_begun: bool = False
-    """Whether anything may have been sent, also after the first `bytes`."""
-    bytes: int = 0
     lines: int = 0
-    digest: str = ""
-    sent: int = 0
+    digest: str = NO_BYTES
     bad: int = 0
     """Number of lines that could not be sent."""
+    unawaited: int = 0
+    """Number of commands that were sent without waiting for their answers."""
     done: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
     """Number of commands by the reason for which they were refused."""
-    unanswered: int = 0
+    unanswered: set[int] = field(default_factory=set)
+    """Numbers of the lines that may have been sent, and of whose answer nothing is stored."""
     refused_bytes: int = 0
-    refused_digest: str = ""
+    refused_digest: str = NO_BYTES
     """How much was written into the file of refused lines, and its SHA-256."""
+
+    @property
+    def sent(self) -> int:
+        """Return how many commands may have been sent."""
+        return self.unawaited + self.done + self.refused.total() + len(self.unanswered)
+
+
+_STORED = TypeAdapter(Progress)
 
 
 class ProgressFile:
@@ -57,7 +65,7 @@ class ProgressFile:
     def read(self, start: Progress) -> Progress:
         """Return the stored progress, or `start`; refuse a file that was sent to another target."""
         try:
-            stored = TypeAdapter(Progress).validate_json(self._path.read_bytes(), strict=True)
+            stored = _STORED.validate_json(self._path.read_bytes(), strict=True)
         except FileNotFoundError:
             return start
         except (OSError, ValidationError) as error:
@@ -71,18 +79,17 @@ class ProgressFile:
             for name in ("task", "account", "broker")
             if getattr(stored, name) != getattr(start, name)
         ]
-        if before and not stored.has_begun:
-            return start
-        if before:
+        if before and stored.sent:
             raise refuse(
-                f"{self._file} was sent before with {', '.join(before)}. Nothing is sent now; to"
-                " send all of it, use --again: each line is then a new command"
+                f"{self._file} was sent before with {', '.join(before)}, as {self._path} says."
+                " Nothing is sent now; to send all of it, use --again: each line is then a new"
+                " command"
             )
-        return stored
+        return start if before else stored
 
     def write(self, progress: Progress) -> None:
         try:
-            replace_file(self._path, json.dumps(asdict(progress)))
+            replace_file(self._path, _STORED.dump_json(progress).decode())
         except OSError as error:
             raise refuse(f"{self._path} can't be written: {error.strerror}") from None
 

@@ -9,7 +9,6 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from typing import Any, TypeAlias
 
 from pydantic import ValidationError
@@ -17,10 +16,10 @@ from pydantic import ValidationError
 from card_worker.cli.send import value_of
 from card_worker.cli.send_file.header import csv_problem, read_header
 from card_worker.cli.send_file.progress import Progress
-from card_worker.cli.send_file.text import BOM, NOT_MENDED, REASON, Text, Unusable
+from card_worker.cli.send_file.text import BOM, REASON, Text, Unusable
 from card_worker.contracts.commands import COMMANDS, ProducerCommand
 from card_worker.contracts.envelope import LEVELS_MAX
-from card_worker.contracts.json_text import NotJson, read_json, write_json
+from card_worker.contracts.json_text import NotJson, read_json
 from card_worker.contracts.message import COMMAND_BYTES_MAX, field_name, problems_of
 from card_worker.wording import did_you_mean
 
@@ -38,6 +37,10 @@ class BadLine(str):
     __slots__ = ()
 
 
+Row: TypeAlias = tuple[int, str, list[str] | BadLine]
+"""The number and the text of a line; its cells, or why there are none. JSON is one cell."""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line of a file. A row of a CSV file may have several; `number` is that of the first."""
@@ -50,7 +53,8 @@ class Line:
 class Reader:
     """Reads the lines of a file, and knows how far it has read.
 
-    A line without a command_id gets one from `progress.sending` and its number.
+    The lines that `progress` has are skipped, but for those without an answer. A line without a
+    command_id gets one from `progress.sending` and its number.
 
     If a quote of a CSV file is not closed, the beginning of the next line is unknown: what follows
     may be a text that looks like lines. Reading ends there, and `open_quote` is the number of the
@@ -62,119 +66,100 @@ class Reader:
 
     def __init__(self, text: Text, progress: Progress) -> None:
         self.open_quote: tuple[int, str] | None = None
-        self._text, self._file, self._encoding = text, text.file, text.file.encoding
+        self.header: Sequence[str] = ()
+        self.lines_read = 0
+        self._text, self._digest = text, hashlib.sha256()
         self._task, self._account, self._sending = progress.task, progress.account, progress.sending
-        self._bytes, self._lines = 0, 0
-        self._digest = hashlib.sha256()
         # Lines that were read and are not counted yet: several if quotes contain line ends.
         self._ahead: list[str] = []
-        self._header: Sequence[str] = ()
+        self._rows = self._json_rows()
         if text.delimiter is not None:
-            self._rows = csv.reader(self._texts(), delimiter=text.delimiter, strict=True)
-            self._header = read_header(self._rows, self._task)
-            self._columns = [name.lower() for name in self._header]
+            rows = csv.reader(self._texts(), delimiter=text.delimiter, strict=True)
+            self.header = read_header(rows, self._task)
+            self._columns = [name.lower() for name in self.header]
             self._count_ahead()
-        if progress.bytes:
-            self._skip(progress)
+            self._rows = self._csv_rows(rows)
+        self.header_lines = self.lines_read
+        self._again = self._skip(progress)
 
-    def position(self) -> dict[str, Any]:
-        """Return how far the file has been read, as fields of Progress."""
-        return {"bytes": self._bytes, "lines": self._lines, "digest": self._digest.hexdigest()}
+    def note_position(self, progress: Progress) -> None:
+        """Note in `progress` how far the file has been read."""
+        progress.lines, progress.digest = self.lines_read, self._digest.hexdigest()
 
     def lines(self) -> Iterator[Line]:
         """Yield each line that is not blank."""
-        contents = self._json_lines() if self._text.delimiter is None else self._csv_lines()
-        for number, content, fields in contents:
-            if isinstance(fields, BadLine):
-                yield Line(number, fields, content)
-            else:
-                yield Line(number, self._command(number, fields), content)
+        yield from self._again
+        for row in self._rows:
+            yield from self._line(*row)
 
-    def refused(self, content: Content, reason: str) -> str:
-        """Return a line of the file of refused lines. Content that can't be read is one text."""
-        if self._text.delimiter is None:
-            fields = content if isinstance(content, dict) else {"#line": content}
-            kept = {name: fields[name] for name in fields if name not in NOT_MENDED}
-            return write_json({REASON: reason, **kept}) + self._text.line_end
-        cells = [str(content)]
-        if isinstance(content, list):
-            dropped = {n for n, name in enumerate(self._columns) if name in NOT_MENDED}
-            cells = [cell for n, cell in enumerate(content) if n not in dropped]
-        text = StringIO(newline="")
-        writer = csv.writer(
-            text, delimiter=self._text.delimiter, lineterminator=self._text.line_end
-        )
-        writer.writerow([reason, *cells])
-        return text.getvalue()
-
-    def refused_beginning(self) -> str:
-        """Return what stands before the first line of the file of refused lines."""
-        has_header = self._text.delimiter is not None
-        header = self.refused(list(self._header), REASON) if has_header else ""
-        return self._text.beginning + header
-
-    def _skip(self, progress: Progress) -> None:
-        """Skip what was sent before."""
-        rest = b""
-        while self._bytes < progress.bytes and (
-            raw := self._file.readline().encode(self._encoding)
-        ):
-            part = raw[: progress.bytes - self._bytes]
-            rest = raw[len(part) :]
-            self._add(part)
-        if self._digest.hexdigest() != progress.digest:
-            raise Unusable(f"it has changed since {progress.lines} lines of it were sent")
-        self._lines = progress.lines
-        # The last line may have had no end when it was sent.
-        if rest.decode(self._encoding).strip("\r\n"):
-            raise Unusable(f"its line {self._lines} was sent before it was complete")
-        self._add(rest)
-
-    def _add(self, raw: bytes) -> None:
-        self._bytes += len(raw)
-        self._digest.update(raw)
+    def _skip(self, progress: Progress) -> list[Line]:
+        """Skip what was sent before; return the lines without an answer."""
+        again, unanswered = list[Line](), set(progress.unanswered)
+        while self.lines_read < progress.lines and (row := next(self._rows, None)):
+            if row[0] in unanswered:
+                again += self._line(*row)
+        if progress.lines and self._digest.hexdigest() != progress.digest:
+            raise Unusable(
+                f"it has changed since {progress.lines} lines of it were sent, or the last of them"
+                " was not complete then"
+            )
+        return again
 
     def _count_ahead(self) -> int:
         """Count the lines that were read ahead; return the number of the first one."""
-        first = self._lines + 1
-        self._add("".join(self._ahead).encode(self._encoding))
-        self._lines += len(self._ahead)
+        first = self.lines_read + 1
+        for text in self._ahead:
+            # The last line may have had no end when it was sent.
+            self._digest.update(text.rstrip("\r\n").encode() + b"\n")
+        self.lines_read += len(self._ahead)
         self._ahead.clear()
         return first
 
     def _texts(self) -> Iterator[str]:
-        while text := self._file.readline():
-            is_first = not self._lines and not self._ahead
+        while text := self._text.file.readline():
+            is_first = not self.lines_read and not self._ahead
             self._ahead.append(text)
             yield text.removeprefix(BOM) if is_first else text
             if not text.endswith("\n"):
                 return  # what another process appends from now on belongs to this line
 
-    def _csv_lines(self) -> Iterator[tuple[int, Content, Fields | BadLine]]:
+    def _csv_rows(self, rows: Iterator[list[str]]) -> Iterator[Row]:
+        cells: list[str] | BadLine
         while True:
             try:
-                cells, problem = next(self._rows), ""
+                cells = next(rows)
             except StopIteration:
                 return
             except csv.Error as error:
-                cells, problem = [], csv_problem(error)
-            if self._may_be_open(problem):
-                self.open_quote = self._lines + 1, problem or "an odd number of quotes"
+                cells = BadLine(csv_problem(error))
+            is_odd = sum(text.count('"') for text in self._ahead) % 2 == 1
+            # One alone may be: a quote within a cell that begins without one opens nothing.
+            if is_odd + (len(self._ahead) > 1) + isinstance(cells, BadLine) > 1:
+                reason = cells if isinstance(cells, BadLine) else "an odd number of quotes"
+                self.open_quote = self.lines_read + 1, reason
                 return
             text = "".join(self._ahead).rstrip("\r\n")
-            number = self._count_ahead()
-            if problem:
-                yield number, text, BadLine(problem)
-            elif any(cell.strip() for cell in cells):
-                yield number, cells, self._fields(cells)
+            yield self._count_ahead(), text, cells
 
-    def _may_be_open(self, problem: str) -> bool:
-        """Return whether a quote may be open at the end of what was read ahead."""
-        has_lines = len(self._ahead) > 1
-        if not problem and not has_lines:
-            return False  # a quote within a cell that begins without one opens nothing
-        is_odd = sum(text.count('"') for text in self._ahead) % 2 == 1
-        return is_odd or (has_lines and bool(problem))
+    def _json_rows(self) -> Iterator[Row]:
+        for text in self._texts():
+            yield self._count_ahead(), (line := text.rstrip("\r\n")), [line]
+
+    def _line(self, number: int, text: str, cells: list[str] | BadLine) -> Iterator[Line]:
+        """Yield the line of a row, nothing for a blank one."""
+        content: Content = text
+        fields: Fields | BadLine
+        if isinstance(cells, BadLine):
+            fields = cells
+        elif not any(cell.strip() for cell in cells):
+            return
+        elif self._text.delimiter is None:
+            fields = _read_object(text)
+            content = text if isinstance(fields, BadLine) else fields
+        else:
+            content, fields = cells, self._fields(cells)
+        command = fields if isinstance(fields, BadLine) else self._command(number, fields)
+        yield Line(number, command, content)
 
     def _fields(self, cells: Sequence[str]) -> Fields | BadLine:
         if any(cells[len(self._columns) :]):
@@ -192,30 +177,23 @@ class Reader:
                 )
         return {name: value_of(self._task, name, cell) for name, cell in named.items()}
 
-    def _json_lines(self) -> Iterator[tuple[int, Content, Fields | BadLine]]:
-        for text in self._texts():
-            number = self._count_ahead()
-            if not text.strip():
-                continue
-            try:
-                value = read_json(text.encode(), bytes_max=COMMAND_BYTES_MAX, levels_max=LEVELS_MAX)
-            except NotJson as error:
-                yield number, text.rstrip("\r\n"), BadLine(str(error))
-                continue
-            if isinstance(value, dict):
-                fields = {name: value[name] for name in value if name != REASON}
-                yield number, value, fields
-            else:
-                yield number, text.rstrip("\r\n"), BadLine("not a JSON object")
-
     def _command(self, number: int, fields: Fields) -> ProducerCommand | BadLine:
         default = {} if self._account is None else {"account_id": self._account}
         # Not from the content: the same content may be meant twice.
         default["command_id"] = f"{self._sending}-{number}"
+        given = {name: value for name, value in fields.items() if name != REASON}
         try:
-            return COMMANDS[self._task].model_validate({**default, **fields})
+            return COMMANDS[self._task].model_validate({**default, **given})
         except ValidationError as error:
-            return BadLine("; ".join(_problems(error, fields, self._task)))
+            return BadLine("; ".join(_problems(error, given, self._task)))
+
+
+def _read_object(text: str) -> Fields | BadLine:
+    try:
+        value = read_json(text.encode(), bytes_max=COMMAND_BYTES_MAX, levels_max=LEVELS_MAX)
+    except NotJson as error:
+        return BadLine(str(error))
+    return value if isinstance(value, dict) else BadLine("not a JSON object")
 
 
 def _problems(error: ValidationError, fields: Fields, task: str) -> Iterator[str]:

@@ -4,7 +4,6 @@ At most STEPS_AHEAD_MAX steps wait for answers. So memory doesn't grow with the 
 after a crash sends few lines again: with the same command_ids, so that the answers come again.
 """
 
-from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -17,7 +16,7 @@ from rich.progress import Progress as Bar
 from card_worker.cli.console import problem_list
 from card_worker.cli.send_file.header import numbered
 from card_worker.cli.send_file.progress import Progress, ProgressFile
-from card_worker.cli.send_file.reader import BadLine, Line, Reader
+from card_worker.cli.send_file.reader import BadLine, Content, Line, Reader
 from card_worker.cli.send_file.refused import RefusedFile
 from card_worker.contracts.commands import ProducerCommand
 from card_worker.contracts.enums import EventType
@@ -30,17 +29,19 @@ STEPS_AHEAD_MAX = 20
 POLL_S = 0.5
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Step:
-    """Lines that are sent together. `position` is that of the reader after them."""
+    """Lines that are sent together."""
 
     lines: Sequence[Line]
-    position: dict[str, Any]
     waiting: set[int] = field(default_factory=set)
     """The numbers of the lines without an answer."""
     refused: dict[int, dict[str, Any]] = field(default_factory=dict)
     """`data` of the refusals by the number of the line."""
-    has_answers: bool = False
+
+    @property
+    def commands(self) -> list[ProducerCommand]:
+        return [line.command for line in self.lines if not isinstance(line.command, BadLine)]
 
 
 class Sender:
@@ -53,48 +54,52 @@ class Sender:
         self,
         client: "Client",
         reader: Reader,
+        progress: Progress,
         files: tuple[ProgressFile, RefusedFile],
         bar: Bar,
         *,
-        progress: Progress,
         timeout_s: float | None,
     ) -> None:
-        self.progress = progress
-        self._client, self._reader, self._bar, self._timeout_s = client, reader, bar, timeout_s
+        self._client, self._reader, self._progress, self._bar = client, reader, progress, bar
         self._progress_file, self._refused_file = files
-        self._steps = deque[Step]()
+        self._timeout_s = timeout_s
+        self._steps = list[Step]()
         # The lines that wait, by account and command_id; equal lines have one answer.
         self._waiting: dict[tuple[str, str], tuple[ProducerCommand, list[tuple[Step, int]]]] = {}
         self._after: str | None = None
         self._active_at = 0.0
 
-    def send_all(self) -> bool:
-        """Send all lines; return False if no more answers came."""
+    def send_all(self) -> None:
+        """Send all lines, as long as answers come."""
+        self._show()
         lines = self._reader.lines()
         while step := list(islice(lines, LINES_PER_STEP)):
-            self._send(step)
-            while self._after and self._read(0):
+            self._send(Step(step))
+            while self._read(0):
                 pass
-            if not self._close_steps(left_max=STEPS_AHEAD_MAX - 1):
-                return False
-        return self._close_steps(left_max=0)
+            if not self._wait(STEPS_AHEAD_MAX - 1):
+                return
+        self._wait(0)
 
-    def _send(self, lines: Sequence[Line]) -> None:
-        step = Step(lines, self._reader.position())
-        self._steps.append(step)
-        if self._after is None and any(not isinstance(line.command, BadLine) for line in lines):
+    def _send(self, step: Step) -> None:
+        if step.commands and self._after is None:
             self._after = self._newest()
         if self._after:
-            step.lines = [self._expect(step, line) for line in lines]
+            step.lines = [self._expect(step, line) for line in step.lines]
         for line in step.lines:
             if isinstance(line.command, BadLine):
                 self._bar.console.print(f"line {line.number}: {line.command}")
-        commands = [line.command for line in step.lines if not isinstance(line.command, BadLine)]
-        if commands:
-            self._client.send_list(commands)
+        if step.commands and not self._progress.sent:
+            self._client.connect()
+        self._steps.append(step)
+        self._progress.unanswered.update(line.number for line in step.lines)
+        if step.commands:
+            # Before they are sent: after a crash, the same lines get the same command_ids.
+            self._store()
+            self._client.send_list(step.commands)
             self._active_at = monotonic()
-            if not self.progress.has_begun:
-                self._store(has_begun=True)
+        if not step.waiting:
+            self._close(step)
 
     def _newest(self) -> str:
         """Return the end of the stream; empty if answers are not awaited."""
@@ -118,11 +123,15 @@ class Sender:
         return line
 
     def _read(self, wait_s: float) -> bool:
-        """Read some events; return whether there were any."""
-        events = self._client.read_events(self._after or "0-0", wait_s=wait_s)
+        """Read some events, close the steps that they answer; return whether there were any."""
+        if not self._after:
+            return False
+        events = self._client.read_events(self._after, wait_s=wait_s)
         for self._after, event in events:
             if event.get("answer"):
                 self._take(event)
+        for step in [step for step in self._steps if not step.waiting]:
+            self._close(step)
         self._show()
         return bool(events)
 
@@ -132,67 +141,62 @@ class Sender:
         if event["type"] == EventType.COMMAND_REPEATED:
             event = event["data"]["event"]
         for step, number in places:
-            self._active_at, step.has_answers = monotonic(), True
+            self._active_at = monotonic()
             step.waiting.remove(number)
             if event["type"] == EventType.COMMAND_REJECTED:
                 step.refused[number] = event["data"]
 
-    def _close_steps(self, *, left_max: int) -> bool:
-        """Close steps in their order until one waits; wait while there are more than `left_max`.
-
-        Return False if no answer came in time.
-        """
-        while self._steps and (len(self._steps) > left_max or not self._steps[0].waiting):
-            if not self._is_answered(self._steps[0]):
-                return False
-            self._close(self._steps.popleft())
-        return True
-
-    def _is_answered(self, step: Step) -> bool:
+    def _wait(self, steps_max: int) -> bool:
+        """Wait until at most `steps_max` steps are open; return False if answers don't come."""
         timeout_s = self._timeout_s or 0
-        while step.waiting:
-            if monotonic() - self._active_at > timeout_s:
-                # Later commands were handled, so these may be lost, for example dead letters.
-                if not any(later.has_answers for later in islice(self._steps, 1, None)):
-                    return False
-                lines = numbered("line", sorted(step.waiting))
-                self._bar.console.print(f"{lines}: no answer came within {timeout_s:g} s")
-                break
-            self._read(min(POLL_S, timeout_s))
+        while len(self._steps) > steps_max:
+            if monotonic() - self._active_at <= timeout_s:
+                self._read(min(POLL_S, timeout_s))
+                continue
+            lines = numbered("line", sorted(n for step in self._steps for n in step.waiting))
+            self._bar.console.print(
+                f"{lines}: no answer came within {timeout_s:g} s. Do a worker and the relay run?"
+                " Does card-worker dead-letters list have the commands? Run this again: it sends"
+                f" lines without an answer again, and continues after line {self._progress.lines}"
+            )
+            # If commands sent last are handled, the others are lost, for example dead letters.
+            newest = self._steps[-1]
+            is_alive = len(newest.waiting) < len(newest.commands)
+            while self._steps:
+                self._close(self._steps[0])
+            return is_alive
         return True
 
     def _close(self, step: Step) -> None:
         """Write the refused lines of a step, and store the progress."""
-        refused, bad = [], 0
+        self._steps.remove(step)
+        refused, progress = list[tuple[Content, str]](), self._progress
         for line in step.lines:
             if isinstance(line.command, BadLine):
-                bad += 1
+                progress.bad += 1
                 refused.append((line.content, f"invalid: {line.command}"))
-            elif line.number in step.waiting:
-                self._waiting.pop((line.command.account_id, line.command.command_id), None)
-            elif line.number in step.refused:
-                data = step.refused[line.number]
+            elif data := step.refused.get(line.number):
+                progress.refused[data["reason"]] += 1
                 why = "; ".join(problem_list(data)) or data["message"]
                 refused.append((line.content, f"{data['reason']}: {why}"))
-        before, sent = self.progress, len(step.lines) - bad
-        done = sent - len(step.waiting) - len(step.refused) if self._after else 0
-        reasons = Counter(data["reason"] for data in step.refused.values())
-        self._store(
-            **step.position,
-            **(self._refused_file.append(refused) if refused else {}),
-            sent=before.sent + sent,
-            bad=before.bad + bad,
-            done=before.done + done,
-            refused=dict(Counter(before.refused) + reasons),
-            unanswered=before.unanswered + len(step.waiting),
-        )
-        self._show()
+            elif not self._after:
+                progress.unawaited += 1
+            elif line.number not in step.waiting:
+                progress.done += 1
+            if line.number not in step.waiting:
+                progress.unanswered.discard(line.number)
+        if refused:
+            self._refused_file.append(refused)
+        self._store()
 
-    def _store(self, **fields: Any) -> None:
-        self.progress = replace(self.progress, **fields)
-        self._progress_file.write(self.progress)
+    def _store(self) -> None:
+        self._reader.note_position(self._progress)
+        self._progress_file.write(self._progress)
+        self._show()
 
     def _show(self) -> None:
         """Show how many lines are answered; without answers, how many are sent."""
+        lines = self._reader.lines_read - self._reader.header_lines
         answered = sum(len(step.lines) - len(step.waiting) for step in self._steps)
-        self._bar.update(self._bar.task_ids[0], completed=self.progress.lines + answered)
+        completed = lines - len(self._progress.unanswered) + answered
+        self._bar.update(self._bar.task_ids[0], completed=completed)

@@ -9,8 +9,6 @@ from typing import BinaryIO
 BOM = "\ufeff"
 REASON = "#reason"
 """The column or field with the reason in a file of refused lines. It is skipped when sent."""
-NOT_MENDED = frozenset([REASON, "command_id"])
-"""Columns and fields that a refused line doesn't keep: it is sent as a new command."""
 JSON_SUFFIXES = frozenset([".json", ".jsonl", ".ndjson"])
 DELIMITERS = ",;\t"
 
