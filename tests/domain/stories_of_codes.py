@@ -91,6 +91,48 @@ STORIES = {
         activate  A4 5 NOK token=once          -> command.rejected token_not_found
         activate  A4 5 NOK                     -> card.activated
     """,
+    "a reversed activation leaves the tokens as they were issued": """
+        batch     B1: A1 A2 A3 A4 token        -> batch.completed
+        token     A3 t3 lasts=+3h              -> token.created
+        activate  A1 500 NOK token=+1h         -> card.activated
+        activate  A2 500 NOK token=once        -> card.activated
+        activate  A3 500 NOK token=+1h         -> card.activated
+        activate  A4 500 NOK token=+1h         -> card.activated
+        revoke    A4 $A4                       -> token.revoked
+        wait      2h
+        reverse   A1                           -> card.activation_reversed
+        reverse   A2                           -> card.activation_reversed
+        reverse   A3                           -> card.activation_reversed
+        reverse   A4                           -> card.activation_reversed
+        activate  A1 500 NOK                   -> card.activated
+        draw      $A1 1 NOK                    -> card.drawn_down
+        activate  A2 500 NOK                   -> card.activated
+        draw      $A2 1 NOK                    -> card.drawn_down
+        draw      $A2 1 NOK                    -> card.drawn_down
+        activate  A3 500 NOK token=+2h         -> card.activated
+        draw      $A3 1 NOK                    -> card.drawn_down
+        draw      $t3 1 NOK                    -> card.drawn_down
+        draw      $t3 1 NOK                    -> command.rejected token_spent
+        activate  A4 500 NOK token=+1h         -> command.rejected token_not_found
+        activate  A4 500 NOK                   -> card.activated
+        draw      $A4 1 NOK                    -> command.rejected card_not_usable
+    """,
+    "a reversed activation leaves the tokens as the batch says": """
+        batch     B1: A1 token=once            -> batch.completed
+        batch     B2: A2 token=+3h             -> batch.completed
+        activate  A1 500 NOK token=+1h         -> card.activated
+        activate  A2 500 NOK token=+9h         -> card.activated
+        reverse   A1                           -> card.activation_reversed
+        reverse   A2                           -> card.activation_reversed
+        wait      2h
+        activate  A1 500 NOK                   -> card.activated
+        activate  A2 500 NOK                   -> card.activated
+        draw      $A1 1 NOK                    -> card.drawn_down
+        draw      $A1 1 NOK                    -> command.rejected token_spent
+        draw      $A2 1 NOK                    -> card.drawn_down
+        wait      1h
+        draw      $A2 1 NOK                    -> command.rejected card_not_usable
+    """,
     "more tokens, for a while or for one payment": """
         create    A1 500 NOK token             -> card.created
         token     A1 t1                        -> token.created

@@ -59,6 +59,8 @@ class Token:
     ends: datetime | None = None
     spent: bool = False
     revoked: bool = False
+    issued: tuple[bool, datetime | None] | None = None
+    """`once` and `ends` before the activation."""
 
     def serves(self, now: datetime) -> bool:
         return not (self.spent or self.revoked or (self.ends is not None and self.ends <= now))
@@ -220,6 +222,7 @@ class Model:
         self._begin(card, asked, now)
         for token in self.tokens.values():
             if token.card == asked["card_id"] and token.serves(now):
+                token.issued = token.once, token.ends
                 self._behave(token, asked.get("card_token", {}), now)
         card.version += 1
         return "card.activated"
@@ -235,6 +238,9 @@ class Model:
         self.cards[asked["card_id"]] = Card(
             "inactive", version=card.version + 1, has_pin=card.has_pin, wrong=card.wrong
         )
+        for token in self.tokens.values():
+            if token.card == asked["card_id"] and token.issued is not None:
+                token.once, token.ends = token.issued
         return "card.activation_reversed"
 
     # --- days and ends --------------------------------------------------------------------------

@@ -159,6 +159,26 @@ def test_codes_of_a_batch_are_only_in_its_file(engine: Engine) -> None:
     assert len(rows(engine, tokens)) == len(rows(engine, pins)) == 3
 
 
+def test_a_reversed_activation_restores_a_token_that_has_expired(engine: Engine) -> None:
+    listed = {"cards": [{"card_id": "A1"}], "options": {"card_token": {}}, **SEAL_TO}
+    ask(engine, command("cards.batch_create", "B1", **listed))
+    (issued,) = rows(engine, tokens)
+    behaviour = {"expires_in": 60, "expires_after_transaction": True}
+    ask(engine, command("cards.activate", "on", card_id="A1", card_token=behaviour, **LOAD))
+    assert rows(engine, tokens) != [issued]
+    with begin(engine) as (connection, _):
+        reverse = command("cards.reverse_activation", "off", card_id="A1")
+        later = NOW + timedelta(minutes=2)
+        (reversed_,) = handle(connection, [reverse], later, plain_issuer())
+    assert reversed_.reason is None
+    assert rows(engine, tokens) == [issued]
+    assert [token["id"] for token in shows(engine)["tokens"]] == [str(issued.id)]
+    ask(engine, command("cards.activate", "again", card_id="A1", **LOAD))
+    assert ask(engine, pay("r1"), pay("r2")) == ["card.drawn_down"] * 2
+    with reading(engine) as connection:
+        assert list(differences(connection)) == []
+
+
 # --- never twice ------------------------------------------------------------------------------
 
 

@@ -120,7 +120,7 @@ def test_0002_derives_its_columns_from_events_and_transactions(engine: Engine) -
         before = list(connection.execute(select(tables.cards)))
         assert not list(differences(connection))
     migrate(engine, "0001", down=True)
-    migrate(engine, "0002")
+    migrate(engine, "head")
     with reading(engine) as connection:
         after = list(connection.execute(select(tables.cards)))
         checks = {difference.check for difference in differences(connection)}

@@ -1130,7 +1130,7 @@ def other(column: Column[Any]) -> str:
     if isinstance(kind, JsonLine):
         return f"replace({name}, '\"time\":', '\"times\":')"
     if kind is Flag:
-        return f"1 - {name}"
+        return f"1 - coalesce({name}, 0)"
     if kind is WholeNumber:
         return f"coalesce({name}, 0) + 100000"
     return f"coalesce({name} || 'x', 'x' || rowid)"

@@ -98,8 +98,8 @@ class ActivateCard(OnCard):
     name: Text255 | None = Field(None, description=f"{NAME} Default: that of the batch.")
     card_token: TokenBehaviour | None = Field(
         None,
-        description="How long the card's tokens can be used. The card must have one. Default: as"
-        " they were issued.",
+        description="How long the card's tokens can be used, until the activation is reversed. The"
+        " card must have one. Default: as they were issued.",
     )
     metadata: Metadata | None = Field(None, description=f"{METADATA} Default: that of the batch.")
     active_from: Time | None = Field(None, description=ACTIVE_FROM)

@@ -180,6 +180,33 @@ def with_behaviour(
     return token
 
 
+def change_behaviour(
+    books: Books, card: Card, behaviour: TokenBehaviour | None, now: datetime
+) -> None:
+    """Give the usable tokens of a card the behaviour that its activation has, if it has one."""
+    for token in () if behaviour is None else books.tokens_of(card, now):
+        issued = token._replace(
+            issued_expires_at=token.expires_at,
+            issued_expires_after_transaction=token.expires_after_transaction,
+        )
+        books.put_token(with_behaviour(issued, behaviour, now))
+
+
+def restore_behaviour(books: Books, card: Card) -> None:
+    """Give the tokens of a card the behaviour that they had before its activation."""
+    for token in map(books.tokens.__getitem__, books.tokens_by_card.get(card.id, ())):
+        is_once = token.issued_expires_after_transaction
+        # Not to revoked ones, which are in the books only by chance.
+        if is_once is not None and token.revoked_at is None:
+            restored = token._replace(
+                expires_at=token.issued_expires_at,
+                expires_after_transaction=is_once,
+                issued_expires_at=None,
+                issued_expires_after_transaction=None,
+            )
+            books.put_token(restored)
+
+
 def use_codes(books: Books, event: CardFunded | CardDrawnDown | HoldPlaced) -> None:
     """Spend a token that is for one payment; hash token and PIN again with the newest peppers."""
     given, pin = event.command.given_token, event.command.given_pin

@@ -20,7 +20,12 @@ from card_worker.contracts.enums import Reason, Side, TransactionType
 from card_worker.contracts.secrets import BatchOptions
 from card_worker.contracts.views import Problem
 from card_worker.domain.books import Books
-from card_worker.domain.codes import add_codes, request_secrets, with_behaviour
+from card_worker.domain.codes import (
+    add_codes,
+    change_behaviour,
+    request_secrets,
+    restore_behaviour,
+)
 from card_worker.domain.context import Context, check_expiry, named_card, recipients
 from card_worker.domain.events import (
     ActivationReversed,
@@ -104,9 +109,7 @@ def decide_activate(command: ActivateCard, books: Books, now: datetime) -> Decis
 
 def apply_activated(event: CardActivated, books: Books) -> Posted:
     card = books.cards[event.card]
-    if event.command.card_token is not None:
-        for token in books.tokens_of(card, event.at):
-            books.put_token(with_behaviour(token, event.command.card_token, event.at))
+    change_behaviour(books, card, event.command.card_token, event.at)
     return _load(books, card, event, version=card.version + 1)
 
 
@@ -192,6 +195,7 @@ def apply_activation_reversed(event: ActivationReversed, books: Books) -> Posted
     movement = Movement(TransactionType.REVERSAL, card.amount, Side.CARD, Side.ISSUER)
     reversal = post_unless_zero(books, card, movement, event)
     # As its batch created it, but for its name and metadata.
+    restore_behaviour(books, card)
     books.put_card(
         books.cards[event.card]._replace(
             state=State.INACTIVE,

@@ -194,6 +194,10 @@ class Token(NamedTuple):
     metadata: dict[str, Json] | None = None
     spent_at: datetime | None = None
     revoked_at: datetime | None = None
+    issued_expires_at: datetime | None = None
+    """`expires_at` before the card's activation changed it."""
+    issued_expires_after_transaction: bool | None = None
+    """The same of `expires_after_transaction`; None: the activation changed neither."""
 
     def serves(self, now: datetime) -> bool:
         """Say whether the token is usable at `now`."""
