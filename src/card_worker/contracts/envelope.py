@@ -1,7 +1,8 @@
 """From the bytes on a queue to the call of a task: what is accepted of headers and body.
 
 A command whose envelope asks for something that is not done, such as a delay, can still be
-answered: its call has `problems`. Unreadable is raised only for what is no call of a known task.
+answered: the envelope has `problems`. Unreadable is raised only for what is no call of a known
+task.
 """
 
 import bz2
@@ -45,14 +46,23 @@ UNSUPPORTED = {
 EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 
 
+class Envelope(NamedTuple):
+    """What the envelope of a message means for its commands and queries."""
+
+    deadline: datetime | None = None
+    """The time in the header `expires`, after which they are refused."""
+    problems: tuple[Problem, ...] = ()
+    """What the envelope asks for and is not done. They are refused for that."""
+
+
+PLAIN = Envelope()
+
+
 class Call(NamedTuple):
     """The call of a task."""
 
     kwargs: dict[str, Any]
-    deadline: datetime | None = None
-    """The time in the header `expires`, after which a command is refused."""
-    problems: tuple[Problem, ...] = ()
-    """What the envelope asks for and is not done. Such a command is refused."""
+    envelope: Envelope = PLAIN
 
 
 def read_envelope(
@@ -103,7 +113,7 @@ def read_envelope(
         problems.append(Problem(field="headers.expires", message=error.message()))
     if problems and task not in ANSWERED:
         raise Unreadable(DeadLetterReason.HEADER_NOT_ALLOWED, problems[0].field)
-    return Call(kwargs, deadline, tuple(problems))
+    return Call(kwargs, Envelope(deadline, tuple(problems)))
 
 
 def quoted(value: object, known: Iterable[str] = ()) -> str:

@@ -7,7 +7,6 @@ not raised for an invalid field: that makes an InvalidCommand, whose sender is a
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -24,7 +23,7 @@ from card_worker.contracts.commands import (
     InvalidCommand,
 )
 from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
-from card_worker.contracts.envelope import quoted
+from card_worker.contracts.envelope import PLAIN, Envelope, quoted
 from card_worker.contracts.fields import is_account_id
 from card_worker.contracts.json_text import raw_json, write_json
 from card_worker.contracts.queries import QUERIES, Query
@@ -64,14 +63,14 @@ class _Reading:
     """What all commands of a message are read with."""
 
     vault: Vault
-    deadline: datetime | None
-    problems: tuple[Problem, ...]
+    envelope: Envelope
 
     def with_deadline(self, request: Kind) -> Kind:
         """Return a request whose `not_after` is not later than the deadline of its message."""
-        if self.deadline is None:
+        deadline = self.envelope.deadline
+        if deadline is None:
             return request
-        earlier = min(self.deadline, request.not_after or self.deadline)
+        earlier = min(deadline, request.not_after or deadline)
         return request.model_copy(update={"not_after": earlier})
 
 
@@ -80,14 +79,11 @@ def read_commands(
     message_id: str,
     kwargs: Mapping[str, Any],
     vault: Vault = NO_VAULT,
-    *,
-    deadline: datetime | None = None,
-    problems: tuple[Problem, ...] = (),
+    envelope: Envelope = PLAIN,
 ) -> list[Command | UnreadableItem]:
     """Return the commands of a message in order; an UnreadableItem in place of what is none.
 
-    None is done after the `deadline` of the message. With `problems` of its envelope, each is an
-    InvalidCommand.
+    With problems of the envelope, each is an InvalidCommand.
 
     Tokens and PINs in them are keyed by `vault`.
 
@@ -95,7 +91,7 @@ def read_commands(
 
     Raises Unreadable when nobody can be answered at all.
     """
-    reading = _Reading(vault, deadline, problems)
+    reading = _Reading(vault, envelope)
     if task != APPLY:
         fields = {"command_id": message_id, **kwargs}
         return [_read(task, fields, reading, fallback_id=message_id)]
@@ -168,12 +164,10 @@ def read_query(
     message_id: str,
     kwargs: Mapping[str, Any],
     vault: Vault = NO_VAULT,
-    *,
-    deadline: datetime | None = None,
-    problems: tuple[Problem, ...] = (),
+    envelope: Envelope = PLAIN,
 ) -> Query | InvalidCommand:
     """Return the query that a message carries. Raises Unreadable when nobody can be answered."""
-    fields, reading = {"command_id": message_id, **kwargs}, _Reading(vault, deadline, problems)
+    fields, reading = {"command_id": message_id, **kwargs}, _Reading(vault, envelope)
     return _read_as(QUERIES[task], task, fields, reading, fallback_id=message_id)
 
 
@@ -224,7 +218,7 @@ def _read(
 def _read_as(
     kind: type[Kind], task: str, fields: Mapping[str, Any], reading: _Reading, *, fallback_id: str
 ) -> Kind | InvalidCommand:
-    problems = reading.problems + _too_large(kind, fields)
+    problems = reading.envelope.problems + _too_large(kind, fields)
     if "command" in fields:
         problems += (Problem(field="command", message="is not a known field"),)
     if not problems:

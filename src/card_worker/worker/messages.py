@@ -3,14 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from hashlib import sha256
 from typing import Any, TypeAlias
 
 from card_worker.contracts.commands import Command
 from card_worker.contracts.dead_letters import DeadLetterReason, explain
+from card_worker.contracts.envelope import PLAIN, Envelope
 from card_worker.contracts.message import UnreadableItem
-from card_worker.contracts.views import Problem
 from card_worker.domain.answers import Answer
 from card_worker.query_handler import QueryResult
 from card_worker.storage.contention import Row
@@ -30,10 +29,7 @@ class Message:
     kwargs: Mapping[str, Any]
     body: bytes
     headers: Mapping[str, Any] | None = None
-    deadline: datetime | None = None
-    """After this time its commands are refused."""
-    problems: tuple[Problem, ...] = ()
-    """What its envelope asks for and is not done."""
+    envelope: Envelope = PLAIN
     returns: int = 0
     deaths: int = 0
     is_waiting: bool = False

@@ -29,8 +29,7 @@ def receive(raw: KombuMessage, call: Call) -> Received:
         kwargs=call.kwargs,
         body=raw.body,
         headers=raw.headers,
-        deadline=call.deadline,
-        problems=call.problems,
+        envelope=call.envelope,
         returns=info.get("returns", redelivered),
         deaths=info.get("deaths", redelivered),
     )
