@@ -230,6 +230,8 @@ def _unfinished(orders: Orders) -> None:
     orders.work()
     orders.order(4, "G")
     orders.work(1)
+    paid = {"card_id": "G-0001", "ref_id": "g1", "amount": 1, "currency": "NOK", "pin": PIN}
+    assert orders.pay(**paid)["type"] == "command.rejected"
     orders.waiting.clear()
     orders.ask("batches.cancel", "gone", batch_id="G", **WHY)
     orders.work()

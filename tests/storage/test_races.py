@@ -7,26 +7,31 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from sqlalchemy import Engine, event, insert, select
 from tenacity import retry, retry_if_exception
 
 from card_worker.contracts.commands import Command, event_id
+from card_worker.contracts.enums import Action
 from card_worker.contracts.message import UnreadableItem, read_commands
 from card_worker.domain.answers import Answer
 from card_worker.domain.ids import card_uuid
+from card_worker.domain.rows import CARDS_PER_CHUNK
 from card_worker.handler import handle
 from card_worker.secret_issuer import SecretIssuer
 from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.errors import RACES_MAX, is_race, is_retryable
+from card_worker.storage.pin_attempts import store_pin_attempts
 from card_worker.storage.reconcile import differences, totals
-from card_worker.storage.tables import dead_letters, outbox, pins
+from card_worker.storage.tables import dead_letters, outbox, pin_attempts, pins
 from card_worker.worker.delivery import Delivery
 from card_worker.worker.messages import Answered, Failed, Message, Outcome
 from card_worker.worker.starts import STARTS_MAX
-from tests.codes import SEAL_TO, VAULT
+from tests.codes import PIN, SEAL_TO, VAULT
 from tests.flow.processes import until
+from tests.orders import Orders
 from tests.storage.test_loading import waits
 
 ACCOUNT = "T00000001"
@@ -158,6 +163,27 @@ def test_transfers_in_both_directions_do_not_deadlock(postgres_url: str) -> None
     ended = at_once(postgres_url, move("A1", "A2"), move("A2", "A1"))
     told = Counter(str(answer.reason or answer.type) for answers in ended for answer in answers)
     assert told == {"card.transferred_out": 2 * ROUNDS}
+    prove(engine)
+    engine.dispose()
+
+
+def test_a_pin_attempt_on_a_card_that_is_being_removed_names_no_card(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    orders = Orders(engine)
+    with patch.dict(CARDS_PER_CHUNK, {Action.MAKE: 1}):
+        orders.order(2)
+    orders.work(1)
+    orders.waiting.clear()
+    orders.ask("batches.cancel", "cancel", batch_id="B1", reason="because")
+    with ThreadPoolExecutor(1) as pool:
+        with begin(engine) as (connection, now):
+            store_pin_attempts(connection, [spend(1, card_id="B1-0001", pin=PIN)], now)
+            removed = pool.submit(orders.work)
+            until(lambda: waits(engine), "the removal waits")
+        assert removed.result() > 0
+    with reading(engine) as connection:
+        attempts = connection.execute(select(pin_attempts.c.card, pin_attempts.c.number)).all()
+    assert attempts == [(None, 0)]
     prove(engine)
     engine.dispose()
 

@@ -30,7 +30,7 @@ from card_worker.storage.json_rows import (
     send_with_rows,
 )
 from card_worker.storage.pipeline import Pending, send
-from card_worker.storage.tables import batches, cards, pins, reserved_card_ids, tokens
+from card_worker.storage.tables import batches, cards, pin_attempts, pins, reserved_card_ids, tokens
 from card_worker.storage.types import WholeNumber
 
 CARD_IDS_PER_PAGE, PAGES_MAX = 1_000, 100
@@ -171,16 +171,27 @@ def add_created(connection: Connection, batch: Batch, number: int) -> Batch | No
 
 def remove_cards(connection: Connection, batch: Batch, ids: Sequence[UUID]) -> int:
     """Delete those of the cards that the batch has created, with their tokens and PINs; return
-    their number."""
+    their number. PIN attempts on them are kept, without the card."""
     found = find(connection, cards, ("id", "batch_id"), [{"id": id} for id in ids])()
     keys = [{"id": id} for id, batch_id in found if batch_id == batch.batch_id]
     delete_rows(connection, pins, keys)
     delete_rows(connection, tokens, [{"card": key["id"]} for key in keys])
-    return len(send_with_rows(connection, _delete_cards, cards, keys)())
+    deleted = send_with_rows(connection, _delete_cards, cards, keys)()
+    # Last: the deletion waits for commits that are storing a PIN attempt on a card.
+    send_with_rows(connection, _clear_card, pin_attempts, [{"card": id} for (id,) in deleted])
+    return len(deleted)
 
 
 def _delete_cards(source: FromClause) -> Any:
     return delete(cards).where(cards.c.id.in_(select(source))).returning(cards.c.id)
+
+
+def _clear_card(source: FromClause) -> Any:
+    return (
+        update(pin_attempts)
+        .where(pin_attempts.c.card.in_(select(source)))
+        .values(card=null(), number=0)
+    )
 
 
 def change_batch(connection: Connection, batch: Batch) -> None:
