@@ -741,6 +741,12 @@ BATCH_CORRUPTIONS = [
         "last",
     ),
     Corruption(
+        "a cancellation without its reason",
+        "UPDATE jobs SET reason = NULL WHERE batch_id = 'C' AND action = 'cancel'",
+        "jobs_begin_as_stated",
+        "reason",
+    ),
+    Corruption(
         "a job that counts another number",
         "UPDATE jobs SET done = done + 1 WHERE batch_id = 'B' AND action = 'block'",
         "jobs_end_as_stated",

@@ -227,8 +227,7 @@ def jobs_begin_as_stated(job: Job, batch: Batch | None, event: StoredEvent | Non
     expected |= {name: data.get(name) for name in ("command", "command_id")}
     expected |= {name: getattr(event, name) for name in ("account_id", "created_at")}
     expected["batch_id"] = event.subject
-    if job.reason is not None or "recall" in data:
-        expected["reason"] = data.get("reason_text")
+    expected["reason"] = data.get("reason_text")
     yield from fields(job, expected)
 
 
