@@ -605,6 +605,21 @@ CODE_CORRUPTIONS = [
         "pin_attempts_have_their_outcome",
         "outcome",
     ),
+    *[
+        Corruption(
+            f"a PIN attempt with an outcome that there isn't, {where}",
+            f"UPDATE pin_attempts SET outcome = 'lost' WHERE card {where}",
+            "pin_attempts_have_their_outcome",
+            "outcome",
+        )
+        for where in (f"= {card('guessed')} AND number = 1", "IS NULL")
+    ],
+    Corruption(
+        "a PIN attempt that lost its card",
+        f"UPDATE pin_attempts SET card = NULL WHERE card = {card('guessed')} AND number = 2",
+        "pin_attempts_are_numbered",
+        "number, without a card",
+    ),
     Corruption(
         "a PIN attempt of another account",
         f"UPDATE pin_attempts SET account_id = '{OTHER}' WHERE card = {card('guessed')}",
@@ -1230,7 +1245,7 @@ NOT_COMPARED = {
     "chunks": {"encrypted_secrets", "refused"},
     "files": {"written_at", "last_error", "attempts", "next_attempt_at"},
     "jobs": {"created_by", "originated_by", "expires_at", "last_activity_at", "last_progress_at"},
-    "pin_attempts": {"id", "number", "created_at"},
+    "pin_attempts": {"id", "created_at"},
     "pins": {"kid", "digest"},
     "tokens": {"kid", "digest"},
 }

@@ -33,6 +33,11 @@ _WRONG_PIN = f"""event LIKE '%"reason":"{Reason.CARD_NOT_USABLE}"%'"""
 _COUNTED = """(SELECT account_id, batch_id, count(*) AS cards FROM cards
     WHERE batch_id IS NOT NULL GROUP BY account_id, batch_id) AS counted"""
 
+
+def _listed(*words: str) -> str:
+    return ", ".join(f"'{word}'" for word in words)
+
+
 CHECKS = {
     **{
         check: f"""
@@ -93,10 +98,15 @@ CHECKS = {
         SELECT pin_attempts.account_id, 'PIN attempt ' || pin_attempts.id, 'outcome', outcome,
             CASE WHEN {_WRONG_PIN} THEN 'wrong or cleared' ELSE 'cleared' END
         FROM pin_attempts JOIN outbox ON outbox.id = pin_attempts.id
-        WHERE outcome = '{Outcome.OPEN}' OR outcome = '{Outcome.WRONG}' AND NOT {_WRONG_PIN}""",
+        WHERE outcome = '{Outcome.OPEN}' OR outcome = '{Outcome.WRONG}' AND NOT {_WRONG_PIN}
+        UNION ALL SELECT account_id, 'PIN attempt ' || id, 'outcome', outcome,
+            '{" or ".join(Outcome)}'
+        FROM pin_attempts WHERE outcome NOT IN ({_listed(*Outcome)})""",
     "pin_attempts_are_numbered": """
         SELECT '', 'card ' || card, 'PIN attempts with number ' || number, count(*), 1
-        FROM pin_attempts WHERE card IS NOT NULL GROUP BY card, number HAVING count(*) > 1""",
+        FROM pin_attempts WHERE card IS NOT NULL GROUP BY card, number HAVING count(*) > 1
+        UNION ALL SELECT account_id, 'PIN attempt ' || id, 'number, without a card', number, 0
+        FROM pin_attempts WHERE card IS NULL AND number <> 0""",
     "spent_tokens_were_used": """
         SELECT account_id, 'token ' || id, 'spent_at', CAST(spent_at AS TEXT),
             'the time of a transaction; none if the token was revoked, or is not for one payment'
@@ -124,7 +134,7 @@ CHECKS = {
     "batch_states_have_their_event": f"""
         SELECT account_id, batch_id, 'event ' || type, NULL, 'one, or another state'
         FROM ({_EXPECTED_EVENTS} EXCEPT SELECT account_id, subject, type FROM outbox
-            WHERE type IN ({", ".join(f"'{event}'" for _, event in _STATED_BY)})) AS missing""",
+            WHERE type IN ({_listed(*(event for _, event in _STATED_BY))})) AS missing""",
     "batches_count_their_jobs": """
         SELECT account_id, batch_id, 'jobs', jobs || ' jobs, ' || sequences ||
             ' different sequences above 0, the highest ' || highest, job_count || ' of each'
