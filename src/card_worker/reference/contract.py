@@ -49,7 +49,8 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             " Each command has one answer, an [event](events.md) with the attribute `answer`.",
             "",
             "- The *idempotency key* of a command is its `ref_id`, together with the card, token or"
-            " transaction that it names; if it has no `ref_id`, its `command_id`. When a key is"
+            " transaction that it names (the token without spaces and dashes); if it has no"
+            " `ref_id`, its `command_id`. When a key is"
             " sent again with the same fields, the command is not done again, and its first answer"
             " is published again, even if that was a refusal. To try again after a refusal, use a"
             " new key. If the `ref_id` was sent with another `command_id` before, the answer is"
