@@ -146,7 +146,19 @@ def test_an_invalid_command_uses_its_key(engine: Engine) -> None:
     (refused,) = ask(engine, create("A1", "k", amount="5"))
     assert ask(engine, create("A1", "k", amount="5"))[0].event == refused.event
     assert told(ask(engine, create("A1", "k"))) == ["idempotency_conflict"]
-    assert told(ask(engine, activate("A1", "k", amount="5"))) == ["idempotency_conflict"]
+
+
+def test_what_is_wrong_with_a_command_itself_comes_before_a_conflict(engine: Engine) -> None:
+    ask(engine, create("A1", "k"))
+    past = "2026-01-01T00:00:00Z"
+    wrong, ended = create("A2", "k", amount="5"), create("A2", "k", expires_at=past)
+    late, other = create("A2", "k", not_after=past), create("A3", "k")
+    group = [wrong, ended, late, other]
+    made = ask(engine, *group)
+    assert told(made) == ["invalid", "invalid", "stale_command", "idempotency_conflict"]
+    assert [one.event for one in ask(engine, *group)] == [one.event for one in made]
+    with reading(engine) as connection:
+        assert list(differences(connection)) == []
 
 
 def test_a_dry_run_does_not_use_the_key(engine: Engine) -> None:
