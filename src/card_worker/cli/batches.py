@@ -15,10 +15,10 @@ from card_worker.cli.cards import AccountId
 from card_worker.cli.connections import database, open_client
 from card_worker.cli.console import (
     AsJson,
+    explanation,
     out,
     print_json,
     print_views,
-    problem_list,
     progress_bar,
     refuse,
     table,
@@ -110,7 +110,7 @@ def create(
     if as_json:
         print_json(answer)
     elif is_refused:
-        raise refuse("\n".join([f"{data['reason']}: {data['message']}", *problem_list(data)]))
+        raise refuse(f"{data['reason']}: {explanation(data)}")
     else:
         out.print(f"{answer['type']}: {order.called}")
     if is_refused:

@@ -106,9 +106,10 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def problem_list(data: dict[str, Any]) -> list[str]:
-    """Return the problems of a refusal, each as `field: message`; empty if it has none."""
-    return [f"{each['field']}: {each['message']}" for each in data.get("problems", ())]
+def explanation(data: dict[str, Any]) -> str:
+    """Return the problems of a refusal, each as `field: message`; its message if it has none."""
+    problems = [f"{each['field']}: {each['message']}" for each in data.get("problems", ())]
+    return "; ".join(problems) or str(data["message"])
 
 
 def refuse(text: str, *, code: int = 1) -> typer.Exit:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from typer import Option, Typer
 
-from card_worker.cli.console import money, out, problem_list, refuse, table
+from card_worker.cli.console import explanation, money, out, refuse, table
 from card_worker.cli.reconcile import totals_table
 from card_worker.client import Client
 from card_worker.contracts.enums import Side
@@ -81,7 +81,7 @@ def _run(stack: Stack) -> list[str]:
     out.print(table("Messages sent", "#>", "task", "card", "purpose", rows=rows), "")
     _print_events(till.sent)
     rows = [
-        (message.number, data["reason"], "; ".join(problem_list(data)) or data["message"])
+        (message.number, data["reason"], explanation(data))
         for message in till.sent
         for data in (event["data"] for event in message.events)
         if "reason" in data

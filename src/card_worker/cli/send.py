@@ -13,9 +13,9 @@ from card_worker.cli.console import (
     TIMEOUT_S_MAX,
     AsJson,
     err,
+    explanation,
     print_json,
     print_views,
-    problem_list,
     refuse,
     table,
 )
@@ -149,7 +149,7 @@ def _row(answer: dict[str, Any]) -> tuple[str, str, str]:
         kind, subject, outcome = _row(first)
         return f"{answer['type']}: {kind}", subject, outcome
     if answer["type"] == "command.rejected":
-        outcome = f"{data['reason']}: {'; '.join(problem_list(data)) or data['message']}"
+        outcome = f"{data['reason']}: {explanation(data)}"
     elif card := data.get("card"):
         outcome = f"version {data['version']}, {card['status']}"
     else:

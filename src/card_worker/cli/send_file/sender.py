@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 from rich.progress import Progress as Bar
 
-from card_worker.cli.console import problem_list
+from card_worker.cli.console import explanation
 from card_worker.cli.send_file.header import numbered
 from card_worker.cli.send_file.progress import Progress, ProgressFile
 from card_worker.cli.send_file.reader import BadLine, Content, Line, Reader
@@ -177,8 +177,7 @@ class Sender:
                 refused.append((line.content, f"invalid: {line.command}"))
             elif data := step.refused.get(line.number):
                 progress.refused[data["reason"]] += 1
-                why = "; ".join(problem_list(data)) or data["message"]
-                refused.append((line.content, f"{data['reason']}: {why}"))
+                refused.append((line.content, f"{data['reason']}: {explanation(data)}"))
             elif not self._after:
                 progress.unawaited += 1
             elif line.number not in step.waiting:
