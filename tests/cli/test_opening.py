@@ -168,6 +168,19 @@ def test_all_images_are_drawn_or_none(token: str, tmp_path: Path, identity: Path
     assert other_files(tmp_path, file, identity) == []
 
 
+@pytest.mark.parametrize("option", ["--sheet", "--output"])
+def test_an_existing_file_is_kept(option: str, tmp_path: Path, identity: Path) -> None:
+    file, to = sealed(tmp_path, lines("card-1")), tmp_path / "to"
+    arguments = "batch", "open", file, "-i", identity, option, to
+    assert run(*arguments).exit_code == 0
+    before = to.read_bytes()
+    assert refused(run(*arguments)) == (
+        1,
+        f"{to} exists, and is not overwritten: name another file, or move this one away",
+    )
+    assert to.read_bytes() == before
+
+
 @contextmanager
 def room_for(bytes_max: int) -> Iterator[None]:
     """Limit the size of files, as on a full disk."""

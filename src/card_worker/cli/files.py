@@ -37,7 +37,12 @@ def new_file(file: Path) -> Iterator[BinaryIO]:
     An existing file is not changed.
     """
     with file_errors(file):
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            raise refuse(
+                f"{file} exists, and is not overwritten: name another file, or move this one away"
+            ) from None
         try:
             with os.fdopen(handle, "wb") as opened:
                 yield opened
