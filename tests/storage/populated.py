@@ -188,7 +188,8 @@ def _refusals(tell: Teller) -> None:
 def _batches(orders: Orders, tell: Teller) -> None:
     listed = [{"card_id": "L1"}, {"card_id": "L2", "type": "credit_note"}]
     orders.ask("cards.batch_create", "list", batch_id="L", cards=listed, name="N", **CODES)
-    orders.ask("cards.batch_create", "plain", batch_id="P", cards=[{"card_id": "P1"}])
+    for _ in range(2):  # a repeat
+        orders.ask("cards.batch_create", "plain", batch_id="P", cards=[{"card_id": "P1"}])
     separate = {**CODES, "seal_pins_to": [OWNER.recipient]}
     orders.order(5, "B", metadata={"m": 1}, created_by="me", **separate)
     orders.order(3, "R", **CODES)

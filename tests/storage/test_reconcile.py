@@ -1057,6 +1057,12 @@ EVENT_CORRUPTIONS = [
         "event of",
     ),
     Corruption(
+        "a repeat without an answer",
+        f"UPDATE repeats SET event_id = {NOBODY}",
+        "repeats_have_their_answer",
+        "answer of repeats",
+    ),
+    Corruption(
         "an event that is never published",
         "UPDATE outbox SET created_at = '2026-01-01T00:00:00.000Z' WHERE position = (SELECT"
         " min(position) FROM unpublished)",
@@ -1127,6 +1133,7 @@ COMPARED = (
     tables.outbox,
     tables.pin_attempts,
     tables.pins,
+    tables.repeats,
     tables.reserved_card_ids,
     tables.tokens,
     tables.transactions,
@@ -1247,6 +1254,7 @@ NOT_COMPARED = {
     "jobs": {"created_by", "originated_by", "expires_at", "last_activity_at", "last_progress_at"},
     "pin_attempts": {"id", "created_at"},
     "pins": {"kid", "digest"},
+    "repeats": {"command_id", "mark"},
     "tokens": {"kid", "digest"},
 }
 """The columns of which there is no second copy in the database."""

@@ -10,6 +10,7 @@ from card_worker.storage.reconcile.reading import Reader
 _OWNERS = (
     ("rows_have_their_card", "card", "transactions.card", "cards.id"),
     ("unpublished_events_exist", "event", "unpublished.position", "outbox.position"),
+    ("repeats_have_their_answer", "answer", "repeats.event_id", "outbox.id"),
     ("chunks_have_their_job", "job", "chunks.job", "jobs.id"),
     ("parts_have_their_file", "file", "file_parts.name", "files.name"),
 )
