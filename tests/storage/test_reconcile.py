@@ -1044,6 +1044,36 @@ EVENT_CORRUPTIONS = [
         "transactions_equal_their_events",
         "transaction",
     ),
+    *[
+        Corruption(
+            f"a listed card with another {name}",
+            f"UPDATE outbox SET event = {sql} {told('batch.completed', 'L')}",
+            "listed_cards_equal_their_event",
+            what,
+        )
+        for name, sql, what in (
+            ("id", f"replace(event, {card('L2')}, {NOBODY})", "card L2: id"),
+            (
+                "card_id",
+                'replace(event, \'"card_id":"L2"\', \'"card_id":"L3"\')',
+                "card L2: card_id",
+            ),
+            ("type", "replace(event, 'credit_note', 'gift_card')", "card L2: type"),
+            ("status", "replace(event, '\"inactive\"', '\"unused\"')", "card L1: status"),
+            (
+                "token",
+                'replace(event, \'"masked_code":"\', \'"masked_code":"*\')',
+                "card L1: masked_code",
+            ),
+        )
+    ],
+    Corruption(
+        "a listed card that the answer lacks",
+        'UPDATE outbox SET event = replace(event, \'"cards":[{\', \'"cards":[],"others":[{\')'
+        f" {told('batch.completed', 'L')}",
+        "listed_cards_equal_their_event",
+        "cards",
+    ),
     Corruption(
         "events in another order",
         f"UPDATE outbox SET position = position + 100000 {told('card.blocked', 'unblocked')}",

@@ -27,7 +27,7 @@ from card_worker.contracts.transactions import (
     RefundTransaction,
     VoidTransaction,
 )
-from card_worker.contracts.views import BatchCardView, RecallView
+from card_worker.contracts.views import RecallView
 from card_worker.domain.books import Books
 from card_worker.domain.events import (
     ActivationReversed,
@@ -54,8 +54,15 @@ from card_worker.domain.events import (
     TransferredIn,
     TransferredOut,
 )
-from card_worker.domain.rows import Batch, Card, File, FileKind, Job, Transaction
-from card_worker.domain.views import card_view, file_view, hold_view, token_view, transaction_view
+from card_worker.domain.rows import Batch, File, FileKind, Job, Transaction
+from card_worker.domain.views import (
+    batch_card_views,
+    card_view,
+    file_view,
+    hold_view,
+    token_view,
+    transaction_view,
+)
 
 SEQUENCE_DIGITS = 20
 TOO_MANY_WRONG_PINS = "too many wrong PINs"
@@ -152,9 +159,14 @@ def _about_batch(books: Books, event: BatchEvent) -> Answer:
     data = batch_data(_said(event), batch)
     match event:
         case BatchCompleted():
-            data["cards"] = tuple(
-                _batch_card(books, books.cards[command.account_id, card.card_id], event.at)
-                for card in event.command.cards or ()
+            keys = ((command.account_id, card.card_id) for card in event.command.cards or ())
+            data["cards"] = batch_card_views(
+                batch,
+                {
+                    token.card: token.masked_code
+                    for key in keys
+                    for token in books.tokens_of(books.cards[key], event.at)
+                },
             )
             add_files(data, [file for file, _ in event.issued.files])
         case RecallBegun():
@@ -169,17 +181,6 @@ def _about_batch(books: Books, event: BatchEvent) -> Answer:
     if reason is not None:
         data["reason_text"] = reason
     return _freeze(event, batch.batch_id, data)
-
-
-def _batch_card(books: Books, card: Card, now: datetime) -> BatchCardView:
-    tokens = books.tokens_of(card, now)
-    return BatchCardView(
-        id=card.id,
-        card_id=card.card_id,
-        type=card.type,
-        status=card.status(now),
-        masked_code=tokens[0].masked_code if tokens else None,
-    )
 
 
 def batch_data(said: CommandInfo, batch: Batch) -> BatchData:

@@ -1,9 +1,12 @@
 """Views: how the public sees cards, transactions, holds, batches and files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from uuid import UUID
 
+from card_worker.contracts.enums import Status
 from card_worker.contracts.views import (
+    BatchCardView,
     BatchView,
     CardView,
     FileView,
@@ -13,6 +16,7 @@ from card_worker.contracts.views import (
     TokenView,
     TransactionView,
 )
+from card_worker.domain.ids import card_uuids
 from card_worker.domain.rows import Batch, Card, File, Hold, Job, Pin, Token, Transaction
 from card_worker.secrets.formats import PinFormat, TokenFormat
 
@@ -121,6 +125,23 @@ def batch_view(batch: Batch, files: Sequence[File] = ()) -> BatchView:
         originated_by=batch.originated_by,
         created_at=batch.created_at,
         created_by=batch.created_by,
+    )
+
+
+def batch_card_views(batch: Batch, masked_codes: Mapping[UUID, str]) -> tuple[BatchCardView, ...]:
+    """Return the views of the cards of a batch, as it creates them, with the masked codes of their
+    tokens, by card."""
+    names, types = batch.card_ids(1, batch.requested), batch.types(1, batch.requested)
+    ids = (UUID(bytes=id) for id in card_uuids(batch.account_id, names))
+    return tuple(
+        BatchCardView(
+            id=id,
+            card_id=card_id,
+            type=type,
+            status=Status.INACTIVE,
+            masked_code=masked_codes.get(id),
+        )
+        for id, card_id, type in zip(ids, names, types, strict=True)
     )
 
 

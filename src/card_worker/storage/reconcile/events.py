@@ -10,11 +10,12 @@ from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import EventType, Side
 from card_worker.contracts.json_text import write_json
 from card_worker.domain.answers import freeze
-from card_worker.domain.ids import card_uuid
+from card_worker.domain.ids import card_uuid, card_uuids, token_uuids
 from card_worker.domain.rows import Batch, Card, File, Hold, Pin, Token, Transaction
 from card_worker.domain.views import (
     PIN_DEFAULTS,
     TOKEN_DEFAULTS,
+    batch_card_views,
     card_view,
     file_view,
     hold_view,
@@ -237,6 +238,20 @@ def batches_equal_their_events(event: ReadEvent) -> Comparisons:
     yield from fields(batch, expected)
 
 
+def listed_cards_equal_their_event(reader: Reader, event: ReadEvent) -> Comparisons:
+    """The answer to a list shows its cards as they were created, each with its token."""
+    shown, batch = event.data.get("cards"), event.known.batches.get(event.row.key)
+    if shown is None or batch is None:
+        return
+    ids = card_uuids(batch.account_id, batch.card_ids(1, batch.requested))
+    token_ids = (UUID(bytes=id) for id in token_uuids(ids, event.row.created_at))
+    found = reader.by_key(tokens, Token, token_ids).values()
+    views = batch_card_views(batch, {token.card: token.masked_code for token in found})
+    yield "cards", len(shown), len(views)
+    for view, card in zip(views, shown, strict=False):
+        yield from _views(f"card {view['card_id']}", view, card)
+
+
 def files_equal_their_events(event: ReadEvent) -> Comparisons:
     """Each file that an event shows exists, with that digest and size."""
     for name, shown in event.files.items():
@@ -270,6 +285,7 @@ def check_events(reader: Reader) -> None:
                     tokens_equal_their_events(event),
                     transfers_have_two_ends(event),
                     batches_equal_their_events(event),
+                    listed_cards_equal_their_event(reader, event),
                     files_equal_their_events(event),
                 ]
             reader.found.compare(event.row.account_id, event.row.name, *checks)
