@@ -248,8 +248,9 @@ def _lists(orders: Orders) -> None:
     """Leave a list that waits for approval, and others in each state that follows."""
     for name in ("waits", "making", "made", "removing", "removed", "ending"):
         listed = [{"card_id": f"{name}-{number}"} for number in range(1, 6)]
-        waits = {"needs_approval": True, "created_by": "me"}
-        orders.ask("cards.batch_create", f"list-{name}", batch_id=name, cards=listed, **waits)
+        asked = {"cards": listed, "needs_approval": True, "created_by": "me"}
+        codes = CODES if name == "made" else {}
+        orders.ask("cards.batch_create", f"list-{name}", batch_id=name, **asked, **codes)
     orders.ask("batches.cancel", "cancel-removed", batch_id="removed", **WHY)
     for name, chunks_done in (("making", 1), ("made", None), ("removing", 2), ("ending", None)):
         orders.ask("batches.approve", f"approve-{name}", batch_id=name, created_by="you")

@@ -404,6 +404,11 @@ def test_an_approved_list_creates_cards_of_its_types(orders: Orders) -> None:
     with reading(orders.engine) as connection:
         made = dict(connection.execute(select(cards.c.card_id, cards.c.type)).all())
     assert made == {"X2": "credit_note", "X1": "gift_card"}
+    (event,) = orders.events("batch.completed")
+    shown = [(card["card_id"], card["type"], card["status"]) for card in event["data"]["cards"]]
+    assert shown == [("X2", "credit_note", "inactive"), ("X1", "gift_card", "inactive")]
+    tails = [row["token"][-4:] for row in rows]
+    assert [card["masked_code"][-4:] for card in event["data"]["cards"]] == tails
     batch = orders.batch("B2")
     assert (batch.created_by, batch.approved_by) == ("kari", "ola")
 

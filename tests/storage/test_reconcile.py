@@ -1068,6 +1068,13 @@ EVENT_CORRUPTIONS = [
         )
     ],
     Corruption(
+        "a card of an approved list with another token",
+        'UPDATE outbox SET event = replace(event, \'"masked_code":"\', \'"masked_code":"*\')'
+        f" {told('batch.completed', 'made')}",
+        "listed_cards_equal_their_event",
+        "card made-1: masked_code",
+    ),
+    Corruption(
         "a listed card that the answer lacks",
         'UPDATE outbox SET event = replace(event, \'"cards":[{\', \'"cards":[],"others":[{\')'
         f" {told('batch.completed', 'L')}",

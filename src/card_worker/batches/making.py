@@ -25,6 +25,7 @@ from card_worker.domain.events import SecretRequest
 from card_worker.domain.ids import card_uuids, token_uuids
 from card_worker.domain.orders import batch_card
 from card_worker.domain.rows import Batch, Card, File, FileKind, Job
+from card_worker.domain.views import batch_card_views
 from card_worker.secret_issuer import NONE_LEFT, NewSecrets
 from card_worker.secrets.encryption import PepperMissing, decrypt, encrypt
 from card_worker.secrets.peppers import Hash
@@ -33,7 +34,8 @@ from card_worker.storage import jobs
 from card_worker.storage.batches import add_created, change_batch
 from card_worker.storage.bulk_insert import ColumnValues, insert_similar
 from card_worker.storage.engine import wait_for_disk
-from card_worker.storage.tables import cards, pins, tokens
+from card_worker.storage.json_rows import find
+from card_worker.storage.tables import cards, pins, token_is_usable, tokens
 
 CARDS_PER_PIECE = 200
 """Number of cards made between two pauses if commands wait; takes less time than a command."""
@@ -124,8 +126,19 @@ def complete_order(work: Work) -> None:
     change_batch(connection, whole)
     jobs.end(connection, job, now)
     data = about_job(job, whole)
+    if batch.card_list is not None:
+        data["cards"] = batch_card_views(batch, _masked_codes(work))
     add_files(data, files)
     emit(work, data, EventType.BATCH_COMPLETED, "end")
+
+
+def _masked_codes(work: Work) -> dict[UUID, str]:
+    """Return the masked codes of the tokens of a list's cards, by card."""
+    ids = card_uuids(work.batch.account_id, work.batch.card_ids(1, work.batch.requested))
+    keys = [{"card": UUID(bytes=id)} for id in ids]
+    return dict(
+        find(work.connection, tokens, ("card", "masked_code"), keys, where=token_is_usable)()
+    )
 
 
 def _check_peppers(work: Work) -> None:

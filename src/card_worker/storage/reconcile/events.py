@@ -22,6 +22,7 @@ from card_worker.domain.views import (
     token_view,
     transaction_view,
 )
+from card_worker.storage.reconcile.ids import id_with_card
 from card_worker.storage.reconcile.reading import BATCH_KEY, Reader, StoredEvent
 from card_worker.storage.reconcile.report import Comparisons, fields
 from card_worker.storage.tables import (
@@ -239,14 +240,21 @@ def batches_equal_their_events(event: ReadEvent) -> Comparisons:
 
 
 def listed_cards_equal_their_event(reader: Reader, event: ReadEvent) -> Comparisons:
-    """The answer to a list shows its cards as they were created, each with its token."""
+    """The end of a list shows its cards as they were created, each with its token."""
     shown, batch = event.data.get("cards"), event.known.batches.get(event.row.key)
     if shown is None or batch is None:
         return
     ids = card_uuids(batch.account_id, batch.card_ids(1, batch.requested))
-    token_ids = (UUID(bytes=id) for id in token_uuids(ids, event.row.created_at))
-    found = reader.by_key(tokens, Token, token_ids).values()
-    views = batch_card_views(batch, {token.card: token.masked_code for token in found})
+    if batch.approved_by is None:
+        named = (UUID(bytes=id) for id in token_uuids(ids, event.row.created_at))
+        masked = {}
+        found = list(reader.by_key(tokens, Token, named).values())
+    else:
+        # A chunk created the cards earlier: tokens that were used or revoked can't be found.
+        masked = {UUID(card["id"]): card["masked_code"] for card in shown}
+        usable = reader.usable_tokens(UUID(bytes=id) for id in ids).values()
+        found = [token for each in usable for token in each if token.id == id_with_card(token)]
+    views = batch_card_views(batch, masked | {token.card: token.masked_code for token in found})
     yield "cards", len(shown), len(views)
     for view, card in zip(views, shown, strict=False):
         yield from _views(f"card {view['card_id']}", view, card)

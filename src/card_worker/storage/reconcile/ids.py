@@ -138,7 +138,7 @@ def events_are_published(reader: Reader, within: timedelta) -> None:
 
 def check_tokens(reader: Reader) -> None:
     for found in reader.slices(tokens, Token):
-        later = [token for token in found if token.id != _id_with_card(token)]
+        later = [token for token in found if token.id != id_with_card(token)]
         events = reader.by_key(outbox, StoredEvent, (token.id for token in later))
         owners = reader.by_key(cards, Card, (token.card for token in later))
         for token in found:
@@ -148,7 +148,7 @@ def check_tokens(reader: Reader) -> None:
 
 def tokens_were_issued(token: Token, card: Card | None, event: StoredEvent | None) -> Comparisons:
     """A token was issued with its card, or by an event about the card."""
-    if token.id == _id_with_card(token):
+    if token.id == id_with_card(token):
         yield "ref_id", token.ref_id, None
         yield "metadata", token.metadata, None
     elif event is None or event.type is not EventType.TOKEN_CREATED:
@@ -157,6 +157,6 @@ def tokens_were_issued(token: Token, card: Card | None, event: StoredEvent | Non
         yield "card", card.card_id, event.subject
 
 
-def _id_with_card(token: Token) -> UUID:
+def id_with_card(token: Token) -> UUID:
     """Return the id of a token that is issued together with its card."""
     return UUID(bytes=token_uuids([token.card.bytes], token.created_at)[0])
