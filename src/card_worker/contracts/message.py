@@ -26,6 +26,7 @@ from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
 from card_worker.contracts.envelope import PLAIN, Envelope, quoted
 from card_worker.contracts.fields import is_account_id
 from card_worker.contracts.json_text import raw_json, write_json
+from card_worker.contracts.patterns import CARD_ID_CHARS_MAX
 from card_worker.contracts.queries import QUERIES, Query
 from card_worker.contracts.text import cut, is_id, printable
 from card_worker.contracts.views import PROBLEMS_MAX, Problem
@@ -41,7 +42,6 @@ EXTRA_COST_MAX = 1_000
 BATCH_COST = 100
 REASONS_MAX = 20
 """Number of different reasons that are listed for a list that can't be read."""
-CARD_ID_CHARS_MAX = 255
 NO_VAULT = Vault()
 
 Kind = TypeVar("Kind", bound=Request)
