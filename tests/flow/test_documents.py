@@ -1,4 +1,4 @@
-"""README and tutorial: every command and program in them is run."""
+"""README, tutorial and the page for shops: every command and program in them is run."""
 
 import json
 import re
@@ -30,6 +30,7 @@ def test_tutorial(tmp_path: Path) -> None:
         _flower_shows(reader, "transactions.create")
         assert (reader.folder / "july.pdf").read_bytes().startswith(b"%PDF")
         assert len((reader.folder / "july.csv").read_text().splitlines()) == 101
+        reader.follow(ROOT / "docs" / "how-to" / "integrate-a-shop.md")
         assert ENDED in reader.interrupt("make dev")
 
 

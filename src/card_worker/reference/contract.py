@@ -52,11 +52,11 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             " transaction that it names (the token without spaces and dashes); if it has no"
             " `ref_id`, its `command_id`. When a key is"
             " sent again with the same fields, the command is not done again, and its first answer"
-            " is published again, even if that was a refusal. To try again after a refusal, use a"
-            " new key. If the `ref_id` was sent with another `command_id` before, the answer is"
-            " `command.repeated`, which holds the first one. When a key is sent again with other"
-            " fields, the command is refused, `idempotency_conflict`; only `command_id`,"
-            " `not_after` and `pin` may differ.",
+            " is published again, even if that was a refusal. Keys are kept for ever. To try again"
+            " after a refusal, use a new key. If the `ref_id` was sent with another `command_id`"
+            " before, the answer is `command.repeated`, which holds the first one. When a key is"
+            " sent again with other fields, the command is refused, `idempotency_conflict`; only"
+            " `command_id`, `not_after` and `pin` may differ.",
             "- Celery's `expires` is a deadline like `not_after`; the earlier of both counts."
             " Bodies may be compressed with zlib, gzip, bzip2 or lzma. `retries`, `shadow`, groups"
             " and stamps are ignored. `eta` and `countdown`, time limits, callbacks, chains, chords"
