@@ -27,6 +27,7 @@ from card_worker.storage.queries import (
     card_at,
     find_card,
     find_codes,
+    find_codes_of,
     find_transactions,
     page_of_cards,
 )
@@ -118,7 +119,8 @@ def _cards(connection: Connection, query: ListCards, now: datetime) -> QueryResu
         cards_max=query.limit,
         after=query.cursor,
     )
-    views = [card_view(card, now, *find_codes(connection, card, now)) for card in page.cards]
+    codes = find_codes_of(connection, page.cards, now)
+    views = [card_view(card, now, *of) for card, of in zip(page.cards, codes, strict=True)]
     cards = [json.loads(write(view)) for view in views]
     return {"cards": cards, "next_cursor": page.next_cursor}
 

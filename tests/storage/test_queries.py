@@ -7,12 +7,17 @@ import pytest
 from sqlalchemy import Engine, insert
 
 from card_worker.contracts.enums import CardType, Status
+from card_worker.contracts.queries import ListCards
 from card_worker.domain.ids import card_uuid
 from card_worker.domain.rows import Card, State
+from card_worker.handler import handle
+from card_worker.query_handler import answer_query
 from card_worker.storage.engine import begin, reading
 from card_worker.storage.queries import CardFilter, list_cards
 from card_worker.storage.tables import cards
+from tests.codes import SEAL_TO, plain_issuer
 from tests.domain.story import GIVEN, START
+from tests.storage.statements import counting
 from tests.storage.test_handler import ACCOUNT, NOW, ask, create, spend
 
 LATER = START + timedelta(days=1)
@@ -111,3 +116,19 @@ def test_a_list_continues_after_its_last_page(engine: Engine, known: list[Card])
         ):
             seen += [card.card_id for card in page]
     assert seen == names(known)
+
+
+def test_a_page_of_cards_with_codes_takes_as_many_statements_as_one_card(engine: Engine) -> None:
+    codes = {"card_token": {}, "pin": {}, **SEAL_TO}
+    made = [create(f"A{number}", **codes) for number in range(9)]
+    with begin(engine) as (connection, _):
+        handle(connection, made, NOW, plain_issuer())
+    told = []
+    for limit in (1, 9):
+        query = ListCards(account_id=ACCOUNT, command_id="q", limit=limit)
+        with reading(engine) as connection, counting(engine) as statements:
+            page = answer_query(connection, query)["cards"]
+        assert [len(card["tokens"]) for card in page] == [1] * limit
+        assert all(card["pin"] for card in page)
+        told.append(len(statements))
+    assert told[0] == told[1]

@@ -24,6 +24,7 @@ from card_worker.domain.rows import (
     State,
     Token,
     Transaction,
+    tokens_serving,
 )
 from card_worker.secrets.vault import GivenToken
 
@@ -220,9 +221,8 @@ class Books:
 
     def tokens_of(self, card: Card, now: datetime) -> list[Token]:
         """Return the card's tokens that are usable at `now`, the oldest first."""
-        tokens = (self.tokens[id] for id in self.tokens_by_card.get(card.id, ()))
-        serving = (token for token in tokens if token.serves(now))
-        return sorted(serving, key=lambda token: (token.created_at, token.id))
+        found = (self.tokens[id] for id in self.tokens_by_card.get(card.id, ()))
+        return tokens_serving(found, now)
 
     def pin_attempts_of(self, card: UUID) -> list[PinAttempt]:
         """Return the PIN attempts of a card that count."""

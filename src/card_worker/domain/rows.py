@@ -1,5 +1,6 @@
 """Rows: cards, and what belongs to them, batches, files, jobs and accounts. All are values."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
@@ -203,6 +204,12 @@ class Token(NamedTuple):
         """Say whether the token is usable at `now`."""
         is_over = self.expires_at is not None and self.expires_at <= now
         return not (is_over or self.spent_at or self.revoked_at)
+
+
+def tokens_serving(tokens: Iterable[Token], now: datetime) -> list[Token]:
+    """Return the tokens that are usable at `now`, the oldest first."""
+    serving = (token for token in tokens if token.serves(now))
+    return sorted(serving, key=lambda token: (token.created_at, token.id))
 
 
 class Pin(NamedTuple):

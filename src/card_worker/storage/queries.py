@@ -1,6 +1,7 @@
 """Queries: cards, their tokens and PINs, their transactions."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
@@ -10,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Column, ColumnElement, Connection, Select, case, func, not_, select
 
 from card_worker.contracts.enums import CardType, Status
-from card_worker.domain.rows import Card, Pin, State, Token, Transaction
+from card_worker.domain.rows import Card, Pin, State, Token, Transaction, tokens_serving
 from card_worker.storage.json_rows import columns_named, find_rows
 from card_worker.storage.tables import (
     cards,
@@ -45,14 +46,24 @@ def _due(card: UUID | Column[Any], now: datetime) -> Select[Any]:
 
 def find_codes(connection: Connection, card: Card, now: datetime) -> tuple[list[Token], Pin | None]:
     """Return the tokens of a card that are usable at `now`, the oldest first, and its PIN."""
-    if not card.has_codes:
-        return [], None
-    statement = select(*columns_named(tokens, Token._fields))
-    statement = statement.where(tokens.c.card == card.id, token_is_usable)
-    rows = connection.execute(statement.order_by(tokens.c.created_at, tokens.c.id)).all()
-    (pin,) = find_rows(connection, pins, Pin, [{"id": card.id}])() or (None,)
-    usable = [token for token in map(Token._make, rows) if token.serves(now)]
-    return usable, pin
+    return find_codes_of(connection, [card], now)[0]
+
+
+def find_codes_of(
+    connection: Connection, found: Sequence[Card], now: datetime
+) -> list[tuple[list[Token], Pin | None]]:
+    """Return for each card its tokens that are usable at `now`, the oldest first, and its PIN."""
+    coded = [card.id for card in found if card.has_codes]
+    by_card = [{"card": id} for id in coded]
+    find_tokens = find_rows(connection, tokens, Token, by_card, where=token_is_usable)
+    find_pins = find_rows(connection, pins, Pin, [{"id": id} for id in coded])
+    tokens_by_card = defaultdict[UUID, list[Token]](list)
+    for token in find_tokens():
+        tokens_by_card[token.card].append(token)
+    pins_by_card = {pin.id: pin for pin in find_pins()}
+    return [
+        (tokens_serving(tokens_by_card[card.id], now), pins_by_card.get(card.id)) for card in found
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

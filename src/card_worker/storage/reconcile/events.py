@@ -11,7 +11,7 @@ from card_worker.contracts.enums import EventType, Side
 from card_worker.contracts.json_text import write_json
 from card_worker.domain.answers import freeze
 from card_worker.domain.ids import card_uuid, card_uuids, token_uuids
-from card_worker.domain.rows import Batch, Card, File, Hold, Pin, Token, Transaction
+from card_worker.domain.rows import Batch, Card, File, Hold, Pin, Token, Transaction, tokens_serving
 from card_worker.domain.views import (
     PIN_DEFAULTS,
     TOKEN_DEFAULTS,
@@ -153,8 +153,7 @@ def card_equals_its_last_event(event: ReadEvent) -> Comparisons:
     card, at = event.card, event.row.created_at
     if "card" not in event.data or card is None or card.version != event.data["version"]:
         return
-    usable = [token for token in event.known.usable_tokens.get(card.id, ()) if token.serves(at)]
-    usable.sort(key=lambda token: (token.created_at, token.id))
+    usable = tokens_serving(event.known.usable_tokens.get(card.id, ()), at)
     view = card_view(card, at, usable, event.known.pins.get(card.id))
     yield from _views("card", view, _with_whole_formats(event.data["card"]))
     if event.row.type is EventType.CARD_REPLACED:
@@ -164,12 +163,14 @@ def card_equals_its_last_event(event: ReadEvent) -> Comparisons:
 
 def _with_whole_formats(card: Json) -> Json:
     """Return a card as it is shown now: events of older versions have formats without defaults."""
-    tokens = [
-        {**token, "format": token["format"] and TOKEN_DEFAULTS | token["format"]}
-        for token in card["tokens"]
-    ]
+    tokens = [{**token, "format": _whole_format(token)} for token in card["tokens"]]
     pin = card["pin"] and {"format": PIN_DEFAULTS | (card["pin"]["format"] or {})}
     return {**card, "tokens": tokens, "pin": pin}
+
+
+def _whole_format(token: Json) -> Json | None:
+    format: Json | None = token["format"]
+    return format and TOKEN_DEFAULTS | format
 
 
 def holds_equal_their_events(event: ReadEvent) -> Comparisons:
@@ -190,8 +191,7 @@ def tokens_equal_their_events(event: ReadEvent) -> Comparisons:
         if token is None:
             yield f"token {id}", None, "one"
             continue
-        whole = shown["format"] and TOKEN_DEFAULTS | shown["format"]
-        yield f"{prefix}format", token_view(token)["format"], whole
+        yield f"{prefix}format", token_view(token)["format"], _whole_format(shown)
         expected = {name: shown[name] for name in ("ref_id", "masked_code")}
         if event.card is not None:
             expected["card"] = event.card.id
