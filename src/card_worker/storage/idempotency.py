@@ -20,6 +20,7 @@ from card_worker.storage.json_rows import (
     json_table,
     parameters,
 )
+from card_worker.storage.outbox import ANSWER_COLUMNS
 from card_worker.storage.pipeline import Pending, Rows, send
 from card_worker.storage.repeats import insert_repeats, new_mark
 from card_worker.storage.tables import idempotency_keys, outbox, repeats
@@ -79,13 +80,10 @@ def claim_keys(
         return ClaimedKeys(
             fresh,
             {(row[0], row[1]): _without_checksum(row[2]) for row in known},
-            {row[3]: Answer(row[3], row[0], *row[4:]) for row in known if row[3] is not None},
+            {row[3]: Answer(*row[3:]) for row in known if row[3] is not None},
         )
 
     return wait
-
-
-_ANSWER = ("id", "type", "subject", "partition_key", "event", "created_at")
 
 
 def _find_known(connection: Connection, sent: Sequence[SentKey]) -> Rows:
@@ -137,7 +135,7 @@ def _select_known(dialect: str) -> Select[Any]:
     source = json_table(dialect, _SENT)
     known = idempotency_keys.c
     statement = (
-        select(known.account_id, known.key, known.digest, *columns_named(outbox, _ANSWER))
+        select(known.account_id, known.key, known.digest, *columns_named(outbox, ANSWER_COLUMNS))
         .join(source, (known.account_id == source.c.account_id) & (known.key == source.c.key))
         .outerjoin(outbox, outbox.c.id == known.event_id)
         .distinct()

@@ -52,17 +52,17 @@ class Repeat(NamedTuple):
 def note_repeats(connection: Connection, sent: Collection[tuple[UUID, str]]) -> None:
     """Store that answers, by id, are to be published again for commands, by command_id."""
     rows = [
-        {"event_id": event_id, "command_id": command_id, "mark": new_mark()}
+        dict(zip(_NAMES, (event_id, command_id, new_mark()), strict=True))
         for event_id, command_id in sorted(sent)
     ]
     if rows:
-        dialect, columns = connection.dialect.name, columns_named(repeats, tuple(rows[0]))
+        dialect, columns = connection.dialect.name, columns_named(repeats, _NAMES)
         send(connection, _note(dialect), parameters(dialect, columns, rows))
 
 
 @cache
 def _note(dialect: str) -> Any:
-    columns = columns_named(repeats, ("event_id", "command_id", "mark"))
+    columns = columns_named(repeats, _NAMES)
     # SQLite needs WHERE, or it takes ON CONFLICT for the condition of a join.
     return insert_repeats(dialect, select(json_table(dialect, columns)).where(true()))
 
@@ -72,7 +72,7 @@ def insert_repeats(dialect: str, rows: Select[Any]) -> Any:
     # In the order of the key, so that two commits with the same repeats don't deadlock.
     event_id, command_id, _ = rows.selected_columns
     rows = rows.order_by(event_id, command_id)
-    statement = upsert(dialect, repeats).from_select(["event_id", "command_id", "mark"], rows)
+    statement = upsert(dialect, repeats).from_select(_NAMES, rows)
     # Published between two sendings, the answer must be published once more for the second.
     return statement.on_conflict_do_update(
         index_elements=list(repeats.primary_key), set_={"mark": statement.excluded.mark}

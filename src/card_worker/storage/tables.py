@@ -192,9 +192,7 @@ files = _table(
     Column("next_attempt_at", UtcTime, nullable=True),
     PrimaryKeyConstraint("name"),
     Index("ix_files_batch", "account_id", "batch_id"),
-    Index(
-        "ix_files_waiting", "created_at", **_where("written_at IS NULL AND confirmed_at IS NULL")
-    ),
+    Index("ix_files_waiting", "created_at", **_where(FILE_IS_UNWRITTEN)),
 )
 
 # Deleted when the owner of the file confirms that it has arrived.
@@ -273,14 +271,13 @@ unpublished = _table(
 
 # An answer that is to be published again, for the command that was sent again. The relay deletes
 # the row, unless `mark` has changed since it read it.
-repeats = Table(
+repeats = _table(
     "repeats",
-    metadata,
+    None,
     _required("event_id", Uuid),
     _required("command_id"),
     _required("mark", WholeNumber),
     PrimaryKeyConstraint("event_id", "command_id"),
-    sqlite_strict=True,
 )
 
 # A message that has no id is recognised by its digest alone.

@@ -10,7 +10,6 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-_CARDS = ("activation", "activated_by", "activated_from", "postings", "replaced_by")
 # The data of an event: {"postgresql": …, "sqlite": …}.
 _DATA = {"postgresql": "CAST(event AS json) -> 'data' ->> '{}'", "sqlite": "event ->> '$.data.{}'"}
 
@@ -90,5 +89,5 @@ def downgrade() -> None:
     op.drop_column("accounts", "transfers_extend_expiry")
     op.drop_column("transactions", "funding")
     op.drop_index("ix_cards_replaced_by")
-    for name in _CARDS:
+    for name in ("activation", "activated_by", "activated_from", "postings", "replaced_by"):
         op.drop_column("cards", name)
