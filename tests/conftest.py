@@ -30,6 +30,8 @@ from tests.servers import Given, Server
 ROOT = Path(__file__).parents[1]
 SLOW = ("tests/chaos/", "tests/flow/")
 """Where most tests run the worker and other parts as processes."""
+LONG = (*SLOW, "tests/storage/", "tests/transport/")
+"""The folders that take longest. They come first, so that short tests fill the end of a run."""
 SERVERS = {"postgres_server", "valkey_server", "own_broker"}
 """Fixtures that start a server."""
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
@@ -77,7 +79,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> "Schedu
 
 
 class Scheduler(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
-    """Gives each worker of pytest-xdist a file at a time; of a slow folder, a single test.
+    """Gives each worker of pytest-xdist a file at a time; of a long folder, a single test.
 
     Tests that share a fixture of their module stay together. The groups of `--dist loadgroup` would
     say so, but that option ignores them since pytest 9.2.
@@ -85,7 +87,7 @@ class Scheduler(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return nodeid if file.startswith(SLOW) and not _shares(file) else file
+        return nodeid if file.startswith(LONG) and not _shares(file) else file
 
 
 @cache
@@ -95,7 +97,8 @@ def _shares(file: str) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a server."""
+    """Mark the tests that need a server, and put the long folders first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
     for item in items:
         if isinstance(item, pytest.Function) and _needs_server(item):
             item.add_marker(pytest.mark.server)

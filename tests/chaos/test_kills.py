@@ -1,21 +1,22 @@
 """The acceptance run in short: `make chaos` is the long one."""
 
 from pathlib import Path
+from typing import Any
 
 from card_worker.embedded.valkey import valkey
 from tests.chaos import kills
 from tests.chaos.transports import Stock
 from tests.flow.system import System, system
 
-MESSAGES, KILLS, SEED = 1_000, 5, 1
+SEED = 1
 
 
-def _report(tmp_path: Path, url: str, **options: object) -> kills.Report:
+def _report(tmp_path: Path, url: str, **options: Any) -> kills.Report:
     with (
         valkey(tmp_path / "broker") as broker,
         system(tmp_path, database_url=url, broker_url=broker.url) as running,
     ):
-        report = kills.run(running, messages=MESSAGES, kills=KILLS, seed=SEED, **options)  # type: ignore[arg-type]
+        report = kills.run(running, seed=SEED, **options)
     print(report)  # noqa: T201
     return report
 
@@ -23,7 +24,7 @@ def _report(tmp_path: Path, url: str, **options: object) -> kills.Report:
 def test_killed_workers_lose_nothing_and_do_nothing_twice(
     tmp_path: Path, postgres_url: str
 ) -> None:
-    report = _report(tmp_path, postgres_url)
+    report = _report(tmp_path, postgres_url, messages=1_000, kills=5)
     assert report.is_clean
     assert report.held_at_kills > 0
 
@@ -38,7 +39,7 @@ class Careless(Stock):
 
 
 def test_what_is_lost_would_be_seen(tmp_path: Path, postgres_url: str) -> None:
-    report = _report(tmp_path, postgres_url, transport=Careless())
+    report = _report(tmp_path, postgres_url, messages=100, kills=1, transport=Careless())
     assert report.lost
     assert not report.is_clean
     assert f"lost                                  {len(report.lost)}" in str(report)

@@ -88,11 +88,16 @@ def test_it_leaves_neither_process_nor_file(shown: Run) -> None:
     assert list((shown.folder.parent / "tmp").iterdir()) == []
 
 
-def test_settings_of_other_installations_are_ignored(tmp_path: Path) -> None:
+def test_a_kept_folder_is_the_owner_s_and_settings_of_other_installations_are_ignored(
+    tmp_path: Path,
+) -> None:
+    kept = tmp_path / "cwd" / "kept"
+    kept.mkdir(parents=True, mode=0o755)
     with program(tmp_path, "demo", "--keep", "kept", **ELSEWHERE, PYTHONIOENCODING="ascii") as run:
+        _wait_for("They are ready", run)
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o700
         assert run.process.wait(timeout=120) == 0, run.output
         assert run.output.splitlines()[-1] == "The books add up."
-        kept = run.folder / "kept"
         assert (kept / "logs" / "worker.log").exists()
         assert (kept / "labels.pdf").read_bytes().startswith(b"%PDF")
         opened = CliRunner().invoke(
@@ -142,16 +147,6 @@ def test_the_next_demo_removes_the_folder_of_a_killed_one(tmp_path: Path) -> Non
         run.process.send_signal(signal.SIGINT)
         run.process.wait(timeout=60)
     assert list((tmp_path / "tmp").glob("card_worker-demo-*")) == [foreign]
-
-
-def test_only_the_owner_can_read_a_kept_folder(tmp_path: Path) -> None:
-    kept = tmp_path / "cwd" / "kept"
-    kept.mkdir(parents=True, mode=0o755)
-    with program(tmp_path, "demo", "--keep", "kept") as run:
-        _wait_for("They are ready", run)
-        assert stat.S_IMODE(kept.stat().st_mode) == 0o700
-        run.process.send_signal(signal.SIGINT)
-        run.process.wait(timeout=60)
 
 
 def _wait_for(said: str, run: Run) -> None:

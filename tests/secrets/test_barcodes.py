@@ -37,11 +37,8 @@ def pages(pdf: bytes) -> list[Image]:
 
 
 @pytest.mark.parametrize("kind", Barcode)
-@pytest.mark.parametrize("format", FORMATS)
-def test_the_barcode_of_a_label_contains_the_token(
-    kind: Barcode, format: TokenFormat | None
-) -> None:
-    labels = rows(format, 14)
+def test_the_barcode_of_a_label_contains_the_token(kind: Barcode) -> None:
+    labels = [row for format in FORMATS for row in rows(format, 5)]
     printed = pages(draw_sheet(labels, kind))
     assert len(printed) == 2
     # Scaled down, bars run into each other, and a wrong reading can have the right check sum.
