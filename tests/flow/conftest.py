@@ -72,7 +72,7 @@ def own_postgres() -> Iterator[servers.Postgres]:
 
 
 @pytest.fixture(scope="module")
-def stranger(shared_broker_url: str) -> Iterator[Celery]:
+def plain_celery_client(shared_broker_url: str) -> Iterator[Celery]:
     """A Celery client that knows broker and result backend and nothing else."""
     address = shared_broker_url
     with Celery(broker=address, backend=address, set_as_current=False) as client:

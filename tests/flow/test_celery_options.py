@@ -46,8 +46,8 @@ def running(shared: System) -> System:
     return shared
 
 
-def send(stranger: Celery, name: str, options: dict[str, Any], **fields: Any) -> Any:
-    return stranger.send_task(
+def send(plain_celery_client: Celery, name: str, options: dict[str, Any], **fields: Any) -> Any:
+    return plain_celery_client.send_task(
         "cards.create",
         kwargs=card(name, **fields),
         queue="cards",
@@ -67,11 +67,11 @@ def _has_answers(running: System, name: str, times: int) -> bool:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_each_sending_is_answered_on_the_stream_and_by_the_result(
-    name: str, running: System, stranger: Celery
+    name: str, running: System, plain_celery_client: Celery
 ) -> None:
     options, expected = OPTIONS[name]
     for times in (1, 2):
-        result = send(stranger, name, options)
+        result = send(plain_celery_client, name, options)
         until(partial(_has_answers, running, name, times), f"answer {times}")
         value = result.get(timeout=WAIT_S)
         assert value == answers(running, name)[0]
@@ -85,33 +85,37 @@ def test_each_sending_is_answered_on_the_stream_and_by_the_result(
         assert data.get("reason", answer["type"]) == expected
 
 
-def test_nothing_that_was_refused_is_done_or_sent_on(running: System, stranger: Celery) -> None:
+def test_nothing_that_was_refused_is_done_or_sent_on(
+    running: System, plain_celery_client: Celery
+) -> None:
     name = "refused with a chain"
-    send(stranger, name, {"chain": [NEXT], "countdown": 1})
+    send(plain_celery_client, name, {"chain": [NEXT], "countdown": 1})
     assert running.types(name) == ["invalid"]
     running.catches_up()
     assert "next" not in {event["subject"] for event in running.events()}
 
 
-def test_a_group_of_signatures_is_answered(running: System, stranger: Celery) -> None:
+def test_a_group_of_signatures_is_answered(running: System, plain_celery_client: Celery) -> None:
     names = [f"of-group-{number}" for number in range(3)]
     sent = [
-        stranger.signature("cards.create", kwargs=card(name, command_id=name), queue="cards")
+        plain_celery_client.signature(
+            "cards.create", kwargs=card(name, command_id=name), queue="cards"
+        )
         for name in names
     ]
-    group(sent, app=stranger).apply_async()
+    group(sent, app=plain_celery_client).apply_async()
     assert running.types(*names) == [DONE] * 3
 
 
-def test_the_first_of_a_chain_is_refused(running: System, stranger: Celery) -> None:
+def test_the_first_of_a_chain_is_refused(running: System, plain_celery_client: Celery) -> None:
     names = ["first-of-chain", "second-of-chain"]
     sent = [
-        stranger.signature(
+        plain_celery_client.signature(
             "cards.create", kwargs=card(name, command_id=name), queue="cards", immutable=True
         )
         for name in names
     ]
-    chain(*sent, app=stranger).apply_async()
+    chain(*sent, app=plain_celery_client).apply_async()
     assert running.types(names[0]) == ["invalid"]
 
 
@@ -123,39 +127,41 @@ def test_an_expires_without_a_zone_is_refused(running: System) -> None:
 
 
 def test_the_result_of_what_cannot_be_answered_is_a_failure(
-    running: System, stranger: Celery
+    running: System, plain_celery_client: Celery
 ) -> None:
     for name, fields in (("nobody", {"account_id": "nobody"}), ("no fields", {})):
-        result = stranger.send_task(
+        result = plain_celery_client.send_task(
             "cards.create", kwargs=fields, queue="cards", task_id=name, ignore_result=False
         )
         with pytest.raises(Exception, match="account_id_invalid"):
             result.get(timeout=WAIT_S)
-    result = stranger.send_task("cards.explode", queue="cards", ignore_result=False)
+    result = plain_celery_client.send_task("cards.explode", queue="cards", ignore_result=False)
     with pytest.raises(Exception, match="task_unknown"):
         result.get(timeout=WAIT_S)
 
 
 def test_with_a_deadline_in_both_places_the_earlier_one_counts(
-    running: System, stranger: Celery
+    running: System, plain_celery_client: Celery
 ) -> None:
     past = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
-    send(stranger, "late by a field", {"expires": 3600}, not_after=past)
+    send(plain_celery_client, "late by a field", {"expires": 3600}, not_after=past)
     assert running.types("late by a field") == ["stale_command"]
 
 
 def test_without_a_backend_only_queries_have_a_result(own: System) -> None:
     own.start("worker")
     own.start("relay")
-    with Celery(broker=own.broker_url, backend=own.broker_url, set_as_current=False) as stranger:
-        command = send(stranger, "plain", {})
+    with Celery(
+        broker=own.broker_url, backend=own.broker_url, set_as_current=False
+    ) as plain_celery_client:
+        command = send(plain_celery_client, "plain", {})
         assert own.types("plain") == [DONE]
         asked = {"account_id": ACCOUNT, "card_id": "plain"}
-        query = stranger.send_task(
+        query = plain_celery_client.send_task(
             "cards.get", kwargs=asked, queue="cards", ignore_result=False, task_id="query"
         )
         assert query.get(timeout=WAIT_S)["card"]["status"] == "unused"
-        listed = stranger.send_task(
+        listed = plain_celery_client.send_task(
             "cards.list", kwargs={"account_id": ACCOUNT}, queue="cards", ignore_result=False
         )
         assert [one["card_id"] for one in listed.get(timeout=WAIT_S)["cards"]] == ["plain"]
@@ -167,6 +173,6 @@ def test_without_a_backend_only_queries_have_a_result(own: System) -> None:
             result.forget()
         del command, query, listed, result
         gc.collect()
-        stranger.backend.result_consumer.stop()
-        stranger.backend.client.connection_pool.disconnect()
-        stranger.pool.force_close_all()
+        plain_celery_client.backend.result_consumer.stop()
+        plain_celery_client.backend.client.connection_pool.disconnect()
+        plain_celery_client.pool.force_close_all()

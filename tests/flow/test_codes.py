@@ -152,10 +152,10 @@ def test_only_the_recipient_can_open_a_file(
     running: System, printed: list[Row], folder: Path
 ) -> None:
     file = str(folder / "files" / ACCOUNT / "order.csv.age")
-    stranger, broken = folder / "stranger.txt", folder / "broken.txt"
-    stranger.write_text(new_key_pair().identity)
+    other, broken = folder / "other.txt", folder / "broken.txt"
+    other.write_text(new_key_pair().identity)
     broken.write_text("AGE-SECRET-KEY-1NO")
-    for key in (stranger, broken):
+    for key in (other, broken):
         done = running.cli("batch", "open", file, "--identity", str(key))
         assert (done.exit_code, done.stdout) == (1, "")
     assert len(printed) == 10
@@ -209,28 +209,28 @@ def test_of_64_concurrent_wrong_pins_five_are_compared(running: System, printed:
 
 
 def test_a_holder_queries_a_card_with_token_and_pin(
-    running: System, printed: list[Row], stranger: Celery
+    running: System, printed: list[Row], plain_celery_client: Celery
 ) -> None:
     row = printed[2]
     activate(running, row)
 
-    def look(task: str, **fields: Any) -> Any:
+    def run_query(task: str, **fields: Any) -> Any:
         asked = {"account_id": ACCOUNT, "token": row["token"], **fields}
-        sent = stranger.send_task(task, queue="cards", kwargs=asked, ignore_result=False)
+        sent = plain_celery_client.send_task(task, queue="cards", kwargs=asked, ignore_result=False)
         seen = sent.get(timeout=WAIT_S)
         sent.forget()
         return seen
 
-    assert look("cards.get", pin=row["pin"])["card"]["card_id"] == row["card_id"]
-    (loaded,) = look("transactions.list", pin=row["pin"])["transactions"]
+    assert run_query("cards.get", pin=row["pin"])["card"]["card_id"] == row["card_id"]
+    (loaded,) = run_query("transactions.list", pin=row["pin"])["transactions"]
     assert loaded["amount"] == 500
-    assert look("cards.get")["reason"] == "pin_required"
-    assert look("cards.get", token="none")["reason"] == "card_not_usable"
+    assert run_query("cards.get")["reason"] == "pin_required"
+    assert run_query("cards.get", token="none")["reason"] == "card_not_usable"
     for _ in range(5):
-        assert look("cards.get", pin="wrong")["reason"] == "card_not_usable"
+        assert run_query("cards.get", pin="wrong")["reason"] == "card_not_usable"
     until(lambda: blocked(running, row), "the guard")
-    assert look("cards.get", pin=row["pin"])["reason"] == "card_not_usable"
-    assert look("cards.get", pin=5)["problems"][0]["field"] == "pin"
+    assert run_query("cards.get", pin=row["pin"])["reason"] == "card_not_usable"
+    assert run_query("cards.get", pin=5)["problems"][0]["field"] == "pin"
 
 
 def test_the_command_line_opens_the_secrets_of_an_answer(

@@ -116,9 +116,9 @@ def test_celery_inspect_is_answered(question: str, running: System) -> None:
     ],
 )
 def test_publishers_cannot_change_a_worker(
-    control: str, arguments: dict[str, Any], running: System, stranger: Celery
+    control: str, arguments: dict[str, Any], running: System, plain_celery_client: Celery
 ) -> None:
-    (answer,) = stranger.control.broadcast(
+    (answer,) = plain_celery_client.control.broadcast(
         control, arguments=arguments, reply=True, limit=1, timeout=60
     )
     ((_, said),) = answer.items()

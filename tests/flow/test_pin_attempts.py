@@ -8,12 +8,12 @@ from card_worker.worker.delivery import Delivery
 from card_worker.worker.messages import Failed, Message
 from tests.codes import PIN, VAULT, WRONG_PIN
 from tests.flow import defects
-from tests.storage.test_codes import ACCOUNT, ask, create, note, pay
+from tests.storage.test_codes import ACCOUNT, answer_types, create, pay, store_attempts
 
 
 def test_a_pin_attempt_is_stored_before_the_pin_is_compared(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
-    assert ask(engine, create("defect", card_token={}, pin={})) == ["card.created"]
+    assert answer_types(engine, create("defect", card_token={}, pin={})) == ["card.created"]
     defects.plant(engine)
     asked = {"account_id": ACCOUNT, "token": "TOKEN-0", "pin": WRONG_PIN}
     amount = {"amount": 1, "currency": "NOK"}
@@ -35,12 +35,12 @@ def test_a_pin_attempt_is_stored_before_the_pin_is_compared(postgres_url: str) -
 
 
 def test_no_pin_is_compared_after_five_open_attempts(engine: Engine) -> None:
-    assert ask(engine, create("A1", card_token={}, pin={})) == ["card.created"]
+    assert answer_types(engine, create("A1", card_token={}, pin={})) == ["card.created"]
     for number in range(5):
-        note(engine, pay(f"r{number}", pin=WRONG_PIN))  # and then its worker died
-    assert ask(engine, pay("right", pin=PIN)) == ["card_not_usable"]
+        store_attempts(engine, pay(f"r{number}", pin=WRONG_PIN))  # and then its worker died
+    assert answer_types(engine, pay("right", pin=PIN)) == ["card_not_usable"]
     # Once they are judged, the card is blocked as if they had come one by one.
-    told = [ask(engine, pay(f"r{number}", pin=WRONG_PIN)) for number in range(5)]
+    told = [answer_types(engine, pay(f"r{number}", pin=WRONG_PIN)) for number in range(5)]
     assert told == [["card_not_usable"]] * 5
     with reading(engine) as connection:
         outcomes = connection.execute(

@@ -220,31 +220,35 @@ def test_an_unavailable_or_full_broker_raises_an_error(tmp_path: Path) -> None:
                 client.send(what)
 
 
-def test_the_answer_is_the_result_of_the_task(running: System, stranger: Celery) -> None:
-    sent = stranger.send_task("cards.create", queue="cards", kwargs=card("asked"))
+def test_the_answer_is_the_result_of_the_task(running: System, plain_celery_client: Celery) -> None:
+    sent = plain_celery_client.send_task("cards.create", queue="cards", kwargs=card("asked"))
     assert sent.get(timeout=60) == running.answers(sent.id)[sent.id]
     assert sent.state == "SUCCESS"
 
 
-def test_a_refusal_is_a_result_like_any_other(stranger: Celery) -> None:
-    sent = stranger.send_task("cards.activate", queue="cards", kwargs=card("nowhere"))
+def test_a_refusal_is_a_result_like_any_other(plain_celery_client: Celery) -> None:
+    sent = plain_celery_client.send_task("cards.activate", queue="cards", kwargs=card("nowhere"))
     assert sent.get(timeout=60)["data"]["reason"] == "card_not_found"
     assert sent.state == "SUCCESS"
 
 
-def test_a_command_delivered_again_has_the_first_answer_as_its_result(stranger: Celery) -> None:
+def test_a_command_delivered_again_has_the_first_answer_as_its_result(
+    plain_celery_client: Celery,
+) -> None:
     asked = card("again", command_id="again")
-    first = stranger.send_task("cards.create", queue="cards", kwargs=asked)
-    second = stranger.send_task("cards.create", queue="cards", kwargs=asked)
+    first = plain_celery_client.send_task("cards.create", queue="cards", kwargs=asked)
+    second = plain_celery_client.send_task("cards.create", queue="cards", kwargs=asked)
     assert first.get(timeout=60) == second.get(timeout=60)
 
 
-def test_a_list_has_a_list_of_answers_as_its_result(stranger: Celery) -> None:
+def test_a_list_has_a_list_of_answers_as_its_result(plain_celery_client: Celery) -> None:
     parts = [
         {"command": "cards.create", "command_id": f"part-{number}", **card(card_id)}
         for number, card_id in enumerate(["part-a", "part-a", "part-b"])
     ]
-    sent = stranger.send_task("commands.apply", queue="cards.bulk", kwargs={"commands": parts})
+    sent = plain_celery_client.send_task(
+        "commands.apply", queue="cards.bulk", kwargs={"commands": parts}
+    )
     answers = sent.get(timeout=60)
     assert [answer["correlationid"] for answer in answers] == ["part-0", "part-1", "part-2"]
     assert [answer["type"] for answer in answers] == [
@@ -254,17 +258,19 @@ def test_a_list_has_a_list_of_answers_as_its_result(stranger: Celery) -> None:
     ]
 
 
-def test_only_a_dead_letter_is_a_failure(running: System, stranger: Celery) -> None:
+def test_only_a_dead_letter_is_a_failure(running: System, plain_celery_client: Celery) -> None:
     asked = card("no account", account_id=None)
-    sent = stranger.send_task("cards.create", queue="cards", kwargs=asked)
+    sent = plain_celery_client.send_task("cards.create", queue="cards", kwargs=asked)
     with pytest.raises(Exception, match="account_id_invalid"):
         sent.get(timeout=60)
     assert sent.state == "FAILURE"
     assert running.letter(sent.id).reason == "account_id_invalid"
 
 
-def test_no_result_is_stored_with_ignore_result(running: System, stranger: Celery) -> None:
-    sent = stranger.send_task(
+def test_no_result_is_stored_with_ignore_result(
+    running: System, plain_celery_client: Celery
+) -> None:
+    sent = plain_celery_client.send_task(
         "cards.create", queue="cards", kwargs=card("silent"), ignore_result=True
     )
     running.answers(sent.id)

@@ -29,36 +29,38 @@ def move(system: System, ref_id: str, **fields: Any) -> None:
     system.send("transactions.create", ref_id, **asked)
 
 
-def look(stranger: Celery, task: str, **fields: Any) -> Any:
+def run_query(plain_celery_client: Celery, task: str, **fields: Any) -> Any:
     asked = {"account_id": ACCOUNT, **fields}
-    sent = stranger.send_task(task, queue="cards", kwargs=asked, ignore_result=False)
+    sent = plain_celery_client.send_task(task, queue="cards", kwargs=asked, ignore_result=False)
     seen = sent.get(timeout=WAIT_S)
     sent.forget()
     return seen
 
 
-def test_a_card_is_shown_as_it_is_now(running: System, stranger: Celery) -> None:
-    card = look(stranger, "cards.get", card_id="c2")["card"]
+def test_a_card_is_shown_as_it_is_now(running: System, plain_celery_client: Celery) -> None:
+    card = run_query(plain_celery_client, "cards.get", card_id="c2")["card"]
     assert (card["amount_balance"], card["status"]) == (400, "partially_used")
     assert (card["amount_reserved"], card["amount_available"]) == (50, 350)
-    assert look(stranger, "cards.get", card_id="c1")["card"]["status"] == "inactive"
+    assert run_query(plain_celery_client, "cards.get", card_id="c1")["card"]["status"] == "inactive"
     (same,) = running.cli_json("card", "show", "c1", "--account", ACCOUNT)
-    assert same == look(stranger, "cards.get", card_id="c1")["card"]
+    assert same == run_query(plain_celery_client, "cards.get", card_id="c1")["card"]
 
 
-def test_a_query_sees_commands_that_were_sent_before(running: System, stranger: Celery) -> None:
+def test_a_query_sees_commands_that_were_sent_before(
+    running: System, plain_celery_client: Celery
+) -> None:
     running.send("cards.update", "call-it", card_id="c1", name="Kari")
-    assert look(stranger, "cards.get", card_id="c1")["card"]["name"] == "Kari"
+    assert run_query(plain_celery_client, "cards.get", card_id="c1")["card"]["name"] == "Kari"
 
 
-def test_a_history_is_shown_page_by_page(stranger: Celery) -> None:
-    whole = look(stranger, "transactions.list", card_id="c2")
+def test_a_history_is_shown_page_by_page(plain_celery_client: Celery) -> None:
+    whole = run_query(plain_celery_client, "transactions.list", card_id="c2")
     assert [row["ref_id"] for row in whole["transactions"]][:3] == [None, "draw", "hold"]
     assert whole["next_cursor"] is None
     rows, cursor = [], None
     while True:
         asked = {"limit": 1} if cursor is None else {"limit": 1, "cursor": cursor}
-        page = look(stranger, "transactions.list", card_id="c2", **asked)
+        page = run_query(plain_celery_client, "transactions.list", card_id="c2", **asked)
         rows += page["transactions"]
         cursor = page["next_cursor"]
         if cursor is None:
@@ -66,8 +68,8 @@ def test_a_history_is_shown_page_by_page(stranger: Celery) -> None:
     assert rows == whole["transactions"]
 
 
-def test_a_batch_is_shown(stranger: Celery) -> None:
-    batch = look(stranger, "batches.get", batch_id="batch-1")["batch"]
+def test_a_batch_is_shown(plain_celery_client: Celery) -> None:
+    batch = run_query(plain_celery_client, "batches.get", batch_id="batch-1")["batch"]
     assert (batch["state"], batch["requested"], batch["name"]) == ("completed", 1, "July")
 
 
@@ -85,27 +87,27 @@ def test_a_batch_is_shown(stranger: Celery) -> None:
     ],
 )
 def test_refused_queries_return_the_reason(
-    task: str, fields: dict[str, Any], reason: str, stranger: Celery
+    task: str, fields: dict[str, Any], reason: str, plain_celery_client: Celery
 ) -> None:
-    seen = look(stranger, task, **fields)
+    seen = run_query(plain_celery_client, task, **fields)
     assert seen["reason"] == reason
     assert seen["message"]
     if reason == "invalid":
         assert seen["problems"][0]["field"]
 
 
-def test_a_query_stores_neither_event_nor_key(running: System, stranger: Celery) -> None:
+def test_a_query_stores_neither_event_nor_key(running: System, plain_celery_client: Celery) -> None:
     running.catches_up()
-    before, events = running.rows(), len(ours(running))
-    look(stranger, "cards.get", card_id="c2")
+    before, events = running.rows(), len(events_of_account(running))
+    run_query(plain_celery_client, "cards.get", card_id="c2")
     # One that nobody waits for, and one that nobody can be answered: only that is kept.
     running.send("cards.get", "for-nobody", card_id="c2")
     running.push(envelope("cards.get", "from-nobody", {"card_id": "c2"}))
     assert running.letter("from-nobody").reason == "account_id_invalid"
     running.catches_up()
     assert running.rows() == before
-    assert len(ours(running)) == events
+    assert len(events_of_account(running)) == events
 
 
-def ours(running: System) -> list[Event]:
+def events_of_account(running: System) -> list[Event]:
     return [event for event in running.events() if event["data"]["account_id"] == ACCOUNT]

@@ -30,7 +30,7 @@ PAST = THEN + timedelta(days=1)
 FAR = datetime(2999, 1, 1, tzinfo=UTC)
 
 
-def make(engine: Engine, *card_ids: str, expires_at: datetime | None = PAST) -> None:
+def create_cards(engine: Engine, *card_ids: str, expires_at: datetime | None = PAST) -> None:
     """Make cards as long ago as THEN."""
     commands: list[Command] = []
     for card_id in card_ids:
@@ -54,16 +54,16 @@ def expired(engine: Engine) -> Sequence[str]:
         return connection.execute(asked.order_by(cards.c.card_id)).scalars().all()
 
 
-def told(engine: Engine) -> int:
+def count_expiry_events(engine: Engine) -> int:
     with engine.connect() as connection:
         asked = select(func.count()).where(outbox.c.type == EventType.CARD_EXPIRED)
         return int(connection.execute(asked.select_from(outbox)).scalar_one())
 
 
 def test_only_cards_that_are_due_are_expired(engine: Engine) -> None:
-    make(engine, "due", "due too")
-    make(engine, "later", expires_at=FAR)
-    make(engine, "never", expires_at=None)
+    create_cards(engine, "due", "due too")
+    create_cards(engine, "later", expires_at=FAR)
+    create_cards(engine, "never", expires_at=None)
     assert expire_cards(engine) == 2
     assert expired(engine) == ["due", "due too"]
     with engine.connect() as connection:
@@ -71,16 +71,16 @@ def test_only_cards_that_are_due_are_expired(engine: Engine) -> None:
 
 
 def test_a_second_sweep_changes_nothing(engine: Engine) -> None:
-    make(engine, *names(5))
+    create_cards(engine, *names(5))
     assert [expire_cards(engine), expire_cards(engine)] == [5, 0]
-    assert told(engine) == 5
+    assert count_expiry_events(engine) == 5
 
 
 @pytest.mark.parametrize("sweeps", [2, 4])
 def test_concurrent_sweeps_expire_each_card_once(
     sweeps: int, engine: Engine, database_url: str
 ) -> None:
-    make(engine, *names(100))
+    create_cards(engine, *names(100))
     start = Barrier(sweeps)
 
     def sweep(_: int) -> int:
@@ -94,23 +94,23 @@ def test_concurrent_sweeps_expire_each_card_once(
     with ThreadPoolExecutor(sweeps) as threads:
         swept = list(threads.map(sweep, range(sweeps)))
     assert sum(swept) + expire_cards(engine) == 100
-    assert told(engine) == len(expired(engine)) == 100
+    assert count_expiry_events(engine) == len(expired(engine)) == 100
 
 
 def test_a_sweep_is_limited_and_the_next_continues(engine: Engine) -> None:
-    make(engine, *names(SLICES_MAX + 5))
+    create_cards(engine, *names(SLICES_MAX + 5))
     assert expire_cards(engine, slice_rows=1) == SLICES_MAX
     assert expire_cards(engine, slice_rows=1) == 5
 
 
 def test_slices_end_neatly_when_the_last_one_is_full(engine: Engine) -> None:
-    make(engine, *names(20))
+    create_cards(engine, *names(20))
     assert expire_cards(engine, slice_rows=10) == 20
 
 
 def test_the_card_that_expired_first_is_swept_first(engine: Engine) -> None:
-    make(engine, "newer", expires_at=PAST + timedelta(days=1))
-    make(engine, "older", expires_at=PAST)
+    create_cards(engine, "newer", expires_at=PAST + timedelta(days=1))
+    create_cards(engine, "older", expires_at=PAST)
     expire_cards(engine)
     with engine.connect() as connection:
         order = select(outbox.c.subject).where(outbox.c.type == EventType.CARD_EXPIRED)
@@ -120,7 +120,7 @@ def test_the_card_that_expired_first_is_swept_first(engine: Engine) -> None:
 
 def test_a_locked_card_is_left_for_the_next_sweep(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
-    make(engine, "free", "held")
+    create_cards(engine, "free", "held")
     with begin(engine) as (connection, _):
         connection.execute(select(cards).where(cards.c.card_id == "held").with_for_update())
         assert expire_cards(engine) == 1
@@ -131,14 +131,14 @@ def test_a_locked_card_is_left_for_the_next_sweep(postgres_url: str) -> None:
 
 def test_a_sweep_fails_while_the_sqlite_file_is_locked(sqlite_url: str) -> None:
     engine = open_engine(sqlite_url)
-    make(engine, "due")
+    create_cards(engine, "due")
     with begin(engine), pytest.raises(OperationalError, match="locked"):
         expire_cards(engine)
     assert expire_cards(engine) == 1
     engine.dispose()
 
 
-def ask(engine: Engine, *commands: Command) -> list[str]:
+def handle_commands(engine: Engine, *commands: Command) -> list[str]:
     """Handle commands as long ago as THEN; return the types of their answers."""
     with begin(engine) as (connection, _):
         return [answer.type.value for answer in handle(connection, commands, THEN)]
@@ -149,14 +149,14 @@ def swept(card_id: str, command_id: str) -> SweptCard:
 
 
 def test_producers_cannot_use_the_idempotency_keys_of_sweeps(engine: Engine) -> None:
-    make(engine, *names(3))
+    create_cards(engine, *names(3))
     for card_id in names(3):
         command_id = f"expire-{card_uuid(ACCOUNT, card_id)}-1"
         asked = {"account_id": ACCOUNT, "card_id": card_id}
         (taken,) = read_commands("cards.expire", command_id, asked)
         assert not isinstance(taken, UnreadableItem)
-        assert ask(engine, taken) == ["command.rejected"]
-    assert expire_cards(engine) == told(engine) == 3
+        assert handle_commands(engine, taken) == ["command.rejected"]
+    assert expire_cards(engine) == count_expiry_events(engine) == 3
 
 
 # A sweep of the past that was refused, and one whose key another card has.
@@ -166,13 +166,13 @@ def test_rows_that_cannot_be_changed_are_skipped(
     engine: Engine, slice_rows: int, stuck_by: str
 ) -> None:
     stuck = names(SLICES_MAX + 3)
-    make(engine, *stuck)
-    make(engine, "due", "due too", expires_at=PAST + timedelta(days=1))
+    create_cards(engine, *stuck)
+    create_cards(engine, "due", "due too", expires_at=PAST + timedelta(days=1))
     for card_id in stuck:
         named = card_id if stuck_by == "itself" else "nobody"
         command = swept(named, f"expire-{card_uuid(ACCOUNT, card_id)}-1")
         command = command.model_copy(update={"originated_by": "sweep"})
-        assert ask(engine, command) == ["command.rejected"]
+        assert handle_commands(engine, command) == ["command.rejected"]
     assert expire_cards(engine, slice_rows=slice_rows) == 2
     assert expired(engine) == ["due", "due too"]
 
@@ -188,8 +188,8 @@ DEFECT = {
 
 @pytest.mark.parametrize("slice_rows", [1, 3, 1_000])
 def test_a_row_that_fails_the_commit_is_skipped(engine: Engine, slice_rows: int) -> None:
-    make(engine, "defect-1", "due", "defect-2")
-    make(engine, "due too", expires_at=PAST + timedelta(days=1))
+    create_cards(engine, "defect-1", "due", "defect-2")
+    create_cards(engine, "due too", expires_at=PAST + timedelta(days=1))
     with engine.begin() as connection:
         connection.exec_driver_sql(DEFECT[engine.dialect.name])
     assert expire_cards(engine, slice_rows=slice_rows) == 2
@@ -197,7 +197,7 @@ def test_a_row_that_fails_the_commit_is_skipped(engine: Engine, slice_rows: int)
 
 
 def test_cards_changed_meanwhile_are_not_expired(engine: Engine) -> None:
-    make(engine, "prolonged", "due")
+    create_cards(engine, "prolonged", "due")
     with engine.begin() as connection:
         prolonged = update(cards).where(cards.c.card_id == "prolonged")
         connection.execute(prolonged.values(expires_at=FAR))
@@ -206,7 +206,7 @@ def test_cards_changed_meanwhile_are_not_expired(engine: Engine) -> None:
 
 
 def test_a_blocked_card_expires_too(engine: Engine) -> None:
-    make(engine, "blocked")
+    create_cards(engine, "blocked")
     with engine.begin() as connection:
         connection.execute(update(cards).values(blocked=True))
     assert expire_cards(engine) == 1
@@ -214,7 +214,7 @@ def test_a_blocked_card_expires_too(engine: Engine) -> None:
 
 def test_one_process_at_a_time_sweeps(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
-    make(engine, "due")
+    create_cards(engine, "due")
     with begin(engine) as (connection, _):
         assert try_lock(connection, "cards")
         assert expire_cards(engine) == 0
@@ -224,7 +224,7 @@ def test_one_process_at_a_time_sweeps(postgres_url: str) -> None:
 
 def test_the_slices_of_a_sweep_have_the_lowest_priority(own: System) -> None:
     due = 2 * SLICE_ROWS + 1
-    make(own.engine, *names(due))
+    create_cards(own.engine, *names(due))
     sweep = envelope("sweeps.expire_cards", "sweep", queue="cards.system")
     own.push(sweep, "cards.system")
     own.create("till")

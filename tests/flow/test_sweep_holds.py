@@ -28,15 +28,17 @@ AN_HOUR = 3600
 LOAD = {"amount": 500, "currency": "NOK"}
 
 
-def lock(engine: Engine, *card_ids: str, hold_expires_in: int | None = AN_HOUR) -> None:
-    """Make cards of 5.00 as long ago as THEN, and lock 2.00 on each."""
+def create_cards_with_holds(
+    engine: Engine, *card_ids: str, hold_expires_in: int | None = AN_HOUR
+) -> None:
+    """Create cards of 5.00 at THEN, with a hold of 2.00 on each."""
     commands: list[Command] = []
     for card_id in card_ids:
         about: dict[str, Any] = {"account_id": ACCOUNT, "card_id": card_id}
-        locked = {"ref_id": "r", "pending": True, "amount": 200, "currency": "NOK"}
+        hold = {"ref_id": "r", "pending": True, "amount": 200, "currency": "NOK"}
         if hold_expires_in is not None:
-            locked["hold_expires_in"] = hold_expires_in
-        for task, fields in (("cards.create", LOAD), ("transactions.create", locked)):
+            hold["hold_expires_in"] = hold_expires_in
+        for task, fields in (("cards.create", LOAD), ("transactions.create", hold)):
             (command,) = read_commands(task, f"{task} {card_id}", {**about, **fields})
             assert not isinstance(command, UnreadableItem)
             commands.append(command)
@@ -44,37 +46,37 @@ def lock(engine: Engine, *card_ids: str, hold_expires_in: int | None = AN_HOUR) 
         assert {answer.reason for answer in handle(connection, commands, THEN)} == {None}
 
 
-def locked(engine: Engine) -> Sequence[str]:
-    """Return the cards on which something is locked."""
+def cards_with_holds(engine: Engine) -> Sequence[str]:
+    """Return the ids of cards with a reserved amount."""
     with reading(engine) as connection:
         asked = select(cards.c.card_id).where(cards.c.amount_reserved > 0)
         return connection.execute(asked.order_by(cards.c.card_id)).scalars().all()
 
 
-def told(engine: Engine) -> int:
+def count_expiry_events(engine: Engine) -> int:
     with reading(engine) as connection:
         asked = select(func.count()).where(outbox.c.type == EventType.HOLD_EXPIRED)
         return int(connection.execute(asked.select_from(outbox)).scalar_one())
 
 
 def test_only_holds_that_are_due_are_released(engine: Engine) -> None:
-    lock(engine, "due", "due too")
-    lock(engine, "never", hold_expires_in=None)
+    create_cards_with_holds(engine, "due", "due too")
+    create_cards_with_holds(engine, "never", hold_expires_in=None)
     with begin(engine) as (connection, now):
         later = int((now - THEN).total_seconds()) + AN_HOUR
-    lock(engine, "later", hold_expires_in=later)
-    assert expire_holds(engine) == told(engine) == 2
-    assert locked(engine) == ["later", "never"]
+    create_cards_with_holds(engine, "later", hold_expires_in=later)
+    assert expire_holds(engine) == count_expiry_events(engine) == 2
+    assert cards_with_holds(engine) == ["later", "never"]
     assert expire_holds(engine) == 0
     with reading(engine) as connection:
         assert list(differences(connection)) == []
 
 
 def test_a_sweep_of_holds_is_limited_and_the_next_continues(engine: Engine) -> None:
-    lock(engine, *(f"card-{number}" for number in range(SLICES_MAX + 2)))
+    create_cards_with_holds(engine, *(f"card-{number}" for number in range(SLICES_MAX + 2)))
     assert expire_holds(engine, slice_rows=1) == SLICES_MAX
     assert expire_holds(engine, slice_rows=1) == 2
-    assert locked(engine) == []
+    assert cards_with_holds(engine) == []
 
 
 def holds_of(engine: Engine) -> list[UUID]:
@@ -91,29 +93,29 @@ def ask(engine: Engine, *commands: Command) -> None:
 
 
 def test_producers_cannot_use_the_idempotency_keys_of_sweeps(engine: Engine) -> None:
-    lock(engine, "one", "two")
+    create_cards_with_holds(engine, "one", "two")
     for hold in holds_of(engine):
         asked = {"account_id": ACCOUNT, "transaction_id": str(hold)}
         (taken,) = read_commands("holds.expire", f"expire-{hold}", asked)
         assert not isinstance(taken, UnreadableItem)
         ask(engine, taken)
-    assert expire_holds(engine) == told(engine) == 2
+    assert expire_holds(engine) == count_expiry_events(engine) == 2
 
 
 @pytest.mark.parametrize("slice_rows", [1, 7, 1_000])
 def test_rows_that_cannot_be_changed_are_skipped(engine: Engine, slice_rows: int) -> None:
-    lock(engine, *(f"stuck-{number}" for number in range(SLICES_MAX + 3)))
+    create_cards_with_holds(engine, *(f"stuck-{number}" for number in range(SLICES_MAX + 3)))
     stuck = holds_of(engine)
     for hold in stuck:
         about: dict[str, Any] = {"account_id": ACCOUNT, "transaction_id": hold}
         ask(engine, SweptHold(command_id=f"expire-{hold}", originated_by="sweep", **about))
-    lock(engine, "due", "due too", hold_expires_in=2 * AN_HOUR)
-    assert expire_holds(engine, slice_rows=slice_rows) == told(engine) == 2
-    assert len(locked(engine)) == len(stuck)
+    create_cards_with_holds(engine, "due", "due too", hold_expires_in=2 * AN_HOUR)
+    assert expire_holds(engine, slice_rows=slice_rows) == count_expiry_events(engine) == 2
+    assert len(cards_with_holds(engine)) == len(stuck)
 
 
 def test_a_slice_begins_after_the_last_row_of_the_previous_one(engine: Engine) -> None:
-    lock(engine, "one", "two", "three")
+    create_cards_with_holds(engine, "one", "two", "three")
     with begin(engine) as (connection, now):
         first = due_holds(connection, now, 2)
         last = due_holds(connection, now, 2, place_of(first[-1]))
@@ -127,42 +129,42 @@ def place_of(hold: Hold) -> After:
 
 
 def test_all_holds_of_a_card_that_are_released_together_are_counted(engine: Engine) -> None:
-    lock(engine, "one")
+    create_cards_with_holds(engine, "one")
     asked = {"account_id": ACCOUNT, "card_id": "one", "amount": 100, "currency": "NOK"}
     asked |= {"ref_id": "r2", "pending": True, "hold_expires_in": 2 * AN_HOUR}
     (command,) = read_commands("transactions.create", "again", asked)
     assert not isinstance(command, UnreadableItem)
     with begin(engine) as (connection, _):
         handle(connection, [command], THEN)
-    assert expire_holds(engine) == told(engine) == 2
+    assert expire_holds(engine) == count_expiry_events(engine) == 2
 
 
 def test_a_hold_on_a_locked_card_is_left_for_the_next_sweep(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
-    lock(engine, "free", "held")
+    create_cards_with_holds(engine, "free", "held")
     with begin(engine) as (connection, _):
         connection.execute(select(cards).where(cards.c.card_id == "held").with_for_update())
         assert expire_holds(engine) == 1
-        assert locked(engine) == ["held"]
+        assert cards_with_holds(engine) == ["held"]
     assert expire_holds(engine) == 1
     engine.dispose()
 
 
 def test_a_locked_hold_is_skipped(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
-    lock(engine, "free", "held")
+    create_cards_with_holds(engine, "free", "held")
     with begin(engine) as (connection, _):
         held = select(cards.c.id).where(cards.c.card_id == "held").scalar_subquery()
         connection.execute(select(holds).where(holds.c.card == held).with_for_update())
         assert expire_holds(engine) == 1
-        assert locked(engine) == ["held"]
+        assert cards_with_holds(engine) == ["held"]
     assert expire_holds(engine) == 1
     engine.dispose()
 
 
 @pytest.mark.parametrize("done", ["transactions.capture", "transactions.void"])
 def test_captured_and_voided_holds_are_not_due(engine: Engine, done: str) -> None:
-    lock(engine, "done")
+    create_cards_with_holds(engine, "done")
     with reading(engine) as connection:
         hold = connection.execute(select(holds.c.id)).scalar_one()
     asked = {"account_id": ACCOUNT, "transaction_id": str(hold), "ref_id": "done"}
@@ -171,13 +173,13 @@ def test_captured_and_voided_holds_are_not_due(engine: Engine, done: str) -> Non
     with begin(engine) as (connection, _):
         (answer,) = handle(connection, [command], THEN)
     assert answer.reason is None
-    assert (expire_holds(engine), told(engine)) == (0, 0)
+    assert (expire_holds(engine), count_expiry_events(engine)) == (0, 0)
 
 
 def test_a_worker_releases_holds_when_beat_requests_a_sweep(own: System) -> None:
     own.start("worker")
     own.start("relay")
-    lock(own.engine, "due")
+    create_cards_with_holds(own.engine, "due")
     own.push(envelope("sweeps.expire_holds", "sweep", queue="cards.system"), "cards.system")
     until(lambda: own.events_of("hold.expired"), "the word of it")
-    assert locked(own.engine) == []
+    assert cards_with_holds(own.engine) == []

@@ -162,17 +162,19 @@ def test_no_message_stopped_the_worker(after_all: System) -> None:
     assert after_all.parts.all[0].said.count("ready.") == 1
 
 
-def test_a_pickled_command_is_kept(running: System, stranger: Celery) -> None:
+def test_a_pickled_command_is_kept(running: System, plain_celery_client: Celery) -> None:
     asked = card("pickled")
-    stranger.send_task(
+    plain_celery_client.send_task(
         "cards.create", kwargs=asked, queue="cards", task_id="pickled", serializer="pickle"
     )
     assert running.letter("pickled").explanation.startswith("content_type_unsupported")
 
 
-def test_headers_that_celery_adds_are_accepted(running: System, stranger: Celery) -> None:
+def test_headers_that_celery_adds_are_accepted(
+    running: System, plain_celery_client: Celery
+) -> None:
     for serializer in ("json", None):
-        stranger.send_task(
+        plain_celery_client.send_task(
             "cards.create",
             kwargs=card(f"plain {serializer}"),
             queue="cards",

@@ -38,7 +38,7 @@ ACCOUNT = "T00000001"
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
 
 
-def is_passing(error: BaseException) -> bool:
+def is_temporary(error: BaseException) -> bool:
     return is_retryable(error) or is_race(error)
 
 
@@ -67,27 +67,35 @@ def pay(ref_id: str, token: str = "TOKEN-0", vault: Vault = VAULT, **fields: Any
     return keyed(vault, "transactions.create", ref_id, **asked)
 
 
-def ask(engine: Engine, *commands: Command, issuer: SecretIssuer | None = None) -> list[str]:
-    """Handle commands as a worker does; return what their answers are."""
-    said = [json.loads(answer.event) for answer in do(engine, *commands, issuer=issuer)]
+def answer_types(
+    engine: Engine, *commands: Command, issuer: SecretIssuer | None = None
+) -> list[str]:
+    """Handle commands as a worker does; return the types of the answers, or the reasons."""
+    said = [
+        json.loads(answer.event) for answer in store_and_handle(engine, *commands, issuer=issuer)
+    ]
     return [one["data"].get("reason", one["type"]) for one in said]
 
 
-def do(engine: Engine, *commands: Command, issuer: SecretIssuer | None = None) -> list[Answer]:
-    note(engine, *commands)
-    return judge(engine, *commands, issuer=issuer)
+def store_and_handle(
+    engine: Engine, *commands: Command, issuer: SecretIssuer | None = None
+) -> list[Answer]:
+    store_attempts(engine, *commands)
+    return handle_commands(engine, *commands, issuer=issuer)
 
 
-@retry(retry=retry_if_exception(is_passing))
-def note(engine: Engine, *commands: Command) -> None:
+@retry(retry=retry_if_exception(is_temporary))
+def store_attempts(engine: Engine, *commands: Command) -> None:
     attempts = [one for one in commands if isinstance(one, CreateTransaction) and one.pin]
     if attempts:
         with begin(engine) as (connection, _):
             store_pin_attempts(connection, attempts, NOW)
 
 
-@retry(retry=retry_if_exception(is_passing))
-def judge(engine: Engine, *commands: Command, issuer: SecretIssuer | None = None) -> list[Answer]:
+@retry(retry=retry_if_exception(is_temporary))
+def handle_commands(
+    engine: Engine, *commands: Command, issuer: SecretIssuer | None = None
+) -> list[Answer]:
     with begin(engine) as (connection, _):
         return handle(connection, commands, NOW, issuer or plain_issuer())
 
@@ -110,7 +118,9 @@ def shows(engine: Engine, card_id: str = "A1") -> Any:
 
 
 def test_a_card_shows_masked_codes_and_its_owner_receives_them_sealed(engine: Engine) -> None:
-    (told,) = do(engine, create("A1", card_token={}, pin={}), issuer=SecretIssuer(VAULT))
+    (told,) = store_and_handle(
+        engine, create("A1", card_token={}, pin={}), issuer=SecretIssuer(VAULT)
+    )
     data = json.loads(told.event)["data"]
     secrets = json.loads(open_sealed([OWNER.identity], data["sealed"].encode()))
     assert (secrets["card_id"], len(secrets["pin"])) == ("A1", 4)
@@ -120,12 +130,14 @@ def test_a_card_shows_masked_codes_and_its_owner_receives_them_sealed(engine: En
     )
     assert (token["ref_id"], token["expires_after_transaction"]) == (None, False)
     assert data["card"]["pin"] == {"format": FOUR_DIGITS.model_dump(mode="json")}
-    assert ask(engine, pay("r1", secrets["token"], pin=secrets["pin"])) == ["card.drawn_down"]
+    assert answer_types(engine, pay("r1", secrets["token"], pin=secrets["pin"])) == [
+        "card.drawn_down"
+    ]
     assert shows(engine)["tokens"] == [token]
 
 
 def test_hashes_depend_on_the_pepper_and_that_of_a_pin_on_its_card(engine: Engine) -> None:
-    ask(engine, create("A1", card_token={}, pin={}), create("A2", pin={}))
+    answer_types(engine, create("A1", card_token={}, pin={}), create("A2", pin={}))
     (token,) = rows(engine, tokens)
     one, two = rows(engine, pins)
     assert (token.kid, one.kid) == ("t1", "p1")
@@ -137,7 +149,7 @@ def test_codes_of_a_batch_are_only_in_its_file(engine: Engine) -> None:
     asked = [{"card_id": f"A{n}", "type": "credit_note"} for n in range(3)]
     options: dict[str, Any] = {"card_token": {}, "pin": {}}
     order = command("cards.batch_create", "B/1", cards=asked, options=options, **SEAL_TO)
-    (told,) = do(engine, order, issuer=SecretIssuer(VAULT))
+    (told,) = store_and_handle(engine, order, issuer=SecretIssuer(VAULT))
     data = json.loads(told.event)["data"]
     (kept,) = rows(engine, file_parts)
     sealed = base64.b64decode(kept.content)
@@ -152,19 +164,23 @@ def test_codes_of_a_batch_are_only_in_its_file(engine: Engine) -> None:
     assert [row["card_id"] for row in listed] == ["A0", "A1", "A2"]
     assert {row["type"] for row in listed} == {"credit_note"}
     for card_id in ("A0", "A1", "A2"):
-        ask(engine, command("cards.activate", f"on-{card_id}", card_id=card_id, **LOAD))
+        answer_types(engine, command("cards.activate", f"on-{card_id}", card_id=card_id, **LOAD))
     paid = [pay(row["card_id"], row["token"], pin=row["pin"]) for row in listed]
-    assert ask(engine, *paid) == ["card.drawn_down"] * 3
-    assert do(engine, order)[0].event == told.event  # once more: not one of them is made anew
+    assert answer_types(engine, *paid) == ["card.drawn_down"] * 3
+    assert (
+        store_and_handle(engine, order)[0].event == told.event
+    )  # once more: not one of them is made anew
     assert len(rows(engine, tokens)) == len(rows(engine, pins)) == 3
 
 
 def test_a_reversed_activation_restores_a_token_that_has_expired(engine: Engine) -> None:
     listed = {"cards": [{"card_id": "A1"}], "options": {"card_token": {}}, **SEAL_TO}
-    ask(engine, command("cards.batch_create", "B1", **listed))
+    answer_types(engine, command("cards.batch_create", "B1", **listed))
     (issued,) = rows(engine, tokens)
     behaviour = {"expires_in": 60, "expires_after_transaction": True}
-    ask(engine, command("cards.activate", "on", card_id="A1", card_token=behaviour, **LOAD))
+    answer_types(
+        engine, command("cards.activate", "on", card_id="A1", card_token=behaviour, **LOAD)
+    )
     assert rows(engine, tokens) != [issued]
     with begin(engine) as (connection, _):
         reverse = command("cards.reverse_activation", "off", card_id="A1")
@@ -173,20 +189,20 @@ def test_a_reversed_activation_restores_a_token_that_has_expired(engine: Engine)
     assert reversed_.reason is None
     assert rows(engine, tokens) == [issued]
     assert [token["id"] for token in shows(engine)["tokens"]] == [str(issued.id)]
-    ask(engine, command("cards.activate", "again", card_id="A1", **LOAD))
-    assert ask(engine, pay("r1"), pay("r2")) == ["card.drawn_down"] * 2
+    answer_types(engine, command("cards.activate", "again", card_id="A1", **LOAD))
+    assert answer_types(engine, pay("r1"), pay("r2")) == ["card.drawn_down"] * 2
     with reading(engine) as connection:
         assert list(differences(connection)) == []
 
 
 def test_a_payment_is_the_same_however_its_token_and_pin_are_typed(engine: Engine) -> None:
     made = create("A1", card_token=SIXTEEN, pin={})
-    ask(engine, made, issuer=plain_issuer(VAULT, "1" * 16))
+    answer_types(engine, made, issuer=plain_issuer(VAULT, "1" * 16))
     spellings = ("1" * 16, PIN), (f" {'1111 ' * 4}", f"{PIN} "), ("1111-1111-1111-1111", PIN)
     paid = [pay("r1", token, pin=pin) for token, pin in spellings]
-    (first,) = do(engine, paid[0])
+    (first,) = store_and_handle(engine, paid[0])
     assert first.type == "card.drawn_down"
-    assert [answer.id for answer in do(engine, *paid)] == [first.id] * 3
+    assert [answer.id for answer in store_and_handle(engine, *paid)] == [first.id] * 3
     assert shows(engine)["amount_balance"] == 499
 
 
@@ -197,11 +213,11 @@ def test_a_token_that_exists_is_drawn_again(engine: Engine) -> None:
     same, other = "1" * 16, "2" * 16
     issuer = plain_issuer(VAULT, same, same, other)
     wanted = [create(name, card_token=SIXTEEN) for name in ("A1", "A2")]
-    assert ask(engine, *wanted, issuer=issuer) == ["card.created"] * 2
+    assert answer_types(engine, *wanted, issuer=issuer) == ["card.created"] * 2
     paid = [pay("r1", same), pay("r2", other)]
-    assert ask(engine, *paid) == ["card.drawn_down"] * 2
+    assert answer_types(engine, *paid) == ["card.drawn_down"] * 2
     issuer = plain_issuer(VAULT, other, same, "3" * 16)
-    assert ask(engine, create("A3", card_token=SIXTEEN), issuer=issuer) == ["card.created"]
+    assert answer_types(engine, create("A3", card_token=SIXTEEN), issuer=issuer) == ["card.created"]
     order = command(
         "cards.batch_create",
         "B1",
@@ -210,7 +226,7 @@ def test_a_token_that_exists_is_drawn_again(engine: Engine) -> None:
         **SEAL_TO,
     )
     issuer = plain_issuer(VAULT, "4" * 16, "4" * 16, same, "5" * 16)
-    assert ask(engine, order, issuer=issuer) == ["batch.completed"]
+    assert answer_types(engine, order, issuer=issuer) == ["batch.completed"]
     assert len({row.digest for row in rows(engine, tokens)}) == 5
 
 
@@ -218,18 +234,18 @@ def test_a_format_with_too_few_free_values_is_refused(engine: Engine) -> None:
     same = ["1" * 16] * 60
     asked = [create("A1", card_token=SIXTEEN), create("A2", card_token=SIXTEEN)]
     issuer = plain_issuer(VAULT, *same)
-    assert ask(engine, *asked, issuer=issuer) == ["card.created", "format_invalid"]
+    assert answer_types(engine, *asked, issuer=issuer) == ["card.created", "format_invalid"]
     more = command(
         "tokens.create", "t", card_id="A1", ref_id="t", expires_in=9, **SIXTEEN, **SEAL_TO
     )
-    (told,) = do(engine, more, issuer=plain_issuer(VAULT, *same))
+    (told,) = store_and_handle(engine, more, issuer=plain_issuer(VAULT, *same))
     problems = json.loads(told.event)["data"]["problems"]
     assert problems == [{"field": "format", "message": "hardly any value is left"}]
     options = {"card_token": SIXTEEN}
     order = command(
         "cards.batch_create", "b", cards=[{"card_id": "A9"}], options=options, **SEAL_TO
     )
-    (told,) = do(engine, order, issuer=plain_issuer(VAULT, *same))
+    (told,) = store_and_handle(engine, order, issuer=plain_issuer(VAULT, *same))
     (problem,) = json.loads(told.event)["data"]["problems"]
     assert problem["field"] == "options.card_token.format"
     assert len(rows(engine, tokens)) == 1
@@ -238,7 +254,7 @@ def test_a_format_with_too_few_free_values_is_refused(engine: Engine) -> None:
 def test_one_of_two_commits_with_the_same_token_draws_again(postgres_url: str) -> None:
     start, tries = Barrier(2), Counter[str]()
 
-    @retry(retry=retry_if_exception(is_passing))
+    @retry(retry=retry_if_exception(is_temporary))
     def make(card_id: str, issuer: SecretIssuer) -> None:
         tries[card_id] += 1
         with begin(engine) as (connection, _):
@@ -263,16 +279,16 @@ def test_codes_are_hashed_again_with_a_new_pepper_when_used(engine: Engine) -> N
     old_token, old_pin = Pepper("t1", bytes(32)), Pepper("p1", bytes(range(32)))
     both = Vault(Peppers([new_token, old_token]), Peppers([new_pin, old_pin]))
     new = Vault(Peppers([new_token]), Peppers([new_pin]))
-    ask(engine, *(create(name, card_token={}, pin={}) for name in ("A1", "A2")))
+    answer_types(engine, *(create(name, card_token={}, pin={}) for name in ("A1", "A2")))
     first = pay("r1", vault=both, pin=PIN)
-    assert ask(engine, first) == ["card.drawn_down"]
+    assert answer_types(engine, first) == ["card.drawn_down"]
     assert {(row.kid) for row in rows(engine, tokens)} == {"t1", "t2"}
     assert {(row.kid) for row in rows(engine, pins)} == {"p1", "p2"}
     used, unused = pay("r2", vault=new, pin=PIN), pay("r2", "TOKEN-1", vault=new, pin=PIN)
-    assert ask(engine, used, unused) == ["card.drawn_down", "card_not_usable"]
+    assert answer_types(engine, used, unused) == ["card.drawn_down", "card_not_usable"]
     # A key lives as long as the oldest pepper does; after that, the reference still counts once.
-    assert ask(engine, first) == ["card.drawn_down"]
-    assert ask(engine, pay("r1", vault=new, pin=PIN)) == ["idempotency_conflict"]
+    assert answer_types(engine, first) == ["card.drawn_down"]
+    assert answer_types(engine, pay("r1", vault=new, pin=PIN)) == ["idempotency_conflict"]
     assert shows(engine)["amount_balance"] == 498
 
 
@@ -280,27 +296,27 @@ def test_codes_are_hashed_again_with_a_new_pepper_when_used(engine: Engine) -> N
 
 
 def test_only_five_of_many_concurrent_wrong_pins_are_compared(engine: Engine) -> None:
-    ask(engine, create("A1", card_token={}, pin={}))
+    answer_types(engine, create("A1", card_token={}, pin={}))
     attempts_at_once = [pay(f"r{n}", pin=WRONG_PIN) for n in range(SENDERS)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda one: note(engine, one), attempts_at_once))
+        list(pool.map(lambda one: store_attempts(engine, one), attempts_at_once))
     # All of them are known now, and none of them has been looked at.
     with ThreadPoolExecutor(8) as pool:
-        told = list(pool.map(lambda one: judge(engine, one), attempts_at_once))
+        told = list(pool.map(lambda one: handle_commands(engine, one), attempts_at_once))
     assert {answers[0].reason for answers in told} == {"card_not_usable"}
     outcomes = Counter(row.outcome for row in rows(engine, pin_attempts))
     assert outcomes == {Outcome.WRONG: 5, Outcome.CLEARED: SENDERS - 5}
-    assert ask(engine, pay("right", pin=PIN)) == ["card_not_usable"]
+    assert answer_types(engine, pay("right", pin=PIN)) == ["card_not_usable"]
     blocked = [row for row in rows(engine, outbox) if row.type == "card.blocked"]
     assert len(blocked) == 1
     assert shows(engine)["status"] == "blocked"
 
 
 def test_a_right_pin_among_concurrent_wrong_ones_does_not_raise_the_limit(engine: Engine) -> None:
-    ask(engine, create("A1", card_token={}, pin={}))
+    answer_types(engine, create("A1", card_token={}, pin={}))
     mixed = [pay(f"r{n}", pin=PIN if n % 16 == 3 else WRONG_PIN) for n in range(SENDERS)]
     with ThreadPoolExecutor(8) as pool:
-        told = list(pool.map(lambda one: do(engine, one)[0], mixed))
+        told = list(pool.map(lambda one: store_and_handle(engine, one)[0], mixed))
     opened = [answer for answer in told if answer.reason is None]
     wrong = sum(row.outcome == Outcome.WRONG for row in rows(engine, pin_attempts))
     assert wrong <= 5
@@ -310,83 +326,86 @@ def test_a_right_pin_among_concurrent_wrong_ones_does_not_raise_the_limit(engine
 
 
 def test_a_redelivered_pin_attempt_counts_once(engine: Engine) -> None:
-    ask(engine, create("A1", card_token={}, pin={}))
+    answer_types(engine, create("A1", card_token={}, pin={}))
     attempt = pay("r1", pin=WRONG_PIN)
     for _ in range(3):
-        note(engine, attempt)  # and then its worker died
+        store_attempts(engine, attempt)  # and then its worker died
     assert [row.outcome for row in rows(engine, pin_attempts)] == ["open"]
     for _ in range(9):
-        assert ask(engine, attempt) == ["card_not_usable"]
+        assert answer_types(engine, attempt) == ["card_not_usable"]
     assert [row.outcome for row in rows(engine, pin_attempts)] == ["wrong"]
     # Under the same reference another PIN is not even looked at.
-    assert ask(engine, pay("r1", pin=PIN)) == ["card_not_usable"]
-    assert ask(engine, pay("r2", pin=PIN)) == ["card.drawn_down"]
+    assert answer_types(engine, pay("r1", pin=PIN)) == ["card_not_usable"]
+    assert answer_types(engine, pay("r2", pin=PIN)) == ["card.drawn_down"]
 
 
 def test_a_pin_attempt_twice_in_a_group_has_one_number(engine: Engine) -> None:
-    ask(engine, create("A1", card_token={}, pin={}))
+    answer_types(engine, create("A1", card_token={}, pin={}))
     first, second = pay("r1", pin=WRONG_PIN), pay("r2", pin=WRONG_PIN)
-    ask(engine, first, first, second, first)
+    answer_types(engine, first, first, second, first)
     assert sorted(row.number for row in rows(engine, pin_attempts)) == [1, 2]
-    assert ask(engine, first, second) == ["card_not_usable"] * 2
+    assert answer_types(engine, first, second) == ["card_not_usable"] * 2
 
 
 def test_a_pin_attempt_stored_after_its_answer_does_not_count(engine: Engine) -> None:
-    ask(engine, create("A1", card_token={}, pin={}))
+    answer_types(engine, create("A1", card_token={}, pin={}))
     attempt = pay("r1", pin=PIN)
     assert isinstance(attempt, CreateTransaction)
     with begin(engine) as (connection, _):
         store_pin_attempts(connection, [attempt], NOW)
-    judge(engine, attempt)
+    handle_commands(engine, attempt)
     with begin(engine) as (connection, _):  # what a second worker did that looked too early
         connection.execute(pin_attempts.update().values(outcome=Outcome.OPEN))
-    judge(engine, attempt)
+    handle_commands(engine, attempt)
     assert [row.outcome for row in rows(engine, pin_attempts)] == ["cleared"]
 
 
 def test_an_unblock_clears_wrong_attempts_but_not_unchecked_ones(
     engine: Engine,
 ) -> None:
-    ask(engine, create("A1", card_token={}, pin={}))
-    ask(engine, *(pay(f"r{n}", pin=WRONG_PIN) for n in range(5)))
+    answer_types(engine, create("A1", card_token={}, pin={}))
+    answer_types(engine, *(pay(f"r{n}", pin=WRONG_PIN) for n in range(5)))
     waiting = pay("waiting", pin=WRONG_PIN)
-    note(engine, waiting)
-    judge(engine, command("cards.unblock", "u", card_id="A1", reason="found"))
+    store_attempts(engine, waiting)
+    handle_commands(engine, command("cards.unblock", "u", card_id="A1", reason="found"))
     outcomes = Counter(row.outcome for row in rows(engine, pin_attempts))
     assert outcomes == {Outcome.CLEARED: 5, Outcome.OPEN: 1}
     # Of one that never came to an end, nothing is left to count after an hour.
     with begin(engine) as (connection, _):
         connection.execute(pin_attempts.update().values(created_at=NOW - timedelta(hours=2)))
-    assert ask(engine, pay("right", pin=PIN)) == ["card.drawn_down"]
+    assert answer_types(engine, pay("right", pin=PIN)) == ["card.drawn_down"]
     assert {row.outcome for row in rows(engine, pin_attempts)} == {Outcome.CLEARED}
-    judge(engine, waiting)
+    handle_commands(engine, waiting)
     assert {row.outcome for row in rows(engine, pin_attempts)} == {Outcome.CLEARED}
 
 
 def test_a_dry_run_of_an_unblock_clears_no_attempt(engine: Engine) -> None:
-    ask(engine, create("A1", card_token={}, pin={}))
-    ask(engine, *(pay(f"r{n}", pin=WRONG_PIN) for n in range(5)))
+    answer_types(engine, create("A1", card_token={}, pin={}))
+    answer_types(engine, *(pay(f"r{n}", pin=WRONG_PIN) for n in range(5)))
     unblock = {"card_id": "A1", "reason": "found"}
     dry, again = (command("cards.unblock", key, **unblock, dry_run=True) for key in ("d1", "d2"))
-    assert ask(engine, dry) == ["card.unblocked"]
+    assert answer_types(engine, dry) == ["card.unblocked"]
     assert {row.outcome for row in rows(engine, pin_attempts)} == {Outcome.WRONG}
     # Nor for a real one that follows it in a group.
-    assert ask(engine, again, command("cards.unblock", "u", **unblock)) == ["card.unblocked"] * 2
-    assert ask(engine, pay("right", pin=PIN)) == ["card.drawn_down"]
+    assert (
+        answer_types(engine, again, command("cards.unblock", "u", **unblock))
+        == ["card.unblocked"] * 2
+    )
+    assert answer_types(engine, pay("right", pin=PIN)) == ["card.drawn_down"]
 
 
 def test_a_pin_attempt_on_an_unknown_card_is_stored(engine: Engine) -> None:
-    assert ask(engine, pay("r1", "NOBODY-S", pin=WRONG_PIN)) == ["card_not_usable"]
+    assert answer_types(engine, pay("r1", "NOBODY-S", pin=WRONG_PIN)) == ["card_not_usable"]
     (noted,) = rows(engine, pin_attempts)
     assert (noted.card, noted.outcome) == (None, "cleared")
 
 
 def test_all_unusable_cards_have_the_same_reason(engine: Engine) -> None:
-    ask(engine, *(create(f"A{n}", card_token={}, pin={}) for n in range(4)))
-    ask(engine, command("cards.block", "b", card_id="A1", reason="lost"))
-    ask(engine, command("cards.close", "c", card_id="A2", reason="done"))
+    answer_types(engine, *(create(f"A{n}", card_token={}, pin={}) for n in range(4)))
+    answer_types(engine, command("cards.block", "b", card_id="A1", reason="lost"))
+    answer_types(engine, command("cards.close", "c", card_id="A2", reason="done"))
     tried = [("TOKEN-0", WRONG_PIN), ("TOKEN-1", PIN), ("TOKEN-2", PIN), ("NOBODY-S", PIN)]
-    told = do(engine, *(pay("same", token, pin=pin) for token, pin in tried))
+    told = store_and_handle(engine, *(pay("same", token, pin=pin) for token, pin in tried))
     said = [json.loads(answer.event) for answer in told]
     for one in said:
         one.pop("id")
@@ -395,9 +414,9 @@ def test_all_unusable_cards_have_the_same_reason(engine: Engine) -> None:
 
 
 def test_a_query_by_token_counts_pin_attempts_like_a_payment(engine: Engine) -> None:
-    ask(engine, create("A1", card_token={}, pin={}))
+    answer_types(engine, create("A1", card_token={}, pin={}))
 
-    def look(number: int, **fields: Any) -> Any:
+    def run_query(number: int, **fields: Any) -> Any:
         asked = {"account_id": ACCOUNT, "token": "TOKEN-0", **fields}
         query = read_query("cards.get", f"q{number}", asked, VAULT)
         assert isinstance(query, GetCard)
@@ -407,25 +426,25 @@ def test_a_query_by_token_counts_pin_attempts_like_a_payment(engine: Engine) -> 
         with begin(engine) as (connection, _):
             return answer_card_query(connection, query, NOW)
 
-    assert look(0)["reason"] == "pin_required"
-    assert look(1, pin=PIN)["card"]["card_id"] == "A1"
-    assert look(2, token="NOBODY-S")["reason"] == "card_not_usable"
+    assert run_query(0)["reason"] == "pin_required"
+    assert run_query(1, pin=PIN)["card"]["card_id"] == "A1"
+    assert run_query(2, token="NOBODY-S")["reason"] == "card_not_usable"
     for number in range(3, 8):
-        assert look(number, pin=WRONG_PIN)["reason"] == "card_not_usable"
+        assert run_query(number, pin=WRONG_PIN)["reason"] == "card_not_usable"
     assert shows(engine)["status"] == "blocked"
-    assert look(8, pin=PIN)["reason"] == "card_not_usable"
+    assert run_query(8, pin=PIN)["reason"] == "card_not_usable"
     with reading(engine) as connection:
         assert list(differences(connection)) == []
 
 
 def test_has_codes_is_false_for_cards_without_codes(engine: Engine) -> None:
-    ask(engine, create("A1"), create("A2", pin={}), create("A3", card_token={}))
+    answer_types(engine, create("A1"), create("A2", pin={}), create("A3", card_token={}))
     more = command("tokens.create", "t", card_id="A1", ref_id="t", expires_in=9, **SEAL_TO)
-    ask(engine, more, issuer=SecretIssuer(VAULT))
+    answer_types(engine, more, issuer=SecretIssuer(VAULT))
     assert {row.card_id: row.has_codes for row in rows(engine, cards)} == {
         "A1": True,
         "A2": True,
         "A3": True,
     }
-    ask(engine, create("A4"))
+    answer_types(engine, create("A4"))
     assert [row.card_id for row in rows(engine, cards) if not row.has_codes] == ["A4"]

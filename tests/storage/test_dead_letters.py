@@ -25,8 +25,8 @@ LONG = "\x00😀\ud800" * 500_000
 SECRET = "DINCARD:9f0c-4711"
 
 
-def keep(engine: Engine, **parts: Any) -> DeadLetter:
-    """Keep a letter; return it as it is kept."""
+def store_letter(engine: Engine, **parts: Any) -> DeadLetter:
+    """Store a dead letter; return it as it is stored."""
     about: dict[str, Any] = {
         "queue": "cards",
         "reason": DeadLetterReason.DEFECT,
@@ -52,11 +52,11 @@ def keep(engine: Engine, **parts: Any) -> DeadLetter:
     ],
 )
 def test_texts_of_a_dead_letter_are_cut(engine: Engine, part: str, chars_max: int) -> None:
-    kept = getattr(keep(engine, **{part: LONG}), part)
+    kept = getattr(store_letter(engine, **{part: LONG}), part)
     assert len(kept) == chars_max
     assert kept.startswith("\\x00😀\\ud800")
     assert kept.endswith("…")
-    assert getattr(keep(engine, **{part: "x" * chars_max}), part) == "x" * chars_max
+    assert getattr(store_letter(engine, **{part: "x" * chars_max}), part) == "x" * chars_max
 
 
 HEADERS: dict[str, dict[str, Any]] = {
@@ -71,7 +71,7 @@ HEADERS: dict[str, dict[str, Any]] = {
 def test_the_beginning_of_too_large_headers_is_stored(
     engine: Engine, headers: dict[str, Any]
 ) -> None:
-    kept = keep(engine, headers=headers, task="transactions.create")
+    kept = store_letter(engine, headers=headers, task="transactions.create")
     assert kept.is_cut
     assert kept.headers is not None
     shown = kept.headers["cut"]
@@ -86,7 +86,7 @@ def test_the_beginning_of_too_large_headers_is_stored(
 
 def test_readable_headers_are_stored_whole(engine: Engine) -> None:
     headers = {"task": "cards.create", "note": "x" * (HEADERS_BYTES_MAX - 40)}
-    kept = keep(engine, headers=headers)
+    kept = store_letter(engine, headers=headers)
     assert (kept.headers, kept.is_cut) == (headers, False)
 
 
@@ -94,14 +94,14 @@ def test_readable_headers_are_stored_whole(engine: Engine) -> None:
 def test_an_entry_that_is_no_message_is_stored_once(engine: Engine, body: bytes) -> None:
     about: dict[str, Any] = {"task": None, "message_id": None, "headers": {}}
     ends = (b"", b" ", b" \t") if body.endswith(b"}") else (b"", b"", b"")
-    kept = [keep(engine, body=body + end, **about) for end in ends]
+    kept = [store_letter(engine, body=body + end, **about) for end in ends]
     assert len({letter.id for letter in kept}) == 1
-    assert keep(engine, body=body + b"!", **about).id != kept[0].id
-    assert keep(engine, body=body, **about | {"message_id": "m"}).id != kept[0].id
+    assert store_letter(engine, body=body + b"!", **about).id != kept[0].id
+    assert store_letter(engine, body=body, **about | {"message_id": "m"}).id != kept[0].id
     with begin(engine) as (connection, _):
         assert len(list_letters(connection, resolved=False, letters_max=9)) == 3
 
 
 def test_a_body_is_stored_whole(engine: Engine) -> None:
     body = bytes(range(256)) * 20_000
-    assert keep(engine, body=body).body == body
+    assert store_letter(engine, body=body).body == body

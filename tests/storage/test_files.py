@@ -27,14 +27,13 @@ from card_worker.storage.engine import begin
 from card_worker.storage.files import find_files, insert_file, request_rewrite
 from card_worker.storage.tables import file_parts, files
 from tests.flow.processes import until
-from tests.servers import missing
 
 ACCOUNT = "T00000001"
 CONTENT = bytes(range(256))
 
 
-def keep(engine: Engine, *names: str) -> None:
-    """Let batches have files that wait to be put in place."""
+def insert_files(engine: Engine, *names: str) -> None:
+    """Insert a file for each batch that is not written yet."""
     with begin(engine) as (connection, now):
         for name in names:
             file = File(
@@ -73,7 +72,7 @@ def last_error_of(engine: Engine, name: str) -> str | None:
 
 def test_all_files_are_written(engine: Engine, tmp_path: Path) -> None:
     names = [f"b{number}" for number in range(20)]
-    keep(engine, *names)
+    insert_files(engine, *names)
     store = FileStore(str(tmp_path / "new" / "folder"))
     assert write_files(engine, store) == len(names)
     put = sorted((tmp_path / "new" / "folder" / ACCOUNT).iterdir())
@@ -84,7 +83,7 @@ def test_all_files_are_written(engine: Engine, tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_does_not_stop_others(engine: Engine, tmp_path: Path) -> None:
     names = [f"b{number}" for number in range(12)]
-    keep(engine, *names)
+    insert_files(engine, *names)
     in_the_way = tmp_path / ACCOUNT / "b0.csv.age"
     in_the_way.mkdir(parents=True)
     (in_the_way / "something").touch()
@@ -111,7 +110,7 @@ def small_disk() -> Iterator[Path]:
         assert process.stdin
         assert process.stdout
         if process.stdout.readline() != b"mounted\n":
-            missing("no disk can be mounted here: user namespaces are needed")
+            pytest.skip("the kernel allows no user namespaces, so no small disk can be mounted")
         yield Path(f"/proc/{process.pid}/root/mnt")
         process.stdin.close()
 
@@ -120,7 +119,7 @@ def small_disk() -> Iterator[Path]:
 def test_a_full_disk_leaves_no_partial_file_and_is_retried(
     engine: Engine, small_disk: Path
 ) -> None:
-    keep(engine, "b1", "b2")
+    insert_files(engine, "b1", "b2")
     store = FileStore(str(small_disk))
     (small_disk / ACCOUNT).mkdir()
     in_the_way = small_disk / "in the way"
@@ -153,7 +152,7 @@ OTHER = base64.b64encode(bytes(128)).decode()
 def test_a_file_with_altered_content_is_not_written(
     engine: Engine, tmp_path: Path, change: Executable, url: str
 ) -> None:
-    keep(engine, "b1", "b2")
+    insert_files(engine, "b1", "b2")
     with begin(engine) as (connection, _):
         connection.execute(change)
     store = FileStore(str(tmp_path) if url == "folder" else url)
@@ -175,7 +174,7 @@ def let_time_pass(engine: Engine) -> None:
 def test_the_pause_before_the_next_attempt_grows_up_to_an_hour(
     engine: Engine, tmp_path: Path
 ) -> None:
-    keep(engine, "b1")
+    insert_files(engine, "b1")
     (tmp_path / ACCOUNT).touch()
     store, pauses = FileStore(str(tmp_path)), []
     for _ in range(14):
@@ -196,7 +195,7 @@ def test_the_pause_before_the_next_attempt_grows_up_to_an_hour(
 # --- stores that are away or hang ----------------------------------------------------------------
 
 
-class Hanging(FileStore):
+class HangingStore(FileStore):
     """A store whose calls take until they are let go."""
 
     def __init__(self, folder: Path) -> None:
@@ -209,17 +208,17 @@ class Hanging(FileStore):
 
 
 @pytest.fixture
-def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
+def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HangingStore]:
     monkeypatch.setattr(file_store, "CALL_MAX_S", 0.05)
-    store = Hanging(tmp_path)
+    store = HangingStore(tmp_path)
     yield store
     store.is_let_go.set()
 
 
 def test_a_store_that_hangs_is_not_called_until_it_is_available(
-    engine: Engine, tmp_path: Path, hanging: Hanging, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, tmp_path: Path, hanging: HangingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep(engine, "b1", "b2")
+    insert_files(engine, "b1", "b2")
     with pytest.raises(StoreUnavailable):
         write_files(engine, hanging)
     assert last_error_of(engine, "b1") == "TimeoutError: took longer than 0 s"
@@ -235,10 +234,10 @@ def test_a_store_that_hangs_is_not_called_until_it_is_available(
 
 
 def test_waking_the_writer_does_not_wait_for_the_store(
-    engine: Engine, tmp_path: Path, hanging: Hanging, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, tmp_path: Path, hanging: HangingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_store, "CALL_MAX_S", 60.0)
-    keep(engine, "b1")
+    insert_files(engine, "b1")
     writer = FileWriter(engine, hanging)
     for _ in range(3):
         writer.wake()
@@ -249,7 +248,7 @@ def test_waking_the_writer_does_not_wait_for_the_store(
 
 
 def test_the_writer_retries_when_the_store_is_available(engine: Engine, tmp_path: Path) -> None:
-    keep(engine, "b1")
+    insert_files(engine, "b1")
     folder = tmp_path / "store"
     folder.touch()  # no folder can be made there
     writer = FileWriter(engine, FileStore(str(folder)))
@@ -263,13 +262,13 @@ def test_the_writer_retries_when_the_store_is_available(engine: Engine, tmp_path
 
 
 def test_a_file_is_written_by_one_worker_at_a_time(engine: Engine, tmp_path: Path) -> None:
-    keep(engine, "b1")
+    insert_files(engine, "b1")
     with begin(engine) as (connection, _):
         assert leases.take(connection, f"file {ACCOUNT}/b1.csv.age", "another", at=0.0)
     assert write_files(engine, FileStore(str(tmp_path))) == 0
 
 
-class AskedAgain(FileStore):
+class StoreWithRewriteRequest(FileStore):
     """A store from which a file is gone as soon as it was put there, once, and is asked for."""
 
     def __init__(self, engine: Engine, folder: Path) -> None:
@@ -290,8 +289,8 @@ class AskedAgain(FileStore):
 def test_a_file_requested_while_it_is_written_is_written_again(
     engine: Engine, tmp_path: Path
 ) -> None:
-    keep(engine, "b1")
-    store = AskedAgain(engine, tmp_path)
+    insert_files(engine, "b1")
+    store = StoreWithRewriteRequest(engine, tmp_path)
     assert write_files(engine, store) == 1
     assert store.puts == 2
     assert (tmp_path / ACCOUNT / "b1.csv.age").read_bytes() == CONTENT
@@ -329,7 +328,7 @@ def test_a_file_and_then_its_folder_are_synced_to_disk(
 
 
 def test_files_are_written_to_any_fsspec_store(engine: Engine) -> None:
-    keep(engine, "b1")
+    insert_files(engine, "b1")
     assert write_files(engine, FileStore("memory://bureau/cards")) == 1
     with fsspec.open(f"memory://bureau/cards/{ACCOUNT}/b1.csv.age") as file:
         assert file.read() == CONTENT
@@ -380,6 +379,6 @@ def test_unfinished_files_of_dead_workers_are_removed(engine: Engine, tmp_path: 
         path.write_bytes(CONTENT)
     for path in (dead, other):
         os.utime(path, (0, 0))
-    keep(engine, "B1")
+    insert_files(engine, "B1")
     assert write_files(engine, FileStore(str(tmp_path))) == 1
     assert sorted(folder.iterdir()) == sorted([alive, other, folder / "B1.csv.age"])

@@ -65,8 +65,8 @@ def spend(card_id: str, ref_id: str, **fields: Any) -> Command:
     return command("transactions.create", f"{ref_id}-{card_id}", **asked)
 
 
-def follow(what: str, first: Command, **fields: Any) -> Command:
-    """Return what captures, voids or refunds the transaction that `first` makes."""
+def follow_up(what: str, first: Command, **fields: Any) -> Command:
+    """Return the command that captures, voids or refunds the transaction that `first` makes."""
     id = str(event_id(ACCOUNT, first.key))
     return command(f"transactions.{what}", f"{what}-{id}", transaction_id=id, ref_id=what, **fields)
 
@@ -76,12 +76,13 @@ def transfer(card_id: str, to: str) -> Command:
     return command("cards.transfer", f"move-{card_id}", **asked)
 
 
-def ask(engine: Engine, *commands: Command, now: datetime = NOW) -> list[Answer]:
+def handle_commands(engine: Engine, *commands: Command, now: datetime = NOW) -> list[Answer]:
     with begin(engine) as (connection, _):
         return handle(connection, commands, now)
 
 
-def told(answers: Sequence[Answer]) -> list[str]:
+def answer_types(answers: Sequence[Answer]) -> list[str]:
+    """Return the types of answers, with the reason of a refusal instead."""
     data = [json.loads(answer.event) for answer in answers]
     return [one["data"].get("reason", one["type"]) for one in data]
 
@@ -109,28 +110,34 @@ def _but_position(table: Table) -> list[Column[Any]]:
 
 
 def test_no_commands_have_no_answers(engine: Engine) -> None:
-    assert ask(engine) == []
+    assert handle_commands(engine) == []
 
 
 def test_commands_of_a_group_are_handled_in_order(engine: Engine) -> None:
-    made = ask(engine, activate("A1", "early"), batch("A1"), activate("A1", "late"))
-    assert told(made) == ["card_not_found", "batch.completed", "card.activated"]
+    made = handle_commands(engine, activate("A1", "early"), batch("A1"), activate("A1", "late"))
+    assert answer_types(made) == ["card_not_found", "batch.completed", "card.activated"]
 
 
 def test_the_first_of_two_contents_in_a_group_has_the_key(engine: Engine) -> None:
     first, second, third = activate("A1", "k"), activate("A1", "k", amount=1), activate("A2", "k")
     group = [batch("A1", "A2"), first, second, third, second, first]
-    made = ask(engine, *group)
+    made = handle_commands(engine, *group)
     conflict = "idempotency_conflict"
-    assert told(made)[1:] == ["card.activated", conflict, conflict, conflict, "card.activated"]
+    assert answer_types(made)[1:] == [
+        "card.activated",
+        conflict,
+        conflict,
+        conflict,
+        "card.activated",
+    ]
     assert made[2] == made[4] != made[3]
     assert made[1] == made[5]
-    assert [one.event for one in ask(engine, *group)] == [one.event for one in made]
+    assert [one.event for one in handle_commands(engine, *group)] == [one.event for one in made]
 
 
 def test_a_conflict_reveals_nothing_of_the_first_command(engine: Engine) -> None:
-    ask(engine, batch("A1"), activate("A1", "k", amount=77_777, name="For Kari"))
-    (refused,) = ask(engine, activate("A1", "k", currency="SEK"))
+    handle_commands(engine, batch("A1"), activate("A1", "k", amount=77_777, name="For Kari"))
+    (refused,) = handle_commands(engine, activate("A1", "k", currency="SEK"))
     data = json.loads(refused.event)["data"]
     assert data.keys() == {"command", "command_id", "account_id", "card_id", "reason", "message"}
     assert "77777" not in refused.event
@@ -139,36 +146,38 @@ def test_a_conflict_reveals_nothing_of_the_first_command(engine: Engine) -> None
 
 def test_a_key_belongs_to_its_account(engine: Engine) -> None:
     mine, yours = create("A1", "k"), create("A1", "k", account_id="P00000001")
-    assert told(ask(engine, mine, yours)) == ["card.created", "card.created"]
+    assert answer_types(handle_commands(engine, mine, yours)) == ["card.created", "card.created"]
 
 
 def test_an_invalid_command_uses_its_key(engine: Engine) -> None:
-    (refused,) = ask(engine, create("A1", "k", amount="5"))
-    assert ask(engine, create("A1", "k", amount="5"))[0].event == refused.event
-    assert told(ask(engine, create("A1", "k"))) == ["idempotency_conflict"]
+    (refused,) = handle_commands(engine, create("A1", "k", amount="5"))
+    assert handle_commands(engine, create("A1", "k", amount="5"))[0].event == refused.event
+    assert answer_types(handle_commands(engine, create("A1", "k"))) == ["idempotency_conflict"]
 
 
 def test_what_is_wrong_with_a_command_itself_comes_before_a_conflict(engine: Engine) -> None:
-    ask(engine, create("A1", "k"))
+    handle_commands(engine, create("A1", "k"))
     past = "2026-01-01T00:00:00Z"
     wrong, ended = create("A2", "k", amount="5"), create("A2", "k", expires_at=past)
     late, other = create("A2", "k", not_after=past), create("A3", "k")
     group = [wrong, ended, late, other]
-    made = ask(engine, *group)
-    assert told(made) == ["invalid", "invalid", "stale_command", "idempotency_conflict"]
-    assert [one.event for one in ask(engine, *group)] == [one.event for one in made]
+    made = handle_commands(engine, *group)
+    assert answer_types(made) == ["invalid", "invalid", "stale_command", "idempotency_conflict"]
+    assert [one.event for one in handle_commands(engine, *group)] == [one.event for one in made]
     with reading(engine) as connection:
         assert list(differences(connection)) == []
 
 
 def test_a_dry_run_does_not_use_the_key(engine: Engine) -> None:
     dry, real = create("A1", "k", dry_run=True), create("A1", "k")
-    assert told(ask(engine, dry, real, dry)) == ["card.created"] * 3
-    assert told(ask(engine, create("A1", "k", dry_run=True, amount=1))) == ["idempotency_conflict"]
+    assert answer_types(handle_commands(engine, dry, real, dry)) == ["card.created"] * 3
+    assert answer_types(handle_commands(engine, create("A1", "k", dry_run=True, amount=1))) == [
+        "idempotency_conflict"
+    ]
 
 
 def test_refusals_do_not_affect_other_commands(engine: Engine) -> None:
-    made = ask(
+    made = handle_commands(
         engine,
         batch("A1", "A2"),
         batch("A2", "A3", command_id="again"),
@@ -189,8 +198,15 @@ def test_refusals_do_not_affect_other_commands(engine: Engine) -> None:
 
 
 def test_a_dry_run_does_not_affect_other_commands_of_its_group(engine: Engine) -> None:
-    made = ask(engine, create("A1", dry_run=True), activate("A1"), batch("A1"), create("A1"))
-    assert told(made) == ["card.created", "card_not_found", "batch.completed", "card_exists"]
+    made = handle_commands(
+        engine, create("A1", dry_run=True), activate("A1"), batch("A1"), create("A1")
+    )
+    assert answer_types(made) == [
+        "card.created",
+        "card_not_found",
+        "batch.completed",
+        "card_exists",
+    ]
 
 
 STRANGE = {
@@ -208,19 +224,19 @@ STRANGE = {
 @pytest.mark.parametrize("fields", STRANGE.values(), ids=STRANGE.keys())
 def test_values_of_a_command_are_returned_unchanged(engine: Engine, fields: dict[str, Any]) -> None:
     asked = create("A1", "strange", **fields)
-    (first,) = ask(engine, asked)
-    (again,) = ask(engine, asked)
+    (first,) = handle_commands(engine, asked)
+    (again,) = handle_commands(engine, asked)
     assert again.event == first.event
     shown = json.loads(first.event)["data"].get("card")
     if shown is None:
-        assert told([first]) == ["invalid"]
+        assert answer_types([first]) == ["invalid"]
     else:
         wanted = {"card_id": "A1", **fields}
         assert {name: shown[name] for name in wanted} == wanted
-        assert stored(engine, shown["card_id"]).metadata == fields.get("metadata")
+        assert stored_card(engine, shown["card_id"]).metadata == fields.get("metadata")
 
 
-def stored(engine: Engine, card_id: str) -> Card:
+def stored_card(engine: Engine, card_id: str) -> Card:
     with begin(engine) as (connection, _):
         card = find_card(connection, ACCOUNT, card_id)
     assert card is not None
@@ -237,18 +253,20 @@ def test_the_first_and_last_times_of_the_calendar_are_stored(engine: Engine, zon
         with engine.begin() as connection:
             connection.execute(text(f"ALTER DATABASE \"{name}\" SET timezone = '{zone}'"))
         engine.dispose()  # so that it is the zone of the next connection
-    ask(engine, create("A1", **EDGES))
-    (refused,) = ask(engine, command("cards.expire", "expire", card_id="A1"))
-    assert told([refused]) == ["not_due"]
-    card = stored(engine, "A1")
+    handle_commands(engine, create("A1", **EDGES))
+    (refused,) = handle_commands(engine, command("cards.expire", "expire", card_id="A1"))
+    assert answer_types([refused]) == ["not_due"]
+    card = stored_card(engine, "A1")
     assert card.active_from == datetime.min.replace(tzinfo=UTC)
     assert card.expires_at == datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
 
 
 def test_the_stored_card_equals_its_event(engine: Engine) -> None:
-    (answer,) = ask(engine, create("A1", **EDGES, metadata={"b": [1], "a": None}, name="Kari"))
+    (answer,) = handle_commands(
+        engine, create("A1", **EDGES, metadata={"b": [1], "a": None}, name="Kari")
+    )
     said = json.loads(answer.event)["data"]
-    card = stored(engine, "A1")
+    card = stored_card(engine, "A1")
     with begin(engine) as (connection, _):
         (row,) = find_transactions(connection, card)
     assert (said["card"]["id"], said["transaction"]["id"]) == (str(card.id), str(row.id))
@@ -268,17 +286,19 @@ SAME_TO_PYTHON = {
 def test_metadata_that_differ_only_in_json_are_stored(
     engine: Engine, values: Sequence[Any]
 ) -> None:
-    ask(engine, create("A1", metadata={"v": values[-1]}))
+    handle_commands(engine, create("A1", metadata={"v": values[-1]}))
     for number, value in enumerate(values):
         update = command("cards.update", f"u{number}", card_id="A1", metadata={"v": value})
-        (answer,) = ask(engine, update)
+        (answer,) = handle_commands(engine, update)
         # As text, since to Python they are equal.
         said = json.dumps(json.loads(answer.event)["data"]["card"]["metadata"])
-        assert json.dumps(stored(engine, "A1").metadata) == said
+        assert json.dumps(stored_card(engine, "A1").metadata) == said
 
 
 def test_every_key_has_one_answer_and_every_answer_a_key(engine: Engine) -> None:
-    ask(engine, batch("A1"), activate("A1"), activate("A1"), activate("A1", amount=1), create("A1"))
+    handle_commands(
+        engine, batch("A1"), activate("A1"), activate("A1"), activate("A1", amount=1), create("A1")
+    )
     with reading(engine) as connection:
         ids = [
             list(connection.execute(select(c)).scalars())
@@ -296,7 +316,7 @@ def test_a_command_can_be_handled_again_after_a_rollback(engine: Engine) -> None
         commit.rollback()
     with begin(engine) as (connection, _):
         assert everything(connection) == before
-    assert ask(engine, batch("A1"), activate("A1")) == first
+    assert handle_commands(engine, batch("A1"), activate("A1")) == first
 
 
 @pytest.mark.parametrize("repeated", [False, True], ids=["fresh", "repeated"])
@@ -314,20 +334,20 @@ def test_the_number_of_statements_does_not_grow_with_any_kind_of_command(
             *(create(f"{size}-D{n}", dry_run=True) for n in some),
             *(spend(f"{size}-B{n}", "draw") for n in some),
             *(spend(f"{size}-B{n}", "hold", pending=True) for n in some),
-            *(follow("capture", spend(f"{size}-B{n}", "hold"), amount=1) for n in some),
-            *(follow("void", spend(f"{size}-B{n}", "hold")) for n in some),
-            *(follow("refund", spend(f"{size}-B{n}", "draw"), amount=1) for n in some),
-            *(follow("refund", spend(f"{size}-X{n}", "draw"), amount=1) for n in some),
+            *(follow_up("capture", spend(f"{size}-B{n}", "hold"), amount=1) for n in some),
+            *(follow_up("void", spend(f"{size}-B{n}", "hold")) for n in some),
+            *(follow_up("refund", spend(f"{size}-B{n}", "draw"), amount=1) for n in some),
+            *(follow_up("refund", spend(f"{size}-X{n}", "draw"), amount=1) for n in some),
             *(transfer(f"{size}-B{n}", f"{size}-B0") for n in some),
         ]
 
-    ask(engine, *group(0))  # what a driver asks a server once
+    handle_commands(engine, *group(0))  # what a driver asks a server once
     counts, slices = [], 0
     for size in (1, 100):
         if repeated:
-            ask(engine, *group(size))
+            handle_commands(engine, *group(size))
         with counting(engine) as said:
-            ask(engine, *group(size))
+            handle_commands(engine, *group(size))
         slices = slices_of(engine, 0 if repeated else len(group(size)))
         counts.append(len(said) - slices)
     # A slice with holds has one more statement.
@@ -478,9 +498,9 @@ def test_the_pin_of_a_repeated_command_is_no_pin_attempt(engine: Engine) -> None
     issuer = plain_issuer()
     with begin(engine) as (connection, _):
         noted(connection, BEGINNING, NOW, issuer)
-        told, repeated = noted(connection, without_and_with_pin(), NOW, issuer)
-        assert told == repeated
-        assert told.reason == "pin_required"
+        first, repeated = noted(connection, without_and_with_pin(), NOW, issuer)
+        assert first == repeated
+        assert first.reason == "pin_required"
         assert everything(connection)["pin_attempts"] == []
 
 
@@ -498,10 +518,10 @@ def test_a_pin_attempt_before_a_crash_is_cleared_by_a_repeat_without_pin(
 
 def test_a_card_may_be_activated_again_in_another_currency(engine: Engine) -> None:
     reversal = command("cards.reverse_activation", "reverse", card_id="A1")
-    ask(engine, batch("A1"), activate("A1"), reversal)
+    handle_commands(engine, batch("A1"), activate("A1"), reversal)
     with reading(engine) as connection:
         assert list(differences(connection)) == []
-    ask(engine, activate("A1", command_id="again", currency="EUR"))
+    handle_commands(engine, activate("A1", command_id="again", currency="EUR"))
     with reading(engine) as connection:
         assert list(differences(connection)) == []
 
@@ -515,11 +535,11 @@ def test_a_card_that_has_replaced_another_one_is_not_reversed(engine: Engine) ->
     spent = spend("A1", "all", amount=500)
     replaced = {"card_id": "A1", "new_card_id": "A2", "reason": "lost"}
     reverse = [command("cards.reverse_activation", f"r{number}", card_id="A2") for number in (1, 2)]
-    made = ask(
+    made = handle_commands(
         engine,
         *(create("A1"), batch("A2"), spent),
         *(command("cards.replace", "replace", **replaced), reverse[0]),
     )
-    assert told(made)[3:] == ["card.replaced", "not_reversible"]
-    made = ask(engine, reverse[1], follow("refund", spent))
-    assert told(made) == ["not_reversible", "card.refunded"]
+    assert answer_types(made)[3:] == ["card.replaced", "not_reversible"]
+    made = handle_commands(engine, reverse[1], follow_up("refund", spent))
+    assert answer_types(made) == ["not_reversible", "card.refunded"]

@@ -22,7 +22,16 @@ from card_worker.storage.reconcile import differences
 from tests.codes import SEAL_TO, VAULT, plain_issuer
 from tests.flow.processes import until
 from tests.orders import Orders
-from tests.storage.test_handler import ACCOUNT, NOW, activate, command, create, follow, spend, told
+from tests.storage.test_handler import (
+    ACCOUNT,
+    NOW,
+    activate,
+    answer_types,
+    command,
+    create,
+    follow_up,
+    spend,
+)
 
 LOCK_CARD = text("SELECT FROM cards WHERE card_id = 'locked' FOR UPDATE")
 
@@ -42,8 +51,8 @@ def test_a_card_is_locked_when_it_is_loaded(engine: Engine, named_by: str) -> No
     paid = command(
         "transactions.create", "t", token="TOKEN-0", ref_id="t", amount=1, currency="NOK"
     )
-    ask(engine, coded, first)
-    of = {"card": spend("A1", "r2"), "transaction": follow("capture", first), "token": paid}
+    handle_commands(engine, coded, first)
+    of = {"card": spend("A1", "r2"), "transaction": follow_up("capture", first), "token": paid}
     needed = [needs(of[named_by])]
     with begin(engine) as (connection, now):
         assert load(connection, needed, now)().cards
@@ -54,7 +63,7 @@ def test_a_card_is_locked_when_it_is_loaded(engine: Engine, named_by: str) -> No
             load(other, needed, now)()
 
 
-def ask(engine: Engine, *commands: Command) -> list[Answer]:
+def handle_commands(engine: Engine, *commands: Command) -> list[Answer]:
     with begin(engine) as (connection, _):
         return handle(connection, commands, NOW, plain_issuer())
 
@@ -73,11 +82,11 @@ def while_it_waits(
     engine: Engine, commands: Sequence[Command], meanwhile: Callable[[], Any]
 ) -> list[Answer]:
     """Handle commands behind one on a locked card; do `meanwhile` while they wait for that."""
-    ask(engine, create("locked"))
+    handle_commands(engine, create("locked"))
     with ThreadPoolExecutor(1) as pool:
         with engine.begin() as holding:
             holding.execute(LOCK_CARD)
-            answers = pool.submit(ask, engine, spend("locked", "first"), *commands)
+            answers = pool.submit(handle_commands, engine, spend("locked", "first"), *commands)
             until(lambda: waits(engine), "the group waits")
             meanwhile()
         _, *others = answers.result()
@@ -90,9 +99,9 @@ DRAWN, HELD = spend("A1", "draw"), spend("A1", "hold", pending=True)
 @pytest.mark.parametrize(
     ("asked", "reason"),
     [
-        (follow("capture", HELD), "hold_not_found"),
-        (follow("void", HELD), "hold_not_found"),
-        (follow("refund", DRAWN), "transaction_not_found"),
+        (follow_up("capture", HELD), "hold_not_found"),
+        (follow_up("void", HELD), "hold_not_found"),
+        (follow_up("refund", DRAWN), "transaction_not_found"),
         (
             command("holds.expire", "e", transaction_id=str(event_id(ACCOUNT, HELD.key))),
             "hold_not_found",
@@ -103,21 +112,23 @@ DRAWN, HELD = spend("A1", "draw"), spend("A1", "hold", pending=True)
 def test_a_transaction_made_meanwhile_is_not_found(
     engine: Engine, asked: Command, reason: str
 ) -> None:
-    ask(engine, create("A1"))
+    handle_commands(engine, create("A1"))
     neighbour = create("A2")
-    answers = while_it_waits(engine, [asked, neighbour], lambda: ask(engine, DRAWN, HELD))
-    assert told(answers) == [reason, "card.created"]
+    answers = while_it_waits(
+        engine, [asked, neighbour], lambda: handle_commands(engine, DRAWN, HELD)
+    )
+    assert answer_types(answers) == [reason, "card.created"]
 
 
 def test_a_token_made_meanwhile_is_not_found(engine: Engine) -> None:
-    ask(engine, create("A1"), create("A2"))
+    handle_commands(engine, create("A1"), create("A2"))
     made = command("tokens.create", "t", card_id="A1", ref_id="t", expires_in=60, **SEAL_TO)
     token_id = str(event_id(ACCOUNT, made.key))
     revoke = command("tokens.revoke", "revoke", card_id="A2", token_id=token_id)
     paid = {"token": "TOKEN-0", "ref_id": "r", "amount": 1, "currency": "NOK"}
     pay = command("transactions.create", "pay", **paid)
-    answers = while_it_waits(engine, [revoke, pay], lambda: ask(engine, made))
-    assert told(answers) == ["token_not_found", "card_not_usable"]
+    answers = while_it_waits(engine, [revoke, pay], lambda: handle_commands(engine, made))
+    assert answer_types(answers) == ["token_not_found", "card_not_usable"]
 
 
 def test_a_card_of_an_order_that_ends_meanwhile_is_found(engine: Engine) -> None:
@@ -126,7 +137,7 @@ def test_a_card_of_an_order_that_ends_meanwhile_is_found(engine: Engine) -> None
     card = "B1-0001"
     block = command("cards.block", "block", card_id=card, reason="lost")
     answers = while_it_waits(engine, [activate(card), block, spend("none", "r")], orders.work)
-    assert told(answers) == ["card.activated", "card.blocked", "card_not_found"]
+    assert answer_types(answers) == ["card.activated", "card.blocked", "card_not_found"]
     with reading(engine) as connection:
         assert list(differences(connection)) == []
 
@@ -160,7 +171,7 @@ def look_during(
 
 def test_a_hold_that_ends_during_a_query_locks_nothing(engine: Engine) -> None:
     held = spend("A1", "hold", pending=True, hold_expires_in=60)
-    ask(engine, create("A1"), held)
+    handle_commands(engine, create("A1"), held)
     later = NOW + timedelta(hours=1)
     ended = command("holds.expire", "e", transaction_id=str(event_id(ACCOUNT, held.key)))
     asked = query("cards.get", card_id="A1")

@@ -202,7 +202,7 @@ def test_a_chunk_requested_many_times_requests_the_next_once(orders: Orders) -> 
     orders.work(3)
     orders.waiting.clear()
     for _ in range(5):  # nobody took anything for minutes, and each sweep asks once more
-        rest(orders)
+        age_last_activity(orders)
         orders.waiting += stalled_chunks(orders.engine)
     assert len(orders.waiting) == 5 * AHEAD
     # Those, what is left of the rows, the end.
@@ -216,7 +216,7 @@ def test_lost_chunks_are_requested_again(orders: Orders) -> None:
     orders.work(5)
     orders.waiting.clear()
     assert stalled_chunks(orders.engine) == []  # something was done just now
-    rest(orders)
+    age_last_activity(orders)
     again = stalled_chunks(orders.engine)
     assert len(again) == AHEAD
     assert min(chunk.number for chunk in again) == 6
@@ -230,15 +230,15 @@ def test_a_lost_end_is_requested_again(orders: Orders) -> None:
     orders.order(2 * CHUNK)
     orders.work(2)
     orders.waiting.clear()
-    rest(orders)
+    age_last_activity(orders)
     (end,) = stalled_chunks(orders.engine)
     orders.waiting.append(end)
     orders.work()
     assert orders.batch().state is BatchState.COMPLETED
 
 
-def rest(orders: Orders) -> None:
-    """Let nothing have been done for a while."""
+def age_last_activity(orders: Orders) -> None:
+    """Set the last activity of all jobs back by a minute."""
     with begin(orders.engine) as (connection, now):
         connection.execute(update(jobs).values(last_activity_at=now - timedelta(minutes=1)))
 
@@ -266,25 +266,25 @@ def seen(orders: Orders, query: type[CardQuery], **named: Any) -> str | None:
 
 def test_progress_is_published_once_a_second_at_most(orders: Orders) -> None:
     orders.order(5 * CHUNK)
-    tell_last(orders, ago=-timedelta(hours=1))  # a moment ago, however slow this machine is
+    set_last_progress(orders, ago=-timedelta(hours=1))  # a moment ago, however slow this machine is
     orders.work(2)
     assert orders.events("batch.progressed") == []
-    asked_at = tell_last(orders, ago=PROGRESS_INTERVAL)
+    asked_at = set_last_progress(orders, ago=PROGRESS_INTERVAL)
     orders.work(1)
     (told,) = orders.events("batch.progressed")
     assert (told["data"]["created"], told["data"]["requested"]) == (3 * CHUNK, 5 * CHUNK)
     assert told["correlationid"] == "order-B1"
     with reading(orders.engine) as connection:
         assert connection.execute(select(jobs.c.last_progress_at)).scalar_one() >= asked_at
-    tell_last(orders, ago=-timedelta(hours=1))
+    set_last_progress(orders, ago=-timedelta(hours=1))
     orders.work(1)
-    tell_last(orders, ago=PROGRESS_INTERVAL)
+    set_last_progress(orders, ago=PROGRESS_INTERVAL)
     orders.work()  # what is about to end is told when it has
     assert len(orders.events("batch.progressed")) == 1
 
 
-def tell_last(orders: Orders, *, ago: timedelta) -> datetime:
-    """Let the last that was told of progress be so long ago; return what time it is."""
+def set_last_progress(orders: Orders, *, ago: timedelta) -> datetime:
+    """Set the time of the last progress event; return the time of the database."""
     with begin(orders.engine) as (connection, now):
         connection.execute(update(jobs).values(last_progress_at=now - ago))
     return now
@@ -338,8 +338,8 @@ def test_chunks_are_throttled_for_commands_and_not_for_chunks(orders: Orders) ->
     assert rest_after(orders.waiting.popleft()) > 0
 
 
-def served(delivery: Delivery, card_id: str) -> None:
-    """Let a worker answer a till."""
+def assert_answered(delivery: Delivery, card_id: str) -> None:
+    """Let a worker create a card, and check that the command is answered."""
     fields = {"account_id": ACCOUNT, "card_id": card_id, **LOAD}
     message = Message(task="cards.create", id=card_id, queue="cards", kwargs=fields, body=b"{}")
     (outcome,) = delivery.deliver([message])
@@ -360,7 +360,7 @@ def test_a_worker_that_also_handles_commands_does_not_pause_within_a_chunk(
     rests = []
     for number in range(6):
         if number in (2, 4):
-            served(one if itself else two, f"till-{number}")
+            assert_answered(one if itself else two, f"till-{number}")
         (outcome,) = one.deliver([message_for(orders.waiting.popleft())])
         assert isinstance(outcome, Answered)
         rests.append(outcome.throttle_s > 0)
@@ -382,7 +382,7 @@ def test_a_pause_within_a_chunk_is_shorter_than_the_idle_limit(
     delivery, other = (Delivery(engine, lambda: False, vault=VAULT) for _ in range(2))
     orders.order(3 * CHUNK)
     for number in range(3):
-        served(other, f"till-{number}")
+        assert_answered(other, f"till-{number}")
         delivery.deliver([message_for(orders.waiting.popleft())])
     assert naps
     assert max(naps) < IDLE_MAX_S / 2
@@ -547,7 +547,7 @@ def test_an_order_waits_for_a_missing_pepper(engine: Engine) -> None:
     assert batch.last_error == "TOKEN_PEPPERS has no key t1 any more"
     assert orders.count(files) == 0
     orders.issuer = known
-    rest(orders)
+    age_last_activity(orders)
     orders.waiting += stalled_chunks(engine)
     orders.work()
     assert orders.batch().last_error is None
@@ -586,7 +586,7 @@ def test_a_chunk_that_always_fails_is_a_dead_letter_and_the_batch_shows_the_erro
     batch = orders.batch()
     assert (batch.state, batch.last_error) == (BatchState.RUNNING, outcome.explanation)
     defects.remove(engine)
-    rest(orders)
+    age_last_activity(orders)
     orders.waiting += stalled_chunks(engine)
     orders.work()
     batch = orders.batch()
@@ -628,19 +628,19 @@ def test_a_chunk_is_dead_lettered_after_its_batch_shows_the_error(postgres_url: 
     with engine.begin() as connection:
         connection.execute(text("SELECT FROM batches FOR UPDATE"))
         assert isinstance(delivery.deliver([asked])[0], Waiting)
-        assert letters(engine) == 0
+        assert count_dead_letters(engine) == 0
     (outcome,) = delivery.deliver([asked])
     assert isinstance(outcome, Failed)
-    assert (orders.batch().last_error, letters(engine)) == (outcome.explanation, 1)
+    assert (orders.batch().last_error, count_dead_letters(engine)) == (outcome.explanation, 1)
     engine.dispose()
 
 
-def letters(engine: Engine) -> int:
+def count_dead_letters(engine: Engine) -> int:
     with reading(engine) as connection:
         return len(list_letters(connection, resolved=False, letters_max=9))
 
 
-def let_go(orders: Orders) -> Batch:
+def assert_nothing_left(orders: Orders) -> Batch:
     """Return the order, of which nothing must be left."""
     assert orders.names() == []
     left = (tokens, pins, chunks, files)
@@ -662,7 +662,7 @@ def test_a_cancelled_order_leaves_no_rows(orders: Orders) -> None:
     refused = orders.ask("cards.create", "early", card_id="B1-0001", **LOAD)
     assert refused["data"]["reason"] == "card_exists"
     orders.work()
-    let_go(orders)
+    assert_nothing_left(orders)
     # A chunk whose worker was slow finds that it isn't wanted any more.
     orders.waiting.extend(making)
     assert orders.work() == len(making)
@@ -677,11 +677,11 @@ def test_an_order_cancelled_before_its_first_card_ends_at_once(orders: Orders, l
     orders.ask("batches.cancel", "stop", batch_id="B1")
     if lost:
         orders.waiting.clear()
-        rest(orders)
+        age_last_activity(orders)
         orders.waiting += stalled_chunks(orders.engine)
     assert orders.work() > 0
-    let_go(orders)
-    rest(orders)
+    assert_nothing_left(orders)
+    age_last_activity(orders)
     assert stalled_chunks(orders.engine) == []
 
 
@@ -711,7 +711,7 @@ def test_a_chunk_is_rolled_back_if_its_order_is_cancelled_meanwhile(
         assert do(engine, orders.issuer, second) == []
     assert orders.names() == names(CHUNK)
     orders.work()
-    let_go(orders)
+    assert_nothing_left(orders)
     engine.dispose()
 
 
@@ -734,7 +734,7 @@ def test_a_cancelled_order_is_not_cancelled_again(
     engine = open_engine(postgres_url)
     orders = Orders(engine)
     orders.order(CHUNK)
-    take_name(orders, "B1-0007")
+    create_card_concurrently(orders, "B1-0007")
     with cancelling_at_work(orders, monkeypatch):
         assert do(engine, orders.issuer, orders.waiting.popleft()) == []
     (told,) = orders.events("batch.cancelled")
@@ -774,7 +774,7 @@ def test_a_chunk_waits_for_the_disk_if_it_publishes_or_commands_wait(
     engine = open_engine(postgres_url)
     orders = Orders(engine)
     orders.order(4 * CHUNK)
-    tell_last(orders, ago=-timedelta(hours=1))
+    set_last_progress(orders, ago=-timedelta(hours=1))
     with engine.begin() as connection:
         connection.exec_driver_sql(SEE_WHETHER_COMMITS_WAIT)
 
@@ -786,7 +786,7 @@ def test_a_chunk_waits_for_the_disk_if_it_publishes_or_commands_wait(
     assert seen() == {"off"}
     do(engine, orders.issuer, orders.waiting.popleft(), lambda _: None)
     assert seen() == {"on"}
-    tell_last(orders, ago=PROGRESS_INTERVAL)
+    set_last_progress(orders, ago=PROGRESS_INTERVAL)
     seen()
     orders.work(1)
     assert len(orders.events("batch.progressed")) == 1
@@ -823,9 +823,9 @@ def test_cards_with_taken_ids_cancel_an_order_and_are_not_removed(orders: Orders
     orders.order(4 * CHUNK, **CODES)
     orders.work(2)
     name = f"B1-{3 * CHUNK}"
-    take_name(orders, name)
+    create_card_concurrently(orders, name)
     orders.work()
-    batch = let_go(orders)
+    batch = assert_nothing_left(orders)
     assert batch.last_error == "A card with this card_id exists."
     (told,) = orders.events("batch.cancelled")
     assert told["data"]["reason"] == "card_exists"
@@ -834,7 +834,7 @@ def test_cards_with_taken_ids_cancel_an_order_and_are_not_removed(orders: Orders
     assert orders.count(cards) == 2
 
 
-def take_name(orders: Orders, name: str) -> None:
+def create_card_concurrently(orders: Orders, name: str) -> None:
     """Make a card that an order would make, as a commit does that had begun before the order's."""
     orders.ask("cards.create", f"take-{name}", card_id=f"before {name}", **LOAD)
     with begin(orders.engine) as (connection, _):
@@ -851,7 +851,7 @@ def test_an_order_without_free_token_values_is_cancelled(engine: Engine) -> None
     makes: dict[str, Any] = {"card_token": {"format": format}}
     orders.order(2_000, options=makes, seal_to=[OWNER.recipient])
     orders.work()
-    let_go(orders)
+    assert_nothing_left(orders)
     (told,) = orders.events("batch.cancelled")
     assert told["data"]["reason"] == "format_invalid"
     assert told["data"]["problems"][0]["field"] == "options.card_token.format"
@@ -1082,7 +1082,7 @@ def test_recalls_of_a_batch_are_done_in_order(orders: Orders) -> None:
     orders.work()
     orders.ask("batches.unblock", "unblock", **asked)
     assert not orders.waiting  # the block has not ended
-    rest(orders)
+    age_last_activity(orders)
     orders.waiting += stalled_chunks(orders.engine)
     assert list(orders.waiting) == [lost]
     orders.work()

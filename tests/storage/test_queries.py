@@ -18,13 +18,13 @@ from card_worker.storage.tables import cards
 from tests.codes import SEAL_TO, plain_issuer
 from tests.domain.story import GIVEN, START
 from tests.storage.statements import counting
-from tests.storage.test_handler import ACCOUNT, NOW, ask, create, spend
+from tests.storage.test_handler import ACCOUNT, NOW, create, handle_commands, spend
 
 LATER = START + timedelta(days=1)
 
 
 @pytest.fixture
-def known(engine: Engine) -> list[Card]:
+def stored_cards(engine: Engine) -> list[Card]:
     """A card of every kind, blocked and not, due and not."""
     made = []
     for number, (kind, fields) in enumerate(GIVEN.items()):
@@ -52,27 +52,27 @@ def _card(number: int, name: str, fields: dict[str, Any]) -> Card:
     )
 
 
-def listed(engine: Engine, now: datetime = START, **wanted: Any) -> list[str]:
+def list_card_ids(engine: Engine, now: datetime = START, **wanted: Any) -> list[str]:
     with reading(engine) as connection:
         found = list_cards(connection, ACCOUNT, CardFilter(**wanted), now, cards_max=1000)
     return [card.card_id for card in found]
 
 
-def names(some: list[Card]) -> list[str]:
+def card_ids(some: list[Card]) -> list[str]:
     return sorted(card.card_id for card in some)
 
 
 @pytest.mark.parametrize("status", Status)
 @pytest.mark.parametrize("now", [START - timedelta(seconds=1), START, LATER])
 def test_a_filter_by_status_agrees_with_the_shown_status(
-    status: Status, now: datetime, engine: Engine, known: list[Card]
+    status: Status, now: datetime, engine: Engine, stored_cards: list[Card]
 ) -> None:
-    shown = names([card for card in known if card.status(now) is status])
-    assert listed(engine, now, status=status) == shown
+    shown = card_ids([card for card in stored_cards if card.status(now) is status])
+    assert list_card_ids(engine, now, status=status) == shown
     assert shown or now != START
 
 
-def test_each_filter_returns_the_matching_cards(engine: Engine, known: list[Card]) -> None:
+def test_each_filter_returns_the_matching_cards(engine: Engine, stored_cards: list[Card]) -> None:
     at = START + timedelta(hours=4)
     for wanted, is_wanted in (
         ({"type": CardType.GIFT_CARD}, lambda card: card.type is CardType.GIFT_CARD),
@@ -84,14 +84,14 @@ def test_each_filter_returns_the_matching_cards(engine: Engine, known: list[Card
         ({"expires_before": LATER}, lambda card: card.is_due(START)),
         ({"batch_id": "none"}, lambda card: False),
     ):
-        expected = names([card for card in known if is_wanted(card)])
-        assert listed(engine, **wanted) == expected
-        assert len(expected) < len(known)
+        expected = card_ids([card for card in stored_cards if is_wanted(card)])
+        assert list_card_ids(engine, **wanted) == expected
+        assert len(expected) < len(stored_cards)
 
 
 def test_an_expired_hold_locks_nothing_for_a_filter(engine: Engine) -> None:
-    ask(engine, create("A1"), spend("A1", "hold", pending=True, hold_expires_in=60))
-    ask(engine, create("A2"), spend("A2", "hold", pending=True))
+    handle_commands(engine, create("A1"), spend("A1", "hold", pending=True, hold_expires_in=60))
+    handle_commands(engine, create("A2"), spend("A2", "hold", pending=True))
     cases: tuple[tuple[dict[str, Any], list[str]], ...] = (
         ({"available_min": 500}, ["A1"]),
         ({"available_max": 400}, ["A2"]),
@@ -103,7 +103,7 @@ def test_an_expired_hold_locks_nothing_for_a_filter(engine: Engine) -> None:
             assert [card.card_id for card in found] == expected, asked
 
 
-def test_a_list_continues_after_its_last_page(engine: Engine, known: list[Card]) -> None:
+def test_a_list_continues_after_its_last_page(engine: Engine, stored_cards: list[Card]) -> None:
     seen: list[str] = []
     with reading(engine) as connection:
         while page := list_cards(
@@ -115,7 +115,7 @@ def test_a_list_continues_after_its_last_page(engine: Engine, known: list[Card])
             after=seen[-1] if seen else None,
         ):
             seen += [card.card_id for card in page]
-    assert seen == names(known)
+    assert seen == card_ids(stored_cards)
 
 
 def test_a_page_of_cards_with_codes_takes_as_many_statements_as_one_card(engine: Engine) -> None:

@@ -40,7 +40,7 @@ LATER = NOW + timedelta(hours=1)
 ROUNDS = int(os.environ.get("RACES", "60"))
 
 
-def is_passing(error: BaseException) -> bool:
+def is_temporary(error: BaseException) -> bool:
     return is_retryable(error) or is_race(error)
 
 
@@ -50,8 +50,10 @@ def command(task: str, command_id: str, **fields: Any) -> Command:
     return read
 
 
-@retry(retry=retry_if_exception(is_passing))
-def do(engine: Engine, commands: Sequence[Command], now: datetime = NOW) -> list[Answer]:
+@retry(retry=retry_if_exception(is_temporary))
+def handle_commands(
+    engine: Engine, commands: Sequence[Command], now: datetime = NOW
+) -> list[Answer]:
     with begin(engine) as (connection, _):
         return handle(connection, commands, now)
 
@@ -60,11 +62,11 @@ def make_cards(engine: Engine, *names: str, amount: int = 100) -> None:
     made = [
         command("cards.create", name, card_id=name, amount=amount, currency="NOK") for name in names
     ]
-    assert {answer.type for answer in do(engine, made)} == {"card.created"}
+    assert {answer.type for answer in handle_commands(engine, made)} == {"card.created"}
 
 
-def at_once(url: str, *works: Callable[[Engine], list[Answer]]) -> list[list[Answer]]:
-    """Do all of it at the same time, each on connections of its own."""
+def run_concurrently(url: str, *works: Callable[[Engine], list[Answer]]) -> list[list[Answer]]:
+    """Run functions at the same time, each with an engine of its own; return their answers."""
     start = Barrier(len(works))
 
     def work(one: Callable[[Engine], list[Answer]]) -> list[Answer]:
@@ -84,7 +86,7 @@ def spend(number: int, **fields: Any) -> Command:
     return command("transactions.create", f"c{number}", **asked)
 
 
-def prove(engine: Engine) -> None:
+def assert_books_add_up(engine: Engine) -> None:
     with reading(engine) as connection:
         assert list(differences(connection)) == []
         assert all(one.adds_up for one in totals(connection))
@@ -96,7 +98,7 @@ def test_one_of_capture_void_and_expiry_of_a_hold_succeeds(postgres_url: str) ->
     names = [f"A{number}" for number in range(ROUNDS)]
     make_cards(engine, *names)
     placed = [spend(0, card_id=name, pending=True, hold_expires_in=60) for name in names]
-    do(engine, placed)
+    handle_commands(engine, placed)
     holds = [str(event_id(ACCOUNT, one.key)) for one in placed]
 
     def each(task: str, now: datetime) -> Callable[[Engine], list[Answer]]:
@@ -106,9 +108,11 @@ def test_one_of_capture_void_and_expiry_of_a_hold_succeeds(postgres_url: str) ->
         commands = [
             command(task, f"{task}-{number}", **fields) for number, fields in enumerate(asked)
         ]
-        return lambda own: [answer for one in commands for answer in do(own, [one], now)]
+        return lambda own: [
+            answer for one in commands for answer in handle_commands(own, [one], now)
+        ]
 
-    ended = at_once(
+    ended = run_concurrently(
         postgres_url,
         each("transactions.capture", NOW),
         each("transactions.void", NOW),
@@ -119,7 +123,7 @@ def test_one_of_capture_void_and_expiry_of_a_hold_succeeds(postgres_url: str) ->
         # Once the other two are told, they are told why not.
         assert won["won"] == 1, answers
         assert won["hold_closed"] == 2, answers
-    prove(engine)
+    assert_books_add_up(engine)
     engine.dispose()
 
 
@@ -130,15 +134,15 @@ def test_a_balance_is_spent_once(spenders: int, postgres_url: str) -> None:
 
     def all_of_it(first: int) -> Callable[[Engine], list[Answer]]:
         commands = [spend(first + number) for number in range(ROUNDS)]
-        return lambda own: [answer for one in commands for answer in do(own, [one])]
+        return lambda own: [answer for one in commands for answer in handle_commands(own, [one])]
 
-    ended = at_once(postgres_url, *(all_of_it(ROUNDS * n) for n in range(spenders)))
+    ended = run_concurrently(postgres_url, *(all_of_it(ROUNDS * n) for n in range(spenders)))
     told = Counter(str(answer.reason or answer.type) for answers in ended for answer in answers)
     assert told == {
         "card.drawn_down": ROUNDS,
         "exceeds_available": ROUNDS * (spenders - 1),
     }
-    prove(engine)
+    assert_books_add_up(engine)
     engine.dispose()
 
 
@@ -158,12 +162,12 @@ def test_transfers_in_both_directions_do_not_deadlock(postgres_url: str) -> None
             )
             for number in range(ROUNDS)
         ]
-        return lambda own: [answer for one in commands for answer in do(own, [one])]
+        return lambda own: [answer for one in commands for answer in handle_commands(own, [one])]
 
-    ended = at_once(postgres_url, move("A1", "A2"), move("A2", "A1"))
+    ended = run_concurrently(postgres_url, move("A1", "A2"), move("A2", "A1"))
     told = Counter(str(answer.reason or answer.type) for answers in ended for answer in answers)
     assert told == {"card.transferred_out": 2 * ROUNDS}
-    prove(engine)
+    assert_books_add_up(engine)
     engine.dispose()
 
 
@@ -184,7 +188,7 @@ def test_a_pin_attempt_on_a_card_that_is_being_removed_names_no_card(postgres_ur
     with reading(engine) as connection:
         attempts = connection.execute(select(pin_attempts.c.card, pin_attempts.c.number)).all()
     assert attempts == [(None, 0)]
-    prove(engine)
+    assert_books_add_up(engine)
     engine.dispose()
 
 
@@ -254,7 +258,7 @@ def test_a_group_that_waits_for_the_same_card_is_done_in_one_commit(
     assert len(refused) == len(outcomes) == NEIGHBOURS + 1
     assert [answer.reason for answer in refused if answer.reason] == [refused[-1].reason]
     assert commits == 1
-    prove(engine)
+    assert_books_add_up(engine)
     engine.dispose()
 
 
@@ -282,7 +286,7 @@ def test_two_workers_that_create_the_same_cards_need_one_commit_per_group(
         "card.created": rounds * (2 * NEIGHBOURS + 1),
         "command.rejected": rounds,
     }
-    prove(engine)
+    assert_books_add_up(engine)
     engine.dispose()
 
 

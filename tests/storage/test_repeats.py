@@ -17,7 +17,7 @@ from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.repeats import delete_repeats, first_repeats
 from card_worker.storage.tables import repeats
 from tests.storage.statements import counting
-from tests.storage.test_handler import ACCOUNT, NOW, activate, ask, batch, create, spend
+from tests.storage.test_handler import ACCOUNT, NOW, activate, batch, create, handle_commands, spend
 
 
 class Sink:
@@ -45,7 +45,7 @@ def published(engine: Engine, events: int) -> list[dict[str, Any]]:
     return [json.loads(event.event) for event in sink.published]
 
 
-def noted(engine: Engine) -> list[str]:
+def waiting_repeats(engine: Engine) -> list[str]:
     """Return the command_ids of the repeats that wait."""
     with reading(engine) as connection:
         return list(
@@ -54,41 +54,41 @@ def noted(engine: Engine) -> list[str]:
 
 
 def test_the_same_command_gets_its_answer_again_to_the_byte(engine: Engine) -> None:
-    (first,) = ask(engine, create("A1"))
-    assert noted(engine) == []
+    (first,) = handle_commands(engine, create("A1"))
+    assert waiting_repeats(engine) == []
     sink = Sink(1)
     Relay(engine, [sink]).run(sink.is_full)
-    (again,) = ask(engine, create("A1"))
+    (again,) = handle_commands(engine, create("A1"))
     assert again == first
-    assert noted(engine) == ["create-A1"]
+    assert waiting_repeats(engine) == ["create-A1"]
     sink = Sink(1)
     Relay(engine, [sink]).run(sink.is_full)
     (event,) = sink.published
     assert (event.id, event.type, event.subject) == (first.id, first.type, first.subject)
     assert event.event == first.event
-    assert noted(engine) == []
+    assert waiting_repeats(engine) == []
 
 
 def test_a_refusal_is_repeated_too(engine: Engine) -> None:
-    ask(engine, activate("A1"))
-    ask(engine, activate("A1"))
+    handle_commands(engine, activate("A1"))
+    handle_commands(engine, activate("A1"))
     first, again = published(engine, 2)
     assert first == again
     assert first["data"]["reason"] == "card_not_found"
 
 
 def test_a_repeat_is_published_after_the_first_publication(engine: Engine) -> None:
-    ask(engine, create("A1"))
-    ask(engine, create("A1"))
+    handle_commands(engine, create("A1"))
+    handle_commands(engine, create("A1"))
     with reading(engine) as connection:
         assert first_repeats(connection, 9) == []
     assert [event["correlationid"] for event in published(engine, 2)] == ["create-A1"] * 2
 
 
 def test_the_same_reference_under_another_command_id_is_answered(engine: Engine) -> None:
-    ask(engine, create("A1"), spend("A1", "r1"))
+    handle_commands(engine, create("A1"), spend("A1", "r1"))
     retry = spend("A1", "r1").model_copy(update={"command_id": "another"})
-    ask(engine, retry)
+    handle_commands(engine, retry)
     (first, event) = published(engine, 3)[1:]
     assert event["type"] == "command.repeated"
     assert event["correlationid"] == "another"
@@ -105,7 +105,7 @@ def test_the_same_reference_under_another_command_id_is_answered(engine: Engine)
 
 
 def test_it_is_the_same_event_each_time(engine: Engine) -> None:
-    (_, first) = ask(engine, create("A1"), spend("A1", "r1"))
+    (_, first) = handle_commands(engine, create("A1"), spend("A1", "r1"))
     events = [repeated(first.event, "another") for _ in range(2)]
     assert events[0] == events[1]
     assert events[0].id not in (first.id, repeated(first.event, "a third").id)
@@ -113,40 +113,40 @@ def test_it_is_the_same_event_each_time(engine: Engine) -> None:
 
 def test_what_is_committed_together_with_its_first_needs_no_repeat(engine: Engine) -> None:
     other = spend("A1", "r1").model_copy(update={"command_id": "another"})
-    ask(engine, create("A1"), create("A1"), spend("A1", "r1"), spend("A1", "r1"))
-    assert noted(engine) == []
-    ask(engine, create("A2"), spend("A1", "r2"), spend("A1", "r2"))
-    assert noted(engine) == []
-    ask(engine, spend("A2", "r1"), other)
-    assert noted(engine) == ["another"]
+    handle_commands(engine, create("A1"), create("A1"), spend("A1", "r1"), spend("A1", "r1"))
+    assert waiting_repeats(engine) == []
+    handle_commands(engine, create("A2"), spend("A1", "r2"), spend("A1", "r2"))
+    assert waiting_repeats(engine) == []
+    handle_commands(engine, spend("A2", "r1"), other)
+    assert waiting_repeats(engine) == ["another"]
 
 
 def test_another_command_id_in_the_same_group_is_answered(engine: Engine) -> None:
     other = spend("A1", "r1").model_copy(update={"command_id": "another"})
-    ask(engine, create("A1"), spend("A1", "r1"), other)
-    assert noted(engine) == ["another"]
+    handle_commands(engine, create("A1"), spend("A1", "r1"), other)
+    assert waiting_repeats(engine) == ["another"]
 
 
 def test_a_dry_run_is_repeated(engine: Engine) -> None:
     for _ in range(2):
-        ask(engine, create("A1", dry_run=True))
-    assert noted(engine) == ["create-A1"]
+        handle_commands(engine, create("A1", dry_run=True))
+    assert waiting_repeats(engine) == ["create-A1"]
 
 
 def test_a_sweep_that_finds_its_work_done_is_not_answered(engine: Engine) -> None:
-    ask(engine, create("A1", expires_at="2026-11-22T10:00:01Z"))
+    handle_commands(engine, create("A1", expires_at="2026-11-22T10:00:01Z"))
     swept = SweptCard(account_id=ACCOUNT, command_id="expire-1", card_id="A1")
     commands: list[Command] = [swept, swept]
     for _ in range(2):
-        ask(engine, *commands, now=NOW)
-    assert noted(engine) == []
+        handle_commands(engine, *commands, now=NOW)
+    assert waiting_repeats(engine) == []
 
 
 def test_a_storm_of_repeats_adds_one_row_that_goes(engine: Engine) -> None:
-    ask(engine, create("A1"))
+    handle_commands(engine, create("A1"))
     for _ in range(20):
-        ask(engine, *[create("A1")] * 50)
-    assert noted(engine) == ["create-A1"]
+        handle_commands(engine, *[create("A1")] * 50)
+    assert waiting_repeats(engine) == ["create-A1"]
     assert len(published(engine, 2)) == 2
     with reading(engine) as connection:
         assert connection.execute(select(func.count()).select_from(repeats)).scalar() == 0
@@ -155,21 +155,21 @@ def test_a_storm_of_repeats_adds_one_row_that_goes(engine: Engine) -> None:
 def test_a_command_sent_while_its_answer_is_published_is_answered_once_more(
     engine: Engine,
 ) -> None:
-    ask(engine, create("A1"))
+    handle_commands(engine, create("A1"))
     published(engine, 1)
-    ask(engine, create("A1"))
+    handle_commands(engine, create("A1"))
     with reading(engine) as connection:
         found = first_repeats(connection, 9)
-    ask(engine, create("A1"))
+    handle_commands(engine, create("A1"))
     with begin(engine) as (connection, _):
         delete_repeats(connection, found)
-    assert noted(engine) == ["create-A1"]
+    assert waiting_repeats(engine) == ["create-A1"]
     assert len(published(engine, 1)) == 1
 
 
 def test_a_repeat_takes_no_more_statements_than_a_first_delivery(engine: Engine) -> None:
     names = [f"A{number}" for number in range(50)]
-    ask(engine, batch(*names))
+    handle_commands(engine, batch(*names))
     groups = {
         "activations": [activate(name) for name in names],
         "payments": [spend(name, "r1") for name in names],
@@ -177,29 +177,29 @@ def test_a_repeat_takes_no_more_statements_than_a_first_delivery(engine: Engine)
     }
     for group in groups.values():
         with counting(engine) as first:
-            ask(engine, *group)
+            handle_commands(engine, *group)
         with reading(engine) as connection:
             events = outbox.first_unpublished(connection, 500)
         with begin(engine) as (connection, _):
             outbox.mark_published(connection, events)
         with counting(engine) as again:
-            ask(engine, *group)
+            handle_commands(engine, *group)
         assert len(again) <= len(first), (first, again)
 
 
 def test_the_relay_does_not_wait_for_a_command_that_is_being_sent_again(postgres_url: str) -> None:
     """Else the two deadlock: each locks repeats that the other needs."""
     engine = open_engine(postgres_url)
-    ask(engine, create("A1"))
+    handle_commands(engine, create("A1"))
     published(engine, 1)
-    ask(engine, create("A1"))
+    handle_commands(engine, create("A1"))
     with reading(engine) as connection:
         (repeat,) = first_repeats(connection, 10)
     with begin(engine) as (connection, _):
         handle(connection, [create("A1")], NOW)
         with begin(engine, lock_timeout_ms=100) as (other, _):
             delete_repeats(other, [repeat])
-    assert noted(engine) == ["create-A1"]
+    assert waiting_repeats(engine) == ["create-A1"]
     with reading(engine) as connection:
         (again,) = first_repeats(connection, 10)
     assert again.mark != repeat.mark
@@ -210,8 +210,8 @@ def test_commits_with_the_same_repeats_store_them_in_one_order(postgres_url: str
     """Whatever the order of the commands is: else they deadlock."""
     engine = open_engine(postgres_url)
     commands = [create(f"A{number}", f"{number:03}") for number in range(200)]
-    ask(engine, *commands)
+    handle_commands(engine, *commands)
     with counting(engine) as statements:
-        ask(engine, *commands)
+        handle_commands(engine, *commands)
     assert "ORDER BY idempotency_keys.event_id" in "".join(statements)
     engine.dispose()
