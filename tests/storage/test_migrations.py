@@ -1,15 +1,17 @@
 """Each released schema can be upgraded with rows in it, and downgraded again."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
 import pytest
 from alembic import command
-from sqlalchemy import Column, Engine, MetaData, Table, func, insert, inspect, select
+from sqlalchemy import Column, Engine, MetaData, Table, func, insert, inspect, select, update
 
 from card_worker.contracts.enums import Side
 from card_worker.contracts.fields import read_time
+from card_worker.contracts.json_text import write_json
 from card_worker.domain.rows import State
 from card_worker.embedded.valkey import NoServer
 from card_worker.storage import tables
@@ -129,6 +131,40 @@ def test_0002_derives_its_columns_from_events_and_transactions(engine: Engine) -
     assert _without(names, before, lost) == _without(names, after, lost)
     # Nothing tells these of what was done before.
     assert checks <= {"card_equals_its_last_event", "transactions_equal_their_events"}
+
+
+def test_rows_of_0_1_0_are_no_differences_after_the_upgrade(engine: Engine) -> None:
+    populate(engine)
+    migrate(engine, "0001", down=True)
+    attempts, events = tables.pin_attempts, tables.outbox
+    with engine.begin() as connection:
+        for id, event in connection.execute(select(events.c.id, events.c.event)).all():
+            older = write_json(_as_in_0_1_0(json.loads(event)))
+            connection.execute(update(events).where(events.c.id == id).values(event=older))
+        # Attempts on removed cards had the card.
+        removed = {"card": UUID(int=1), "number": 1}
+        kept = connection.execute(update(attempts).where(attempts.c.card.is_(None)).values(removed))
+        assert kept.rowcount > 0
+    migrate(engine, "0002")
+    with reading(engine) as connection:
+        assert list(differences(connection)) == []
+
+
+def _as_in_0_1_0(value: Any) -> Any:
+    """Return a value of an event as version 0.1.0 has written it: without newer fields
+    and without the defaults of formats."""
+    if isinstance(value, list):
+        return [_as_in_0_1_0(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    newer = {"answer", "activation", "activated_by", "activated_from", "funding"}
+    if value.get("type") == "batch.completed":
+        data = {name: item for name, item in value["data"].items() if name != "cards"}
+        value = {**value, "data": data}
+    if isinstance(value.get("format"), dict):
+        given = {name: item for name, item in value["format"].items() if item}
+        value = {**value, "format": given}
+    return {name: _as_in_0_1_0(item) for name, item in value.items() if name not in newer}
 
 
 def _without(names: list[str], rows: list[Any], left_out: set[str]) -> set[Any]:
