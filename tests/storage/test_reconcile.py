@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 from shutil import copyfile
 from typing import Any, NamedTuple, get_args
@@ -546,6 +547,12 @@ CODE_CORRUPTIONS = [
         "card: tokens",
     ),
     Corruption(
+        "a revoked token with another end",
+        f"UPDATE tokens SET expires_at = {LATER} WHERE ref_id = 'gone'",
+        "tokens_equal_their_events",
+        "token *: expires_at",
+    ),
+    Corruption(
         "a token that was spent is gone",
         f"DELETE FROM tokens WHERE card = {card('once')}",
         "tokens_equal_their_events",
@@ -625,6 +632,12 @@ CODE_CORRUPTIONS = [
         f"UPDATE pin_attempts SET account_id = '{OTHER}' WHERE card = {card('guessed')}",
         "codes_have_their_card",
         "PIN attempt: account_id",
+    ),
+    Corruption(
+        "a PIN attempt without a card, of another account",
+        f"UPDATE pin_attempts SET account_id = '{OTHER}' WHERE card IS NULL",
+        "pin_attempts_have_their_outcome",
+        "account_id",
     ),
     Corruption(
         "two PIN attempts with one number",
@@ -755,6 +768,31 @@ BATCH_CORRUPTIONS = [
         "jobs_begin_as_stated",
         "last",
     ),
+    Corruption(
+        "not busy though its cards are being withdrawn",
+        f"UPDATE batches SET busy = FALSE {batch('R')}",
+        "batch_states_fit_their_jobs",
+        "busy (cancelled)",
+    ),
+    Corruption(
+        "a file of another kind",
+        "UPDATE files SET kind = 'codes' WHERE name LIKE '%/B.pins.csv.age'",
+        "files_equal_their_events",
+        "file *: kind",
+    ),
+    *[
+        Corruption(
+            f"a removal with another number of {name}",
+            f"UPDATE jobs SET {name} = {name} + 1 WHERE batch_id = 'G' AND action = 'remove'",
+            "removals_count_their_cards",
+            what,
+        )
+        for name, what in (
+            ("done", "done"),
+            ("refused", "already, refused"),
+            ("open_chunks", "open_chunks"),
+        )
+    ],
     Corruption(
         "a cancellation without its reason",
         "UPDATE jobs SET reason = NULL WHERE batch_id = 'C' AND action = 'cancel'",
@@ -1285,29 +1323,68 @@ def test_every_corruption_is_found(corruption: Corruption, populated: Engine) ->
 
 
 NOT_COMPARED = {
-    "batches": {"recipients", "pin_recipients", "last_error"},
-    "chunks": {"encrypted_secrets", "refused"},
+    # The first five of an order without cards, such as one that waits for approval.
+    "batches": {
+        *("type", "originated_by", "card_list", "options", "recipients"),
+        *("pin_recipients", "last_error"),
+    },
+    # Whether a chunk is done is compared, not when it was.
+    "chunks": {"done_at", "encrypted_secrets", "refused"},
     "files": {"written_at", "last_error", "attempts", "next_attempt_at"},
-    "jobs": {"created_by", "originated_by", "expires_at", "last_activity_at", "last_progress_at"},
-    "pin_attempts": {"id", "created_at"},
+    # A removal has no event at its end. The chunks of a job are deleted when it has ended.
+    "jobs": {
+        *("created_by", "originated_by", "expires_at", "last_activity_at", "last_progress_at"),
+        *("chunk_cards", "done", "ended_at"),
+    },
+    # The number of an attempt without a card is compared: it is 0.
+    "pin_attempts": {"id", "number", "created_at"},
     "pins": {"kid", "digest"},
     "repeats": {"command_id", "mark"},
-    "tokens": {"kid", "digest"},
+    # The end of a token that was spent: no later event shows it.
+    "tokens": {"kid", "digest", "expires_at", "metadata"},
 }
-"""The columns of which there is no second copy in the database."""
+"""The columns of which there is no second copy in the database, at least in some rows."""
+ROW_BY_ROW = (
+    tables.batches,
+    tables.chunks,
+    tables.files,
+    tables.jobs,
+    tables.pin_attempts,
+    tables.tokens,
+)
+"""Tables whose rows are compared in different ways, by their states, and so are changed one by one;
+in the others, all rows are changed together."""
+
+
+def different_rows(connection: Connection, table: Table) -> list[int]:
+    """Return the rowid of one row for each state that rows of the table are in."""
+    states = [
+        f"{column.name} IS NULL" if isinstance(column.type, UtcTime) else column.name
+        for column in table.columns
+        if isinstance(column.type, EnumText)
+        or column.type is Flag
+        or (isinstance(column.type, UtcTime) and column.nullable)
+    ]
+    one_each = f"SELECT min(rowid) FROM {table.name} GROUP BY {', '.join(states)}"
+    return list(connection.exec_driver_sql(one_each).scalars())
 
 
 @pytest.mark.parametrize("populated", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("table", COMPARED, ids=lambda table: table.name)
 def test_every_column_is_compared_or_listed(table: Table, populated: Engine) -> None:
     """A column that is added to a table has to be compared, or listed above and in the guide."""
+    changes = ["TRUE"]
+    if table in ROW_BY_ROW:
+        with reading(populated) as connection:
+            changes = [f"rowid = {id}" for id in different_rows(connection, table)]
     unnoticed = set()
-    for column in table.columns:
-        with corruptible(populated) as connection:
-            changed = f"UPDATE {table.name} SET {column.name} = {other(column)}"
-            connection.exec_driver_sql(changed)
-            if not differences(connection, limit=1):
-                unnoticed.add(column.name)
+    for column, where in product(table.columns, changes):
+        if column.name not in unnoticed:
+            with corruptible(populated) as connection:
+                changed = f"UPDATE {table.name} SET {column.name} = {other(column)} WHERE {where}"
+                connection.exec_driver_sql(changed)
+                if not differences(connection, limit=1):
+                    unnoticed.add(column.name)
     assert unnoticed == NOT_COMPARED.get(table.name, set())
 
 

@@ -11,7 +11,17 @@ from card_worker.contracts.enums import EventType, Side
 from card_worker.contracts.json_text import write_json
 from card_worker.domain.answers import freeze
 from card_worker.domain.ids import card_uuid, card_uuids, token_uuids
-from card_worker.domain.rows import Batch, Card, File, Hold, Pin, Token, Transaction, tokens_serving
+from card_worker.domain.rows import (
+    Batch,
+    Card,
+    File,
+    FileKind,
+    Hold,
+    Pin,
+    Token,
+    Transaction,
+    tokens_serving,
+)
 from card_worker.domain.views import (
     PIN_DEFAULTS,
     TOKEN_DEFAULTS,
@@ -198,6 +208,9 @@ def tokens_equal_their_events(event: ReadEvent) -> Comparisons:
         if shown is event.data.get("token"):
             is_new = event.row.type is EventType.TOKEN_CREATED
             expected["created_at" if is_new else "revoked_at"] = event.row.created_at
+            if not is_new:  # until then, an activation may give it another end
+                ends = {name: shown[name] for name in ("expires_at", "expires_after_transaction")}
+                yield from _views(f"token {id}", token_view(token), ends)
         yield from fields(token, expected, prefix)
 
 
@@ -270,6 +283,11 @@ def files_equal_their_events(event: ReadEvent) -> Comparisons:
         yield from _views(f"file {name}", file_view(file), shown)
         time = "confirmed_at" if row.type is EventType.BATCH_CONFIRMED else "created_at"
         expected = {"batch_id": row.subject, "account_id": row.account_id, time: row.created_at}
+        if "recall" in event.data:
+            expected["kind"] = FileKind.REFUSED
+        elif row.type is EventType.BATCH_COMPLETED:
+            is_pins = shown is event.data.get("pin_file")
+            expected["kind"] = FileKind.PINS if is_pins else FileKind.CODES
         yield from fields(file, expected, f"file {name}: ")
 
 

@@ -90,8 +90,9 @@ def batch_states_fit_their_jobs(batch: Batch, actions: Collection[Action]) -> Co
         case BatchState.COMPLETED:
             created, busy = batch.requested, False
         case BatchState.CANCELLED:
-            busy = batch.busy
-            action = (Action.CANCEL if is_whole else Action.REMOVE) if busy else None
+            removal = Action.CANCEL if is_whole else Action.REMOVE
+            busy = batch.busy or removal in actions
+            action = removal if busy else None
             created = batch.requested if is_whole else None if busy else 0
     yield f"busy ({state})", batch.busy, busy
     if action is not None and action not in actions:
@@ -195,6 +196,7 @@ def check_jobs(reader: Reader) -> None:
                 jobs_begin_as_stated(job, batch, events.get(job.id)),
                 jobs_count_their_chunks(reader, job),
                 jobs_end_as_stated(job, batch, events.get(_end_id(job))),
+                removals_count_their_cards(job, events.get(job.id)),
             )
 
 
@@ -266,6 +268,15 @@ def jobs_end_as_stated(job: Job, batch: Batch | None, event: StoredEvent | None)
     yield from fields(job, expected)
     counted = job.done + job.already + job.refused
     yield "done, already and refused", counted, job.last - job.first + 1
+
+
+def removals_count_their_cards(job: Job, event: StoredEvent | None) -> Comparisons:
+    """A removal refuses no card. At its end it has removed those that were created."""
+    if job.action is not Action.REMOVE:
+        return
+    yield "already, refused", (job.already, job.refused), (0, 0)
+    if job.ended_at is not None and event is not None:
+        yield from fields(job, {"open_chunks": 0, "done": _data(event).get("created")})
 
 
 def check_files(reader: Reader) -> None:

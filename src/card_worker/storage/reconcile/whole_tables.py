@@ -100,6 +100,10 @@ CHECKS = {
             CASE WHEN {_WRONG_PIN} THEN 'wrong or cleared' ELSE 'cleared' END
         FROM pin_attempts JOIN outbox ON outbox.id = pin_attempts.id
         WHERE outcome = '{Outcome.OPEN}' OR outcome = '{Outcome.WRONG}' AND NOT {_WRONG_PIN}
+        UNION ALL SELECT pin_attempts.account_id, 'PIN attempt ' || pin_attempts.id, 'account_id',
+            pin_attempts.account_id, outbox.account_id
+        FROM pin_attempts JOIN outbox ON outbox.id = pin_attempts.id
+        WHERE pin_attempts.account_id <> outbox.account_id
         UNION ALL SELECT account_id, 'PIN attempt ' || id, 'outcome', outcome,
             '{" or ".join(Outcome)}'
         FROM pin_attempts WHERE outcome NOT IN ({_listed(*Outcome)})""",
