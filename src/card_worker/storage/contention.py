@@ -1,5 +1,6 @@
 """Which rows the commands of a group need, and which of them other sessions have locked."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
@@ -20,15 +21,16 @@ Row: TypeAlias = RowName | UUID
 class Contention(NamedTuple):
     """The cards that a group of commands names, and which of them are locked."""
 
-    cards: dict[RowName, UUID]
-    """The ids of cards that exist, by the names of the card, of a transaction or of a token."""
+    cards: dict[RowName, set[UUID]]
+    """The ids of cards that exist, by the names of the card, of a transaction or of a token. A
+    transaction names its card and all that have replaced it: a refund locks these."""
     locked: frozenset[UUID]
     """The cards that other sessions have locked."""
 
     def rows(self, needed: Iterable[Needs]) -> set[Row]:
         """Return the names of the rows that commands need, and the ids of the cards among them."""
         names = {name for needs in needed for name in _names(needs)}
-        return names | {self.cards[name] for name in names & self.cards.keys()}
+        return names.union(*(self.cards[name] for name in names & self.cards.keys()))
 
 
 def find_contention(connection: Connection, needed: Sequence[Needs]) -> Contention:
@@ -41,24 +43,23 @@ def find_contention(connection: Connection, needed: Sequence[Needs]) -> Contenti
     accounts = {digest: account for needs in needed for account, digest in needs.tokens}
     by_digest = [{"digest": digest} for digest in accounts]
     found_cards = find(connection, cards, ("account_id", "card_id", "id"), by_card)
-    found_rows = send_with_rows(connection, _select_last_cards, transactions, by_row)
+    found_rows = send_with_rows(connection, _select_chains, transactions, by_row)
     found_tokens = find(connection, tokens, ("digest", "card"), by_digest)
-    known: dict[RowName, UUID] = {("card", a, name): id for a, name, id in found_cards()}
-    known |= {("transaction", a, id): card for a, id, card in found_rows()}
-    known |= {("token", accounts[digest], digest): card for digest, card in found_tokens()}
-    ids = set(known.values())
+    known = defaultdict[RowName, set[UUID]](set)
+    for account, name, card in found_cards():
+        known["card", account, name].add(card)
+    for account, id, card in found_rows():
+        known["transaction", account, id].add(card)
+    for digest, card in found_tokens():
+        known["token", accounts[digest], digest].add(card)
+    ids = set[UUID]().union(*known.values())
     free = send_with_rows(connection, _lock_free, cards, [{"id": id} for id in ids])
     return Contention(known, frozenset(ids - {id for (id,) in free()}))
 
 
-def _select_last_cards(source: FromClause) -> Select[Any]:
-    """Select the card of each transaction, or the card that has replaced it: a refund needs that.
-
-    Other commands are refused on a card that was replaced, whichever of them is locked.
-    """
+def _select_chains(source: FromClause) -> Select[Any]:
     chain = cards_of_transactions(source)
-    statement = select(chain.c.account_id, chain.c.id, chain.c.card)
-    return statement.join(cards, cards.c.id == chain.c.card).where(cards.c.replaced_by.is_(None))
+    return select(chain.c.account_id, chain.c.id, chain.c.card)
 
 
 def _lock_free(source: FromClause) -> Select[Any]:
