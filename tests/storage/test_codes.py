@@ -189,7 +189,7 @@ def test_a_reversed_activation_restores_a_token_that_has_expired(engine: Engine)
     assert reversed_.reason is None
     assert rows(engine, tokens) == [issued]
     assert [token["id"] for token in shows(engine)["tokens"]] == [str(issued.id)]
-    answer_types(engine, command("cards.activate", "again", **fields))
+    answer_types(engine, command("cards.activate", "again", card_id="A1", **LOAD))
     assert answer_types(engine, pay("r1"), pay("r2")) == ["card.drawn_down"] * 2
     with reading(engine) as connection:
         assert list(differences(connection)) == []

@@ -8,16 +8,16 @@ from card_worker.domain.ids import card_uuid
 from card_worker.storage.contention import find_contention
 from card_worker.storage.engine import begin, open_engine
 from card_worker.storage.tables import cards
-from tests.storage.test_handler import ACCOUNT, ask, command, create, spend
+from tests.storage.test_handler import ACCOUNT, command, create, handle_commands, spend
 
 
 @pytest.mark.parametrize("locked", ["A1", "A2", "A3"])
 def test_a_lock_on_each_card_that_a_refund_reaches_is_found(locked: str, postgres_url: str) -> None:
     engine = open_engine(postgres_url)
-    _, drawn = ask(engine, create("A1"), spend("A1", "r1"))
+    _, drawn = handle_commands(engine, create("A1"), spend("A1", "r1"))
     for old, new in (("A1", "A2"), ("A2", "A3")):
         lost = {"card_id": old, "new_card_id": new, "reason": "lost"}
-        ask(engine, command("cards.replace", f"replace-{old}", **lost))
+        handle_commands(engine, command("cards.replace", f"replace-{old}", **lost))
     refund = command(
         "transactions.refund", "refund", transaction_id=str(drawn.id), ref_id="r2", amount=1
     )
