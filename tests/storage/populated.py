@@ -190,6 +190,7 @@ def _batches(orders: Orders, tell: Teller) -> None:
     orders.ask("cards.batch_create", "list", batch_id="L", cards=listed, name="N", **CODES)
     for _ in range(2):  # a repeat
         orders.ask("cards.batch_create", "plain", batch_id="P", cards=[{"card_id": "P1"}])
+    tell.done("cards.update", card_id="P1", customer_id="c")
     separate = {**CODES, "seal_pins_to": [OWNER.recipient]}
     orders.order(5, "B", metadata={"m": 1}, created_by="me", **separate)
     orders.order(3, "R", **CODES)

@@ -88,7 +88,7 @@ def state_fits_money(rows: CardRows) -> Comparisons:
         return
     empty: dict[str, object] = {"amount_balance": 0, "amount_reserved": 0}
     if card.state is State.INACTIVE:
-        empty |= dict.fromkeys(("currency", "customer_id", "active_from", "expires_at"))
+        empty |= dict.fromkeys(("currency", "active_from", "expires_at"))
     for name, value in empty.items():
         yield f"{name} ({card.state})", getattr(card, name), value
 
