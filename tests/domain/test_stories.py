@@ -230,6 +230,12 @@ def test_a_transaction_says_why_money_was_put_onto_the_card() -> None:
     ]
 
 
+def test_an_adjustment_tells_why() -> None:
+    story = Story().run("create A1 500 NOK -> card.created\nadjust A1 -5 NOK -> card.adjusted")
+    data = json.loads(story.told[-1].answer.event)["data"]
+    assert data["reason_text"]
+
+
 def test_a_format_is_shown_with_its_defaults() -> None:
     story = Story().run("create A1 5 NOK token pin -> card.created")
     card = json.loads(story.told[0].answer.event)["data"]["card"]

@@ -104,6 +104,14 @@ def test_the_same_reference_under_another_command_id_is_answered(engine: Engine)
     }
 
 
+def test_a_repeated_dry_run_is_still_a_dry_run(engine: Engine) -> None:
+    trial = spend("A1", "r1", dry_run=True)
+    ask(engine, create("A1"), trial)
+    ask(engine, trial.model_copy(update={"command_id": "another"}))
+    event = published(engine, 3)[2]
+    assert (event["type"], event["data"]["dry_run"]) == ("command.repeated", True)
+
+
 def test_it_is_the_same_event_each_time(engine: Engine) -> None:
     (_, first) = handle_commands(engine, create("A1"), spend("A1", "r1"))
     events = [repeated(first.event, "another") for _ in range(2)]

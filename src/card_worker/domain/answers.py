@@ -34,6 +34,7 @@ from card_worker.domain.events import (
     BatchCompleted,
     BatchEvent,
     BatchEventBase,
+    CardAdjusted,
     CardBlocked,
     CardClosed,
     CardEvent,
@@ -129,7 +130,7 @@ def _add_details(
         case CardReplaced(command):
             data["other_card_id"] = command.new_card_id
             data["reason_text"] = command.reason
-        case CardBlocked(BlockCard() as command):
+        case CardBlocked(BlockCard() as command) | CardAdjusted(command):
             data["reason_text"] = command.reason
         case CardBlocked():
             data["reason_text"] = TOO_MANY_WRONG_PINS
@@ -315,10 +316,13 @@ def repeated(answer: str, command_id: str) -> Answer:
     if first["correlationid"] == command_id:
         type = EventType(first["type"])
         return Answer(id, account_id, type, subject, first["partitionkey"], answer, at)
+    said = RepeatData(
+        command=data["command"], command_id=command_id, account_id=account_id, event=first
+    )
+    if data.get("dry_run"):
+        said["dry_run"] = True
     return freeze(
-        RepeatData(
-            command=data["command"], command_id=command_id, account_id=account_id, event=first
-        ),
+        said,
         id=event_id(account_id, keys.repeat(id, command_id)),
         type=EventType.COMMAND_REPEATED,
         subject=subject,
