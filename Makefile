@@ -57,9 +57,10 @@ test-debian: $(VENV)/ready programs  ## Run the tests that need programs of Debi
 	@$(BIN)/python -m pytest -m debian $(ARGS)
 
 .PHONY: test-model
-test-model: $(VENV)/ready  ## Prove the rules at length: a plain model, a long stream, races, forms of URLs
+test-model: $(VENV)/ready  ## Prove the rules at length: two plain models, a long stream, races, forms of URLs
 	@MODEL_EXAMPLES=1000 MODEL_STEPS=50 STREAM_COMMANDS=10000 STREAMS=1000 RACES=2000 ALL_FORMS=1 \
-		$(BIN)/python -m pytest tests/model tests/storage/test_races.py tests/flow/test_redis_urls.py $(ARGS)
+		DIFFERENTIAL_COMMANDS=20000 $(BIN)/python -m pytest tests/model tests/differential \
+		tests/storage/test_races.py tests/flow/test_redis_urls.py $(ARGS)
 
 .PHONY: chaos
 chaos: $(VENV)/ready  ## Kill workers under load and prove the books; ARGS="--seed 2"

@@ -28,7 +28,7 @@ from tests import servers
 from tests.servers import Given, Server
 
 ROOT = Path(__file__).parents[1]
-SLOW = ("tests/chaos/", "tests/flow/")
+SLOW = ("tests/chaos/", "tests/differential/", "tests/flow/")
 """Where most tests run the worker and other parts as processes."""
 LONG = (*SLOW, "tests/storage/", "tests/transport/")
 """The folders that take longest. They come first, so that short tests fill the end of a run."""
