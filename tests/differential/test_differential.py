@@ -20,7 +20,7 @@ from tests.differential.model import Json, Later, Model, Rules
 from tests.flow.processes import until
 from tests.flow.system import STREAM, System, system
 
-COMMANDS = int(os.environ.get("DIFFERENTIAL_COMMANDS", "400"))
+COMMANDS = int(os.environ.get("DIFFERENTIAL_COMMANDS", "300"))
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", "1"))
 PAGE_MAX = 400
 WAIT_MAX_S = 30.0

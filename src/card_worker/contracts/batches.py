@@ -120,12 +120,8 @@ class CreateBatch(Request):
         None, description="Your id of the batch, unique in the account. Default: the command_id."
     )
     type: CardType = Field(CardType.GIFT_CARD, description="Type of the cards.")
-    name: Text255 | None = Field(
-        None, description="Name of the batch and of its cards, shown to people."
-    )
-    metadata: Metadata | None = Field(
-        None, description=f"{METADATA} Cards that are activated without metadata get a copy."
-    )
+    name: Text255 | None = Field(None, description="Name of the batch, shown to people.")
+    metadata: Metadata | None = Field(None, description=METADATA)
     options: BatchOptions | None = Field(
         None, description="Give each card a token, a PIN, or both. Default: neither."
     )

@@ -88,20 +88,20 @@ class CreateCard(OnCard):
 
 
 class ActivateCard(OnCard):
-    """Activate an inactive card: give it currency, money and dates."""
+    """Activate an inactive card that is not blocked: give it currency, money and dates."""
 
     command: Literal["cards.activate"] = "cards.activate"
     amount: Amount = Field(description="The first load, in minor units. It may be 0.")
     currency: Currency = Field(description="Currency of the card, ISO 4217.")
     funding: Funding = Field(Funding.SOLD, description=FUNDING)
     customer_id: Name | None = Field(None, description=CUSTOMER)
-    name: Text255 | None = Field(None, description=f"{NAME} Default: that of the batch.")
+    name: Text255 | None = Field(None, description=f"{NAME} Default: as it is.")
     card_token: TokenBehaviour | None = Field(
         None,
         description="How long the card's tokens can be used, until the activation is reversed. The"
         " card must have one. Default: as they were issued.",
     )
-    metadata: Metadata | None = Field(None, description=f"{METADATA} Default: that of the batch.")
+    metadata: Metadata | None = Field(None, description=f"{METADATA} Default: as it is.")
     active_from: Time | None = Field(None, description=ACTIVE_FROM)
     expires_at: Time | None = Field(None, description=EXPIRES_AT)
 
@@ -173,11 +173,12 @@ class CloseCard(OnCard):
 
 
 class ReplaceCard(OnCard):
-    """Move balance, customer and dates to another card, and close this one."""
+    """Move balance, customer, name, metadata and dates to another card, and close this one."""
 
     command: Literal["cards.replace"] = "cards.replace"
     new_card_id: Name = Field(
-        description="The card that takes over: an inactive one, or a card_id that isn't in use."
+        description="The card that takes over: an inactive one that is not blocked, or a card_id"
+        " that isn't in use."
     )
     reason: ReasonText = Field(description=REASON)
 

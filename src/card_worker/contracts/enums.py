@@ -37,7 +37,10 @@ class Status(TextEnum):
     INACTIVE = "inactive", "Not activated yet. The card has no money and no currency."
     CLOSED = "closed", "Closed or replaced. This is final."
     EXPIRED = "expired", "`expires_at` has passed. A later `expires_at` makes it usable again."
-    BLOCKED = "blocked", "Blocked by a command, or after too many wrong PINs. Nothing can be spent."
+    BLOCKED = (
+        "blocked",
+        "Blocked by a command, or after 5 wrong PINs in a row. Nothing can be spent.",
+    )
     UNUSED = "unused", "Active, and nothing has been spent: `amount_drawdown` is 0."
     USED = "used", "Active, with drawdowns, and nothing is left: `amount_balance` is 0."
     PARTIALLY_USED = "partially_used", "Active, with drawdowns, and some money is left."

@@ -58,7 +58,7 @@ class CardData(CommandInfo):
     other_card_id: NotRequired[str]
     """The other card of a transfer or a replacement."""
     reason_text: NotRequired[str]
-    """The `reason` of the command."""
+    """The `reason` of the command, in its answer; or that there were too many wrong PINs."""
     token: NotRequired[TokenView]
     """The token that was created or revoked; only in `token.*`."""
     sealed: NotRequired[str]
@@ -150,7 +150,8 @@ class Envelope(TypedDict):
     type: EventType
     """What has happened."""
     subject: str
-    """The card_id or batch_id; for a command without one, its command_id."""
+    """The card_id or batch_id. For a refusal its command_id, if the command names the card by a
+    token, or neither card nor batch, or names a batch and has an invalid field."""
     time: Time
     """When it happened, in UTC, with milliseconds."""
     datacontenttype: Literal["application/json"]

@@ -42,7 +42,8 @@ class ByCardOrToken(Request):
         None,
         description="The PIN of the card, in clear or sealed to the workers. Required with `token`"
         " if the card has one. It is compared after Unicode normalization (NFKC) and without outer"
-        " white space. Not allowed in a dry run: wrong PINs are counted.",
+        " white space, with `card_id` too; a card without a PIN has no right one. Not allowed in a"
+        " dry run: wrong PINs are counted.",
     )
 
     @field_validator("token")
@@ -156,7 +157,8 @@ class CaptureTransaction(_MovesByTransaction):
         None, description="Amount in minor units. Default: all that is still reserved."
     )
     final: StrictBool = Field(
-        False, description="Release what is still reserved after this capture."
+        False,
+        description="Release what is still reserved after this capture; a `hold.voided` follows.",
     )
     metadata: Metadata | None = Field(None, description=METADATA)
 

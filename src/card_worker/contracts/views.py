@@ -121,9 +121,9 @@ class CardView(TypedDict):
     activation: int
     """Number of activations so far: 0 for a card that was never active, 1 for most others."""
     activated_by: str | None
-    """The `created_by` of the last activation."""
+    """The `created_by` of the last activation; null also after it was reversed."""
     activated_from: str | None
-    """The `originated_by` of the last activation."""
+    """The `originated_by` of the last activation; null also after it was reversed."""
     version: int
     """Number of the card's events so far, from 1."""
     amount_funds: Amount
@@ -165,13 +165,15 @@ class TransactionView(TypedDict):
     credit: Side
     """Where the money went."""
     ref_id: str | None
-    """The `ref_id` of the command, if it has one."""
+    """The `ref_id` of the command, if it has one; null where a transfer arrives, and for what a
+    `final` capture releases."""
     parent_id: UUID | None
     """The transaction that is captured, voided or refunded; null: none."""
     funding: Funding | None
     """Why the money was put onto the card; null: no new money came in."""
     metadata: dict[str, Any] | None
-    """The metadata of the command."""
+    """The metadata of the command; null for the first load, whose metadata is the card's, and for
+    what a `final` capture releases."""
     originated_by: str | None
     """The `originated_by` of the command."""
     created_at: Time
@@ -235,7 +237,7 @@ class RecallView(TypedDict):
     already: int
     """Number of cards that were in the wanted state already."""
     refused: int
-    """Number of cards that could not be changed. The file names them."""
+    """Number of cards that could not be changed. The file names them, but not after `cancel`."""
 
 
 @documented

@@ -293,7 +293,7 @@ def check_recall(command: Recall, books: Books, _now: datetime) -> None:
     batch = _named(books, command)
     if batch is not None and max(command.first, command.last or 0) > batch.requested:
         field = "last" if command.last is not None else "first"
-        message = f"the batch has {batch.requested} cards"
+        message = f"must be at most {batch.requested}, the number of cards"
         raise Refused(Reason.INVALID, Problem(field=field, message=message))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from card_worker.contracts.commands import APPLY, COMMANDS, COMMANDS_PER_MESSAGE_MAX, QUEUES
 from card_worker.contracts.dead_letters import DeadLetterReason
-from card_worker.contracts.envelope import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX
+from card_worker.contracts.envelope import HEADERS_BYTES_MAX, LEVELS_MAX, MESSAGE_BYTES_MAX
 from card_worker.contracts.message import BATCH_COST, COMMAND_BYTES_MAX, EXTRA_COST_MAX
 from card_worker.contracts.metadata import (
     METADATA_BYTES_MAX,
@@ -50,13 +50,14 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             "",
             "- The *idempotency key* of a command is its `ref_id`, together with the card, token or"
             " transaction that it names (the token without spaces and dashes); if it has no"
-            " `ref_id`, its `command_id`. When a key is"
-            " sent again with the same fields, the command is not done again, and its first answer"
-            " is published again, even if that was a refusal. Keys are kept for ever. To try again"
-            " after a refusal, use a new key. If the `ref_id` was sent with another `command_id`"
-            " before, the answer is `command.repeated`, which holds the first one. When a key is"
-            " sent again with other fields, the command is refused, `idempotency_conflict`; only"
-            " `command_id`, `not_after` and `pin` may differ.",
+            " `ref_id`, or a field with invalid content, its `command_id`. A dry run has a key of"
+            " its own, and so has the `ref_id` of a token. When a key is sent again with the same"
+            " fields, the command is not done again, and its first answer is published again, even"
+            " if that was a refusal; once, if it had not been published yet. Keys are kept for"
+            " ever. To try again after a refusal, use a new key. If the `ref_id` was sent with"
+            " another `command_id` before, the answer is `command.repeated`, which holds the first"
+            " one. When a key is sent again with other fields, the command is refused,"
+            " `idempotency_conflict`; only `command_id`, `not_after` and `pin` may differ.",
             "- Celery's `expires` is a deadline like `not_after`; the earlier of both counts."
             " Bodies may be compressed with zlib, gzip, bzip2 or lzma. `retries`, `shadow`, groups"
             " and stamps are ignored. `eta` and `countdown`, time limits, callbacks, chains, chords"
@@ -104,9 +105,9 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             "",
             "### Limits",
             "",
-            f"A message has at most {MESSAGE_BYTES_MAX // 1024:,} KiB and its headers"
-            f" {HEADERS_BYTES_MAX // 1024} KiB, a command {COMMAND_BYTES_MAX // 1024} KiB without"
-            " the cards that it lists. What one message writes at most is in"
+            f"A message has at most {MESSAGE_BYTES_MAX // 1024:,} KiB and {LEVELS_MAX} levels, and"
+            f" its headers {HEADERS_BYTES_MAX // 1024} KiB, a command {COMMAND_BYTES_MAX // 1024}"
+            " KiB without the cards that it lists. What one message writes at most is in"
             " [limits](limits.md).",
             "",
             "## Queries",

@@ -40,10 +40,11 @@ def events_page() -> str:
             "",
             "Written by `card-worker contract` from the models. Each command has one answer: the"
             " event with its `command_id` as `correlationid` and `answer` true. Other events that"
-            " it leads to have the same `correlationid`, but no `answer`. Events are published at"
-            " least once, in order for each card, as entries of a Redis Stream whose field `event`"
-            " is this JSON. Amounts are whole numbers of minor units (øre, cents). Times are RFC"
-            " 3339 in UTC with milliseconds.",
+            " it leads to have the same `correlationid`, but no `answer`; a dry run has none."
+            " Each card of a recall has an event with a `correlationid` of its own. Events are"
+            " published at least once, in order for each card, as entries of a Redis Stream whose"
+            " field `event` is this JSON. Amounts are whole numbers of minor units (øre, cents)."
+            " Times are RFC 3339 in UTC with milliseconds.",
             "",
             "## Envelope",
             "",
@@ -69,6 +70,8 @@ def events_page() -> str:
             "",
             *[line for kind in values for line in _values(kind)],
             "## Reasons for a refusal",
+            "",
+            "If several reasons apply, the first of them is given.",
             "",
             *table(("reason", "message"), [(f"`{reason}`", reason.text) for reason in Reason]),
             "",

@@ -79,6 +79,9 @@ def states_page() -> str:
             "`yes`: the command may go on, and what it asks for is looked at next. A word: it is"
             " refused with this reason. The last column is a card that doesn't exist.",
             "",
+            "A card that is named by its token is refused as `card_not_usable`, whatever its row"
+            " is, unless a payment may go on.",
+            "",
         ]
     )
 
