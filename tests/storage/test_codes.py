@@ -195,17 +195,6 @@ def test_a_reversed_activation_restores_a_token_that_has_expired(engine: Engine)
         assert list(differences(connection)) == []
 
 
-def test_a_payment_is_the_same_however_its_token_and_pin_are_typed(engine: Engine) -> None:
-    made = create("A1", card_token=SIXTEEN, pin={})
-    answer_types(engine, made, issuer=plain_issuer(VAULT, "1" * 16))
-    spellings = ("1" * 16, PIN), (f" {'1111 ' * 4}", f"{PIN} "), ("1111-1111-1111-1111", PIN)
-    paid = [pay("r1", token, pin=pin) for token, pin in spellings]
-    (first,) = store_and_handle(engine, paid[0])
-    assert first.type == "card.drawn_down"
-    assert [answer.id for answer in store_and_handle(engine, *paid)] == [first.id] * 3
-    assert shows(engine)["amount_balance"] == 499
-
-
 # --- never twice ------------------------------------------------------------------------------
 
 

@@ -106,8 +106,8 @@ def test_the_same_reference_under_another_command_id_is_answered(engine: Engine)
 
 def test_a_repeated_dry_run_is_still_a_dry_run(engine: Engine) -> None:
     trial = spend("A1", "r1", dry_run=True)
-    ask(engine, create("A1"), trial)
-    ask(engine, trial.model_copy(update={"command_id": "another"}))
+    handle_commands(engine, create("A1"), trial)
+    handle_commands(engine, trial.model_copy(update={"command_id": "another"}))
     event = published(engine, 3)[2]
     assert (event["type"], event["data"]["dry_run"]) == ("command.repeated", True)
 

@@ -49,15 +49,15 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             " Each command has one answer, an [event](events.md) with the attribute `answer`.",
             "",
             "- The *idempotency key* of a command is its `ref_id`, together with the card, token or"
-            " transaction that it names (the token without spaces and dashes); if it has no"
-            " `ref_id`, or a field with invalid content, its `command_id`. A dry run has a key of"
-            " its own, and so has the `ref_id` of a token. When a key is sent again with the same"
-            " fields, the command is not done again, and its first answer is published again, even"
-            " if that was a refusal; once, if it had not been published yet. Keys are kept for"
-            " ever. To try again after a refusal, use a new key. If the `ref_id` was sent with"
-            " another `command_id` before, the answer is `command.repeated`, which holds the first"
-            " one. When a key is sent again with other fields, the command is refused,"
-            " `idempotency_conflict`; only `command_id`, `not_after` and `pin` may differ.",
+            " transaction that it names; if it has no `ref_id`, or a field with invalid content,"
+            " its `command_id`. A dry run has a key of its own, and so has the `ref_id` of a token."
+            " When a key is sent again with the same fields, the command is not done again, and its"
+            " first answer is published again, even if that was a refusal; once, if it had not been"
+            " published yet. Keys are kept for ever. To try again after a refusal, use a new key."
+            " If the `ref_id` was sent with another `command_id` before, the answer is"
+            " `command.repeated`, which holds the first one. When a key is sent again with other"
+            " fields, the command is refused, `idempotency_conflict`; only `command_id`,"
+            " `not_after` and `pin` may differ.",
             "- Celery's `expires` is a deadline like `not_after`; the earlier of both counts."
             " Bodies may be compressed with zlib, gzip, bzip2 or lzma. `retries`, `shadow`, groups"
             " and stamps are ignored. `eta` and `countdown`, time limits, callbacks, chains, chords"

@@ -47,12 +47,8 @@ class GivenToken(Secret):
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the token in idempotency keys, however it was typed.
-
-        Stable until the oldest pepper is removed. Tokens that differ only in spaces and dashes have
-        the same: a payment with the same `ref_id` counts as sent again.
-        """
-        return self._spellings[-1][-1].digest
+        """Identifies the token in idempotency keys: stable until the oldest pepper is removed."""
+        return self._spellings[0][-1].digest
 
 
 class GivenPin(Secret):
