@@ -9,12 +9,13 @@ from sqlalchemy import Connection
 
 from card_worker.contracts.base import InternalCommand
 from card_worker.contracts.commands import Command, event_id
+from card_worker.contracts.enums import Reason
 from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.access import record_attempt
 from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
-from card_worker.domain.decide import apply, decide, needs, refuse_conflict
-from card_worker.domain.events import Decision
+from card_worker.domain.decide import apply, decide, needs
+from card_worker.domain.events import CommandRejected, Decision
 from card_worker.domain.needs import Needs
 from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.vault import Vault
@@ -125,7 +126,8 @@ def _decide(
 ) -> Decision:
     command, at = request.command, books.time(request.needs, now)
     if request.is_conflict:
-        return refuse_conflict(books, command, at, request.key[1])
+        reason = Reason.IDEMPOTENCY_CONFLICT
+        return Decision(CommandRejected(command, at, reason, key=request.key[1]))
     return issuer.fill(connection, books, decide(books, command, at))
 
 

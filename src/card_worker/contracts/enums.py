@@ -112,15 +112,16 @@ class Side(TextEnum):
 class Reason(TextEnum):
     """Why a command or a query is refused. If several reasons apply, the first of them is given.
 
-    First what is wrong with the command itself, then the batch or card, its state, the amount.
+    First whether its key is used, then what is wrong with the command itself, then the batch or
+    card, its state, the amount.
     """
 
-    INVALID = "invalid", "A field is missing, unknown or invalid; see problems."
-    STALE_COMMAND = "stale_command", "The not_after of the command has passed."
     IDEMPOTENCY_CONFLICT = (
         "idempotency_conflict",
         "This idempotency key was used before, for a command with different content.",
     )
+    INVALID = "invalid", "A field is missing, unknown or invalid; see problems."
+    STALE_COMMAND = "stale_command", "The not_after of the command has passed."
     BATCH_TOO_LARGE = (
         "batch_too_large",
         "A list has at most 1,000 cards, an order at most 10,000,000.",

@@ -6,7 +6,6 @@ a command or event without an entry stops the start, and the error names its cla
 
 from datetime import datetime
 from functools import cache
-from typing import NoReturn
 
 from card_worker.contracts.commands import Command, InvalidCommand
 from card_worker.contracts.enums import Reason
@@ -33,22 +32,15 @@ from card_worker.domain.states import check_complete
 def decide(books: Books, command: Command, now: datetime) -> Decision:
     """Return the events that `command` leads to at `now`. Changes nothing."""
     try:
-        _check_command(books, command, now)
-        return _rule_of(type(command)).decide(command, books, now)
+        found = _rule_of(type(command))
+        if found.check is not None:
+            found.check(command, books, now)
+        _check_deadline(command, now)
+        return found.decide(command, books, now)
     except AccessDenied as refusal:
         return with_pin_check(rejection(command, now, refusal), refusal.pin_check)
     except Refused as refusal:
         return rejection(command, now, refusal)
-
-
-def refuse_conflict(books: Books, command: Command, now: datetime, key: str) -> Decision:
-    """Refuse a command whose idempotency key belongs to another one; the refusal has `key`."""
-    try:
-        _check_command(books, command, now)
-        refusal = Refused(Reason.IDEMPOTENCY_CONFLICT)
-    except Refused as wrong:
-        refusal = wrong
-    return Decision(CommandRejected(command, now, refusal.reason, refusal.problems, key=key))
 
 
 def needs(command: Command) -> Needs:
@@ -61,11 +53,7 @@ def apply(event: Event, books: Books) -> Posted:
     return EFFECTS[type(event)](event, books)
 
 
-def _check_command(books: Books, command: Command, now: datetime) -> None:
-    """Check what can be wrong with a command itself. Raises Refused."""
-    check = _rule_of(type(command)).check
-    if check is not None:
-        check(command, books, now)
+def _check_deadline(command: Command, now: datetime) -> None:
     if command.not_after is not None and command.not_after < now:
         raise Refused(Reason.STALE_COMMAND)
 
@@ -80,7 +68,7 @@ def _needs_nothing(_command: InvalidCommand) -> Needs:
     return Needs()
 
 
-def _refuse_invalid(command: InvalidCommand, _books: Books, _now: datetime) -> NoReturn:
+def _refuse_invalid(command: InvalidCommand, _books: Books, _now: datetime) -> Decision:
     raise Refused(Reason.INVALID, *command.problems)
 
 
@@ -94,7 +82,7 @@ RULES: Rules = {
     **ending.RULES,
     **codes.RULES,
     **orders.RULES,
-    **table(rule(InvalidCommand, _needs_nothing, _refuse_invalid, check=_refuse_invalid)),
+    **table(rule(InvalidCommand, _needs_nothing, _refuse_invalid)),
 }
 EFFECTS: Effects = {
     **issuing.EFFECTS,
