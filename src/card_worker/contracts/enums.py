@@ -112,16 +112,16 @@ class Side(TextEnum):
 class Reason(TextEnum):
     """Why a command or a query is refused. If several reasons apply, the first of them is given.
 
-    First whether its key is used, then what is wrong with the command itself, then the batch or
-    card, its state, the amount.
+    First what is wrong with the command itself, then the batch or card, its state, the amount. A
+    key that was used for another command is refused before anything else is checked.
     """
 
+    INVALID = "invalid", "A field is missing, unknown or invalid; see problems."
+    STALE_COMMAND = "stale_command", "The not_after of the command has passed."
     IDEMPOTENCY_CONFLICT = (
         "idempotency_conflict",
         "This idempotency key was used before, for a command with different content.",
     )
-    INVALID = "invalid", "A field is missing, unknown or invalid; see problems."
-    STALE_COMMAND = "stale_command", "The not_after of the command has passed."
     BATCH_TOO_LARGE = (
         "batch_too_large",
         "A list has at most 1,000 cards, an order at most 10,000,000.",

@@ -71,7 +71,8 @@ def events_page() -> str:
             *[line for kind in values for line in _values(kind)],
             "## Reasons for a refusal",
             "",
-            "If several reasons apply, the first of them is given.",
+            "If several reasons apply, the first of them is given. An idempotency key that was used"
+            " for another command is refused before anything else is checked.",
             "",
             *table(("reason", "message"), [(f"`{reason}`", reason.text) for reason in Reason]),
             "",
