@@ -19,6 +19,7 @@ from card_worker.contracts.message import UnreadableItem, read_commands, read_qu
 from card_worker.contracts.queries import GetCard
 from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.answers import Answer
+from card_worker.domain.codes import TOKENS_PER_CARD_MAX
 from card_worker.domain.rows import Outcome
 from card_worker.handler import handle
 from card_worker.query_handler import answer_card_query
@@ -193,6 +194,28 @@ def test_a_reversed_activation_restores_a_token_that_has_expired(engine: Engine)
     assert answer_types(engine, pay("r1"), pay("r2")) == ["card.drawn_down"] * 2
     with reading(engine) as connection:
         assert list(differences(connection)) == []
+
+
+def test_tokens_that_a_reversal_makes_usable_again_count_towards_the_limit(engine: Engine) -> None:
+    issuer = plain_issuer()
+
+    def run(*commands: Command, after_s: int) -> list[str | None]:
+        with begin(engine) as (connection, _):
+            now = NOW + timedelta(seconds=after_s)
+            return [answer.reason for answer in handle(connection, commands, now, issuer)]
+
+    def token(number: int) -> Command:
+        fields = {"card_id": "A1", "ref_id": f"t{number}", "expires_in": 86400, **SEAL_TO}
+        return command("tokens.create", f"t{number}", **fields)
+
+    listed = {"cards": [{"card_id": "A1"}], "options": {"card_token": {}}, **SEAL_TO}
+    run(command("cards.batch_create", "B1", **listed), after_s=0)
+    assert run(*map(token, range(1, TOKENS_PER_CARD_MAX)), after_s=0) == [None] * 99
+    lapsing = {"card_id": "A1", "card_token": {"expires_in": 60}, **LOAD}
+    run(command("cards.activate", "on", **lapsing), after_s=0)
+    assert run(token(100), after_s=120) == ["limit_exceeded"]
+    assert run(command("cards.reverse_activation", "off", card_id="A1"), after_s=120) == [None]
+    assert len(shows(engine)["tokens"]) == TOKENS_PER_CARD_MAX
 
 
 # --- never twice ------------------------------------------------------------------------------

@@ -221,8 +221,11 @@ class Books:
 
     def tokens_of(self, card: Card, now: datetime) -> list[Token]:
         """Return the card's tokens that are usable at `now`, the oldest first."""
-        found = (self.tokens[id] for id in self.tokens_by_card.get(card.id, ()))
-        return tokens_serving(found, now)
+        return tokens_serving(self.all_tokens_of(card), now)
+
+    def all_tokens_of(self, card: Card) -> list[Token]:
+        """Return the card's tokens, in no order; revoked and spent ones may be missing."""
+        return [self.tokens[id] for id in self.tokens_by_card.get(card.id, ())]
 
     def pin_attempts_of(self, card: UUID) -> list[PinAttempt]:
         """Return the PIN attempts of a card that count."""

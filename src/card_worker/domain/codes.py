@@ -41,7 +41,13 @@ def check_recipients(command: CreateToken | RotatePin, books: Books, _now: datet
 def decide_create_token(command: CreateToken, context: Context) -> Decision:
     has_pin = context.card.id in context.books.pins
     _check_token_format("format", command.format, with_pin=has_pin)
-    if len(context.books.tokens_of(context.card, context.now)) >= TOKENS_PER_CARD_MAX:
+    # A reversal of the activation may make expired tokens usable again.
+    usable = [
+        token
+        for token in context.books.all_tokens_of(context.card)
+        if token.serves(context.now) or token.as_issued().serves(context.now)
+    ]
+    if len(usable) >= TOKENS_PER_CARD_MAX:
         raise Refused(Reason.LIMIT_EXCEEDED)
     request = SecretRequest(
         account_id=context.card.account_id,
@@ -194,16 +200,9 @@ def change_behaviour(
 
 def restore_behaviour(books: Books, card: Card) -> None:
     """Give the tokens of a card the behaviour that they had before its activation."""
-    for token in map(books.tokens.__getitem__, books.tokens_by_card.get(card.id, ())):
-        is_once = token.issued_expires_after_transaction
-        # Not to revoked ones, which are in the books only by chance.
-        if is_once is not None and token.revoked_at is None:
-            restored = token._replace(
-                expires_at=token.issued_expires_at,
-                expires_after_transaction=is_once,
-                issued_expires_at=None,
-                issued_expires_after_transaction=None,
-            )
+    for token in books.all_tokens_of(card):
+        restored = token.as_issued()
+        if restored != token:
             books.put_token(restored)
 
 

@@ -205,6 +205,19 @@ class Token(NamedTuple):
         is_over = self.expires_at is not None and self.expires_at <= now
         return not (is_over or self.spent_at or self.revoked_at)
 
+    def as_issued(self) -> "Token":
+        """Return the token as it was before the card's activation."""
+        is_once = self.issued_expires_after_transaction
+        # A revoked token stays as it is, because it is not always in the books.
+        if is_once is None or self.revoked_at is not None:
+            return self
+        return self._replace(
+            expires_at=self.issued_expires_at,
+            expires_after_transaction=is_once,
+            issued_expires_at=None,
+            issued_expires_after_transaction=None,
+        )
+
 
 def tokens_serving(tokens: Iterable[Token], now: datetime) -> list[Token]:
     """Return the tokens that are usable at `now`, the oldest first."""
