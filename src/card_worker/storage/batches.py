@@ -172,7 +172,8 @@ def add_created(connection: Connection, batch: Batch, number: int) -> Batch | No
 def remove_cards(connection: Connection, batch: Batch, ids: Sequence[UUID]) -> int:
     """Delete those of the cards that the batch has created, with their tokens and PINs; return
     their number. PIN attempts on them are kept, without the card."""
-    found = find(connection, cards, ("id", "batch_id"), [{"id": id} for id in ids])()
+    # Locked in the order of ids, as groups lock cards.
+    found = find(connection, cards, ("id", "batch_id"), [{"id": id} for id in ids], lock=True)()
     keys = [{"id": id} for id, batch_id in found if batch_id == batch.batch_id]
     delete_rows(connection, pins, keys)
     delete_rows(connection, tokens, [{"card": key["id"]} for key in keys])
