@@ -38,11 +38,6 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     _fill_cards()
-    # Of cards that were removed with a cancelled order.
-    op.execute(
-        "UPDATE pin_attempts SET card = NULL, number = 0 WHERE card IS NOT NULL"
-        " AND NOT EXISTS (SELECT 1 FROM cards WHERE cards.id = pin_attempts.card)"
-    )
     _add_trigger()
 
 
