@@ -28,6 +28,7 @@ from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
 from card_worker.contracts.envelope import (
     EMBEDDED,
     HEADERS_BYTES_MAX,
+    LEVELS_MAX,
     MESSAGE_BYTES_MAX,
     UNSUPPORTED,
     Call,
@@ -500,6 +501,24 @@ def test_a_list_may_mix_commands_and_keeps_their_order() -> None:
     assert [part.command_id for part in read if not isinstance(part, UnreadableItem)] == list(
         "abcd"
     )
+
+
+def test_metadata_that_is_too_deep_is_a_problem_of_its_own_command_only() -> None:
+    deep: Any = 1
+    for _ in range(LEVELS_MAX - 4):
+        deep = {"a": deep}
+    part = {"command": "cards.activate", **GOOD}
+    parts = [
+        {**part, "command_id": "good"},
+        {**part, "command_id": "wrong", "metadata": deep},
+    ]
+    call = pass_through({"task": APPLY, "id": "m"}, json.dumps([[], {"commands": parts}, {}]))
+    good, wrong = read_commands(APPLY, "m", call.kwargs)
+    assert isinstance(good, ActivateCard)
+    assert isinstance(wrong, InvalidCommand)
+    assert [(each.field, each.message) for each in wrong.problems] == [
+        ("metadata", "must have at most 8 levels")
+    ]
 
 
 def test_a_command_in_a_list_brings_its_own_key() -> None:

@@ -234,19 +234,20 @@ def nested_deep() -> Iterator[Entry]:
     for levels in (9, 10, 11, 20, 100, 500, 945, 100_000):
         name = f"metadata {levels} deep"
         raw = body_around(name, nested(levels, '{"a":', "}", "1"))
-        # What a list may hold is read, and then refused.
         fate = rejected if levels <= LEVELS_MAX - 2 else letter
         yield fate(name, message(name, raw))
     for field in ("name", "card_id", "command_id", "account_id", "unknown"):
-        for levels in (20, 954) if field == "account_id" else (20,):
+        for levels in (20, 100, 954) if field == "account_id" else (20, 100):
             name = f"{levels} lists as {field}"
-            yield unreadable(name, body_around(name, nested(levels), field))
+            is_readable = levels == 20 and field != "account_id"
+            fate = rejected if is_readable else letter
+            yield fate(name, message(name, body_around(name, nested(levels), field)))
     name = "a body of 100,000 lists"
     yield unreadable(name, nested(100_000).encode())
     name = "args of 9 lists"
     yield invalid(name, args=deep(9))
-    name = "embed of 20 lists"
-    yield unreadable(name, body(name, embed={"note": deep(20)}))
+    name = "embed of 100 lists"
+    yield unreadable(name, body(name, embed={"note": deep(100)}))
 
 
 def lists() -> Iterator[Entry]:

@@ -18,7 +18,6 @@ from card_worker.contracts.commands import APPLY, COMMANDS
 from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
 from card_worker.contracts.fields import read_time
 from card_worker.contracts.json_text import NotJson, json_bytes, raw_json, read_json
-from card_worker.contracts.metadata import METADATA_DEPTH_MAX
 from card_worker.contracts.queries import QUERIES
 from card_worker.contracts.text import is_id
 from card_worker.contracts.views import Problem
@@ -26,8 +25,9 @@ from card_worker.secrets.masking import masked_text
 from card_worker.wording import did_you_mean
 
 MESSAGE_BYTES_MAX = 1024 * 1024
-LEVELS_MAX = METADATA_DEPTH_MAX + 4
-"""Largest nesting of a body: the message, its fields, a list, a command, and its metadata."""
+LEVELS_MAX = 64
+"""Largest nesting of a body. Far more than is accepted, so that a command with metadata that is too
+deep is refused and answered, and the others of its list are done."""
 HEADERS_BYTES_MAX = 64 * 1024
 LZMA_MEMORY_MAX = 64 * 1024 * 1024
 QUOTED_CHARS_MAX = 200
