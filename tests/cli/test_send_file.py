@@ -336,6 +336,15 @@ def test_equal_lines_with_one_command_id_have_one_answer(
     assert "line 4: its command_id is that of line 2, which has other fields" in done.stderr
 
 
+def test_a_null_is_another_field_than_none(fake_redis_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "names.jsonl"
+    about = {"card_id": "c", "customer_id": "x", "command_id": "mine"}
+    file.write_text(f"{json.dumps(about)}\n{json.dumps({**about, 'name': None})}\n")
+    done = send(fake_redis_url, file, "--task", "cards.update", "--json")
+    assert "line 2: its command_id is that of line 1, which has other fields" in done.stderr
+    assert (result_of(done)["sent"], result_of(done)["bad"]) == (1, 1)
+
+
 def test_few_commands_wait_at_a_time_and_are_sent_again_with_their_ids(
     fake_redis_url: str, fake_redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
