@@ -270,6 +270,7 @@ def test_without_any_answer_it_ends(fake_redis_url: str, tmp_path: Path) -> None
     done = send(fake_redis_url, file)
     assert done.exit_code == 1
     assert "no answer came within 0.3 s. Do a worker and the relay run?" in done.stderr
+    assert "Then run it again without --again: it sends lines without an answer" in done.stderr
     assert re.search(r"sales\.csv: answers .* 0/1 ", done.stderr)
     assert _sent(file)["unanswered"] == [2]
 
@@ -381,9 +382,13 @@ def test_few_commands_wait_at_a_time_and_are_sent_again_with_their_ids(
 
 def test_nobody_has_to_wait(fake_redis_url: str, fake_redis: Redis, tmp_path: Path) -> None:
     file = written(tmp_path / "sales.csv", "c,1,NOK")
-    done = send(fake_redis_url, file, "--no-wait")
-    assert done.exit_code == 0
-    assert done.stdout == "1 command sent; 0 lines could not be sent.\n"
+    for options in (["--no-wait"], []):  # the second time, nothing is left to send
+        done = send(fake_redis_url, file, *options)
+        assert done.exit_code == 0
+        sent = "1 command sent; 0 lines could not be sent.\n"
+        assert done.stdout == f"{sent}1 sent without waiting for answers.\n"
+        assert re.search(r"sales\.csv: sent .* 1/1 ", done.stderr)
+    assert result_of(send(fake_redis_url, file, "--json"))["unawaited"] == 1
     assert fake_redis.llen("cards.bulk") == 1
 
 
@@ -393,6 +398,8 @@ def test_without_a_stream_answers_are_not_awaited(
     file = written(tmp_path / "sales.csv", "c,1,NOK")
     done = send(fake_redis_url, file, EVENTS_URL=NOWHERE["BROKER_URL"])
     assert (done.exit_code, "events can't be read" in done.stderr) == (0, True), done.output
+    assert "1 sent without waiting for answers.\n" in done.stdout
+    assert re.search(r"sales\.csv: sent .* 1/1 ", done.stderr)
     assert fake_redis.llen("cards.bulk") == 1
 
 
@@ -480,7 +487,7 @@ def test_what_a_crash_left_in_the_refused_file_is_written_once(
         refused_file.write_text(after.replace("c-1", "x-1"))
         written(file, "c-1,1,NOK", "c-2,1,NOK", "c-3,1,NOK")
         done = send(fake_redis_url, file)
-        assert (done.exit_code, "was changed. Give it another name" in done.stderr) == (1, True)
+        assert (done.exit_code, "and run it again without --again" in done.stderr) == (1, True)
         refused_file.rename(tmp_path / "edited.csv")
         assert send(fake_redis_url, file).exit_code == 1
     assert [row.split(",")[1] for row in refused_file.read_text().splitlines()] == [

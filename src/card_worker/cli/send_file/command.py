@@ -59,8 +59,8 @@ def send_file(
     Invalid lines are reported and not sent. They and the refused lines are written, with the
     reason, into a new file FILE.refused.… in the same format: correct them, and send that file.
 
-    The progress is stored in FILE.sent. After an interruption, or if answers are missing, run the
-    same command again: it continues there, with the same task, account and broker, sends lines
+    The progress is stored in FILE.sent. After an interruption, or if answers are missing, run it
+    again without --again: it continues there, with the same task, account and broker, sends lines
     without an answer again, and does no line twice. The command stops at a quote of a CSV file that
     is not closed, and continues there when it is corrected.
 
@@ -83,18 +83,15 @@ def send_file(
             reader = Reader(text, progress)
         except Unusable as error:
             raise refuse(f"{file}: {error}") from None
-        sent_before = progress.sent
         # If the progress can't be stored, this fails before anything is sent.
         progress_file.write(progress)
         refused_file = RefusedFile(file, text, reader.header, progress)
         columns = MofNCompleteColumn(), TimeRemainingColumn()
         with open_client() as client, progress_bar(*columns) as bar:
-            counted = "answers" if wait else "sent"
-            total = text.lines - reader.header_lines
-            bar.add_task(f"{visible(file.name)}: {counted}", total=total)
+            bar.add_task(visible(file.name), total=text.lines - reader.header_lines)
             files, timeout_s = (progress_file, refused_file), timeout if wait else None
             Sender(client, reader, progress, files, bar, timeout_s=timeout_s).send_all()
-    _report(progress, sent_before, reader.open_quote, refused_file.path, as_json=as_json)
+    _report(progress, reader.open_quote, refused_file.path, as_json=as_json)
 
 
 def _lock(opened: BinaryIO) -> bool:
@@ -110,7 +107,6 @@ def _lock(opened: BinaryIO) -> bool:
 
 def _report(
     progress: Progress,
-    sent_before: int,
     open_quote: tuple[int, str] | None,
     refused_file: Path,
     *,
@@ -125,16 +121,18 @@ def _report(
         line, reason = open_quote
         err.print(
             f"line {line}: a quote that opens here is not closed ({reason}). Nothing from this"
-            " line on was sent: correct the line, and run the command again"
+            " line on was sent: correct the line, and run it again without --again"
         )
     if as_json:
-        counts = {name: getattr(progress, name) for name in ("lines", "sent", "done", "refused")}
+        names = "lines", "sent", "unawaited", "done", "refused"
+        counts = {name: getattr(progress, name) for name in names}
         stopped = {"stopped_at": open_quote[0]} if open_quote else {}
         print_json(counts | {"bad": bad, "unanswered": unanswered, "refused_file": file} | stopped)
     else:
-        before = f" ({sent_before:,} of them before)" if sent_before else ""
         sent = plural(progress.sent, "command")
-        out.print(f"{sent} sent{before}; {plural(bad, 'line')} could not be sent.")
+        out.print(f"{sent} sent; {plural(bad, 'line')} could not be sent.")
+        if progress.unawaited:
+            out.print(f"{progress.unawaited:,} sent without waiting for answers.")
         if progress.done or refused or unanswered:
             out.print(f"{progress.done:,} done, {refused:,} refused, {unanswered:,} unanswered.")
         for reason, count in sorted(progress.refused.items(), key=itemgetter(1), reverse=True):

@@ -78,7 +78,9 @@ class RefusedFile:
             self._digest.update(piece)
             left -= len(piece)
         if self._digest.hexdigest() != progress.refused_digest:
-            raise refuse(f"{self.path} was changed. Give it another name, and run this again")
+            raise refuse(
+                f"{self.path} was changed. Give it another name, and run it again without --again"
+            )
         opened.truncate()
 
 

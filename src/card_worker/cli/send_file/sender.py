@@ -62,11 +62,12 @@ class Sender:
     ) -> None:
         self._client, self._reader, self._progress, self._bar = client, reader, progress, bar
         self._progress_file, self._refused_file = files
+        self._name = bar.tasks[0].description
         self._timeout_s = timeout_s
         self._steps = list[Step]()
         # The lines that wait, by account and command_id; equal lines have one answer.
         self._waiting: dict[tuple[str, str], tuple[ProducerCommand, list[tuple[Step, int]]]] = {}
-        self._after: str | None = None
+        self._after: str | None = None  # the last entry read; empty if answers are not awaited
         self._active_at = 0.0
 
     def send_all(self) -> None:
@@ -159,8 +160,9 @@ class Sender:
             lines = numbered("line", sorted(n for step in self._steps for n in step.waiting))
             self._bar.console.print(
                 f"{lines}: no answer came within {timeout_s:g} s. Do a worker and the relay run?"
-                " Does card-worker dead-letters list have the commands? Run this again: it sends"
-                f" lines without an answer again, and continues after line {self._progress.lines}"
+                " Look for the commands with `card-worker dead-letters list`. Then run it again"
+                " without --again: it sends lines without an answer again, and continues after"
+                f" line {self._progress.lines}"
             )
             # If commands sent last are handled, the others are lost, for example dead letters.
             newest = self._steps[-1]
@@ -197,8 +199,10 @@ class Sender:
         self._show()
 
     def _show(self) -> None:
-        """Show how many lines are answered; without answers, how many are sent."""
-        lines = self._reader.lines_read - self._reader.header_lines
+        """Show how many lines are answered; if not all answers are awaited, how many are sent."""
+        progress, lines = self._progress, self._reader.lines_read - self._reader.header_lines
         answered = sum(len(step.lines) - len(step.waiting) for step in self._steps)
-        completed = lines - len(self._progress.unanswered) + answered
-        self._bar.update(self._bar.task_ids[0], completed=completed)
+        completed = lines - len(progress.unanswered) + answered
+        is_awaited = self._timeout_s is not None and self._after != "" and not progress.unawaited
+        description = f"{self._name}: {'answers' if is_awaited else 'sent'}"
+        self._bar.update(self._bar.task_ids[0], completed=completed, description=description)
