@@ -403,6 +403,31 @@ def test_without_a_stream_answers_are_not_awaited(
     assert fake_redis.llen("cards.bulk") == 1
 
 
+def test_bytes_that_another_process_appends_are_refused(
+    fake_redis_url: str, fake_redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "LINES_PER_STEP", 10)
+    rows = 1_000  # more than wait for answers, and than a buffer holds
+    file = written(tmp_path / "sales.csv", *(f"{'c' * 100}-{n},1,NOK" for n in range(rows)))
+    whole = file.read_bytes()
+
+    def answers(command: Fields) -> list[Fields]:
+        if file.stat().st_size == len(whole):
+            with file.open("ab") as opened:
+                opened.write(b"\xff\n")
+        return [answer(command)]
+
+    with answering(fake_redis, answers):
+        done = send(fake_redis_url, file)
+        problem = f"{file}: line {rows + 2} is not UTF-8. Nothing more is sent."
+        assert (done.exit_code, problem in done.stderr) == (1, True), done.stderr
+        code, text = refused(send(fake_redis_url, file))
+        assert (code, f"{file}: line {rows + 2} is not UTF-8. Nothing is sent" in text) == (1, True)
+    file.write_bytes(whole)
+    with answering(fake_redis, lambda command: [answer(command)]):
+        assert result_of(send(fake_redis_url, file, "--json"))["done"] == rows
+
+
 # --- refused lines ----------------------------------------------------------------------------
 
 
@@ -494,6 +519,15 @@ def test_what_a_crash_left_in_the_refused_file_is_written_once(
         "card_id",
         "c-3",
     ]
+
+
+def test_a_file_is_not_continued_in_another_encoding(fake_redis_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "sales.csv"
+    file.write_text(f"{HEADER}\nc,1,NOK\n", "utf-8-sig")
+    assert send(fake_redis_url, file, "--no-wait").exit_code == 0
+    file.write_text(f"{HEADER}\nc,1,NOK\nd,1,NOK\n", "utf-16")
+    code, text = refused(send(fake_redis_url, file, "--no-wait"))
+    assert (code, "it has changed since it was sent (1 command), or" in text) == (1, True)
 
 
 def test_each_sending_has_a_refused_file_of_its_own(

@@ -178,7 +178,7 @@ def test_a_file_that_has_changed_is_not_continued(running: System, tmp_path: Pat
     assert counts(done) == {"lines": 3, "sent": 2, "bad": 0}
     file.write_text(f"{HEADER}\nnone-3,1,NOK,\nnone-2,1,NOK,\n")
     done = running.cli("send-file", str(file), "-a", ACCOUNT)
-    assert (done.exit_code, "it has changed since 3 lines" in done.stderr) == (1, True)
+    assert (done.exit_code, "since it was sent (2 commands)" in done.stderr) == (1, True)
     assert running.cli("send-file", str(file), "-a", ACCOUNT, "--again").exit_code == 1
     file.with_name("changing.csv.sent").write_text("?")
     done = running.cli("send-file", str(file), "-a", ACCOUNT)
@@ -406,7 +406,7 @@ def test_a_last_line_may_only_get_its_line_end_later(running: System, tmp_path: 
     file.write_bytes(f"{HEADER}\r\ngrow-1,1,NOK,x\r\ngrow-2,1,NOK,x\r\nb,1,NOK,x\r\n".encode())
     done = running.cli("send-file", str(file), "-a", ACCOUNT)
     assert done.exit_code == 1
-    assert "it has changed since 4 lines of it were sent" in done.stderr
+    assert "it has changed since it was sent (2 commands)" in done.stderr
     assert "sent" not in done.stdout
 
 
@@ -519,7 +519,9 @@ def test_an_unreadable_progress_file_is_refused(content: bytes, tmp_path: Path) 
     file, note = tmp_path / "sales.csv", tmp_path / "sales.csv.sent"
     file.write_text(f"{HEADER}\n,,,x\n")
     note.write_bytes(content)
-    assert f"{note} can't be read: it is not what this version writes" in refused(str(file))
+    why = refused(str(file))
+    assert f"{note} can't be read: it is not what this version writes" in why
+    assert "Move it away, or use --again, which overwrites it." in why
     assert "1 line could not be sent" in without_broker(str(file), "--again").stdout
     assert "1 line could not be sent" in without_broker(str(file)).stdout
 
@@ -535,7 +537,34 @@ def test_nothing_is_sent_if_progress_can_not_be_stored(tmp_path: Path) -> None:
     assert "sales.csv.sent can't be written: " in refused(str(file), "-a", ACCOUNT, "--again")
     long = file.rename(tmp_path / f"{'x' * 247}.csv")
     assert "can't be read: " in refused(str(long), "-a", ACCOUNT)
-    assert "can't be written: " in refused(str(long), "-a", ACCOUNT, "--again")
+    long = long.rename(tmp_path / f"{'x' * 235}.csv")  # too long only for FILE.refused.…
+    assert ".csv: File name too long" in refused(str(long), "-a", ACCOUNT)
+
+
+def test_a_file_of_which_nothing_was_sent_is_corrected_in_place(
+    running: System, tmp_path: Path
+) -> None:
+    file = tmp_path / "wrong.csv"
+    file.write_text(f"{HEADER}\nplace-1,x,NOK,\nplace-2,x,NOK,\n")
+    done = running.cli("send-file", str(file), "-a", ACCOUNT, "--json")
+    assert counts(done) == {"lines": 3, "sent": 0, "bad": 2}
+    file.write_text(f"{HEADER}\nplace-1,1,NOK,\nplace-2,1,NOK,\n")
+    done = running.cli("send-file", str(file), "-a", ACCOUNT, "--json")
+    assert counts(done) == {"lines": 3, "sent": 2, "bad": 0}, done.stderr
+
+
+def test_the_files_of_a_redirected_file_are_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "sales.csv"
+    file.write_text(f"{HEADER}\nc,x,NOK,\n")
+    stdin = "/proc/self/fd/0"  # where /dev/stdin leads to; nobody can write there
+    command = [sys.executable, "-m", "card_worker.cli", "send-file", stdin, "-a", ACCOUNT]
+    with file.open() as opened:
+        settings = {"CARD_WORKER_BROKER_URL": UNREACHABLE}
+        done = subprocess.run(
+            command, stdin=opened, env=settings, capture_output=True, text=True, check=False
+        )
+    assert "1 line could not be sent" in done.stdout, done.stderr
+    assert len(list(tmp_path.glob("sales.csv.*"))) == 2
 
 
 def test_only_a_regular_file_is_sent(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def send_file(
     """
     if task not in COMMANDS:
         raise refuse(f"there is no command {task}{suggestion(task, COMMANDS)}", code=2)
+    file = file.resolve() if file.is_symlink() else file  # /dev/stdin has no place for other files
     if not file.is_file():
         raise refuse(f"{file} can't be read twice: write it to a regular file first", code=2)
     broker = broker_digest(load_settings().broker())
@@ -81,16 +82,16 @@ def send_file(
         try:
             text = read_text(opened, file.suffix)
             reader = Reader(text, progress)
+            refused_file = RefusedFile(file, text, reader.header, progress)
+            # If the progress can't be stored, this fails before anything is sent.
+            progress_file.write(progress)
+            columns = MofNCompleteColumn(), TimeRemainingColumn()
+            with open_client() as client, progress_bar(*columns) as bar:
+                bar.add_task(visible(file.name), total=text.lines - reader.header_lines)
+                files, timeout_s = (progress_file, refused_file), timeout if wait else None
+                Sender(client, reader, progress, files, bar, timeout_s=timeout_s).send_all()
         except Unusable as error:
             raise refuse(f"{file}: {error}") from None
-        # If the progress can't be stored, this fails before anything is sent.
-        progress_file.write(progress)
-        refused_file = RefusedFile(file, text, reader.header, progress)
-        columns = MofNCompleteColumn(), TimeRemainingColumn()
-        with open_client() as client, progress_bar(*columns) as bar:
-            bar.add_task(visible(file.name), total=text.lines - reader.header_lines)
-            files, timeout_s = (progress_file, refused_file), timeout if wait else None
-            Sender(client, reader, progress, files, bar, timeout_s=timeout_s).send_all()
     _report(progress, reader.open_quote, refused_file.path, as_json=as_json)
 
 

@@ -63,7 +63,10 @@ class ProgressFile:
         self._path = file.with_name(f"{file.name}.sent")
 
     def read(self, start: Progress) -> Progress:
-        """Return the stored progress, or `start`; refuse a file that was sent to another target."""
+        """Return the stored progress, or `start` if nothing was sent.
+
+        Refuse a file that was sent to another target.
+        """
         try:
             stored = _STORED.validate_json(self._path.read_bytes(), strict=True)
         except FileNotFoundError:
@@ -71,21 +74,23 @@ class ProgressFile:
         except (OSError, ValidationError) as error:
             reason = getattr(error, "strerror", "it is not what this version writes")
             raise refuse(
-                f"{self._path} can't be read: {reason}. To send all of the file, use --again;"
-                " each line is then a new command"
+                f"{self._path} can't be read: {reason}. Move it away, or use --again, which"
+                " overwrites it. All of the file is then sent, and each line is a new command"
             ) from None
         before = [
             f"{name} {getattr(stored, name) or 'none'}"
             for name in ("task", "account", "broker")
             if getattr(stored, name) != getattr(start, name)
         ]
-        if before and stored.sent:
+        if not stored.sent:
+            return start
+        if before:
             raise refuse(
                 f"{self._file} was sent before with {', '.join(before)}, as {self._path} says."
                 " Nothing is sent now; to send all of it, use --again: each line is then a new"
                 " command"
             )
-        return start if before else stored
+        return stored
 
     def write(self, progress: Progress) -> None:
         try:

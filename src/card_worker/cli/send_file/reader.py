@@ -13,10 +13,11 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
+from card_worker.cli.console import plural
 from card_worker.cli.send import value_of
 from card_worker.cli.send_file.header import csv_problem, read_header
 from card_worker.cli.send_file.progress import Progress
-from card_worker.cli.send_file.text import BOM, REASON, Text, Unusable
+from card_worker.cli.send_file.text import BOM, REASON, Text, Unusable, not_utf_8
 from card_worker.contracts.commands import COMMANDS, ProducerCommand
 from card_worker.contracts.envelope import LEVELS_MAX
 from card_worker.contracts.json_text import NotJson, read_json
@@ -60,8 +61,8 @@ class Reader:
     may be a text that looks like lines. Reading ends there, and `open_quote` is the number of the
     line and the reason.
 
-    Raises Unusable for a wrong header of a CSV file, and if the file has another beginning than
-    that which was sent.
+    Raises Unusable for a wrong header of a CSV file, if the file has another beginning than that
+    which was sent, and for bytes that were not there when the encoding was checked.
     """
 
     def __init__(self, text: Text, progress: Progress) -> None:
@@ -100,8 +101,8 @@ class Reader:
                 again += self._line(*row)
         if progress.lines and self._digest.hexdigest() != progress.digest:
             raise Unusable(
-                f"it has changed since {progress.lines} lines of it were sent, or the last of them"
-                " was not complete then"
+                f"it has changed since it was sent ({plural(progress.sent, 'command')}), or the"
+                " last line was not complete then"
             )
         return again
 
@@ -110,18 +111,25 @@ class Reader:
         first = self.lines_read + 1
         for text in self._ahead:
             # The last line may have had no end when it was sent.
-            self._digest.update(text.rstrip("\r\n").encode() + b"\n")
+            self._digest.update(text.rstrip("\r\n").encode(self._text.file.encoding) + b"\n")
         self.lines_read += len(self._ahead)
         self._ahead.clear()
         return first
 
     def _texts(self) -> Iterator[str]:
-        while text := self._text.file.readline():
+        while text := self._read_text():
             is_first = not self.lines_read and not self._ahead
             self._ahead.append(text)
             yield text.removeprefix(BOM) if is_first else text
             if not text.endswith("\n"):
                 return  # what another process appends from now on belongs to this line
+
+    def _read_text(self) -> str:
+        try:
+            return self._text.file.readline()
+        except UnicodeDecodeError as error:  # another process has written it since it was checked
+            lines = self.lines_read + len(self._ahead)
+            raise not_utf_8(error, lines, "Nothing more is sent") from None
 
     def _csv_rows(self, rows: Iterator[list[str]]) -> Iterator[Row]:
         cells: list[str] | BadLine

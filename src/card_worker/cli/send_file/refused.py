@@ -4,6 +4,7 @@ import csv
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from io import StringIO
 from itertools import chain, compress, repeat
 from pathlib import Path
@@ -25,7 +26,8 @@ NOT_KEPT = frozenset([REASON, "command_id"])
 class RefusedFile:
     """The file FILE.refused.…, which each sending has for itself. Only its owner can read it.
 
-    It is made with the first refused line. Its errors are printed and end the command.
+    It is made with the first refused line. Its errors are printed and end the command; that of a
+    name that is too long before anything is sent.
     """
 
     def __init__(self, file: Path, text: Text, header: Sequence[str], progress: Progress) -> None:
@@ -33,6 +35,8 @@ class RefusedFile:
         self.path = file.with_name(f"{file.name}.refused.{sending}{file.suffix}")
         self._text, self._header, self._progress = text, list(header), progress
         self._digest: Any = None  # the file was not looked at yet
+        with file_errors(self.path), suppress(FileNotFoundError):
+            self.path.lstat()
 
     def append(self, lines: Sequence[tuple[Content, str]]) -> None:
         """Write lines, each with its reason, and note in the progress what was written."""

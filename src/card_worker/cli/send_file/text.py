@@ -16,7 +16,7 @@ _ENCODINGS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"
 # With this line, a spreadsheet says which delimiter follows.
 _SEP = re.compile(r'"?sep=([^\w\s"]|\t)"?', re.IGNORECASE)
 _NOT_UTF_8 = (
-    "is not UTF-8. Nothing is sent. Save the file as UTF-8 (in Excel: “CSV UTF-8”), or convert it,"
+    "is not UTF-8. {}. Save the file as UTF-8 (in Excel: “CSV UTF-8”), or convert it,"
     " for example with iconv -f WINDOWS-1252 -t UTF-8"
 )
 
@@ -35,6 +35,12 @@ class Text:
     beginning: str
     """What stands before the header or the first line: a byte order mark, a line `sep=`."""
     line_end: str
+
+
+def not_utf_8(error: UnicodeDecodeError, lines_before: int, outcome: str) -> Unusable:
+    """Return the error for bytes that can't be decoded, after so many lines that could be."""
+    line_ends = error.object[: error.start].decode(error.encoding).count("\n")
+    return Unusable(f"line {lines_before + line_ends + 1} {_NOT_UTF_8.format(outcome)}")
 
 
 def read_text(file: BinaryIO, suffix: str) -> Text:
@@ -59,10 +65,9 @@ def read_text(file: BinaryIO, suffix: str) -> Text:
             if not first and line.strip(f"{BOM} \t\r\n"):
                 first = line.removeprefix(BOM)
                 if "\0" in line:  # UTF-16 without a byte order mark, or UTF-32
-                    raise Unusable(f"line {lines} {_NOT_UTF_8}")
+                    raise Unusable(f"line {lines} {_NOT_UTF_8.format('Nothing is sent')}")
     except UnicodeDecodeError as error:
-        line_ends = error.object[: error.start].decode(encoding).count("\n")
-        raise Unusable(f"line {lines + line_ends + 1} {_NOT_UTF_8}") from None
+        raise not_utf_8(error, lines, "Nothing is sent") from None
     text.seek(0)
     sep = _SEP.fullmatch(first.rstrip("\r\n"))
     line_end = "\r\n" if first.endswith("\r\n") else "\n"
