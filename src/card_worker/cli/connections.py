@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def database(*, reply_max_s: float = REPLY_MAX_S) -> Iterator[Engine]:
-    """Open the database. A reply may take `reply_max_s` seconds."""
-    engine = open_engine(load_settings().database(), reply_max_s=reply_max_s)
+def database(*, reply_max_s: float | None = None) -> Iterator[Engine]:
+    """Open the database. A reply may take REPLY_MAX_S, or `reply_max_s`."""
+    engine = open_engine(load_settings().database(), reply_max_s=reply_max_s or REPLY_MAX_S)
     try:
         yield engine
     finally:
