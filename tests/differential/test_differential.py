@@ -23,7 +23,7 @@ from tests.flow.system import STREAM, System, system
 COMMANDS = int(os.environ.get("DIFFERENTIAL_COMMANDS", "300"))
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", "1"))
 PAGE_MAX = 400
-WAIT_MAX_S = 30.0
+WAIT_MAX_S = 120.0
 SHOWN_MAX = 3
 HISTORY_MAX = 20
 RULES = {
