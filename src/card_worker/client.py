@@ -11,6 +11,7 @@ with Client("redis://localhost:6379/0") as client:
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
 from time import monotonic
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -29,6 +30,7 @@ from card_worker.contracts.commands import (
     Queue,
 )
 from card_worker.contracts.envelope import MESSAGE_BYTES_MAX
+from card_worker.contracts.fields import is_account_id
 from card_worker.contracts.message import EXTRA_COST_MAX, extra_cost
 from card_worker.contracts.queries import QUERY_QUEUES
 from card_worker.redis_url import RedisAddress
@@ -44,6 +46,8 @@ _COMMANDS_BYTES_MAX = MESSAGE_BYTES_MAX - 16 * 1024
 """Maximum for the commands in a message; the rest is for its envelope."""
 _MESSAGES_PER_BATCH = 1_000
 _EVENTS_PER_READ = 500
+_WAIT_S = 0.5
+"""Longest time of one read."""
 # An unavailable broker raises an error soon. The caller does not hang.
 _RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2}
 
@@ -212,14 +216,17 @@ class Client:
     def events(self, after: str, *, timeout_s: float | None = None) -> Iterator[Event]:
         """Yield the events after the stream entry `after` in order, then new ones as they come.
 
-        Ends after `timeout_s` seconds; with None it never ends. Raises redis.RedisError if Redis
-        is unavailable.
+        Ends after `timeout_s` seconds, with 0 after one read; with None it never ends. Raises
+        redis.RedisError if Redis is unavailable.
         """
-        until = None if timeout_s is None else monotonic() + timeout_s
-        while until is None or monotonic() < until:
-            for entry, event in self.read_events(after, wait_s=0.5):
+        until = inf if timeout_s is None else monotonic() + timeout_s
+        while True:
+            wait_s = max(0, min(_WAIT_S, until - monotonic()))
+            for entry, event in self.read_events(after, wait_s=wait_s):
                 after = entry
                 yield event
+            if monotonic() >= until:
+                return
 
     def read_events(self, after: str, *, wait_s: float) -> list[tuple[str, Event]]:
         """Return the next events after the stream entry `after`, each with the id of its entry.
@@ -240,16 +247,30 @@ class Client:
 
         Returns when it has all, or after `timeout_s` seconds with those that have come. `after` is
         what `newest` returned before the commands were sent. Other events about the commands, such
-        as the progress of an order, are skipped. Raises redis.RedisError if Redis is unavailable.
+        as the progress of an order, are skipped. Raises ValueError for a text instead of a list and
+        for an account_id of a wrong form, and redis.RedisError if Redis is unavailable.
         """
-        waiting, found = set(command_ids), dict[str, Event]()
-        source = f"/card-worker/{account_id}"
+        if isinstance(command_ids, str) or not is_account_id(account_id):
+            raise ValueError("command_ids is a text, or account_id is not P or T and eight digits")
+        keys = [(account_id, command_id) for command_id in command_ids]
+        found = self.answers_of_accounts(keys, after=after, timeout_s=timeout_s)
+        return {command_id: answer for (_, command_id), answer in found.items()}
+
+    def answers_of_accounts(
+        self, commands: Iterable[tuple[str, str]], *, after: str, timeout_s: float
+    ) -> dict[tuple[str, str], Event]:
+        """Return the answers to commands of several accounts, as `answers` does for one.
+
+        A command is named by its account_id and command_id. The answers are in the order in which
+        they came.
+        """
+        waiting, found = set(commands), dict[tuple[str, str], Event]()
         events = self.events(after, timeout_s=timeout_s)
         while waiting and (event := next(events, None)):
-            command_id = event["correlationid"]
-            if command_id in waiting and event["source"] == source and event.get("answer"):
-                waiting.remove(command_id)
-                found[command_id] = event
+            key = event["source"].removeprefix("/card-worker/"), event["correlationid"]
+            if key in waiting and event.get("answer"):
+                waiting.remove(key)
+                found[key] = event
         return found
 
 

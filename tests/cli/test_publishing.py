@@ -2,6 +2,7 @@
 
 import base64
 import json
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -108,6 +109,33 @@ def test_a_client_finds_only_answers_of_the_account(fake_redis_url: str) -> None
             assert answers["c-1"]["source"] == f"/card-worker/{account_id}"
 
 
+def test_answers_that_are_there_are_found_without_waiting(
+    published: list[Unpublished], fake_redis_url: str
+) -> None:
+    with Client(fake_redis_url) as client:
+        answers = client.answers(["c-3", "c-4"], account_id=ACCOUNT, after="0-0", timeout_s=0)
+    assert answers.keys() == {"c-3"}
+
+
+def test_a_client_finds_answers_of_several_accounts(fake_redis_url: str) -> None:
+    publish(fake_redis_url, event(1, OTHER_ACCOUNT), event(1), event(2))
+    keys = [(ACCOUNT, "c-1"), (OTHER_ACCOUNT, "c-1"), (OTHER_ACCOUNT, "c-2")]
+    with Client(fake_redis_url) as client:
+        answers = client.answers_of_accounts(keys, after="0-0", timeout_s=0)
+    sources = {key: answer["source"] for key, answer in answers.items()}
+    assert sources == {key: f"/card-worker/{key[0]}" for key in keys[:2]}
+
+
+@pytest.mark.parametrize(
+    ("command_ids", "account_id"), [("u1", ACCOUNT), (["u1"], "P1"), (["u1"], f" {ACCOUNT}")]
+)
+def test_ids_of_a_wrong_form_are_an_error(
+    command_ids: Any, account_id: str, fake_redis_url: str
+) -> None:
+    with Client(fake_redis_url) as client, pytest.raises(ValueError, match="_id"):
+        client.answers(command_ids, account_id=account_id, after="0-0", timeout_s=0)
+
+
 def test_no_answers_are_awaited_for_no_commands(fake_redis_url: str) -> None:
     with Client(fake_redis_url) as client:
         assert client.answers([], account_id=ACCOUNT, after="0-0", timeout_s=3600) == {}
@@ -161,3 +189,43 @@ def test_send_prints_the_id_of_what_it_put_on_the_queue(
     assert "k" in done.output
     (sent,) = on_queue(fake_redis, "cards")
     assert (sent["card_id"], sent["amount"]) == ("a", 500)
+
+
+def listed(*ids: tuple[str, str]) -> str:
+    """Return commands with these account_ids and command_ids as an argument of `send`."""
+    commands = [
+        {"command": "cards.block", "account_id": account, "command_id": command, "card_id": "c"}
+        for account, command in ids
+    ]
+    return f"commands={json.dumps(commands)}"
+
+
+def test_send_waits_once_for_all_accounts(fake_redis_url: str) -> None:
+    accounts, started = 100, monotonic()
+    commands = listed(*((f"T{n:08}", "block") for n in range(accounts)))
+    done = run(fake_redis_url, "send", "commands.apply", commands, "--wait", "--timeout", "0")
+    assert (done.exit_code, "100 of 100 answers did not come" in done.stderr) == (1, True)
+    assert monotonic() - started < accounts / 2
+
+
+@pytest.mark.parametrize("options", [(), ("--wait",)])
+@pytest.mark.parametrize(
+    ("commands", "why"),
+    [
+        ("[]", "commands is missing, empty, or not a JSON list"),
+        ('[{"command_id": "a"}, {"command": "cards.block"}]', "command 2 has no command_id"),
+        ("[5]", "command 1 has no command_id"),
+    ],
+)
+def test_a_list_that_can_not_be_answered_is_refused(
+    commands: str, why: str, options: tuple[str, ...], fake_redis_url: str, fake_redis: Redis
+) -> None:
+    done = run(fake_redis_url, "send", "commands.apply", f"commands={commands}", *options)
+    assert (done.exit_code, why in done.stderr, done.stdout) == (2, True, "")
+    assert fake_redis.llen("cards.bulk") == 0
+
+
+def test_the_same_command_twice_in_a_list_has_one_answer(fake_redis_url: str) -> None:
+    commands = listed((ACCOUNT, "a"), (ACCOUNT, "a"), (OTHER_ACCOUNT, "a"))
+    done = run(fake_redis_url, "send", "commands.apply", commands, "--wait", "--timeout", "0")
+    assert (done.exit_code, "2 of 2 answers did not" in done.stderr) == (1, True)

@@ -232,3 +232,17 @@ def test_reconcile_waits_longer_for_a_reply_than_other_commands(
     finally:
         running.sql("DROP VIEW IF EXISTS batches")
         running.sql("ALTER TABLE kept RENAME TO batches")
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "shown"),
+    [
+        ("cards.batch_create", ('cards=[{"card_id": "one-1"}]',), "1 card created"),
+        ("cards.batch_create", ("count=2", "card_id_pattern=two-{n}"), "2 cards requested"),
+    ],
+)
+def test_send_counts_the_cards_of_a_batch(
+    task: str, fields: tuple[str, ...], shown: str, running: System
+) -> None:
+    done = running.cli("send", task, FIELDS[0], *fields, "--wait")
+    assert (done.exit_code, shown in " ".join(done.stdout.split())) == (0, True), done.output

@@ -1,7 +1,6 @@
 """`card-worker send`: publish a command and show its answer."""
 
 from functools import cache
-from time import monotonic
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -14,12 +13,14 @@ from card_worker.cli.console import (
     AsJson,
     err,
     explanation,
+    plural,
     print_json,
     print_views,
     refuse,
     table,
 )
 from card_worker.contracts.commands import APPLY, COMMANDS
+from card_worker.contracts.enums import EventType
 from card_worker.contracts.envelope import LEVELS_MAX, MESSAGE_BYTES_MAX
 from card_worker.contracts.json_text import NotJson, read_json
 from card_worker.contracts.queries import QUERIES
@@ -60,20 +61,16 @@ def send(
             else:
                 err.print(f"sent {task}, command_id {', '.join(command_ids)}")
             return
-        answers, until = list[dict[str, Any]](), monotonic() + timeout
-        for account in dict.fromkeys(account for account, _ in sent):
-            ids = [command_id for of, command_id in sent if of == account]
-            left_s = max(until - monotonic(), 1)  # the answers may be there already
-            found = client.answers(ids, account_id=account, after=after, timeout_s=left_s)
-            answers += found.values()
+        found = client.answers_of_accounts(sent, after=after, timeout_s=timeout)
+    answers = [found[key] for key in sent if key in found]
     if answers:
         rows, columns = map(_row, answers), ("type", "about", "")
         print_views(answers, table("Answers", *columns, rows=rows), as_json=as_json)
-    if len(answers) < len(command_ids):
-        missing = len(command_ids) - len(answers)
+    if missing := len(sent) - len(answers):
         raise refuse(
-            f"{missing} of {len(command_ids)} answers did not come within {timeout:g} s. A command"
-            " without an account to answer is a dead letter"
+            f"{missing} of {plural(len(sent), 'answer')} did not come within {timeout:g} s. Do a"
+            " worker and the relay run? A message that can't be read or answered is a dead letter:"
+            " see `card-worker dead-letters list`"
         )
     if any(answer["type"] == "command.rejected" for answer in answers):
         raise Exit(1)
@@ -130,17 +127,17 @@ def _adapter(task: str, name: str) -> TypeAdapter[Any] | None:
 
 
 def _ids(task: str, values: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return account_id and command_id of each command."""
+    """Return account_id and command_id of each command, in their order."""
     if task != APPLY:
         return [(str(values["account_id"]), str(values["command_id"]))]
     commands = values.get("commands")
-    if not isinstance(commands, list):
-        raise refuse("commands is missing, or is not a JSON list", code=2)
-    return [
-        (str(command.get("account_id")), str(command["command_id"]))
-        for command in commands
-        if isinstance(command, dict) and "command_id" in command
-    ]
+    if not isinstance(commands, list) or not commands:
+        raise refuse("commands is missing, empty, or not a JSON list", code=2)
+    for number, command in enumerate(commands, 1):
+        if not isinstance(command, dict) or not command.get("command_id"):
+            raise refuse(f"command {number} has no command_id, which its answer names", code=2)
+    ids = ((str(each.get("account_id")), str(each["command_id"])) for each in commands)
+    return list(dict.fromkeys(ids))
 
 
 def _row(answer: dict[str, Any]) -> tuple[str, str, str]:
@@ -153,5 +150,7 @@ def _row(answer: dict[str, Any]) -> tuple[str, str, str]:
     elif card := data.get("card"):
         outcome = f"version {data['version']}, {card['status']}"
     else:
-        outcome = f"{data['created']} cards"
+        is_begun = answer["type"] in (EventType.BATCH_ACCEPTED, EventType.BATCH_AWAITING_APPROVAL)
+        count = "requested" if is_begun else "created"
+        outcome = f"{plural(data[count], 'card')} {count}"
     return answer["type"], answer["subject"], outcome
