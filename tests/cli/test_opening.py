@@ -181,6 +181,20 @@ def test_an_existing_file_is_kept(option: str, tmp_path: Path, identity: Path) -
     assert to.read_bytes() == before
 
 
+@pytest.mark.parametrize("wrong", ["--sheet", "--output", "--images"])
+def test_nothing_is_written_if_one_target_is_wrong(
+    wrong: str, tmp_path: Path, identity: Path
+) -> None:
+    file, taken = sealed(tmp_path, lines("card-1")), tmp_path / "taken"
+    taken.write_text("mine")
+    targets = {option: tmp_path / f"new{option}" for option in ("--sheet", "--output", "--images")}
+    options = [part for pair in (targets | {wrong: taken}).items() for part in pair]
+    code, why = refused(run("batch", "open", file, "-i", identity, *options))
+    assert (code, why.startswith(f"{taken} ")) == (2 if wrong == "--images" else 1, True)
+    assert taken.read_text() == "mine"
+    assert other_files(tmp_path, file, identity) == [taken]
+
+
 @contextmanager
 def room_for(bytes_max: int) -> Iterator[None]:
     """Limit the size of files, as on a full disk."""

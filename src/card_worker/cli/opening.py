@@ -10,7 +10,7 @@ from typer import Option, echo
 
 from card_worker.bureau_file import Line, NotBureauFile, read_csv, write_csv
 from card_worker.cli.console import err, plural, refuse
-from card_worker.cli.files import file_errors, new_file, read_file, write_new
+from card_worker.cli.files import file_errors, new_file, read_file
 from card_worker.secrets.formats import Barcode
 from card_worker.secrets.sealing import NotOpened, open_pieces, open_sealed
 
@@ -78,24 +78,33 @@ def show_secrets(
     sheet: Path | None,
     symbol: Barcode | None,
 ) -> None:
-    """Draw or write the lines as the options say; without options, print them."""
+    """Draw or write the lines as the options say; without options, print them.
+
+    All new files are created before the first is written, so that a wrong name changes nothing.
+    """
     from card_worker.cli.barcodes import NotDrawn, draw_images, draw_sheet
 
     symbol = symbol or Barcode.CODE_128
+    contents = list[tuple[Path, bytes]]()
     try:
-        if images is not None:
-            with file_errors(images):
-                try:
-                    count = draw_images(lines, symbol, images)
-                except (FileExistsError, NotADirectoryError):
-                    raise refuse(f"{images} is not a folder", code=2) from None
-            err.print(f"{plural(count, 'barcode')} in {images}")
         if sheet is not None:
-            write_new(sheet, draw_sheet(lines, symbol))
-            err.print(f"{plural(len(lines), 'label')} in {sheet}")
+            contents.append((sheet, draw_sheet(lines, symbol)))
+        if output is not None:
+            contents.append((output, write_csv(lines)))
+        with ExitStack() as files:
+            for file, content in contents:
+                new = files.enter_context(new_file(file))
+                files.callback(new.write, content)  # when all are created
+            if images is not None:
+                with file_errors(images):
+                    try:
+                        count = draw_images(lines, symbol, images)
+                    except (FileExistsError, NotADirectoryError):
+                        raise refuse(f"{images} is not a folder", code=2) from None
+                err.print(f"{plural(count, 'barcode')} in {images}")
     except NotDrawn as error:
         raise refuse(str(error)) from None
-    if output is not None:
-        write_new(output, write_csv(lines))
-    elif images is None and sheet is None:
+    if sheet is not None:
+        err.print(f"{plural(len(lines), 'label')} in {sheet}")
+    if not contents and images is None:
         echo(write_csv(lines), nl=False)
