@@ -90,6 +90,7 @@ def test_an_order_produces_a_file_for_the_bureau(own: System, files: Path, ident
     until(lambda: batch(own)["files"][0]["written_at"], "the note of it")
     confirmed = own.cli("batch", "confirm", "B1", "--account", ACCOUNT, "--by", "ola")
     assert confirmed.exit_code == 0
+    assert "the encrypted copy in the database is deleted" in confirmed.stdout.replace("\n", " ")
     assert batch(own)["files"][0]["confirmed_at"] is not None
     until(lambda: own.events_of("batch.confirmed"), "the word of it")
     (whole,), (end,) = own.events_of("batch.completed"), own.events_of("batch.confirmed")

@@ -17,6 +17,7 @@ from card_worker.cli.console import (
     AsJson,
     explanation,
     out,
+    plural,
     print_json,
     print_views,
     progress_bar,
@@ -162,7 +163,7 @@ def watch(batch_id: BatchId, account: AccountId, as_json: AsJson = False) -> Non
         if as_json:
             print_json(_view(engine, batch))
         else:
-            out.print(f"{batch_id}: {batch.state.value}, {batch.created:,} cards")
+            out.print(f"{batch_id}: {batch.state.value}, {plural(batch.created, 'card')}")
     if batch.state is BatchState.CANCELLED:
         raise Exit(1)
 
@@ -246,4 +247,6 @@ def confirm(
             confirm_files(engine, account, batch_id, by)
         except NotConfirmed as error:
             raise refuse(str(error)) from None
-    out.print(f"The secrets of {batch_id} are deleted here.")
+    out.print(
+        f"The files of {batch_id} are confirmed; the encrypted copy in the database is deleted."
+    )

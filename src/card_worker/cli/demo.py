@@ -130,7 +130,7 @@ def _print_bureau_file(stack: Stack, till: Till) -> None:
     from card_worker.cli.barcodes import draw_sheet
 
     rows = [(row["card_id"], row["token"], row["pin"]) for row in till.printed]
-    title = "The sealed file of order-2, opened by the bureau with its identity"
+    title = "The encrypted file of order-2, opened by the printing company with its identity"
     out.print(table(title, "card", "token", "PIN", rows=rows))
     out.print("The database holds only hashes of these; no message, log or event has one.\n")
     (stack.folder / "labels.pdf").write_bytes(draw_sheet(till.printed, Barcode.CODE_128))
