@@ -883,12 +883,7 @@ class Model:
         if state == "awaiting_approval":
             return self._about("batch.awaiting_approval", batch)
         if given:
-            views = [
-                {"id": card.id, "card_id": card.card_id, "type": card.type, "status": "inactive",
-                 "masked_code": None}
-                for card in made
-            ]  # fmt: skip
-            return self._about("batch.completed", batch, cards=views, file=None)
+            return self._completed(batch)
         return self._make("batch.accepted", batch)
 
     def _check_dates(self) -> None:
@@ -907,8 +902,20 @@ class Model:
         """Make the cards of an order; the answer is from before."""
         answer = self._about(type, batch)
         batch |= {"state": "completed", "created": batch["requested"]}
-        self._also(self._about("batch.completed", batch, file=None))
+        self._also(self._completed(batch))
         return answer
+
+    def _completed(self, batch: Json) -> Json:
+        cards: Any = ABSENT
+        if batch["card_id_pattern"] is ABSENT:
+            names = self.members[self.account, batch["batch_id"]]
+            cards = [
+                {"id": card.id, "card_id": name, "type": card.type, "status": "inactive",
+                 "masked_code": None}
+                for name in names
+                for card in (self.cards[self.account, name],)
+            ]  # fmt: skip
+        return self._about("batch.completed", batch, cards=cards, file=None)
 
     def _batch(self, batch_id: str) -> Json:
         batch = self.batches.get((self.account, batch_id))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from card_worker.contracts.envelope import LEVELS_MAX
 from tests.transport.entries import ABSENT, body, deep, listed, message
 
 Write = Callable[[str], bytes]
@@ -46,7 +47,7 @@ GARBAGE: dict[str, Write] = {
     "nobody's": _with_body(lambda mark: body(mark, account_id=ABSENT)),
     "not a number": _with_body(_nan),
     "a key twice": _with_body(_twice),
-    "nested": _with_body(lambda mark: body(mark, metadata=deep(40))),
+    "nested": _with_body(lambda mark: body(mark, metadata=deep(LEVELS_MAX))),
     "a list of nothing": lambda mark: listed(mark, []),
 }
 """By what is wrong; each writes the bytes of a message."""
