@@ -122,7 +122,17 @@ def _spent_while_blocked(entries: list[Entry]) -> list[Entry]:
     def change(event: Any) -> None:
         event["type"] = "card.blocked"
 
-    return _changed(entries, _at(entries, "card.drawn_down", 2)[0], change)
+    # The next event of the same card has to spend, too.
+    before = dict[str, int]()
+    for place, (_, text) in enumerate(entries):
+        event = json.loads(text)
+        spends = event["type"] == "card.drawn_down"
+        earlier = before.pop(event["subject"], None)
+        if spends and earlier is not None and entries[earlier][0] != event["id"]:
+            return _changed(entries, earlier, change)
+        if spends:
+            before[event["subject"]] = place
+    pytest.fail("no card was spent from twice")
 
 
 @pytest.mark.parametrize(
