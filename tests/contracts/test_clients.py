@@ -60,7 +60,7 @@ def test_what_a_stock_client_sends_passes(
     client: Celery, ignore_result: bool, serializer: str | None
 ) -> None:
     message = sent(client, kwargs=GOOD, ignore_result=ignore_result, serializer=serializer)
-    assert not call_in(message).envelope.problems
+    assert not call_in(message).conditions.problems
     assert message.headers["ignore_result"] is ignore_result
     _, kwargs, _ = message.payload
     assert read(**kwargs) == read(**GOOD)
@@ -83,7 +83,7 @@ def test_what_a_stock_client_asks_for_and_is_not_done_is_a_problem(
     client: Celery, options: dict[str, Any]
 ) -> None:
     call = call_in(sent(client, kwargs=GOOD, **options))
-    assert len(call.envelope.problems) == 1
+    assert len(call.conditions.problems) == 1
     assert call.kwargs == GOOD
 
 
@@ -99,9 +99,11 @@ def test_what_concerns_only_the_client_is_ignored(client: Celery, options: dict[
 def test_the_expires_of_a_stock_client_is_a_deadline(client: Celery) -> None:
     before = datetime.now(UTC)
     call = call_in(sent(client, kwargs=GOOD, expires=60))
-    assert call.envelope.deadline is not None
-    assert before + timedelta(seconds=59) < call.envelope.deadline < before + timedelta(seconds=600)
-    assert not call.envelope.problems
+    assert call.conditions.deadline is not None
+    assert (
+        before + timedelta(seconds=59) < call.conditions.deadline < before + timedelta(seconds=600)
+    )
+    assert not call.conditions.problems
 
 
 def test_a_pickle_of_a_stock_client_is_unreadable(client: Celery) -> None:
@@ -131,7 +133,7 @@ def test_lists_of_a_client_have_room_for_all_that_is_in_them() -> None:
 def test_python_producers_may_pass_times_and_uuids(client: Celery) -> None:
     end, key = datetime(2030, 1, 1, tzinfo=UTC), uuid4()
     message = sent(client, kwargs={**GOOD, "expires_at": end, "command_id": key})
-    assert not call_in(message).envelope.problems
+    assert not call_in(message).conditions.problems
     command = read(**message.payload[1])
     assert (command.expires_at, command.command_id) == (end, str(key))
     written = {"expires_at": "2030-01-01T00:00:00Z", "command_id": str(key)}

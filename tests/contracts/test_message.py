@@ -32,7 +32,7 @@ from card_worker.contracts.envelope import (
     MESSAGE_BYTES_MAX,
     UNSUPPORTED,
     Call,
-    Envelope,
+    Conditions,
     decompressed,
     read_envelope,
 )
@@ -91,7 +91,7 @@ def invalid(task: str = "cards.activate", /, **fields: Any) -> InvalidCommand:
 @pytest.mark.parametrize("name", UNSUPPORTED)
 @pytest.mark.parametrize("value", [1, "x", {"a": None}, ["x"], [None, 0]], ids=repr)
 def test_what_a_header_asks_for_and_is_not_done_is_a_problem(name: str, value: object) -> None:
-    (problem,) = pass_through({**HEADERS, name: value}).envelope.problems
+    (problem,) = pass_through({**HEADERS, name: value}).conditions.problems
     assert problem.field == f"headers.{name}"
     assert problem.message.startswith("is not supported: ")
 
@@ -110,7 +110,7 @@ def test_what_concerns_only_the_sender_is_ignored() -> None:
 def test_a_signature_in_the_body_is_a_problem(name: str) -> None:
     call = pass_through(HEADERS, json.dumps([[], GOOD, {name: [{"task": "cards.create"}]}]))
     assert call.kwargs == GOOD
-    assert [problem.field for problem in call.envelope.problems] == [name]
+    assert [problem.field for problem in call.conditions.problems] == [name]
     for empty in ("null", "[]"):
         body = f'[[], {json.dumps(GOOD)}, {{"{name}": {empty}}}]'
         assert pass_through(HEADERS, body) == Call(GOOD)
@@ -118,13 +118,13 @@ def test_a_signature_in_the_body_is_a_problem(name: str) -> None:
 
 def test_positional_arguments_are_a_problem() -> None:
     call = pass_through(HEADERS, json.dumps([["card-1"], GOOD, {}]))
-    assert [problem.field for problem in call.envelope.problems] == ["args"]
+    assert [problem.field for problem in call.conditions.problems] == ["args"]
 
 
 def test_all_problems_are_named() -> None:
     body = json.dumps([[1], {}, {"chord": {"task": "x"}}])
     call = pass_through({**HEADERS, "eta": "2030", "expires": "soon"}, body)
-    fields = [problem.field for problem in call.envelope.problems]
+    fields = [problem.field for problem in call.conditions.problems]
     assert fields == ["headers.eta", "chord", "args", "headers.expires"]
 
 
@@ -137,14 +137,14 @@ def test_all_problems_are_named() -> None:
     ],
 )
 def test_expires_is_a_deadline(expires: str, deadline: datetime) -> None:
-    assert pass_through({**HEADERS, "expires": expires}) == Call({}, Envelope(deadline))
+    assert pass_through({**HEADERS, "expires": expires}) == Call({}, Conditions(deadline))
 
 
 @pytest.mark.parametrize("expires", ["2030-01-01T00:00:00", "soon", 3600, [1], {"a": 1}, 1e400])
 def test_an_expires_that_is_no_time_with_a_zone_is_a_problem(expires: object) -> None:
     call = pass_through({**HEADERS, "expires": expires})
-    assert call.envelope.deadline is None
-    assert [problem.field for problem in call.envelope.problems] == ["headers.expires"]
+    assert call.conditions.deadline is None
+    assert [problem.field for problem in call.conditions.problems] == ["headers.expires"]
 
 
 @pytest.mark.parametrize("task", SWEEPS)
@@ -645,7 +645,7 @@ LATE = datetime(2030, 1, 1, tzinfo=UTC)
 )
 def test_of_two_deadlines_the_earlier_counts(not_after: str | None, expected: datetime) -> None:
     fields = GOOD if not_after is None else {**GOOD, "not_after": not_after}
-    (command,) = read_commands("cards.activate", "m", fields, envelope=Envelope(LATE))
+    (command,) = read_commands("cards.activate", "m", fields, conditions=Conditions(LATE))
     assert isinstance(command, ActivateCard)
     assert command.not_after == expected
     (plain,) = read_commands("cards.activate", "m", GOOD)
@@ -655,13 +655,13 @@ def test_of_two_deadlines_the_earlier_counts(not_after: str | None, expected: da
 
 def test_the_deadline_of_a_list_is_that_of_each_command() -> None:
     parts = [{"command": "cards.activate", "command_id": f"c{n}", **GOOD} for n in range(2)]
-    read = read_commands(APPLY, "m", {"commands": parts}, envelope=Envelope(LATE))
+    read = read_commands(APPLY, "m", {"commands": parts}, conditions=Conditions(LATE))
     assert [getattr(command, "not_after", None) for command in read] == [LATE, LATE]
 
 
 def test_a_deadline_changes_nothing_else_of_an_update() -> None:
     fields = {"account_id": ACCOUNT, "card_id": "card-01", "name": None}
-    (late,) = read_commands("cards.update", "m", fields, envelope=Envelope(LATE))
+    (late,) = read_commands("cards.update", "m", fields, conditions=Conditions(LATE))
     (plain,) = read_commands("cards.update", "m", fields)
     assert isinstance(late, UpdateCard)
     assert isinstance(plain, UpdateCard)
@@ -671,18 +671,18 @@ def test_a_deadline_changes_nothing_else_of_an_update() -> None:
 
 def test_with_problems_of_its_envelope_each_command_is_invalid() -> None:
     problem = Problem(field="headers.eta", message="is not supported")
-    envelope = Envelope(problems=(problem,))
-    (command,) = read_commands("cards.activate", "m", GOOD, envelope=envelope)
+    conditions = Conditions(problems=(problem,))
+    (command,) = read_commands("cards.activate", "m", GOOD, conditions=conditions)
     assert isinstance(command, InvalidCommand)
     assert (command.account_id, command.card_id) == (ACCOUNT, "card-01")
     assert command.problems == (problem,)
     parts = [{"command": "cards.activate", "command_id": f"c{n}", **GOOD} for n in range(2)]
-    read = read_commands(APPLY, "m", {"commands": parts}, envelope=envelope)
+    read = read_commands(APPLY, "m", {"commands": parts}, conditions=conditions)
     assert [type(command) for command in read] == [InvalidCommand, InvalidCommand]
     with pytest.raises(
         Unreadable, match=r"^account_id_invalid: .*\(headers.eta: is not supported\)"
     ):
-        read_commands("cards.activate", "m", {}, envelope=envelope)
+        read_commands("cards.activate", "m", {}, conditions=conditions)
 
 
 def test_a_list_of_a_thousand_is_read_and_one_more_is_not() -> None:

@@ -50,7 +50,7 @@ def read(raw: bytes) -> dict[str, Any]:
     )
     task, message_id = came.headers["task"], came.headers["id"]
     if task not in SWEEPS:
-        assert read_commands(task, message_id, call.kwargs, envelope=call.envelope)
+        assert read_commands(task, message_id, call.kwargs, conditions=call.conditions)
     return call.kwargs
 
 

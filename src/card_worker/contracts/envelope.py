@@ -46,7 +46,7 @@ UNSUPPORTED = {
 EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 
 
-class Envelope(NamedTuple):
+class Conditions(NamedTuple):
     """What the envelope of a message means for its commands and queries."""
 
     deadline: datetime | None = None
@@ -55,14 +55,14 @@ class Envelope(NamedTuple):
     """What the envelope asks for and is not done. They are refused for that."""
 
 
-PLAIN = Envelope()
+NO_CONDITIONS = Conditions()
 
 
 class Call(NamedTuple):
     """The call of a task."""
 
     kwargs: dict[str, Any]
-    envelope: Envelope = PLAIN
+    conditions: Conditions = NO_CONDITIONS
 
 
 def read_envelope(
@@ -113,7 +113,7 @@ def read_envelope(
         problems.append(Problem(field="headers.expires", message=error.message()))
     if problems and task not in ANSWERED:
         raise Unreadable(DeadLetterReason.HEADER_NOT_ALLOWED, problems[0].field)
-    return Call(kwargs, Envelope(deadline, tuple(problems)))
+    return Call(kwargs, Conditions(deadline, tuple(problems)))
 
 
 def quoted(value: object, known: Iterable[str] = ()) -> str:

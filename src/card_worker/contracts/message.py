@@ -23,7 +23,7 @@ from card_worker.contracts.commands import (
     InvalidCommand,
 )
 from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
-from card_worker.contracts.envelope import PLAIN, Envelope, quoted
+from card_worker.contracts.envelope import NO_CONDITIONS, Conditions, quoted
 from card_worker.contracts.fields import is_account_id
 from card_worker.contracts.json_text import raw_json, write_json
 from card_worker.contracts.patterns import CARD_ID_CHARS_MAX
@@ -63,11 +63,11 @@ class _Reading:
     """What all commands of a message are read with."""
 
     vault: Vault
-    envelope: Envelope
+    conditions: Conditions
 
     def with_deadline(self, request: Kind) -> Kind:
         """Return a request whose `not_after` is not later than the deadline of its message."""
-        deadline = self.envelope.deadline
+        deadline = self.conditions.deadline
         if deadline is None:
             return request
         earlier = min(deadline, request.not_after or deadline)
@@ -79,11 +79,11 @@ def read_commands(
     message_id: str,
     kwargs: Mapping[str, Any],
     vault: Vault = NO_VAULT,
-    envelope: Envelope = PLAIN,
+    conditions: Conditions = NO_CONDITIONS,
 ) -> list[Command | UnreadableItem]:
     """Return the commands of a message in order; an UnreadableItem in place of what is none.
 
-    With problems of the envelope, each is an InvalidCommand.
+    With problems in the conditions, each is an InvalidCommand.
 
     Tokens and PINs in them are keyed by `vault`.
 
@@ -91,7 +91,7 @@ def read_commands(
 
     Raises Unreadable when nobody can be answered at all.
     """
-    reading = _Reading(vault, envelope)
+    reading = _Reading(vault, conditions)
     if task != APPLY:
         fields = {"command_id": message_id, **kwargs}
         return [_read(task, fields, reading, fallback_id=message_id)]
@@ -164,10 +164,10 @@ def read_query(
     message_id: str,
     kwargs: Mapping[str, Any],
     vault: Vault = NO_VAULT,
-    envelope: Envelope = PLAIN,
+    conditions: Conditions = NO_CONDITIONS,
 ) -> Query | InvalidCommand:
     """Return the query that a message carries. Raises Unreadable when nobody can be answered."""
-    fields, reading = {"command_id": message_id, **kwargs}, _Reading(vault, envelope)
+    fields, reading = {"command_id": message_id, **kwargs}, _Reading(vault, conditions)
     return _read_as(QUERIES[task], task, fields, reading, fallback_id=message_id)
 
 
@@ -218,7 +218,7 @@ def _read(
 def _read_as(
     kind: type[Kind], task: str, fields: Mapping[str, Any], reading: _Reading, *, fallback_id: str
 ) -> Kind | InvalidCommand:
-    problems = reading.envelope.problems + _too_large(kind, fields)
+    problems = reading.conditions.problems + _too_large(kind, fields)
     if "command" in fields:
         problems += (Problem(field="command", message="is not a known field"),)
     if not problems:

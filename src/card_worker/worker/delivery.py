@@ -122,7 +122,7 @@ class Delivery:
         """Return the commands of a message, or its outcome if it is unreadable."""
         try:
             items = read_commands(
-                message.task, message.id, message.kwargs, self._vault, message.envelope
+                message.task, message.id, message.kwargs, self._vault, message.conditions
             )
         except Exception as error:
             # Reading depends on the message only: the next try would fail in the same way.

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from card_worker.contracts.commands import Command
 from card_worker.contracts.dead_letters import DeadLetterReason, explain
-from card_worker.contracts.envelope import PLAIN, Envelope
+from card_worker.contracts.envelope import NO_CONDITIONS, Conditions
 from card_worker.contracts.message import UnreadableItem
 from card_worker.domain.answers import Answer
 from card_worker.query_handler import QueryResult
@@ -29,7 +29,7 @@ class Message:
     kwargs: Mapping[str, Any]
     body: bytes
     headers: Mapping[str, Any] | None = None
-    envelope: Envelope = PLAIN
+    conditions: Conditions = NO_CONDITIONS
     returns: int = 0
     deaths: int = 0
     is_waiting: bool = False

@@ -24,7 +24,7 @@ class Queries:
         """Answer the query in a message."""
         try:
             query = read_query(
-                message.task, message.id, message.kwargs, self._vault, message.envelope
+                message.task, message.id, message.kwargs, self._vault, message.conditions
             )
             return QueryAnswered(self._retries.run(partial(self._answer, query)))
         except Interrupted:

@@ -29,7 +29,7 @@ def receive(raw: KombuMessage, call: Call) -> Received:
         kwargs=call.kwargs,
         body=raw.body,
         headers=raw.headers,
-        envelope=call.envelope,
+        conditions=call.conditions,
         returns=info.get("returns", redelivered),
         deaths=info.get("deaths", redelivered),
     )
