@@ -30,6 +30,7 @@ from card_worker.contracts.commands import (
     Queue,
 )
 from card_worker.contracts.envelope import MESSAGE_BYTES_MAX
+from card_worker.contracts.events import SOURCE_PREFIX
 from card_worker.contracts.fields import is_account_id
 from card_worker.contracts.message import EXTRA_COST_MAX, extra_cost
 from card_worker.contracts.queries import QUERY_QUEUES
@@ -250,8 +251,10 @@ class Client:
         as the progress of an order, are skipped. Raises ValueError for a text instead of a list and
         for an account_id of a wrong form, and redis.RedisError if Redis is unavailable.
         """
-        if isinstance(command_ids, str) or not is_account_id(account_id):
-            raise ValueError("command_ids is a text, or account_id is not P or T and eight digits")
+        if isinstance(command_ids, str):
+            raise ValueError("command_ids must be a list of ids, not a text")
+        if not is_account_id(account_id):
+            raise ValueError("account_id must be P or T and eight digits")
         keys = [(account_id, command_id) for command_id in command_ids]
         found = self.answers_of_accounts(keys, after=after, timeout_s=timeout_s)
         return {command_id: answer for (_, command_id), answer in found.items()}
@@ -267,7 +270,7 @@ class Client:
         waiting, found = set(commands), dict[tuple[str, str], Event]()
         events = self.events(after, timeout_s=timeout_s)
         while waiting and (event := next(events, None)):
-            key = event["source"].removeprefix("/card-worker/"), event["correlationid"]
+            key = event["source"].removeprefix(SOURCE_PREFIX), event["correlationid"]
             if key in waiting and event.get("answer"):
                 waiting.remove(key)
                 found[key] = event

@@ -127,12 +127,17 @@ def test_a_client_finds_answers_of_several_accounts(fake_redis_url: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("command_ids", "account_id"), [("u1", ACCOUNT), (["u1"], "P1"), (["u1"], f" {ACCOUNT}")]
+    ("command_ids", "account_id", "problem"),
+    [
+        ("u1", ACCOUNT, "command_ids must be a list"),
+        (["u1"], "P1", "account_id must be P or T"),
+        (["u1"], f" {ACCOUNT}", "account_id must be P or T"),
+    ],
 )
 def test_ids_of_a_wrong_form_are_an_error(
-    command_ids: Any, account_id: str, fake_redis_url: str
+    command_ids: Any, account_id: str, problem: str, fake_redis_url: str
 ) -> None:
-    with Client(fake_redis_url) as client, pytest.raises(ValueError, match="_id"):
+    with Client(fake_redis_url) as client, pytest.raises(ValueError, match=problem):
         client.answers(command_ids, account_id=account_id, after="0-0", timeout_s=0)
 
 

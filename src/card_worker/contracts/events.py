@@ -28,6 +28,9 @@ from card_worker.contracts.views import (
 )
 from card_worker.money import Amount
 
+SOURCE_PREFIX = "/card-worker/"
+"""The `source` of an event begins with it; the account_id follows."""
+
 
 class CommandInfo(TypedDict):
     """The fields that every answer repeats from its command."""

@@ -12,6 +12,7 @@ from card_worker.contracts.cards import BlockCard
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import Action, EventType, Reason
 from card_worker.contracts.events import (
+    SOURCE_PREFIX,
     BatchData,
     CardData,
     CommandInfo,
@@ -347,7 +348,7 @@ def freeze(
     envelope: Envelope = {
         "specversion": "1.0",
         "id": id,
-        "source": f"/card-worker/{account_id}",
+        "source": f"{SOURCE_PREFIX}{account_id}",
         "type": type,
         "subject": subject,
         "time": at,
