@@ -248,11 +248,11 @@ class Client:
 
         Returns when it has all, or after `timeout_s` seconds with those that have come. `after` is
         what `newest` returned before the commands were sent. Other events about the commands, such
-        as the progress of an order, are skipped. Raises ValueError for a text instead of a list and
-        for an account_id of a wrong form, and redis.RedisError if Redis is unavailable.
+        as the progress of an order, are skipped. Raises TypeError for a text instead of a list,
+        ValueError for an account_id of a wrong form, redis.RedisError if Redis is unavailable.
         """
         if isinstance(command_ids, str):
-            raise ValueError("command_ids must be a list of ids, not a text")
+            raise TypeError("command_ids must be a list of ids, not a text")
         if not is_account_id(account_id):
             raise ValueError("account_id must be P or T and eight digits")
         keys = [(account_id, command_id) for command_id in command_ids]
