@@ -79,8 +79,8 @@ def states_page() -> str:
             "`yes`: the command may go on, and what it asks for is looked at next. A word: it is"
             " refused with this reason. The last column is a card that doesn't exist.",
             "",
-            "A card that is named by its token is refused as `card_not_usable`, whatever its row"
-            " is, unless a payment may go on.",
+            "A command that names the card by its token is refused with `card_not_usable` in each"
+            " status in which the table refuses a payment.",
             "",
         ]
     )
