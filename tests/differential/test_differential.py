@@ -1,6 +1,5 @@
 """Random commands through a real broker and worker, compared with the model of the contract."""
 
-import gc
 import json
 import os
 from collections import Counter, defaultdict
@@ -18,7 +17,7 @@ from card_worker.secrets.peppers import new_pepper
 from tests.differential.commands import Command, Commands
 from tests.differential.model import Json, Later, Model, Rules
 from tests.flow.processes import until
-from tests.flow.system import STREAM, System, system
+from tests.flow.system import STREAM, System, plain_client, system
 
 COMMANDS = int(os.environ.get("DIFFERENTIAL_COMMANDS", "300"))
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", "1"))
@@ -46,13 +45,8 @@ def flow(tmp_path: Path, database_url: str, own_broker: Valkey) -> Iterator[Syst
 
 @pytest.fixture
 def celery(flow: System) -> Iterator[Celery]:
-    address = flow.broker_url
-    with Celery(broker=address, backend=address, set_as_current=False) as client:
+    with plain_client(flow.broker_url) as client:
         yield client
-        gc.collect()
-        client.backend.result_consumer.stop()
-        client.backend.client.connection_pool.disconnect()
-        client.pool.force_close_all()
 
 
 class Comparison:

@@ -1,6 +1,5 @@
 """Systems that the tests of a module share, and systems for single tests."""
 
-import gc
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from redis import Redis
 from card_worker.embedded.valkey import NoServer, Valkey
 from card_worker.storage.migrations import upgrade
 from tests import servers
-from tests.flow.system import System, system
+from tests.flow.system import System, plain_client, system
 
 
 @pytest.hookimpl(wrapper=True)
@@ -73,13 +72,5 @@ def own_postgres() -> Iterator[servers.Postgres]:
 
 @pytest.fixture(scope="module")
 def plain_celery_client(shared_broker_url: str) -> Iterator[Celery]:
-    """A Celery client that knows broker and result backend and nothing else."""
-    address = shared_broker_url
-    with Celery(broker=address, backend=address, set_as_current=False) as client:
+    with plain_client(shared_broker_url) as client:
         yield client
-        # Results that are forgotten now still ask the server for something.
-        gc.collect()
-        # It closes none of these by itself.
-        client.backend.result_consumer.stop()
-        client.backend.client.connection_pool.disconnect()
-        client.pool.force_close_all()

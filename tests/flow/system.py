@@ -1,6 +1,7 @@
 """A complete system for a test: broker, database, the processes it starts, and helpers."""
 
 import base64
+import gc
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from celery import Celery
 from redis import Redis
 from sqlalchemy import func, select, text
 from typer.testing import CliRunner, Result
@@ -236,3 +238,16 @@ def note_starts(system: System, message: Mapping[str, Any], starts: int) -> None
     """Note starts of a message as if workers had died of it."""
     key = start_key(message["headers"]["id"], base64.b64decode(message["body"]))
     system.sql("INSERT INTO starts VALUES (:key, :starts, now())", key=key, starts=starts)
+
+
+@contextmanager
+def plain_client(url: str) -> Iterator[Celery]:
+    """A Celery client that knows broker and result backend and nothing else."""
+    with Celery(broker=url, backend=url, set_as_current=False) as client:
+        yield client
+        # Results that are forgotten now still ask the server for something.
+        gc.collect()
+        # It closes none of these by itself.
+        client.backend.result_consumer.stop()
+        client.backend.client.connection_pool.disconnect()
+        client.pool.force_close_all()
