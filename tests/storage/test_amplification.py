@@ -273,8 +273,6 @@ def bounds() -> dict[str, Written]:
     }
 
 
-# SQLite is sent the same rows.
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("what", MESSAGES)
 def test_a_message_writes_no_more_than_the_page_says(engine: Engine, what: str) -> None:
     bound, written = bounds()[what], MESSAGES[what](Place(engine))

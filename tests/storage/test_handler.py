@@ -455,7 +455,7 @@ BEGINNING = [
 
 @settings(
     deadline=None,
-    max_examples=30,
+    max_examples=60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(GROUPS)

@@ -195,7 +195,7 @@ def _drawn(account: str, number: int, drawn: tuple[Any, ...]) -> Command:
 
 
 @settings(
-    max_examples=30,
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
