@@ -17,6 +17,9 @@ from card_worker.domain.books import Books
 from card_worker.domain.decide import apply, decide, needs
 from card_worker.domain.events import CommandRejected, Decision
 from card_worker.domain.needs import Needs
+from card_worker.domain.producers import Sender
+from card_worker.domain.refusal import Refused
+from card_worker.rights import Sent, is_permitted, issued_by, refuse_senders
 from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.vault import Vault
 from card_worker.storage.bulk_write import slices
@@ -29,10 +32,12 @@ from card_worker.storage.idempotency import (
 )
 from card_worker.storage.loading import load
 from card_worker.storage.pipeline import Pending
+from card_worker.storage.producers import add_issued
 from card_worker.storage.repeats import note_repeats
 from card_worker.storage.saving import save
 
 NO_SECRETS = SecretIssuer(Vault())
+_CONFLICT = Refused(Reason.IDEMPOTENCY_CONFLICT)
 Released: TypeAlias = dict[tuple[UUID, ...], Books]
 """Books after expired holds were released, by the ids of the events that do so."""
 
@@ -43,7 +48,9 @@ class _Request(NamedTuple):
     command: Command
     needs: Needs
     key: Key
-    is_conflict: bool = False
+    sent: Sent
+    refusal: Refused | None = None
+    """Why it is refused whatever its rule says; `key` is not that of the command then."""
 
 
 Claimed: TypeAlias = tuple[list[_Request], frozenset[Key], dict[UUID, Answer]]
@@ -55,6 +62,7 @@ def handle(
     commands: Sequence[Command],
     now: datetime,
     issuer: SecretIssuer = NO_SECRETS,
+    senders: Sequence[Sender | None] = (),
 ) -> list[Answer]:
     """Answer `commands` within the open commit of `connection`; return the answers in their order.
 
@@ -63,15 +71,20 @@ def handle(
     used again with other content is refused, and that refusal is stored like any other. The number
     of SQL statements does not depend on the number of commands, but for slices of very large
     groups. PIN attempts must be stored before (`store_pin_attempts`). `issuer` makes the secrets
-    that commands request.
+    that commands request. `senders` are those of the commands, None for one that is not signed;
+    without it, none is signed.
 
     `now` is the time of the commit. A command on a card with a later event gets the time of that.
 
     Raises errors that is_retryable or is_race accept if all of it may be tried again.
     """
-    needed = [needs(command) for command in commands]
+    senders = senders or [None] * len(commands)
+    needed = [
+        needs(command) if is_permitted(command, sender) else Needs()
+        for command, sender in zip(commands, senders, strict=True)
+    ]
     loading = load(connection, needed, now)
-    claiming = _claim(connection, commands, needed, now)
+    claiming = _claim(connection, commands, needed, senders, now)
     # The books are built while the server works on the claims.
     books = loading()
     requests, fresh, answers = claiming()
@@ -101,6 +114,8 @@ def handle(
         answers |= {answer.id: answer for answer in emitted}
     if not open_requests:
         save(connection, books.take_changes(), [])
+    accepted = [each for each in open_requests if answers[event_id(*each.key)].reason is None]
+    add_issued(connection, issued_by([each.sent for each in accepted], now))
     return [answers[event_id(*request.key)] for request in requests]
 
 
@@ -125,9 +140,9 @@ def _decide(
     connection: Connection, books: Books, request: _Request, now: datetime, issuer: SecretIssuer
 ) -> Decision:
     command, at = request.command, books.time(request.needs, now)
-    if request.is_conflict:
-        reason = Reason.IDEMPOTENCY_CONFLICT
-        return Decision(CommandRejected(command, at, reason, key=request.key[1]))
+    if request.refusal is not None:
+        reason, problems = request.refusal.reason, request.refusal.problems
+        return Decision(CommandRejected(command, at, reason, problems, key=request.key[1]))
     return issuer.fill(connection, books, decide(books, command, at))
 
 
@@ -162,37 +177,51 @@ def _aside(books: Books, decision: Decision, released: Released) -> Books:
 
 
 def _claim(
-    connection: Connection, commands: Sequence[Command], needed: Sequence[Needs], now: datetime
+    connection: Connection,
+    commands: Sequence[Command],
+    needed: Sequence[Needs],
+    senders: Sequence[Sender | None],
+    now: datetime,
 ) -> Pending[Claimed]:
-    """Claim the keys of commands, and derived keys for those that conflict."""
-    known = [
-        (command, needs, *key_and_digest(command))
-        for command, needs in zip(commands, needed, strict=True)
+    """Claim the keys of commands, and derived keys for those that are refused before their rule."""
+    sent = [
+        Sent(command, *key_and_digest(command), sender)
+        for command, sender in zip(commands, senders, strict=True)
     ]
-    first = {key: digest for _, _, key, digest in reversed(known)}
-    sent = [SentKey(key, digest, _repeated(command)) for command, _, key, digest in known]
-    claiming = claim_keys(connection, sent, now)
+    refusals = refuse_senders(connection, sent, now)
+    known = [
+        _Request(each.command, needs, each.refused_key, each, refusals[place])
+        if place in refusals
+        else _Request(each.command, needs, each.key, each)
+        for place, (each, needs) in enumerate(zip(sent, needed, strict=True))
+    ]
+    first = {request.key: request.sent.digest for request in reversed(known)}
+    claiming = claim_keys(connection, [_sent_key(request) for request in known], now)
 
     def wait() -> Claimed:
         claimed = claiming()
         digests = first | claimed.digests
         requests = [
-            _Request(command, needs, key)
-            if digests[key] == digest
-            else _Request(command, needs, conflict_key(key, digest), is_conflict=True)
-            for command, needs, key, digest in known
+            request
+            if digests[request.key] == request.sent.digest
+            else request._replace(
+                key=conflict_key(request.key, request.sent.digest), refusal=_CONFLICT
+            )
+            for request in known
         ]
-        conflicts = [
-            SentKey(request.key, request.key[1], _repeated(request.command))
-            for request in requests
-            if request.is_conflict
-        ]
+        conflicts = [_sent_key(request) for request in requests if request.refusal is _CONFLICT]
         if not conflicts:
             return requests, claimed.fresh, claimed.answers
         refused = claim_keys(connection, conflicts, now)()
         return requests, claimed.fresh | refused.fresh, claimed.answers | refused.answers
 
     return wait
+
+
+def _sent_key(request: _Request) -> SentKey:
+    is_conflict = request.refusal is _CONFLICT
+    digest = request.key[1] if is_conflict else request.sent.digest
+    return SentKey(request.key, digest, _repeated(request.command))
 
 
 def _repeated(command: Command) -> str | None:

@@ -16,6 +16,7 @@ from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
 from card_worker.domain.decide import apply
 from card_worker.domain.needs import needs_access
+from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import Card
 from card_worker.domain.views import batch_view, card_view, transaction_view
 from card_worker.storage.batches import find_batch, find_busy, find_reserved
@@ -39,15 +40,14 @@ QueryResult: TypeAlias = dict[str, Any]
 def answer_query(connection: Connection, query: Query | InvalidCommand) -> QueryResult:
     """Return the result of a query, or `{reason, message}` when it is refused."""
     if not isinstance(query, InvalidCommand) and _is_late(query, clock(connection)):
-        return _refusal(Reason.STALE_COMMAND)
+        return refused(Refused(Reason.STALE_COMMAND))
     match query:
         case InvalidCommand():
-            problems = [problem.model_dump() for problem in query.problems]
-            return _refusal(Reason.INVALID) | {"problems": problems}
+            return refused(Refused(Reason.INVALID, *query.problems))
         case GetBatch():
             batch = find_batch(connection, query.account_id, query.batch_id)
             if batch is None:
-                return _refusal(Reason.BATCH_NOT_FOUND)
+                return refused(Refused(Reason.BATCH_NOT_FOUND))
             files = find_files(connection, query.account_id, query.batch_id)
             return {"batch": json.loads(write(batch_view(batch, files)))}
         case ListCards():
@@ -55,9 +55,9 @@ def answer_query(connection: Connection, query: Query | InvalidCommand) -> Query
     assert query.card_id is not None
     card = find_card(connection, query.account_id, query.card_id)
     if _is_busy(connection, query.account_id, query.card_id, card):
-        return _refusal(Reason.BATCH_STATE)
+        return refused(Refused(Reason.BATCH_STATE))
     if card is None:
-        return _refusal(Reason.CARD_NOT_FOUND)
+        return refused(Refused(Reason.CARD_NOT_FOUND))
     return _result(connection, card, query, card.time(clock(connection)))
 
 
@@ -75,7 +75,7 @@ def answer_card_query(connection: Connection, query: CardQuery, now: datetime) -
             raise AccessDenied(Reason.STALE_COMMAND)  # noqa: TRY301
         card, pin_check = grant_access(books, query, now)
     except AccessDenied as refusal:
-        result, pin_check = _refusal(refusal.reason), refusal.pin_check
+        result, pin_check = refused(refusal), refusal.pin_check
     else:
         result = _result(connection, card, query, now)
     if query.pin is not None:
@@ -133,5 +133,9 @@ def _transactions(connection: Connection, card: Card, query: ListTransactions) -
     return {"transactions": views, "next_cursor": next_cursor}
 
 
-def _refusal(reason: Reason) -> QueryResult:
-    return {"reason": reason.value, "message": reason.text}
+def refused(refusal: Refused) -> QueryResult:
+    """Return the result of a query that is refused."""
+    result = {"reason": refusal.reason.value, "message": refusal.reason.text}
+    if not refusal.problems:
+        return result
+    return result | {"problems": [problem.model_dump() for problem in refusal.problems]}

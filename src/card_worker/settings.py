@@ -26,13 +26,14 @@ from card_worker.file_store import read_files_url
 from card_worker.redis_url import RedisAddress
 from card_worker.secrets.peppers import Peppers
 from card_worker.secrets.sealing import read_identities, read_recipients
+from card_worker.secrets.signing import Signatures
 from card_worker.secrets.vault import Vault
 from card_worker.wording import in_words
 
 Value = TypeVar("Value")
 
 PREFIX = "CARD_WORKER_"
-PEPPERS = ("TOKEN_PEPPERS", "PIN_PEPPERS")
+PEPPERS = ("TOKEN_PEPPERS", "PIN_PEPPERS", "PRODUCER_PEPPERS")
 FROM_FILES = (*PEPPERS, "COMMAND_IDENTITIES")
 """Settings that can be read from a file, which the variable with `_FILE` appended names."""
 
@@ -144,6 +145,23 @@ class Settings(BaseSettings):
         description="Peppers for the hashes of PINs, in the same two forms. They must differ from"
         " those for tokens. Default: no PINs.",
     )
+    producer_peppers: PeppersText | None = Field(
+        None,
+        repr=False,
+        description="Peppers for the secrets of producers' HMAC keys, in the same two forms."
+        " Default: only Ed25519 keys verify.",
+    )
+    signatures: Signatures = Field(
+        Signatures.ACCEPTED,
+        description="`required`: all accounts accept signed commands only. `accepted`: each account"
+        " has a rule of its own.",
+    )
+    unauthenticated_max: int = Field(
+        100_000,
+        ge=0,
+        description="Messages of unknown senders that are stored as dead letters per UTC day; more"
+        " are logged and counted.",
+    )
     command_identities: Identities | None = Field(
         None,
         repr=False,
@@ -178,9 +196,13 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _peppers_differ(self) -> "Settings":
-        tokens, pins = self.token_peppers, self.pin_peppers
-        if tokens is not None and pins is not None and tokens.keys & pins.keys:
-            raise ValueError(f"{PREFIX}PIN_PEPPERS: has a key that TOKEN_PEPPERS has")
+        taken: dict[bytes, str] = {}
+        for name in PEPPERS:
+            peppers: Peppers | None = getattr(self, name.lower())
+            for key in peppers.keys if peppers else ():
+                if key in taken:
+                    raise ValueError(f"{PREFIX}{name}: has a key that {taken[key]} has")
+                taken[key] = name
         return self
 
     def vault(self) -> Vault:

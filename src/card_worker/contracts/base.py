@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic.json_schema import SkipJsonSchema
 
 from card_worker.contracts import keys
 from card_worker.contracts.fields import AccountId, CommandId, Name, Text255, Time
@@ -33,6 +34,8 @@ class Request(BaseModel):
     dry_run: StrictBool = Field(
         False, description="Apply all rules and answer, but change nothing."
     )
+    producer: SkipJsonSchema[str | None] = None
+    """The producer that has signed the request. No message may have this field."""
 
     @property
     def key(self) -> str:

@@ -46,6 +46,10 @@ class DeadLetterReason(TextEnum):
         "account_id_invalid",
         "The command is wrong, and has no valid account_id to which a refusal could be published.",
     )
+    UNSIGNED = "unsigned", "The command is not signed, and its account requires signatures."
+    SIGNATURE_MALFORMED = "signature_malformed", "The message is signed, but not in a valid form."
+    KEY_UNKNOWN = "key_unknown", "The signature's key is not registered, or not valid now."
+    SIGNATURE_WRONG = "signature_wrong", "The signature does not match the message and its key."
     CHUNK_INVALID = "chunk_invalid", "The fields do not name a chunk of a job."
     SWEEP_INVALID = "sweep_invalid", "The fields do not name a slice of a sweep."
     DEFECT = "defect", "Handling the message failed because of a defect."
@@ -63,6 +67,17 @@ class DeadLetterReason(TextEnum):
     def _missing_(cls, value: object) -> "DeadLetterReason":
         """Read a code that another version of card_worker has stored."""
         return cls.UNKNOWN
+
+
+UNAUTHENTICATED = frozenset(
+    [
+        DeadLetterReason.UNSIGNED,
+        DeadLetterReason.SIGNATURE_MALFORMED,
+        DeadLetterReason.KEY_UNKNOWN,
+        DeadLetterReason.SIGNATURE_WRONG,
+    ]
+)
+"""The sender is not known: nothing is answered, and no result is stored."""
 
 
 def explain(reason: DeadLetterReason, detail: str | None) -> str:

@@ -122,6 +122,15 @@ class Reason(TextEnum):
         "idempotency_conflict",
         "This idempotency key was used before, for a command with different content.",
     )
+    NOT_PERMITTED = (
+        "not_permitted",
+        "The key of the signature does not allow this command, or this account.",
+    )
+    SIGNATURE_STALE = "signature_stale", "The signature is too old; sign the command again."
+    SIGNATURE_FROM_THE_FUTURE = (
+        "signature_from_the_future",
+        "The time of the signature is more than 10 minutes ahead.",
+    )
     BATCH_TOO_LARGE = (
         "batch_too_large",
         "A list has at most 1,000 cards, an order at most 10,000,000.",
@@ -172,7 +181,10 @@ class Reason(TextEnum):
         "The amount is larger than what can still be refunded of the drawdown.",
     )
     EXCEEDS_AVAILABLE = "exceeds_available", "The amount is larger than the available amount."
-    LIMIT_EXCEEDED = "limit_exceeded", "The amount exceeds a limit of the account."
+    LIMIT_EXCEEDED = (
+        "limit_exceeded",
+        "An amount or number exceeds a limit of the account, or of the signature's key.",
+    )
     TOO_MANY_WAITING = (
         "too_many_waiting",
         "Too many orders of the account are waiting for approval.",

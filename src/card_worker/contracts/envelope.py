@@ -19,6 +19,7 @@ from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
 from card_worker.contracts.fields import read_time
 from card_worker.contracts.json_text import NotJson, json_bytes, raw_json, read_json
 from card_worker.contracts.queries import QUERIES
+from card_worker.contracts.signatures import SIGNED, Signature, is_signed, read_signature
 from card_worker.contracts.text import is_id
 from card_worker.contracts.views import Problem
 from card_worker.secrets.masking import masked_text
@@ -59,10 +60,11 @@ NO_CONDITIONS = Conditions()
 
 
 class Call(NamedTuple):
-    """The call of a task."""
+    """The call of a task. Of a signed message, `kwargs` are the fields that are signed."""
 
     kwargs: dict[str, Any]
     conditions: Conditions = NO_CONDITIONS
+    signature: Signature | None = None
 
 
 def read_envelope(
@@ -113,7 +115,15 @@ def read_envelope(
         problems.append(Problem(field="headers.expires", message=error.message()))
     if problems and task not in ANSWERED:
         raise Unreadable(DeadLetterReason.HEADER_NOT_ALLOWED, problems[0].field)
-    return Call(kwargs, Conditions(deadline, tuple(problems)))
+    return call_of(task, kwargs, Conditions(deadline, tuple(problems)))
+
+
+def call_of(task: str, kwargs: dict[str, Any], conditions: Conditions = NO_CONDITIONS) -> Call:
+    """Return the call of a task with these keyword arguments. Raises Unreadable."""
+    if task in ANSWERED and is_signed(kwargs):
+        signature = read_signature(task, kwargs)
+        return Call(_read_signed(task, kwargs[SIGNED]), conditions, signature)
+    return Call(kwargs, conditions)
 
 
 def quoted(value: object, known: Iterable[str] = ()) -> str:
@@ -154,6 +164,20 @@ def _read_body(body: bytes | str) -> tuple[list[Any], dict[str, Any], dict[str, 
             return args, kwargs, embed or {}
         case _:
             raise Unreadable(DeadLetterReason.BODY_NOT_A_CALL)
+
+
+def _read_signed(task: str, text: str) -> dict[str, Any]:
+    """Return the fields in the text that is signed."""
+    try:
+        fields = read_json(text.encode(), bytes_max=MESSAGE_BYTES_MAX, levels_max=LEVELS_MAX)
+    except NotJson as problem:
+        raise Unreadable(DeadLetterReason.SIGNATURE_MALFORMED, f"signed: {problem}") from None
+    if not isinstance(fields, dict):
+        raise Unreadable(DeadLetterReason.SIGNATURE_MALFORMED, "signed: is not an object")
+    if task != APPLY and not is_id(fields.get("command_id")):
+        # The id of the message is not signed, so it can't stand for this one.
+        raise Unreadable(DeadLetterReason.SIGNATURE_MALFORMED, "signed: command_id is missing")
+    return fields
 
 
 def _says_something(value: object) -> bool:

@@ -54,6 +54,15 @@ def conflict(taken: str, digest: str) -> str:
     return f"conflict/{sha256(f'{taken} {digest}'.encode()).hexdigest()}"
 
 
+def refused(signature: str, key: str) -> str:
+    """Return the key of the refusal of a command by the rules for its sender.
+
+    `signature` is the digest of what is signed: signed anew, the command is judged anew. The key of
+    the command itself stays free for those who may use it.
+    """
+    return f"signature/{sha256(f'{signature} {key}'.encode()).hexdigest()}"
+
+
 # The keys of events that aren't the answer to a command. No row of `keys` has one; which event has
 # led to them, `reconcile` looks up.
 

@@ -5,7 +5,7 @@ not raised for an invalid field: that makes an InvalidCommand, whose sender is a
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -59,11 +59,35 @@ class UnreadableItem:
 
 
 @dataclass(frozen=True, slots=True)
+class SignedBy:
+    """Who has signed a message, and which accounts accept only signed commands."""
+
+    producer: str | None = None
+    required: Container[str] = ()
+
+    def check(self, account_id: object) -> None:
+        """Check that commands of the account may be sent like this. Raises Unreadable."""
+        if self.producer is None and account_id in self.required:
+            raise Unreadable(DeadLetterReason.UNSIGNED)
+
+
+UNSIGNED = SignedBy()
+
+
+class All:
+    """Contains everything: signatures are required for all accounts."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
 class _Reading:
     """What all commands of a message are read with."""
 
     vault: Vault
     conditions: Conditions
+    signed_by: SignedBy
 
     def with_deadline(self, request: Kind) -> Kind:
         """Return a request whose `not_after` is not later than the deadline of its message."""
@@ -80,6 +104,8 @@ def read_commands(
     kwargs: Mapping[str, Any],
     vault: Vault = NO_VAULT,
     conditions: Conditions = NO_CONDITIONS,
+    *,
+    signed_by: SignedBy = UNSIGNED,
 ) -> list[Command | UnreadableItem]:
     """Return the commands of a message in order; an UnreadableItem in place of what is none.
 
@@ -87,11 +113,12 @@ def read_commands(
 
     Tokens and PINs in them are keyed by `vault`.
 
-    A command without a `command_id` is known by `message_id`; one in a list must bring its own.
+    A command without a `command_id` is known by `message_id`; one in a list must bring its own. Of
+    a signed message, whose id is not signed, every command must.
 
     Raises Unreadable when nobody can be answered at all.
     """
-    reading = _Reading(vault, conditions)
+    reading = _Reading(vault, conditions, signed_by)
     if task != APPLY:
         fields = {"command_id": message_id, **kwargs}
         return [_read(task, fields, reading, fallback_id=message_id)]
@@ -104,8 +131,18 @@ def read_commands(
     unreadable = [item for item in read if isinstance(item, UnreadableItem)]
     if len(unreadable) == len(read):
         detail = describe_items(unreadable, len(read))
-        raise Unreadable(DeadLetterReason.ITEMS_UNREADABLE, detail)
+        raise Unreadable(reason_of(unreadable), detail)
     return read
+
+
+def reason_of(unreadable: Sequence[UnreadableItem]) -> DeadLetterReason:
+    """Return the reason of the dead letter for items of a list."""
+    reasons = {item.reason for item in unreadable}
+    return (
+        reasons.pop()
+        if reasons <= {DeadLetterReason.UNSIGNED}
+        else DeadLetterReason.ITEMS_UNREADABLE
+    )
 
 
 def describe_items(unreadable: Sequence[UnreadableItem], items: int) -> str:
@@ -165,9 +202,12 @@ def read_query(
     kwargs: Mapping[str, Any],
     vault: Vault = NO_VAULT,
     conditions: Conditions = NO_CONDITIONS,
+    *,
+    signed_by: SignedBy = UNSIGNED,
 ) -> Query | InvalidCommand:
     """Return the query that a message carries. Raises Unreadable when nobody can be answered."""
-    fields, reading = {"command_id": message_id, **kwargs}, _Reading(vault, conditions)
+    fields = {"command_id": message_id, **kwargs}
+    reading = _Reading(vault, conditions, signed_by)
     return _read_as(QUERIES[task], task, fields, reading, fallback_id=message_id)
 
 
@@ -194,6 +234,8 @@ def _read_part(
     """Return the command that a part of a list is, and its extra cost, of which `left` is left."""
     if not isinstance(part, Mapping):
         raise Unreadable(DeadLetterReason.ITEM_NOT_AN_OBJECT)
+    if reading.signed_by.producer is not None and not is_id(part.get("command_id")):
+        raise Unreadable(DeadLetterReason.SIGNATURE_MALFORMED, "command_id is missing")
     task = part.get("command")
     fields = {name: value for name, value in part.items() if name != "command"}
     extra = extra_cost(task, fields)
@@ -218,9 +260,16 @@ def _read(
 def _read_as(
     kind: type[Kind], task: str, fields: Mapping[str, Any], reading: _Reading, *, fallback_id: str
 ) -> Kind | InvalidCommand:
+    reading.signed_by.check(fields.get("account_id"))
     problems = reading.conditions.problems + _too_large(kind, fields)
-    if "command" in fields:
-        problems += (Problem(field="command", message="is not a known field"),)
+    problems += tuple(
+        Problem(field=name, message="is not a known field")
+        for name in ("command", "producer")
+        if name in fields
+    )
+    producer = reading.signed_by.producer
+    if producer is not None:
+        fields = {**fields, "created_by": producer, "producer": producer}
     if not problems:
         try:
             return reading.with_deadline(kind.model_validate(fields, context=reading.vault))

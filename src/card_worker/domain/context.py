@@ -138,8 +138,16 @@ def check_expiry(expires_at: datetime | None, now: datetime) -> None:
         raise Refused(Reason.INVALID, Problem(field="expires_at", message="must be in the future"))
 
 
+def check_recipients(account: Account, field: str, named: tuple[str, ...] | None) -> None:
+    """Check that the account allows recipients that a command names. Raises Refused."""
+    if account.only_own_recipients and not set(named or ()) <= set(account.recipients or ()):
+        message = "must be recipients of the account"
+        raise Refused(Reason.INVALID, Problem(field=field, message=message))
+
+
 def recipients(account: Account, seal_to: tuple[str, ...] | None) -> tuple[str, ...]:
     """Return the recipients of sealed secrets. Raises Refused when there are none."""
+    check_recipients(account, "seal_to", seal_to)
     named = seal_to or account.recipients
     if named is None:
         message = "say who may open the secrets: the account has no recipients of its own"

@@ -29,7 +29,7 @@ from card_worker.contracts.secrets import BatchOptions
 from card_worker.contracts.views import PROBLEMS_MAX, Problem
 from card_worker.domain.books import Books
 from card_worker.domain.codes import add_codes, request_secrets
-from card_worker.domain.context import check_expiry, recipients
+from card_worker.domain.context import check_expiry, check_recipients, recipients
 from card_worker.domain.events import (
     BatchAccepted,
     BatchApproved,
@@ -97,6 +97,7 @@ def check_create_batch(command: CreateBatch, books: Books, _now: datetime) -> No
     account = books.account(command.account_id)
     if command.options is not None and (command.options.card_token or command.options.pin):
         recipients(account, command.seal_to)
+        check_recipients(account, "seal_pins_to", command.seal_pins_to)
     if command.created_by is None and _needs_approval(command, account):
         message = "say who orders: somebody else has to approve it"
         raise Refused(Reason.INVALID, Problem(field="created_by", message=message))
@@ -213,6 +214,7 @@ def _batch(event: BatchCompleted | BatchAccepted | BatchAwaitsApproval, state: B
         created_at=event.at,
         created_by=command.created_by,
         originated_by=command.originated_by,
+        producer=command.producer,
         name=command.name,
         metadata=command.metadata,
         command_id=command.command_id,
@@ -249,6 +251,9 @@ def needs_batch(command: OnBatch) -> Needs:
 def check_approve(command: ApproveBatch, books: Books, _now: datetime) -> None:
     batch = _named(books, command)
     ordered_by = None if batch is None else batch.created_by
+    if batch is not None and batch.producer is not None and command.producer is None:
+        message = "must be a producer that signs, since the order is signed"
+        raise Refused(Reason.INVALID, Problem(field="created_by", message=message))
     if command.created_by in (None, ordered_by):
         message = "must be somebody else than who ordered"
         raise Refused(Reason.INVALID, Problem(field="created_by", message=message))

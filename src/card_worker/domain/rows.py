@@ -20,6 +20,7 @@ from card_worker.contracts.enums import (
 from card_worker.contracts.metadata import Json
 from card_worker.contracts.patterns import Pattern
 from card_worker.money import Currency
+from card_worker.secrets.signing import Signatures
 
 CardKey: TypeAlias = tuple[str, str]
 """(account_id, card_id)."""
@@ -297,6 +298,11 @@ class Account(NamedTuple):
     """Whether money may move to a card that expires later."""
     approve_from: int | None = None
     """The number of cards from which a batch needs approval; None: only if its order says so."""
+    signatures: Signatures = Signatures.ACCEPTED
+    signature_window_s: int = 7 * 24 * 3600
+    """How old a signature may be whose command was not handled before."""
+    only_own_recipients: bool = False
+    """Whether secrets are sealed to `recipients` only, whatever a command names."""
 
 
 class Batch(NamedTuple):
@@ -311,6 +317,8 @@ class Batch(NamedTuple):
     created_at: datetime
     created_by: str | None = None
     originated_by: str | None = None
+    producer: str | None = None
+    """The producer that signed its order."""
     name: str | None = None
     metadata: dict[str, Json] | None = None
     command_id: str | None = None

@@ -12,7 +12,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from card_worker.contracts.dead_letters import DeadLetterReason, explain
 from card_worker.contracts.envelope import HEADERS_BYTES_MAX
@@ -22,7 +22,7 @@ from card_worker.secrets.masking import masked, masked_body, masked_text
 from card_worker.secrets.sealing import open_sealed, read_recipients, seal
 from card_worker.secrets.secret import HIDDEN
 from card_worker.storage.json_rows import upsert
-from card_worker.storage.tables import MESSAGE_ID_OR_EMPTY
+from card_worker.storage.tables import MESSAGE_ID_OR_EMPTY, unauthenticated
 from card_worker.storage.tables import dead_letters as table
 
 DETAIL_CHARS_MAX = 32 * 1024
@@ -61,6 +61,8 @@ class DeadLetter:
     aside_key: str | None = None
     """Where Redis keeps all of an entry of which `body` is only the beginning, until it expires;
     empty if it isn't kept; None for all other dead letters."""
+    signature: str | None = None
+    """The SHA-256 of what the message's signature covers, if it is signed."""
 
     @property
     def explanation(self) -> str:
@@ -94,6 +96,44 @@ def add(connection: Connection, letter: DeadLetter, recipients: Sequence[str] = 
         .values(values)
         .on_conflict_do_update(index_elements=[MESSAGE_ID_OR_EMPTY, table.c.digest], set_=values)
     )
+
+
+def find_requeued(connection: Connection, signature: str) -> datetime | None:
+    """Return when a message that was requeued arrived first; None if it was not requeued.
+
+    `signature` is the SHA-256 of what is signed.
+    """
+    of_message = (table.c.signature == signature) & (table.c.resolution == "requeued")
+    first = select(func.min(table.c.received_at)).where(of_message)
+    received_at: datetime | None = connection.execute(first).scalar_one()
+    return received_at
+
+
+def unauthenticated_left(connection: Connection, at: datetime, stored_max: int) -> int:
+    """Return how many more messages of unknown senders may be stored on the UTC day of `at`."""
+    stored = select(func.coalesce(func.sum(unauthenticated.c.stored), 0)).where(
+        unauthenticated.c.day == at.date().isoformat()
+    )
+    return max(0, stored_max - int(connection.execute(stored).scalar_one()))
+
+
+def count_unauthenticated(
+    connection: Connection, letters: Sequence[tuple[DeadLetter, bool]]
+) -> None:
+    """Count messages of unknown senders, each with whether it is stored as a dead letter."""
+    added = upsert(connection.dialect.name, unauthenticated)
+    counts = ("stored", "counted", "bytes")
+    added = added.on_conflict_do_update(
+        index_elements=list(unauthenticated.primary_key),
+        set_={name: unauthenticated.c[name] + added.excluded[name] for name in counts},
+    )
+    for letter, is_stored in sorted(letters, key=lambda each: each[0].reason):
+        row: dict[str, Any] = {
+            "day": letter.received_at.date().isoformat(),
+            "reason": letter.reason,
+        }
+        row |= {"stored": int(is_stored), "counted": int(not is_stored), "bytes": len(letter.body)}
+        connection.execute(added, row)
 
 
 def list_letters(connection: Connection, *, resolved: bool, letters_max: int) -> list[DeadLetter]:

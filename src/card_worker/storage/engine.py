@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, bindparam, func, select, true
 from card_worker.contracts.fields import read_time
 from card_worker.storage import sessions
 from card_worker.storage.pipeline import finish, keep_order, send
+from card_worker.storage.tables import registry
 
 LOCK_TIMEOUT_MS = 3_000
 """Milliseconds that a commit waits for a lock before it fails and is retried."""
@@ -41,7 +42,16 @@ _NOW = {
     "sqlite": select(func.strftime("%Y-%m-%dT%H:%M:%fZ", "now")),
 }
 
+_NOW_AND_VERSION = {
+    dialect: statement.add_columns(select(registry.c.version).scalar_subquery())
+    for dialect, statement in _NOW.items()
+}
+
 _WAIT_FOR_DISK = select(func.set_config("synchronous_commit", bindparam("wait"), true()))
+
+
+class RegistryChanged(Exception):
+    """A producer's key or an account has changed since signatures were verified."""
 
 
 def open_engine(url: str, *, reply_max_s: float | None = REPLY_MAX_S) -> Engine:
@@ -58,16 +68,26 @@ def open_engine(url: str, *, reply_max_s: float | None = REPLY_MAX_S) -> Engine:
 
 @contextmanager
 def begin(
-    engine: Engine, *, writing: bool = True, lock_timeout_ms: int = LOCK_TIMEOUT_MS
+    engine: Engine,
+    *,
+    writing: bool = True,
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
+    registry_version: int | None = None,
 ) -> Iterator[tuple[Connection, datetime]]:
     """Open a commit; yield its connection and its time: that of the database's clock, read once.
 
     Without `writing`, it does not take SQLite's lock. `lock_timeout_ms` applies to PostgreSQL.
+    Raises RegistryChanged if `registry_version` is given and not the version of the registry.
     """
     with engine.connect() as plain:
         connection = plain.execution_options(card_worker_reading=not writing)
         with connection.begin():
-            yield connection, clock(connection, lock_timeout_ms=lock_timeout_ms)
+            now, version = _clock(
+                connection, lock_timeout_ms, with_version=registry_version is not None
+            )
+            if version != registry_version:
+                raise RegistryChanged
+            yield connection, now
             finish(connection)
 
 
@@ -83,10 +103,19 @@ def wait_for_disk(connection: Connection, *, wait: bool) -> None:
 
 def clock(connection: Connection, *, lock_timeout_ms: int = LOCK_TIMEOUT_MS) -> datetime:
     """Return the database's time, and set the limits of the transaction."""
+    return _clock(connection, lock_timeout_ms, with_version=False)[0]
+
+
+def _clock(
+    connection: Connection, lock_timeout_ms: int, *, with_version: bool
+) -> tuple[datetime, int | None]:
+    """Return the database's time, and the version of the registry; set the limits."""
     dialect = connection.dialect.name
+    statements = _NOW_AND_VERSION if with_version else _NOW
     values = {"lock_timeout": f"{lock_timeout_ms}ms"} if dialect == "postgresql" else {}
-    ((now, *_),) = send(connection, _NOW[dialect], values)()
-    return now.astimezone(UTC) if isinstance(now, datetime) else read_time(now)
+    ((now, *rest),) = send(connection, statements[dialect], values)()
+    now = now.astimezone(UTC) if isinstance(now, datetime) else read_time(now)
+    return now, rest[-1] if with_version else None
 
 
 def try_lock(connection: Connection, name: str) -> bool:

@@ -16,6 +16,7 @@ from card_worker.domain.answers import Answer
 from card_worker.storage.json_rows import (
     Columns,
     columns_named,
+    find,
     insert_absent,
     json_table,
     parameters,
@@ -84,6 +85,14 @@ def claim_keys(
         )
 
     return wait
+
+
+def find_digests(connection: Connection, keys: Sequence[Key]) -> dict[Key, str]:
+    """Return the digests of those of the keys that exist."""
+    names = ("account_id", "key")
+    rows = [dict(zip(names, key, strict=True)) for key in keys]
+    found = find(connection, idempotency_keys, (*names, "digest"), rows)()
+    return {(row[0], row[1]): _without_checksum(row[2]) for row in found}
 
 
 def _find_known(connection: Connection, sent: Sequence[SentKey]) -> Rows:

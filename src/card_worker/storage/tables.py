@@ -26,6 +26,7 @@ from sqlalchemy.schema import SchemaItem
 
 from card_worker.contracts.dead_letters import DeadLetterReason
 from card_worker.contracts.enums import EventType
+from card_worker.domain import producers as producer_rows
 from card_worker.domain import rows
 from card_worker.domain.rows import Outcome
 from card_worker.money import AMOUNT_MAX
@@ -167,6 +168,8 @@ accounts = _table(
     CheckConstraint("reversal_window_s >= 0", "reversal_window_s"),
 )
 
+producers = _table("producers", producer_rows.ProducerKey, PrimaryKeyConstraint("key_id"))
+
 batches = _table(
     "batches",
     rows.Batch,
@@ -280,6 +283,38 @@ repeats = _table(
     PrimaryKeyConstraint("event_id", "command_id"),
 )
 
+# One row. Triggers count a new version for each change of `producers` and `accounts`.
+registry = _table(
+    "registry",
+    None,
+    _required("id", WholeNumber, primary_key=True, autoincrement=False),
+    _required("version", WholeNumber),
+)
+
+# What was loaded onto cards, by the producers that have a limit for it.
+issued = _table(
+    "issued",
+    None,
+    _required("producer"),
+    _required("day"),
+    _required("currency"),
+    _required("amount", WholeNumber),
+    PrimaryKeyConstraint("producer", "day", "currency"),
+)
+
+# How many messages of unknown senders were stored as dead letters on a UTC day, and how many more
+# were only counted.
+unauthenticated = _table(
+    "unauthenticated",
+    None,
+    _required("day"),
+    _required("reason", EnumText(DeadLetterReason)),
+    _required("stored", WholeNumber),
+    _required("counted", WholeNumber),
+    _required("bytes", WholeNumber),
+    PrimaryKeyConstraint("day", "reason"),
+)
+
 # A message that has no id is recognised by its digest alone.
 MESSAGE_ID_OR_EMPTY = text("coalesce(message_id, '')")
 
@@ -307,7 +342,10 @@ dead_letters = _table(
     _optional("resolution"),
     # The key in Redis of an entry that was too large to be read; empty if it isn't stored.
     _optional("aside_key"),
+    # The SHA-256 of what the message's signature covers.
+    _optional("signature"),
     Index("uq_dead_letters_message_id_digest", MESSAGE_ID_OR_EMPTY, "digest", unique=True),
+    Index("ix_dead_letters_signature", "signature", **_where("signature IS NOT NULL")),
 )
 
 starts = _table(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from time import sleep
 from typing import TypeAlias
@@ -12,8 +13,8 @@ from typing import TypeAlias
 import structlog
 from sqlalchemy import Connection, Engine
 
-from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
-from card_worker.contracts.message import UnreadableItem, describe_items
+from card_worker.contracts.dead_letters import UNAUTHENTICATED, DeadLetterReason, Unreadable
+from card_worker.contracts.message import UnreadableItem, describe_items, reason_of
 from card_worker.pauses import Pauses
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
@@ -25,14 +26,28 @@ from card_worker.worker.retries import Interrupted, Retries
 DeadLetterAt: TypeAlias = Callable[[datetime], DeadLetter]
 """A function from the time of the commit to the dead letter that the commit stores."""
 
+UNAUTHENTICATED_MAX = 100_000
+
 log = structlog.get_logger(__name__)
 
 
 class DeadLetters:
-    """Stores dead letters. `recipients` are the age recipients of the secrets in them."""
+    """Stores dead letters. `recipients` are the age recipients of the secrets in them.
 
-    def __init__(self, engine: Engine, retries: Retries, recipients: Sequence[str] = ()) -> None:
+    Of messages of unknown senders, `unauthenticated_max` are stored per UTC day; more are logged
+    and counted, or whoever may write to the queues could fill the disk.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        retries: Retries,
+        recipients: Sequence[str] = (),
+        *,
+        unauthenticated_max: int = UNAUTHENTICATED_MAX,
+    ) -> None:
         self._engine, self._retries, self._recipients = engine, retries, recipients
+        self._unauthenticated_max = unauthenticated_max
         self._unkept = Pauses(first_s=0.2, max_s=2.0)
 
     def dead_letter(
@@ -63,24 +78,50 @@ class DeadLetters:
             # They are delivered again at once. Do not block other messages meanwhile.
             sleep(self._unkept.log_next("dead letters not stored", defect, alarm=True))
             return False
-        for letter in stored:
-            log.warning("dead letter", reason=letter.reason, dead_message_id=letter.message_id)
+        for letter, is_stored in stored:
+            if is_stored:
+                log.warning("dead letter", reason=letter.reason, dead_message_id=letter.message_id)
+            else:
+                log.error(
+                    "unauthenticated message not stored",
+                    reason=letter.reason,
+                    dead_message_id=letter.message_id,
+                    bytes=len(letter.body),
+                    sha256=sha256(letter.body).hexdigest(),
+                )
         return True
 
-    def _store(self, letters: Sequence[DeadLetterAt]) -> list[DeadLetter]:
+    def _store(self, letters: Sequence[DeadLetterAt]) -> list[tuple[DeadLetter, bool]]:
+        """Store dead letters; return each, with whether it was stored or only counted."""
         try:
             with begin(self._engine) as (connection, now):
-                stored = [letter(now) for letter in letters]
-                for letter in stored:
-                    self._add(connection, letter)
+                made = [letter(now) for letter in letters]
+                stored = list(zip(made, self._admit(connection, made), strict=True))
+                for letter, is_stored in stored:
+                    if is_stored:
+                        self._add(connection, letter)
         except Exception as defect:
             if is_retryable(defect):
                 raise
             log_defect(defect, messages=len(letters))
             if len(letters) > 1:
                 return [stored for letter in letters for stored in self._store([letter])]
-            return [self._store_body(letters[0])]
+            return [(self._store_body(letters[0]), True)]
         return stored
+
+    def _admit(self, connection: Connection, letters: Sequence[DeadLetter]) -> list[bool]:
+        """Count the messages of unknown senders; return which of the letters are stored."""
+        unknown = [letter for letter in letters if letter.reason in UNAUTHENTICATED]
+        if not unknown:
+            return [True] * len(letters)
+        left = dead_letters.unauthenticated_left(
+            connection, unknown[0].received_at, self._unauthenticated_max
+        )
+        stored = {id(letter) for letter in unknown[:left]}
+        dead_letters.count_unauthenticated(
+            connection, [(letter, id(letter) in stored) for letter in unknown]
+        )
+        return [letter.reason not in UNAUTHENTICATED or id(letter) in stored for letter in letters]
 
     def _add(self, connection: Connection, letter: DeadLetter) -> None:
         dead_letters.add(connection, letter, self._recipients)
@@ -113,6 +154,7 @@ def dead_letter_of(
         content_type="application/json",
         content_encoding="utf-8",
         body=message.body,
+        signature=message.signature and message.signature.digest,
     )
 
 
@@ -121,13 +163,16 @@ def dead_letter_of_items(
 ) -> DeadLetter:
     """Return the dead letter for the unreadable items of a list that has `items` of them.
 
-    It is a list of these alone, with an id of its own, so that it can be sent again.
+    It is a list of these alone, with an id of its own, so that it can be sent again. A signed list
+    is kept as a whole: its signature covers all items.
     """
+    detail = describe_items(unreadable, items)
+    if message.signature is not None:
+        return dead_letter_of(message, reason_of(unreadable), detail, now)
     id, kwargs = f"{message.id[:60]}:bad", {"commands": [item.item for item in unreadable]}
     headers = None if message.headers is None else {**message.headers, "id": id}
     rest = replace(message, id=id, kwargs=kwargs, headers=headers, body=body_of(kwargs))
-    detail = describe_items(unreadable, items)
-    return dead_letter_of(rest, DeadLetterReason.ITEMS_UNREADABLE, detail, now)
+    return dead_letter_of(rest, reason_of(unreadable), detail, now)
 
 
 def log_defect(defect: Exception, *, messages: int) -> None:

@@ -22,11 +22,22 @@ from card_worker.contracts.commands import CHUNK
 from card_worker.contracts.message import NO_VAULT, read_commands
 from card_worker.contracts.queries import QUERIES
 from card_worker.secret_issuer import SecretIssuer
+from card_worker.secrets.peppers import Peppers
+from card_worker.secrets.signing import Signatures
 from card_worker.secrets.vault import Vault
 from card_worker.storage.contention import Contention, Row
-from card_worker.storage.engine import LOCK_TIMEOUT_MS, SHORT_LOCK_TIMEOUT_MS
+from card_worker.storage.engine import (
+    LOCK_TIMEOUT_MS,
+    SHORT_LOCK_TIMEOUT_MS,
+    RegistryChanged,
+)
 from card_worker.worker.chunks import Chunks
-from card_worker.worker.dead_letters import DeadLetterAt, DeadLetters, log_defect
+from card_worker.worker.dead_letters import (
+    UNAUTHENTICATED_MAX,
+    DeadLetterAt,
+    DeadLetters,
+    log_defect,
+)
 from card_worker.worker.fair_share import FairShare
 from card_worker.worker.groups import Groups
 from card_worker.worker.isolation import Isolation, is_suspect
@@ -35,6 +46,7 @@ from card_worker.worker.messages import Message, Outcome, ReadMessage, Returned,
 from card_worker.worker.queries import Queries
 from card_worker.worker.resources import Resources
 from card_worker.worker.retries import Blocked, Interrupted, Retries
+from card_worker.worker.senders import Senders
 from card_worker.worker.starts import Starts
 
 log = structlog.get_logger(__name__)
@@ -46,7 +58,9 @@ class Delivery:
     `stopping` says whether the worker has been told to stop; `vault` keys tokens and PINs;
     `put_files` starts writing files to the file store and returns at once; `recipients` are the age
     recipients of the secrets in dead letters; `request` sends messages for chunks (by default a
-    sweep does that later).
+    sweep does that later); `peppers` are those of the HMAC keys of producers, and `signatures` says
+    which commands all accounts accept at most; `unauthenticated_max` is how many messages of
+    unknown senders are stored per UTC day.
     """
 
     def __init__(
@@ -58,15 +72,23 @@ class Delivery:
         put_files: Callable[[], None] = lambda: None,
         recipients: Sequence[str] = (),
         request: Callable[[Sequence[Chunk]], None] = lambda _: None,
+        peppers: Peppers | None = None,
+        signatures: Signatures = Signatures.ACCEPTED,
+        unauthenticated_max: int = UNAUTHENTICATED_MAX,
     ) -> None:
         self._vault, self._stopping = vault, stopping
         self._retries, self._starts = Retries(stopping), Starts(engine)
-        self._dead_letters = DeadLetters(engine, self._retries, recipients)
+        is_required = signatures is Signatures.REQUIRED
+        self._senders = Senders(engine, self._retries, peppers, is_required=is_required)
+        self._dead_letters = DeadLetters(
+            engine, self._retries, recipients, unauthenticated_max=unauthenticated_max
+        )
         resources = Resources(
             engine=engine,
             issuer=SecretIssuer(vault),
             retries=self._retries,
             starts=self._starts,
+            senders=self._senders,
             dead_letters=self._dead_letters,
             fair_share=FairShare(engine),
             put_files=put_files,
@@ -86,6 +108,20 @@ class Delivery:
         is started alone, in its place among the others. `locked` are rows that earlier messages
         wait for.
         """
+        self._senders.expire()
+        while True:
+            try:
+                return self._deliver(messages, locked)
+            except RegistryChanged:
+                # Nothing of the last commit was done. What was committed before is done only once.
+                log.info("registry of producers has changed")
+                self._senders.expire()
+                try:
+                    self._senders.refresh()
+                except Interrupted:
+                    return [Returned()] * len(messages)
+
+    def _deliver(self, messages: Sequence[Message], locked: frozenset[Row]) -> list[Outcome]:
         outcomes: dict[int, Outcome] = {}
         reads: dict[int, ReadMessage] = {}
         for place, message in enumerate(messages):
@@ -121,13 +157,24 @@ class Delivery:
     def _read(self, message: Message) -> ReadMessage | Outcome:
         """Return the commands of a message, or its outcome if it is unreadable."""
         try:
-            items = read_commands(
-                message.task, message.id, message.kwargs, self._vault, message.conditions
-            )
+            return self._senders.verified(lambda: self._read_verified(message))
+        except Interrupted:
+            return Returned()
         except Exception as error:
             # Reading depends on the message only: the next try would fail in the same way.
             return self._dead_letters.dead_letter_unread(message, error)
-        return ReadMessage(message, items)
+
+    def _read_verified(self, message: Message) -> ReadMessage:
+        sender, signed_by = self._senders.authenticate(message.signature)
+        items = read_commands(
+            message.task,
+            message.id,
+            message.kwargs,
+            self._vault,
+            message.conditions,
+            signed_by=signed_by,
+        )
+        return ReadMessage(message, items, sender)
 
     def _deliver_in_order(
         self, reads: dict[int, ReadMessage], locked: set[Row]
@@ -166,6 +213,8 @@ class Delivery:
             for read in reads:
                 locked |= rows_of(UNKNOWN, read)
             return dict.fromkeys(group, Waiting())
+        except RegistryChanged:
+            raise
         except Exception as defect:
             log_defect(defect, messages=len(group))
             return self._deliver_each(group, locked, defect)

@@ -18,7 +18,7 @@ from celery.exceptions import WorkerLostError
 from celery.worker import state
 from kombu.message import Message as KombuMessage
 
-from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
+from card_worker.contracts.dead_letters import UNAUTHENTICATED, DeadLetterReason, Unreadable
 from card_worker.contracts.envelope import Call, decompressed, read_envelope
 from card_worker.contracts.message import cost_of
 from card_worker.contracts.text import is_id
@@ -337,15 +337,15 @@ class Consumer(ReconnectingConsumer):
             case Answered() | QueryAnswered():
                 value = self.result(received.message, outcome)
                 return Result(id, task, states.SUCCESS, value)
-            case Failed():
+            case Failed() if outcome.reason not in UNAUTHENTICATED:
                 return Result(id, task, states.FAILURE, DeadLettered(outcome.explanation))
-            case Returned() | Waiting():
+            case Failed() | Returned() | Waiting():
                 return None
 
     def _result_of_unreadable(self, raw: KombuMessage, failed: Failed) -> Result | None:
         """Return what is stored for the producer of a message whose id at least is readable."""
         id, task = raw.headers.get("id"), raw.headers.get("task")
-        if not is_id(id) or not self._has_result(raw, task):
+        if failed.reason in UNAUTHENTICATED or not is_id(id) or not self._has_result(raw, task):
             return None
         return Result(id, str(task), states.FAILURE, DeadLettered(failed.explanation))
 

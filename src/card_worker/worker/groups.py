@@ -12,7 +12,13 @@ from card_worker.contracts.enums import EventType
 from card_worker.contracts.queries import CardQuery
 from card_worker.domain.answers import Answer
 from card_worker.handler import handle
-from card_worker.storage.engine import LOCK_TIMEOUT_MS, SHORT_LOCK_TIMEOUT_MS, begin
+from card_worker.rights import is_permitted
+from card_worker.storage.engine import (
+    LOCK_TIMEOUT_MS,
+    SHORT_LOCK_TIMEOUT_MS,
+    RegistryChanged,
+    begin,
+)
 from card_worker.storage.errors import bookkeeping
 from card_worker.storage.pin_attempts import requests_with_pin, store_pin_attempts
 from card_worker.worker.chunks import Chunks
@@ -50,9 +56,22 @@ class Groups:
         """Handle messages in one commit; `is_counted` says that their starts were counted."""
         started = perf_counter()
         commands = [command for read in reads for command in read.commands]
-        record_attempts(self._resources.engine, commands, lock_timeout_ms)
-        with begin(self._resources.engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):
-            answers = handle(connection, commands, now, self._resources.issuer)
+        senders = [read.sender for read in reads for _ in read.commands]
+        permitted = [
+            command
+            for command, sender in zip(commands, senders, strict=True)
+            if is_permitted(command, sender)
+        ]
+        engine, version = self._resources.engine, self._resources.senders.version
+        record_attempts(engine, permitted, lock_timeout_ms)
+        with begin(engine, lock_timeout_ms=lock_timeout_ms, registry_version=version) as (
+            connection,
+            now,
+        ):
+            if any(sender is not None and not sender.key.is_valid(now) for sender in senders):
+                raise RegistryChanged
+            answers = handle(connection, commands, now, self._resources.issuer, senders)
+        self._resources.senders.warn_of_unsigned(senders.count(None))
         self._resources.fair_share.note_commands()
         _log_group(commands, answers, messages=len(reads), ms=(perf_counter() - started) * 1000)
         self._follow_up(answers)

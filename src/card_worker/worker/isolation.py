@@ -6,6 +6,7 @@ from functools import partial
 import structlog
 
 from card_worker.contracts.dead_letters import DeadLetterReason
+from card_worker.storage.engine import RegistryChanged
 from card_worker.worker.dead_letters import describe_defect, log_defect
 from card_worker.worker.messages import Failed, Message, Outcome, Returned, Waiting
 from card_worker.worker.resources import Resources
@@ -55,6 +56,9 @@ class Isolation:
                 except Blocked:
                     self._starts.take_back([message])
                     return Waiting()
+                except RegistryChanged:
+                    self._starts.take_back([message])
+                    raise
                 except Exception as another:
                     log_defect(another, messages=1)
                     defect = another

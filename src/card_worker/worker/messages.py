@@ -10,7 +10,9 @@ from card_worker.contracts.commands import Command
 from card_worker.contracts.dead_letters import DeadLetterReason, explain
 from card_worker.contracts.envelope import NO_CONDITIONS, Conditions
 from card_worker.contracts.message import UnreadableItem
+from card_worker.contracts.signatures import Signature
 from card_worker.domain.answers import Answer
+from card_worker.domain.producers import Sender
 from card_worker.query_handler import QueryResult
 from card_worker.storage.contention import Row
 
@@ -30,6 +32,7 @@ class Message:
     body: bytes
     headers: Mapping[str, Any] | None = None
     conditions: Conditions = NO_CONDITIONS
+    signature: Signature | None = None
     returns: int = 0
     deaths: int = 0
     is_waiting: bool = False
@@ -42,6 +45,7 @@ class ReadMessage:
 
     message: Message
     items: list[Command | UnreadableItem]
+    sender: Sender | None = None
 
     @property
     def commands(self) -> list[Command]:

@@ -1,12 +1,18 @@
 """Messages with queries: answered by the result of their task alone."""
 
+from datetime import datetime
 from functools import partial
 
 from card_worker.contracts.commands import InvalidCommand
+from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
 from card_worker.contracts.message import read_query
 from card_worker.contracts.queries import CardQuery, Query
-from card_worker.query_handler import QueryResult, answer_card_query, answer_query
-from card_worker.storage.engine import begin, reading
+from card_worker.domain.producers import QUERY_WINDOW_S, Sender, check_rights, check_time
+from card_worker.domain.refusal import Refused
+from card_worker.query_handler import QueryResult, answer_card_query, answer_query, refused
+from card_worker.rights import is_permitted
+from card_worker.storage.engine import RegistryChanged, begin, clock, reading
+from card_worker.storage.producers import read_version
 from card_worker.worker.groups import record_attempts
 from card_worker.worker.messages import Message, Outcome, QueryAnswered, Returned, Waiting
 from card_worker.worker.resources import Resources
@@ -19,26 +25,65 @@ class Queries:
     def __init__(self, resources: Resources) -> None:
         self._engine, self._vault = resources.engine, resources.issuer.vault
         self._retries, self._dead_letters = resources.retries, resources.dead_letters
+        self._senders = resources.senders
 
     def deliver(self, message: Message) -> Outcome:
-        """Answer the query in a message."""
+        """Answer the query in a message. Raises RegistryChanged."""
         try:
-            query = read_query(
-                message.task, message.id, message.kwargs, self._vault, message.conditions
-            )
-            return QueryAnswered(self._retries.run(partial(self._answer, query)))
+            query, sender = self._senders.verified(lambda: self._read(message))
+            return QueryAnswered(self._retries.run(partial(self._answer, query, sender)))
         except Interrupted:
             return Returned()
         except Blocked:
             return Waiting()
+        except RegistryChanged:
+            raise
         except Exception as error:
             # The query has changed nothing; the next try would fail in the same way.
             return self._dead_letters.dead_letter_unread(message, error)
 
-    def _answer(self, query: Query | InvalidCommand) -> QueryResult:
+    def _read(self, message: Message) -> tuple[Query | InvalidCommand, Sender | None]:
+        sender, signed_by = self._senders.authenticate(message.signature)
+        if sender is not None and message.kwargs["command_id"] != message.id:
+            # Whoever sends the query again must not get its result under another id.
+            detail = "the id of the task must be the command_id"
+            raise Unreadable(DeadLetterReason.SIGNATURE_WRONG, detail)
+        query = read_query(
+            message.task,
+            message.id,
+            message.kwargs,
+            self._vault,
+            message.conditions,
+            signed_by=signed_by,
+        )
+        return query, sender
+
+    def _answer(self, query: Query | InvalidCommand, sender: Sender | None) -> QueryResult:
+        version = self._senders.version
         if isinstance(query, CardQuery) and (query.token is not None or query.pin is not None):
-            record_attempts(self._engine, [query])
-            with begin(self._engine) as (connection, now):
-                return answer_card_query(connection, query, now)
+            if is_permitted(query, sender):
+                record_attempts(self._engine, [query])
+            with begin(self._engine, registry_version=version) as (connection, now):
+                return self._refusal(query, sender, now) or answer_card_query(
+                    connection, query, now
+                )
         with reading(self._engine) as connection:
-            return answer_query(connection, query)
+            if read_version(connection) != version:
+                raise RegistryChanged
+            refusal = sender and self._refusal(query, sender, clock(connection))
+            return refusal or answer_query(connection, query)
+
+    def _refusal(
+        self, query: Query | InvalidCommand, sender: Sender | None, now: datetime
+    ) -> QueryResult | None:
+        """Return the result of a query that is refused for its sender."""
+        if sender is None:
+            return None
+        if not sender.key.is_valid(now):
+            raise RegistryChanged
+        try:
+            check_rights(query, sender)
+            check_time(sender, now, window_s=QUERY_WINDOW_S)
+        except Refused as refusal:
+            return refused(refusal)
+        return None

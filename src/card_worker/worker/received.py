@@ -30,6 +30,7 @@ def receive(raw: KombuMessage, call: Call) -> Received:
         body=raw.body,
         headers=raw.headers,
         conditions=call.conditions,
+        signature=call.signature,
         returns=info.get("returns", redelivered),
         deaths=info.get("deaths", redelivered),
     )

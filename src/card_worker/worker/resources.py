@@ -10,6 +10,7 @@ from card_worker.secret_issuer import SecretIssuer
 from card_worker.worker.dead_letters import DeadLetters
 from card_worker.worker.fair_share import FairShare
 from card_worker.worker.retries import Retries
+from card_worker.worker.senders import Senders
 from card_worker.worker.starts import Starts
 
 
@@ -21,6 +22,7 @@ class Resources:
     issuer: SecretIssuer
     retries: Retries
     starts: Starts
+    senders: Senders
     dead_letters: DeadLetters
     fair_share: FairShare
     put_files: Callable[[], None]

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import cache, partial
 from typing import Any
@@ -29,7 +30,8 @@ from card_worker.contracts.commands import (
     SWEEP_RUNS,
     SWEEPS,
 )
-from card_worker.contracts.dead_letters import DeadLetterReason
+from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
+from card_worker.contracts.envelope import call_of
 from card_worker.contracts.json_text import write_json
 from card_worker.contracts.queries import QUERIES
 from card_worker.contracts.text import is_id
@@ -136,6 +138,9 @@ def _delivery_of(_pid: int) -> Delivery:
         put_files=_put_files,
         recipients=load_settings().letter_recipients or (),
         request=_request_chunks,
+        peppers=load_settings().producer_peppers,
+        signatures=load_settings().signatures,
+        unauthenticated_max=load_settings().unauthenticated_max,
     )
 
 
@@ -186,7 +191,7 @@ def _make_task(name: str) -> None:
     def run(task: Task, /, **fields: Any) -> Any:
         message_id = task.request.id or str(uuid4())
         message = Message(task=name, id=message_id, queue=None, kwargs=fields, body=body_of(fields))
-        (outcome,) = deliver([message])
+        (outcome,) = _deliver_call(message)
         match outcome:
             case Answered() | QueryAnswered():
                 return _result(message, outcome)
@@ -194,6 +199,17 @@ def _make_task(name: str) -> None:
                 raise DeadLettered(outcome.explanation)
             case Returned() | Waiting():
                 raise Reject("not now", requeue=True)
+
+
+def _deliver_call(message: Message) -> list[Outcome]:
+    """Handle a message that Celery itself has read."""
+    try:
+        call = call_of(message.task, dict(message.kwargs))
+    except Unreadable as problem:
+        failed = Failed(problem.reason, problem.detail)
+        letter = partial(dead_letter_of, message, failed.reason, failed.detail)
+        return [failed if _delivery().dead_letter([letter]) else Returned()]
+    return deliver([replace(message, kwargs=call.kwargs, signature=call.signature)])
 
 
 def _result(message: Message, outcome: Answered | QueryAnswered) -> Any:

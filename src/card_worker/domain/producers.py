@@ -1,0 +1,127 @@
+"""Producers: their keys, and what messages that are signed with a key may do.
+
+Whoever may write to the queues can send any message. The signature shows which producer has sent
+it; the rights of its key say which accounts, commands and amounts are allowed.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from card_worker.contracts.batches import CreateBatch
+from card_worker.contracts.cards import ActivateCard, AdjustBalance, CreateCard
+from card_worker.contracts.commands import Command, is_invalid
+from card_worker.contracts.enums import Reason, TransactionType
+from card_worker.contracts.queries import Query
+from card_worker.contracts.transactions import CreateTransaction
+from card_worker.contracts.views import Problem
+from card_worker.domain.refusal import Refused
+from card_worker.domain.rows import Account
+from card_worker.secrets.signing import Algorithm
+
+WINDOW_S: int = Account._field_defaults["signature_window_s"]
+QUERY_WINDOW_S = 60
+"""How old the signature of a query may be."""
+CLOCK_DIFFERENCE_MAX = timedelta(minutes=10)
+"""How far the clock of a producer may be ahead."""
+
+
+class Issued(Counter[tuple[str, str, str]]):
+    """What was loaded onto cards, in minor units, by producer, UTC day and currency."""
+
+
+class ProducerKey(NamedTuple):
+    """A key of a producer, and its rights. None: no limit."""
+
+    key_id: str
+    producer: str
+    algorithm: Algorithm
+    created_at: datetime
+    valid_from: datetime
+    public_key: str | None = None
+    """Of an Ed25519 key: `whpk_…`."""
+    pepper: str | None = None
+    """Of an HMAC key: the name of the pepper from which its secret is derived."""
+    accounts: list[str] | None = None
+    tasks: list[str] | None = None
+    """The commands and queries that may be sent."""
+    amount_max: int | None = None
+    """The largest amount in a command, in minor units."""
+    cards_max: int | None = None
+    """The largest number of cards in an order."""
+    issued_max: dict[str, int] | None = None
+    """How much may be loaded onto cards per UTC day, by currency; other currencies: nothing."""
+    valid_until: datetime | None = None
+    revoked_at: datetime | None = None
+
+    def is_valid(self, now: datetime) -> bool:
+        ends = self.valid_until
+        return self.revoked_at is None and self.valid_from <= now and (ends is None or now < ends)
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who has signed a message, with which key and when."""
+
+    key: ProducerKey
+    signed_at: datetime
+    digest: str
+    """The SHA-256 of what is signed."""
+    windows_s: Mapping[str, int]
+    """How old a signature may be, for accounts where that is not the default."""
+
+    def window_s(self, account_id: str) -> int:
+        return self.windows_s.get(account_id, WINDOW_S)
+
+
+def check_rights(request: Command | Query, sender: Sender) -> None:
+    """Check that the key of the sender allows a command or a query. Raises Refused."""
+    key = sender.key
+    for allowed, value in ((key.accounts, request.account_id), (key.tasks, request.command)):
+        if allowed is not None and value not in allowed:
+            raise Refused(Reason.NOT_PERMITTED)
+    if is_invalid(request):
+        return
+    amount: int | None = getattr(request, "amount", 0)
+    if key.amount_max is not None and (amount is None or abs(amount) > key.amount_max):
+        raise _too_much("amount", key.amount_max)
+    cards = request.requested if isinstance(request, CreateBatch) else 0
+    if key.cards_max is not None and cards > key.cards_max:
+        raise _too_much("count", key.cards_max)
+
+
+def check_time(sender: Sender, now: datetime, *, window_s: int) -> None:
+    """Check that a signature is neither too old nor from the future. Raises Refused."""
+    if sender.signed_at > now + CLOCK_DIFFERENCE_MAX:
+        raise Refused(Reason.SIGNATURE_FROM_THE_FUTURE)
+    if sender.signed_at < now - timedelta(seconds=window_s):
+        raise Refused(Reason.SIGNATURE_STALE)
+
+
+def check_issued(command: Command, sender: Sender, issued: Issued, now: datetime) -> None:
+    """Count what a command issues, if its key has a limit for that. Raises Refused above it."""
+    limits = sender.key.issued_max
+    amount, currency = issues(command)
+    if limits is None or not amount or command.dry_run:
+        return
+    place = sender.key.producer, now.date().isoformat(), currency
+    if issued[place] + amount > limits.get(currency, 0):
+        raise _too_much("amount", limits.get(currency, 0), per=" per day")
+    issued[place] += amount
+
+
+def issues(command: Command) -> tuple[int, str]:
+    """Return the amount that a command loads onto cards, and its currency; 0 for none."""
+    match command:
+        case ActivateCard() | CreateCard() | AdjustBalance():
+            return max(command.amount, 0), command.currency
+        case CreateTransaction(type=TransactionType.FUND):
+            return command.amount, command.currency
+    return 0, ""
+
+
+def _too_much(field: str, limit: int, per: str = "") -> Refused:
+    message = f"the key of the signature allows at most {limit}{per}"
+    return Refused(Reason.LIMIT_EXCEEDED, Problem(field=field, message=message))

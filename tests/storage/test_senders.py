@@ -1,0 +1,440 @@
+"""Signed messages and their senders: what a delivery does with them, on both databases."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Engine, func, select
+
+from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
+from card_worker.secrets.sealing import new_key_pair
+from card_worker.secrets.signing import Signatures, SigningKey
+from card_worker.storage import dead_letters
+from card_worker.storage.accounts import change_account
+from card_worker.storage.engine import begin, reading
+from card_worker.storage.producers import change_key
+from card_worker.storage.tables import idempotency_keys, outbox, unauthenticated
+from card_worker.worker.delivery import Delivery
+from card_worker.worker.messages import Answered, Failed, Message, Outcome, QueryAnswered
+from tests.codes import OWNER, VAULT
+from tests.producers import PEPPERS, ed25519_key, hmac_key, message, register, signed
+
+ACCOUNT, OTHER = "T00000001", "T00000002"
+LOAD = {"amount": 500, "currency": "NOK"}
+DAY_S = 24 * 3600
+
+
+class Shop:
+    """A producer with two keys, and the worker that it sends to."""
+
+    def __init__(self, engine: Engine, **options: Any) -> None:
+        self.engine = engine
+        self.ed25519, self.hmac = ed25519_key(), hmac_key()
+        self.worker = Delivery(engine, lambda: False, vault=VAULT, peppers=PEPPERS, **options)
+
+    def register(self, **rights: Any) -> None:
+        register(self.engine, self.ed25519, **rights)
+        register(self.engine, self.hmac, **rights)
+
+    def require(self, account_id: str = ACCOUNT) -> None:
+        change_account(
+            self.engine, account_id, lambda rules: rules._replace(signatures=Signatures.REQUIRED)
+        )
+
+    def send(self, task: str, key: SigningKey | None = None, **fields: Any) -> str:
+        """Deliver a signed command; return the type of its answer, or the reason against it."""
+        return told(self.deliver(self.message(task, key, **fields)))
+
+    def message(
+        self, task: str, key: SigningKey | None = None, *, age_s: float = 0, **fields: Any
+    ) -> Message:
+        fields = {"account_id": ACCOUNT, "command_id": str(uuid4()), **fields}
+        return message(task, signed(key or self.ed25519, task, fields, age_s=age_s))
+
+    def unsigned(self, task: str, **fields: Any) -> Message:
+        fields = {"account_id": ACCOUNT, "command_id": str(uuid4()), **fields}
+        return message(task, fields, id=str(uuid4()))
+
+    def deliver(self, *messages: Message) -> Outcome:
+        return self.worker.deliver(messages)[-1]
+
+    def change(self, key: SigningKey, **values: Any) -> None:
+        with begin(self.engine) as (connection, _):
+            change_key(connection, key.key_id, **values)
+
+    def rows(self) -> tuple[int, int]:
+        """Return how many idempotency keys and events there are."""
+        with reading(self.engine) as connection:
+            counts = (
+                select(func.count()).select_from(table) for table in (idempotency_keys, outbox)
+            )
+            keys, events = (connection.execute(count).scalar_one() for count in counts)
+            return keys, events
+
+    def letters(self) -> list[dead_letters.DeadLetter]:
+        with reading(self.engine) as connection:
+            return dead_letters.list_letters(connection, resolved=False, letters_max=100)
+
+
+def told(outcome: Outcome) -> str:
+    match outcome:
+        case Answered(answers=(answer, *_)):
+            event = json.loads(answer.event)
+            return str(event["data"].get("reason", event["type"]))
+        case QueryAnswered(result=result):
+            return str(result.get("reason", "shown"))
+        case Failed(reason=reason):
+            return reason
+    raise AssertionError(outcome)
+
+
+@pytest.fixture
+def shop(engine: Engine) -> Shop:
+    return Shop(engine)
+
+
+def card(card_id: str = "card-1", **fields: Any) -> dict[str, Any]:
+    return {"card_id": card_id, **LOAD, **fields}
+
+
+# --- who has sent it ------------------------------------------------------------------------------
+
+
+def test_signed_commands_are_answered_with_the_producer_as_creator(shop: Shop) -> None:
+    shop.register()
+    shop.require()
+    for key in (shop.ed25519, shop.hmac):
+        outcome = shop.deliver(
+            shop.message("cards.create", key, **card(key.key_id), created_by="somebody")
+        )
+        assert told(outcome) == "card.created"
+        assert isinstance(outcome, Answered)
+        assert json.loads(outcome.answers[0].event)["data"]["card"]["created_by"] == "shop"
+
+
+def test_without_a_valid_signature_nothing_is_done_where_one_is_required(shop: Shop) -> None:
+    shop.register()
+    shop.require()
+    key = shop.ed25519
+    good = signed(key, "cards.create", {"account_id": ACCOUNT, "command_id": "c", **card()})
+    forged = signed(ed25519_key(key.key_id), "cards.create", json.loads(good["signed"]))
+    stranger = signed(ed25519_key("nobody"), "cards.create", json.loads(good["signed"]))
+    refused = {
+        "unsigned": json.loads(good["signed"]),
+        "signature_wrong": forged,
+        "key_unknown": stranger,
+    }
+    for reason, kwargs in refused.items():
+        assert told(shop.deliver(message("cards.create", kwargs, id=reason))) == reason
+    # The signature is that of another task.
+    assert told(shop.deliver(message("cards.activate", good))) == "signature_wrong"
+    assert shop.rows() == (0, 0)
+    assert {letter.reason for letter in shop.letters()} == {*refused}
+
+
+def test_an_account_that_accepts_unsigned_commands_does_not_accept_wrong_signatures(
+    shop: Shop,
+) -> None:
+    shop.register()
+    assert told(shop.deliver(shop.unsigned("cards.create", **card()))) == "card.created"
+    assert shop.send("cards.create", ed25519_key(), **card("2")) == "signature_wrong"
+    assert shop.send("cards.create", **card("2")) == "card.created"
+
+
+def test_the_setting_requires_signatures_of_all_accounts(engine: Engine) -> None:
+    shop = Shop(engine, signatures=Signatures.REQUIRED)
+    shop.register()
+    assert told(shop.deliver(shop.unsigned("cards.create", **card()))) == "unsigned"
+    assert shop.send("cards.create", **card()) == "card.created"
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"signed": "{}"},
+        {"signature": "v1,k,1,"},
+        {"signed": "{}", "signature": "v1,k,1,", "account_id": ACCOUNT},
+        {"signed": 1, "signature": "v1,k,1,"},
+        {"signed": '{"command_id": "c"}', "signature": 1},
+    ],
+)
+def test_the_form_of_a_signed_message_is_fixed(kwargs: dict[str, Any]) -> None:
+    with pytest.raises(Unreadable) as refused:
+        message("cards.create", kwargs)
+    assert refused.value.reason is DeadLetterReason.SIGNATURE_MALFORMED
+
+
+def test_the_command_id_must_be_signed(shop: Shop) -> None:
+    fields = {"account_id": ACCOUNT, **card()}
+    with pytest.raises(Unreadable, match="command_id"):
+        message("cards.create", signed(shop.ed25519, "cards.create", fields))
+    shop.register()
+    items = [
+        {"command": "cards.create", **fields},
+        {"command": "cards.create", **fields, "command_id": "c"},
+    ]
+    read = message("commands.apply", signed(shop.ed25519, "commands.apply", {"commands": items}))
+    assert told(shop.deliver(read)) == "card.created"
+    (letter,) = shop.letters()
+    assert letter.reason == "items_unreadable"
+    assert letter.body == read.body, "the signature covers all items"
+
+
+# --- the registry changes -------------------------------------------------------------------------
+
+
+def test_a_revocation_holds_from_the_next_commit(shop: Shop) -> None:
+    shop.register()
+    assert shop.send("cards.create", **card("1")) == "card.created"
+    shop.change(shop.ed25519, revoked_at=datetime.now(UTC))
+    assert shop.send("cards.create", **card("2")) == "key_unknown"
+    assert shop.send("cards.create", shop.hmac, **card("2")) == "card.created"
+
+
+def test_a_new_key_and_a_new_rule_hold_at_once(shop: Shop) -> None:
+    assert told(shop.deliver(shop.unsigned("cards.create", **card("1")))) == "card.created"
+    assert shop.send("cards.create", **card("2")) == "key_unknown"
+    shop.register()
+    assert shop.send("cards.create", **card("2")) == "card.created"
+    shop.require()
+    assert told(shop.deliver(shop.unsigned("cards.get", card_id="1"))) == "unsigned"
+    assert told(shop.deliver(shop.unsigned("cards.create", **card("3")))) == "unsigned"
+
+
+def test_what_was_read_before_a_change_is_read_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.register()
+    read = shop.worker._read_verified
+
+    def revoke_then(one: Message) -> Any:
+        found = read(one)
+        monkeypatch.undo()
+        shop.change(shop.ed25519, revoked_at=datetime.now(UTC))
+        return found
+
+    monkeypatch.setattr(shop.worker, "_read_verified", revoke_then)
+    others = [shop.message("cards.create", shop.hmac, **card(str(n))) for n in range(3)]
+    outcomes = shop.worker.deliver([shop.message("cards.create", **card("a")), *others])
+    assert list(map(told, outcomes)) == ["key_unknown", *["card.created"] * 3]
+
+
+def test_a_key_is_valid_from_and_until(shop: Shop) -> None:
+    now = datetime.now(UTC)
+    register(shop.engine, shop.ed25519, valid_from=now + timedelta(hours=1))
+    register(shop.engine, shop.hmac, valid_until=now - timedelta(seconds=1))
+    assert shop.send("cards.create", **card()) == "key_unknown"
+    assert shop.send("cards.create", shop.hmac, **card()) == "key_unknown"
+
+
+# --- rights and limits ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rights", "task", "fields", "reason"),
+    [
+        ({"accounts": [OTHER]}, "cards.create", card(), "not_permitted"),
+        ({"tasks": ["cards.get"]}, "cards.create", card(), "not_permitted"),
+        ({"tasks": ["cards.create"]}, "cards.get", {"card_id": "x"}, "not_permitted"),
+        ({"accounts": [OTHER]}, "cards.get", {"card_id": "x"}, "not_permitted"),
+        ({"amount_max": 499}, "cards.create", card(), "limit_exceeded"),
+        ({"issued_max": {"NOK": 499}}, "cards.create", card(), "limit_exceeded"),
+        ({"issued_max": {"EUR": 9999}}, "cards.create", card(), "limit_exceeded"),
+        (
+            {"cards_max": 9},
+            "cards.batch_create",
+            {"count": 10, "card_id_pattern": "x-{n:02d}"},
+            "limit_exceeded",
+        ),
+        ({"accounts": [OTHER]}, "cards.create", card(amount=-1), "not_permitted"),
+    ],
+)
+def test_a_key_allows_what_its_rights_say(
+    shop: Shop, rights: dict[str, Any], task: str, fields: dict[str, Any], reason: str
+) -> None:
+    shop.register(**rights)
+    assert shop.send(task, command_id="m-1", **fields) == reason
+
+
+def test_a_refusal_for_the_sender_uses_no_key_of_the_account(shop: Shop) -> None:
+    register(shop.engine, shop.ed25519, "stranger", accounts=[OTHER])
+    register(shop.engine, shop.hmac)
+    burnt = shop.message("cards.create", command_id="sale-1", **card())
+    assert told(shop.deliver(burnt)) == "not_permitted"
+    assert shop.send("cards.create", shop.hmac, command_id="sale-1", **card()) == "card.created"
+    # The same signature gets the same refusal for ever, a new one is judged anew.
+    shop.change(shop.ed25519, accounts=[ACCOUNT])
+    assert told(shop.deliver(replace(burnt, id="again"))) == "not_permitted"
+    later = shop.message("cards.create", command_id="sale-2", **card("2"), age_s=5)
+    assert told(shop.deliver(later)) == "card.created"
+
+
+def test_two_producers_with_one_command_id_are_told_apart(shop: Shop) -> None:
+    register(shop.engine, shop.ed25519, "one")
+    register(shop.engine, shop.hmac, "two")
+    assert shop.send("cards.block", command_id="c", card_id="x", reason="r") == "card_not_found"
+    again = shop.send("cards.block", shop.hmac, command_id="c", card_id="x", reason="r")
+    assert again == "idempotency_conflict"
+
+
+def test_the_daily_limit_counts_what_was_accepted(shop: Shop) -> None:
+    shop.register(issued_max={"NOK": 1_000})
+    assert shop.send("cards.create", **card("1"), dry_run=True) == "card.created"
+    assert shop.send("cards.create", **card("1")) == "card.created"
+    assert shop.send("cards.create", **card("1")) == "card_exists"
+    assert shop.send("cards.create", **card("2", amount=501)) == "limit_exceeded"
+    # Of the whole producer, not of the key; within a group as well.
+    two = [shop.message("cards.create", shop.hmac, **card(name, amount=300)) for name in "ab"]
+    assert list(map(told, shop.worker.deliver(two))) == ["card.created", "limit_exceeded"]
+    fund = {"card_id": "1", "type": "fund", "ref_id": "r", "currency": "NOK"}
+    assert shop.send("transactions.create", **fund, amount=201) == "limit_exceeded"
+    assert shop.send("transactions.create", **fund, amount=200) == "card.funded"
+
+
+def test_an_amount_that_is_not_named_is_above_every_limit(shop: Shop) -> None:
+    shop.register(amount_max=10_000)
+    named = {"transaction_id": str(uuid4()), "ref_id": "r"}
+    assert shop.send("transactions.refund", **named) == "limit_exceeded"
+    assert shop.send("transactions.refund", **named, amount=1) == "transaction_not_found"
+
+
+def test_each_command_of_a_list_is_judged_by_itself(shop: Shop) -> None:
+    shop.register(tasks=["cards.create"])
+    items = [
+        {"command": task, "account_id": ACCOUNT, "command_id": f"c{n}", **card(f"card-{n}")}
+        for n, task in enumerate(["cards.create", "cards.activate", "cards.create"])
+    ]
+    read = message("commands.apply", signed(shop.ed25519, "commands.apply", {"commands": items}))
+    outcome = shop.deliver(read)
+    assert isinstance(outcome, Answered)
+    reasons = [answer.reason or answer.type for answer in outcome.answers]
+    assert reasons == ["card.created", "not_permitted", "card.created"]
+    again = shop.deliver(read)
+    assert isinstance(again, Answered)
+    assert [answer.id for answer in again.answers] == [answer.id for answer in outcome.answers]
+
+
+def test_an_unsigned_list_is_read_only_for_accounts_that_accept_it(shop: Shop) -> None:
+    shop.require(OTHER)
+    items = [
+        {"command": "cards.create", "account_id": account, "command_id": "c", **card()}
+        for account in (ACCOUNT, OTHER)
+    ]
+    assert told(shop.deliver(message("commands.apply", {"commands": items}))) == "card.created"
+    (letter,) = shop.letters()
+    assert letter.reason == "unsigned"
+    assert json.loads(letter.body)[1]["commands"] == items[1:]
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+def test_a_signature_is_valid_for_the_window_of_its_account(shop: Shop) -> None:
+    shop.register()
+    old = shop.message("cards.create", **card("1"), age_s=8 * DAY_S)
+    assert told(shop.deliver(old)) == "signature_stale"
+    change_account(shop.engine, ACCOUNT, lambda rules: rules._replace(signature_window_s=9 * DAY_S))
+    assert told(shop.deliver(old)) == "signature_stale", "the same signature, the same refusal"
+    older = shop.message("cards.create", **card("1"), age_s=8 * DAY_S + 5)
+    assert told(shop.deliver(older)) == "card.created"
+    future = shop.message("cards.create", **card("2"), age_s=-601 - 60)
+    assert told(shop.deliver(future)) == "signature_from_the_future"
+    assert shop.send("cards.create", **card("2"), age_s=-500) == "card.created"
+
+
+def test_a_known_command_gets_its_answer_at_any_age_of_the_signature(shop: Shop) -> None:
+    shop.register()
+    fields = {"command_id": "c", **card()}
+    first = shop.deliver(shop.message("cards.create", **fields))
+    again = shop.deliver(shop.message("cards.create", **fields, age_s=300 * DAY_S))
+    assert isinstance(first, Answered)
+    assert isinstance(again, Answered)
+    assert first.answers[0].event == again.answers[0].event
+
+
+def test_a_requeued_message_is_judged_as_of_when_it_arrived(shop: Shop) -> None:
+    old = shop.message("cards.create", **card(), age_s=6 * DAY_S)
+    assert told(shop.deliver(old)) == "key_unknown"
+    (letter,) = shop.letters()
+    shop.register()
+    with begin(shop.engine) as (connection, now):
+        assert dead_letters.resolve(connection, letter.id, now, "requeued")
+        # As if all of it had happened five days ago.
+        table = dead_letters.table
+        earlier = now - timedelta(days=5)
+        connection.execute(table.update().values(received_at=earlier, resolved_at=earlier))
+    change_account(shop.engine, ACCOUNT, lambda rules: rules._replace(signature_window_s=5 * DAY_S))
+    assert told(shop.deliver(old)) == "card.created"
+
+
+# --- queries --------------------------------------------------------------------------------------
+
+
+def test_a_query_is_signed_for_a_minute_and_for_its_own_result(shop: Shop) -> None:
+    shop.register()
+    shop.require()
+    assert shop.send("cards.create", **card()) == "card.created"
+
+    def ask(**fields: Any) -> str:
+        return shop.send("cards.get", command_id="m-1", card_id="card-1", **fields)
+
+    assert ask() == "shown"
+    assert ask(age_s=70) == "signature_stale"
+    assert shop.send("cards.get", command_id="other", card_id="card-1") == "signature_wrong"
+    assert told(shop.deliver(shop.unsigned("cards.get", card_id="card-1"))) == "unsigned"
+    shop.change(shop.ed25519, revoked_at=datetime.now(UTC))
+    assert ask() == "key_unknown"
+
+
+# --- orders ---------------------------------------------------------------------------------------
+
+
+def test_a_signed_order_is_approved_by_another_producer_that_signs(shop: Shop) -> None:
+    register(shop.engine, shop.ed25519, "alice")
+    register(shop.engine, shop.hmac, "bob")
+    order = {"batch_id": "b", "count": 3, "card_id_pattern": "x-{n:04d}", "needs_approval": True}
+    assert shop.send("cards.batch_create", **order) == "batch.awaiting_approval"
+    approve = {"batch_id": "b", "created_by": "bob"}
+    assert told(shop.deliver(shop.unsigned("batches.approve", **approve))) == "invalid"
+    assert shop.send("batches.approve", **approve) == "invalid"
+    assert shop.send("batches.approve", shop.hmac, **approve) == "batch.approved"
+
+
+def test_an_account_may_seal_to_its_own_recipients_only(shop: Shop) -> None:
+    shop.register()
+    own, foreign = OWNER.recipient, new_key_pair().recipient
+    change_account(
+        shop.engine,
+        ACCOUNT,
+        lambda rules: rules._replace(recipients=(own,), only_own_recipients=True),
+    )
+    assert shop.send("cards.create", **card("1", pin={})) == "card.created"
+    assert shop.send("cards.create", **card("2", pin={}, seal_to=[foreign])) == "invalid"
+    batch = {"cards": [{"card_id": "3"}], "options": {"pin": {}}, "seal_pins_to": [foreign]}
+    assert shop.send("cards.batch_create", **batch) == "invalid"
+
+
+# --- dead letters ---------------------------------------------------------------------------------
+
+
+def test_messages_of_unknown_senders_are_stored_up_to_a_number_a_day(engine: Engine) -> None:
+    shop = Shop(engine, unauthenticated_max=2)
+    shop.require()
+    for _ in range(4):
+        assert told(shop.deliver(shop.unsigned("cards.create", **card()))) == "unsigned"
+    assert len(shop.letters()) == 2
+    with reading(engine) as connection:
+        (row,) = connection.execute(select(unauthenticated)).all()
+    assert (row.reason, row.stored, row.counted) == ("unsigned", 2, 2)
+
+
+def test_a_secret_in_a_signed_message_is_masked_in_its_dead_letter(shop: Shop) -> None:
+    spend = {"token": "DINCARD:secret", "pin": "4711", "ref_id": "r", **LOAD}
+    assert shop.send("transactions.create", **spend) == "key_unknown"
+    (letter,) = shop.letters()
+    assert letter.is_masked
+    assert b"4711" not in letter.body
+    assert b"DINCARD:secret" not in letter.body
