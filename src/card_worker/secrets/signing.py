@@ -122,12 +122,10 @@ class SigningKey:
                 return cls(key_id, secret)
         raise NotAKey("is not a key file: JSON with the texts key_id and secret")
 
-    def write(self, path: Path) -> None:
-        """Write a key file that only its owner can read. Raises OSError, also if it exists."""
-        text = json.dumps({"key_id": self.key_id, "secret": self._secret}, indent=2)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(f"{text}\n")
+    @property
+    def text(self) -> str:
+        """The content of its key file: secret."""
+        return f"{json.dumps({'key_id': self.key_id, 'secret': self._secret}, indent=2)}\n"
 
     @property
     def public_key(self) -> str:
