@@ -138,12 +138,14 @@ class SigningKey:
         `at` is its unix time (default: now). Raises UnicodeEncodeError.
         """
         at = int(time()) if at is None else at
-        base = base_of(task, self.key_id, at, signed)
-        if self.algorithm is Algorithm.ED25519:
-            value = self._private.sign(base)
-        else:
-            value = hmac.digest(self._hmac_key, base, "sha256")
+        value = self.value_of(base_of(task, self.key_id, at, signed))
         return f"{self.algorithm},{self.key_id},{at},{_encoded(value)}"
+
+    def value_of(self, base: bytes) -> bytes:
+        """Return the signature's value for these bytes."""
+        if self.algorithm is Algorithm.ED25519:
+            return self._private.sign(base)
+        return hmac.digest(self._hmac_key, base, "sha256")
 
 
 def hmac_secret(key_id: str, pepper: bytes) -> bytes:
