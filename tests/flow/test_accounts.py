@@ -63,7 +63,7 @@ def test_rules_that_are_set_apply_and_others_stay(running: System) -> None:
         "signature_window_s": 60,
         "only_own_recipients": True,
     }
-    assert rules == RULES | {"account_id": OTHER} | signing_rules
+    assert rules == RULES | {"account_id": OTHER} | signed
     assert re.search(r"load_max\W+none", running.cli("account", "show", ACCOUNT).output)
 
 
