@@ -48,6 +48,7 @@ SPACES: dict[Callable[..., str], tuple[list[Any], ...]] = {
     keys.query: (sorted(QUERIES), NAMES),
     keys.internal: (OWN_IDS,),
     keys.conflict: (NAMES, DIGESTS),
+    keys.refused: (DIGESTS, NAMES),
     keys.guard: (UUIDS,),
     keys.arrival: (UUIDS,),
     keys.release: (UUIDS,),

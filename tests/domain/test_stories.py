@@ -116,7 +116,14 @@ STORIES = {
 STORIES |= stories_of_money.STORIES | stories_of_money.CELLS
 STORIES |= stories_of_codes.STORIES | stories_of_codes.CELLS
 # The reasons of queries and of orders; tested where those are.
-ELSEWHERE = {Reason.BATCH_NOT_FOUND, Reason.TOO_MANY_WAITING}
+# Those of signatures: tests/storage/test_senders.py.
+ELSEWHERE = {
+    Reason.BATCH_NOT_FOUND,
+    Reason.TOO_MANY_WAITING,
+    Reason.NOT_PERMITTED,
+    Reason.SIGNATURE_STALE,
+    Reason.SIGNATURE_FROM_THE_FUTURE,
+}
 # Nothing has been drawn down of a card that shows this.
 IMPOSSIBLE = {(RefundTransaction, Status.UNUSED)}
 TOO_MANY = "batch B1: " + " ".join(f"A{n}" for n in range(1001))

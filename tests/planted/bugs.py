@@ -52,6 +52,7 @@ def _commit_between(indent: int, statement: str, *rest: str) -> str:
     return statement + "".join(f"\n{' ' * indent}{line}" for line in lines)
 
 
+SENDERS = "tests/storage/test_senders.py"
 GROUPS = "tests/storage/test_handler_groups.py"
 HANDLER = "tests/storage/test_handler.py"
 TRANSPORT = "tests/transport/test_transport.py"
@@ -93,8 +94,8 @@ BUGS = (
     Bug(
         "a conflict is answered with the first answer",
         "handler.py",
-        "if digests[key] == digest",
-        "if digests[key]",
+        "if digests[request.key] == request.sent.digest",
+        "if digests[request.key]",
         (GROUPS,),
     ),
     Bug(
@@ -166,7 +167,7 @@ BUGS = (
     Bug(
         "PIN attempts are not recorded before they are judged",
         "worker/groups.py",
-        "        record_attempts(self._resources.engine, commands, lock_timeout_ms)\n",
+        "        record_attempts(engine, permitted, lock_timeout_ms)\n",
         "",
         ("tests/flow/test_pin_attempts.py",),
     ),
@@ -191,12 +192,55 @@ BUGS = (
         "letter.headers, letter.body",
         ("tests/flow/test_leaks.py",),
     ),
+    # --- signatures ------------------------------------------------------------------------------
+    Bug(
+        "a signature is not compared",
+        "worker/senders.py",
+        "if not verify(signature.base, signature.value):",
+        "if False:",
+        (SENDERS,),
+    ),
+    Bug(
+        "the rights of a key are not checked",
+        "rights.py",
+        "    check_rights(command, sender)\n",
+        "",
+        (SENDERS,),
+    ),
+    Bug(
+        "a revocation is not seen before the registry is read again",
+        "storage/engine.py",
+        "if version != registry_version:",
+        "if False:",
+        (SENDERS,),
+    ),
+    Bug(
+        "a signature has no end",
+        "domain/producers.py",
+        "if sender.signed_at < now - timedelta(seconds=window_s):",
+        "if False:",
+        (SENDERS,),
+    ),
+    Bug(
+        "a refusal for the sender takes the key of the command",
+        "handler.py",
+        "_Request(each.command, needs, each.refused_key, each, refusals[place])",
+        "_Request(each.command, needs, each.key, each, refusals[place])",
+        (SENDERS,),
+    ),
+    Bug(
+        "whoever has read a signed query gets its result",
+        "worker/queries.py",
+        'message.kwargs["command_id"] != message.id',
+        "False",
+        (SENDERS,),
+    ),
     # --- time ------------------------------------------------------------------------------------
     Bug(
         "the time of a commit is that of the worker",
         "storage/engine.py",
-        "return now.astimezone(UTC) if isinstance(now, datetime) else read_time(now)",
-        "return datetime.now(UTC)",
+        "now = now.astimezone(UTC) if isinstance(now, datetime) else read_time(now)",
+        "now = datetime.now(UTC)",
         ("tests/flow/test_clocks.py",),
     ),
     Bug(

@@ -1333,7 +1333,7 @@ NOT_COMPARED = {
     # The first five of an order without cards, such as one that waits for approval.
     "batches": {
         *("type", "originated_by", "card_list", "options", "recipients"),
-        *("pin_recipients", "last_error"),
+        *("pin_recipients", "last_error", "producer"),
     },
     # Whether a chunk is done is compared, not when it was.
     "chunks": {"done_at", "encrypted_secrets", "refused"},

@@ -9,13 +9,15 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, func, select
 
-from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
+from card_worker.contracts.commands import COMMANDS
+from card_worker.contracts.dead_letters import UNAUTHENTICATED, DeadLetterReason, Unreadable
 from card_worker.secrets.sealing import new_key_pair
 from card_worker.secrets.signing import Signatures, SigningKey
 from card_worker.storage import dead_letters
 from card_worker.storage.accounts import change_account
 from card_worker.storage.engine import begin, reading
 from card_worker.storage.producers import change_key
+from card_worker.storage.tables import dead_letters as letters
 from card_worker.storage.tables import idempotency_keys, outbox, unauthenticated
 from card_worker.worker.delivery import Delivery
 from card_worker.worker.messages import Answered, Failed, Message, Outcome, QueryAnswered
@@ -23,6 +25,7 @@ from tests.codes import OWNER, VAULT
 from tests.producers import PEPPERS, ed25519_key, hmac_key, message, register, signed
 
 ACCOUNT, OTHER = "T00000001", "T00000002"
+STRANGER = [new_key_pair().recipient]
 LOAD = {"amount": 500, "currency": "NOK"}
 DAY_S = 24 * 3600
 
@@ -44,12 +47,12 @@ class Shop:
             self.engine, account_id, lambda rules: rules._replace(signatures=Signatures.REQUIRED)
         )
 
-    def send(self, task: str, key: SigningKey | None = None, **fields: Any) -> str:
+    def send(self, task: str, key: SigningKey | None = None, /, **fields: Any) -> str:
         """Deliver a signed command; return the type of its answer, or the reason against it."""
         return told(self.deliver(self.message(task, key, **fields)))
 
     def message(
-        self, task: str, key: SigningKey | None = None, *, age_s: float = 0, **fields: Any
+        self, task: str, key: SigningKey | None = None, /, *, age_s: float = 0, **fields: Any
     ) -> Message:
         fields = {"account_id": ACCOUNT, "command_id": str(uuid4()), **fields}
         return message(task, signed(key or self.ed25519, task, fields, age_s=age_s))
@@ -181,6 +184,65 @@ def test_the_command_id_must_be_signed(shop: Shop) -> None:
     (letter,) = shop.letters()
     assert letter.reason == "items_unreadable"
     assert letter.body == read.body, "the signature covers all items"
+
+
+ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "read a card": ("cards.get", {"card_id": "card-1"}),
+    "have a new PIN": ("cards.rotate_pin", {"card_id": "card-1", "pin": {}, "seal_to": STRANGER}),
+    "have a token": (
+        "tokens.create",
+        {"card_id": "card-1", "ref_id": "t", "seal_to": STRANGER},
+    ),
+    "spend without the PIN": (
+        "transactions.create",
+        {"card_id": "card-1", "ref_id": "r", "amount": 1, "currency": "NOK"},
+    ),
+    "issue money": ("cards.create", {"card_id": "x", "amount": 9_000_000_000, "currency": "NOK"}),
+    "order as one": (
+        "cards.batch_create",
+        {"count": 9, "card_id_pattern": "x-{n}", "created_by": "alice", "needs_approval": True},
+    ),
+    "approve as another": ("batches.approve", {"batch_id": "order", "created_by": "bob"}),
+    "use up a key": ("cards.block", {"card_id": "x", "reason": "r", "command_id": "sale-2"}),
+    "order ten million cards": (
+        "cards.batch_create",
+        {"count": 10_000_000, "card_id_pattern": "y-{n}"},
+    ),
+}
+"""What a stranger who may write to the queues could do before."""
+
+
+def test_a_stranger_can_do_nothing_where_signatures_are_required(shop: Shop) -> None:
+    shop.register()
+    shop.require()
+    assert shop.send("cards.create", **card(pin={}, seal_to=[OWNER.recipient])) == "card.created"
+    order = {"batch_id": "order", "count": 3, "card_id_pattern": "z-{n}", "needs_approval": True}
+    assert shop.send("cards.batch_create", **order) == "batch.awaiting_approval"
+    before, forged = shop.rows(), ed25519_key(shop.ed25519.key_id)
+    for task, fields in ATTACKS.values():
+        unsigned = shop.unsigned(task, **fields)
+        in_a_list = {"commands": [{"command": task, **unsigned.kwargs}]}
+        sent = [unsigned, shop.message(task, forged, **fields)]
+        if task in COMMANDS:
+            sent.append(message("commands.apply", in_a_list, id=str(uuid4())))
+        assert {told(outcome) for outcome in shop.worker.deliver(sent)} <= UNAUTHENTICATED
+    assert shop.rows() == before
+    # Nobody has used up what the owner's commands need.
+    assert (
+        shop.send("cards.block", command_id="sale-2", card_id="card-1", reason="r")
+        == "card.blocked"
+    )
+
+
+def test_a_message_that_is_sent_again_has_no_second_effect(shop: Shop) -> None:
+    shop.register()
+    assert shop.send("cards.create", **card()) == "card.created"
+    pay: dict[str, Any] = {"card_id": "card-1", "ref_id": "r", "amount": 100, "currency": "NOK"}
+    sent = shop.message("transactions.create", **pay)
+    first, before = shop.deliver(sent), shop.rows()
+    again = shop.worker.deliver([replace(sent, id=f"copy-{n}") for n in range(3)])
+    assert [told(outcome) for outcome in (first, *again)] == ["card.drawn_down"] * 4
+    assert shop.rows() == before
 
 
 # --- the registry changes -------------------------------------------------------------------------
@@ -363,9 +425,8 @@ def test_a_requeued_message_is_judged_as_of_when_it_arrived(shop: Shop) -> None:
     with begin(shop.engine) as (connection, now):
         assert dead_letters.resolve(connection, letter.id, now, "requeued")
         # As if all of it had happened five days ago.
-        table = dead_letters.table
         earlier = now - timedelta(days=5)
-        connection.execute(table.update().values(received_at=earlier, resolved_at=earlier))
+        connection.execute(letters.update().values(received_at=earlier, resolved_at=earlier))
     change_account(shop.engine, ACCOUNT, lambda rules: rules._replace(signature_window_s=5 * DAY_S))
     assert told(shop.deliver(old)) == "card.created"
 
