@@ -58,11 +58,7 @@ def test_rules_that_are_set_apply_and_others_stay(running: System) -> None:
     assert rules == RULES | {"expiry": "breakage"}
     signing = ("--signatures", "required", "--signature-window-s", "60", "--only-own-recipients")
     (rules,) = running.cli_json("account", "set", OTHER, *signing)
-    signing_rules = {
-        "signatures": "required",
-        "signature_window_s": 60,
-        "only_own_recipients": True,
-    }
+    signed = {"signatures": "required", "signature_window_s": 60, "only_own_recipients": True}
     assert rules == RULES | {"account_id": OTHER} | signed
     assert re.search(r"load_max\W+none", running.cli("account", "show", ACCOUNT).output)
 
