@@ -17,6 +17,7 @@ from benchmarks.measures import (
     nothing,
     orders,
     producers,
+    signatures,
     sweep,
     table_size,
 )
@@ -37,6 +38,7 @@ MEASURES: dict[str, Measure] = {
     "latency": latency.run,
     "table-size": table_size.run,
     "producers": producers.run,
+    "signatures": signatures.run,
     "orders": orders.run,
     "sweep": sweep.run,
 }

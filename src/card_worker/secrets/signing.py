@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
+from struct import Struct
 from time import time
 from typing import TypeAlias
 
@@ -46,14 +47,19 @@ class Algorithm(StrEnum):
 VALUE_BYTES = {Algorithm.HMAC_SHA256: 32, Algorithm.ED25519: 64}
 """The length of a signature's value."""
 
+_length = Struct(">I").pack
+_CONTEXT = _length(len(CONTEXT)) + CONTEXT.encode()
+
 
 def base_of(task: str, key_id: str, unix_time: int, signed: str) -> bytes:
     """Return the bytes that a signature is made of. Raises UnicodeEncodeError.
 
     Each part is UTF-8 behind its length in 4 bytes, so that no two messages have the same bytes.
     """
-    parts = [part.encode() for part in (CONTEXT, task, key_id, str(unix_time), signed)]
-    return b"".join([piece for raw in parts for piece in (len(raw).to_bytes(4, "big"), raw)])
+    of, by, at, text = task.encode(), key_id.encode(), str(unix_time).encode(), signed.encode()
+    # A loop over the parts would take twice as long.
+    lengths = _length(len(of)), _length(len(by)), _length(len(at)), _length(len(text))
+    return b"".join((_CONTEXT, lengths[0], of, lengths[1], by, lengths[2], at, lengths[3], text))
 
 
 def hmac_verifier(secret: bytes) -> Verify:
