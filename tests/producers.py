@@ -14,7 +14,8 @@ from card_worker.storage.engine import begin
 from card_worker.storage.producers import PEPPER_PURPOSE, add_key
 from card_worker.worker.messages import Message, body_of
 
-PEPPERS = Peppers.read("k1:c2lnbmluZy1wZXBwZXItb2YtdGhlLXRlc3RzLjEyMw==")
+PEPPERS_TEXT = "k1:c2lnbmluZy1wZXBwZXItb2YtdGhlLXRlc3RzLjEyMw=="
+PEPPERS = Peppers.read(PEPPERS_TEXT)
 
 
 def register(engine: Engine, key: SigningKey, producer: str = "shop", **rights: Any) -> None:

@@ -15,10 +15,12 @@ from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
 from card_worker.secrets.signing import KEY_ID, VALUE_BYTES, Algorithm, base_of, canonical
 
 SIGNED, SIGNATURE = "signed", "signature"
-# Canonical: no sign and no leading zero. Up to the year 9999.
-_TIME = re.compile(r"[1-9][0-9]{0,11}", re.ASCII)
-_TIME_MAX = 253_402_300_799
-_PARTS = 4
+_SIGNATURE = re.compile(
+    rf"(v1a?),({KEY_ID.pattern}),([1-9][0-9]{{0,11}}),([A-Za-z0-9+/]+=*)", re.ASCII
+)
+"""One spelling of each signature: the time has no sign and no leading zero."""
+_ALGORITHMS = {algorithm.value: algorithm for algorithm in Algorithm}
+_TIME_MAX = 253_402_300_799  # in the year 9999
 
 
 class Signature(NamedTuple):
@@ -26,10 +28,14 @@ class Signature(NamedTuple):
 
     algorithm: Algorithm
     key_id: str
-    signed_at: datetime
+    time: int
     value: bytes
     base: bytes
     """The bytes that are signed."""
+
+    @property
+    def signed_at(self) -> datetime:
+        return datetime.fromtimestamp(self.time, UTC)
 
     @property
     def digest(self) -> str:
@@ -49,25 +55,20 @@ def read_signature(task: str, kwargs: Mapping[str, Any]) -> Signature:
         raise _malformed("the arguments must be signed and signature, and no others")
     if not isinstance(signed, str) or not isinstance(text, str):
         raise _malformed("signed and signature must be texts")
-    parts = text.split(",")
-    if len(parts) != _PARTS:
-        raise _malformed("signature: must be version,key id,unix time,value")
-    version, key_id, time, encoded = parts
-    if version not in list(Algorithm):
-        raise _malformed(f"signature: the version must be {' or '.join(Algorithm)}")
-    algorithm = Algorithm(version)
-    if not KEY_ID.fullmatch(key_id):
-        raise _malformed("signature: the key id must be 1 to 64 of A-Za-z0-9._-")
-    if not _TIME.fullmatch(time) or int(time) > _TIME_MAX:
-        raise _malformed("signature: the time must be whole seconds since 1970")
-    value = canonical(encoded)
+    found = _SIGNATURE.fullmatch(text)
+    if found is None:
+        raise _malformed("signature: must be version,key id,unix time,value; see the contract")
+    version, key_id, time, encoded = found.groups()
+    algorithm, value = _ALGORITHMS[version], canonical(encoded)
     if value is None or len(value) != VALUE_BYTES[algorithm]:
         raise _malformed(f"signature: the value must be {VALUE_BYTES[algorithm]} bytes in base64")
+    if (unix_time := int(time)) > _TIME_MAX:
+        raise _malformed("signature: the time is after the year 9999")
     try:
-        base = base_of(task, key_id, int(time), signed)
+        base = base_of(task, key_id, unix_time, signed)
     except UnicodeEncodeError:
         raise _malformed("signed: is not Unicode") from None
-    return Signature(algorithm, key_id, datetime.fromtimestamp(int(time), UTC), value, base)
+    return Signature(algorithm, key_id, unix_time, value, base)
 
 
 def _malformed(detail: str) -> Unreadable:

@@ -43,7 +43,7 @@ class Run:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._world, self._kinds, self._commands, self._say = made, kinds, commands, say
-        self._workload = Workload(seed)
+        self._workload = Workload(seed, made.keys)
         self._producer = Producer(made.broker, made.journal, self._workload)
         self._reader = Reader(made.broker, made.journal, self._workload)
         self._report = Report(seed)

@@ -3,7 +3,7 @@
 import json
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from threading import Lock
@@ -12,11 +12,13 @@ from typing import Any
 import pyrage
 from pyrage import x25519
 
+from card_worker.secrets.signing import SigningKey
 from tests.chaos.servers.garbage import GARBAGE
 from tests.chaos.servers.journal import Asked, Event, Garbage, Message
 from tests.transport.entries import message
 
-ACCOUNTS = ("T00000001", "P00000002")
+SIGNING, ACCOUNTS = "P00000002", ("T00000001", "P00000002")
+"""The account that accepts only signed commands, and all accounts."""
 SLOTS = 60
 """Cards at a time. One that has ended is replaced by a new one."""
 KNOWN_MAX = 6
@@ -53,8 +55,9 @@ class Card:
 class Workload:
     """Makes messages. Its methods may be called by any thread."""
 
-    def __init__(self, seed: int) -> None:
-        self._chance = random.Random(seed)
+    def __init__(self, seed: int, keys: Sequence[SigningKey]) -> None:
+        """`keys` may send everything; lists and the commands of one account are signed."""
+        self._chance, self._keys = random.Random(seed), keys
         self._identity = x25519.Identity.generate()
         self._seal_to = {"seal_to": [str(self._identity.to_public())]}
         self._lock = Lock()
@@ -126,12 +129,11 @@ class Workload:
             command_id = self._next_id("c")
             parts.append({"command": task, "command_id": command_id, **fields})
             asked.append(_asked(task, command_id, fields))
-        raw_body = json.dumps([[], {"commands": parts}, {}]).encode()
-        raw = self._raw(message_id, raw_body, "commands.apply")
+        raw = self._raw(message_id, "commands.apply", {"commands": parts}, signed=True)
         if not unreadable:
             return Message(raw, "cards.bulk", asked)
-        # A list without a readable command is a dead letter itself.
-        mark = f"{message_id}:bad" if asked else message_id
+        # The dead letter is the whole list, as the signature covers all of it.
+        mark = message_id
         return Message(raw, "cards.bulk", asked, [Garbage(mark, parts=tuple(unreadable))])
 
     def _repeat(self) -> Message:
@@ -173,10 +175,14 @@ class Workload:
 
     def _message(self, task: str, command_id: str, fields: Fields) -> Message:
         kwargs = {"command_id": command_id, **fields}
-        raw = self._raw(command_id, json.dumps([[], kwargs, {}]).encode(), task)
+        raw = self._raw(command_id, task, kwargs, signed=fields["account_id"] == SIGNING)
         return Message(raw, _queue(task), [_asked(task, command_id, fields)])
 
-    def _raw(self, id: str, raw_body: bytes, task: str) -> bytes:
+    def _raw(self, id: str, task: str, kwargs: Fields, *, signed: bool) -> bytes:
+        if signed:
+            text = json.dumps(kwargs)
+            kwargs = {"signed": text, "signature": self._chance.choice(self._keys).sign(task, text)}
+        raw_body = json.dumps([[], kwargs, {}]).encode()
         headers = {"ignore_result": self._chance.random() < 0.8}
         info = {"routing_key": _queue(task)}
         return message(id, raw_body, task=task, headers=headers, delivery_info=info)

@@ -1,7 +1,7 @@
 """Everything that faults are done to: two Redis servers, PostgreSQL, proxies before them, parts."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
@@ -9,12 +9,17 @@ from time import monotonic
 from redis.exceptions import RedisError
 
 from card_worker.secrets.peppers import new_pepper
+from card_worker.secrets.signing import Signatures, SigningKey
+from card_worker.storage.accounts import change_account
+from card_worker.storage.engine import open_engine
 from tests import servers
 from tests.chaos.servers.broker import Broker
 from tests.chaos.servers.crew import Crew
 from tests.chaos.servers.database import SETTINGS, Database
 from tests.chaos.servers.journal import Journal
+from tests.chaos.servers.workload import SIGNING
 from tests.flow.processes import Part, Parts, parts
+from tests.producers import PEPPERS_TEXT, ed25519_key, hmac_key, register
 from tests.proxy import Proxy, proxy
 
 QUEUES = ("cards", "cards.bulk", "cards.system")
@@ -38,6 +43,7 @@ class World:
         to_results: Proxy,
         to_database: Proxy,
         all_parts: Parts,
+        keys: Sequence[SigningKey],
         chance: random.Random,
         is_long: bool,
     ) -> None:
@@ -45,6 +51,8 @@ class World:
         self.broker, self.results, self.database = broker, results, database
         self.to_broker, self.to_results, self.to_database = to_broker, to_results, to_database
         self.parts = all_parts
+        self.keys = keys
+        """Of a producer that may send everything."""
         self.crew = Crew(all_parts)
         self.chance = chance
         self.is_long = is_long
@@ -122,6 +130,7 @@ def world(folder: Path, *, seed: int, is_long: bool, own_clock: bool) -> Iterato
                 TOKEN_PEPPERS=new_pepper("t1"),
                 PIN_PEPPERS=new_pepper("p1"),
                 FILES_URL=str(folder / "files"),
+                PRODUCER_PEPPERS=PEPPERS_TEXT,
                 SWEEP_INTERVAL_S="2",
                 GROUP_MAX="100",
             )
@@ -135,6 +144,7 @@ def world(folder: Path, *, seed: int, is_long: bool, own_clock: bool) -> Iterato
             to_results=to_results,
             to_database=to_database,
             all_parts=all_parts,
+            keys=_register_keys(database.admin_url),
             chance=random.Random(seed),
             is_long=is_long,
         )
@@ -145,3 +155,13 @@ def world(folder: Path, *, seed: int, is_long: bool, own_clock: bool) -> Iterato
             tails = "\n".join(part.tail for part in everyone if not made.crew.is_ready(part))
             raise AssertionError(f"parts not ready after {monotonic() - started:.0f} s:\n{tails}")
         yield made
+
+
+def _register_keys(database_url: str) -> list[SigningKey]:
+    """Register keys of both algorithms; let one account accept only what is signed."""
+    keys, engine = [ed25519_key(), hmac_key()], open_engine(database_url)
+    for key in keys:
+        register(engine, key)
+    change_account(engine, SIGNING, lambda rules: rules._replace(signatures=Signatures.REQUIRED))
+    engine.dispose()
+    return keys
