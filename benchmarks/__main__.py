@@ -18,6 +18,7 @@ from benchmarks.measures import (
     orders,
     producers,
     refusals,
+    signatures,
     sweep,
     table_size,
 )
@@ -38,6 +39,7 @@ MEASURES: dict[str, Measure] = {
     "latency": latency.run,
     "table-size": table_size.run,
     "producers": producers.run,
+    "signatures": signatures.run,
     "orders": orders.run,
     "sweep": sweep.run,
     "refusals": refusals.run,

@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import psycopg
 from benchmarks import filling
 from benchmarks.filling import Numbers
 from benchmarks.programs import ROOT, Command, Failed
+from benchmarks.signing import PEPPERS_TEXT, register_at
 from benchmarks.stage import PEERS_PYTHON, Place, ours
 from card_worker.contracts.commands import Queue
 
@@ -207,9 +208,20 @@ def _ours(
     )
 
 
+def _send_signed(place: Place, numbers: Numbers) -> None:
+    register_at(place.database_url)
+    filling.send_signed(place.broker_url, numbers)
+
+
 OURS = _ours("ours", (_worker(1), _worker(2)))
 OURS_ALONE = _ours("ours, one worker", (_worker(1),), commands=15_000)
 OURS_PREFORK = _ours("ours, prefork", (_worker(1, "--pool=processes", "--concurrency=2"),))
+OURS_SIGNED = replace(
+    OURS,
+    name="ours, signed",
+    send=_send_signed,
+    environment={"CARD_WORKER_PRODUCER_PEPPERS": PEPPERS_TEXT},
+)
 OURS_IN_LISTS = _ours("ours, in lists", (_worker(1), _worker(2)), filling.send_lists, 40_000)
 OURS_NOTHING = _ours(
     "ours",

@@ -10,6 +10,7 @@ from celery import Celery
 from redis import Redis
 
 from benchmarks.commands import command
+from benchmarks.signing import HMAC, signed
 from card_worker.contracts.commands import APPLY, Queue
 
 SENT_AT_ONCE = 1_000
@@ -31,6 +32,12 @@ def send_lists(broker_url: str, numbers: Numbers) -> None:
         for start in range(0, len(numbers), COMMANDS_PER_MESSAGE)
     ]
     _send(broker_url, APPLY, Queue.BULK, ({"commands": _listed(part)} for part in parts))
+
+
+def send_signed(broker_url: str, numbers: Numbers) -> None:
+    """Put activations on their queue, one a message, each signed with HMAC."""
+    task = "cards.activate"
+    _send(broker_url, task, Queue.CARDS, (signed(HMAC, task, command(n)) for n in numbers))
 
 
 def send_each(broker_url: str, task: str, queue: str, numbers: Numbers) -> None:

@@ -12,6 +12,7 @@ with Client("redis://localhost:6379/0") as client:
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
+from pathlib import Path
 from time import monotonic
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -29,14 +30,16 @@ from card_worker.contracts.commands import (
     ProducerCommand,
     Queue,
 )
-from card_worker.contracts.envelope import MESSAGE_BYTES_MAX
+from card_worker.contracts.envelope import ANSWERED, MESSAGE_BYTES_MAX
 from card_worker.contracts.events import SOURCE_PREFIX
 from card_worker.contracts.fields import is_account_id
 from card_worker.contracts.message import EXTRA_COST_MAX, extra_cost
 from card_worker.contracts.queries import QUERY_QUEUES
+from card_worker.contracts.signatures import SIGNATURE, SIGNED
 from card_worker.redis_url import RedisAddress
 from card_worker.secrets.sealing import read_recipients, seal_text
 from card_worker.secrets.secret import REVEAL
+from card_worker.secrets.signing import SigningKey
 from card_worker.sinks import connect
 from card_worker.transport import TRANSPORT
 
@@ -65,6 +68,9 @@ class Client:
     the same). A URL has one of the forms that the setting BROKER_URL accepts. Raises ValueError
     for any other: one line that repeats no part of the URL.
 
+    With `key`, a SigningKey or the path of its file, all commands and queries are signed. Raises
+    OSError and NotAKey for a file that can't be read.
+
     With `seal_to`, the age recipients (`age1…`) that belong to the workers' COMMAND_IDENTITIES,
     tokens and PINs are encrypted before they are sent, so that nobody can read them in the broker.
     """
@@ -76,7 +82,9 @@ class Client:
         events_url: str | RedisAddress | None = None,
         stream: str = STREAM,
         seal_to: Sequence[str] | None = None,
+        key: SigningKey | Path | str | None = None,
     ) -> None:
+        self._key = SigningKey.read(Path(key)) if isinstance(key, Path | str) else key
         # Its own app and connection: the producer's Celery settings do not apply here, nor does
         # CELERY_BROKER_URL, which Celery would prefer.
         self._app = Celery(set_as_current=False)
@@ -138,7 +146,7 @@ class Client:
         Raises the errors of `send`.
         """
         messages = 0
-        for part in sliced(commands, self._fields):
+        for part in sliced(commands, self._fields, is_signed=self._key is not None):
             self.publish(APPLY, {"commands": part})
             messages += 1
         return messages
@@ -146,10 +154,11 @@ class Client:
     def publish(self, task: str, kwargs: Fields, *, message_id: str | None = None) -> None:
         """Send a message for `task` without validating or encrypting `kwargs`.
 
-        Raises KeyError if there is no such task, and the errors of `send`.
+        The id of a message that is signed is by default its `command_id`, as workers demand of a
+        query. Raises KeyError if there is no such task, and the errors of `send`.
         """
         with self._producer() as producer:
-            message_id = message_id or str(uuid4())
+            message_id = message_id or (self._key and kwargs.get("command_id")) or str(uuid4())
             self._put(producer, task, kwargs, message_id, retry=True, retry_policy=_RETRY)
 
     def republish(
@@ -188,6 +197,8 @@ class Client:
     def _put(
         self, producer: Any, task: str, kwargs: Fields, message_id: str, **options: Any
     ) -> None:
+        if self._key is not None and task in ANSWERED:
+            kwargs = _signed(self._key, task, kwargs, message_id)
         # Without `argsrepr` and `kwargsrepr`, Celery would repeat the fields in the headers, which
         # monitoring programs show.
         message = self._app.amqp.as_task_v2(
@@ -289,15 +300,26 @@ def fields(command: ProducerCommand) -> Fields:
     return command.model_dump(mode="json", exclude={"command"}, exclude_unset=True, context=REVEAL)
 
 
+def _signed(key: SigningKey, task: str, kwargs: Fields, message_id: str) -> Fields:
+    """Return the keyword arguments of a signed message. The id of a message is not signed."""
+    signed = json.dumps(kwargs if task == APPLY else {"command_id": message_id, **kwargs})
+    return {SIGNED: signed, SIGNATURE: key.sign(task, signed)}
+
+
 def sliced(
-    commands: Iterable[ProducerCommand], to_fields: Callable[[ProducerCommand], Fields] = fields
+    commands: Iterable[ProducerCommand],
+    to_fields: Callable[[ProducerCommand], Fields] = fields,
+    *,
+    is_signed: bool = False,
 ) -> Iterator[Sequence[Fields]]:
     """Split `commands`, in their order, into lists that each fit into one message."""
     part: list[Fields] = []
     size = extra = 0
     for command in commands:
         item = {"command": command.command, **to_fields(command)}
-        item_bytes, item_extra = len(json.dumps(item)) + 1, extra_cost(command.command, item)
+        text, item_extra = json.dumps(item), extra_cost(command.command, item)
+        # What is signed is text in the JSON of the message: its quotes are escaped.
+        item_bytes = len(json.dumps(text) if is_signed else text) + 1
         is_full = len(part) == COMMANDS_PER_MESSAGE_MAX or extra + item_extra > EXTRA_COST_MAX
         if part and (is_full or size + item_bytes > _COMMANDS_BYTES_MAX):
             yield part

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from pathlib import Path
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -12,10 +13,13 @@ from typer.testing import CliRunner, Result
 
 from card_worker.cli import app
 from card_worker.client import STREAM, Client
-from card_worker.contracts.cards import ActivateCard, UpdateCard
+from card_worker.contracts.cards import ActivateCard, BlockCard, UpdateCard
+from card_worker.contracts.commands import APPLY, SWEEP_CARDS
 from card_worker.contracts.enums import EventType
+from card_worker.contracts.envelope import MESSAGE_BYTES_MAX, call_of
 from card_worker.money import Currency
 from card_worker.redis_url import RedisAddress
+from card_worker.secrets.signing import NotAKey, SigningKey, ed25519_verifier
 from card_worker.sinks import FIELDS, RedisStream
 from card_worker.storage.outbox import Unpublished
 
@@ -168,6 +172,65 @@ def test_commands_lie_on_their_queue_in_order(fake_redis_url: str, fake_redis: R
     assert sent[-1]["amount"] == 500
     (listed,) = on_queue(fake_redis, "cards.bulk")
     assert [fields["command_id"] for fields in listed["commands"]] == names
+
+
+def test_a_client_with_a_key_signs_commands_lists_and_queries(
+    fake_redis_url: str, fake_redis: Redis
+) -> None:
+    key = SigningKey.new("shop-1")
+    verify = ed25519_verifier(key.public_key)
+    block = BlockCard(account_id=ACCOUNT, command_id="b", card_id="å", reason='"lost"')
+    with Client(fake_redis_url, key=key) as client:
+        client.send(block)
+        client.send([block])
+        client.send_list([block])
+        client.publish("cards.get", {"account_id": ACCOUNT, "command_id": "q", "card_id": "å"})
+        client.publish("cards.get", {"account_id": ACCOUNT, "card_id": "å"})
+        client.publish(SWEEP_CARDS, {})
+    messages = [json.loads(raw) for raw in reversed(fake_redis.lrange("cards", 0, -1))]
+    ids = [message["headers"]["id"] for message in messages]
+    assert ids[:3] == ["b", "b", "q"]
+    tasks = ["cards.block", "cards.block", "cards.get", "cards.get"]
+    sent = list(zip(tasks, on_queue(fake_redis, "cards"), strict=True))
+    sent += [(APPLY, each) for each in on_queue(fake_redis, "cards.bulk")]
+    read = []
+    for task, kwargs in sent:
+        call = call_of(task, kwargs)
+        assert call.signature is not None
+        assert verify(call.signature.base, call.signature.value)
+        read.append(call.kwargs)
+    fields = {"account_id": ACCOUNT, "command_id": "b", "card_id": "å", "reason": '"lost"'}
+    assert read[:2] == [fields] * 2
+    assert [each["command_id"] for each in read[2:4]] == ids[2:]
+    assert read[4] == {"commands": [{"command": "cards.block", **fields}]}
+    assert on_queue(fake_redis, "cards.system") == [{}]  # what beat sends is not signed
+
+
+def test_signed_lists_fit_into_messages(fake_redis_url: str, fake_redis: Redis) -> None:
+    updates = [
+        UpdateCard(account_id=ACCOUNT, command_id=f"u{n}", card_id="c", metadata={'"': '"' * 800})
+        for n in range(600)
+    ]
+    counts = []
+    for key in (None, SigningKey.new("shop-1")):
+        with Client(fake_redis_url, key=key) as client:
+            counts.append(client.send_list(updates))
+    assert counts == [1, 2]
+    for raw in fake_redis.lrange("cards.bulk", 0, -1):
+        assert len(base64.b64decode(json.loads(raw)["body"])) <= MESSAGE_BYTES_MAX
+
+
+def test_a_client_takes_the_path_of_a_key(tmp_path: Path) -> None:
+    file = tmp_path / "shop.json"
+    file.write_text("{}")
+    with pytest.raises(NotAKey, match="is not a key file"):
+        Client("redis://127.0.0.1:1/0", key=file)
+    command = ("cards.block", f"account_id={ACCOUNT}", "--key", str(file))
+    done = run("redis://127.0.0.1:1/0", "send", *command)
+    assert (done.exit_code, done.stderr.strip()) == (
+        1,
+        f"card-worker: {file}: is not a key file: JSON with the texts key_id and secret",
+    )
 
 
 @pytest.mark.parametrize("given", [{"customer_id": None}, {"name": "N", "metadata": None}])

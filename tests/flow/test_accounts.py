@@ -17,6 +17,9 @@ RULES = {
     "recipients": None,
     "transfers_extend_expiry": True,
     "approve_from": None,
+    "signatures": "accepted",
+    "signature_window_s": 604_800,
+    "only_own_recipients": False,
 }
 
 
@@ -53,6 +56,10 @@ def test_rules_that_are_set_apply_and_others_stay(running: System) -> None:
         "account", "set", ACCOUNT, "--load-max", "none", "--currencies", "none"
     )
     assert rules == RULES | {"expiry": "breakage"}
+    signing = ("--signatures", "required", "--signature-window-s", "60", "--only-own-recipients")
+    (rules,) = running.cli_json("account", "set", OTHER, *signing)
+    signed = {"signatures": "required", "signature_window_s": 60, "only_own_recipients": True}
+    assert rules == RULES | {"account_id": OTHER} | signed
     assert re.search(r"load_max\W+none", running.cli("account", "show", ACCOUNT).output)
 
 
@@ -66,6 +73,8 @@ def test_rules_that_are_set_apply_and_others_stay(running: System) -> None:
         ((ACCOUNT, "--currencies", "NOK,GBP"), "--currencies"),
         ((ACCOUNT, "--expiry", "burn"), "--expiry"),
         ((ACCOUNT, "--reversal-window-s", "-1"), "--reversal-window-s"),
+        ((ACCOUNT, "--signatures", "no"), "--signatures"),
+        ((ACCOUNT, "--signature-window-s", "0"), "--signature-window-s"),
     ],
 )
 def test_invalid_rules_are_named(arguments: tuple[str, ...], text: str, running: System) -> None:

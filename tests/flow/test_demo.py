@@ -56,9 +56,11 @@ def test_it_ends_with_the_line_that_the_books_add_up(shown: Run) -> None:
         ("120", "20", "batch.completed", "order-2", "3 cards"),
         ("123", "23", "command.rejected", "pay-2", "card_not_usable"),
         ("126", "26", "command.rejected", "pay-4", "token_spent"),
-        ("127", "28", "card.expired", "card-0001", "50.00 EUR, expired"),
+        ("127", "27", "card.activated", "card-0004", "100.00 NOK, unused"),
+        ("128", "28", "command.rejected", "card-0005", "limit_exceeded"),
+        ("129", "30", "card.expired", "card-0001", "50.00 EUR, expired"),
         ("message", '<sale card="card-0004" amount="100,-"/>'),
-        ("NOK", "103", "10,720.00", "330.00", "250.00", "10,140.00", "yes"),
+        ("NOK", "104", "10,820.00", "330.00", "250.00", "10,240.00", "yes"),
     ],
     ids=lambda row: row[-1],
 )

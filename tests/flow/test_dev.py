@@ -61,6 +61,7 @@ def test_the_printed_lines_work_as_they_are(running: Run) -> None:
     assert done.returncode == 0, done.stderr
     assert "card.created" in done.stdout
     assert re.search(r"status\W+unused", done.stdout)
+    assert "card.updated" in done.stdout
 
 
 def test_other_commands_work_with_the_printed_exports(running: Run) -> None:

@@ -41,7 +41,8 @@ def test_what_is_written_is_what_the_models_say(files: dict[str, str]) -> None:
 
 
 def test_the_command_writes_all_of_it(files: dict[str, str]) -> None:
-    assert set(files) == {"contract.md", "events.md", "states.md", "asyncapi.json", *SCHEMAS}
+    pages = {"contract.md", "events.md", "states.md"}
+    assert set(files) == {*pages, "asyncapi.json", "signatures.json", *SCHEMAS}
 
 
 def test_an_interrupted_command_leaves_whole_files(tmp_path: Path) -> None:

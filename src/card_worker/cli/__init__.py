@@ -35,6 +35,7 @@ COMMANDS = {
     "batch": ("batches", "Order batches of cards, watch them, and handle their files."),
     "codes": ("codes", "Make keys, and open encrypted tokens and PINs."),
     "account": ("accounts", "Show and set the rules of an account."),
+    "producer": ("producers", "Make and register the keys that sign commands."),
     "events": ("events", "Print events from the stream."),
     "dead-letters": ("dead_letters", "Show, requeue and drop dead letters."),
     "reconcile": ("reconcile", "Check the books."),

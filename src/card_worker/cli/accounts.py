@@ -11,6 +11,7 @@ from card_worker.contracts.fields import SECONDS_MAX, is_account_id
 from card_worker.domain.rows import Account
 from card_worker.money import AMOUNT_MAX, Currency
 from card_worker.secrets.sealing import read_recipients
+from card_worker.secrets.signing import Signatures
 from card_worker.storage.accounts import change_account, find_accounts
 
 app = Typer(no_args_is_help=True)
@@ -62,6 +63,22 @@ def set_rules(
     approve_from: Annotated[
         str | None, Option(help="Smallest batch that needs approval. none: only if it says so.")
     ] = None,
+    signatures: Annotated[
+        Signatures | None, Option(help="Whether unsigned commands are accepted, too.")
+    ] = None,
+    signature_window_s: Annotated[
+        int | None,
+        Option(
+            min=1, max=SECONDS_MAX, help="How many seconds the signature of a command is valid."
+        ),
+    ] = None,
+    only_own_recipients: Annotated[
+        bool | None,
+        Option(
+            "--only-own-recipients/--no-only-own-recipients",
+            help="Whether commands may name the account's recipients only.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Set rules of an account. Rules that are not given stay as they are."""
@@ -75,6 +92,9 @@ def set_rules(
         "recipients": recipients,
         "transfers_extend_expiry": transfers_extend_expiry,
         "approve_from": approve_from,
+        "signatures": signatures,
+        "signature_window_s": signature_window_s,
+        "only_own_recipients": only_own_recipients,
     }
     changes = {name: _read(name, value) for name, value in values.items() if value is not None}
     if not changes:
@@ -102,24 +122,26 @@ def _read(name: str, value: Any) -> Any:
     try:
         match name:
             case "currencies":
-                return tuple(dict.fromkeys(map(_read_currency, value.split(","))))
+                return tuple(dict.fromkeys(map(read_currency, value.split(","))))
             case "recipients":
                 read_recipients(value.split(","))
                 return tuple(value.split(","))
             case "load_max" | "balance_max" | "approve_from":
-                return _read_amount(value)
+                return read_amount(value)
     except ValueError as error:
         raise refuse(f"--{name.replace('_', '-')}: {error}", code=2) from None
     return value
 
 
-def _read_currency(text: str) -> Currency:
+def read_currency(text: str) -> Currency:
+    """Return a currency. Raises ValueError."""
     if text not in Currency.__members__:
         raise ValueError(f"{text} is not a currency; there are {', '.join(Currency)}")
     return Currency(text)
 
 
-def _read_amount(text: str) -> int:
+def read_amount(text: str) -> int:
+    """Return an amount in minor units. Raises ValueError."""
     if not (text.isdecimal() and len(text) < 20 and int(text) <= AMOUNT_MAX):
         raise ValueError(f"{text} is not an amount in minor units")
     return int(text)

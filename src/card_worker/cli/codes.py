@@ -31,7 +31,7 @@ def make_identity(
 def make_pepper(
     name: Annotated[str, Argument(help="The name of the key, such as k1.")],
 ) -> None:
-    """Print a new key for TOKEN_PEPPERS or PIN_PEPPERS. Put it before the existing ones."""
+    """Print a new key for a setting ending with PEPPERS. Put it before the existing ones."""
     try:
         echo(new_pepper(name))
     except ValueError as error:

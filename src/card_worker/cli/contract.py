@@ -16,6 +16,7 @@ from card_worker.reference.asyncapi import asyncapi
 from card_worker.reference.contract import contract_page
 from card_worker.reference.events import events_page
 from card_worker.reference.schemas import command_schema, event_schema
+from card_worker.reference.signatures import signatures
 from card_worker.reference.states import states_page
 from card_worker.settings import PREFIX, Settings
 
@@ -26,7 +27,8 @@ app = Typer()
 def contract(
     folder: Annotated[Path, Argument(help="The folder for the files.")] = Path("docs/reference"),
 ) -> None:
-    """Write the pages of the contract, the JSON Schemas and the AsyncAPI document."""
+    """Write the pages of the contract, the JSON Schemas, the AsyncAPI document and the test vectors
+    of signatures."""
     files = reference_files()
     for name, text in files.items():
         path = folder / name
@@ -44,6 +46,7 @@ def reference_files() -> dict[str, str]:
         "contract.md": contract_page(_settings()),
         "events.md": events_page(),
         "states.md": states_page(),
+        "signatures.json": _json(signatures()),
         "asyncapi.json": _json(asyncapi(version("card-worker"))),
         **{name: _json(schema) for name, schema in schemas.items()},
     }

@@ -69,6 +69,11 @@ def _print_addresses(stack: Stack) -> None:
         f"{program} send cards.create account_id={ACCOUNT} card_id={card_id}"
         " amount=50000 currency=NOK --wait",
         f"{program} card show {card_id} --account {ACCOUNT}",
+        "",
+        "Change it by a command that is signed with the key of the producer dev:",
+        "",
+        f"{program} send cards.update account_id={ACCOUNT} card_id={card_id} name=signed"
+        f" --key {shlex.quote(str(stack.key_file))} --wait",
         f"{program} --help",
     )
     # Not wrapped on a narrow terminal, because the lines are copied.

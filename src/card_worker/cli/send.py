@@ -7,7 +7,7 @@ from uuid import uuid4
 from pydantic import TypeAdapter, ValidationError
 from typer import Argument, Exit, Option, Typer
 
-from card_worker.cli.connections import open_client
+from card_worker.cli.connections import Key, open_client
 from card_worker.cli.console import (
     TIMEOUT_S_MAX,
     AsJson,
@@ -37,10 +37,12 @@ def send(
     fields: Annotated[
         list[str] | None, Argument(metavar="KEY=VALUE ...", help="The fields.")
     ] = None,
+    *,
     wait: Annotated[bool, Option("--wait", help="Wait for the answer and show it.")] = False,
     timeout: Annotated[
         float, Option(min=0, max=TIMEOUT_S_MAX, help="Longest time to wait, in seconds.")
     ] = ANSWER_TIMEOUT_S,
+    key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish a command. A value is text, or JSON where the field is not text.
@@ -52,7 +54,7 @@ def send(
     values = _read_fields(task, fields or [])
     sent = _ids(task, values)
     command_ids = [command_id for _, command_id in sent]
-    with open_client() as client:
+    with open_client(key) as client:
         after = client.newest() if wait else ""
         client.publish(task, values, message_id=command_ids[0] if task != APPLY else None)
         if not wait:

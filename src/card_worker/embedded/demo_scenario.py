@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, TypeAlias
@@ -21,7 +21,7 @@ from card_worker.contracts.transactions import (
     RefundTransaction,
     VoidTransaction,
 )
-from card_worker.embedded.stack import Stack
+from card_worker.embedded.stack import SIGNED_AMOUNT_MAX, Stack
 from card_worker.money import Currency, in_words
 from card_worker.secrets.formats import TokenFormat
 from card_worker.secrets.sealing import KeyPair, new_key_pair, open_sealed
@@ -103,6 +103,7 @@ def play(till: Till) -> tuple[list[Event], DeadLetter]:
     _refuse(till)
     _spend(till)
     _use_codes(till)
+    _sign(till)
     letter = _send_unreadable(till)
     _expire(till, expires_at)
     stream = list(till.client.events("0-0", timeout_s=QUIET_S))
@@ -214,6 +215,16 @@ def _use_codes(till: Till) -> None:
     token = json.loads(opened)["token"]
     pay("pay 30.00 by that token", "pay-3", token, pin, "card.drawn_down")
     pay("use that token again", "pay-4", token, pin, "token_spent")
+
+
+def _sign(till: Till) -> None:
+    """Send a sale that the producer's key allows, and one that it doesn't, both signed."""
+    with Client(till.stack.broker_url, key=till.stack.key_file) as client:
+        shop = replace(till, client=client)
+        sale = _sale("sale-7", _card(4), 10_000)
+        shop.send(f"signed {_described(sale)}", sale, "card.activated")
+        sale = _sale("sale-8", _card(5), SIGNED_AMOUNT_MAX + 1)
+        shop.send(f"signed {_described(sale)}", sale, "limit_exceeded")
 
 
 def _send_unreadable(till: Till) -> DeadLetter:

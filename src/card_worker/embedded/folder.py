@@ -11,9 +11,11 @@ from stat import S_ISDIR
 from card_worker.embedded.errors import StackFailed
 from card_worker.secrets.peppers import new_pepper
 from card_worker.secrets.sealing import new_key_pair, read_identities
+from card_worker.secrets.signing import SigningKey
 from card_worker.settings import PEPPERS
 
 LOCK, KEYS = "lock", "keys"
+PRODUCER_KEY = "producer.json"
 
 
 @contextmanager
@@ -50,10 +52,14 @@ def remove_abandoned(folders: Iterable[Path]) -> None:
 
 
 def make_keys(folder: Path) -> str:
-    """Create peppers and an identity in `folder` unless they exist; return the recipient."""
+    """Create peppers, an identity and a producer's key in `folder` unless they exist.
+
+    Returns the recipient of the identity.
+    """
     folder.mkdir(mode=0o700, exist_ok=True)
     for name in PEPPERS:
         _write_once(folder / f"{name.lower()}.txt", new_pepper("k1"))
+    _write_once(folder / PRODUCER_KEY, SigningKey.new("dev-1").text.rstrip())
     identity = folder / "command_identities.txt"
     _write_once(identity, new_key_pair().identity)
     return str(read_identities([identity.read_text()])[0].to_public())

@@ -13,16 +13,18 @@ from time import monotonic, sleep
 from celery import Celery
 from sqlalchemy import URL, Engine
 
+from card_worker.domain.producers import ProducerKey
 from card_worker.embedded import launching
 from card_worker.embedded.errors import Interrupted, StackFailed, log_tail
-from card_worker.embedded.folder import KEYS, locked, make_keys
+from card_worker.embedded.folder import KEYS, PRODUCER_KEY, locked, make_keys
 from card_worker.embedded.launching import Process, ports_to_try, remember_port
 from card_worker.embedded.signals import StopRequest
 from card_worker.embedded.valkey import Valkey, valkey
 from card_worker.relay import LEASE
+from card_worker.secrets.signing import SigningKey
 from card_worker.settings import FROM_FILES
-from card_worker.storage import leases, outbox
-from card_worker.storage.engine import open_engine, reading
+from card_worker.storage import leases, outbox, producers
+from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.migrations import upgrade
 
 READY_MAX_S = 60.0
@@ -30,6 +32,8 @@ DRAIN_MAX_S = 5.0
 POLL_S = 0.05
 SWEEP_INTERVAL_S = 5
 FLOWER_PORT = 5555
+SIGNED_AMOUNT_MAX = 1_000_000
+"""The largest amount that the producer's key allows, in minor units."""
 
 FOREIGN = ("CARD_WORKER_", "CELERY_", "FLOWER_")
 """The beginnings of environment variables for other installations, which are removed.
@@ -64,6 +68,7 @@ def running(
         stack = Stack(folder, broker, stop, lock)
         closing.callback(stack.engine.dispose)
         upgrade(stack.database_url)
+        stack.register_key()
         # Called in reverse order: the relay publishes the worker's last answers before it ends.
         closing.callback(stack.end, "relay")
         closing.callback(stack.drain)
@@ -86,6 +91,8 @@ class Stack:
         keys = folder / KEYS
         self.recipient = make_keys(keys)
         """The age recipient to which producers can seal the tokens and PINs in commands."""
+        self.key_file = keys / PRODUCER_KEY
+        """The key of a producer, which may do everything but exceed SIGNED_AMOUNT_MAX."""
         self.settings = {
             "CARD_WORKER_BROKER_URL": self.broker_url,
             "CARD_WORKER_DATABASE_URL": self.database_url,
@@ -127,6 +134,21 @@ class Stack:
                 raise StackFailed(f"{what} did not come within {timeout_s:g} s{tail}")
             sleep(POLL_S)
             self.check()
+
+    def register_key(self) -> None:
+        """Register the producer's key unless it is."""
+        key = SigningKey.read(self.key_file)
+        with begin(self.engine) as (connection, now):
+            row = ProducerKey(
+                key.key_id,
+                "dev",
+                key.algorithm,
+                now,
+                now,
+                public_key=key.public_key,
+                amount_max=SIGNED_AMOUNT_MAX,
+            )
+            producers.add_key(connection, row)
 
     def start_all(self, *, beat: bool, flower: bool) -> None:
         """Start the processes, and wait until they are ready."""

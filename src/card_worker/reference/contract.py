@@ -63,6 +63,11 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             " and stamps are ignored. `eta` and `countdown`, time limits, callbacks, chains, chords"
             " and positional arguments are not supported: such a command is refused, `invalid`,"
             " with a problem for each.",
+            "- A *signed* command or query has two keyword arguments: `signed`, its fields as JSON"
+            " text with a `command_id`, and `signature`. How both are made, and what happens to"
+            " messages that are not signed or not allowed, is in"
+            " [Sign commands](../how-to/sign-commands.md); test vectors are in"
+            " [signatures.json](signatures.json).",
             "- An *id* has visible characters only. The space (U+0020) is the only space, and not"
             " allowed at the beginning or the end. Control, formatting and unassigned characters"
             " are not allowed. Where an id may be written into a CSV file, it must not begin with"

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
+from struct import Struct
 from time import time
 from typing import TypeAlias
 
@@ -46,14 +47,19 @@ class Algorithm(StrEnum):
 VALUE_BYTES = {Algorithm.HMAC_SHA256: 32, Algorithm.ED25519: 64}
 """The length of a signature's value."""
 
+_length = Struct(">I").pack
+_CONTEXT = _length(len(CONTEXT)) + CONTEXT.encode()
+
 
 def base_of(task: str, key_id: str, unix_time: int, signed: str) -> bytes:
     """Return the bytes that a signature is made of. Raises UnicodeEncodeError.
 
     Each part is UTF-8 behind its length in 4 bytes, so that no two messages have the same bytes.
     """
-    parts = [part.encode() for part in (CONTEXT, task, key_id, str(unix_time), signed)]
-    return b"".join([piece for raw in parts for piece in (len(raw).to_bytes(4, "big"), raw)])
+    of, by, at, text = task.encode(), key_id.encode(), str(unix_time).encode(), signed.encode()
+    # A loop over the parts would take twice as long.
+    lengths = _length(len(of)), _length(len(by)), _length(len(at)), _length(len(text))
+    return b"".join((_CONTEXT, lengths[0], of, lengths[1], by, lengths[2], at, lengths[3], text))
 
 
 def hmac_verifier(secret: bytes) -> Verify:
@@ -122,12 +128,10 @@ class SigningKey:
                 return cls(key_id, secret)
         raise NotAKey("is not a key file: JSON with the texts key_id and secret")
 
-    def write(self, path: Path) -> None:
-        """Write a key file that only its owner can read. Raises OSError, also if it exists."""
-        text = json.dumps({"key_id": self.key_id, "secret": self._secret}, indent=2)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(f"{text}\n")
+    @property
+    def text(self) -> str:
+        """The content of its key file: secret."""
+        return f"{json.dumps({'key_id': self.key_id, 'secret': self._secret}, indent=2)}\n"
 
     @property
     def public_key(self) -> str:
@@ -140,12 +144,14 @@ class SigningKey:
         `at` is its unix time (default: now). Raises UnicodeEncodeError.
         """
         at = int(time()) if at is None else at
-        base = base_of(task, self.key_id, at, signed)
-        if self.algorithm is Algorithm.ED25519:
-            value = self._private.sign(base)
-        else:
-            value = hmac.digest(self._hmac_key, base, "sha256")
+        value = self.value_of(base_of(task, self.key_id, at, signed))
         return f"{self.algorithm},{self.key_id},{at},{_encoded(value)}"
+
+    def value_of(self, base: bytes) -> bytes:
+        """Return the signature's value for these bytes."""
+        if self.algorithm is Algorithm.ED25519:
+            return self._private.sign(base)
+        return hmac.digest(self._hmac_key, base, "sha256")
 
 
 def hmac_secret(key_id: str, pepper: bytes) -> bytes:

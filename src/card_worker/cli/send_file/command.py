@@ -9,7 +9,7 @@ from uuid import uuid4
 from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 from typer import Argument, Exit, Option, Typer
 
-from card_worker.cli.connections import open_client
+from card_worker.cli.connections import Key, open_client
 from card_worker.cli.console import (
     TIMEOUT_S_MAX,
     AsJson,
@@ -52,6 +52,7 @@ def send_file(
     timeout: Annotated[
         float, Option(min=0, max=TIMEOUT_S_MAX, help="Longest time without an answer, in seconds.")
     ] = TIMEOUT_S,
+    key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """Send a command for each line of a file, and wait for the answers.
@@ -86,7 +87,7 @@ def send_file(
             # If the progress can't be stored, this fails before anything is sent.
             progress_file.write(progress)
             columns = MofNCompleteColumn(), TimeRemainingColumn()
-            with open_client() as client, progress_bar(*columns) as bar:
+            with open_client(key) as client, progress_bar(*columns) as bar:
                 bar.add_task(visible(file.name), total=text.lines - reader.header_lines)
                 files, timeout_s = (progress_file, refused_file), timeout if wait else None
                 Sender(client, reader, progress, files, bar, timeout_s=timeout_s).send_all()
