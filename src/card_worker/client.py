@@ -282,7 +282,10 @@ class Client:
         events = self.events(after, timeout_s=timeout_s)
         while waiting and (event := next(events, None)):
             key = event["source"].removeprefix(SOURCE_PREFIX), event["correlationid"]
-            if key in waiting and event.get("answer"):
+            # A refusal for the sender concerns the producer with that key.
+            sender = event["data"].get("key_id")
+            is_mine = sender is None or (self._key is not None and sender == self._key.key_id)
+            if key in waiting and event.get("answer") and is_mine:
                 waiting.remove(key)
                 found[key] = event
         return found

@@ -52,6 +52,11 @@ class _Request(NamedTuple):
     refusal: Refused | None = None
     """Why it is refused whatever its rule says; `key` is not that of the command then."""
 
+    @property
+    def is_for_sender(self) -> bool:
+        """Say whether it is refused by the rules for its sender."""
+        return self.refusal is not None and self.refusal is not _CONFLICT
+
 
 Claimed: TypeAlias = tuple[list[_Request], frozenset[Key], dict[UUID, Answer]]
 """The requests of a group, which of their keys were claimed now, and the answers of the others."""
@@ -142,7 +147,10 @@ def _decide(
     command, at = request.command, books.time(request.needs, now)
     if request.refusal is not None:
         reason, problems = request.refusal.reason, request.refusal.problems
-        return Decision(CommandRejected(command, at, reason, problems, key=request.key[1]))
+        key_id = request.sent.of.key.key_id if request.is_for_sender else None
+        return Decision(
+            CommandRejected(command, at, reason, problems, key=request.key[1], key_id=key_id)
+        )
     return issuer.fill(connection, books, decide(books, command, at))
 
 
@@ -152,6 +160,8 @@ def _emit(books: Books, request: _Request, decision: Decision, released: Release
     if type(command) is CreateTransaction:
         # Also without a PIN: the group may contain the same command with a PIN as well.
         record_attempt(books, command, decision.pin_check, decision.answer.at)
+    if request.is_for_sender:
+        books = Books()  # he may know nothing of the account
     if command.dry_run:
         books = _aside(books, decision, released)
         return [answer(books, decision.answer, apply(decision.answer, books))]
@@ -190,7 +200,13 @@ def _claim(
     ]
     refusals = refuse_senders(connection, sent, now)
     known = [
-        _Request(each.command, needs, each.refused_key, each, refusals[place])
+        _Request(
+            each.command,
+            needs,
+            each.refused_key,
+            each._replace(digest=each.refused_key[1]),
+            refusals[place],
+        )
         if place in refusals
         else _Request(each.command, needs, each.key, each)
         for place, (each, needs) in enumerate(zip(sent, needed, strict=True))

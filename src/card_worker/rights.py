@@ -1,6 +1,6 @@
 """Which signed commands of a group are refused for their senders, before their keys are claimed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
@@ -20,7 +20,7 @@ from card_worker.domain.producers import (
 )
 from card_worker.domain.refusal import Refused
 from card_worker.storage.dead_letters import find_requeued
-from card_worker.storage.idempotency import Key, find_digests
+from card_worker.storage.idempotency import Key, SentKey, claim_keys, find_digests
 from card_worker.storage.producers import find_issued
 
 
@@ -33,11 +33,15 @@ class Sent(NamedTuple):
     sender: Sender | None
 
     @property
+    def of(self) -> Sender:
+        assert self.sender is not None
+        return self.sender
+
+    @property
     def refused_key(self) -> Key:
         """The key of the refusal for the sender."""
-        assert self.sender is not None
         account_id, key = self.key
-        return account_id, keys.refused(self.sender.digest, key)
+        return account_id, keys.refused(self.of.digest, key)
 
 
 Refusals: TypeAlias = dict[int, Refused]
@@ -67,50 +71,88 @@ def refuse_senders(connection: Connection, sent: Sequence[Sent], now: datetime) 
         return {}
     wanted = {each.refused_key for each in signed.values()} | {each.key for each in signed.values()}
     known = find_digests(connection, sorted(wanted))
-    issued = find_issued(
-        connection,
-        {
-            (each.sender.key.producer, now.date().isoformat(), issues(each.command)[1])
-            for each in signed.values()
-            if each.sender is not None and each.sender.key.issued_max is not None
-        },
-    )
-    refusals: Refusals = {}
-    for place, each in signed.items():
-        if each.refused_key in known:
-            refusals[place] = Refused(Reason.NOT_PERMITTED)  # its stored answer has the reason
-        elif known.get(each.key) != each.digest:
-            try:
-                _check(connection, each, issued, now, is_known=each.key in known)
-            except Refused as refusal:
-                refusals[place] = refusal
-    return refusals
+    issued = find_issued(connection, issued_by(signed.values(), now))
+    judged = _Judged(connection, known, issued, now)
+    refusals = {
+        place: refusal for place, each in signed.items() if (refusal := judged.refusal(each))
+    }
+    return _without_handled(connection, signed, known, refusals, now)
 
 
-def _check(
-    connection: Connection, sent: Sent, issued: Issued, now: datetime, *, is_known: bool
-) -> None:
-    command, sender = sent.command, sent.sender
-    assert sender is not None
-    check_rights(command, sender)
-    if is_known:
-        return  # with other content, so it is refused for that
-    window_s = sender.window_s(command.account_id)
-    try:
-        check_time(sender, now, window_s=window_s)
-    except Refused:
-        received_at = find_requeued(connection, sender.digest)
-        if received_at is None:
-            raise
-        check_time(sender, received_at, window_s=window_s)
-    check_issued(command, sender, issued, now)
+class _Judged:
+    """The commands of a group that were judged so far, in their order."""
+
+    def __init__(
+        self, connection: Connection, known: dict[Key, str], issued: Issued, now: datetime
+    ) -> None:
+        self._connection, self._issued, self._now = connection, issued, now
+        self._stored, self._digests = known, dict(known)
+        self._requeued: dict[str, datetime | None] = {}
+
+    def refusal(self, sent: Sent) -> Refused | None:
+        if sent.refused_key in self._stored:
+            return Refused(Reason.NOT_PERMITTED)  # its stored answer has the reason
+        digest = self._digests.get(sent.key)
+        if digest == sent.digest:
+            return None
+        try:
+            check_rights(sent.command, sent.of)
+            if digest is None:  # else it is refused for its other content
+                self._check_new(sent)
+        except Refused as refusal:
+            return refusal
+        self._digests.setdefault(sent.key, sent.digest)
+        return None
+
+    def _check_new(self, sent: Sent) -> None:
+        sender, window_s = sent.of, sent.of.window_s(sent.command.account_id)
+        try:
+            check_time(sender, self._now, window_s=window_s)
+        except Refused:
+            received_at = self._requeued_at(sender.digest)
+            if received_at is None:
+                raise
+            check_time(sender, received_at, window_s=window_s)
+        check_issued(sent.command, sender, self._issued, self._now)
+
+    def _requeued_at(self, signature: str) -> datetime | None:
+        if signature not in self._requeued:
+            self._requeued[signature] = find_requeued(self._connection, signature)
+        return self._requeued[signature]
+
+
+def _without_handled(
+    connection: Connection,
+    signed: Mapping[int, Sent],
+    known: Mapping[Key, str],
+    refusals: Refusals,
+    now: datetime,
+) -> Refusals:
+    """Return the refusals without commands that another commit is handling: it was sent twice.
+
+    Waits for the end of that commit: as when a key is claimed, but the key stays free.
+    """
+    new = [signed[place] for place in refusals if signed[place].key not in known]
+    if not new or connection.dialect.name != "postgresql":  # SQLite has one commit at a time
+        return refusals
+    with connection.begin_nested() as savepoint:
+        claimed = claim_keys(
+            connection, [SentKey(each.key, each.digest, None) for each in new], now
+        )
+        handled = claimed().digests
+        savepoint.rollback()
+    return {
+        place: refusal
+        for place, refusal in refusals.items()
+        if signed[place].key in known or handled.get(signed[place].key) != signed[place].digest
+    }
 
 
 def issued_by(sent: Iterable[Sent], now: datetime) -> Issued:
-    """Return what these commands have issued, for the producers that have a limit."""
+    """Return what these commands issue, for the producers that have a limit."""
     issued = Issued()
     for command, _, _, sender in sent:
-        if sender is not None and sender.key.issued_max is not None and not command.dry_run:
-            amount, currency = issues(command)
+        amount, currency = issues(command)
+        if amount and sender is not None and sender.is_counted:
             issued[sender.key.producer, now.date().isoformat(), currency] += amount
     return issued

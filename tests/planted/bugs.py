@@ -238,8 +238,8 @@ BUGS = (
     Bug(
         "a refusal for the sender takes the key of the command",
         "handler.py",
-        "_Request(each.command, needs, each.refused_key, each, refusals[place])",
-        "_Request(each.command, needs, each.key, each, refusals[place])",
+        "            each.refused_key,\n",
+        "            each.key,\n",
         (SENDERS,),
     ),
     Bug(

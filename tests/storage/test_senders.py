@@ -1,27 +1,46 @@
 """Signed messages and their senders: what a delivery does with them, on both databases."""
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, Table, func, select
 
 from card_worker.contracts.commands import COMMANDS
 from card_worker.contracts.dead_letters import UNAUTHENTICATED, DeadLetterReason, Unreadable
+from card_worker.contracts.envelope import read_envelope
+from card_worker.contracts.message import SignedBy, UnreadableItem, read_commands
+from card_worker.handler import handle
 from card_worker.secrets.sealing import new_key_pair
 from card_worker.secrets.signing import Signatures, SigningKey
 from card_worker.storage import dead_letters
 from card_worker.storage.accounts import change_account
-from card_worker.storage.engine import begin, reading
+from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.producers import change_key
 from card_worker.storage.tables import dead_letters as letters
-from card_worker.storage.tables import idempotency_keys, outbox, unauthenticated
+from card_worker.storage.tables import (
+    idempotency_keys,
+    issued,
+    outbox,
+    pin_attempts,
+    unauthenticated,
+)
 from card_worker.worker.delivery import Delivery
-from card_worker.worker.messages import Answered, Failed, Message, Outcome, QueryAnswered
+from card_worker.worker.messages import (
+    Answered,
+    Failed,
+    Message,
+    Outcome,
+    QueryAnswered,
+    is_sent_by_owner,
+)
 from tests.codes import OWNER, VAULT
+from tests.flow.processes import until
 from tests.producers import PEPPERS, ed25519_key, hmac_key, message, register, signed
 
 ACCOUNT, OTHER = "T00000001", "T00000002"
@@ -76,6 +95,10 @@ class Shop:
             )
             keys, events = (connection.execute(count).scalar_one() for count in counts)
             return keys, events
+
+    def count(self, table: Table) -> int:
+        with reading(self.engine) as connection:
+            return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
 
     def letters(self) -> list[dead_letters.DeadLetter]:
         with reading(self.engine) as connection:
@@ -431,6 +454,19 @@ def test_a_requeued_message_is_judged_as_of_when_it_arrived(shop: Shop) -> None:
     assert told(shop.deliver(old)) == "card.created"
 
 
+def test_a_requeued_message_may_be_handled_before_it_is_marked_as_such(shop: Shop) -> None:
+    shop.require()
+    old = shop.message("cards.create", **card(), age_s=8 * DAY_S)
+    assert told(shop.deliver(old)) == "key_unknown"
+    (letter,) = shop.letters()
+    shop.register()
+    with begin(shop.engine) as (connection, now):
+        dead_letters.begin_requeue(connection, letter.id)
+        earlier = now - timedelta(days=5)
+        connection.execute(letters.update().values(received_at=earlier))
+    assert told(shop.deliver(old)) == "card.created"
+
+
 # --- queries --------------------------------------------------------------------------------------
 
 
@@ -448,6 +484,28 @@ def test_a_query_is_signed_for_a_minute_and_for_its_own_result(shop: Shop) -> No
     assert told(shop.deliver(shop.unsigned("cards.get", card_id="card-1"))) == "unsigned"
     shop.change(shop.ed25519, revoked_at=datetime.now(UTC))
     assert ask() == "key_unknown"
+
+
+def test_a_query_that_is_refused_for_its_sender_is_no_pin_attempt(shop: Shop) -> None:
+    shop.register()
+    assert shop.send("cards.create", **card(pin={}, seal_to=STRANGER)) == "card.created"
+    asked = {"command_id": "m-1", "card_id": "card-1", "pin": "1234"}
+    assert shop.send("cards.get", **asked, age_s=100) == "signature_stale"
+    assert shop.send("cards.get", **asked, age_s=-200) == "signature_from_the_future"
+    shop.change(shop.ed25519, tasks=["cards.create"])
+    assert shop.send("cards.get", **asked) == "not_permitted"
+    shop.change(shop.ed25519, tasks=None, revoked_at=datetime.now(UTC))
+    assert shop.send("cards.get", **asked) == "key_unknown"
+    pay = {"card_id": "card-1", "pin": "1234", "ref_id": "r", **LOAD}
+    assert shop.send("transactions.create", **pay) == "key_unknown"
+    assert shop.count(pin_attempts) == 0
+
+
+def test_the_result_of_a_copy_is_stored_for_nobody(shop: Shop) -> None:
+    mine = shop.message("cards.create", command_id="m-1", **card())
+    assert is_sent_by_owner(mine)
+    assert not is_sent_by_owner(replace(mine, id="copy"))
+    assert is_sent_by_owner(shop.unsigned("cards.create", **card()))
 
 
 # --- orders ---------------------------------------------------------------------------------------
@@ -478,6 +536,141 @@ def test_an_account_may_seal_to_its_own_recipients_only(shop: Shop) -> None:
     assert shop.send("cards.batch_create", **batch) == "invalid"
 
 
+def test_recipients_are_checked_again_when_an_order_is_approved(shop: Shop) -> None:
+    register(shop.engine, shop.ed25519, "alice")
+    register(shop.engine, shop.hmac, "bob")
+    order = {"batch_id": "b", "count": 3, "card_id_pattern": "x-{n}", "needs_approval": True}
+    codes = {"options": {"pin": {}}, "seal_to": STRANGER}
+    assert shop.send("cards.batch_create", **order, **codes) == "batch.awaiting_approval"
+    change_account(
+        shop.engine,
+        ACCOUNT,
+        lambda rules: rules._replace(recipients=(OWNER.recipient,), only_own_recipients=True),
+    )
+    assert shop.send("batches.approve", shop.hmac, batch_id="b") == "invalid"
+
+
+# --- several in a group -----------------------------------------------------------------------
+
+
+def test_no_message_is_verified_with_older_rules_than_its_neighbours(shop: Shop) -> None:
+    shop.register()
+    assert shop.send("cards.create", **card("1")) == "card.created"
+    changes: list[Callable[[], None]] = [
+        lambda: shop.change(shop.ed25519, accounts=[OTHER]),
+        lambda: shop.change(shop.ed25519, revoked_at=datetime.now(UTC)),
+        shop.require,
+    ]
+    for change, reason in zip(changes, ["not_permitted", "key_unknown", "unsigned"], strict=True):
+        change()
+        first = shop.message("cards.create", **card("2"))
+        if reason == "unsigned":
+            first = shop.unsigned("cards.create", **card("2"))
+        stranger = shop.message("cards.create", ed25519_key("nobody"), **card("3"))
+        outcomes = shop.worker.deliver([first, replace(stranger, id="stranger")])
+        assert list(map(told, outcomes)) == [reason, "key_unknown"]
+
+
+def test_copies_in_a_group_are_the_same_command(shop: Shop) -> None:
+    shop.register(issued_max={"NOK": 600})
+    mine = shop.message("cards.create", **card("1"))
+    outcomes = shop.worker.deliver([mine, replace(mine, id="copy")])
+    assert list(map(told, outcomes)) == ["card.created"] * 2
+    assert told(shop.deliver(mine)) == "card.created"
+    assert shop.send("cards.create", **card("2", amount=100)) == "card.created"
+    assert shop.send("cards.create", **card("3", amount=1)) == "limit_exceeded"
+
+
+def test_what_every_key_of_a_producer_issues_counts(shop: Shop) -> None:
+    register(shop.engine, shop.ed25519)
+    register(shop.engine, shop.hmac, issued_max={"NOK": 600})
+    assert shop.send("cards.create", **card("1")) == "card.created"
+    assert shop.send("cards.create", shop.hmac, **card("2")) == "limit_exceeded"
+    assert shop.send("cards.block", shop.hmac, card_id="1", reason="r") == "card.blocked"
+    assert shop.count(issued) == 1
+
+
+def test_a_refusal_for_the_sender_shows_nothing_of_the_account(shop: Shop) -> None:
+    register(shop.engine, shop.ed25519, "stranger", accounts=[OTHER])
+    register(shop.engine, shop.hmac, "owner")
+    assert shop.send("cards.create", shop.hmac, **card()) == "card.created"
+    block: dict[str, Any] = {"card_id": "card-1", "reason": "r", "command_id": "sale-1"}
+    mine, foreign = (shop.message("cards.block", key, **block) for key in (shop.hmac, shop.ed25519))
+    outcomes = shop.worker.deliver([foreign, mine])
+    assert list(map(told, outcomes)) == ["not_permitted", "card.blocked"]
+    assert isinstance(outcomes[0], Answered)
+    data = json.loads(outcomes[0].answers[0].event)["data"]
+    assert "status" not in data
+    # So that the owner can tell the refusal from the answer to his own command.
+    assert data["key_id"] == shop.ed25519.key_id
+
+
+def test_a_command_that_another_worker_is_handling_is_not_refused(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    shop = Shop(engine)
+    shop.register()
+    sent = shop.message("cards.create", **card())
+    shop.change(shop.ed25519, tasks=["cards.get"])
+    commands = [
+        command
+        for command in read_commands(sent.task, sent.id, sent.kwargs, signed_by=SignedBy("shop"))
+        if not isinstance(command, UnreadableItem)
+    ]
+    with ThreadPoolExecutor() as pool:
+        with begin(engine) as (connection, now):
+            handle(connection, commands, now)
+            second = pool.submit(shop.deliver, sent)
+            until(lambda: _waits_for_a_lock(engine), "the other worker")
+        assert told(second.result()) == "card.created"
+    assert told(shop.deliver(sent)) == "card.created"
+    engine.dispose()
+
+
+def _waits_for_a_lock(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return bool(connection.exec_driver_sql(waiting).scalar_one())
+
+
+def test_an_item_beyond_the_limit_of_a_list_has_to_be_signed_as_well(shop: Shop) -> None:
+    shop.require()
+    large = {"account_id": OTHER, "command_id": "x", "bad": 1}
+    large["cards"] = [{"card_id": str(number)} for number in range(1_000)]
+    burn = {"account_id": ACCOUNT, "command_id": "sale-1", "batch_id": "b"}
+    listed = [{"command": "cards.batch_create", **large}, {"command": "batches.approve", **burn}]
+    shop.deliver(message("commands.apply", {"commands": listed}))
+    shop.register()
+    assert shop.send("cards.create", command_id="sale-1", **card()) == "card.created"
+
+
+@pytest.mark.parametrize("account_id", [[], {}, 5, None])
+def test_an_account_id_of_another_type_is_no_defect(shop: Shop, account_id: Any) -> None:
+    shop.require(OTHER)
+    wrong = shop.unsigned("cards.create", **card(), account_id=account_id)
+    assert told(shop.deliver(wrong)) == "account_id_invalid"
+
+
+@pytest.mark.parametrize("headers", [{"expires": "2020-01-01T00:00:00Z"}, {"eta": "2030-01-01"}])
+def test_nothing_beside_what_is_signed_changes_a_command(
+    shop: Shop, headers: dict[str, Any]
+) -> None:
+    kwargs = signed(
+        shop.ed25519, "cards.create", {"account_id": ACCOUNT, "command_id": "c", **card()}
+    )
+    for args, more in (([1], {}), ([], headers)):
+        with pytest.raises(Unreadable, match="signature_malformed"):
+            read_envelope(
+                {"task": "cards.create", "id": "m", **more},
+                json.dumps([args, kwargs, {}]),
+                content_type="application/json",
+                content_encoding="utf-8",
+                tasks=frozenset(COMMANDS),
+            )
+
+
 # --- dead letters ---------------------------------------------------------------------------------
 
 
@@ -486,6 +679,13 @@ def test_messages_of_unknown_senders_are_stored_up_to_a_number_a_day(engine: Eng
     shop.require()
     for _ in range(4):
         assert told(shop.deliver(shop.unsigned("cards.create", **card()))) == "unsigned"
+    stored = shop.letters()
+    assert len(stored) == 2
+    # One that is stored already is neither counted nor lost.
+    with begin(engine) as (connection, now):
+        assert dead_letters.resolve(connection, stored[0].id, now, "requeued")
+    again = message("cards.create", json.loads(stored[0].body)[1], id=stored[0].message_id or "")
+    assert told(shop.deliver(again)) == "unsigned"
     assert len(shop.letters()) == 2
     with reading(engine) as connection:
         (row,) = connection.execute(select(unauthenticated)).all()

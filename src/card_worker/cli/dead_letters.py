@@ -65,8 +65,9 @@ def requeue(letter: LetterId, identity: Annotated[Path | None, IDENTITY] = None)
         found = _with_secrets(_find_waiting(engine, letter), identity)
         if found.is_cut:
             raise refuse("its headers are too large to be read: the producer must send it again")
-        if found.message_id is not None:
-            with begin(engine) as (connection, _):
+        with begin(engine) as (connection, _):
+            dead_letters.begin_requeue(connection, found.id)
+            if found.message_id is not None:
                 key = start_key(found.message_id, found.body)
                 starts.forget_starts(connection, [key])
         # Published first: after a crash in between it is published twice, and never lost.

@@ -122,7 +122,8 @@ def call_of(task: str, kwargs: dict[str, Any], conditions: Conditions = NO_CONDI
     """Return the call of a task with these keyword arguments. Raises Unreadable."""
     if task in ANSWERED and is_signed(kwargs):
         signature = read_signature(task, kwargs)
-        return Call(_read_signed(task, kwargs[SIGNED]), conditions, signature)
+        _refuse_unsigned(conditions)
+        return Call(_read_signed(task, kwargs[SIGNED]), signature=signature)
     return Call(kwargs, conditions)
 
 
@@ -164,6 +165,16 @@ def _read_body(body: bytes | str) -> tuple[list[Any], dict[str, Any], dict[str, 
             return args, kwargs, embed or {}
         case _:
             raise Unreadable(DeadLetterReason.BODY_NOT_A_CALL)
+
+
+def _refuse_unsigned(conditions: Conditions) -> None:
+    """Refuse conditions beside what is signed: anybody could add them to a copy of the message."""
+    if conditions.deadline is not None:
+        detail = "headers.expires is not signed; use not_after"
+        raise Unreadable(DeadLetterReason.SIGNATURE_MALFORMED, detail)
+    if conditions.problems:
+        detail = f"{conditions.problems[0].field} is not signed"
+        raise Unreadable(DeadLetterReason.SIGNATURE_MALFORMED, detail)
 
 
 def _read_signed(task: str, text: str) -> dict[str, Any]:

@@ -121,6 +121,9 @@ class RejectionData(CommandInfo):
     """Why the command was refused, for people."""
     problems: NotRequired[tuple[Problem, ...]]
     """The invalid fields, or the cards concerned; at most 20."""
+    key_id: NotRequired[str]
+    """The key that signed the command, if it is refused by the rules for its sender. The refusal
+    concerns only who sent it: another producer's command may have the same `command_id`."""
     status: NotRequired[Status]
     """Status of the card, if the command names it by `card_id`. Not for `invalid` and
     `idempotency_conflict`."""

@@ -58,6 +58,15 @@ class UnreadableItem:
     item: Any
 
 
+class _All:
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+ALL = _All()
+"""Contains everything: signatures are required for all accounts."""
+
+
 @dataclass(frozen=True, slots=True)
 class SignedBy:
     """Who has signed a message, and which accounts accept only signed commands."""
@@ -67,18 +76,20 @@ class SignedBy:
 
     def check(self, account_id: object) -> None:
         """Check that commands of the account may be sent like this. Raises Unreadable."""
-        if self.producer is None and account_id in self.required:
+        is_id = isinstance(account_id, str)
+        if self.producer is None and (
+            self.required is ALL or (is_id and account_id in self.required)
+        ):
             raise Unreadable(DeadLetterReason.UNSIGNED)
+
+    def complete(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the fields of a request, with the producer as who has created it."""
+        if self.producer is None:
+            return fields
+        return {**fields, "created_by": self.producer, "producer": self.producer}
 
 
 UNSIGNED = SignedBy()
-
-
-class All:
-    """Contains everything: signatures are required for all accounts."""
-
-    def __contains__(self, _: object) -> bool:
-        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +149,8 @@ def read_commands(
 def reason_of(unreadable: Sequence[UnreadableItem]) -> DeadLetterReason:
     """Return the reason of the dead letter for items of a list."""
     reasons = {item.reason for item in unreadable}
-    return (
-        reasons.pop()
-        if reasons <= {DeadLetterReason.UNSIGNED}
-        else DeadLetterReason.ITEMS_UNREADABLE
-    )
+    is_unsigned = DeadLetterReason.UNSIGNED in reasons
+    return DeadLetterReason.UNSIGNED if is_unsigned else DeadLetterReason.ITEMS_UNREADABLE
 
 
 def describe_items(unreadable: Sequence[UnreadableItem], items: int) -> str:
@@ -238,6 +246,7 @@ def _read_part(
         raise Unreadable(DeadLetterReason.SIGNATURE_MALFORMED, "command_id is missing")
     task = part.get("command")
     fields = {name: value for name, value in part.items() if name != "command"}
+    reading.signed_by.check(fields.get("account_id"))
     extra = extra_cost(task, fields)
     if extra <= left:
         return _read(task, fields, reading, fallback_id=fallback_id), extra
@@ -245,7 +254,8 @@ def _read_part(
         f"a list has at most {EXTRA_COST_MAX} listed cards;"
         f" any other command about a batch counts as {BATCH_COST} of them"
     )
-    return _invalid(str(task), fields, (Problem(field="", message=message),), fallback_id), 0
+    problem = Problem(field="", message=message)
+    return _invalid(str(task), reading.signed_by.complete(fields), (problem,), fallback_id), 0
 
 
 def _read(
@@ -267,9 +277,7 @@ def _read_as(
         for name in ("command", "producer")
         if name in fields
     )
-    producer = reading.signed_by.producer
-    if producer is not None:
-        fields = {**fields, "created_by": producer, "producer": producer}
+    fields = reading.signed_by.complete(fields)
     if not problems:
         try:
             return reading.with_deadline(kind.model_validate(fields, context=reading.vault))

@@ -39,8 +39,8 @@ class Signature(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of what is signed, in hex: equal for a message that is sent again."""
-        return sha256(self.base).hexdigest()
+        """The SHA-256 of what is signed and of the value, in hex: equal for a copy of a message."""
+        return sha256(self.base + self.value).hexdigest()
 
 
 def is_signed(kwargs: Mapping[str, Any]) -> bool:

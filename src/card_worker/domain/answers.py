@@ -233,6 +233,8 @@ def _rejection(books: Books, event: CommandRejected) -> Answer:
         data["card_id"] = card_id
     if event.problems:
         data["problems"] = event.problems
+    if event.key_id is not None:
+        data["key_id"] = event.key_id
     _add_state(books, event, data)
     if isinstance(command, CreateBatch):
         subject = command.called

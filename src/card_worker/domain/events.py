@@ -298,6 +298,8 @@ class CommandRejected(EventBase[Command]):
     type = EventType.COMMAND_REJECTED
     reason: Reason
     problems: tuple[Problem, ...] = ()
+    key_id: str | None = None
+    """The key of the signature, if the command is refused by the rules for its sender."""
 
     @property
     def is_answer(self) -> bool:

@@ -254,6 +254,10 @@ def check_approve(command: ApproveBatch, books: Books, _now: datetime) -> None:
     if batch is not None and batch.producer is not None and command.producer is None:
         message = "must be a producer that signs, since the order is signed"
         raise Refused(Reason.INVALID, Problem(field="created_by", message=message))
+    if batch is not None:
+        account = books.account(command.account_id)
+        for field in ("recipients", "pin_recipients"):
+            check_recipients(account, field, getattr(batch, field))
     if command.created_by in (None, ordered_by):
         message = "must be somebody else than who ordered"
         raise Refused(Reason.INVALID, Problem(field="created_by", message=message))

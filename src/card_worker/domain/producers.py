@@ -14,6 +14,7 @@ from card_worker.contracts.batches import CreateBatch
 from card_worker.contracts.cards import ActivateCard, AdjustBalance, CreateCard
 from card_worker.contracts.commands import Command, is_invalid
 from card_worker.contracts.enums import Reason, TransactionType
+from card_worker.contracts.fields import SECONDS_MAX
 from card_worker.contracts.queries import Query
 from card_worker.contracts.transactions import CreateTransaction
 from card_worker.contracts.views import Problem
@@ -71,6 +72,8 @@ class Sender:
     """The SHA-256 of what is signed."""
     windows_s: Mapping[str, int]
     """How old a signature may be, for accounts where that is not the default."""
+    is_counted: bool = False
+    """Whether what it issues is counted: a key of its producer has a limit for that."""
 
     def window_s(self, account_id: str) -> int:
         return self.windows_s.get(account_id, WINDOW_S)
@@ -92,28 +95,31 @@ def check_rights(request: Command | Query, sender: Sender) -> None:
         raise _too_much("count", key.cards_max)
 
 
-def check_time(sender: Sender, now: datetime, *, window_s: int) -> None:
+def check_time(
+    sender: Sender, now: datetime, *, window_s: int, ahead: timedelta = CLOCK_DIFFERENCE_MAX
+) -> None:
     """Check that a signature is neither too old nor from the future. Raises Refused."""
-    if sender.signed_at > now + CLOCK_DIFFERENCE_MAX:
+    if sender.signed_at > now + ahead:
         raise Refused(Reason.SIGNATURE_FROM_THE_FUTURE)
-    if sender.signed_at < now - timedelta(seconds=window_s):
+    if sender.signed_at < now - timedelta(seconds=min(window_s, SECONDS_MAX)):
         raise Refused(Reason.SIGNATURE_STALE)
 
 
 def check_issued(command: Command, sender: Sender, issued: Issued, now: datetime) -> None:
-    """Count what a command issues, if its key has a limit for that. Raises Refused above it."""
-    limits = sender.key.issued_max
-    amount, currency = issues(command)
-    if limits is None or not amount or command.dry_run:
+    """Count what a command issues. Raises Refused if that is above the limit of its key."""
+    limits, (amount, currency) = sender.key.issued_max, issues(command)
+    if not sender.is_counted or not amount:
         return
     place = sender.key.producer, now.date().isoformat(), currency
-    if issued[place] + amount > limits.get(currency, 0):
+    if limits is not None and issued[place] + amount > limits.get(currency, 0):
         raise _too_much("amount", limits.get(currency, 0), per=" per day")
     issued[place] += amount
 
 
 def issues(command: Command) -> tuple[int, str]:
     """Return the amount that a command loads onto cards, and its currency; 0 for none."""
+    if command.dry_run:
+        return 0, ""
     match command:
         case ActivateCard() | CreateCard() | AdjustBalance():
             return max(command.amount, 0), command.currency

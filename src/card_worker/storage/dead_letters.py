@@ -109,6 +109,14 @@ def find_requeued(connection: Connection, signature: str) -> datetime | None:
     return received_at
 
 
+def is_known(connection: Connection, letter: DeadLetter) -> bool:
+    """Say whether the same message is stored already."""
+    same = func.coalesce(table.c.message_id, "") == (_in_text(letter.message_id) or "")
+    digest = _digest(_without_secrets(letter, ()))
+    found = select(table.c.id).where(same, table.c.digest == digest)
+    return connection.execute(found).first() is not None
+
+
 def unauthenticated_left(connection: Connection, at: datetime, stored_max: int) -> int:
     """Return how many more messages of unknown senders may be stored on the UTC day of `at`."""
     stored = select(func.coalesce(func.sum(unauthenticated.c.stored), 0)).where(
@@ -167,6 +175,11 @@ def resolve(
         is_open &= table.c.received_at == as_received_at
     changed = update(table).where(is_open).values(resolved_at=now, resolution=resolution)
     return connection.execute(changed).rowcount == 1
+
+
+def begin_requeue(connection: Connection, id: int) -> None:
+    """Note that a dead letter is being sent again: its signature may be old by now."""
+    connection.execute(update(table).where(table.c.id == id).values(resolution="requeued"))
 
 
 def open_letter(letter: DeadLetter, identities: Sequence[str]) -> DeadLetter:

@@ -67,12 +67,15 @@ class BookkeepingError(Exception):
 
 
 @contextmanager
-def bookkeeping() -> Iterator[None]:
-    """Raise BookkeepingError for every error that is not retryable: no message has caused it."""
+def bookkeeping(*expected: type[Exception]) -> Iterator[None]:
+    """Raise BookkeepingError for every error that is not retryable: no message has caused it.
+
+    `expected` errors are raised as they are.
+    """
     try:
         yield
     except Exception as error:
-        if is_retryable(error):
+        if is_retryable(error) or isinstance(error, expected):
             raise
         raise BookkeepingError from error
 

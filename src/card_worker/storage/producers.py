@@ -29,19 +29,26 @@ class Registry(NamedTuple):
     """The accounts that require signatures."""
     windows_s: dict[str, int]
     """How old a signature may be, for accounts where that is not the default."""
+    limited: frozenset[str]
+    """The producers of which a key has a limit for what may be issued per day."""
 
 
 def load_registry(connection: Connection) -> Registry:
     """Return the registry. The connection must read as at one moment."""
     now = clock(connection)
-    rules = select(accounts.c.account_id, accounts.c.signatures, accounts.c.signature_window_s)
+    required, window_s = accounts.c.signatures, accounts.c.signature_window_s
+    rules = select(accounts.c.account_id, required, window_s).where(
+        (required == Signatures.REQUIRED) | (window_s != WINDOW_S)
+    )
     rows = connection.execute(rules).all()
+    keys = list_keys(connection)
     return Registry(
         read_version(connection),
         now,
-        {key.key_id: key for key in list_keys(connection)},
+        {key.key_id: key for key in keys},
         frozenset(row[0] for row in rows if row[1] is Signatures.REQUIRED),
         {row[0]: row[2] for row in rows if row[2] != WINDOW_S},
+        frozenset(key.producer for key in keys if key.issued_max is not None),
     )
 
 

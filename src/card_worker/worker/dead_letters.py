@@ -57,12 +57,14 @@ class DeadLetters:
         stored = self.store([partial(dead_letter_of, message, reason, detail)])
         return Failed(reason, detail) if stored else Returned()
 
-    def dead_letter_unread(self, message: Message, error: Exception) -> Outcome:
-        """Store a message as a dead letter that is Unreadable, or whose reading has a defect."""
-        if isinstance(error, Unreadable):
-            return self.dead_letter(message, error.reason, error.detail)
-        log_defect(error, messages=1)
-        return self.dead_letter(message, DeadLetterReason.DEFECT, type(error).__name__)
+    def dead_letter_unread(self, failed: Sequence[tuple[Message, Exception]]) -> list[Outcome]:
+        """Store messages that are Unreadable, or whose reading has a defect, in one commit."""
+        failures = [_failure(error) for _, error in failed]
+        letters = [
+            partial(dead_letter_of, message, failure.reason, failure.detail)
+            for (message, _), failure in zip(failed, failures, strict=True)
+        ]
+        return [*failures] if not letters or self.store(letters) else [Returned()] * len(failed)
 
     def store(self, letters: Sequence[DeadLetterAt]) -> bool:
         """Store dead letters in one commit. Their messages may be acknowledged afterwards.
@@ -111,17 +113,21 @@ class DeadLetters:
 
     def _admit(self, connection: Connection, letters: Sequence[DeadLetter]) -> list[bool]:
         """Count the messages of unknown senders; return which of the letters are stored."""
-        unknown = [letter for letter in letters if letter.reason in UNAUTHENTICATED]
+        unknown = [
+            letter
+            for letter in letters
+            if letter.reason in UNAUTHENTICATED and not dead_letters.is_known(connection, letter)
+        ]
         if not unknown:
             return [True] * len(letters)
         left = dead_letters.unauthenticated_left(
             connection, unknown[0].received_at, self._unauthenticated_max
         )
-        stored = {id(letter) for letter in unknown[:left]}
+        more = {id(letter) for letter in unknown[left:]}
         dead_letters.count_unauthenticated(
-            connection, [(letter, id(letter) in stored) for letter in unknown]
+            connection, [(letter, id(letter) not in more) for letter in unknown]
         )
-        return [letter.reason not in UNAUTHENTICATED or id(letter) in stored for letter in letters]
+        return [id(letter) not in more for letter in letters]
 
     def _add(self, connection: Connection, letter: DeadLetter) -> None:
         dead_letters.add(connection, letter, self._recipients)
@@ -138,6 +144,13 @@ class DeadLetters:
             )
             self._add(connection, part)
         return part
+
+
+def _failure(error: Exception) -> Failed:
+    if isinstance(error, Unreadable):
+        return Failed(error.reason, error.detail)
+    log_defect(error, messages=1)
+    return Failed(DeadLetterReason.DEFECT, type(error).__name__)
 
 
 def dead_letter_of(

@@ -10,7 +10,7 @@ defect       rolled back; each message of the group is started again alone, at m
              all; then Failed
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 
@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 
 from card_worker.batches.chunks import Chunk
 from card_worker.contracts.commands import CHUNK
+from card_worker.contracts.dead_letters import UNAUTHENTICATED, Unreadable
 from card_worker.contracts.message import NO_VAULT, read_commands
 from card_worker.contracts.queries import QUERIES
 from card_worker.secret_issuer import SecretIssuer
@@ -109,43 +110,42 @@ class Delivery:
         wait for.
         """
         self._senders.expire()
-        while True:
-            try:
-                return self._deliver(messages, locked)
-            except RegistryChanged:
-                # Nothing of the last commit was done. What was committed before is done only once.
-                log.info("registry of producers has changed")
-                self._senders.expire()
-                try:
-                    self._senders.refresh()
-                except Interrupted:
-                    return [Returned()] * len(messages)
-
-    def _deliver(self, messages: Sequence[Message], locked: frozenset[Row]) -> list[Outcome]:
         outcomes: dict[int, Outcome] = {}
-        reads: dict[int, ReadMessage] = {}
-        for place, message in enumerate(messages):
-            if message.task in QUERIES or message.task == CHUNK:
-                continue
-            read = self._read(message)
-            if isinstance(read, ReadMessage):
-                reads[place] = read
-            else:
-                outcomes[place] = read
         all_locked = set(locked)
-        outcomes |= self._deliver_in_order(reads, all_locked)
-        # After the commit, so that queries see the effects of earlier messages.
-        for place, message in enumerate(messages):
-            if message.task in QUERIES:
-                outcomes[place] = self._queries.deliver(message)
-        for place, message in enumerate(messages):
-            if message.task == CHUNK:
-                outcomes[place] = self._chunks.deliver(message)
+        try:
+            while len(outcomes) < len(messages):
+                try:
+                    self._deliver(messages, all_locked, outcomes)
+                except RegistryChanged:
+                    log.info("registry of producers has changed")
+                    self._senders.refresh()
+        except Interrupted:
+            pass
         waiting = [place for place, end in outcomes.items() if isinstance(end, Waiting)]
         if waiting:
             log.warning("rows locked by another session, messages wait", messages=len(waiting))
             outcomes |= dict.fromkeys(waiting, Waiting(frozenset(all_locked)))
-        return [outcomes[place] for place in range(len(messages))]
+        return [outcomes.get(place, Returned()) for place in range(len(messages))]
+
+    def _deliver(
+        self, messages: Sequence[Message], locked: set[Row], outcomes: dict[int, Outcome]
+    ) -> None:
+        """Add the outcomes of the messages that have none yet; add rows found locked.
+
+        Raises RegistryChanged and Interrupted; what is done then is in the outcomes.
+        """
+        left = [(place, each) for place, each in enumerate(messages) if place not in outcomes]
+        with_commands = {
+            place: each for place, each in left if each.task not in QUERIES and each.task != CHUNK
+        }
+        self._deliver_in_order(self._read(with_commands, outcomes), locked, outcomes)
+        # After the commit, so that queries see the effects of earlier messages.
+        for place, message in left:
+            if message.task in QUERIES:
+                outcomes[place] = self._queries.deliver(message)
+        for place, message in left:
+            if message.task == CHUNK:
+                outcomes[place] = self._chunks.deliver(message)
 
     def dead_letter(self, letters: Sequence[DeadLetterAt]) -> bool:
         """Store dead letters in one commit. Their messages may be acknowledged afterwards.
@@ -154,15 +154,32 @@ class Delivery:
         """
         return self._dead_letters.store(letters)
 
-    def _read(self, message: Message) -> ReadMessage | Outcome:
-        """Return the commands of a message, or its outcome if it is unreadable."""
-        try:
-            return self._senders.verified(lambda: self._read_verified(message))
-        except Interrupted:
-            return Returned()
-        except Exception as error:
-            # Reading depends on the message only: the next try would fail in the same way.
-            return self._dead_letters.dead_letter_unread(message, error)
+    def _read(
+        self, messages: Mapping[int, Message], outcomes: dict[int, Outcome]
+    ) -> dict[int, ReadMessage]:
+        """Return the commands of messages; store those that are unreadable as dead letters.
+
+        All are verified with one version of the registry, and refused for their senders only by one
+        that was read after they were taken. Raises Interrupted.
+        """
+        while True:
+            reads: dict[int, ReadMessage] = {}
+            failed: dict[int, Exception] = {}
+            for place, message in messages.items():
+                try:
+                    reads[place] = self._read_verified(message)
+                except Interrupted:
+                    raise
+                except Exception as error:
+                    # Reading depends on the message only: the next try would fail in the same way.
+                    failed[place] = error
+            reasons = {item.reason for read in reads.values() for item in read.unreadable}
+            reasons |= {error.reason for error in failed.values() if isinstance(error, Unreadable)}
+            if not reasons & UNAUTHENTICATED or not self._senders.refresh_once():
+                break
+        unread = [(messages[place], error) for place, error in failed.items()]
+        outcomes |= zip(failed, self._dead_letters.dead_letter_unread(unread), strict=True)
+        return reads
 
     def _read_verified(self, message: Message) -> ReadMessage:
         sender, signed_by = self._senders.authenticate(message.signature)
@@ -177,22 +194,22 @@ class Delivery:
         return ReadMessage(message, items, sender)
 
     def _deliver_in_order(
-        self, reads: dict[int, ReadMessage], locked: set[Row]
-    ) -> dict[int, Outcome]:
+        self, reads: dict[int, ReadMessage], locked: set[Row], outcomes: dict[int, Outcome]
+    ) -> None:
         """Deliver messages with commands, none before an earlier one."""
-        outcomes: dict[int, Outcome] = {}
         for is_alone, part in groupby(reads.items(), lambda item: is_suspect(item[1].message)):
             group = dict(part)
-            if outcomes and self._stopping():
+            if not outcomes.keys().isdisjoint(reads) and self._stopping():
                 # If an earlier message goes back to its queue, a later one must not be handled.
                 outcomes |= dict.fromkeys(group, Returned())
             elif is_alone:
-                outcomes |= self._deliver_each(group, locked)
+                self._deliver_each(group, locked, outcomes)
             else:
-                outcomes |= self._deliver_group(group, locked)
-        return outcomes
+                self._deliver_group(group, locked, outcomes)
 
-    def _deliver_group(self, group: dict[int, ReadMessage], locked: set[Row]) -> dict[int, Outcome]:
+    def _deliver_group(
+        self, group: dict[int, ReadMessage], locked: set[Row], outcomes: dict[int, Outcome]
+    ) -> None:
         """Commit a group, except messages that need `locked` rows; add rows found locked."""
         reads = list(group.values())
         is_blocked = bool(locked) or any(read.message.is_waiting for read in reads)
@@ -200,25 +217,25 @@ class Delivery:
             counted = self._count_returned(reads)
             if not is_blocked:
                 try:
-                    outcomes = self._retries.run(partial(self._groups.commit, reads))
+                    done = self._retries.run(partial(self._groups.commit, reads))
                 except Blocked:
                     is_blocked = True
             if is_blocked:
-                outcomes = self._locked_rows.commit(reads, locked)
-                waiting = [at for at in counted if isinstance(outcomes[at], Waiting)]
+                done = self._locked_rows.commit(reads, locked)
+                waiting = [at for at in counted if isinstance(done[at], Waiting)]
                 self._starts.take_back([reads[at].message for at in waiting])
+            outcomes |= zip(group, done, strict=True)
         except Interrupted:
-            return dict.fromkeys(group, Returned())
+            outcomes |= dict.fromkeys(group, Returned())
         except Blocked:
             for read in reads:
                 locked |= rows_of(UNKNOWN, read)
-            return dict.fromkeys(group, Waiting())
+            outcomes |= dict.fromkeys(group, Waiting())
         except RegistryChanged:
             raise
         except Exception as defect:
             log_defect(defect, messages=len(group))
-            return self._deliver_each(group, locked, defect)
-        return dict(zip(group, outcomes, strict=True))
+            self._deliver_each(group, locked, outcomes, defect)
 
     def _count_returned(self, reads: Sequence[ReadMessage]) -> list[int]:
         """Count a start of each message of which a worker has died; return their places."""
@@ -229,14 +246,17 @@ class Delivery:
         return places
 
     def _deliver_each(
-        self, group: dict[int, ReadMessage], locked: set[Row], defect: Exception | None = None
-    ) -> dict[int, Outcome]:
+        self,
+        group: dict[int, ReadMessage],
+        locked: set[Row],
+        outcomes: dict[int, Outcome],
+        defect: Exception | None = None,
+    ) -> None:
         """Start each message alone, except those that need `locked` rows; add rows found locked."""
-        outcomes: dict[int, Outcome] = {}
         contention: Contention | None = None
         try:
-            for place, read in group.items():
-                if outcomes and self._stopping():
+            for number, (place, read) in enumerate(group.items()):
+                if number and self._stopping():
                     break
                 if locked and contention is None:
                     contention = self._locked_rows.find(list(group.values()), locked)
@@ -247,7 +267,7 @@ class Delivery:
                 outcomes[place] = outcome
         except Interrupted:
             pass
-        return dict.fromkeys(group, Returned()) | outcomes
+        outcomes |= dict.fromkeys(group.keys() - outcomes.keys(), Returned())
 
     def _start_alone(
         self, read: ReadMessage, contention: Contention, locked: set[Row], defect: Exception | None

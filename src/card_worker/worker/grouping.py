@@ -33,6 +33,7 @@ from card_worker.worker.messages import (
     QueryAnswered,
     Returned,
     Waiting,
+    is_sent_by_owner,
 )
 from card_worker.worker.monitoring import TaskEvents
 from card_worker.worker.received import Received, postpone, receive
@@ -331,7 +332,7 @@ class Consumer(ReconnectingConsumer):
     def _result(self, received: Received, outcome: Outcome) -> Result | None:
         """Return what is stored for a producer that asked for a result."""
         id, task = received.message.id, received.message.task
-        if not self._has_result(received.raw, task):
+        if not self._has_result(received.raw, task) or not is_sent_by_owner(received.message):
             return None
         match outcome:
             case Answered() | QueryAnswered():

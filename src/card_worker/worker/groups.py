@@ -1,6 +1,7 @@
 """Groups of messages with commands: many messages, one commit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 from time import perf_counter
 
@@ -11,8 +12,8 @@ from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import EventType
 from card_worker.contracts.queries import CardQuery
 from card_worker.domain.answers import Answer
+from card_worker.domain.refusal import Refused
 from card_worker.handler import handle
-from card_worker.rights import is_permitted
 from card_worker.storage.engine import (
     LOCK_TIMEOUT_MS,
     SHORT_LOCK_TIMEOUT_MS,
@@ -57,19 +58,19 @@ class Groups:
         started = perf_counter()
         commands = [command for read in reads for command in read.commands]
         senders = [read.sender for read in reads for _ in read.commands]
-        permitted = [
-            command
-            for command, sender in zip(commands, senders, strict=True)
-            if is_permitted(command, sender)
-        ]
+        permitted = [command for read in reads for command in read.permitted]
         engine, version = self._resources.engine, self._resources.senders.version
-        record_attempts(engine, permitted, lock_timeout_ms)
+
+        def check_keys(now: datetime) -> None:
+            if any(sender is not None and not sender.key.is_valid(now) for sender in senders):
+                raise RegistryChanged
+
+        record_attempts(engine, permitted, version, check_keys, lock_timeout_ms=lock_timeout_ms)
         with begin(engine, lock_timeout_ms=lock_timeout_ms, registry_version=version) as (
             connection,
             now,
         ):
-            if any(sender is not None and not sender.key.is_valid(now) for sender in senders):
-                raise RegistryChanged
+            check_keys(now)
             answers = handle(connection, commands, now, self._resources.issuer, senders)
         self._resources.senders.warn_of_unsigned(senders.count(None))
         self._resources.fair_share.note_commands()
@@ -108,11 +109,27 @@ class Groups:
 
 
 def record_attempts(
-    engine: Engine, requests: Sequence[Command | CardQuery], lock_timeout_ms: int = LOCK_TIMEOUT_MS
+    engine: Engine,
+    requests: Sequence[Command | CardQuery],
+    registry_version: int,
+    check: Callable[[datetime], None] = lambda _: None,
+    *,
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
 ) -> None:
-    """Record PIN attempts in a commit, before a PIN is compared. Raises BookkeepingError."""
+    """Record PIN attempts in a commit, before a PIN is compared.
+
+    `check` gets the time of that commit, and may raise Refused or RegistryChanged. Raises these and
+    BookkeepingError.
+    """
     if requests_with_pin(requests):
-        with bookkeeping(), begin(engine, lock_timeout_ms=lock_timeout_ms) as (connection, now):
+        with (
+            bookkeeping(RegistryChanged, Refused),
+            begin(engine, lock_timeout_ms=lock_timeout_ms, registry_version=registry_version) as (
+                connection,
+                now,
+            ),
+        ):
+            check(now)
             store_pin_attempts(connection, requests, now)
 
 

@@ -62,14 +62,14 @@ class LockedRows:
         return contention
 
     def _find(self, reads: Sequence[ReadMessage]) -> Contention:
-        needed = [needs(command) for read in reads for command in read.commands]
+        needed = [needs(command) for read in reads for command in read.permitted]
         with begin(self._engine, lock_timeout_ms=SHORT_LOCK_TIMEOUT_MS) as (connection, _):
             return find_contention(connection, needed)
 
 
 def rows_of(contention: Contention, read: ReadMessage) -> set[Row]:
     """Return the rows that a message needs: by name, and of cards also by id."""
-    return contention.rows(map(needs, read.commands))
+    return contention.rows(map(needs, read.permitted))
 
 
 def _free(rows: Sequence[set[Row]], locked: set[Row]) -> list[int]:

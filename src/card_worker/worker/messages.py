@@ -14,6 +14,7 @@ from card_worker.contracts.signatures import Signature
 from card_worker.domain.answers import Answer
 from card_worker.domain.producers import Sender
 from card_worker.query_handler import QueryResult
+from card_worker.rights import is_permitted
 from card_worker.storage.contention import Row
 
 
@@ -50,6 +51,11 @@ class ReadMessage:
     @property
     def commands(self) -> list[Command]:
         return [item for item in self.items if not isinstance(item, UnreadableItem)]
+
+    @property
+    def permitted(self) -> list[Command]:
+        """Those within the rights of the key that has signed the message."""
+        return [command for command in self.commands if is_permitted(command, self.sender)]
 
     @property
     def unreadable(self) -> list[UnreadableItem]:
@@ -103,6 +109,14 @@ class Waiting:
 
 
 Outcome: TypeAlias = Answered | QueryAnswered | Failed | Returned | Waiting
+
+
+def is_sent_by_owner(message: Message) -> bool:
+    """Say whether the sender may get the result: a copy of a signed message has another id.
+
+    A list has no id of its own that is signed.
+    """
+    return message.signature is None or message.kwargs.get("command_id") == message.id
 
 
 def start_key(message_id: str, body: bytes) -> str:

@@ -1,16 +1,15 @@
 """Messages with queries: answered by the result of their task alone."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from card_worker.contracts.commands import InvalidCommand
-from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
+from card_worker.contracts.dead_letters import UNAUTHENTICATED, DeadLetterReason, Unreadable
 from card_worker.contracts.message import read_query
 from card_worker.contracts.queries import CardQuery, Query
 from card_worker.domain.producers import QUERY_WINDOW_S, Sender, check_rights, check_time
 from card_worker.domain.refusal import Refused
 from card_worker.query_handler import QueryResult, answer_card_query, answer_query, refused
-from card_worker.rights import is_permitted
 from card_worker.storage.engine import RegistryChanged, begin, clock, reading
 from card_worker.storage.producers import read_version
 from card_worker.worker.groups import record_attempts
@@ -30,7 +29,12 @@ class Queries:
     def deliver(self, message: Message) -> Outcome:
         """Answer the query in a message. Raises RegistryChanged."""
         try:
-            query, sender = self._senders.verified(lambda: self._read(message))
+            try:
+                query, sender = self._read(message)
+            except Unreadable as problem:
+                if problem.reason not in UNAUTHENTICATED or not self._senders.refresh_once():
+                    raise
+                query, sender = self._read(message)
             return QueryAnswered(self._retries.run(partial(self._answer, query, sender)))
         except Interrupted:
             return Returned()
@@ -40,7 +44,8 @@ class Queries:
             raise
         except Exception as error:
             # The query has changed nothing; the next try would fail in the same way.
-            return self._dead_letters.dead_letter_unread(message, error)
+            (outcome,) = self._dead_letters.dead_letter_unread([(message, error)])
+            return outcome
 
     def _read(self, message: Message) -> tuple[Query | InvalidCommand, Sender | None]:
         sender, signed_by = self._senders.authenticate(message.signature)
@@ -61,29 +66,31 @@ class Queries:
     def _answer(self, query: Query | InvalidCommand, sender: Sender | None) -> QueryResult:
         version = self._senders.version
         if isinstance(query, CardQuery) and (query.token is not None or query.pin is not None):
-            if is_permitted(query, sender):
-                record_attempts(self._engine, [query])
-            with begin(self._engine, registry_version=version) as (connection, now):
-                return self._refusal(query, sender, now) or answer_card_query(
-                    connection, query, now
-                )
+            try:
+                check = partial(self._check_sender, query, sender)
+                record_attempts(self._engine, [query], version, check)
+                with begin(self._engine, registry_version=version) as (connection, now):
+                    check(now)
+                    return answer_card_query(connection, query, now)
+            except Refused as refusal:
+                return refused(refusal)
         with reading(self._engine) as connection:
             if read_version(connection) != version:
                 raise RegistryChanged
-            refusal = sender and self._refusal(query, sender, clock(connection))
-            return refusal or answer_query(connection, query)
+            try:
+                if sender is not None:
+                    self._check_sender(query, sender, clock(connection))
+            except Refused as refusal:
+                return refused(refusal)
+            return answer_query(connection, query)
 
-    def _refusal(
+    def _check_sender(
         self, query: Query | InvalidCommand, sender: Sender | None, now: datetime
-    ) -> QueryResult | None:
-        """Return the result of a query that is refused for its sender."""
+    ) -> None:
+        """Check key, rights and time of a signed query. Raises Refused and RegistryChanged."""
         if sender is None:
-            return None
+            return
         if not sender.key.is_valid(now):
             raise RegistryChanged
-        try:
-            check_rights(query, sender)
-            check_time(sender, now, window_s=QUERY_WINDOW_S)
-        except Refused as refusal:
-            return refused(refusal)
-        return None
+        check_rights(query, sender)
+        check_time(sender, now, window_s=QUERY_WINDOW_S, ahead=timedelta(seconds=QUERY_WINDOW_S))

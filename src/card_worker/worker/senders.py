@@ -4,16 +4,15 @@ A signature is verified before a commit opens. The first statement of the commit
 of the registry: if that has changed, the commit is rolled back, and all is verified anew.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Container
 from time import monotonic
-from typing import TypeVar
 
 import structlog
 from sqlalchemy import Engine
 
-from card_worker.contracts.dead_letters import UNAUTHENTICATED, DeadLetterReason, Unreadable
+from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
 from card_worker.contracts.envelope import quoted
-from card_worker.contracts.message import All, SignedBy
+from card_worker.contracts.message import ALL, SignedBy
 from card_worker.contracts.signatures import Signature
 from card_worker.domain.producers import ProducerKey, Sender
 from card_worker.secrets.peppers import Peppers
@@ -26,11 +25,9 @@ from card_worker.secrets.signing import (
 )
 from card_worker.storage.engine import reading
 from card_worker.storage.producers import PEPPER_PURPOSE, Registry, load_registry
-from card_worker.worker.retries import Retries
+from card_worker.worker.retries import Blocked, Retries
 
 WARNING_INTERVAL_S = 60.0
-
-Read = TypeVar("Read")
 
 log = structlog.get_logger(__name__)
 
@@ -58,26 +55,26 @@ class Senders:
         return self._known().version
 
     def expire(self) -> None:
-        """Read the registry again before the next message is refused for its sender."""
+        """Let `refresh_once` read the registry again."""
         self._is_fresh = False
 
     def refresh(self) -> None:
-        """Read the registry. Raises the errors of Retries."""
-        self._registry, self._verifiers = self._retries.run(self._load), {}
-        self._is_fresh = True
+        """Read the registry, also while its tables are locked. Raises Interrupted."""
+        while True:
+            try:
+                self._registry, self._verifiers = self._retries.run(self._load), {}
+            except Blocked:
+                log.warning("registry of producers is locked, retrying")
+                continue
+            self._is_fresh = True
+            return
 
-    def verified(self, read: Callable[[], Read]) -> Read:
-        """Return what `read` returns. Raises its errors, and those of Retries.
-
-        A message is refused for its sender only by a registry that was read after it was taken.
-        """
-        try:
-            return read()
-        except Unreadable as problem:
-            if problem.reason not in UNAUTHENTICATED or self._is_fresh:
-                raise
+    def refresh_once(self) -> bool:
+        """Read the registry, unless it was read since `expire`; say whether it was read."""
+        if self._is_fresh:
+            return False
         self.refresh()
-        return read()
+        return True
 
     def authenticate(self, signature: Signature | None) -> tuple[Sender | None, SignedBy]:
         """Return the sender of a message, and what its commands are read with.
@@ -100,7 +97,7 @@ class Senders:
             self._unsigned, self._warned_at = 0, monotonic()
 
     def _required(self) -> Container[str]:
-        return All() if self._is_required else self._known().required
+        return ALL if self._is_required else self._known().required
 
     def _known(self) -> Registry:
         if self._registry is None:
@@ -127,7 +124,8 @@ class Senders:
             raise _unknown(signature, f"needs the pepper {key.pepper}, which is not set")
         if not verify(signature.base, signature.value):
             raise Unreadable(DeadLetterReason.SIGNATURE_WRONG, quoted(key.key_id))
-        return Sender(key, signature.signed_at, signature.digest, known.windows_s)
+        is_counted = key.producer in known.limited
+        return Sender(key, signature.signed_at, signature.digest, known.windows_s, is_counted)
 
     def _verifier(self, key: ProducerKey) -> Verify | None:
         if key.key_id not in self._verifiers:

@@ -11,7 +11,7 @@ from uuid import uuid4, uuid5
 
 import structlog
 from celery import Celery, Task, signals
-from celery.exceptions import Reject
+from celery.exceptions import Ignore, Reject
 from kombu.exceptions import OperationalError
 from kombu.message import Message as KombuMessage
 from pydantic import TypeAdapter, ValidationError
@@ -30,7 +30,7 @@ from card_worker.contracts.commands import (
     SWEEP_RUNS,
     SWEEPS,
 )
-from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
+from card_worker.contracts.dead_letters import UNAUTHENTICATED, DeadLetterReason, Unreadable
 from card_worker.contracts.envelope import call_of
 from card_worker.contracts.json_text import write_json
 from card_worker.contracts.queries import QUERIES
@@ -195,6 +195,8 @@ def _make_task(name: str) -> None:
         match outcome:
             case Answered() | QueryAnswered():
                 return _result(message, outcome)
+            case Failed() if outcome.reason in UNAUTHENTICATED:
+                raise Ignore  # no result for an unknown sender
             case Failed():
                 raise DeadLettered(outcome.explanation)
             case Returned() | Waiting():
