@@ -106,6 +106,23 @@ lint: $(VENV)/ready  ## Check style, types and who imports whom
 wheel: $(VENV)/ready  ## Build the wheel into dist/
 	@$(BIN)/python -m hatchling build --target wheel --directory dist
 
+AUDIT := .venv-audit
+# Tests and the generated reference have keys and passwords that are made up.
+NO_SECRETS := ':!*.lock' ':!tests' ':!docs/reference'
+
+.PHONY: audit
+audit: $(AUDIT)/locked  ## Look for known vulnerabilities, dangerous calls and secrets; needs the internet
+	@# ruff looks at SQL in strings, with a reason at each exception.
+	@$(AUDIT)/bin/bandit --quiet --recursive --severity-level medium --skip B608 src
+	@git ls-files -z -- $(NO_SECRETS) | xargs -0 $(AUDIT)/bin/detect-secrets-hook --exclude-lines 'user:password@|age1'
+	@for lock in requirements*.lock; do $(AUDIT)/bin/pip-audit --strict --require-hashes --disable-pip --requirement $$lock; done
+
+$(AUDIT)/locked: requirements-audit.lock | python
+	@$(PYTHON) -m venv --clear $(AUDIT)
+	@$(AUDIT)/bin/python -m pip --disable-pip-version-check --no-input -qq install \
+		--require-hashes --requirement requirements-audit.lock
+	@touch $@
+
 # Its own environment, because the lock file may not exist yet or may not install.
 LOCK := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
 	--no-build --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" $(ARGS)
@@ -117,11 +134,12 @@ lock: python  ## Pin what pyproject.toml asks for; raise what is pinned with ARG
 	@$(LOCK) pyproject.toml --all-extras --group dev --output-file requirements.lock
 	@# What production runs is a part of what was tested, never another version.
 	@$(LOCK) pyproject.toml --extra flower --constraint requirements.lock --output-file requirements-runtime.lock
+	@$(LOCK) --group audit --constraint requirements.lock --output-file requirements-audit.lock
 	@$(LOCK) benchmarks/requirements.in --constraint requirements.lock --output-file benchmarks/requirements.lock
 
 .PHONY: clean
 clean:  ## Remove everything that was made here
-	@rm -rf $(VENV) $(BENCH) .venv-lock build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) $(BENCH) $(AUDIT) .venv-lock build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What tests with the marker `debian` run. An installed service isn't started: RUNLEVEL is for that.

@@ -17,6 +17,7 @@ from benchmarks.measures import (
     nothing,
     orders,
     producers,
+    refusals,
     signatures,
     sweep,
     table_size,
@@ -41,6 +42,7 @@ MEASURES: dict[str, Measure] = {
     "signatures": signatures.run,
     "orders": orders.run,
     "sweep": sweep.run,
+    "refusals": refusals.run,
 }
 
 FULL = Size(rounds=3, scale=1.0)

@@ -36,6 +36,7 @@ from tests import servers
 from tests.flow.haystack import Haystack
 from tests.flow.processes import Part, flower_address, until
 from tests.flow.system import ACCOUNT, System, envelope, system
+from tests.producers import ed25519_key, register, signed
 
 BUREAU, OPERATOR, SERVICE = new_key_pair(), new_key_pair(), new_key_pair()
 CARDS = 1_000
@@ -53,6 +54,8 @@ DIG_OUT = {"postgresql": "DROP TRIGGER leak ON cards", "sqlite": "DROP TRIGGER l
 # Long enough that none stands anywhere by chance.
 PIN_LENGTH = 14
 WRONG = "no-pin-of-them"
+SIGNED = 5
+"""Cards whose holders' commands are also signed."""
 
 
 @dataclass
@@ -217,7 +220,8 @@ def _payment(ref_id: str, row: dict[str, str], pin: str, amount: int = 1) -> Cre
 def _use_plainly(place: Place, cards: Sequence[dict[str, str]]) -> None:
     """Let a plain Celery client send secrets in clear, rightly, wrongly and as garbage."""
     place.system.sql(PLANT[place.system.engine.dialect.name])
-    holders = cards[200:260]
+    holders, known = cards[200:260], ed25519_key("known")
+    register(place.system.engine, known)
     with Celery(broker=place.broker.url, set_as_current=False) as celery:
         for n, row in enumerate(holders):
             for what, fields in _askings(row).items():
@@ -227,6 +231,12 @@ def _use_plainly(place: Place, cards: Sequence[dict[str, str]]) -> None:
                     "ref_id": f"{what}-{n}",
                 }
                 celery.send_task("transactions.create", queue="cards", kwargs=asked | fields)
+                for key in (known, ed25519_key("unknown")) if n < SIGNED else ():
+                    mine = asked | fields | {"command_id": f"{what}-{n}-{key.key_id}"}
+                    sent = signed(key, "transactions.create", mine)
+                    celery.send_task("transactions.create", queue="cards", kwargs=sent)
+                    sent["signature"] += "="
+                    celery.send_task("transactions.create", queue="cards", kwargs=sent)
             look = {"account_id": ACCOUNT, "token": row["token"], "pin": row["pin"]}
             for kwargs in (look, look | {"pin": WRONG}):
                 celery.send_task("cards.get", queue="cards", kwargs=kwargs, ignore_result=False)
@@ -237,6 +247,8 @@ def _use_plainly(place: Place, cards: Sequence[dict[str, str]]) -> None:
                 {"command": row, **look},
             ]
             celery.send_task("commands.apply", queue="cards.bulk", kwargs={"commands": listed})
+            sent = signed(known, "commands.apply", {"commands": listed})
+            celery.send_task("commands.apply", queue="cards.bulk", kwargs=sent)
         for row in cards[:DEFECTS]:
             right = {"account_id": ACCOUNT, "ref_id": "defect", **_askings(row)["right"]}
             celery.send_task("transactions.create", queue="cards", kwargs=right)

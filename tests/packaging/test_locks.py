@@ -8,7 +8,10 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ["requirements.lock", "requirements-runtime.lock", "benchmarks/requirements.lock"]
+LOCKS = [
+    *("requirements.lock", "requirements-runtime.lock", "requirements-audit.lock"),
+    "benchmarks/requirements.lock",
+]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

@@ -106,6 +106,8 @@ def test_secret_fields_are_removed() -> None:
         {"token": {"value": VALUE, "format": {"length": 16}}},
         {"pin": {"code": 47114712}},
         {"pin": [[47114712]]},
+        {"signed": json.dumps({"token": [VALUE]})},
+        {"signed": json.dumps({"commands": [{"pin": {"code": 47114712}}]})},
     ],
 )
 def test_a_secret_in_a_list_or_object_is_masked(kwargs: Any) -> None:

@@ -8,6 +8,7 @@ import base64
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from card_worker.secrets.secret import HIDDEN, is_sealed
@@ -60,8 +61,18 @@ def _masked(value: Any, fields: frozenset[str]) -> Any:
         case list() | tuple():
             return [_masked(item, fields) for item in value]
         case str():
-            return masked_text(value)
+            return _masked_string(value, fields)
     return value
+
+
+def _masked_string(text: str, fields: frozenset[str]) -> str:
+    """Mask JSON within JSON by its structure, such as what is signed, and other text as text."""
+    if text.startswith(("{", "[")):
+        with suppress(ValueError, RecursionError):
+            inside = json.loads(text)
+            kept = _masked(inside, fields)
+            return text if kept == inside else json.dumps(kept, ensure_ascii=False)
+    return masked_text(text)
 
 
 def masked_text(text: str) -> str:
