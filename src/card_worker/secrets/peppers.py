@@ -70,13 +70,13 @@ class Peppers:
     def hash_tokens(self, account_id: str, values: Iterable[str]) -> Hashes:
         """Return the hashes of many tokens of an account."""
         kid, key = self._newest
-        digest = _prefixed_hmac(key, _with_lengths(b"token", account_id.encode()))
+        digest = prefixed_hmac(key, _with_lengths(b"token", account_id.encode()))
         return Hashes(kid, [digest(_with_length(value.encode())) for value in values])
 
     def hash_pins(self, cards: Iterable[bytes], values: Iterable[str]) -> Hashes:
         """Return the hashes of the PINs of many cards, given by their ids of 16 bytes."""
         kid, key = self._newest
-        digest = _prefixed_hmac(key, _with_lengths(b"pin") + _LENGTH_OF_UUID)
+        digest = prefixed_hmac(key, _with_lengths(b"pin") + _LENGTH_OF_UUID)
         each = zip(cards, values, strict=True)
         return Hashes(kid, [digest(card + _with_length(value.encode())) for card, value in each])
 
@@ -139,7 +139,7 @@ def _with_length(part: bytes) -> bytes:
     return len(part).to_bytes(4, "big") + part
 
 
-def _prefixed_hmac(key: bytes, prefix: bytes) -> Callable[[bytes], str]:
+def prefixed_hmac(key: bytes, prefix: bytes) -> Callable[[bytes], str]:
     """Return a function from a message to the HMAC-SHA256, in hex, of `prefix` and the message.
 
     Key and prefix are hashed once; each call continues from a copy. Copying an object of `hmac`
