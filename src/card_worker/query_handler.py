@@ -22,6 +22,7 @@ from card_worker.storage.batches import find_batch, find_busy, find_reserved
 from card_worker.storage.engine import clock
 from card_worker.storage.files import find_files
 from card_worker.storage.loading import load
+from card_worker.storage.pin_attempts import delete_attempt_on_nothing
 from card_worker.storage.queries import (
     CardFilter,
     card_at,
@@ -80,9 +81,11 @@ def answer_card_query(connection: Connection, query: CardQuery, now: datetime) -
         result = _result(connection, card, query, now)
     if query.pin is not None:
         record_attempt(books, query, pin_check, now)
-    if pin_check is not None and pin_check.block is not None:
-        emitted.append(answer(books, pin_check.block, apply(pin_check.block, books)))
+    if pin_check is not None and pin_check.lock is not None:
+        emitted.append(answer(books, pin_check.lock, apply(pin_check.lock, books)))
     save(connection, books.take_changes(), emitted)
+    if query.pin is not None:
+        delete_attempt_on_nothing(connection, query)
     return result
 
 

@@ -163,16 +163,65 @@ STORIES = {
         repin     A1                           -> card.pin_rotated
         draw      $A1 1 NOK pin=right          -> card.drawn_down
     """,
-    "five wrong PINs block a card, and an unblock lets it be tried again": """
+    "five wrong PINs lock the PIN, not the card": """
         create    A1 500 NOK token pin         -> card.created
         draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
         draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
         draw      A1 1 NOK pin=wrong           -> command.rejected card_not_usable
         draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable  # A1: 500 unused
-        draw      $A1 1 NOK pin=wrong          -> command.rejected + card.blocked card_not_usable  # A1: 500 blocked
+        draw      $A1 1 NOK pin=wrong          -> command.rejected + card.pin_locked card_not_usable  # A1: 500 unused
         draw      $A1 1 NOK pin=right          -> command.rejected card_not_usable
-        draw      A1 1 NOK                     -> command.rejected card_blocked
+        draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
+        draw      $A1 1 NOK                    -> command.rejected card_not_usable
+        dry draw  $A1 1 NOK                    -> command.rejected card_not_usable
+        fund      $A1 1 NOK                    -> command.rejected card_not_usable
+        draw      A1 1 NOK pin=right           -> command.rejected card_not_usable
+        draw      A1 1 NOK                     -> card.drawn_down
+        wait      899s
+        draw      $A1 1 NOK pin=right          -> command.rejected card_not_usable
+        wait      1s
+        draw      $A1 1 NOK                    -> command.rejected pin_required
+        draw      $A1 999 NOK pin=right        -> command.rejected exceeds_available
+        draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
+        draw      $A1 1 NOK pin=right          -> card.drawn_down
+        unblock   A1                           -> command.rejected card_not_blocked
+    """,
+    "after a lock one PIN is compared, and locks for twice as long": """
+        create    A1 500 NOK token pin         -> card.created
+        draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
+        draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
+        draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
+        draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
+        draw      $A1 1 NOK pin=wrong          -> command.rejected + card.pin_locked card_not_usable
+        wait      15m
+        draw      A1 1 NOK pin=wrong           -> command.rejected + card.pin_locked card_not_usable
+        wait      29m
+        draw      $A1 1 NOK pin=right          -> command.rejected card_not_usable
         unblock   A1                           -> card.unblocked
+        draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
+        draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
+        draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
+        draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
+        unblock   A1                           -> command.rejected card_not_blocked
+        draw      $A1 1 NOK pin=wrong          -> command.rejected + card.pin_locked card_not_usable
+        wait      14m
+        draw      $A1 1 NOK pin=right          -> command.rejected card_not_usable
+        wait      1m
+        unblock   A1                           -> card.unblocked
+        unblock   A1                           -> command.rejected card_not_blocked
+        draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
+    """,
+    "a new PIN has no lock and no wrong attempts": """
+        create    A1 500 NOK token pin         -> card.created
+        draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
+        draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
+        draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
+        draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
+        draw      $A1 1 NOK pin=wrong          -> command.rejected + card.pin_locked card_not_usable
+        dry unblock A1                         -> card.unblocked
+        dry repin A1                           -> card.pin_rotated
+        draw      $A1 1 NOK pin=right          -> command.rejected card_not_usable
+        repin     A1                           -> card.pin_rotated
         draw      $A1 1 NOK pin=wrong          -> command.rejected card_not_usable
         draw      $A1 1 NOK pin=right          -> card.drawn_down
     """,

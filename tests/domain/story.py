@@ -254,6 +254,7 @@ class Story:
         before = card.status(self.now) if card else None
         note_due_holds(self.books, self.now)
         self._note_pin_attempt(command)
+        self.books.now = self.now
         decided = decide(self.books, command, self.now)
         # Tokens without a format are looked for in no database.
         decided = SecretIssuer(VAULT).fill(cast(Connection, None), self.books, decided)

@@ -45,7 +45,7 @@ def change(value: Any) -> None:
             value.append("new")
 
 
-@pytest.mark.parametrize("name", [each.name for each in fields(Books)])
+@pytest.mark.parametrize("name", [each.name for each in fields(Books) if each.name != "now"])
 def test_a_change_in_books_laid_aside_stays_there(name: str) -> None:
     books = Books()
     value = getattr(books, name)

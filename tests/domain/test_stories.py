@@ -1,11 +1,13 @@
 """The rules, told as stories: every cell of the table of what is allowed, and every reason."""
 
 import json
+from datetime import timedelta
 
 import pytest
 
 from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import Reason, Status, TransactionType
+from card_worker.contracts.fields import read_time
 from card_worker.contracts.queries import CardQuery
 from card_worker.contracts.transactions import CreateTransaction, RefundTransaction
 from card_worker.domain.events import CommandRejected
@@ -236,11 +238,28 @@ def test_an_adjustment_tells_why() -> None:
     assert data["reason_text"]
 
 
+def test_locks_of_a_pin_double_up_to_a_day() -> None:
+    story, asked = Story(), "draw $A1 1 NOK pin=wrong -> command.rejected"
+    story.run("create A1 5 NOK token pin -> card.created")
+    for _ in range(4):
+        story.run(f"{asked} card_not_usable")
+    hours = []
+    for _ in range(20):
+        story.run(f"{asked} + card.pin_locked card_not_usable")
+        card = json.loads(story.events[-1].event)["data"]["card"]
+        ends = read_time(card["pin"]["locked_until"])
+        hours.append((ends - story.now) / timedelta(hours=1))
+        story.now = ends
+    assert hours == [0.25, 0.5, 1, 2, 4, 8, 16, *[24] * 13]
+    story.run("draw $A1 1 NOK pin=right -> card.drawn_down")
+    assert json.loads(story.events[-1].event)["data"]["card"]["pin"]["locked_until"] is None
+
+
 def test_a_format_is_shown_with_its_defaults() -> None:
     story = Story().run("create A1 5 NOK token pin -> card.created")
     card = json.loads(story.told[0].answer.event)["data"]["card"]
     digits = {"symbols": None, "numbers": True, "characters": None, "unambiguous": False}
-    assert card["pin"]["format"] == {**digits, "length": 4}
+    assert card["pin"] == {"format": {**digits, "length": 4}, "locked_until": None}
     assert card["tokens"][0]["format"] is None
     (token,) = story.books.tokens.values()
     shown = token_view(token._replace(format={"numbers": True, "length": 16}))

@@ -37,6 +37,21 @@ def counting(engine: Engine) -> Iterator[list[str]]:
         event.remove(engine, "before_cursor_execute", listen)
 
 
+@contextmanager
+def tracing(engine: Engine) -> Iterator[list[str]]:
+    """Note each statement that is executed meanwhile, and each commit."""
+
+    def commit(_: Any) -> None:
+        said.append("COMMIT")
+
+    with counting(engine) as said:
+        event.listen(engine, "commit", commit)
+        try:
+            yield said
+        finally:
+            event.remove(engine, "commit", commit)
+
+
 def slices_of(engine: Engine, commands: int) -> int:
     """Return how many statements write what so many commands change."""
     return -(-commands // SLICE) if engine.dialect.name == "postgresql" else min(commands, 1)

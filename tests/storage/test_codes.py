@@ -1,4 +1,4 @@
-"""Tokens and PINs in the database: stored as hashes, unique, with at most five wrong attempts."""
+"""Tokens and PINs in the database: stored as hashes, unique, with locks after wrong attempts."""
 
 import base64
 import csv
@@ -15,14 +15,18 @@ from sqlalchemy import Engine, select
 from tenacity import retry, retry_if_exception
 
 from card_worker.contracts.commands import Command
+from card_worker.contracts.enums import EventType
+from card_worker.contracts.fields import read_time
 from card_worker.contracts.message import UnreadableItem, read_commands, read_query
 from card_worker.contracts.queries import GetCard
 from card_worker.contracts.transactions import CreateTransaction
+from card_worker.domain.access import LOCK_FIRST
 from card_worker.domain.answers import Answer
+from card_worker.domain.books import CHECKED_WITHIN
 from card_worker.domain.codes import TOKENS_PER_CARD_MAX
 from card_worker.domain.rows import Outcome
 from card_worker.handler import handle
-from card_worker.query_handler import answer_card_query
+from card_worker.query_handler import answer_card_query, answer_query
 from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.formats import FOUR_DIGITS
 from card_worker.secrets.peppers import Pepper, Peppers
@@ -95,15 +99,28 @@ def store_attempts(engine: Engine, *commands: Command) -> None:
 
 @retry(retry=retry_if_exception(is_temporary))
 def handle_commands(
-    engine: Engine, *commands: Command, issuer: SecretIssuer | None = None
+    engine: Engine, *commands: Command, issuer: SecretIssuer | None = None, now: datetime = NOW
 ) -> list[Answer]:
     with begin(engine) as (connection, _):
-        return handle(connection, commands, NOW, issuer or plain_issuer())
+        return handle(connection, commands, now, issuer or plain_issuer())
 
 
 def rows(engine: Engine, table: Any) -> list[Any]:
     with reading(engine) as connection:
         return list(connection.execute(select(table)).all())
+
+
+def locks(engine: Engine) -> list[datetime]:
+    """Return the ends of the locks that were told, in their order."""
+    told = select(outbox.c.event).where(outbox.c.type == EventType.CARD_PIN_LOCKED)
+    with reading(engine) as connection:
+        events = connection.execute(told.order_by(outbox.c.position)).scalars()
+        pins = [json.loads(event)["data"]["card"]["pin"] for event in events]
+    return [read_time(pin["locked_until"]) for pin in pins]
+
+
+def last_event(engine: Engine) -> Any:
+    return json.loads(rows(engine, outbox.c.event)[-1].event)
 
 
 def shows(engine: Engine, card_id: str = "A1") -> Any:
@@ -130,7 +147,8 @@ def test_a_card_shows_masked_codes_and_its_owner_receives_them_sealed(engine: En
         token["masked_code"] == f"DINCARD:********-****-****-****-********{secrets['token'][-4:]}"
     )
     assert (token["ref_id"], token["expires_after_transaction"]) == (None, False)
-    assert data["card"]["pin"] == {"format": FOUR_DIGITS.model_dump(mode="json")}
+    digits = FOUR_DIGITS.model_dump(mode="json")
+    assert data["card"]["pin"] == {"format": digits, "locked_until": None}
     assert answer_types(engine, pay("r1", secrets["token"], pin=secrets["pin"])) == [
         "card.drawn_down"
     ]
@@ -319,9 +337,53 @@ def test_only_five_of_many_concurrent_wrong_pins_are_compared(engine: Engine) ->
     outcomes = Counter(row.outcome for row in rows(engine, pin_attempts))
     assert outcomes == {Outcome.WRONG: 5, Outcome.CLEARED: SENDERS - 5}
     assert answer_types(engine, pay("right", pin=PIN)) == ["card_not_usable"]
-    blocked = [row for row in rows(engine, outbox) if row.type == "card.blocked"]
-    assert len(blocked) == 1
-    assert shows(engine)["status"] == "blocked"
+    assert len(locks(engine)) == 1
+    # After the lock one of them is, however many were stored meanwhile.
+    after = [pay(f"a{n}", pin=WRONG_PIN) for n in range(SENDERS)]
+    store_attempts(engine, *after)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda one: handle_commands(engine, one, now=NOW + LOCK_FIRST), after))
+    outcomes = Counter(row.outcome for row in rows(engine, pin_attempts))
+    assert outcomes == {Outcome.WRONG: 6, Outcome.CLEARED: 2 * SENDERS - 5}
+    first, second = locks(engine)
+    assert (first, second) == (NOW + LOCK_FIRST, NOW + 3 * LOCK_FIRST)
+    assert shows(engine)["status"] == "unused"
+
+
+def test_after_a_lock_an_undecided_attempt_stands_in_the_way_for_an_hour(engine: Engine) -> None:
+    answer_types(engine, create("A1", card_token={}, pin={}))
+    answer_types(engine, *(pay(f"r{n}", pin=WRONG_PIN) for n in range(5)))
+    crashed, right, late = (
+        pay("crashed", pin=WRONG_PIN),
+        pay("right", pin=PIN),
+        pay("late", pin=PIN),
+    )
+    store_attempts(engine, crashed)  # a commit that failed may have compared it
+    store_attempts(engine, right)
+    (told,) = handle_commands(engine, right, now=NOW + LOCK_FIRST)
+    assert told.reason == "card_not_usable"
+    store_attempts(engine, late)
+    (told,) = handle_commands(engine, late, now=NOW + CHECKED_WITHIN + timedelta(seconds=1))
+    assert told.reason is None
+
+
+def test_a_lock_ends_by_the_clock_of_the_database_alone(engine: Engine) -> None:
+    """A card's time may be ahead of that, after a failover to a clock that was."""
+    answer_types(engine, create("A1", card_token={}, pin={}), create("A2"), create("A3"))
+    answer_types(engine, *(pay(f"r{n}", pin=WRONG_PIN) for n in range(5)))
+    ahead = {"card_id": "A2", "to_card_id": "A1", "amount": 1, "ref_id": "t"}
+    block = command("cards.block", "b", card_id="A3", reason="lost")
+    handle_commands(engine, block, now=NOW + timedelta(days=1))
+    handle_commands(engine, command("cards.unblock", "u", card_id="A3", reason="found"))
+    handle_commands(engine, command("cards.transfer", "t", **{**ahead, "card_id": "A3"}))
+    assert shows(engine)["amount_balance"] == 501
+    assert read_time(last_event(engine)["time"]) == NOW + timedelta(days=1)
+    assert answer_types(engine, pay("right", pin=PIN)) == ["card_not_usable"]
+    # The next lock begins at the time of the database, too.
+    wrong = pay("wrong", pin=WRONG_PIN)
+    store_attempts(engine, wrong)
+    handle_commands(engine, wrong, now=NOW + LOCK_FIRST)
+    assert locks(engine)[1] == NOW + 3 * LOCK_FIRST
 
 
 def test_a_right_pin_among_concurrent_wrong_ones_does_not_raise_the_limit(engine: Engine) -> None:
@@ -430,21 +492,33 @@ def test_a_query_by_token_counts_pin_attempts_like_a_payment(engine: Engine) -> 
 
     def run_query(number: int, **fields: Any) -> Any:
         asked = {"account_id": ACCOUNT, "token": "TOKEN-0", **fields}
+        asked = {name: value for name, value in asked.items() if value is not None}
         query = read_query("cards.get", f"q{number}", asked, VAULT)
         assert isinstance(query, GetCard)
         if query.pin is not None:
             with begin(engine) as (connection, _):
                 store_pin_attempts(connection, [query], NOW)
         with begin(engine) as (connection, _):
+            if query.token is None and query.pin is None:
+                return answer_query(connection, query)
             return answer_card_query(connection, query, NOW)
 
     assert run_query(0)["reason"] == "pin_required"
     assert run_query(1, pin=PIN)["card"]["card_id"] == "A1"
     assert run_query(2, token="NOBODY-S")["reason"] == "card_not_usable"
     for number in range(3, 8):
-        assert run_query(number, pin=WRONG_PIN)["reason"] == "card_not_usable"
-    assert shows(engine)["status"] == "blocked"
+        # That it is sent again makes neither one more of it, nor one less.
+        for _ in range(2):
+            assert run_query(number, pin=WRONG_PIN)["reason"] == "card_not_usable"
+    assert locks(engine) == [NOW + LOCK_FIRST]
     assert run_query(8, pin=PIN)["reason"] == "card_not_usable"
+    assert run_query(9)["reason"] == "card_not_usable"
+    shown = run_query(10, card_id="A1", token=None)["card"]
+    assert read_time(shown["pin"]["locked_until"]) == NOW + LOCK_FIRST
+    # A query about nothing leaves nothing.
+    before = rows(engine, pin_attempts)
+    assert run_query(11, token="NOBODY-S", pin=PIN)["reason"] == "card_not_usable"
+    assert rows(engine, pin_attempts) == before
     with reading(engine) as connection:
         assert list(differences(connection)) == []
 

@@ -159,7 +159,7 @@ class BlockCard(OnCard):
 
 
 class UnblockCard(OnCard):
-    """Unblock a card. Wrong PINs are counted from 0 again."""
+    """Unblock a card, and its PIN if that is locked. Wrong PINs are counted from 0 again."""
 
     command: Literal["cards.unblock"] = "cards.unblock"
     reason: ReasonText = Field(description=REASON)

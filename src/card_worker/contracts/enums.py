@@ -37,10 +37,7 @@ class Status(TextEnum):
     INACTIVE = "inactive", "Not activated yet. The card has no money and no currency."
     CLOSED = "closed", "Closed or replaced. This is final."
     EXPIRED = "expired", "`expires_at` has passed. A later `expires_at` makes it usable again."
-    BLOCKED = (
-        "blocked",
-        "Blocked by a command, or after 5 wrong PINs in a row. Nothing can be spent.",
-    )
+    BLOCKED = "blocked", "Blocked by a command. Nothing can be spent."
     UNUSED = "unused", "Active, and nothing has been spent: `amount_drawdown` is 0."
     USED = "used", "Active, with drawdowns, and nothing is left: `amount_balance` is 0."
     PARTIALLY_USED = "partially_used", "Active, with drawdowns, and some money is left."
@@ -138,7 +135,7 @@ class Reason(TextEnum):
     CARD_CLOSED = "card_closed", "The card is closed."
     CARD_EXPIRED = "card_expired", "The card has expired."
     CARD_BLOCKED = "card_blocked", "The card is blocked."
-    CARD_NOT_BLOCKED = "card_not_blocked", "The card is not blocked."
+    CARD_NOT_BLOCKED = "card_not_blocked", "The card is not blocked, and its PIN is not locked."
     CARD_NOT_STARTED = "card_not_started", "The active_from of the card is in the future."
     TOKEN_SPENT = "token_spent", "The token can be used only once, and has been used."
     CARD_NOT_USABLE = "card_not_usable", "No card can be used with this token and PIN."
@@ -207,6 +204,10 @@ class EventType(TextEnum):
         "The card has expired. With the rule `breakage`, its balance went to the account.",
     )
     CARD_PIN_ROTATED = "card.pin_rotated", "The card got a new PIN."
+    CARD_PIN_LOCKED = (
+        "card.pin_locked",
+        "After wrong PINs, the card can't be used by a token or the PIN until `pin.locked_until`.",
+    )
     TOKEN_CREATED = "token.created", "The card got one more token."
     TOKEN_REVOKED = "token.revoked", "A token was revoked. It can't be used any more."
     HOLD_PLACED = "hold.placed", "An amount was reserved by a pending transaction."

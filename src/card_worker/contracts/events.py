@@ -61,7 +61,7 @@ class CardData(CommandInfo):
     other_card_id: NotRequired[str]
     """The other card of a transfer or a replacement."""
     reason_text: NotRequired[str]
-    """The `reason` of the command, in its answer; or that there were too many wrong PINs."""
+    """The `reason` of the command, in its answer."""
     token: NotRequired[TokenView]
     """The token that was created or revoked; only in `token.*`."""
     sealed: NotRequired[str]

@@ -59,7 +59,7 @@ def conflict(taken: str, digest: str) -> str:
 
 
 def guard(attempt: UUID) -> str:
-    """Return the key of the block that a wrong PIN leads to."""
+    """Return the key of the event by which a wrong PIN locks the PIN of its card."""
     return f"guard/{attempt}"
 
 

@@ -66,6 +66,9 @@ class PinView(TypedDict):
 
     format: dict[str, Any]
     """The format, complete with its defaults."""
+    locked_until: Time | None
+    """Until when the card can't be used by a token or the PIN, after wrong PINs; null, or a time
+    that has passed: the PIN is not locked."""
 
 
 @documented

@@ -3,11 +3,14 @@
 A caller with a token learns one reason for every card that can't be used: `card_not_usable`.
 
 A PIN is compared only after its attempt was stored in a commit of its own, and only when fewer than
-five earlier attempts still count. So at most five wrong PINs are compared, however many come at
-the same time, until a right one or an unblock.
+five wrong attempts count, with the earlier ones that are not decided. The fifth wrong PIN locks the
+PIN: until the lock ends, whoever brings the PIN or a token is refused. Then one PIN is compared; if
+it is wrong too, the next lock is twice as long. So at most five wrong PINs and one for each lock
+are compared, however many come at the same time, until a right one, an unblock or a new PIN.
 """
 
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import NamedTuple, TypeAlias
 
 from card_worker.contracts import keys
@@ -17,14 +20,17 @@ from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import Reason, Status, TransactionType
 from card_worker.contracts.queries import CardQuery
 from card_worker.contracts.transactions import CreateTransaction
-from card_worker.domain.books import Books
-from card_worker.domain.events import CardBlocked, PinCheck
+from card_worker.domain.books import CHECKED_WITHIN, Books
+from card_worker.domain.events import PinCheck, PinLocked
 from card_worker.domain.refusal import Refused
-from card_worker.domain.rows import Card, Outcome
+from card_worker.domain.rows import Card, Outcome, PinAttempt
 from card_worker.domain.states import reason_against
 from card_worker.secrets.peppers import Hash
 
 WRONG_MAX = 5
+LOCK_FIRST, LOCK_MAX = timedelta(minutes=15), timedelta(hours=24)
+DOUBLINGS_MAX = 7
+"""After so many, a lock is longer than LOCK_MAX."""
 
 AccessRequest: TypeAlias = CreateTransaction | CardQuery
 """The command and the queries that may name their card by a token and have a PIN."""
@@ -75,10 +81,7 @@ def grant_access(books: Books, request: AccessRequest, now: datetime) -> Access:
             raise AccessDenied(Reason.PIN_REQUIRED)
     if request.given_pin is None:
         return Access(card)
-    pin_check = _check_pin(books, request, card, now)
-    if not pin_check.is_right:
-        raise AccessDenied(Reason.CARD_NOT_USABLE, pin_check)
-    return Access(card, pin_check)
+    return Access(card, _check_pin(books, request, card, now))
 
 
 def _reason(request: AccessRequest, status: Status | None) -> Reason | None:
@@ -106,24 +109,46 @@ def _card_of(books: Books, request: AccessRequest, now: datetime) -> Card:
     reason = reason_against(CreateTransaction, card.status(now))
     if not token.serves(now) or reason is not None or not _has_started(request, card, now):
         raise AccessDenied(Reason.CARD_NOT_USABLE)
+    if card.id in books.pins and books.pins[card.id].is_locked(books.now):
+        raise AccessDenied(Reason.CARD_NOT_USABLE)
     return card
 
 
 def _check_pin(books: Books, request: AccessRequest, card: Card, now: datetime) -> PinCheck:
+    """Return the check of a right PIN. Raises AccessDenied."""
     assert request.given_pin is not None
-    attempt = books.pin_attempts[event_id(request.account_id, request.key)]
+    attempt = books.pin_attempts.get(event_id(request.account_id, request.key))
     pin, counting = books.pins.get(card.id), books.pin_attempts_of(card.id)
-    earlier = [other for other in counting if other.number < attempt.number]
-    is_open = attempt.card == card.id and attempt.outcome is Outcome.OPEN
-    if not is_open or pin is None or len(earlier) >= WRONG_MAX:
-        return PinCheck(attempt._replace(outcome=Outcome.CLEARED))
+    wrong = sum(other.outcome is Outcome.WRONG for other in counting)
+    if (
+        pin is None
+        or attempt is None
+        or attempt.card != card.id
+        or attempt.outcome is not Outcome.OPEN
+        or pin.is_locked(books.now)
+        or _undecided(counting, attempt, books.now) >= max(WRONG_MAX - wrong, 1)
+    ):
+        raise AccessDenied(Reason.CARD_NOT_USABLE)
     if request.given_pin.opens(card.id, Hash(pin.kid, pin.digest)):
         return PinCheck(attempt._replace(outcome=Outcome.CLEARED), is_right=True)
-    wrong = sum(other.outcome is Outcome.WRONG for other in counting) + 1
-    block = None
-    if wrong >= WRONG_MAX:
-        block = CardBlocked(request, now, card.key, key=keys.guard(attempt.id))
-    return PinCheck(attempt._replace(outcome=Outcome.WRONG), block=block)
+    lock = None
+    if wrong + 1 >= WRONG_MAX:
+        doublings = min(wrong + 1 - WRONG_MAX, DOUBLINGS_MAX)
+        until = books.now + min(LOCK_FIRST * 2**doublings, LOCK_MAX)
+        lock = PinLocked(request, now, card.key, until, key=keys.guard(attempt.id))
+    pin_check = PinCheck(attempt._replace(outcome=Outcome.WRONG), lock=lock)
+    raise AccessDenied(Reason.CARD_NOT_USABLE, pin_check)
+
+
+def _undecided(counting: Iterable[PinAttempt], attempt: PinAttempt, now: datetime) -> int:
+    """Return how many earlier attempts have no outcome: a commit that failed may have compared
+    them."""
+    return sum(
+        other.outcome is Outcome.OPEN
+        and other.number < attempt.number
+        and other.created_at + CHECKED_WITHIN >= now
+        for other in counting
+    )
 
 
 def record_attempt(

@@ -8,7 +8,6 @@ from uuid import UUID
 
 from card_worker.contracts import keys
 from card_worker.contracts.batches import CreateBatch, OnBatch
-from card_worker.contracts.cards import BlockCard
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import Action, EventType, Reason
 from card_worker.contracts.events import (
@@ -67,7 +66,6 @@ from card_worker.domain.views import (
 )
 
 SEQUENCE_DIGITS = 20
-TOO_MANY_WRONG_PINS = "too many wrong PINs"
 
 
 class Answer(NamedTuple):
@@ -131,10 +129,8 @@ def _add_details(
         case CardReplaced(command):
             data["other_card_id"] = command.new_card_id
             data["reason_text"] = command.reason
-        case CardBlocked(BlockCard() as command) | CardAdjusted(command):
+        case CardBlocked(command) | CardAdjusted(command):
             data["reason_text"] = command.reason
-        case CardBlocked():
-            data["reason_text"] = TOO_MANY_WRONG_PINS
         case CardUnblocked(command) | CardClosed(command) | ActivationReversed(command):
             if command.reason is not None:
                 data["reason_text"] = command.reason

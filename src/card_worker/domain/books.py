@@ -3,7 +3,7 @@
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -30,6 +30,7 @@ from card_worker.secrets.vault import GivenToken
 
 CHECKED_WITHIN = timedelta(hours=1)
 """A PIN attempt that is older and has no outcome belongs to a dead letter."""
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 Key = TypeVar("Key")
 Row = TypeVar("Row")
@@ -159,6 +160,9 @@ class Books:
     pin_attempts_by_card: MutableMapping[UUID, tuple[UUID, ...]] = field(default_factory=dict)
     transactions: list[Transaction] = field(default_factory=list)
     """Those posted here, in order."""
+    now: datetime = LONG_AGO
+    """The time of the commit by the database's clock; locks of PINs begin and end by this alone.
+    The time of an event may be later, see `time`."""
     _new_jobs: list[Job] = field(default_factory=list)
     _new_files: list[tuple[File, FilePart]] = field(default_factory=list)
     _saved: int = 0
@@ -275,6 +279,13 @@ class Books:
         for attempt in self.pin_attempts_of(card):
             if attempt.outcome is Outcome.WRONG or attempt.created_at + CHECKED_WITHIN < now:
                 self.pin_attempts.put(attempt._replace(outcome=Outcome.CLEARED))
+
+    def unlock_pin(self, card: UUID, now: datetime) -> None:
+        """End the lock of a card's PIN, and make its wrong attempts count no more."""
+        self.reset_pin_attempts(card, now)
+        pin = self.pins.get(card)
+        if pin is not None and pin.locked_until is not None:
+            self.pins.put(pin._replace(locked_until=None))
 
     def is_taken(self, key: CardKey) -> bool:
         """Say whether a card has this key, or a batch will create one with it."""

@@ -16,6 +16,7 @@ from card_worker.domain.events import (
     Decision,
     HoldPlaced,
     IssuingEvent,
+    PinLocked,
     PinRotated,
     SecretRequest,
     TokenCreated,
@@ -87,6 +88,10 @@ def apply_token_revoked(event: TokenRevoked, books: Books) -> None:
     books.put_token(books.tokens[event.token]._replace(revoked_at=event.at))
 
 
+def needs_rotate_pin(command: RotatePin) -> Needs:
+    return needs_card(command)._replace(pin_attempts=True)
+
+
 def decide_rotate_pin(command: RotatePin, context: Context) -> Decision:
     _check_pin_format("pin.format", command.pin)
     request = SecretRequest(
@@ -99,8 +104,16 @@ def decide_rotate_pin(command: RotatePin, context: Context) -> Decision:
 
 
 def apply_pin_rotated(event: PinRotated, books: Books) -> None:
-    books.put_card(next_version(books, event, has_codes=True))
+    card = next_version(books, event, has_codes=True)
+    books.put_card(card)
+    books.unlock_pin(card.id, event.at)
     _put_pins(books, event, event.request)
+
+
+def apply_pin_locked(event: PinLocked, books: Books) -> None:
+    card = next_version(books, event)
+    books.put_card(card)
+    books.pins.put(books.pins[card.id]._replace(locked_until=event.until))
 
 
 def request_secrets(
@@ -219,8 +232,8 @@ def use_codes(books: Books, event: CardFunded | CardDrawnDown | HoldPlaced) -> N
     if pin is not None:
         stored = books.pins[books.cards[event.card].id]
         newest = pin.hash(stored.id)
-        if stored.kid != newest.kid:
-            books.pins.put(stored._replace(kid=newest.kid, digest=newest.digest))
+        if stored.kid != newest.kid or stored.locked_until is not None:
+            books.pins.put(stored._replace(kid=newest.kid, digest=newest.digest, locked_until=None))
 
 
 def _check_token_format(field: str, format: TokenFormat | None, *, with_pin: bool) -> None:
@@ -247,10 +260,11 @@ def _dump(format: TokenFormat | PinFormat | None) -> dict[str, Json] | None:
 RULES = table(
     on_card(CreateToken, needs_card, decide_create_token, check=check_recipients),
     on_card(RevokeToken, needs_revoke_token, decide_revoke_token),
-    on_card(RotatePin, needs_card, decide_rotate_pin, check=check_recipients),
+    on_card(RotatePin, needs_rotate_pin, decide_rotate_pin, check=check_recipients),
 )
 EFFECTS = table(
     effect(TokenCreated, apply_token_created),
     effect(TokenRevoked, apply_token_revoked),
     effect(PinRotated, apply_pin_rotated),
+    effect(PinLocked, apply_pin_locked),
 )

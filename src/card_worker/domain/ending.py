@@ -40,7 +40,8 @@ def needs_unblock(command: UnblockCard) -> Needs:
 
 
 def decide_unblock(command: UnblockCard, context: Context) -> Decision:
-    if not context.card.blocked:
+    pin = context.books.pins.get(context.card.id)
+    if not context.card.blocked and (pin is None or pin.locked_until is None):
         raise Refused(Reason.CARD_NOT_BLOCKED)
     return Decision(CardUnblocked(command, context.now, context.key))
 
@@ -48,7 +49,7 @@ def decide_unblock(command: UnblockCard, context: Context) -> Decision:
 def apply_unblocked(event: CardUnblocked, books: Books) -> None:
     card = next_version(books, event, blocked=False)
     books.put_card(card)
-    books.reset_pin_attempts(card.id, event.at)
+    books.unlock_pin(card.id, event.at)
 
 
 def decide_close(command: CloseCard, context: Context) -> Decision:

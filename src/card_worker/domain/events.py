@@ -120,9 +120,7 @@ class CardUpdated(CardEventBase[UpdateCard]):
     type = EventType.CARD_UPDATED
 
 
-class CardBlocked(CardEventBase[BlockCard | CreateTransaction | CardQuery]):
-    """The card is blocked: by a command, or after too many wrong PINs."""
-
+class CardBlocked(CardEventBase[BlockCard]):
     type = EventType.CARD_BLOCKED
 
 
@@ -242,6 +240,14 @@ class PinRotated(CardEventBase[RotatePin]):
     issued: IssuedSecrets = NOTHING_ISSUED
 
 
+@dataclass(frozen=True, slots=True)
+class PinLocked(CardEventBase[CreateTransaction | CardQuery]):
+    """The PIN is locked after wrong ones, until a time of the database's clock."""
+
+    type = EventType.CARD_PIN_LOCKED
+    until: datetime
+
+
 class BatchEventBase(EventBase[Cause]):
     """What all events of a batch have."""
 
@@ -323,6 +329,7 @@ CardEvent: TypeAlias = (
     | TokenCreated
     | TokenRevoked
     | PinRotated
+    | PinLocked
 )
 BatchEvent: TypeAlias = (
     BatchCompleted
@@ -338,11 +345,11 @@ IssuingEvent: TypeAlias = CardCreated | BatchCompleted | TokenCreated | PinRotat
 
 
 class PinCheck(NamedTuple):
-    """A PIN attempt with its outcome. `block` is the event after too many wrong PINs."""
+    """A PIN that was compared, with the outcome. `lock` is the event after too many wrong ones."""
 
     attempt: PinAttempt
     is_right: bool = False
-    block: CardBlocked | None = None
+    lock: PinLocked | None = None
 
 
 class Decision(NamedTuple):

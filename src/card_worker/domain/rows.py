@@ -234,6 +234,12 @@ class Pin(NamedTuple):
     digest: str
     changed_at: datetime
     format: dict[str, Json] | None = None
+    locked_until: datetime | None = None
+    """The end of its last lock, also after that, until a payment with the PIN or an unblock."""
+
+    def is_locked(self, now: datetime) -> bool:
+        """Say whether the PIN is locked at `now`, the time of the database's clock."""
+        return self.locked_until is not None and self.locked_until > now
 
 
 class PinAttempt(NamedTuple):

@@ -125,7 +125,7 @@ def rejection(command: Command, now: datetime, refusal: Refused) -> Decision:
 def with_pin_check(decision: Decision, pin_check: PinCheck | None) -> Decision:
     if pin_check is None:
         return decision
-    after = () if pin_check.block is None else (pin_check.block,)
+    after = () if pin_check.lock is None else (pin_check.lock,)
     return decision._replace(pin_check=pin_check, after=decision.after + after)
 
 

@@ -91,10 +91,7 @@ ALLOWED: Mapping[Row, Column] = {
     },
     UpdateCard: _UNLESS_CLOSED,
     BlockCard: {**_UNLESS_CLOSED, Status.BLOCKED: Reason.CARD_BLOCKED},
-    UnblockCard: {
-        **_UNLESS_CLOSED,
-        **dict.fromkeys(_LIVE, Reason.CARD_NOT_BLOCKED),
-    },
+    UnblockCard: _UNLESS_CLOSED,
     CloseCard: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None},
     ReplaceCard: {**_NOT_LIVE, **_LIVE, Status.BLOCKED: None},
     TransferBalance: {**_NOT_LIVE, **_LIVE},

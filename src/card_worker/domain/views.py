@@ -55,8 +55,13 @@ def card_view(card: Card, now: datetime, tokens: Sequence[Token], pin: Pin | Non
         "amount_reserved": card.amount_reserved,
         "amount_available": card.amount_available,
         "tokens": tuple(map(token_view, tokens)),
-        "pin": None if pin is None else PinView(format=PIN_DEFAULTS | (pin.format or {})),
+        "pin": None if pin is None else pin_view(pin),
     }
+
+
+def pin_view(pin: Pin) -> PinView:
+    """Return the public view of a PIN."""
+    return PinView(format=PIN_DEFAULTS | (pin.format or {}), locked_until=pin.locked_until)
 
 
 def token_view(token: Token) -> TokenView:

@@ -56,6 +56,8 @@ from card_worker.storage.types import UtcTime
 _CARD = ("account_id", "card_id")
 _TRANSACTION = ("account_id", "id")
 _BATCH = ("account_id", "batch_id")
+NO_CARD = UUID(int=0)
+"""Stands for the card of an unknown token: the same statements are sent as for a known one."""
 
 
 def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Pending[Books]:
@@ -81,7 +83,8 @@ def load(connection: Connection, needed: Sequence[Needs], now: datetime) -> Pend
 
     def wait() -> Books:
         rows = locked()
-        books = Books(accounts=accounts(), orders=busy(), taken=_taken(connection, needed))
+        taken = _taken(connection, needed)
+        books = Books(accounts=accounts(), orders=busy(), taken=taken, now=now)
         for card in rows:
             books.load_card(card)
         for batch in ordered():
@@ -156,8 +159,8 @@ def _load_rows_of_cards(
     # No command of the group is later. The rules check each hold again at the time of the command.
     latest = max([now, *[card.time(now) for card in books.cards.values()]]) if locking else now
     for needs, ids in _card_ids(books, needed):
-        if needs.holds and locking:
-            held.update(locking.intersection(ids))
+        if needs.holds and (locking or needs.tokens):
+            held.update(ids if needs.tokens else locking.intersection(ids))
         if needs.ref_id is not None and ids:
             refs.add((ids[0], needs.ref_id))
         if needs.pin_attempts:
@@ -199,6 +202,8 @@ def _card_ids(books: Books, needed: Sequence[Needs]) -> Iterator[tuple[Needs, Se
             ids = [made[id] for _, id in needs.transactions if id in made]
         if needs.makes is not None and ids:
             made[needs.makes] = ids[0]
+        if needs.tokens and not ids:
+            ids = [NO_CARD]
         yield needs, ids
 
 
@@ -207,6 +212,7 @@ def _find_codes(
 ) -> Callable[[Books], None]:
     """Find the usable tokens of the cards, the tokens that are named, and the PINs."""
     card_ids = [card.id for card in books.cards.values() if card.has_codes]
+    card_ids += [NO_CARD] * any(needs.tokens for needs in needed)
     by_card = [{"card": id} for id in card_ids]
     usable = find_rows(connection, tokens, Token, by_card, where=token_is_usable)
     named_ids = {needs.token_id for needs in needed if needs.token_id is not None}
@@ -226,7 +232,9 @@ def _find_pin_attempts(
 ) -> Callable[[Books], None]:
     """Find the PIN attempts to check, and all that count on these cards."""
     ids = {needs.pin_attempt for needs in needed if needs.pin_attempt is not None}
-    checked = find_rows(connection, pin_attempts, PinAttempt, [{"id": id} for id in ids])
+    # Locked, because one without a card is deleted with its query, which may come twice.
+    by_id = [{"id": id} for id in ids]
+    checked = find_rows(connection, pin_attempts, PinAttempt, by_id, lock=True)
     by_card = [{"card": id} for id in card_ids]
     counting = find_rows(connection, pin_attempts, PinAttempt, by_card, where=attempt_counts)
 

@@ -13,8 +13,14 @@ from card_worker.contracts.queries import CardQuery
 from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.needs import needs_access
 from card_worker.domain.rows import Card, Outcome
-from card_worker.storage.json_rows import find, insert_absent, matching, send_with_rows
-from card_worker.storage.loading import lock_cards
+from card_worker.storage.json_rows import (
+    delete_rows,
+    find,
+    insert_absent,
+    matching,
+    send_with_rows,
+)
+from card_worker.storage.loading import NO_CARD, lock_cards
 from card_worker.storage.tables import idempotency_keys, pin_attempts, tokens
 
 PinRequest: TypeAlias = CreateTransaction | CardQuery
@@ -49,7 +55,7 @@ def store_pin_attempts(
         return
     # The cards are locked, so that attempts with lower numbers were visible earlier.
     found = _lock_cards(connection, given)
-    card_rows = [{"card": id} for id in {card.id for card in found if card is not None}]
+    card_rows = [{"card": id} for id in {NO_CARD if card is None else card.id for card in found}]
     highest = send_with_rows(connection, _highest_numbers, pin_attempts, card_rows)()
     numbers = Counter[UUID](dict(highest))
     rows = []
@@ -67,6 +73,12 @@ def store_pin_attempts(
             }
         )
     insert_absent(connection, pin_attempts, sorted(rows, key=lambda row: str(row["id"])))
+
+
+def delete_attempt_on_nothing(connection: Connection, query: CardQuery) -> None:
+    """Delete the PIN attempt of a query whose token or card_id was unknown when it was stored."""
+    id = event_id(query.account_id, query.key)
+    delete_rows(connection, pin_attempts, [{"id": id, "number": 0}])
 
 
 def _lock_cards(connection: Connection, requests: Sequence[PinRequest]) -> list[Card | None]:

@@ -172,9 +172,13 @@ def card_equals_its_last_event(event: ReadEvent) -> Comparisons:
 
 
 def _with_whole_formats(card: Json) -> Json:
-    """Return a card as it is shown now: events of older versions have formats without defaults."""
+    """Return a card as it is shown now: events of older versions have formats without defaults,
+    and no end of a lock."""
     tokens = [{**token, "format": _whole_format(token)} for token in card["tokens"]]
-    pin = card["pin"] and {"format": PIN_DEFAULTS | (card["pin"]["format"] or {})}
+    pin = card["pin"] and {
+        "format": PIN_DEFAULTS | (card["pin"]["format"] or {}),
+        "locked_until": card["pin"].get("locked_until"),
+    }
     return {**card, "tokens": tokens, "pin": pin}
 
 

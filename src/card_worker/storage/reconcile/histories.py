@@ -88,6 +88,7 @@ CHANGES: dict[EventType, dict[str, Any]] = {
     EventType.CARD_CLOSED: _CLOSED,
     EventType.CARD_EXPIRED: {"states": (State.EXPIRED,)},
     EventType.CARD_PIN_ROTATED: {"pin_at": _TIME},
+    EventType.CARD_PIN_LOCKED: {},
     EventType.CARD_UPDATED: {},
     EventType.CARD_FUNDED: {},
     EventType.CARD_DRAWN_DOWN: {},
