@@ -39,6 +39,7 @@ FORMS = {
     "any": r"(?s:.*)",
 }
 WRONG_PINS_MAX = 5
+"""So many lock a PIN: for longer than a run."""
 ABSENT = object()
 
 
@@ -125,6 +126,7 @@ class Card:
     pin: Any = None
     pin_secret: str | None = None
     wrong_pins: int = 0
+    locked_until: Later | None = None
     transactions: tuple[Later, ...] = ()
 
     @property
@@ -359,7 +361,7 @@ class Model:
             "amount_reserved": card.reserved,
             "amount_available": card.available,
             "tokens": [t.view() for t in tokens if not t.spent and not t.revoked],
-            "pin": card.pin and {"format": card.pin},
+            "pin": card.pin and {"format": card.pin, "locked_until": card.locked_until},
         }
 
     def batch_view(self, account_id: str, batch_id: str) -> Json:
@@ -558,9 +560,8 @@ class Model:
 
     def do_cards_unblock(self, *, card_id: str, reason: str) -> Json:
         card = self._need(card_id)
-        check(card_not_blocked=not card.is_blocked)
-        card.is_blocked = False
-        card.wrong_pins = 0
+        check(card_not_blocked=not card.is_blocked and not card.locked_until)
+        card.is_blocked, card.wrong_pins, card.locked_until = False, 0, None
         return self._event("card.unblocked", card)
 
     def do_cards_close(self, *, card_id: str, reason: str) -> Json:
@@ -669,6 +670,7 @@ class Model:
         self._need_recipients()
         card = self._need(card_id)
         card.pin, card.pin_secret = self._pin_format(pin), None
+        card.wrong_pins, card.locked_until = 0, None
         return self._event("card.pin_rotated", card, sealed=self._sealed())
 
     def do_tokens_create(
@@ -707,6 +709,7 @@ class Model:
         unusable = ALLOWED["transactions.create"][holder.status] != "yes"
         unusable |= self.fields.get("type") != "fund" and not_started(holder)
         check(token_spent=token.spent)
+        unusable |= holder.locked_until is not None
         check(card_not_usable=unusable, pin_required=holder.pin and pin is None)
         if pin is not None:
             self._try_pin(holder, pin)
@@ -714,15 +717,14 @@ class Model:
 
     def _try_pin(self, card: Card, pin: str | None) -> None:
         """Compare a PIN and count it. What is refused is undone, but not this."""
-        if card.wrong_pins < WRONG_PINS_MAX and pin and typed(pin) == card.pin_secret:
+        check(card_not_usable=card.locked_until or card.pin is None)
+        if pin and typed(pin) == card.pin_secret:
             card.wrong_pins = 0
             return
         card.wrong_pins += 1
-        if card.wrong_pins == WRONG_PINS_MAX and not card.is_blocked:
-            card.is_blocked = True
-            event = self._event("card.blocked", card)
-            self._also(event)
-            event["data"]["reason_text"] = "too many wrong PINs"
+        if card.wrong_pins == WRONG_PINS_MAX:
+            card.locked_until = Later("time")
+            self._also(self._event("card.pin_locked", card))
         raise Refused("card_not_usable")
 
     # --- transactions --------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 Fields = dict[str, Any]
 WINDOW = timedelta(hours=24)
+FIRST_LOCK, LONGEST_LOCK = timedelta(minutes=15), timedelta(hours=24)
 
 
 @dataclass
@@ -29,6 +30,8 @@ class Card:
     has_pin: bool = False
     wrong: int = 0
     """Wrong PINs since a right one."""
+    locked: datetime | None = None
+    """The end of the PIN's last lock."""
     moves: int = 0
     """Transactions since the activation, with its load."""
     successor: str | None = None
@@ -236,7 +239,11 @@ class Model:
         if card.since is not None and now - card.since > WINDOW:
             raise No("not_reversible")
         self.cards[asked["card_id"]] = Card(
-            "inactive", version=card.version + 1, has_pin=card.has_pin, wrong=card.wrong
+            "inactive",
+            version=card.version + 1,
+            has_pin=card.has_pin,
+            wrong=card.wrong,
+            locked=card.locked,
         )
         for token in self.tokens.values():
             if token.card == asked["card_id"] and token.issued is not None:
@@ -267,10 +274,10 @@ class Model:
 
     def _cards_unblock(self, asked: Fields, _id: str, now: datetime) -> str:
         card = self._card(asked["card_id"], now, refuses="closed")
-        if not card.blocked:
+        if not card.blocked and card.locked is None:
             raise No("card_not_blocked")
         card = self._accept(asked["card_id"], asked, now)
-        card.blocked, card.wrong = False, 0
+        card.blocked, card.wrong, card.locked = False, 0, None
         return "card.unblocked"
 
     def _cards_close(self, asked: Fields, _id: str, now: datetime) -> str:
@@ -308,6 +315,7 @@ class Model:
             version=new.version + 1,
             has_pin=new.has_pin,
             wrong=new.wrong,
+            locked=new.locked,
             moves=1 if old.balance else 0,
         )
         old.successor = asked["new_card_id"]
@@ -338,13 +346,15 @@ class Model:
             name = token.card
             card = self.cards[name]
         if "pin" in asked:
-            self._guess(card, asked["pin"])
+            self._guess(card, asked["pin"], now)
         self._once(name, asked)
         if asked["currency"] != card.currency:
             raise No("currency_mismatch")
         if not funds and amount > self._free(name, now):
             raise No("exceeds_available")
         self._accept(name, asked, now)
+        if "pin" in asked:
+            card.locked = None
         if token is not None:
             token.spent = token.once
         if funds:
@@ -371,17 +381,19 @@ class Model:
         starts = asked.get("type") == "fund" or self._started(card, now)
         if not lives or not starts or not token.serves(now):
             raise No("card_not_usable")
+        if card.locked is not None and now < card.locked:
+            raise No("card_not_usable")
         if card.has_pin and "pin" not in asked:
             raise No("pin_required")
         return token
 
-    def _guess(self, card: Card, pin: str) -> None:
-        if not card.has_pin:
+    def _guess(self, card: Card, pin: str, now: datetime) -> None:
+        if not card.has_pin or (card.locked is not None and now < card.locked):
             raise No("card_not_usable")
         if pin != self.right_pin:
             card.wrong += 1
-            if card.wrong == 5:
-                card.blocked = True
+            if card.wrong >= 5:
+                card.locked = now + min(FIRST_LOCK * 2 ** (card.wrong - 5), LONGEST_LOCK)
                 card.version += 1
             raise No("card_not_usable")
         card.wrong = 0
@@ -408,7 +420,8 @@ class Model:
 
     def _cards_rotate_pin(self, asked: Fields, _id: str, now: datetime) -> str:
         self._card(asked["card_id"], now, refuses="closed")
-        self._accept(asked["card_id"], asked, now).has_pin = True
+        card = self._accept(asked["card_id"], asked, now)
+        card.has_pin, card.wrong, card.locked = True, 0, None
         return "card.pin_rotated"
 
     def _spend(self, card: Card, name: str, amount: int, id: str) -> None:

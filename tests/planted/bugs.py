@@ -173,15 +173,29 @@ BUGS = (
     Bug(
         "any number of wrong PINs is compared",
         "domain/access.py",
-        " or len(earlier) >= WRONG_MAX:",
-        ":",
+        "        or _undecided(counting, attempt, books.now) >= max(WRONG_MAX - wrong, 1)\n",
+        "",
         ("tests/flow/test_pin_attempts.py",),
     ),
     Bug(
-        "the guard doesn't block a card",
+        "the fifth wrong PIN doesn't lock the PIN",
         "domain/access.py",
+        "if wrong + 1 >= WRONG_MAX:",
         "if wrong >= WRONG_MAX:",
-        "if wrong > WRONG_MAX:",
+        (CODES,),
+    ),
+    Bug(
+        "a locked PIN is compared",
+        "domain/access.py",
+        "        or pin.is_locked(books.now)\n",
+        "",
+        (STORIES,),
+    ),
+    Bug(
+        "a lock ends by the time of the card",
+        "domain/access.py",
+        "books.pins[card.id].is_locked(books.now)",
+        "books.pins[card.id].is_locked(now)",
         (CODES,),
     ),
     Bug(

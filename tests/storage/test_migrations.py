@@ -9,10 +9,11 @@ import pytest
 from alembic import command
 from sqlalchemy import Column, Engine, MetaData, Table, func, insert, inspect, select, update
 
-from card_worker.contracts.enums import Side
+from card_worker.contracts.enums import EventType, Side
 from card_worker.contracts.fields import read_time
 from card_worker.contracts.json_text import write_json
-from card_worker.domain.rows import State
+from card_worker.domain.access import LOCK_FIRST
+from card_worker.domain.rows import Outcome, State
 from card_worker.embedded.valkey import NoServer
 from card_worker.storage import tables
 from card_worker.storage.engine import open_engine, reading
@@ -20,8 +21,9 @@ from card_worker.storage.migrations import config, upgrade
 from card_worker.storage.reconcile import differences
 from card_worker.storage.types import EnumText, JsonText, UtcTime, Uuid
 from tests import servers
+from tests.codes import PIN, WRONG_PIN, plain_issuer
 from tests.servers import Server
-from tests.storage.populated import populate
+from tests.storage.populated import Teller, populate
 
 NOW = read_time("2026-11-22T10:00:00.000Z")
 RELEASED = ["0001"]
@@ -136,16 +138,39 @@ def test_0002_derives_its_columns_from_events_and_transactions(engine: Engine) -
 def test_rows_of_0_1_0_are_no_differences_after_the_upgrade(engine: Engine) -> None:
     populate(engine)
     migrate(engine, "0001", down=True)
-    attempts, events = tables.pin_attempts, tables.outbox
+    attempts, events, guessed = tables.pin_attempts, tables.outbox, "guessed"
     with engine.begin() as connection:
         for id, event in connection.execute(select(events.c.id, events.c.event)).all():
-            older = write_json(_as_in_0_1_0(json.loads(event)))
-            connection.execute(update(events).where(events.c.id == id).values(event=older))
+            older = _as_in_0_1_0(json.loads(event))
+            values = {"event": write_json(older), "type": EventType(older["type"])}
+            connection.execute(update(events).where(events.c.id == id).values(values))
+        # Five wrong PINs have blocked the card.
+        ours = tables.cards.c.card_id == guessed
+        connection.execute(update(tables.cards).where(ours).values(blocked=True))
+        its = attempts.c.card == select(tables.cards.c.id).where(ours).scalar_subquery()
+        assert (
+            connection.execute(update(attempts).where(its).values(outcome=Outcome.WRONG)).rowcount
+            == 5
+        )
         # Attempts on removed cards had the card.
         removed = {"card": UUID(int=1), "number": 1}
         kept = connection.execute(update(attempts).where(attempts.c.card.is_(None)).values(removed))
         assert kept.rowcount > 0
     migrate(engine, "head")
+    with reading(engine) as connection:
+        assert list(differences(connection)) == []
+    # The card stays blocked, and its wrong PINs go on counting, until it is unblocked.
+    tell, pay = Teller(engine, plain_issuer()), {"currency": "NOK", "amount": 100}
+    by_token = {**pay, "token": "TOKEN-2", "pin": PIN}
+    fund = {**pay, "card_id": guessed, "type": "fund", "pin": WRONG_PIN}
+    assert tell.ask("transactions.create", ref_id="a", **by_token).reason == "card_not_usable"
+    assert tell.ask("transactions.create", ref_id="b", **fund).reason == "card_not_usable"
+    with reading(engine) as connection:
+        locks = connection.execute(select(tables.pins.c.locked_until)).scalars()
+        (ends,) = filter(None, locks)
+    assert ends == tell.now + 2 * LOCK_FIRST
+    tell.done("cards.unblock", card_id=guessed, reason="found")
+    tell.done("transactions.create", ref_id="c", **by_token)
     with reading(engine) as connection:
         assert list(differences(connection)) == []
 
@@ -157,7 +182,11 @@ def _as_in_0_1_0(value: Any) -> Any:
         return [_as_in_0_1_0(item) for item in value]
     if not isinstance(value, dict):
         return value
-    newer = {"answer", "activation", "activated_by", "activated_from", "funding"}
+    newer = {"answer", "activation", "activated_by", "activated_from", "funding", "locked_until"}
+    if value.get("type") == "card.pin_locked":
+        data = {**value["data"], "reason_text": "too many wrong PINs"}
+        data["card"] = {**data["card"], "status": "blocked"}
+        value = {**value, "type": "card.blocked", "data": data}
     if value.get("type") == "batch.completed":
         data = dict(value["data"])
         cards = data.pop("cards", None)

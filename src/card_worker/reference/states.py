@@ -42,8 +42,7 @@ _CARDS: dict[Status, list[dict[str, Any]]] = {
     ],
     Status.CLOSED: [_ACTIVE | {"state": State.CLOSED}],
 }
-_USABLE = (Status.UNUSED, Status.PARTIALLY_USED, Status.USED)
-_LIVE = (*_USABLE, Status.BLOCKED)
+_LIVE = (Status.UNUSED, Status.PARTIALLY_USED, Status.USED, Status.BLOCKED)
 _ABOUT_CODES = frozenset(["cards.rotate_pin", "tokens.create", "tokens.revoke"])
 """A card shows the same after these."""
 # More than a card holds, or all of it: what a status turns into may depend on how much is moved.
@@ -80,7 +79,9 @@ def states_page() -> str:
             " refused with this reason. The last column is a card that doesn't exist.",
             "",
             "A command that names the card by its token is refused with `card_not_usable` in each"
-            " status in which the table refuses a payment.",
+            " status in which the table refuses a payment, and while the card's PIN is locked. A lock"
+            " doesn't change the status. `cards.unblock` ends it, and is refused with"
+            " `card_not_blocked` for a card that is neither blocked nor has had its PIN locked.",
             "",
         ]
     )
@@ -121,7 +122,6 @@ def _diagram() -> list[str]:
         f"    {before} --> {after}: {', '.join(tasks)}" for (before, after), tasks in ways.items()
     ]
     lines += [f"    {before.value} --> {Status.EXPIRED.value}: expires_at" for before in _LIVE]
-    lines += [f"    {before.value} --> {Status.BLOCKED.value}: wrong PINs" for before in _USABLE]
     return lines
 
 

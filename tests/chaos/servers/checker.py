@@ -17,13 +17,14 @@ import psycopg
 from tests.chaos.servers.journal import Asked, Event, Journal, is_answer
 
 WRONG_PINS_MAX = 5
+FIRST_LOCK = timedelta(minutes=15)
 CLOCK_SLACK = timedelta(seconds=1)
 POISONED = "poison"
 """What a fault has put where a message belongs; it may become a dead letter, or not."""
 BESIDES = frozenset(
     [
         *("hold.expired", "card.transferred_in", "card.created", "card.activated"),
-        *("card.blocked", "card.expired", "batch.progressed", "batch.completed"),
+        *("card.pin_locked", "card.expired", "batch.progressed", "batch.completed"),
     ]
 )
 """What may be told of a command beside its answer."""
@@ -387,18 +388,21 @@ class Checker:
     # --- PINs and orders --------------------------------------------------------------------------
 
     def pins(self) -> Iterator[str]:
-        """No wrong PIN opens a card, and no more than five are compared before it is blocked."""
+        """No wrong PIN opens a card; five lock the PIN, and so does each one compared after that.
+
+        Before the lock has ended, no token and no PIN opens the card, and no PIN locks it again.
+        """
         wrong = {
             command_id
             for command_id, contents in self._journal.asked.items()
             if any(one.pin == "wrong" for one in contents)
         }
-        guards: Counter[str] = Counter()
+        told: Counter[str] = Counter()
         for event in self.events:
             if event["correlationid"] in wrong and is_answer(event) and not _reason(event):
                 yield f"{event['correlationid']} brought a wrong PIN and was let in"
-            if event["type"] == "card.blocked" and event["data"]["command"] != "cards.block":
-                guards[event["data"]["card"]["id"]] += 1
+            if event["type"] == "card.pin_locked":
+                told[event["data"]["card"]["id"]] += 1
         counting: dict[str, set[str]] = defaultdict(set)
         reached: Counter[str] = Counter()
         for row in self._rows(
@@ -409,12 +413,27 @@ class Checker:
                 mine.discard(row["id"])
                 continue
             mine.add(row["id"])
-            reached[row["card"]] += len(mine) == WRONG_PINS_MAX
-            if len(mine) > WRONG_PINS_MAX:
-                yield f"{len(mine)} wrong PINs of card {row['card']} were compared"
-        for card in guards.keys() | reached.keys():
-            if guards[card] != reached[card]:
-                yield f"card {card}: {reached[card]} times five wrong PINs, {guards[card]} blocks"
+            reached[row["card"]] += len(mine) >= WRONG_PINS_MAX
+        for card in told.keys() | reached.keys():
+            if told[card] != reached[card]:
+                yield f"card {card}: {reached[card]} wrong PINs lock it, {told[card]} locks"
+        for key, events in self.by_card.items():
+            yield from self._locks(key, sorted(events, key=_version))
+
+    def _locks(self, key: CardKey, events: list[Event]) -> Iterator[str]:
+        """Look at what happens to a card while its PIN is locked, as it shows itself."""
+        ends = None
+        for event in events:
+            is_locked = ends is not None and _time(event["time"]) < ends
+            pin = event["data"]["card"]["pin"] or {"locked_until": None}
+            ends = pin["locked_until"] and _time(pin["locked_until"])
+            if event["type"] == "card.pin_locked":
+                if is_locked or ends - _time(event["time"]) < FIRST_LOCK - CLOCK_SLACK:
+                    yield f"{event['correlationid']} locked {key[1]} too early, or too briefly"
+            elif is_locked and is_answer(event):
+                contents = self._journal.asked.get(event["correlationid"], ())
+                if any(one.pin is not None for one in contents):
+                    yield f"{event['correlationid']} brought a PIN to {key[1]} while it was locked"
 
     def orders(self) -> Iterator[str]:
         """Each order was made, all of it, and told so once."""

@@ -11,7 +11,7 @@ Event = dict[str, Any]
 NEVER = datetime.max.replace(tzinfo=UTC)
 
 # The types of an event that answers a command; `command.rejected` answers any. Other types are
-# told besides: what comes to the other card, what was released, what the PIN guard did.
+# told besides: what comes to the other card, what was released, that a PIN was locked.
 ANSWERS: dict[str, frozenset[str]] = {
     "cards.create": frozenset(["card.created"]),
     "cards.batch_create": frozenset(["batch.completed", "batch.accepted"]),
