@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from math import log2
 from typing import NamedTuple, get_args
 
 from sqlalchemy import Connection
@@ -26,7 +25,7 @@ from card_worker.domain.events import (
 )
 from card_worker.domain.ids import card_uuid
 from card_worker.domain.rows import File, FilePart
-from card_worker.secrets.drawing import PREFIX, draw_pins, draw_tokens, mask
+from card_worker.secrets.drawing import draw_pins, draw_tokens, mask
 from card_worker.secrets.formats import PinFormat, TokenFormat
 from card_worker.secrets.peppers import Hashes
 from card_worker.secrets.sealing import Recipient, read_recipients, seal, seal_text
@@ -114,7 +113,7 @@ class SecretIssuer:
                 return None
             token_values = drawn
             token_hashes = self.vault.tokens.hash_tokens(request.account_id, drawn)
-            masked = mask(drawn, PREFIX if request.token is None else request.token.prefix)
+            masked = mask(drawn, request.token)
         if request.pin is not None:
             assert self.vault.pins is not None
             pin_values = self._tools.draw_pins(request.pin, len(ids))
@@ -127,7 +126,7 @@ class SecretIssuer:
         """Draw tokens that the account never had; None if hardly any is left."""
         values = self._tools.draw_tokens(request.token, count)
         format = request.token
-        if format is None or format.length * log2(len(format.alphabet)) >= BITS_UNIQUE:
+        if format is None or format.bits(format.length) >= BITS_UNIQUE:
             return values
         for _ in range(DRAWS_MAX):
             taken = self._taken(connection, books, request.account_id, values)

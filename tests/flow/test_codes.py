@@ -102,10 +102,12 @@ def activate(system: System, row: Row) -> None:
     assert system.types(f"on-{row['card_id']}") == ["card.activated"]
 
 
-def blocked(system: System, row: Row) -> list[str]:
-    """Return why a card was blocked, each time that it was."""
-    events = system.events_of("card.blocked")
-    return [one["data"]["reason_text"] for one in events if one["subject"] == row["card_id"]]
+def statuses_when_locked(system: System, row: Row) -> list[str]:
+    """Return what a card showed each time that its PIN was locked."""
+    events = system.events_of("card.pin_locked")
+    shown = [one["data"]["card"] for one in events if one["subject"] == row["card_id"]]
+    assert all(card["pin"]["locked_until"] for card in shown)
+    return [card["status"] for card in shown]
 
 
 def test_a_payment_with_a_token_from_the_file(running: System, printed: list[Row]) -> None:
@@ -116,7 +118,10 @@ def test_a_payment_with_a_token_from_the_file(running: System, printed: list[Row
     assert running.types("paid", "short") == ["card.drawn_down", "exceeds_available"]
     (seen,) = running.cli_json("card", "show", first["card_id"], "--account", ACCOUNT)
     four_digits = FOUR_DIGITS.model_dump(mode="json")
-    assert (seen["amount_balance"], seen["pin"]) == (499, {"format": four_digits})
+    assert (seen["amount_balance"], seen["pin"]) == (
+        499,
+        {"format": four_digits, "locked_until": None},
+    )
     assert [token["masked_code"][-4:] for token in seen["tokens"]] == [first["token"][-4:]]
 
 
@@ -198,8 +203,8 @@ def test_of_64_concurrent_wrong_pins_five_are_compared(running: System, printed:
     counted = "SELECT count(*) FROM pin_attempts WHERE outcome = 'wrong'"
     with running.engine.connect() as connection:
         assert connection.exec_driver_sql(counted).scalar_one() == 5
-    until(lambda: blocked(running, row), "the guard")
-    assert blocked(running, row) == ["too many wrong PINs"]
+    until(lambda: statuses_when_locked(running, row), "the lock")
+    assert statuses_when_locked(running, row) == ["unused"]
     pay(running, "too-late", row)
     assert running.types("too-late") == ["card_not_usable"]
     running.send("cards.unblock", "found", card_id=row["card_id"], reason="it was me")
@@ -228,7 +233,7 @@ def test_a_holder_queries_a_card_with_token_and_pin(
     assert run_query("cards.get", token="none")["reason"] == "card_not_usable"
     for _ in range(5):
         assert run_query("cards.get", pin="wrong")["reason"] == "card_not_usable"
-    until(lambda: blocked(running, row), "the guard")
+    until(lambda: statuses_when_locked(running, row), "the lock")
     assert run_query("cards.get", pin=row["pin"])["reason"] == "card_not_usable"
     assert run_query("cards.get", pin=5)["problems"][0]["field"] == "pin"
 

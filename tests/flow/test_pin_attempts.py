@@ -107,7 +107,7 @@ def make_cards(engine: Engine, delivery: Delivery) -> None:
 
 def reason(delivery: Delivery, task: str, id: str, number: int, pin: str | None) -> str:
     """Deliver a message with a token and a PIN; return why it is refused."""
-    kwargs = {"account_id": ACCOUNT, "token": f"TOKEN-{number}"}
+    kwargs: dict[str, Any] = {"account_id": ACCOUNT, "token": f"TOKEN-{number}"}
     if pin is not None:
         kwargs["pin"] = pin
     if task == "transactions.create":

@@ -117,19 +117,34 @@ def test_drawing_nothing_returns_nothing() -> None:
     assert draw_tokens(None, 0) == draw_tokens(TokenFormat(), 0) == draw_pins(PinFormat(), 0) == []
 
 
-@pytest.mark.parametrize(
-    ("value", "prefix", "shown"),
-    [
-        ("DINCARD:a1b2c3d4-0000", "DINCARD:", "DINCARD:********-0000"),
-        ("GC-12345678", "GC-", "GC-****5678"),
-        ("12345678", "", "****5678"),
-        ("ab.cd~ef_12345", "", "**.**~**_*2345"),
-    ],
-)
-def test_a_mask_shows_the_last_four(value: str, prefix: str, shown: str) -> None:
-    assert mask([value], prefix) == [shown]
-    assert mask([], prefix) == []
-    assert mask([value, "9" * len(value)], prefix)[0] == shown
+MASKED: list[tuple[dict[str, Any], int]] = [
+    ({"numbers": True, "length": 23}, 0),
+    ({"numbers": True, "length": 24}, 4),
+    ({"prefix": "GC-", "length": 14}, 0),
+    ({"prefix": "GC-", "length": 15}, 4),
+    ({"numbers": True, "unambiguous": True, "length": 25}, 0),
+    ({"numbers": True, "unambiguous": True, "length": 26}, 4),
+    # The first of them is one of three characters.
+    ({"symbols": True, "length": 36}, 0),
+    ({"symbols": True, "length": 37}, 4),
+]
+"""Formats, and how many characters of their tokens are shown."""
+
+
+@pytest.mark.parametrize(("fields", "shown"), MASKED)
+def test_the_last_four_are_shown_if_64_bits_stay_hidden(fields: dict[str, Any], shown: int) -> None:
+    format = TokenFormat(**fields)
+    for token in draw_tokens(format, 20):
+        end = token[len(token) - shown :]
+        masked = format.prefix + "*" * (format.length - shown) + end
+        assert mask([token], format) == mask([masked], format) == [masked]
+    assert mask([], format) == mask([], None) == []
+
+
+def test_of_a_uuid_the_last_four_are_shown() -> None:
+    (token,) = draw_tokens(None, 1)
+    masked = f"DINCARD:********-****-****-****-********{token[-4:]}"
+    assert mask([token], None) == mask([masked], None) == [masked]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from card_worker.storage.migrations import config, upgrade
 from card_worker.storage.reconcile import differences
 from card_worker.storage.types import EnumText, JsonText, UtcTime, Uuid
 from tests import servers
-from tests.codes import PIN, WRONG_PIN, plain_issuer
+from tests.codes import PIN, SEAL_TO, VAULT, WRONG_PIN, plain_issuer
 from tests.servers import Server
 from tests.storage.populated import Teller, populate
 
@@ -33,8 +33,9 @@ VALID: dict[str, dict[str, object]] = {
     "cards": {"state": State.ACTIVE},
     "transactions": {"debit": Side.ISSUER, "credit": Side.CARD, "balance_before": 0},
     "holds": {"captured": 0, "released": 0},
+    "tokens": {"format": {"numbers": True, "length": 16}},
 }
-"""What the check constraints demand beyond `value`."""
+"""What check constraints and migrations demand beyond `value`."""
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -172,6 +173,39 @@ def test_rows_of_0_1_0_are_no_differences_after_the_upgrade(engine: Engine) -> N
     tell.done("cards.unblock", card_id=guessed, reason="found")
     tell.done("transactions.create", ref_id="c", **by_token)
     with reading(engine) as connection:
+        assert list(differences(connection)) == []
+
+
+def test_0004_masks_more_of_some_tokens(engine: Engine) -> None:
+    tell = Teller(engine, plain_issuer(VAULT, "7" * 16, "-A" * 15, "8" * 16))
+    short, long = {"numbers": True, "length": 16}, {"symbols": True, "characters": True}
+    made, codes = {"amount": 1, "currency": "NOK", **SEAL_TO}, tables.tokens
+    tell.done("cards.create", card_id="A", card_token={"format": short}, **made)
+    tell.done("cards.create", card_id="B", card_token={"format": {**long, "length": 30}}, **made)
+    listed: dict[str, Any] = {"cards": [{"card_id": "L"}], **SEAL_TO}
+    listed["options"] = {"card_token": {"format": short}}
+    tell.done("cards.batch_create", batch_id="L", **listed)
+    masks = {
+        "A": ("*" * 16, "*" * 12 + "7777"),
+        "B": ("*" * 26 + "-A-A", "-*" * 13 + "-A-A"),
+        "L": ("*" * 16, "*" * 12 + "8888"),
+    }
+    by_card = select(tables.cards.c.card_id, codes.c.masked_code)
+    by_card = by_card.join(codes, codes.c.card == tables.cards.c.id)
+    migrate(engine, "0003", down=True)
+    event = tables.outbox.c.event
+    with engine.begin() as connection:
+        for name, (now, older) in masks.items():
+            card = select(tables.cards.c.id).where(tables.cards.c.card_id == name)
+            its = codes.c.card == card.scalar_subquery()
+            connection.execute(update(codes).where(its).values(masked_code=older))
+            told = func.replace(event, f'"{now}"', f'"{older}"')
+            its = tables.outbox.c.subject == name
+            connection.execute(update(tables.outbox).where(its).values(event=told))
+    migrate(engine, "head")
+    with reading(engine) as connection:
+        rows = dict(connection.execute(by_card).all())
+        assert rows == {name: now for name, (now, _) in masks.items()}
         assert list(differences(connection)) == []
 
 

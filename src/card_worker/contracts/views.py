@@ -51,7 +51,8 @@ class TokenView(TypedDict):
     ref_id: str | None
     """The `ref_id` of `tokens.create`; null for the token that the card was made with."""
     masked_code: str
-    """The token with all but its prefix and last four characters replaced by `*`."""
+    """The token with all but its prefix replaced by `*`. Its last four characters are shown only if
+    at least 64 random bits stay hidden."""
     format: dict[str, Any] | None
     """The format, complete with its defaults; null: `DINCARD:` and a random UUID."""
     expires_at: Time | None
@@ -222,7 +223,7 @@ class BatchCardView(TypedDict):
     status: Status
     """Status of the card."""
     masked_code: str | None
-    """The card's token, with most characters replaced by `*`; null: it has none."""
+    """The card's token, masked as the card shows it; null: it has none."""
 
 
 @documented

@@ -79,9 +79,9 @@ def states_page() -> str:
             " refused with this reason. The last column is a card that doesn't exist.",
             "",
             "A command that names the card by its token is refused with `card_not_usable` in each"
-            " status in which the table refuses a payment, and while the card's PIN is locked. A lock"
-            " doesn't change the status. `cards.unblock` ends it, and is refused with"
-            " `card_not_blocked` for a card that is neither blocked nor has had its PIN locked.",
+            " status in which the table refuses a payment, and while the card's PIN is locked."
+            " `cards.unblock` also ends such a lock. Of a card that is not blocked and has no lock"
+            " to end it is refused with `card_not_blocked`.",
             "",
         ]
     )

@@ -5,15 +5,18 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from card_worker import uuids
-from card_worker.secrets.formats import DIGITS, FORMULA_SIGNS, LETTERS, PinFormat, TokenFormat
+from card_worker.secrets.formats import FORMULA_SIGNS, PinFormat, TokenFormat
 
 PREFIX = "DINCARD:"
 """The beginning of a token without a format; a UUID follows."""
 SHOWN = 4
+HIDDEN_BITS_MIN = 64
+"""The last SHOWN characters of a token are shown only if so many random bits stay hidden."""
 MASK = "*"
+UUID_MASK = f"{PREFIX}********-****-****-****-********"
+"""What stands before the last SHOWN characters of a token without a format."""
 SPARE = 1.02
 """More random bytes are read than will be needed on average, by this factor."""
-_MASKS = bytes.maketrans((DIGITS + LETTERS).encode(), MASK.encode() * len(DIGITS + LETTERS))
 
 
 def draw_tokens(format: TokenFormat | None, count: int) -> list[str]:
@@ -28,18 +31,14 @@ def draw_pins(format: PinFormat, count: int) -> list[str]:
     return _draw(format.alphabet, format.length, count)
 
 
-def mask(values: Sequence[str], prefix: str) -> list[str]:
-    """Mask tokens except for the prefix, separators, and the last four characters.
-
-    All must have the same length.
-    """
-    length, begin = len(values[0]) if values else 1, len(prefix)
-    hidden = "".join(values).encode("ascii").translate(_MASKS).decode("ascii")
-    starts = range(0, len(hidden), length)
-    return [
-        prefix + hidden[start + begin : start + length - SHOWN] + value[-SHOWN:]
-        for start, value in zip(starts, values, strict=True)
-    ]
+def mask(values: Sequence[str], format: TokenFormat | None) -> list[str]:
+    """Mask tokens of a format, or masked ones again, except for the prefix and, if enough random
+    bits stay hidden, the last four characters."""
+    if format is None:
+        return [UUID_MASK + value[-SHOWN:] for value in values]
+    shown = SHOWN if format.bits(format.length - SHOWN) >= HIDDEN_BITS_MIN else 0
+    hidden = format.prefix + MASK * (format.length - shown)
+    return [hidden + value[len(value) - shown :] for value in values]
 
 
 def _draw(alphabet: str, length: int, count: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 import re
 from enum import StrEnum
+from math import log2
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
@@ -71,6 +72,11 @@ class _Alphabet(BaseModel):
         kinds = zip(flags, (DIGITS, LETTERS, SYMBOLS), strict=True)
         drawn = "".join(kind for flag, kind in kinds if flag)
         return "".join(c for c in drawn if not (self.unambiguous and c in LOOKALIKES))
+
+    def bits(self, length: int) -> float:
+        """Return the random bits of the first `length` characters. They begin no formula."""
+        firsts = [c for c in self.alphabet if c not in FORMULA_SIGNS]
+        return log2(len(firsts)) + (length - 1) * log2(len(self.alphabet))
 
 
 class TokenFormat(_Alphabet):

@@ -1,6 +1,7 @@
 """Each event: its columns compared with its JSON, and its content with the rows it is about."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
@@ -32,6 +33,8 @@ from card_worker.domain.views import (
     token_view,
     transaction_view,
 )
+from card_worker.secrets.drawing import mask
+from card_worker.secrets.formats import TokenFormat
 from card_worker.storage.reconcile.ids import id_with_card
 from card_worker.storage.reconcile.reading import BATCH_KEY, Reader, StoredEvent
 from card_worker.storage.reconcile.report import Comparisons, fields
@@ -173,8 +176,15 @@ def card_equals_its_last_event(event: ReadEvent) -> Comparisons:
 
 def _with_whole_formats(card: Json) -> Json:
     """Return a card as it is shown now: events of older versions have formats without defaults,
-    and no end of a lock."""
-    tokens = [{**token, "format": _whole_format(token)} for token in card["tokens"]]
+    no end of a lock, and tokens of which less is masked."""
+    tokens = [
+        {
+            **token,
+            "format": _whole_format(token),
+            "masked_code": _masked_again(token["masked_code"], token["format"]),
+        }
+        for token in card["tokens"]
+    ]
     pin = card["pin"] and {
         "format": PIN_DEFAULTS | (card["pin"]["format"] or {}),
         "locked_until": card["pin"].get("locked_until"),
@@ -185,6 +195,15 @@ def _with_whole_formats(card: Json) -> Json:
 def _whole_format(token: Json) -> Json | None:
     format: Json | None = token["format"]
     return format and TOKEN_DEFAULTS | format
+
+
+def _masked_again(masked_code: str, format: Json | None) -> str:
+    """Return what is shown of a token now, by what an event shows."""
+    if not format:
+        return masked_code
+    with suppress(ValueError):
+        (masked_code,) = mask([masked_code], TokenFormat.model_validate(format))
+    return masked_code
 
 
 def holds_equal_their_events(event: ReadEvent) -> Comparisons:
@@ -206,7 +225,8 @@ def tokens_equal_their_events(event: ReadEvent) -> Comparisons:
             yield f"token {id}", None, "one"
             continue
         yield f"{prefix}format", token_view(token)["format"], _whole_format(shown)
-        expected = {name: shown[name] for name in ("ref_id", "masked_code")}
+        masked_code = _masked_again(shown["masked_code"], shown["format"])
+        expected = {"ref_id": shown["ref_id"], "masked_code": masked_code}
         if event.card is not None:
             expected["card"] = event.card.id
         if shown is event.data.get("token"):
@@ -266,6 +286,11 @@ def listed_cards_equal_their_event(reader: Reader, event: ReadEvent) -> Comparis
         if batch.card_list and batch.approved_by is None:
             yield "cards", None, f"{batch.requested}"
         return
+    options: Any = batch.options or {}
+    format = (options.get("card_token") or {}).get("format")
+    for card in shown:
+        if card.get("masked_code") is not None:
+            card["masked_code"] = _masked_again(card["masked_code"], format)
     ids = card_uuids(batch.account_id, batch.card_ids(1, batch.requested))
     if batch.approved_by is None:
         named = (UUID(bytes=id) for id in token_uuids(ids, event.row.created_at))
