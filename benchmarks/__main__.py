@@ -17,6 +17,7 @@ from benchmarks.measures import (
     nothing,
     orders,
     producers,
+    refusals,
     sweep,
     table_size,
 )
@@ -39,6 +40,7 @@ MEASURES: dict[str, Measure] = {
     "producers": producers.run,
     "orders": orders.run,
     "sweep": sweep.run,
+    "refusals": refusals.run,
 }
 
 FULL = Size(rounds=3, scale=1.0)
