@@ -242,3 +242,22 @@ def test_a_wrong_pin_that_opens_a_card_is_seen(
     with database(made) as connection:
         told = wrong(done, entries, connection)
     assert told == f"{one.command_id} brought a wrong PIN and was let in"
+
+
+def test_a_pin_that_opens_a_card_while_it_is_locked_is_seen(
+    made: World, done: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lock(event: Any) -> None:
+        event["data"]["card"]["pin"] = {"locked_until": "2999-01-01T00:00:00.000Z"}
+
+    entries = entries_of(done)
+    paid = _at(entries, "card.drawn_down", 2)[1]
+    event = json.loads(entries[paid][1])
+    before = [json.loads(raw) for _, raw in entries[:paid]]
+    of_card = [at for at, one in enumerate(before) if one["subject"] == event["subject"]]
+    last = max(at for at in of_card if "sequence" in before[at])
+    (one,) = made.journal.asked[event["correlationid"]][:1]
+    monkeypatch.setattr(one, "pin", "right")
+    with database(made) as connection:
+        told = wrong(done, _changed(entries, last, lock), connection)
+    assert f"{one.command_id} brought a PIN to {event['subject']} while it was locked" in told

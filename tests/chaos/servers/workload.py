@@ -233,7 +233,10 @@ class Workload:
         asked = {"account_id": card.account_id, "token": self._chance.choice(card.tokens)}
         asked |= self._movement(2_000)
         if card.pin is not None and self._chance.random() < 0.95:
-            asked["pin"] = card.pin if self._chance.random() < 0.65 else WRONG_PIN
+            # The PINs of some cards are guessed at, so that they are locked.
+            is_guessed = self._places.get(card.card_id, 0) % 4 == 0
+            is_right = self._chance.random() < (0.2 if is_guessed else 0.65)
+            asked["pin"] = card.pin if is_right else WRONG_PIN
         return "transactions.create", asked
 
     def _capture(self, card: Card) -> Made:
