@@ -524,6 +524,25 @@ def test_a_query_by_token_counts_pin_attempts_like_a_payment(engine: Engine) -> 
         assert list(differences(connection)) == []
 
 
+def test_a_query_about_nothing_may_come_twice_at_once(postgres_url: str) -> None:
+    engine, asked = open_engine(postgres_url), {"account_id": ACCOUNT, "token": "NO", "pin": PIN}
+    query = read_query("cards.get", "q", asked, VAULT)
+    assert isinstance(query, GetCard)
+
+    def run(start: Barrier) -> str:
+        with begin(engine) as (connection, now):
+            start.wait()
+            return str(answer_card_query(connection, query, now)["reason"])
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(20):
+            with begin(engine) as (connection, now):
+                store_pin_attempts(connection, [query], now)
+            assert set(pool.map(run, [Barrier(2)] * 2)) == {"card_not_usable"}
+    assert rows(engine, pin_attempts) == []
+    engine.dispose()
+
+
 def test_has_codes_is_false_for_cards_without_codes(engine: Engine) -> None:
     answer_types(engine, create("A1"), create("A2", pin={}), create("A3", card_token={}))
     more = command("tokens.create", "t", card_id="A1", ref_id="t", expires_in=9, **SEAL_TO)

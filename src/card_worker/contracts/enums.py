@@ -208,7 +208,7 @@ class EventType(TextEnum):
     CARD_TRANSFERRED_OUT = "card.transferred_out", "Money was moved to another card."
     CARD_TRANSFERRED_IN = "card.transferred_in", "Money was moved from another card to this one."
     CARD_BLOCKED = "card.blocked", "The card was blocked."
-    CARD_UNBLOCKED = "card.unblocked", "The card was unblocked."
+    CARD_UNBLOCKED = "card.unblocked", "The card was unblocked, and its PIN unlocked."
     CARD_REPLACED = "card.replaced", "The card was replaced by another one, and is closed."
     CARD_CLOSED = "card.closed", "The card was closed, and its balance paid out."
     CARD_EXPIRED = (

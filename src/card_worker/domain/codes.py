@@ -106,7 +106,7 @@ def decide_rotate_pin(command: RotatePin, context: Context) -> Decision:
 def apply_pin_rotated(event: PinRotated, books: Books) -> None:
     card = next_version(books, event, has_codes=True)
     books.put_card(card)
-    books.unlock_pin(card.id, event.at)
+    books.reset_pin_attempts(card.id, event.at)
     _put_pins(books, event, event.request)
 
 
