@@ -44,8 +44,8 @@ class Server:
         assert "secret" not in printed.output
         acl = folder / "users.acl"
         acl.write_text(f"{printed.stdout}user admin on >admin ~* &* +@all\n")
-        options = ("--port", "0", "--save", "", "--unixsocket", str(self.socket))
-        options += ("--enable-debug-command", "yes")  # so that only the rights refuse it
+        options = ["--port", "0", "--save", "", "--unixsocket", str(self.socket)]
+        options += ["--enable-debug-command", "yes"]  # so that only the rights refuse it
         self.part = running.run("-c", BECOME, find_binary(), *options, "--aclfile", str(acl))
         self.admin = self.client("admin", "admin")
 
@@ -80,10 +80,10 @@ def server() -> Iterator[Server]:
         made.admin.close()
 
 
-def stock_app(server: Server, user: str) -> Celery:
-    """Return a plain Celery app, with its own transport and result backend."""
+def stock_app(server: Server, user: str, *, with_results: bool = False) -> Celery:
+    """Return a plain Celery app, with its own transport."""
     url = f"{server.url(user, 'redis+socket')}?virtual_host=0"
-    return Celery(broker=url, backend=url, set_as_current=False)
+    return Celery(broker=url, backend=url if with_results else None, set_as_current=False)
 
 
 def test_each_part_works_with_its_own_user(server: Server, tmp_path: Path, sqlite_url: str) -> None:
@@ -137,7 +137,7 @@ def publish_and_read(server: Server) -> None:
 
 
 def query(server: Server) -> None:
-    with stock_app(server, "querying-producer") as stock:
+    with stock_app(server, "querying-producer", with_results=True) as stock:
         fields = {"account_id": ACCOUNT, "card_id": "stock"}
         asked = stock.send_task("cards.get", kwargs=fields, queue="cards")
         assert asked.get(timeout=WAIT_S)["card"]["card_id"] == "stock"

@@ -98,18 +98,19 @@ _PUBLISHER = "SREM K a, SADD K a, LPUSH K a, SMEMBERS K, SREM K a, LLEN K"
 
 def consuming(queues: Sequence[str], *, prefix: str = "", db: int = 0) -> Access:
     """Return the needs of a worker on these queues, which also sends replies and events."""
-    names = ("inflight.consumers", "inflight.aside", "inflight.aside.sizes")
-    stored = [f"{prefix}{name}" for name in (*names, *_stored([*queues, "celery.pidbox"]))]
+    names = ["inflight.consumers", "inflight.aside", "inflight.aside.sizes"]
+    names += [table % "celery.pidbox" for table in _TABLES]
+    stored = [f"{prefix}{name}" for name in (*names, *_stored(queues))]
     topic = f"/{db}.celeryev/probe"  # a subscriber ignores an empty message
     exchanges = ("celery.pidbox", "reply.celery.pidbox", "celeryev")
     return Access(
         keys=[
-            *_lists([*queues, "*.reply.celery.pidbox"], prefix),
+            *_lists([*queues, "*.celery.pidbox"], prefix),
             *_tables([*queues, *exchanges], prefix),
             *(f"~{prefix}{pattern}" for pattern in ("inflight.*", f"{_PROBED}*")),
         ],
-        more=f"{_QUEUED} memory|usage pexpire punsubscribe",
-        channels=[f"/{db}.celery.pidbox*", f"/{db}.celeryev*"],
+        more=f"{_QUEUED} memory|usage pexpire punsubscribe script|exists",
+        channels=[f"/{db}.celery.pidbox", f"/{db}.celeryev/*"],
         steps=[
             ("EVAL", lambda redis: _run_probe(redis, _CONSUMER, stored, prefix)),
             ("SCRIPT LOAD", lambda redis: redis.script_load(_NO_OPERATION)),
@@ -156,11 +157,11 @@ def monitoring(queues: Sequence[str], *, db: int = 0) -> Access:
     """Return the needs of Flower, which sees events and asks workers, and reads no queue."""
     exchanges = ("celery.pidbox", "reply.celery.pidbox", "celeryev")
     return Access(
-        keys=[*_lists(["*.reply.celery.pidbox"]), *_tables(exchanges)],
+        keys=[*_lists(["*.reply.celery.pidbox", "celeryev.*"]), *_tables(exchanges)],
         more=f"{_QUEUED} client|tracking del eval evalsha exists expire hdel hget lindex llen"
-        " ltrim psubscribe publish punsubscribe rpop sadd smembers srem subscribe time type"
-        " unsubscribe zadd zrangebyscore zrem",
-        channels=[f"/{db}.celery.pidbox*", f"/{db}.celeryev*"],
+        " ltrim psubscribe publish punsubscribe rpop sadd script|exists script|load smembers srem"
+        " subscribe time type unsubscribe zadd zrangebyscore zrem",
+        channels=[f"/{db}.celery.pidbox", f"/{db}.celeryev/*"],
     )
 
 
