@@ -21,8 +21,7 @@ WAIT_S = 30.0
 """How long a test waits for what has to come: some seconds, but a machine may be very busy."""
 LOOK_S = 0.02
 TAIL_LINES = 40
-UNSET = "(unset)"
-"""The value of a setting that a part shall not have."""
+DATABASE_URL = "CARD_WORKER_DATABASE_URL"
 
 CELERY = ("-m", "celery", "-A", "card_worker")
 PARTS = {
@@ -147,18 +146,14 @@ class Parts:
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.settings = _variables(settings)
-        self.databases: dict[str, str | None] = {}
-        """The URL of the database for parts with a login of their own, by name; None: no database.
-        """
+        self.databases: dict[str, dict[str, str]] = {}
+        """The variable DATABASE_URL, or none, for parts with a login of their own, by name."""
         self.all: list[Part] = []
         self.temporary = folder / "tmp"
         self.temporary.mkdir(exist_ok=True)
 
     def start(self, part: str, *options: str, **settings: str) -> Part:
         """Start a part by its name, in a fork; `settings` are for it alone."""
-        if part in self.databases and "DATABASE_URL" not in settings:
-            url = self.databases[part]
-            settings["DATABASE_URL"] = UNSET if url is None else url
         return self.fork(*PARTS[part], *options, name=part, **settings)
 
     def fork(self, *arguments: str, name: str, **settings: str) -> Part:
@@ -182,8 +177,11 @@ class Parts:
         cwd = self.folder / "cwd"
         cwd.mkdir(exist_ok=True)
         log = self.folder / f"{len(self.all)}-{name}.log"
-        environment = {k: v for k, v in (self.environment() | own).items() if v is not UNSET}
-        started = Part(log, arguments, environment, cwd, forked=forked)
+        environment = self.environment()
+        if name in self.databases:
+            environment.pop(DATABASE_URL, None)
+            environment |= self.databases[name]
+        started = Part(log, arguments, environment | own, cwd, forked=forked)
         self.all.append(started)
         return started
 

@@ -23,7 +23,7 @@ from card_worker.storage.roles import Role
 from card_worker.storage.tables import cards, idempotency_keys, outbox, transactions
 from card_worker.transport.in_flight import InFlight
 from card_worker.worker.messages import start_key
-from tests.flow.processes import WAIT_S, Part, Parts, parts, until
+from tests.flow.processes import DATABASE_URL, WAIT_S, Part, Parts, parts, until
 from tests.servers import role_urls
 
 ACCOUNT = "T00000001"
@@ -240,10 +240,10 @@ def system(
     with parts(folder / "parts", **addresses) as all_parts:
         if urls:
             all_parts.databases = {
-                "worker": urls[Role.WORKER],
-                "relay": urls[Role.RELAY],
-                "beat": None,
-                "flower": None,
+                "worker": {DATABASE_URL: urls[Role.WORKER]},
+                "relay": {DATABASE_URL: urls[Role.RELAY]},
+                "beat": {},
+                "flower": {},
             }
         made = System(all_parts, database_url=database_url, broker_url=broker_url)
         try:
