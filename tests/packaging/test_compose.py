@@ -88,7 +88,7 @@ def test_nothing_but_flower_publishes_a_port_and_flower_only_to_the_host_itself(
 
 def test_flower_is_read_only_and_asks_for_a_login() -> None:
     assert "--read_only" in SERVICES["flower"]["command"]
-    assert f"--conf={SECRET}flower.py" in SERVICES["flower"]["command"]
+    assert f"--conf={SECRET}flower-login" in SERVICES["flower"]["command"]
 
 
 def test_every_queue_is_read_by_somebody() -> None:
