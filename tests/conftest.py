@@ -25,7 +25,7 @@ from card_worker.embedded.valkey import NoServer, Valkey, valkey
 from card_worker.storage.engine import open_engine
 from card_worker.storage.migrations import upgrade
 from tests import servers
-from tests.servers import Given, Server
+from tests.servers import Databases, Given, Server
 
 ROOT = Path(__file__).parents[1]
 SLOW = ("tests/chaos/", "tests/differential/", "tests/flow/")
@@ -134,10 +134,18 @@ def postgres_template(postgres_server: Server) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="session")
+def postgres_databases(postgres_server: Server, postgres_template: str) -> Iterator[Databases]:
+    """Databases with the newest schema."""
+    databases = Databases(postgres_server, postgres_template)
+    yield databases
+    databases.close()
+
+
 @pytest.fixture
-def postgres_url(postgres_server: Server, postgres_template: str) -> Iterator[str]:
+def postgres_url(postgres_databases: Databases) -> Iterator[str]:
     """A PostgreSQL database of the test's own: newest schema, no rows."""
-    with servers.database(postgres_server, template=postgres_template) as url:
+    with postgres_databases.take() as url:
         yield url
 
 

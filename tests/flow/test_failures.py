@@ -207,7 +207,10 @@ def test_a_paused_worker_that_counts_as_dead_does_no_harm(running: System) -> No
     running.create("after-1", "after-2")
     running.answers("after-1", "after-2")
     until(lambda: running.waiting() == 0, "the end")
-    assert [event["correlationid"] for event in running.events()].count("asked") == 1
+    # It may have published the stored answer again.
+    assert (
+        len({e["event"] for e in running.stream() if '"correlationid":"asked"' in e["event"]}) == 1
+    )
     assert paused.runs
     assert other.runs
 

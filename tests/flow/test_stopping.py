@@ -127,3 +127,28 @@ def test_stopping_while_the_database_fails_makes_no_dead_letter(
                     worker = own.start("worker", DATABASE_URL=through)
             assert own.types("once", "often") == ["card.drawn_down", "card.drawn_down"]
             assert own.letters() == []
+
+
+SIGNALLED_IN_A_DESTRUCTOR = """
+import os, signal, sys
+from card_worker.cli import main
+from card_worker.worker.beat import Scheduler
+
+class Dropped:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+def send(self, entry, send=Scheduler._send):
+    Dropped()
+    send(self, entry)
+
+Scheduler._send = send
+sys.argv = ["card-worker", "beat"]
+main()
+"""
+
+
+def test_a_signal_that_arrives_in_a_destructor_ends_beat(own: System) -> None:
+    """Python drops what is raised there. Clients of Redis have destructors."""
+    beat = own.parts.run("-c", SIGNALLED_IN_A_DESTRUCTOR, name="beat", SWEEP_INTERVAL_S="0.1")
+    assert beat.ended() == 0

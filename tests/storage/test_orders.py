@@ -112,8 +112,9 @@ def test_an_order_creates_its_cards(orders: Orders) -> None:
     assert_complete(orders, 2_500)
 
 
+@pytest.mark.usefixtures("small_chunks")
 def test_chunks_are_done_once_in_any_order(orders: Orders) -> None:
-    orders.order(20_000, **CODES)
+    orders.order(20 * SMALL, **CODES)
     chance = random.Random(5)
     while orders.waiting:
         # Each chunk comes two or three times, in no order.
@@ -124,7 +125,11 @@ def test_chunks_are_done_once_in_any_order(orders: Orders) -> None:
             orders.waiting += do(orders.engine, orders.issuer, chunk)
         orders.waiting = type(orders.waiting)(dict.fromkeys(orders.waiting))
     batch = orders.batch()
-    assert (batch.state, batch.created, len(orders.names())) == ("completed", 20_000, 20_000)
+    assert (batch.state, batch.created, len(orders.names())) == (
+        "completed",
+        20 * SMALL,
+        20 * SMALL,
+    )
     assert len(orders.events("batch.completed")) == 1
 
 
@@ -535,15 +540,16 @@ def test_files_without_secrets_are_not_confirmed(orders: Orders) -> None:
 # --- what can't go on, and what is let go -----------------------------------------------------
 
 
+@pytest.mark.usefixtures("small_chunks")
 def test_an_order_waits_for_a_missing_pepper(engine: Engine) -> None:
     orders = Orders(engine)
-    orders.order(2 * CHUNK, **CODES)
+    orders.order(2 * SMALL, **CODES)
     orders.work(2)
     others = Vault(Peppers([Pepper("t2", bytes(range(32)))]), PIN_PEPPERS)
     orders.issuer, known = SecretIssuer(others), orders.issuer
     orders.work()
     batch = orders.batch()
-    assert (batch.state, batch.created) == (BatchState.RUNNING, 2 * CHUNK)
+    assert (batch.state, batch.created) == (BatchState.RUNNING, 2 * SMALL)
     assert batch.last_error == "TOKEN_PEPPERS has no key t1 any more"
     assert orders.count(files) == 0
     orders.issuer = known
@@ -551,9 +557,10 @@ def test_an_order_waits_for_a_missing_pepper(engine: Engine) -> None:
     orders.waiting += stalled_chunks(engine)
     orders.work()
     assert orders.batch().last_error is None
-    assert_complete(orders, 2 * CHUNK)
+    assert_complete(orders, 2 * SMALL)
 
 
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize(
     ("vault", "missing"),
     [(Vault(), "TOKEN_PEPPERS"), (Vault(VAULT.tokens), "PIN_PEPPERS")],
@@ -562,7 +569,7 @@ def test_a_worker_without_peppers_leaves_an_order_to_others(
     engine: Engine, vault: Vault, missing: str
 ) -> None:
     orders = Orders(engine)
-    orders.order(2 * CHUNK, **CODES)
+    orders.order(2 * SMALL, **CODES)
     first, second = orders.waiting
     assert do(engine, SecretIssuer(vault), first) == []
     assert orders.batch().last_error == f"a worker has no {missing}"
@@ -570,7 +577,7 @@ def test_a_worker_without_peppers_leaves_an_order_to_others(
     orders.waiting.extend([first, second])
     orders.work()
     assert orders.batch().last_error is None
-    assert_complete(orders, 2 * CHUNK)
+    assert_complete(orders, 2 * SMALL)
 
 
 def test_a_chunk_that_always_fails_is_a_dead_letter_and_the_batch_shows_the_error(
@@ -652,13 +659,14 @@ def assert_nothing_left(orders: Orders) -> Batch:
     return batch
 
 
+@pytest.mark.usefixtures("small_chunks")
 def test_a_cancelled_order_leaves_no_rows(orders: Orders) -> None:
-    orders.order(8 * CHUNK, **CODES)
+    orders.order(8 * SMALL, **CODES)
     orders.work(3)
     making = list(orders.waiting)
     told = orders.ask("batches.cancel", "stop", batch_id="B1", reason="a mistake")
     assert told["type"] == "batch.cancelled"
-    assert (told["data"]["created"], told["data"]["reason_text"]) == (3 * CHUNK, "a mistake")
+    assert (told["data"]["created"], told["data"]["reason_text"]) == (3 * SMALL, "a mistake")
     refused = orders.ask("cards.create", "early", card_id="B1-0001", **LOAD)
     assert refused["data"]["reason"] == "card_exists"
     orders.work()
@@ -819,10 +827,11 @@ def test_encrypted_secrets_of_a_chunk_cannot_replace_those_of_another(orders: Or
     assert orders.count(files) == 0
 
 
+@pytest.mark.usefixtures("small_chunks")
 def test_cards_with_taken_ids_cancel_an_order_and_are_not_removed(orders: Orders) -> None:
-    orders.order(4 * CHUNK, **CODES)
+    orders.order(4 * SMALL, **CODES)
     orders.work(2)
-    name = f"B1-{3 * CHUNK}"
+    name = f"B1-{3 * SMALL:04d}"
     create_card_concurrently(orders, name)
     orders.work()
     batch = assert_nothing_left(orders)

@@ -19,7 +19,9 @@ from card_worker.domain.events import CardEvent
 from card_worker.domain.ids import card_uuid
 from card_worker.storage import tables
 from card_worker.storage.engine import open_engine, reading, snapshot
-from card_worker.storage.reconcile import differences
+from card_worker.storage.reconcile import differences, ids, orders
+from card_worker.storage.reconcile.reading import Reader
+from card_worker.storage.reconcile.report import Differences
 from card_worker.storage.types import EnumText, Flag, JsonLine, JsonText, UtcTime, Uuid, WholeNumber
 from tests import servers
 from tests.codes import plain_issuer
@@ -1397,9 +1399,22 @@ def test_every_column_is_compared_or_listed(table: Table, populated: Engine) -> 
             with corruptible(populated) as connection:
                 changed = f"UPDATE {table.name} SET {column.name} = {other(column)} WHERE {where}"
                 connection.exec_driver_sql(changed)
-                if not differences(connection, limit=1):
+                if not is_noticed(connection, table):
                     unnoticed.add(column.name)
     assert unnoticed == NOT_COMPARED.get(table.name, set())
+
+
+def is_noticed(connection: Connection, table: Table) -> bool:
+    """Say whether there is a difference. The pass over this table comes first: it finds most."""
+    own = {
+        tables.files: orders.check_files,
+        tables.jobs: orders.check_jobs,
+        tables.tokens: ids.check_tokens,
+    }
+    first = own.get(table, orders.check_batches)
+    reader = Reader(connection, lambda *_: None, Differences(limit=1))
+    first(reader)
+    return bool(reader.found) or bool(differences(connection, limit=1))
 
 
 def test_every_event_of_a_card_happens_in_the_healthy_books(populated: Engine) -> None:

@@ -48,7 +48,7 @@ from card_worker.storage.schema import SchemaOutdated, check
 from card_worker.sweeps import Place, Swept, expire_cards, expire_holds, lapse_orders
 from card_worker.telemetry import configure_logs
 from card_worker.transport.access import Access, Refused, check_access, consuming, publishing
-from card_worker.worker import default_queue, grouping, remote_control, stopping
+from card_worker.worker import beat, default_queue, grouping, remote_control, stopping
 from card_worker.worker.dead_letters import dead_letter_of
 from card_worker.worker.delivery import Delivery
 from card_worker.worker.fair_share import LOW_PRIORITY
@@ -350,6 +350,7 @@ def _on_beat_init(**_: Any) -> None:
         _check_broker(publishing([QUEUES[sweep] for sweep in SWEEPS]))
     except Refused as reason:
         raise SystemExit(f"card_worker: {reason}") from None
+    beat.end_between_tasks()
 
 
 def _check_broker(access: Access) -> None:
