@@ -85,11 +85,12 @@ def redis_port(secrets: Path, tmp_path: Path) -> Iterator[int]:
     context.load_cert_chain(secrets / "redis.crt", secrets / "redis.key")
     with parts(tmp_path / "server") as running, proxy(port, tls=context) as tls:
         running.run("-c", become, binary, *words, *options)
-        with Redis("127.0.0.1", port) as anybody:
+        password = (secrets / "redis-health").read_text().strip()
+        with Redis("127.0.0.1", port, username="health", password=password) as health:
 
             def answers() -> bool:
                 with suppress(RedisError):
-                    return bool(anybody.ping())
+                    return bool(health.ping())
                 return False
 
             until(answers, "the server")

@@ -36,11 +36,12 @@ def acl(
     settings = load_settings()
     if re.search(r"\s", settings.event_stream):
         raise refuse(f"{PREFIX}EVENT_STREAM: an ACL can't name a stream with white space", code=2)
-    # Whoever has no password may ask whether the server is alive, and log in.
-    echo("user default on nopass resetkeys resetchannels -@all +ping")
+    # With a user that needs no password, Redis would refuse connections from other machines.
+    lines = ["user default off resetpass resetkeys resetchannels -@all"]
     for user, needs in users(settings).items():
         password = "SHA256-OF-THE-PASSWORD" if passwords is None else _hash(passwords / user)
-        echo(f"user {user} on #{password} {' '.join(needs.rules)}")
+        lines.append(f"user {user} on #{password} {' '.join(needs.rules)}")
+    echo("\n".join(lines))
 
 
 def _hash(file: Path) -> str:
@@ -71,6 +72,8 @@ def users(settings: Settings) -> dict[str, Access]:
         "beat": access.publishing(sorted({QUEUES[sweep] for sweep in SWEEPS})),
         "flower": access.monitoring(all_queues, db=db),
         "operator": _operating(all_queues, stream),
+        # For a check whether the server is alive.
+        "health": Access(keys=[]),
     }
 
 
