@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from celery import Celery
@@ -21,7 +23,7 @@ from card_worker.embedded.valkey import NoServer, find_binary
 from card_worker.money import Currency
 from card_worker.transport.in_flight import ENTRY_BYTES_MAX
 from tests import servers
-from tests.flow.processes import WAIT_S, Parts, parts, until
+from tests.flow.processes import WAIT_S, Parts, flower_address, parts, until
 from tests.flow.system import ACCOUNT, card, envelope
 from tests.flow.test_redis_urls import Flower
 
@@ -107,6 +109,7 @@ def test_each_part_works_with_its_own_user(server: Server, tmp_path: Path, sqlit
         # Beat's sweeps, and what Flower asks workers itself.
         flower.shows("/api/workers?refresh=1", lambda shown: len(shown) == 1)
         flower.shows("/api/tasks?taskname=sweeps.expire_cards", bool)
+        assert_workers_cannot_be_stopped(server, flower)
         handle_dead_letters(server, sqlite_url)
         for part in reversed(running.all):
             part.ask_to_stop()
@@ -150,6 +153,17 @@ def query(server: Server) -> None:
         fields = {"account_id": ACCOUNT, "card_id": "stock"}
         asked = stock.send_task("cards.get", kwargs=fields, queue="cards")
         assert asked.get(timeout=WAIT_S)["card"]["card_id"] == "stock"
+
+
+def assert_workers_cannot_be_stopped(server: Server, flower: Flower) -> None:
+    """Neither through Flower's page nor with Flower's user; later commands are still answered."""
+    (name,) = json.loads(flower.shows("/api/workers", bool))
+    address = f"http://{flower_address(flower.part)}/api/worker/shutdown/{name}"
+    with pytest.raises(HTTPError) as refused:
+        urlopen(Request(address, method="POST"), timeout=WAIT_S)
+    assert refused.value.code in (401, 403, 405)
+    with stock_app(server, "flower") as stock:
+        stock.control.shutdown()
 
 
 def handle_dead_letters(server: Server, database_url: str) -> None:
