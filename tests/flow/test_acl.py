@@ -328,3 +328,31 @@ def test_every_user_is_tested() -> None:
     assert users == ["default", *USERS]
     assert REFUSED.keys() == set(USERS)
     assert printed.count("#SHA256-OF-THE-PASSWORD ") == len(USERS)
+
+
+def test_the_rights_follow_from_the_settings() -> None:
+    settings = {
+        "CARD_WORKER_BROKER_URL": "redis://host/3",
+        "CARD_WORKER_EVENT_STREAM": "events[1]",
+        "CARD_WORKER_ALSO_CONSUME": "celery",
+    }
+    printed = CliRunner().invoke(app, ["acl"], env=settings).stdout
+    users = {line.split()[1]: line.split() for line in printed.splitlines()}
+    assert "&/3.celery.pidbox" in users["worker"]
+    assert {"~celery", "%W~celery"} <= {*users["worker"], *users["producer"]}
+    assert r"~events\[1\]" in users["reader"]
+    blank = CliRunner().invoke(app, ["acl"], env={"CARD_WORKER_EVENT_STREAM": "my events"})
+    assert (blank.exit_code, blank.stdout) == (2, "")
+
+
+def test_a_file_without_passwords_is_refused_by_redis(server: Server, tmp_path: Path) -> None:
+    (line,) = [
+        line for line in CliRunner().invoke(app, ["acl"]).stdout.splitlines() if "beat" in line
+    ]
+    with pytest.raises(RedisError, match="hash"):
+        server.admin.execute_command("ACL", "SETUSER", *line.split()[1:])  # type: ignore[no-untyped-call]
+    for user in USERS:
+        (tmp_path / user).write_text("\n")
+    empty = CliRunner().invoke(app, ["acl", f"--passwords={tmp_path}"])
+    assert (empty.exit_code, empty.stdout) == (2, "")
+    assert "is empty" in empty.stderr

@@ -25,7 +25,7 @@ from card_worker.transport.in_flight import script
 
 _PROBE = script("probe")
 _NO_OPERATION = "return 0"
-_PROBED = "probe."
+_PROBED = "inflight.probe."
 """The beginning of the unused keys on which commands are tried."""
 _TABLES = (StockChannel.keyprefix_queue, StockChannel.keyprefix_binding_permanent)
 RESULTS = "celery-task-meta-*"
@@ -107,7 +107,7 @@ def consuming(queues: Sequence[str], *, prefix: str = "", db: int = 0) -> Access
         keys=[
             *_lists([*queues, "*.celery.pidbox"], prefix),
             *_tables([*queues, *exchanges], prefix),
-            *(f"~{prefix}{pattern}" for pattern in ("inflight.*", f"{_PROBED}*")),
+            f"~{prefix}inflight.*",
         ],
         more=f"{_QUEUED} memory|usage pexpire punsubscribe script|exists",
         channels=[f"/{db}.celery.pidbox", f"/{db}.celeryev/*"],
