@@ -152,6 +152,19 @@ def test_a_login_that_may_create_roles_needs_no_administrator(postgres_server: S
         run(servers.role_urls(url)[Role.READER], "SELECT 1 FROM cards")
 
 
+def test_a_right_of_the_database_that_can_not_be_revoked_is_reported(
+    postgres_server: Server,
+) -> None:
+    with servers.database(postgres_server) as url:
+        upgrade(url)
+        migrate = servers.role_urls(url)[Role.OWNER]
+        assert upgrade(migrate).roles_problem is None
+        run(url, f"GRANT TEMPORARY ON DATABASE {make_url(url).database} TO PUBLIC")
+        problem = upgrade(migrate).roles_problem
+        assert problem is not None
+        assert problem.startswith("REVOKE TEMPORARY ON DATABASE")
+
+
 def test_an_administrator_can_run_the_sql_instead(
     postgres_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

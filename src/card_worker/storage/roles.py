@@ -153,10 +153,14 @@ def role_name(database: str, role: Role) -> str:
     return f"{database}_{role}"
 
 
+class NameTooLong(Exception):
+    """The name of the database is too long for names of roles."""
+
+
 def update_roles(connection: Connection) -> str | None:
     """Create the roles that are missing, and grant each what it may do, with the open commit.
 
-    The schema must be the newest. Return None, or why nothing was changed: one line. SQLite has no
+    The schema must be the newest. Return None, or what was not permitted: one line. SQLite has no
     roles.
     """
     driver = connection.connection.driver_connection
@@ -167,11 +171,10 @@ def update_roles(connection: Connection) -> str | None:
                 driver.execute(statement.encode())
     except (InsufficientPrivilege, NameTooLong) as error:
         return str(error).partition("\n")[0]
-    return None
-
-
-class NameTooLong(Exception):
-    """The name of the database is too long for names of roles."""
+    if connection.dialect.name != "postgresql":
+        return None
+    # To some that are not permitted, PostgreSQL answers with a warning only.
+    return next(_preparing(connection, _names(connection)), None)
 
 
 def statements(connection: Connection) -> list[str]:
@@ -181,22 +184,27 @@ def statements(connection: Connection) -> list[str]:
     """
     if connection.dialect.name != "postgresql":
         return []
-    ((database, schema, login),) = connection.execute(_HERE).all()
-    names = {role: role_name(database, role) for role in Role}
-    if max(len(name.encode()) for name in names.values()) > IDENTIFIER_BYTES_MAX:
-        raise NameTooLong(f"the database's name is too long to name roles after it: {database}")
-    quoted = {role: quote(name) for role, name in names.items()}
+    names = _names(connection)
     return [
-        *_preparing(connection, quote(database), quote(schema), quote(login), names),
+        *_preparing(connection, names),
         *_owning(connection, names[Role.OWNER]),
-        *_granting(quoted),
+        *_granting({role: quote(name) for role, name in names.items()}),
     ]
 
 
-def _preparing(
-    connection: Connection, database: str, schema: str, login: str, names: Mapping[Role, str]
-) -> Iterator[str]:
+def _names(connection: Connection) -> dict[Role, str]:
+    """Return the names of the roles of the database. Raises NameTooLong."""
+    database = connection.execute(text("SELECT current_database()")).scalar_one()
+    names = {role: role_name(database, role) for role in Role}
+    if max(len(name.encode()) for name in names.values()) > IDENTIFIER_BYTES_MAX:
+        raise NameTooLong(f"the database's name is too long to name roles after it: {database}")
+    return names
+
+
+def _preparing(connection: Connection, names: Mapping[Role, str]) -> Iterator[str]:
     """Yield what only an administrator may do, as far as it isn't done."""
+    (here,) = connection.execute(_HERE).all()
+    database, schema, login = map(quote, here)
     found = connection.execute(_ROLES, {"names": list(names.values())}).all()
     for role, (name, is_member, connects, uses, creates) in zip(names, found, strict=True):
         if is_member is None:
