@@ -1,6 +1,6 @@
 # One image for every part: worker, relay, beat, migrate and Flower differ only in their command.
 
-FROM python:3.12-slim AS python
+FROM python:3.12.12-slim AS python
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_ROOT_USER_ACTION=ignore

@@ -28,6 +28,7 @@ from sqlalchemy import make_url
 
 from card_worker.embedded.launching import PORTS
 from card_worker.embedded.valkey import NoServer, valkey
+from card_worker.storage.roles import Role, role_name
 
 DATABASE_FROM = "CARD_WORKER_TEST_DATABASE_URL"
 """A server whose role may create databases; those that are there are left alone."""
@@ -35,6 +36,7 @@ DATABASE_FROM = "CARD_WORKER_TEST_DATABASE_URL"
 BROKER_FROM = "CARD_WORKER_TEST_BROKER_URL"
 """The one Redis database of this URL is emptied before each test."""
 
+LOGIN_PASSWORD = "login"
 SORTING = "--encoding=UTF8 --locale=C"
 READY_MAX_S = 60.0
 STOP_MAX_S = 10.0
@@ -111,7 +113,7 @@ def database(server: Server, *, template: str | None = None) -> Iterator[str]:
     try:
         yield make_url(server.url).set(database=name).render_as_string(hide_password=False)
     finally:
-        _administer(server, _DROP, name)
+        _drop(server, name)
 
 
 # What a test may change beside rows. TRUNCATE changes none of it.
@@ -167,11 +169,11 @@ class Databases:
             if self._is_emptied(name):
                 self._free.append(name)
             else:
-                _administer(self._server, _DROP, name)
+                _drop(self._server, name)
 
     def close(self) -> None:
         for name in self._free:
-            _administer(self._server, _DROP, name)
+            _drop(self._server, name)
 
     def _create(self) -> str:
         name = _new_name()
@@ -226,6 +228,45 @@ _DROP: LiteralString = "DROP DATABASE {} WITH (FORCE)"
 
 def _new_name() -> str:
     return f"card_worker_test_{secrets.token_hex(6)}"
+
+
+def _drop(server: Server, name: str) -> None:
+    """Drop a database with its roles, whoever is connected."""
+    _administer(server, _DROP, name)
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        named = "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)"
+        for (role,) in connection.execute(named, [f"{name}_"]).fetchall():
+            connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+def role_urls(url: str) -> dict[Role, str]:
+    """Return a URL for each role of a PostgreSQL database, with a login that has just that role.
+
+    Empty for SQLite, and where the role of `url` was not allowed to create roles. A copy of a
+    database has the roles of that database.
+    """
+    if url.startswith("sqlite"):
+        return {}
+    with psycopg.connect(url, autocommit=True) as connection:
+        owned = "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'cards'::regclass"
+        ((owner,),) = connection.execute(owned).fetchall()
+        database, _, ending = str(owner).rpartition("_")
+        if ending != Role.OWNER:
+            return {}
+        logins = {role: f"{role_name(database, role)}_login" for role in Role}
+        for role, login in logins.items():
+            create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE {}").format(
+                sql.Identifier(login),
+                sql.Literal(LOGIN_PASSWORD),
+                sql.Identifier(role_name(database, role)),
+            )
+            with suppress(psycopg.errors.DuplicateObject):
+                connection.execute(create)
+    address = make_url(url).set(password=LOGIN_PASSWORD)
+    return {
+        role: address.set(username=login).render_as_string(hide_password=False)
+        for role, login in logins.items()
+    }
 
 
 def _administer(server: Server, statement: LiteralString, *names: str) -> None:

@@ -96,7 +96,8 @@ beat_schedule = {
     sweep: {
         "task": sweep,
         "schedule": every(_settings.sweep_interval_s),
-        "options": {"retry": False},  # the scheduler itself retries
+        # The scheduler itself retries. Without ignore_result it would subscribe to each result.
+        "options": {"retry": False, "ignore_result": True},
     }
     for sweep in SWEEPS
 }

@@ -34,7 +34,9 @@ Value = TypeVar("Value")
 
 PREFIX = "CARD_WORKER_"
 PEPPERS = ("TOKEN_PEPPERS", "PIN_PEPPERS", "PRODUCER_PEPPERS")
-FROM_FILES = (*PEPPERS, "COMMAND_IDENTITIES")
+SECRET_KEYS = (*PEPPERS, "COMMAND_IDENTITIES")
+URLS = ("DATABASE_URL", "BROKER_URL", "EVENTS_URL", "RESULT_BACKEND_URL")
+FROM_FILES = (*SECRET_KEYS, *URLS)
 """Settings that can be read from a file, which the variable with `_FILE` appended names."""
 
 DATABASES = ("postgresql://", "postgresql+psycopg://", "sqlite:///", "sqlite+pysqlite:///")
@@ -105,7 +107,8 @@ class Settings(BaseSettings):
     database_url: Annotated[str, AfterValidator(_database_url)] | None = Field(
         None,
         description="URL of the database: `postgresql://user:password@host/name` or"
-        " `sqlite:///file`.",
+        " `sqlite:///file`. This and the other URLs of servers can be in a file, which the name"
+        " with `_FILE` appended names.",
     )
     broker_url: RedisUrl | None = Field(
         None,

@@ -21,6 +21,7 @@ WAIT_S = 180.0
 """How long a test waits for what has to come: some seconds, but a machine may be very busy."""
 LOOK_S = 0.02
 TAIL_LINES = 40
+DATABASE_URL = "CARD_WORKER_DATABASE_URL"
 
 CELERY = ("-m", "celery", "-A", "card_worker")
 PARTS = {
@@ -145,6 +146,8 @@ class Parts:
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.settings = _variables(settings)
+        self.databases: dict[str, dict[str, str]] = {}
+        """The variable DATABASE_URL, or none, for parts with a login of their own, by name."""
         self.all: list[Part] = []
         self.temporary = folder / "tmp"
         self.temporary.mkdir(exist_ok=True)
@@ -174,7 +177,11 @@ class Parts:
         cwd = self.folder / "cwd"
         cwd.mkdir(exist_ok=True)
         log = self.folder / f"{len(self.all)}-{name}.log"
-        started = Part(log, arguments, self.environment() | own, cwd, forked=forked)
+        environment = self.environment()
+        if name in self.databases:
+            environment.pop(DATABASE_URL, None)
+            environment |= self.databases[name]
+        started = Part(log, arguments, environment | own, cwd, forked=forked)
         self.all.append(started)
         return started
 

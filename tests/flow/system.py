@@ -19,10 +19,12 @@ from card_worker.client import Client
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import open_engine, reading
+from card_worker.storage.roles import Role
 from card_worker.storage.tables import cards, idempotency_keys, outbox, transactions
 from card_worker.transport.in_flight import InFlight
 from card_worker.worker.messages import start_key
-from tests.flow.processes import WAIT_S, Part, Parts, parts, until
+from tests.flow.processes import DATABASE_URL, WAIT_S, Part, Parts, parts, until
+from tests.servers import role_urls
 
 ACCOUNT = "T00000001"
 STREAM = "card-events"
@@ -223,10 +225,26 @@ def envelope(
 
 
 @contextmanager
-def system(folder: Path, *, database_url: str, broker_url: str) -> Iterator[System]:
-    """Give a system on this database and broker, of which no part runs yet."""
-    addresses = {"DATABASE_URL": database_url, "BROKER_URL": broker_url}
+def system(
+    folder: Path, *, database_url: str, broker_url: str, with_roles: bool = True
+) -> Iterator[System]:
+    """Give a system on this database and broker, of which no part runs yet.
+
+    On PostgreSQL each part, and the command line, has a login with just its role.
+    """
+    urls = role_urls(database_url) if with_roles else {}
+    addresses = {
+        "DATABASE_URL": urls.get(Role.OPERATOR, database_url),
+        "BROKER_URL": broker_url,
+    }
     with parts(folder / "parts", **addresses) as all_parts:
+        if urls:
+            all_parts.databases = {
+                "worker": {DATABASE_URL: urls[Role.WORKER]},
+                "relay": {DATABASE_URL: urls[Role.RELAY]},
+                "beat": {},
+                "flower": {},
+            }
         made = System(all_parts, database_url=database_url, broker_url=broker_url)
         try:
             yield made

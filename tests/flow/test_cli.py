@@ -226,6 +226,7 @@ def test_reconcile_waits_longer_for_a_reply_than_other_commands(
     running.sql("ALTER TABLE batches RENAME TO kept")
     try:
         running.sql("CREATE VIEW batches AS SELECT kept.* FROM kept, pg_sleep(1)")
+        running.sql("GRANT SELECT ON batches TO PUBLIC")
         shown = running.cli("batch", "show", "slow", "--account", ACCOUNT)
         assert "no reply for 0.5 s" in str(shown.exception)
         assert running.cli("reconcile").exit_code == 0

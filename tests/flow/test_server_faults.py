@@ -9,11 +9,12 @@ from time import monotonic
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
+from card_worker.storage.roles import Role
 from tests.flow.processes import Part, until
 from tests.flow.system import System, card, envelope, system
 from tests.pgbouncer import pgbouncer
 from tests.proxy import proxy
-from tests.servers import Server
+from tests.servers import Server, role_urls
 
 COMMANDS = 60
 ANSWER_S_MAX = 120.0
@@ -49,15 +50,15 @@ def limited(tmp_path: Path, postgres_url: str, broker_url: str) -> Iterator[Syst
     """A system whose database role has no more rights than it needs."""
     with create_engine(postgres_url, isolation_level="AUTOCOMMIT").connect() as owner:
         owner.execute(text(f"DROP ROLE IF EXISTS {APP_ROLE}"))
-        owner.execute(text(f"CREATE ROLE {APP_ROLE} LOGIN PASSWORD 'app'"))
-        for what in ("TABLES", "SEQUENCES"):
-            owner.execute(text(f"GRANT ALL ON ALL {what} IN SCHEMA public TO {APP_ROLE}"))
+        roles = ", ".join(group_roles(postgres_url).values())
+        owner.execute(text(f"CREATE ROLE {APP_ROLE} LOGIN PASSWORD 'app' IN ROLE {roles}"))
         url = make_url(postgres_url).set(username=APP_ROLE, password="app")
         try:
             with system(
                 tmp_path,
                 database_url=url.render_as_string(hide_password=False),
                 broker_url=broker_url,
+                with_roles=False,
             ) as made:
                 made.owner = owner
                 yield made
@@ -67,15 +68,22 @@ def limited(tmp_path: Path, postgres_url: str, broker_url: str) -> Iterator[Syst
     owner.engine.dispose()
 
 
+def group_roles(database_url: str) -> dict[str, str]:
+    """Return the names of the roles of the parts and of the command line."""
+    names = {role: make_url(url).username or "" for role, url in role_urls(database_url).items()}
+    parts = (Role.WORKER, Role.RELAY, Role.OPERATOR)
+    return {role.value: names[role].removesuffix("_login") for role in parts}
+
+
 TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ROLE'"
 TERMINATE = TERMINATE.replace("ROLE", APP_ROLE)
 FAULTS = {
     "a right is missing": (
-        f"REVOKE INSERT ON transactions FROM {APP_ROLE}",
-        f"GRANT INSERT ON transactions TO {APP_ROLE}",
+        "REVOKE INSERT ON transactions FROM {worker}",
+        "GRANT INSERT ON transactions TO {worker}",
     ),
     "a right on our notes is missing": (
-        f"REVOKE ALL ON unpublished, leases, starts FROM {APP_ROLE}",
+        "REVOKE ALL ON unpublished, leases, starts FROM {worker}, {relay}, {operator}",
         f"GRANT ALL ON unpublished, leases, starts TO {APP_ROLE}",
     ),
     "a table has another name": (
@@ -87,7 +95,7 @@ FAULTS = {
         "ALTER TABLE outbox RENAME elsewhere TO event",
     ),
     "the schema may not be used": (
-        f"REVOKE USAGE ON SCHEMA public FROM {APP_ROLE}, PUBLIC",
+        "REVOKE USAGE ON SCHEMA public FROM {worker}, {relay}, {operator}, PUBLIC",
         f"GRANT USAGE ON SCHEMA public TO {APP_ROLE}, PUBLIC",
     ),
     "nobody may log in": (
@@ -105,9 +113,16 @@ FAULTS = {
 }
 
 
+def fault_of(name: str, limited: System) -> tuple[str, str]:
+    """Return the statements that break the system and that mend it."""
+    url = limited.owner.engine.url.render_as_string(hide_password=False)
+    breaks, mends = (statement.format(**group_roles(url)) for statement in FAULTS[name])
+    return breaks, mends
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_temporary_refusals_of_the_server_are_retried(fault: str, limited: System) -> None:
-    breaks, mends = FAULTS[fault]
+    breaks, mends = fault_of(fault, limited)
     with parts(limited) as (worker, _):
         run = limited.owner.execute
         run(text(breaks))
@@ -120,7 +135,7 @@ def test_temporary_refusals_of_the_server_are_retried(fault: str, limited: Syste
 
 @pytest.mark.parametrize("fault", ["a right is missing", "a table has another name"])
 def test_failures_that_need_an_operator_are_logged_as_errors(fault: str, limited: System) -> None:
-    breaks, mends = FAULTS[fault]
+    breaks, mends = fault_of(fault, limited)
     with parts(limited) as (worker, _):
         limited.owner.execute(text(breaks))
         limited.create("meanwhile")
@@ -133,7 +148,7 @@ def test_failures_that_need_an_operator_are_logged_as_errors(fault: str, limited
 
 
 def test_the_log_has_the_reason_of_a_refused_session(limited: System) -> None:
-    breaks, mends = FAULTS["nobody may log in"]
+    breaks, mends = fault_of("nobody may log in", limited)
     with parts(limited) as (worker, relay):
         limited.owner.execute(text(breaks))
         limited.create("meanwhile")
@@ -144,7 +159,7 @@ def test_the_log_has_the_reason_of_a_refused_session(limited: System) -> None:
 
 
 def test_the_relay_logs_failures_that_need_an_operator_as_errors(limited: System) -> None:
-    breaks, mends = FAULTS["a right on our notes is missing"]
+    breaks, mends = fault_of("a right on our notes is missing", limited)
     with parts(limited) as (_, relay):
         limited.owner.execute(text(breaks))
         relay.says("database or sink unavailable, retrying")
@@ -345,7 +360,7 @@ def test_all_is_answered_behind_a_pooler(
     with pgbouncer(postgres_server.url) as pooler:
         url = pooler.url(postgres_url)
         with (
-            system(tmp_path, database_url=url, broker_url=broker_url) as own,
+            system(tmp_path, database_url=url, broker_url=broker_url, with_roles=False) as own,
             parts(own) as (worker, _),
         ):
             own.start("worker", "--hostname=second@%h", GROUP_MAX="20")

@@ -10,15 +10,19 @@ from celery.bin.celery import celery
 
 from benchmarks.stage import POSTGRESQL
 from card_worker.contracts.commands import QUEUES
-from card_worker.settings import Settings
+from card_worker.settings import FROM_FILES, Settings
 from tests.cli.commands import all_commands
 from tests.servers import SORTING
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
-SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE)["services"]
+WHOLE = yaml.safe_load(COMPOSE)
+SERVICES: dict[str, dict[str, Any]] = WHOLE["services"]
 PARTS = {name: service for name, service in SERVICES.items() if service["image"] == "card-worker"}
-EXAMPLE = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+TLS_FILE = (ROOT / "docker-compose.tls.yml").read_text()
+TLS = yaml.safe_load(TLS_FILE)
+SECRET = "/run/secrets/"
+LOGINS = ("migrate", "worker", "relay", "operator", "reader")
 
 COMMANDS = {"card-worker": all_commands(), "celery": celery}
 
@@ -57,7 +61,7 @@ def assert_runs(words: list[str]) -> None:
 def test_every_part_of_the_system_is_a_service() -> None:
     assert set(SERVICES) == {
         *("postgres", "redis"),
-        *("migrate", "worker", "bulk", "relay", "beat", "flower"),
+        *("migrate", "worker", "bulk", "relay", "beat", "flower", "operator"),
     }
 
 
@@ -72,7 +76,8 @@ def test_every_health_check_is_a_command_that_exists(name: str) -> None:
 
 
 def test_everything_but_the_one_off_has_a_health_check() -> None:
-    assert {name for name in SERVICES if not checks_of(SERVICES[name])} == {"migrate"}
+    without = {name for name in SERVICES if not checks_of(SERVICES[name])}
+    assert without == {"migrate", "operator"}
 
 
 def test_nothing_but_flower_publishes_a_port_and_flower_only_to_the_host_itself() -> None:
@@ -83,7 +88,7 @@ def test_nothing_but_flower_publishes_a_port_and_flower_only_to_the_host_itself(
 
 def test_flower_is_read_only_and_asks_for_a_login() -> None:
     assert "--read_only" in SERVICES["flower"]["command"]
-    assert "FLOWER_BASIC_AUTH" in SERVICES["flower"]["environment"]
+    assert f"--conf={SECRET}flower-login" in SERVICES["flower"]["command"]
 
 
 def test_every_queue_is_read_by_somebody() -> None:
@@ -110,7 +115,7 @@ def test_redis_keeps_what_waits() -> None:
     options = dict(zip(words[1::2], words[2::2], strict=True))
     assert options["--appendonly"] == "yes"
     assert options["--maxmemory-policy"] == "noeviction"
-    assert "--requirepass" in options
+    assert options["--aclfile"] == f"{SECRET}users.acl"
 
 
 def test_postgresql_is_set_up_as_it_is_measured() -> None:
@@ -126,7 +131,7 @@ def test_what_is_stored_outlives_its_container(name: str) -> None:
     assert volume in yaml.safe_load(COMPOSE)["volumes"]
 
 
-@pytest.mark.parametrize("name", ["worker", "bulk", "relay", "beat", "flower"])
+@pytest.mark.parametrize("name", ["worker", "bulk", "relay", "beat", "flower", "operator"])
 def test_every_part_waits_for_the_newest_schema(name: str) -> None:
     assert PARTS[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
 
@@ -139,16 +144,80 @@ def test_every_part_has_no_more_rights_than_it_needs(name: str) -> None:
     assert "no-new-privileges:true" in part["security_opt"]
 
 
-def test_every_setting_is_one_that_the_project_reads() -> None:
-    named = set(re.findall(r"CARD_WORKER_(\w+)", COMPOSE + (ROOT / ".env.example").read_text()))
-    assert named <= {name.upper() for name in Settings.model_fields}
+def test_every_setting_is_one_that_can_be_read_from_a_file() -> None:
+    named = set(re.findall(r"CARD_WORKER_(\w+)", COMPOSE + TLS_FILE))
+    from_files = {f"{name}_FILE" for name in FROM_FILES}
+    assert named <= {name.upper() for name in Settings.model_fields} | from_files
+    assert {name for name in named if re.search("URL|PEPPERS", name)} <= from_files | {"FILES_URL"}
 
 
-def test_every_variable_must_be_set_and_stands_in_the_example() -> None:
-    used = re.findall(r"(?<!\$)\$\{?(\w+)(:\?)?", COMPOSE)
-    assert {name for name, _ in used} == set(EXAMPLE)
-    assert all(required for _, required in used)
+def test_no_password_stands_in_a_variable_or_on_a_command_line() -> None:
+    assert not re.search(r"(?<!\$)\$(?!\$)", COMPOSE)
+    for service in SERVICES.values():
+        for name, value in service.get("environment", {}).items():
+            if re.search("PASSWORD|PEPPER|AUTH", name):
+                assert name.endswith("_FILE")
+                assert value.startswith(SECRET)
 
 
-def test_no_password_has_a_default() -> None:
-    assert set(EXAMPLE.values()) == {""}
+def secrets_of(*services: dict[str, Any]) -> set[str]:
+    return {secret for service in services for secret in service.get("secrets", ())}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_part_sees_just_the_secrets_that_it_names(name: str) -> None:
+    named = set(re.findall(f"{SECRET}([\\w.-]+)", yaml.dump(SERVICES[name])))
+    if name == "postgres":
+        named |= {f"postgres-{login}" for login in LOGINS}
+    assert secrets_of(SERVICES[name]) == named
+    both = SERVICES[name] | TLS["services"][name]
+    in_tls = re.findall(f"{SECRET}([\\w.-]+)", yaml.dump(both) + yaml.dump(TLS["x-database"]))
+    assert secrets_of(SERVICES[name], TLS["services"][name]) >= set(in_tls) - {"ca.crt"}
+    assert name == "postgres" or "ca.crt" in secrets_of(TLS["services"][name])
+
+
+def test_every_secret_is_a_file_of_the_folder_that_git_ignores() -> None:
+    for whole in (WHOLE, TLS):
+        assert secrets_of(*whole["services"].values()) == whole["secrets"].keys()
+        for name, secret in whole["secrets"].items():
+            assert secret == {"file": f"./secrets/{name}"}
+    assert "/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_each_part_has_a_login_and_a_user_of_its_own() -> None:
+    for name, part in PARTS.items():
+        role = "worker" if name == "bulk" else name
+        urls = {key: value for key, value in part["environment"].items() if "_URL_FILE" in key}
+        for key, value in urls.items():
+            kind = "database-url" if "DATABASE" in key else "broker-url"
+            assert value == f"{SECRET}{kind}-{role}"
+
+
+def test_flower_and_beat_can_not_reach_the_database() -> None:
+    on = {name: set(service["networks"]) for name, service in SERVICES.items()}
+    assert on["postgres"] == {"database"}
+    assert {name for name, networks in on.items() if "database" in networks} == {
+        *("postgres", "migrate", "worker", "bulk", "relay", "operator"),
+    }
+    assert all(WHOLE["networks"][name]["internal"] for name in ("database", "broker"))
+
+
+def test_images_of_others_have_an_exact_tag() -> None:
+    images = [service["image"] for service in SERVICES.values() if service not in PARTS.values()]
+    images += re.findall(r"^FROM (\S+:\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert len(images) == 3
+    assert all(re.search(r":\d+\.\d+(\.\d+)?(-\w+)?$", image) for image in images)
+
+
+def test_tls_changes_nothing_else() -> None:
+    assert TLS["services"].keys() == SERVICES.keys()
+    for name in ("postgres", "redis"):
+        before, after = SERVICES[name]["command"], TLS["services"][name]["command"]
+        assert after[: len(before)] == before
+    for name in PARTS:
+        before, after = SERVICES[name]["environment"], TLS["services"][name]["environment"]
+        if "CARD_WORKER_BROKER_URL_FILE" in before:
+            url = before["CARD_WORKER_BROKER_URL_FILE"]
+            assert after["CARD_WORKER_BROKER_URL_FILE"] == f"{url}-tls"
+        if "CARD_WORKER_DATABASE_URL_FILE" in before:
+            assert after["PGSSLMODE"] == "verify-full"

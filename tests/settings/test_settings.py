@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from card_worker.settings import Settings, WrongSetting, load_settings
+from card_worker.redis_url import RedisAddress
+from card_worker.settings import URLS, Settings, WrongSetting, load_settings
 
 # "mellon" stands for what must not be shown.
 DATABASES = [
@@ -86,6 +87,20 @@ def test_every_setting_is_covered() -> None:
 def test_usable_values_are_accepted(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"CARD_WORKER_{name}", value)
     assert getattr(load_settings(), name.lower()) == value
+
+
+@pytest.mark.parametrize("name", URLS)
+def test_a_url_can_be_in_a_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql://kari:mellon@h/x" if name == "DATABASE_URL" else "redis://kari:mellon@h/3"
+    monkeypatch.delenv(f"CARD_WORKER_{name}", raising=False)
+    (tmp_path / "url").write_text(f"{url}\n")
+    monkeypatch.setenv(f"CARD_WORKER_{name}_FILE", str(tmp_path / "url"))
+    read = getattr(load_settings(), name.lower())
+    assert read == (url if name == "DATABASE_URL" else RedisAddress.parse(url))
+    (tmp_path / "url").write_text("mellon")
+    with pytest.raises(WrongSetting, match=f"^CARD_WORKER_{name}: ") as wrong:
+        load_settings()
+    assert "mellon" not in str(wrong.value)
 
 
 @pytest.mark.parametrize("what", ["folder", "nothing", "binary", "unreadable"])

@@ -6,16 +6,17 @@ from time import monotonic, sleep
 from typing import Annotated, NoReturn
 
 from sqlalchemy import Engine, select
-from typer import Context, Exit, Option, Typer
+from typer import Context, Exit, Option, Typer, echo
 
 from card_worker.cli.connections import database, read_only
-from card_worker.cli.console import out, refuse
+from card_worker.cli.console import err, out, refuse
 from card_worker.health import living
 from card_worker.settings import LogFormat, load_settings
 from card_worker.storage import leases, outbox
 from card_worker.storage.engine import begin, reading
 from card_worker.storage.leases import Lease
 from card_worker.storage.schema import SchemaOutdated
+from card_worker.storage.schema import check as check_schema
 from card_worker.wording import suggestion
 
 app = Typer()
@@ -194,12 +195,36 @@ def _working_relay(engine: Engine) -> Lease | None:
 
 
 @app.command()
-def migrate() -> None:
-    """Bring the database to the newest schema, completely or not at all. Repeating is harmless."""
+def migrate(
+    roles_sql: Annotated[
+        bool,
+        Option(
+            "--roles-sql",
+            help="Only print the SQL that creates the roles of PostgreSQL and grants their rights,"
+            " for an administrator to run.",
+        ),
+    ] = False,
+) -> None:
+    """Bring the database to the newest schema, completely or not at all. Repeating is harmless.
+
+    On PostgreSQL it also brings the roles and their rights up to date, if the login may do that.
+    """
+    from card_worker.storage import roles
     from card_worker.storage.migrations import upgrade
 
     try:
-        revision = upgrade(load_settings().database())
-    except SchemaOutdated as error:
+        if roles_sql:
+            with read_only() as connection:
+                check_schema(connection)
+                for statement in roles.statements(connection):
+                    echo(f"{statement};")
+            return
+        upgraded = upgrade(load_settings().database())
+    except (SchemaOutdated, roles.NameTooLong) as error:
         raise refuse(str(error)) from None
-    out.print(f"the schema is at {revision}")
+    out.print(f"the schema is at {upgraded.revision}")
+    if upgraded.roles_problem is not None:
+        err.print(
+            f"card-worker: roles not up to date ({upgraded.roles_problem}): as an administrator,"
+            " run the SQL that card-worker migrate --roles-sql prints"
+        )

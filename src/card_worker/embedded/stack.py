@@ -22,7 +22,7 @@ from card_worker.embedded.signals import StopRequest
 from card_worker.embedded.valkey import Valkey, valkey
 from card_worker.relay import LEASE
 from card_worker.secrets.signing import SigningKey
-from card_worker.settings import FROM_FILES
+from card_worker.settings import SECRET_KEYS
 from card_worker.storage import leases, outbox, producers
 from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.migrations import upgrade
@@ -98,7 +98,8 @@ class Stack:
             "CARD_WORKER_DATABASE_URL": self.database_url,
             "CARD_WORKER_FILES_URL": str(self.files),
             **{
-                f"CARD_WORKER_{name}_FILE": str(keys / f"{name.lower()}.txt") for name in FROM_FILES
+                f"CARD_WORKER_{name}_FILE": str(keys / f"{name.lower()}.txt")
+                for name in SECRET_KEYS
             },
         }
         """The environment variables with which other programs use this system."""

@@ -13,6 +13,7 @@ from card_worker.storage import jobs, outbox
 from card_worker.storage.batches import release_card_ids
 from card_worker.storage.bulk_write import Change, ChangedRows, NewRows, write
 from card_worker.storage.json_rows import Row
+from card_worker.storage.roles import CHANGING
 from card_worker.storage.tables import (
     batches,
     cards,
@@ -83,7 +84,8 @@ def _new(table: Table, rows: Sequence[Any]) -> NewRows:
 
 
 def _updates(table: Table, changed: Sequence[tuple[Any, Any]]) -> list[Row]:
-    """Return the rows that differ from before: the columns that payments change, or all columns."""
+    """Return the rows that differ from before: the columns that payments change, or all columns
+    that change."""
     if not changed:
         return []
     before, after = (zip(*side, strict=True) for side in zip(*changed, strict=True))
@@ -96,7 +98,10 @@ def _updates(table: Table, changed: Sequence[tuple[Any, Any]]) -> list[Row]:
     if not differing:
         return []
     keys = {column.name for column in table.primary_key}
-    names = keys | _PAYMENT_COLUMNS if differing <= _PAYMENT_COLUMNS else columns.keys()
+    if differing <= _PAYMENT_COLUMNS:
+        names = keys | _PAYMENT_COLUMNS
+    else:
+        names = keys | CHANGING[table.name] | differing
     return _transposed({name: columns[name] for name in columns if name in names})
 
 

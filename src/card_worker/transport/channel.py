@@ -144,16 +144,20 @@ class Channel(stock.Channel):
         lowest = self._lists(queues, self.priority_steps[-1:])
         others = self._lists(queues, self.priority_steps[:-1])
         connection, commands = self.client.connection, list[tuple[Any, ...]]()
+        # Replies to a monitor are not acknowledged; its Redis user has no right on keys in flight.
+        kept = self._heart is not None
+        aside = [self.in_flight.aside] if kept else []
         if self._tracked is not connection._sock:
             connection._parser.set_invalidation_push_handler(self._on_change)
             commands.append(("CLIENT", "TRACKING", "ON", "NOLOOP"))
         commands.append(
             self.in_flight.take_command(
-                [*others, self.in_flight.aside, *(() if is_throttled else lowest)],
+                [*others, *aside, *(() if is_throttled else lowest)],
                 messages_max=self._room(),
                 bytes_max=self.bytes_max,
                 single=0 if is_throttled else len(lowest),
                 entry_bytes_max=self.entry_bytes_max,
+                kept=kept,
             )
         )
         connection.send_packed_command(connection.pack_commands(commands))
@@ -257,10 +261,11 @@ class Channel(stock.Channel):
             if consumed in self._queues_without_ack:
                 unacknowledged.append(place)
             self.connection._deliver(message, consumed)
-        try:
-            self.in_flight.acknowledge(unacknowledged)
-        except (RedisError, OSError) as error:
-            self.drop(error)
+        if self._heart is not None:
+            try:
+                self.in_flight.acknowledge(unacknowledged)
+            except (RedisError, OSError) as error:
+                self.drop(error)
         if self.connection.on_taken is not None:
             self.connection.on_taken()
 
@@ -336,7 +341,7 @@ class Channel(stock.Channel):
             self._heart.stop(REPLY_S)
             self._heart = None
         in_flight = self.__dict__.pop("in_flight", None)
-        if in_flight is not None:
+        if in_flight is not None and in_flight.is_used:
             try:
                 in_flight.leave()
             except RedisError as error:

@@ -54,6 +54,8 @@ class InFlight:
         self.key = f"{self.hashes}{self.consumer}"
         self.aside = f"{prefix}inflight.aside"
         self._taken = 0
+        self.is_used = False
+        """Whether Redis may hold this consumer or messages of it."""
 
     def take_command(
         self,
@@ -63,15 +65,18 @@ class InFlight:
         bytes_max: int,
         single: int = 0,
         entry_bytes_max: int = ENTRY_BYTES_MAX,
+        kept: bool = True,
     ) -> tuple[Any, ...]:
         """Return the command that takes from `lists`, in their order, within both bounds.
 
         From the last `single` lists at most one message is taken. Where client tracking is on, the
-        server then notifies the connection once, as soon as one of the lists changes.
+        server then notifies the connection once, as soon as one of the lists changes. Without
+        `kept`, the messages are gone once they are taken: there is nothing to acknowledge.
         """
+        self.is_used |= kept
         bounds = (messages_max, bytes_max, self._taken, single)
         aside = (self.aside, entry_bytes_max, ASIDE_BYTES_MAX, ASIDE_S)
-        keys = (self.key, self.consumers_key, self.consumer)
+        keys = (self.key if kept else "", self.consumers_key, self.consumer)
         return ("EVAL", TAKE, len(lists), *lists, *keys, *bounds, *aside)
 
     def read_taken(self, reply: Sequence[bytes]) -> list[tuple[str, bytes]]:
@@ -101,6 +106,7 @@ class InFlight:
 
         Names and numbers are as Redis stores them; others may have written them, too.
         """
+        self.is_used = True
         reply: Any = self._redis.eval(BEAT, 1, self.consumers_key, self.consumer)
         texts = [part.decode(errors="surrogateescape") for part in reply]
         return dict(zip(texts[::2], texts[1::2], strict=True))

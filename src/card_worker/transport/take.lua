@@ -2,7 +2,8 @@
 --
 -- KEYS     the lists to take from, in their order. No other key is named here: Redis 6.2 notifies a
 --          consumer of changes to all keys of a script that has read one of them.
--- ARGV 1   the in-flight hash of the consumer
+-- ARGV 1   the in-flight hash of the consumer; empty for a consumer that acknowledges nothing: what it
+--          takes is gone, and no key but those in KEYS is used
 --      2   the sorted set of consumers
 --      3   the consumer
 --      4   how many entries to take at most
@@ -64,11 +65,11 @@ local function set_aside(list, raw)
   about.begins = string.gsub(string.sub(raw, 1, SHOWN_BYTES), '.', function(c)
     return string.format('%02x', string.byte(c))
   end)
-  if bytes_kept() + #raw <= tonumber(ARGV[10]) then
+  if inflight ~= '' and bytes_kept() + #raw <= tonumber(ARGV[10]) then
     about.key = aside .. '.of.' .. consumer .. '.' .. number
   end
   local place, description = next_place(aside), 'aside:' .. cjson.encode(about)
-  redis.call('HSET', inflight, place, description)
+  if inflight ~= '' then redis.call('HSET', inflight, place, description) end
   if about.key then
     split_off(list, about.key, #raw)
     redis.call('EXPIRE', about.key, ARGV[11])
@@ -103,7 +104,7 @@ local function take(list, count)
     bytes = bytes + #raw
   end
   if #fields > 0 then
-    redis.call('HSET', inflight, unpack(fields))
+    if inflight ~= '' then redis.call('HSET', inflight, unpack(fields)) end
     redis.call('LTRIM', list, 0, -#fields / 2 - 1)
   elseif large then
     set_aside(list, large)
@@ -114,8 +115,10 @@ end
 
 -- A server at `maxmemory` refuses the first write of a script, unless it is one that frees memory,
 -- and accepts all writes after it.
-redis.call('ZREM', consumers, '')
-redis.call('ZADD', consumers, 'NX', 0, consumer)
+if inflight ~= '' then
+  redis.call('ZREM', consumers, '')
+  redis.call('ZADD', consumers, 'NX', 0, consumer)
+end
 for turn = 1, #KEYS do
   while true do
     local single = turn >= first_single

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cache, partial
@@ -49,7 +49,7 @@ from card_worker.storage.errors import is_retryable, needs_operator
 from card_worker.storage.schema import SchemaOutdated, check
 from card_worker.sweeps import Place, Swept, expire_cards, expire_holds, lapse_orders
 from card_worker.telemetry import configure_logs
-from card_worker.transport.access import Refused, Step, check_access, consuming, publishing
+from card_worker.transport.access import Access, Refused, check_access, consuming, publishing
 from card_worker.worker import beat, default_queue, grouping, remote_control, stopping
 from card_worker.worker.dead_letters import dead_letter_of
 from card_worker.worker.delivery import Delivery
@@ -371,11 +371,10 @@ def _on_beat_init(**_: Any) -> None:
     beat.end_between_tasks()
 
 
-def _check_broker(steps: Iterator[Step]) -> None:
+def _check_broker(access: Access) -> None:
     """Wait for the broker. Raises Refused if a refusal is permanent."""
-    needed = list(steps)
     with connect(load_settings().broker()) as redis:
-        _try_until_available("broker unavailable", lambda: check_access(redis, needed))
+        _try_until_available("broker unavailable", lambda: check_access(redis, access))
 
 
 def _try_until_available(event: str, work: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""The database of a run: a role with just the rights it needs, and an audit of PIN attempts."""
+"""The database of a run: a login with just the rights it needs, and an audit of PIN attempts."""
 
 import secrets
 from collections.abc import Iterator
@@ -11,11 +11,13 @@ from psycopg import sql
 from sqlalchemy import make_url
 
 from card_worker.storage.migrations import upgrade
+from card_worker.storage.roles import Role, role_name
 from tests.servers import Postgres
 
 NAME = "cards"
 ROLE = "card_app"
-"""The role of the system's parts."""
+"""The login of the system's parts and of the command line."""
+MEMBER_OF = [Role.WORKER, Role.RELAY, Role.OPERATOR]
 FILLER = "filler"
 """A role that only takes connections away from others."""
 SETTINGS = {"max_connections": "40"}
@@ -51,18 +53,12 @@ class Database:
         self._administer("CREATE DATABASE {}", NAME)
         upgrade(self.admin_url)
         with self.connect() as connection:
-            for role in (ROLE, FILLER):
-                create = "CREATE ROLE {} LOGIN PASSWORD {}"
-                connection.execute(_with(create, role, password=self._password))
             connection.execute(_AUDIT.encode())
-            connection.execute(_with("GRANT USAGE ON SCHEMA public TO {}", ROLE))
-            for rights in (
-                "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {}",
-                "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {}",
-                "REVOKE UPDATE, DELETE ON transactions FROM {}",
-                "REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {}",
-            ):
-                connection.execute(_with(rights, ROLE))
+            for login, roles in {ROLE: MEMBER_OF, FILLER: []}.items():
+                create = "CREATE ROLE {} LOGIN PASSWORD {}"
+                connection.execute(_with(create, login, password=self._password))
+                for role in roles:
+                    connection.execute(_with("GRANT {} TO {}", role_name(NAME, role), login))
 
     @property
     def admin_url(self) -> str:

@@ -12,7 +12,9 @@ from random import sample
 import psycopg
 
 from card_worker.embedded.launching import PORTS, tied
-from tests.chaos.servers.database import FILLER, NAME, ROLE, Database
+from card_worker.storage.migrations import upgrade
+from card_worker.storage.roles import role_name
+from tests.chaos.servers.database import FILLER, MEMBER_OF, NAME, ROLE, Database
 from tests.chaos.servers.kinds import Counts, Kind
 from tests.chaos.servers.world import World
 
@@ -98,13 +100,14 @@ def read_only(world: World) -> Iterator[None]:
 
 @contextmanager
 def revoked(world: World) -> Iterator[None]:
-    """The role may not INSERT into a table."""
+    """The parts may not INSERT into a table."""
     table = world.chance.choice(TABLES)
-    world.database.run("REVOKE INSERT ON {} FROM {}", table, ROLE)
+    for role in MEMBER_OF:
+        world.database.run("REVOKE INSERT ON {} FROM {}", table, role_name(NAME, role))
     try:
         yield
     finally:
-        world.database.run("GRANT INSERT ON {} TO {}", table, ROLE)
+        upgrade(world.database.admin_url)  # it brings the rights up to date
 
 
 @contextmanager

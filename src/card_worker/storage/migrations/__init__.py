@@ -4,6 +4,7 @@ Alembic is needed only here: see `storage.schema` for the check at the start of 
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 from alembic import command
 from alembic.config import Config
@@ -11,16 +12,26 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
 from card_worker.storage.engine import open_engine
+from card_worker.storage.roles import update_roles
 from card_worker.storage.schema import SchemaOutdated, revision
 
 _LOCK = 0x63617264  # "card": any number that no other program uses
 
 
-def upgrade(url: str) -> str:
-    """Upgrade the database at `url` to the newest schema, in one commit; return its revision.
+class Upgraded(NamedTuple):
+    """What an upgrade has led to."""
 
-    Processes that do this at the same time wait for each other. Raises SchemaOutdated if this
-    version does not know the schema, such as that of a later version.
+    revision: str
+    roles_problem: str | None
+    """Why the roles are not up to date, in one line; None if they are."""
+
+
+def upgrade(url: str) -> Upgraded:
+    """Upgrade the database at `url` to the newest schema and its roles, in one commit.
+
+    The schema is upgraded even if the login may not change the roles. Processes that do this at the
+    same time wait for each other. Raises SchemaOutdated if this version does not know the schema,
+    such as that of a later version.
     """
     engine = open_engine(url, reply_max_s=None)  # a migration of a large table takes long
     try:
@@ -31,7 +42,8 @@ def upgrade(url: str) -> str:
                 command.upgrade(config(connection), "head")
             except CommandError as error:
                 raise SchemaOutdated(f"this version can't upgrade the schema: {error}") from None
-            return revision(connection) or ""
+            problem = update_roles(connection)
+            return Upgraded(revision(connection) or "", problem)
     finally:
         engine.dispose()
 
