@@ -41,7 +41,6 @@ EVERYBODY = [
     "UPDATE idempotency_keys SET digest = digest",
     "UPDATE cards SET account_id = account_id",
     "UPDATE cards SET card_id = card_id",
-    "DELETE FROM pin_attempts",
     "DELETE FROM dead_letters",
     "UPDATE accounts SET balance_max = balance_max",
     "UPDATE alembic_version SET version_num = version_num",
