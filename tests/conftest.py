@@ -69,9 +69,9 @@ def _end_workers(*_: object) -> NoReturn:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Choose how many tests run side by side: for `-n auto` more than cores, as most wait."""
+    """Choose how many tests run side by side: for `-n auto` two for each core, as most wait."""
     cores = os.cpu_count() or 1
-    return cores if config.option.numprocesses == "logical" else min(2 * cores + 1, WORKERS_MAX)
+    return cores if config.option.numprocesses == "logical" else min(2 * cores, WORKERS_MAX)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> "Scheduler":

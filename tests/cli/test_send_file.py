@@ -425,7 +425,8 @@ def test_bytes_that_another_process_appends_are_refused(
         assert (code, f"{file}: line {rows + 2} is not UTF-8. Nothing is sent" in text) == (1, True)
     file.write_bytes(whole)
     with answering(fake_redis, lambda command: [answer(command)]):
-        assert result_of(send(fake_redis_url, file, "--json"))["done"] == rows
+        done = send(fake_redis_url, file, "--json", "--timeout", "60")
+        assert result_of(done)["done"] == rows
 
 
 # --- refused lines ----------------------------------------------------------------------------
