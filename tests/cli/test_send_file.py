@@ -26,7 +26,10 @@ ACCOUNT = "T00000001"
 OTHER_ACCOUNT = "T00000002"
 NOWHERE = {"BROKER_URL": "redis://127.0.0.1:1/0"}
 HEADER = "card_id,amount,currency"
-TIMEOUT_S = "0.3"
+TIMEOUT_S = "60"
+"""Longer than any answer takes."""
+SOON = ("--timeout", "0.3")
+"""For answers that don't come."""
 
 Fields = dict[str, Any]
 Answers = Callable[[Fields], list[Fields]]
@@ -267,7 +270,7 @@ def test_only_the_answer_of_the_same_account_counts(
 
 def test_without_any_answer_it_ends(fake_redis_url: str, tmp_path: Path) -> None:
     file = written(tmp_path / "sales.csv", "c,1,NOK")
-    done = send(fake_redis_url, file)
+    done = send(fake_redis_url, file, *SOON)
     assert done.exit_code == 1
     assert "no answer came within 0.3 s. Do a worker and the relay run?" in done.stderr
     assert "Then run it again without --again: it sends lines without an answer" in done.stderr
@@ -286,7 +289,7 @@ def test_only_what_has_no_answer_is_sent_again(
         return {"done": [answer(command)], "no": [refusal(command)]}.get(command["card_id"], [])
 
     with answering(fake_redis, answers):
-        first, second = (send(fake_redis_url, file, "--json") for _ in range(2))
+        first, second = (send(fake_redis_url, file, "--json", *SOON) for _ in range(2))
     for done in (first, second):
         result = result_of(done)
         assert (done.exit_code, result["sent"], result["done"]) == (1, 4, 1)
@@ -307,14 +310,14 @@ def test_the_identity_of_a_sending_is_stored_before_the_first_message(
 ) -> None:
     file = written(tmp_path / "sales.csv", "c,1,NOK")
     fake_redis.set("cards.bulk", "no list")  # the message can't be stored
-    assert send(fake_redis_url, file).exit_code == 1
+    assert send(fake_redis_url, file, *SOON).exit_code == 1
     stored = _sent(file)
     assert stored["unanswered"] == [2]
     arguments = "send-file", file, "--account", OTHER_ACCOUNT
     code, text = refused(run(*arguments, BROKER_URL=fake_redis_url))
     assert (code, f"sent before with account {ACCOUNT}, as {file}.sent says." in text) == (1, True)
     fake_redis.delete("cards.bulk")
-    send(fake_redis_url, file)
+    send(fake_redis_url, file, *SOON)
     (command,) = sent_commands(fake_redis, 1)
     assert command["command_id"] == f"{stored['sending']}-2"
 
@@ -341,7 +344,7 @@ def test_a_null_is_another_field_than_none(fake_redis_url: str, tmp_path: Path) 
     file = tmp_path / "names.jsonl"
     about = {"card_id": "c", "customer_id": "x", "command_id": "mine"}
     file.write_text(f"{json.dumps(about)}\n{json.dumps({**about, 'name': None})}\n")
-    done = send(fake_redis_url, file, "--task", "cards.update", "--json")
+    done = send(fake_redis_url, file, "--task", "cards.update", "--json", *SOON)
     assert "line 2: its command_id is that of line 1, which has other fields" in done.stderr
     assert (result_of(done)["sent"], result_of(done)["bad"]) == (1, 1)
 
@@ -353,7 +356,7 @@ def test_few_commands_wait_at_a_time_and_are_sent_again_with_their_ids(
     steps = sender.STEPS_AHEAD_MAX + 3
     rows = [f"c-{n},1,NOK" for n in range(steps * 10)]
     file = written(tmp_path / "sales.csv", *rows)
-    done = send(fake_redis_url, file)
+    done = send(fake_redis_url, file, *SOON)
     assert (done.exit_code, "continues after line 201" in done.stderr) == (1, True)
     assert fake_redis.llen("cards.bulk") == sender.STEPS_AHEAD_MAX
     # Another task would do the lines twice.
@@ -369,7 +372,7 @@ def test_few_commands_wait_at_a_time_and_are_sent_again_with_their_ids(
         return [answer(command)] if command["card_id"] != "c-5" else []
 
     with answering(fake_redis, answers):
-        done = send(fake_redis_url, file, "--json")
+        done = send(fake_redis_url, file, "--json", *SOON)
     assert handled[: len(before)] == before
     assert len({command["command_id"] for command in handled}) == len(rows)
     assert done.exit_code == 1
@@ -425,7 +428,7 @@ def test_bytes_that_another_process_appends_are_refused(
         assert (code, f"{file}: line {rows + 2} is not UTF-8. Nothing is sent" in text) == (1, True)
     file.write_bytes(whole)
     with answering(fake_redis, lambda command: [answer(command)]):
-        done = send(fake_redis_url, file, "--json", "--timeout", "60")
+        done = send(fake_redis_url, file, "--json")
         assert result_of(done)["done"] == rows
 
 
