@@ -37,6 +37,7 @@ from card_worker.worker.messages import (
     Message,
     Outcome,
     QueryAnswered,
+    Returned,
     is_sent_by_owner,
 )
 from tests.codes import OWNER, VAULT
@@ -305,6 +306,23 @@ def test_what_was_read_before_a_change_is_read_again(
     others = [shop.message("cards.create", shop.hmac, **card(str(n))) for n in range(3)]
     outcomes = shop.worker.deliver([shop.message("cards.create", **card("a")), *others])
     assert list(map(told, outcomes)) == ["key_unknown", *["card.created"] * 3]
+
+
+def test_a_worker_stops_while_the_registry_is_locked(postgres_url: str) -> None:
+    engine, asked = open_engine(postgres_url), list[bool]()
+
+    def stopping() -> bool:
+        asked.append(True)
+        return True
+
+    worker = Delivery(engine, stopping, vault=VAULT)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE producers IN ACCESS EXCLUSIVE MODE")
+        fields = {"account_id": ACCOUNT, "command_id": "c", **card()}
+        (outcome,) = worker.deliver([message("cards.create", fields)])
+    assert isinstance(outcome, Returned)
+    assert asked
+    engine.dispose()
 
 
 def test_a_key_is_valid_from_and_until(shop: Shop) -> None:

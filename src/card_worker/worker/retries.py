@@ -53,14 +53,15 @@ class Retries:
                 pauses=Pauses(first_s=0.1, max_s=PAUSE_S_MAX),
                 is_retryable=is_transient,
                 is_alarming=needs_operator,
-                wait=self._wait,
+                wait=self.wait,
             )
         except DBAPIError as error:
             if is_lock_timeout(error):
                 raise Blocked from error
             raise
 
-    def _wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
+        """Wait. Raises Interrupted if the worker is told to stop meanwhile."""
         until = monotonic() + seconds
         while monotonic() < until:
             if self._stopping():

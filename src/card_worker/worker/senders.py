@@ -28,6 +28,7 @@ from card_worker.storage.producers import PEPPER_PURPOSE, Registry, load_registr
 from card_worker.worker.retries import Blocked, Retries
 
 WARNING_INTERVAL_S = 60.0
+PAUSE_S = 0.2
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +66,7 @@ class Senders:
                 self._registry, self._verifiers = self._retries.run(self._load), {}
             except Blocked:
                 log.warning("registry of producers is locked, retrying")
+                self._retries.wait(PAUSE_S)
                 continue
             self._is_fresh = True
             return
