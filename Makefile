@@ -46,7 +46,7 @@ QUICK := $(addprefix tests/,cli contracts documents domain reference secrets set
 	$(addprefix --ignore=,$(SLOW))
 
 .PHONY: test
-test: $(VENV)/ready  ## Run the tests, side by side; select some with ARGS="-k expiry"
+test: $(VENV)/ready $(VENV)/node  ## Run the tests, side by side; select some with ARGS="-k expiry"
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not debian" $(ARGS)
 
 .PHONY: test-quick
@@ -135,6 +135,7 @@ lock: python  ## Pin what pyproject.toml asks for; raise what is pinned with ARG
 	@$(LOCK) pyproject.toml --all-extras --group dev --output-file requirements.lock
 	@# What production runs is a part of what was tested, never another version.
 	@$(LOCK) pyproject.toml --extra flower --constraint requirements.lock --output-file requirements-runtime.lock
+	@$(LOCK) --group node --output-file requirements-node.lock
 	@$(LOCK) --group audit --constraint requirements.lock --output-file requirements-audit.lock
 	@$(LOCK) benchmarks/requirements.in --constraint requirements.lock --output-file benchmarks/requirements.lock
 
@@ -170,4 +171,8 @@ $(VENV)/locked: requirements.lock | python
 # Of pyproject.toml the installed project holds the entry point and the metadata; the code is used in place.
 $(VENV)/ready: $(VENV)/locked pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/node: requirements-node.lock | $(VENV)/ready
+	@$(PIP) install --require-hashes --requirement requirements-node.lock
 	@touch $@

@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 LOCKS = [
     *("requirements.lock", "requirements-runtime.lock", "requirements-audit.lock"),
+    "requirements-node.lock",
     "benchmarks/requirements.lock",
 ]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
