@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -30,7 +30,7 @@ from card_worker.contracts.commands import (
     ProducerCommand,
     Queue,
 )
-from card_worker.contracts.envelope import ANSWERED, MESSAGE_BYTES_MAX
+from card_worker.contracts.envelope import ANSWERED, MESSAGE_BYTES_MAX, SENT_AT
 from card_worker.contracts.events import SOURCE_PREFIX
 from card_worker.contracts.fields import is_account_id
 from card_worker.contracts.message import EXTRA_COST_MAX, extra_cost
@@ -208,7 +208,7 @@ class Client:
             message.body,
             exchange="",
             routing_key=_QUEUES[task],
-            headers=message.headers,
+            headers={**message.headers, SENT_AT: time()},
             serializer="json",
             **message.properties,
             **options,

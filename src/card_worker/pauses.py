@@ -9,6 +9,9 @@ import structlog
 from redis.exceptions import RedisError
 from sqlalchemy.exc import OperationalError
 
+from card_worker import metrics
+from card_worker.health import note_progress
+
 Result = TypeVar("Result")
 
 log = structlog.get_logger(__name__)
@@ -41,6 +44,8 @@ class Pauses:
         The level is error with `alarm`, when an operator has to act, else warning.
         """
         pause_s = self.next_s()
+        note_progress()
+        metrics.count(metrics.RETRIES, event)
         write = log.error if alarm else log.warning
         write(f"{event}, retrying", pause_s=round(pause_s, 1), **described(error))
         return pause_s

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic, sleep
 from uuid import uuid4
@@ -10,7 +11,9 @@ import structlog
 from redis.exceptions import RedisError
 from sqlalchemy import Connection, Engine
 
+from card_worker import metrics
 from card_worker.domain.answers import repeated
+from card_worker.health import note_progress
 from card_worker.pauses import Pauses, keep_trying
 from card_worker.sinks import Event, Sink
 from card_worker.storage import leases, outbox
@@ -109,9 +112,13 @@ class Relay:
         self._watermark.advance(events, oldest=oldest)
         self._published, self._repeated = (), ()
         again = [repeated(repeat.answer, repeat.command_id) for repeat in repeats]
-        for part in _publications([*events, *again]):
+        published: Sequence[Event] = [*events, *again]
+        for part in _publications(published):
             for sink in self._sinks:
                 sink.publish(part)
+        if metrics.is_on():
+            for type, number in Counter(event.type for event in published).items():
+                metrics.count(metrics.PUBLISHED, type, by=number)
         self._published, self._repeated = events, repeats
         count = max(len(events), len(repeats))
         if 0 < count < SLICE_EVENTS:
@@ -132,6 +139,7 @@ class Relay:
         delete_repeats(connection, self._repeated)
 
     def _has_lease(self) -> bool:
+        note_progress()
         now = monotonic()
         if now < self._renew_at:
             return True

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import make_conninfo
@@ -93,7 +93,32 @@ def _comma_separated(check: Callable[[list[str]], object]) -> BeforeValidator:
 
 
 # NoDecode: otherwise pydantic-settings reads the variable as JSON.
+class Ports(NamedTuple):
+    """A range of ports."""
+
+    first: int
+    last: int
+
+    @property
+    def all(self) -> range:
+        return range(self.first, self.last + 1)
+
+    @classmethod
+    def parse(cls, text: object) -> "Ports":
+        """Read `9400` or `9400-9419`. Raises ValueError."""
+        if not isinstance(text, str) or not (found := _PORTS.fullmatch(text.strip())):
+            raise ValueError("must be a port such as 9400, or a range such as 9400-9419")
+        first = int(found["first"])
+        last = int(found["last"] or first)
+        if not 1 <= first <= last <= 65535:
+            raise ValueError("the ports must be rising numbers from 1 to 65535")
+        return cls(first, last)
+
+
+_PORTS = re.compile(r"(?P<first>[0-9]{1,5})(-(?P<last>[0-9]{1,5}))?")
+
 RedisUrl = Annotated[RedisAddress, NoDecode, PlainValidator(RedisAddress.parse)]
+PortsText = Annotated[Ports, NoDecode, PlainValidator(Ports.parse)]
 PeppersText = Annotated[Peppers, PlainValidator(Peppers.read)]
 Recipients = Annotated[tuple[str, ...], NoDecode, _comma_separated(read_recipients)]
 Identities = Annotated[tuple[str, ...], NoDecode, _comma_separated(read_identities)]
@@ -192,6 +217,25 @@ class Settings(BaseSettings):
     )
     sweep_interval_s: float = Field(
         10.0, gt=0, le=86_400, description="Seconds between two sweeps of the same kind."
+    )
+    metrics_port: PortsText | None = Field(
+        None,
+        description="Port on which worker, relay and `reconcile --every` serve `/metrics` for"
+        " Prometheus, `/healthz` and `/readyz`; or a range such as `9400-9419`, of which each"
+        " process takes the first free port. Default: none.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address on which these are served; `0.0.0.0` is all of IPv4. There is no"
+        " password.",
+    )
+    stalled_s: float = Field(
+        60.0,
+        ge=5,
+        le=3600,
+        description="Seconds without any work done or retried after which `/healthz` fails. A"
+        " commit must not take as long.",
     )
     log_format: LogFormat = Field(
         LogFormat.CONSOLE, description="Format of log lines: `console` or `json`."

@@ -73,12 +73,12 @@ class RedisStream:
         self._redis.close()
 
 
-def connect(address: RedisAddress) -> "Redis":
+def connect(address: RedisAddress, *, reply_s: float = 5, connect_s: float = 3) -> "Redis":
     """Return a client with timeouts, so that a dead connection raises an error."""
     return Redis(
         **address.redis_options,
-        socket_timeout=5,
-        socket_connect_timeout=3,
+        socket_timeout=reply_s,
+        socket_connect_timeout=connect_s,
         socket_keepalive=True,
         health_check_interval=5,
         retry=Retry(NoBackoff(), 0),

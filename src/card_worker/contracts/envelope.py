@@ -44,6 +44,8 @@ UNSUPPORTED = {
     "chord": _NOT_SENT_ON,
 }
 """What headers, or signatures in the body, must not ask for."""
+SENT_AT = "sent_at"
+"""The header with the Unix time at which the producer has sent a message, for metrics only."""
 EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 
 

@@ -54,14 +54,20 @@ class RegistryChanged(Exception):
     """A producer's key or an account has changed since signatures were verified."""
 
 
-def open_engine(url: str, *, reply_max_s: float | None = REPLY_MAX_S) -> Engine:
+def open_engine(
+    url: str,
+    *,
+    reply_max_s: float | None = REPLY_MAX_S,
+    connect_max_s: int = sessions.CONNECT_MAX_S,
+) -> Engine:
     """Return an engine for a `postgresql://` or `sqlite:///` URL. It does not connect yet.
 
     On PostgreSQL, a reply that takes longer than `reply_max_s` ends the session; None: no limit.
+    Connecting to a host takes at most `connect_max_s`.
     """
     if url.startswith("sqlite"):
         return sessions.open_sqlite(url, lock_timeout_ms=LOCK_TIMEOUT_MS)
-    engine = sessions.open_postgresql(url, reply_max_s=reply_max_s)
+    engine = sessions.open_postgresql(url, reply_max_s=reply_max_s, connect_max_s=connect_max_s)
     keep_order(engine)
     return engine
 

@@ -31,7 +31,7 @@ _ENDING_STATES = ("08", "57P", "25006", "25P03", "26", "42P05", "0A000")
 log = structlog.get_logger(__name__)
 
 
-def open_postgresql(url: str, *, reply_max_s: float | None) -> Engine:
+def open_postgresql(url: str, *, reply_max_s: float | None, connect_max_s: int) -> Engine:
     """Return an engine whose sessions are limited as described above."""
     engine = create_engine(
         url,
@@ -40,7 +40,7 @@ def open_postgresql(url: str, *, reply_max_s: float | None) -> Engine:
         pool_size=2,
         max_overflow=2,
         connect_args={
-            "connect_timeout": CONNECT_MAX_S,
+            "connect_timeout": connect_max_s,
             "application_name": "card_worker",
             "keepalives_idle": 5,  # seconds without data before the other host is probed
             "keepalives_interval": 5,

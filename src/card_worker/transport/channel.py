@@ -224,6 +224,10 @@ class Channel(stock.Channel):
         """Let the poller raise at its next turn, so that the consumer reconnects."""
         self._failure = error
 
+    @property
+    def is_dropped(self) -> bool:
+        return self._failure is not None
+
     def check(self, now: float) -> None:
         """Take again if no notification has arrived for POLL_S.
 

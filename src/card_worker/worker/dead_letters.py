@@ -13,6 +13,7 @@ from typing import TypeAlias
 import structlog
 from sqlalchemy import Connection, Engine
 
+from card_worker import metrics
 from card_worker.contracts.dead_letters import UNAUTHENTICATED, DeadLetterReason, Unreadable
 from card_worker.contracts.message import UnreadableItem, describe_items, reason_of
 from card_worker.pauses import Pauses
@@ -81,7 +82,11 @@ class DeadLetters:
             sleep(self._unkept.log_next("dead letters not stored", defect, alarm=True))
             return False
         for letter, is_stored in stored:
+            if letter.reason in UNAUTHENTICATED:
+                kept = "yes" if is_stored else "no"
+                metrics.count(metrics.UNAUTHENTICATED, letter.reason, kept)
             if is_stored:
+                metrics.count(metrics.DEAD_LETTERS, letter.reason)
                 log.warning("dead letter", reason=letter.reason, dead_message_id=letter.message_id)
             else:
                 log.error(
@@ -190,6 +195,7 @@ def dead_letter_of_items(
 
 def log_defect(defect: Exception, *, messages: int) -> None:
     """Log the type and the place of a defect. Its text may quote rows; the dead letter has it."""
+    metrics.count(metrics.DEFECTS)
     frame = traceback.extract_tb(defect.__traceback__)[-1]
     place = f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
     log.error("defect", error=type(defect).__name__, at=place, messages=messages)

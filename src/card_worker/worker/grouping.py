@@ -18,13 +18,15 @@ from celery.exceptions import WorkerLostError
 from celery.worker import state
 from kombu.message import Message as KombuMessage
 
+from card_worker import metrics
 from card_worker.contracts.dead_letters import UNAUTHENTICATED, DeadLetterReason, Unreadable
 from card_worker.contracts.envelope import Call, decompressed, read_envelope
 from card_worker.contracts.message import cost_of
 from card_worker.contracts.text import is_id
-from card_worker.health import Record
+from card_worker.health import Health, Record
 from card_worker.storage.contention import Row
 from card_worker.worker import stopping
+from card_worker.worker.counting import count_outcomes
 from card_worker.worker.messages import (
     Answered,
     Failed,
@@ -47,7 +49,7 @@ POSTPONED_S = 0.5
 """Seconds until a message whose rows were locked is delivered again, if no other comes before."""
 POSTPONED_MAX = 1_000
 """Number of such messages that are held in addition to others; beyond it, they take their room."""
-HEALTH_S = 5.0
+HEALTH_S = 2.0
 """Seconds between two writes of a worker's health record."""
 
 log = structlog.get_logger(__name__)
@@ -87,6 +89,7 @@ class Consumer(ReconnectingConsumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.health = Health()
         self._record: Record | None = None
         self._connections = 0
         self._results = Results(self.app.backend)
@@ -114,16 +117,19 @@ class Consumer(ReconnectingConsumer):
         self._reports_taken = hasattr(transport, "on_taken")
         if self._reports_taken:
             transport.on_taken = self._on_taken
-        if hasattr(transport, "health"):
-            self._write_health()
-            self.timer.call_repeatedly(HEALTH_S, self._write_health)
+        self._write_health()
+        self.timer.call_repeatedly(HEALTH_S, self._write_health)
         return self._on_message
 
     def _write_health(self) -> None:
         """Write when messages were last taken, and since when the oldest is unsettled."""
+        if not hasattr(self.connection.transport, "health"):
+            self.health.note_turn(None)
+            return
         if self._record is None:
             self._record = Record("worker")
         asked_at, unsettled_since = self.connection.transport.health()
+        self.health.note_turn(unsettled_since)
         self._record.write(
             {"hostname": self.hostname, "asked_at": asked_at, "unsettled_since": unsettled_since}
         )
@@ -219,17 +225,19 @@ class Consumer(ReconnectingConsumer):
     def _run(self, group: list[Received], started: float) -> None:
         delivered, connection = False, self._connections
 
-        def on_outcomes(outcomes: Sequence[Outcome]) -> None:
+        def on_outcomes(ended: tuple[Sequence[Outcome], metrics.Counted | None]) -> None:
             nonlocal delivered
             delivered = True
+            outcomes, counted = ended
+            metrics.add(counted)
             # Messages that were taken over a lost connection have gone back.
             if connection == self._connections:
                 self._finish(group, outcomes, seconds=monotonic() - started)
 
         try:
             self.pool.apply_async(
-                self.deliver,
-                ([received.message for received in group], self._locked),
+                _deliver_and_count,
+                (self.deliver, [received.message for received in group], self._locked),
                 callback=on_outcomes,
                 error_callback=lambda error: self._on_error(group, started, error.exception),
             )
@@ -247,6 +255,7 @@ class Consumer(ReconnectingConsumer):
             # Its process has died.
             self._finish(group, [Returned(died=True)] * len(group), seconds=0)
             return
+        metrics.count(metrics.DEFECTS)
         log.error("defect", error=type(error).__name__, messages=len(group))
         if len(group) > 1:
             for received in group:
@@ -271,6 +280,7 @@ class Consumer(ReconnectingConsumer):
         self._events.emit_outcomes(ended, seconds)
         done = [received.raw for received, end in ended if not isinstance(end, Returned)]
         self._acknowledge(done)
+        count_outcomes(ended)
         self._results.store([result for pair in ended if (result := self._result(*pair))])
         throttles = [end.throttle_s for end in outcomes if isinstance(end, Answered)]
         self._throttle(max(throttles, default=0.0))
@@ -302,24 +312,29 @@ class Consumer(ReconnectingConsumer):
 
     def _acknowledge(self, raws: Sequence[KombuMessage]) -> None:
         if raws:
-            self._settle(raws, getattr(raws[0].channel.qos, "ack_all", None), KombuMessage.ack)
+            ack_all = getattr(raws[0].channel.qos, "ack_all", None)
+            done = self._settle(raws, ack_all, KombuMessage.ack)
+            self.health.note_acknowledgement(done=done)
 
     def _settle(
         self,
         raws: Sequence[KombuMessage],
         settle_all: Callable[[Sequence[str]], None] | None,
         settle: Callable[[KombuMessage], None],
-    ) -> None:
-        """Settle messages in one step if the transport can, else one by one."""
+    ) -> bool:
+        """Settle messages in one step if the transport can, else one by one; return whether it
+        succeeded."""
         try:
             if settle_all is not None:
                 settle_all([raw.delivery_tag for raw in raws])
-                return
+                return not raws[0].channel.is_dropped
             for raw in raws:
                 settle(raw)
         except self.connection_errors as error:
             # They are delivered again, and then repeated by their idempotency keys.
             log.warning("messages not acknowledged", messages=len(raws), error=type(error).__name__)
+            return False
+        return True
 
     def _throttle(self, seconds: float) -> None:
         """Take no message of the lowest priority for so many seconds."""
@@ -355,6 +370,15 @@ class Consumer(ReconnectingConsumer):
         if raw.headers.get("ignore_result") or not isinstance(task, str):
             return False
         return self.with_results is None or task in self.with_results
+
+
+def _deliver_and_count(
+    deliver: Callable[[Sequence[Message], frozenset[Row]], list[Outcome]],
+    messages: Sequence[Message],
+    locked: frozenset[Row],
+) -> tuple[list[Outcome], metrics.Counted | None]:
+    """Deliver a group in the pool; return what a child has counted, too."""
+    return deliver(messages, locked), metrics.take()
 
 
 class DeadLettered(Exception):

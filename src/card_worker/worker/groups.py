@@ -74,13 +74,21 @@ class Groups:
             answers = handle(connection, commands, now, self._resources.issuer, senders)
         self._resources.senders.warn_of_unsigned(senders.count(None))
         self._resources.fair_share.note_commands()
-        _log_group(commands, answers, messages=len(reads), ms=(perf_counter() - started) * 1000)
+        commit_s = perf_counter() - started
+        _log_group(commands, answers, messages=len(reads), ms=commit_s * 1000)
         self._follow_up(answers)
         self._resources.starts.forget(
             [read.message for read in reads if is_counted or read.message.deaths]
         )
         left = iter(answers)
-        answered = [Answered(tuple(next(left) for _ in read.commands)) for read in reads]
+        answered = [
+            Answered(
+                tuple(next(left) for _ in read.commands),
+                commands=tuple(command.command for command in read.commands),
+                commit_s=commit_s,
+            )
+            for read in reads
+        ]
         return [self._store_items(*pair) for pair in zip(reads, answered, strict=True)]
 
     def commit_again(self, reads: Sequence[ReadMessage]) -> list[Outcome]:

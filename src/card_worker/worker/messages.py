@@ -69,6 +69,10 @@ class Answered:
     answers: tuple[Answer, ...]
     throttle_s: float = 0.0
     """How long to take no message of the lowest priority."""
+    commands: tuple[str, ...] = ()
+    """The name of the command of each answer."""
+    commit_s: float = 0.0
+    """How long the commit took; the same number for all messages of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ class Received:
 
     raw: KombuMessage
     message: Message
+    taken_at: float
+    """A time of the monotonic clock."""
 
 
 def receive(raw: KombuMessage, call: Call) -> Received:
@@ -34,7 +36,7 @@ def receive(raw: KombuMessage, call: Call) -> Received:
         returns=info.get("returns", redelivered),
         deaths=info.get("deaths", redelivered),
     )
-    return Received(raw, message)
+    return Received(raw, message, monotonic())
 
 
 def postpone(received: Received) -> Received:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cache, partial
+from itertools import product
 from typing import Any
 from uuid import uuid4, uuid5
 
@@ -18,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
 
+from card_worker import metrics
 from card_worker.batches.chunks import Chunk, stalled_chunks
 from card_worker.contracts.commands import (
     APPLY,
@@ -37,10 +39,11 @@ from card_worker.contracts.queries import QUERIES
 from card_worker.contracts.text import is_id
 from card_worker.file_store import FileStore
 from card_worker.files import FileWriter
+from card_worker.health import Health
 from card_worker.pauses import Pauses, described, keep_trying
 from card_worker.secrets.masking import masked
 from card_worker.secrets.vault import Vault
-from card_worker.settings import LogFormat, WrongSetting, load_settings
+from card_worker.settings import LogFormat, Ports, Settings, WrongSetting, load_settings
 from card_worker.sinks import connect
 from card_worker.storage.contention import Row
 from card_worker.storage.dead_letters import DeadLetter
@@ -122,6 +125,11 @@ def _check_files_url() -> None:
     except (ImportError, ValueError) as error:
         # No library is installed for this scheme. The error's text may contain a password.
         raise WrongSetting(f"CARD_WORKER_FILES_URL: {type(error).__name__}") from None
+
+
+@cache
+def _health() -> Health:
+    return Health(load_settings().stalled_s)
 
 
 @cache
@@ -263,12 +271,16 @@ def _sweep(message: Message) -> Outcome:
         return failed if _delivery().dead_letter([letter]) else Returned()
     try:
         swept = _SWEEPS[message.task](_engine(), place)
+        metrics.count(metrics.SWEPT, message.task, by=swept.changed)
         if swept.following is not None:
             _request_slice(message.task, swept.following)
+        else:
+            metrics.stamp(metrics.SWEEP_DONE, message.task)
     except Exception as error:
         is_transient = is_retryable(error) and not needs_operator(error)
         is_away = is_transient or isinstance(error, RedisError | OperationalError)
         write = log.warning if is_away else log.error
+        metrics.count(metrics.SWEEP_FAILURES, message.task)
         write("sweep failed, left to the next one", **described(error))
     return Answered(())
 
@@ -288,6 +300,7 @@ class Consumer(grouping.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         settings = load_settings()
+        self.health = _health()
         self.group_max, self.group_wait_s = settings.group_max, settings.group_wait_ms / 1000
         if settings.result_backend_url is None:
             self.with_results = frozenset(QUERIES)
@@ -346,6 +359,8 @@ def _on_worker_init(**_: Any) -> None:
     broker, also = settings.broker(), settings.also_consume
     lists = sorted({*QUEUES.values(), *([also] if also else [])})
     try:
+        if settings.metrics_port is not None:
+            _serve_metrics(settings, settings.metrics_port, lists)
         _check_files_url()
         _try_until_available("database unavailable", _check_schema)
         _check_broker(consuming(lists, db=broker.db))
@@ -354,6 +369,32 @@ def _on_worker_init(**_: Any) -> None:
     if also is None:
         with connect(broker) as redis:
             default_queue.warn_of_ours(redis, TASKS)
+
+
+def _serve_metrics(settings: Settings, ports: Ports, queues: Sequence[str]) -> None:
+    """Serve metrics and health checks. Raises WrongSetting if no port can be used."""
+    # Imported here, as it takes a quarter of a second.
+    from card_worker.exporter import NoPort, serve  # noqa: PLC0415
+    from card_worker.shared_state import SharedState, readiness  # noqa: PLC0415
+
+    database_url, broker = settings.database(), settings.broker()
+    state = SharedState(
+        database_url, broker, settings.events(), stream=settings.event_stream, queues=queues
+    )
+    try:
+        serve(
+            settings.metrics_host,
+            ports.all,
+            part="worker",
+            health=_health(),
+            ready=readiness(_health(), database_url, {"broker": broker}),
+            gauges=state.gauges,
+        )
+    except NoPort as error:
+        raise WrongSetting(f"CARD_WORKER_{error}") from None
+    # An increase is seen only from a value that was there before.
+    for reason, stored in product(sorted(UNAUTHENTICATED), ("yes", "no")):
+        metrics.count(metrics.UNAUTHENTICATED, reason, stored, by=0)
 
 
 @signals.celeryd_after_setup.connect
