@@ -1,7 +1,6 @@
 """The processes of the system, worker, relay and beat, and the migration of the database."""
 
 import signal
-from collections.abc import Mapping
 from datetime import timedelta
 from time import monotonic, sleep
 from typing import Annotated, NoReturn
@@ -11,9 +10,9 @@ from typer import Context, Exit, Option, Typer, echo
 
 from card_worker.cli.connections import database, read_only
 from card_worker.cli.console import err, out, refuse
-from card_worker.health import Health, living
-from card_worker.redis_url import RedisAddress
-from card_worker.settings import LogFormat, Settings, load_settings
+from card_worker.cli.serving import serve_metrics
+from card_worker.health import living
+from card_worker.settings import LogFormat, load_settings
 from card_worker.storage import leases, outbox
 from card_worker.storage.engine import begin, reading
 from card_worker.storage.leases import Lease
@@ -162,29 +161,13 @@ def relay(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, _: received.append(signum))
     sink = RedisStream(settings.events(), settings.event_stream)
-    serve_metrics(settings, "relay", {"Redis of the stream": settings.events()})
+    servers = {"Redis of the stream": settings.events()}
+    serve_metrics(settings, "relay", servers, stalled_s=settings.stalled_s)
     with database() as engine:
         try:
             Relay(engine, [sink]).run(lambda: bool(received))
         finally:
             sink.close()
-
-
-def serve_metrics(settings: Settings, part: str, servers: Mapping[str, RedisAddress]) -> None:
-    """Serve metrics and health checks of this process, if a port for them is set."""
-    if settings.metrics_port is None:
-        return
-    from card_worker.exporter import NoPort, serve
-    from card_worker.shared_state import readiness
-
-    health = Health(settings.stalled_s)
-    ready = readiness(health, settings.database(), servers)
-    try:
-        serve(
-            settings.metrics_host, settings.metrics_port.all, part=part, health=health, ready=ready
-        )
-    except NoPort as error:
-        raise refuse(f"CARD_WORKER_{error}") from None
 
 
 def _check_relay() -> None:
