@@ -145,7 +145,7 @@ clean:  ## Remove everything that was made here
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What tests with the marker `debian` run. An installed service isn't started: RUNLEVEL is for that.
-PROGRAMS := age pgbouncer
+PROGRAMS := age pgbouncer prometheus
 
 .PHONY: programs
 programs:

@@ -21,7 +21,10 @@ SERVICES: dict[str, dict[str, Any]] = WHOLE["services"]
 PARTS = {name: service for name, service in SERVICES.items() if service["image"] == "card-worker"}
 TLS_FILE = (ROOT / "docker-compose.tls.yml").read_text()
 TLS = yaml.safe_load(TLS_FILE)
+PROMETHEUS = (ROOT / "deploy" / "monitoring" / "prometheus.yml").read_text()
 SECRET = "/run/secrets/"
+OF_METRICS = {"prometheus", "grafana"}
+"""They reach neither PostgreSQL nor Redis."""
 LOGINS = ("migrate", "worker", "relay", "operator", "reader")
 
 COMMANDS = {"card-worker": all_commands(), "celery": celery}
@@ -62,6 +65,7 @@ def test_every_part_of_the_system_is_a_service() -> None:
     assert set(SERVICES) == {
         *("postgres", "redis"),
         *("migrate", "worker", "bulk", "relay", "beat", "flower", "operator"),
+        *("reconcile", "prometheus", "grafana"),
     }
 
 
@@ -70,9 +74,19 @@ def test_every_part_runs_a_command_that_exists(name: str) -> None:
     assert_runs(program_of(PARTS[name]))
 
 
-@pytest.mark.parametrize("name", ["worker", "bulk", "relay", "beat"])
-def test_every_health_check_is_a_command_that_exists(name: str) -> None:
-    assert_runs(checks_of(PARTS[name]))
+def test_the_health_check_of_beat_is_a_command_that_exists() -> None:
+    assert_runs(checks_of(PARTS["beat"]))
+
+
+@pytest.mark.parametrize("name", ["worker", "bulk", "relay", "reconcile"])
+def test_every_other_health_check_asks_the_port_that_is_set(name: str) -> None:
+    port = PARTS[name]["environment"]["CARD_WORKER_METRICS_PORT"]
+    assert f"'http://127.0.0.1:{port}/healthz'" in checks_of(PARTS[name])[-1]
+    (scraped,) = yaml.safe_load(PROMETHEUS)["scrape_configs"]
+    (found,) = scraped["dns_sd_configs"]
+    assert found["port"] == int(port)
+    assert name in found["names"]
+    assert "metrics" in PARTS[name]["networks"]
 
 
 def test_everything_but_the_one_off_has_a_health_check() -> None:
@@ -80,9 +94,9 @@ def test_everything_but_the_one_off_has_a_health_check() -> None:
     assert without == {"migrate", "operator"}
 
 
-def test_nothing_but_flower_publishes_a_port_and_flower_only_to_the_host_itself() -> None:
+def test_only_web_pages_publish_a_port_and_only_to_the_host_itself() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert ports == {"flower": ["127.0.0.1:5555:5555"]}
+    assert ports == {"flower": ["127.0.0.1:5555:5555"], "grafana": ["127.0.0.1:3000:3000"]}
     assert not any("network_mode" in service for service in SERVICES.values())
 
 
@@ -131,7 +145,7 @@ def test_what_is_stored_outlives_its_container(name: str) -> None:
     assert volume in yaml.safe_load(COMPOSE)["volumes"]
 
 
-@pytest.mark.parametrize("name", ["worker", "bulk", "relay", "beat", "flower", "operator"])
+@pytest.mark.parametrize("name", sorted(PARTS.keys() - {"migrate"}))
 def test_every_part_waits_for_the_newest_schema(name: str) -> None:
     assert PARTS[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
 
@@ -164,7 +178,7 @@ def secrets_of(*services: dict[str, Any]) -> set[str]:
     return {secret for service in services for secret in service.get("secrets", ())}
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - OF_METRICS))
 def test_a_part_sees_just_the_secrets_that_it_names(name: str) -> None:
     named = set(re.findall(f"{SECRET}([\\w.-]+)", yaml.dump(SERVICES[name])))
     if name == "postgres":
@@ -186,7 +200,7 @@ def test_every_secret_is_a_file_of_the_folder_that_git_ignores() -> None:
 
 def test_each_part_has_a_login_and_a_user_of_its_own() -> None:
     for name, part in PARTS.items():
-        role = "worker" if name == "bulk" else name
+        role = {"bulk": "worker", "reconcile": "operator"}.get(name, name)
         urls = {key: value for key, value in part["environment"].items() if "_URL_FILE" in key}
         for key, value in urls.items():
             kind = "database-url" if "DATABASE" in key else "broker-url"
@@ -197,20 +211,21 @@ def test_flower_and_beat_can_not_reach_the_database() -> None:
     on = {name: set(service["networks"]) for name, service in SERVICES.items()}
     assert on["postgres"] == {"database"}
     assert {name for name, networks in on.items() if "database" in networks} == {
-        *("postgres", "migrate", "worker", "bulk", "relay", "operator"),
+        *("postgres", "migrate", "worker", "bulk", "relay", "operator", "reconcile"),
     }
-    assert all(WHOLE["networks"][name]["internal"] for name in ("database", "broker"))
+    for name in ("database", "broker", "metrics"):
+        assert WHOLE["networks"][name]["internal"]
 
 
 def test_images_of_others_have_an_exact_tag() -> None:
     images = [service["image"] for service in SERVICES.values() if service not in PARTS.values()]
     images += re.findall(r"^FROM (\S+:\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert len(images) == 3
-    assert all(re.search(r":\d+\.\d+(\.\d+)?(-\w+)?$", image) for image in images)
+    assert len(images) == 5
+    assert all(re.search(r":v?\d+\.\d+(\.\d+)?(-\w+)?$", image) for image in images)
 
 
 def test_tls_changes_nothing_else() -> None:
-    assert TLS["services"].keys() == SERVICES.keys()
+    assert TLS["services"].keys() == SERVICES.keys() - OF_METRICS
     for name in ("postgres", "redis"):
         before, after = SERVICES[name]["command"], TLS["services"][name]["command"]
         assert after[: len(before)] == before

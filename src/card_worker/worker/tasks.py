@@ -356,6 +356,8 @@ def _on_worker_init(**_: Any) -> None:
     grouping.spare_cycle_search()
     remote_control.restrict()
     settings = load_settings()
+    # Celery sets logs up later, but this may wait and say so.
+    configure_logs(as_json=settings.log_format is LogFormat.JSON)
     broker, also = settings.broker(), settings.also_consume
     lists = sorted({*QUEUES.values(), *([also] if also else [])})
     try:
