@@ -178,7 +178,7 @@ def test_the_result_of_reconcile_is_a_metric(own: System) -> None:
     reconcile = own.parts.run(
         *("-m", "card_worker.cli", "reconcile", "--every", "1"), name="reconcile", **SERVED
     )
-    reconcile.says("books checked", times=2)
+    reconcile.says("books add up", times=2)
     assert value(scrape(reconcile), "reconcile_differences") == 0
     assert get(reconcile, "/healthz")[0] == get(reconcile, "/readyz")[0] == 200
     own.start("worker")

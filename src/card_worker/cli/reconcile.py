@@ -84,8 +84,10 @@ def _repeat(every_s: float) -> NoReturn:
         gauge.samples.clear()
         gauge.add_metric((), found.total)
         metrics.stamp(metrics.RECONCILE_DONE)
-        write = log.error if found else log.info
-        write("books checked", differences=found.total)
+        if found:
+            log.error("books differ", differences=found.total)
+        else:
+            log.info("books add up")
         sleep(every_s)
 
 
