@@ -112,12 +112,12 @@ class Relay:
         self._watermark.advance(events, oldest=oldest)
         self._published, self._repeated = (), ()
         again = [repeated(repeat.answer, repeat.command_id) for repeat in repeats]
-        published: Sequence[Event] = [*events, *again]
-        for part in _publications(published):
+        for part in _publications([*events, *again]):
             for sink in self._sinks:
                 sink.publish(part)
         if metrics.is_on():
-            for type, number in Counter(event.type for event in published).items():
+            types = Counter(each.type for each in events) + Counter(each.type for each in again)
+            for type, number in types.items():
                 metrics.count(metrics.PUBLISHED, type, by=number)
         self._published, self._repeated = events, repeats
         count = max(len(events), len(repeats))
