@@ -104,9 +104,9 @@ class Ports(NamedTuple):
         return range(self.first, self.last + 1)
 
     @classmethod
-    def parse(cls, text: object) -> "Ports":
+    def parse(cls, text: str) -> "Ports":
         """Read `9400` or `9400-9419`. Raises ValueError."""
-        if not isinstance(text, str) or not (found := _PORTS.fullmatch(text.strip())):
+        if not (found := _PORTS.fullmatch(text.strip())):
             raise ValueError("must be a port such as 9400, or a range such as 9400-9419")
         first = int(found["first"])
         last = int(found["last"] or first)
@@ -118,7 +118,7 @@ class Ports(NamedTuple):
 _PORTS = re.compile(r"(?P<first>[0-9]{1,5})(-(?P<last>[0-9]{1,5}))?")
 
 RedisUrl = Annotated[RedisAddress, NoDecode, PlainValidator(RedisAddress.parse)]
-PortsText = Annotated[Ports, NoDecode, PlainValidator(Ports.parse)]
+PortsText = Annotated[Annotated[Ports, PlainValidator(Ports.parse)] | None, NoDecode]
 PeppersText = Annotated[Peppers, PlainValidator(Peppers.read)]
 Recipients = Annotated[tuple[str, ...], NoDecode, _comma_separated(read_recipients)]
 Identities = Annotated[tuple[str, ...], NoDecode, _comma_separated(read_identities)]
@@ -218,7 +218,7 @@ class Settings(BaseSettings):
     sweep_interval_s: float = Field(
         10.0, gt=0, le=86_400, description="Seconds between two sweeps of the same kind."
     )
-    metrics_port: PortsText | None = Field(
+    metrics_port: PortsText = Field(
         None,
         description="Port on which worker, relay and `reconcile --every` serve `/metrics` for"
         " Prometheus, `/healthz` and `/readyz`; or a range such as `9400-9419`, of which each"

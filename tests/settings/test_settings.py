@@ -121,3 +121,11 @@ def test_an_unreadable_file_is_named_by_its_setting(
     monkeypatch.setenv("CARD_WORKER_TOKEN_PEPPERS_FILE", str(path))
     with pytest.raises(WrongSetting, match=r"^CARD_WORKER_TOKEN_PEPPERS_FILE: "):
         load_settings()
+
+
+@pytest.mark.parametrize(("text", "ports"), [("9400", (9400, 9400)), (" 1-65535", (1, 65535))])
+def test_a_port_or_a_range_is_read(
+    text: str, ports: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CARD_WORKER_METRICS_PORT", text)
+    assert load_settings().metrics_port == ports
