@@ -1,6 +1,7 @@
 """Metrics and health checks of real processes."""
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from time import time
@@ -10,7 +11,8 @@ import pytest
 
 from card_worker.embedded.valkey import Valkey
 from tests import servers
-from tests.flow.processes import PARTS, until
+from tests.documents.reading import ROOT
+from tests.flow.processes import PARTS, Part, until
 from tests.flow.scraping import METRICS_PORT, Scrape, get, port_in, scrape, value
 from tests.flow.system import System, card, system
 
@@ -174,6 +176,14 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 """
 
 
+MONITORING = ("deploy/monitoring/alerts.yml", "deploy/monitoring/grafana/dashboard.json")
+
+
+def families(part: Part) -> set[str]:
+    text = get(part, "/metrics")[1]
+    return set(re.findall(r"^# HELP (card_worker_\w+) ", text, re.MULTILINE))
+
+
 def test_the_result_of_reconcile_is_a_metric(own: System) -> None:
     reconcile = own.parts.run(
         *("-m", "card_worker.cli", "reconcile", "--every", "1"), name="reconcile", **SERVED
@@ -181,10 +191,20 @@ def test_the_result_of_reconcile_is_a_metric(own: System) -> None:
     reconcile.says("books add up", times=2)
     assert value(scrape(reconcile), "reconcile_differences") == 0
     assert get(reconcile, "/healthz")[0] == get(reconcile, "/readyz")[0] == 200
-    own.start("worker")
-    own.start("relay")
+    worker, relay = own.start("worker", **SERVED), own.start("relay", **SERVED)
     own.create("a")
     own.answers("a")
+    until(lambda: "card_worker_commit_seconds_sum" in get(worker, "/metrics")[1], "the commit")
+    # Whatever documents, rules and panels name is served, and all that is served is documented.
+    served = {name for part in (worker, relay, reconcile) for name in families(part)}
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text()
+    assert set(re.findall(r"^\| `(card_worker_\w+)` \|", page, re.MULTILINE)) == served
+    used = {
+        re.sub("_(bucket|sum|count)$", "", name)
+        for file in MONITORING
+        for name in re.findall(r"\bcard_worker_\w+", (ROOT / file).read_text())
+    }
+    assert used <= served
     own.sql("UPDATE cards SET amount_balance = amount_balance - 1")
     until(lambda: value(scrape(reconcile), "reconcile_differences"), "the difference")
     done_at = value(scrape(reconcile), "reconcile_last_run_timestamp_seconds")

@@ -236,3 +236,12 @@ def test_tls_changes_nothing_else() -> None:
             assert after["CARD_WORKER_BROKER_URL_FILE"] == f"{url}-tls"
         if "CARD_WORKER_DATABASE_URL_FILE" in before:
             assert after["PGSSLMODE"] == "verify-full"
+
+
+def test_every_alert_has_its_section_in_the_runbook() -> None:
+    (group,) = yaml.safe_load((ROOT / "deploy" / "monitoring" / "alerts.yml").read_text())["groups"]
+    page = "docs/how-to/alerts.md"
+    links = [rule["annotations"]["runbook"] for rule in group["rules"]]
+    assert links == [f"{page}#{rule['alert'].lower()}" for rule in group["rules"]]
+    titles = re.findall(r"^## (\w+)$", (ROOT / page).read_text(), re.MULTILINE)
+    assert titles == [rule["alert"] for rule in group["rules"]]
