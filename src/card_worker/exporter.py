@@ -5,6 +5,7 @@
 /readyz    503 if its servers don't answer
 """
 
+import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -83,6 +84,8 @@ def serve(
             """Log no requests."""
 
     server = _listen(host, ports, Handler)
+    # The port is free when this process ends, also if its children don't yet.
+    os.register_at_fork(after_in_child=server.socket.close)
     metrics.turn_on()
     Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     log.info("metrics served", host=host, port=server.server_address[1])

@@ -34,7 +34,8 @@ log = structlog.get_logger(__name__)
 
 
 def note_progress() -> None:
-    """Note that work goes on: some was done, or a failure was logged and it will be retried.
+    """Note that work goes on: a commit has come to its next statement, or a failure was logged and
+    will be retried.
 
     Threads beside the main one have other work.
     """
@@ -45,7 +46,8 @@ def note_progress() -> None:
 class Health:
     """What keeps this process from working, although its servers answer or it retries.
 
-    `stalled_s` is longer than the longest commit. It must be made before a pool forks.
+    `stalled_s` is longer than the longest statement of a commit. It must be made before a pool
+    forks.
     """
 
     def __init__(self, stalled_s: float = 60.0) -> None:

@@ -234,8 +234,8 @@ class Settings(BaseSettings):
         60.0,
         ge=5,
         le=3600,
-        description="Seconds without any work done or retried after which `/healthz` fails. A"
-        " commit must not take as long.",
+        description="Seconds after which `/healthz` fails if nothing was done or retried. No"
+        " statement of a commit takes longer than 20.",
     )
     log_format: LogFormat = Field(
         LogFormat.CONSOLE, description="Format of log lines: `console` or `json`."

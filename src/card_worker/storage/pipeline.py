@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, Select, UpdateBase, event
 from sqlalchemy.engine import Dialect
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from card_worker.health import note_progress
 from card_worker.storage.sessions import translated_errors
 
 Statement: TypeAlias = Select[Any] | UpdateBase
@@ -37,6 +38,7 @@ def send(connection: Connection, statement: Statement, values: Mapping[str, Any]
     Errors are raised when these are read, or at the latest by `finish`. The text of a statement is
     kept by its identity: build it once.
     """
+    note_progress()  # a long commit is at work as long as it sends statements
     if connection.dialect.name != "postgresql":
         result = connection.execute(statement, values)
         rows = [tuple(row) for row in result] if result.returns_rows else []

@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
-from card_worker.health import note_progress
 from card_worker.pauses import Pauses, keep_trying
 from card_worker.storage.errors import is_lock_timeout, is_retryable, needs_operator, retry_races
 
@@ -48,7 +47,7 @@ class Retries:
             return is_retryable(error) and not is_lock_timeout(error) and not gives_up(error)
 
         try:
-            done = keep_trying(
+            return keep_trying(
                 partial(retry_races, work),
                 "database unavailable",
                 pauses=Pauses(first_s=0.1, max_s=PAUSE_S_MAX),
@@ -58,11 +57,8 @@ class Retries:
             )
         except DBAPIError as error:
             if is_lock_timeout(error):
-                note_progress()
                 raise Blocked from error
             raise
-        note_progress()
-        return done
 
     def wait(self, seconds: float) -> None:
         """Wait. Raises Interrupted if the worker is told to stop meanwhile."""
