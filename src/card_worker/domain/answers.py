@@ -21,6 +21,8 @@ from card_worker.contracts.events import (
     write,
 )
 from card_worker.contracts.fields import read_time
+from card_worker.contracts.json_text import write_json
+from card_worker.contracts.traces import Trace
 from card_worker.contracts.transactions import (
     CaptureTransaction,
     ExpireHold,
@@ -328,6 +330,12 @@ def repeated(answer: str, command_id: str) -> Answer:
         at=at,
         is_answer=True,
     )
+
+
+def traced(answer: Answer, trace: Trace) -> Answer:
+    """Return an answer with the trace context of its message as extension attributes."""
+    attributes = {name: value for name, value in trace._asdict().items() if value is not None}
+    return answer._replace(event=f"{answer.event[:-1]},{write_json(attributes)[1:]}")
 
 
 def freeze(
