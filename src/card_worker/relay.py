@@ -19,7 +19,7 @@ from card_worker.storage.errors import is_retryable, needs_operator
 from card_worker.storage.outbox import Unpublished
 from card_worker.storage.repeats import Repeat, delete_repeats, first_repeats
 
-LEASE = "relay"
+LEASE = leases.RELAY
 RENEW_S = 3.0
 SLICE_EVENTS = 500
 PUBLICATION_BYTES_MAX = 4 * 1024 * 1024

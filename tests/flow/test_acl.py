@@ -204,7 +204,6 @@ EVERYBODY = [
     "SAVE",
     "REPLICAOF NO ONE",
     "MODULE LIST",
-    "INFO",
     "FUNCTION LIST",
     "SCRIPT FLUSH",
     "SWAPDB 0 1",
@@ -223,13 +222,13 @@ READS_NO_QUEUE = [
     "LMOVE cards cards LEFT RIGHT",
     "RENAME cards other",
     "HGETALL inflight.of.x",
-    "ZRANGE inflight.consumers 0 -1",
     "SORT cards",
     "COPY cards other",
     "EVAL `return redis.call('LRANGE', 'cards', 0, -1)` 0",
     "EVAL `return redis.call('HGETALL', 'inflight.of.x')` 0",
 ]
-READS_NO_STREAM = ["XRANGE card-events - +", "XREAD STREAMS card-events 0", "XLEN card-events"]
+SEES_NO_STATE = ["INFO", "ZRANGE inflight.consumers 0 -1", "HLEN inflight.of.x"]
+READS_NO_STREAM = ["XRANGE card-events - +", "XREAD STREAMS card-events 0"]
 WRITES_NO_STREAM = [
     "XADD card-events * a a",
     "XDEL card-events 0-1",
@@ -250,24 +249,32 @@ NOT_WITHOUT_ID = ["PSUBSCRIBE celery-task-meta-*", "SET celery-task-meta-x 1"]
 NO_REMOTE_CONTROL = ["PUBLISH /0.celery.pidbox x", "PSUBSCRIBE /0.celeryev/*"]
 REFUSED = {
     "producer": [
+        *SEES_NO_STATE,
         *(*READS_NO_QUEUE, *READS_NO_STREAM, *WRITES_NO_STREAM, *NO_SCRIPTS, *NO_RESULTS),
         *(*NO_REMOTE_CONTROL, "LPUSH cards.system x", "SREM _kombu.binding.cards x"),
     ],
     "querying-producer": [
+        *SEES_NO_STATE,
         *(*READS_NO_QUEUE, *READS_NO_STREAM, *WRITES_NO_STREAM, *NO_SCRIPTS, *NOT_WITHOUT_ID),
         *(*NO_REMOTE_CONTROL, "LPUSH cards.system x", "MGET other"),
     ],
     "reader": [
+        *SEES_NO_STATE,
         *(*READS_NO_QUEUE, *WRITES_NO_STREAM, *SENDS_NOTHING, *NO_SCRIPTS, *NO_RESULTS),
         *(*NO_REMOTE_CONTROL, "XGROUP DESTROY card-events books"),
     ],
-    "relay": [*READS_NO_QUEUE, *READS_NO_STREAM, *SENDS_NOTHING, *NO_RESULTS, *NO_REMOTE_CONTROL],
+    "relay": [
+        *(*READS_NO_QUEUE, *READS_NO_STREAM, *SENDS_NOTHING, *NO_RESULTS, *NO_REMOTE_CONTROL),
+        *SEES_NO_STATE,
+    ],
     "worker": [*READS_NO_STREAM, *WRITES_NO_STREAM, "LPUSH other x"],
     "beat": [
+        *SEES_NO_STATE,
         *(*READS_NO_QUEUE, *READS_NO_STREAM, *WRITES_NO_STREAM, *SENDS_NOTHING, *NO_RESULTS),
         *NO_REMOTE_CONTROL,
     ],
     "flower": [
+        *SEES_NO_STATE,
         *(*READS_NO_QUEUE, *READS_NO_STREAM, *WRITES_NO_STREAM, *SENDS_NOTHING, *NO_RESULTS),
         "LLEN cards.other",
     ],
@@ -279,6 +286,7 @@ REFUSED = {
         "XADD card-events * a a",
     ],
     "health": [
+        *SEES_NO_STATE,
         *(*READS_NO_QUEUE, *READS_NO_STREAM, *WRITES_NO_STREAM, *SENDS_NOTHING, *NO_SCRIPTS),
         *(*NO_RESULTS, *NO_REMOTE_CONTROL),
     ],

@@ -68,13 +68,20 @@ def users(settings: Settings) -> dict[str, Access]:
         "querying-producer": access.querying(public),
         "reader": access.reading(stream),
         "relay": access.streaming(stream),
-        "worker": _with_results(access.consuming(all_queues, db=db)),
+        "worker": _with(
+            _with_results(access.consuming(all_queues, db=db)),
+            access.observing(all_queues, stream),
+        ),
         "beat": access.publishing(sorted({QUEUES[sweep] for sweep in SWEEPS})),
         "flower": access.monitoring(all_queues, db=db),
-        "operator": _operating(all_queues, stream),
+        "operator": _with(_operating(all_queues, stream), access.observing(all_queues, stream)),
         # For a check whether the server is alive.
         "health": Access(keys=[]),
     }
+
+
+def _with(part: Access, also: Access) -> Access:
+    return part._replace(keys=[*part.keys, *also.keys], more=f"{part.more} {also.more}")
 
 
 def _with_results(worker: Access) -> Access:

@@ -12,6 +12,8 @@ from sqlalchemy import Connection, and_, delete, or_, select
 from card_worker.storage.json_rows import columns_named, upsert
 from card_worker.storage.tables import leases
 
+RELAY = "relay"
+"""The lease of the relay that publishes."""
 ABANDONED_S = 10.0
 """A lease whose counter has not changed for so long is abandoned."""
 

@@ -116,7 +116,8 @@ RIGHTS: Mapping[str, Rights] = {
     ),
     "transactions": Rights("SELECT, INSERT", reader="SELECT"),
     "unauthenticated": Rights(f"SELECT, INSERT, {_update('unauthenticated')}", reader="SELECT"),
-    "unpublished": Rights("INSERT", "SELECT, DELETE", "SELECT, INSERT"),
+    # Workers read it for their metrics.
+    "unpublished": Rights("SELECT, INSERT", "SELECT, DELETE", "SELECT, INSERT"),
 }
 """What each role but the owner may do, by table."""
 

@@ -187,6 +187,19 @@ def reading(stream: str) -> Access:
     )
 
 
+def lists_of(queue: str) -> list[str]:
+    """Return the lists of a queue, one for each priority, the highest first."""
+    return [f"{queue}{StockChannel.sep}{step}" if step else queue for step in PRIORITY_STEPS]
+
+
+def observing(queues: Sequence[str], stream: str) -> Access:
+    """Return the needs of `transport.state`, without those of Unmoved."""
+    return Access(
+        keys=[*_lists(queues, mode="%R"), "%R~inflight.*", f"%R~{_literal(stream)}"],
+        more="hlen info llen memory|usage xlen zrange",
+    )
+
+
 def check_access(redis: Redis, access: Access) -> None:
     """Run the steps of `access`. Raises Refused, or RedisError when it may be tried again."""
     connecting: Step = ("the connection", lambda redis: redis.ping())
@@ -216,9 +229,7 @@ def _split(commands: str) -> list[list[str]]:
 def _stored(queues: Sequence[str]) -> Iterator[str]:
     """Yield the keys that kombu has for queues: a list for each priority, tables of bindings."""
     for queue in queues:
-        yield from (
-            f"{queue}{StockChannel.sep}{step}" if step else queue for step in PRIORITY_STEPS
-        )
+        yield from lists_of(queue)
         yield from (table % queue for table in _TABLES)
     yield StockChannel.keyprefix_binding_deadlines
 
