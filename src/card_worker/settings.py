@@ -193,6 +193,11 @@ class Settings(BaseSettings):
     sweep_interval_s: float = Field(
         10.0, gt=0, le=86_400, description="Seconds between two sweeps of the same kind."
     )
+    traces: bool = Field(
+        False,
+        description="Export a span of OpenTelemetry for each group of messages, as the variables"
+        " `OTEL_…` say. Needs the extra `otel`.",
+    )
     log_format: LogFormat = Field(
         LogFormat.CONSOLE, description="Format of log lines: `console` or `json`."
     )

@@ -32,6 +32,7 @@ OTHERS = {
     "GROUP_WAIT_MS": ["", "mellon", "-1", "1001", f"{2**64}", "inf"],
     "ALSO_CONSUME": ["", "mellon", "celery,mellon"],
     "SWEEP_INTERVAL_S": ["", "mellon", "0", "-1", "nan", "inf", "1e400", "86401"],
+    "TRACES": ["", "mellon"],
     "LOG_FORMAT": ["", "mellon", "JSON"],
     "TOKEN_PEPPERS": ["", "mellon", "k1:mellon", "k1:", ":mellon", "k1:mellon\udc80"],
     "PIN_PEPPERS": ["", "mellon", "k1:mellon", ","],
