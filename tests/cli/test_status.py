@@ -39,7 +39,8 @@ def working(engine: Engine, redis: Redis) -> Iterator[InFlight]:
 
     thread, in_flight = Thread(target=renew), InFlight(redis, "")
     heart = Heart(in_flight, Watch())
-    thread.start(), heart.start()
+    thread.start()
+    heart.start()
     try:
         yield in_flight
     finally:
