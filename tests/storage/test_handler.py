@@ -564,3 +564,5 @@ def test_events_repeat_the_trace_of_the_first_message_with_their_command(engine:
         assert (
             handle(connection, [create("one")], NOW, traces=[second])[0].event == answers[0].event
         )
+    with reading(engine) as connection:
+        assert list(differences(connection)) == []

@@ -8,7 +8,8 @@ from sqlalchemy import Connection
 from typer import Argument, Option, Typer
 
 from card_worker.cli.connections import database, read_only
-from card_worker.cli.console import AsJson, err, money, out, print_views, refuse, table, time_of
+from card_worker.cli.console import AsJson, err, money, out, print_views, refuse, table
+from card_worker.cli.times import read_time_option
 from card_worker.contracts.enums import CardType, Status
 from card_worker.contracts.events import write
 from card_worker.domain.rows import Card
@@ -97,9 +98,9 @@ def list_(
         batch_id=batch,
         available_min=available_min,
         available_max=available_max,
-        created_from=time_of("--created-from", created_from),
-        created_before=time_of("--created-before", created_before),
-        expires_before=time_of("--expires-before", expires_before),
+        created_from=read_time_option("--created-from", created_from),
+        created_before=read_time_option("--created-before", created_before),
+        expires_before=read_time_option("--expires-before", expires_before),
     )
     with database() as engine, begin(engine) as (connection, now):
         cards = queries.list_cards(

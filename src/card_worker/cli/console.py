@@ -9,13 +9,11 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from pydantic_core import PydanticCustomError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from card_worker.contracts.fields import read_time
 from card_worker.contracts.json_text import write_json, write_time
 from card_worker.contracts.text import NOT_IN_TEXT
 from card_worker.money import Currency, in_words
@@ -118,11 +116,3 @@ def refuse(text: str, *, code: int = 1) -> typer.Exit:
     """Print an error; return the exception to raise, which ends the command with `code`."""
     err.print(f"card-worker: {text}")
     return typer.Exit(code)
-
-
-def time_of(option: str, text: str | None) -> datetime | None:
-    """Return the time that the value of an option is; None if it is not given."""
-    try:
-        return None if text is None else read_time(text)
-    except PydanticCustomError as error:
-        raise refuse(f"{option}: {text} {error.message()}", code=2) from None

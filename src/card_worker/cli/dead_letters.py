@@ -9,17 +9,9 @@ from sqlalchemy import Engine
 from typer import Argument, Exit, Option, Typer
 
 from card_worker.cli.connections import database, open_client, read_only
-from card_worker.cli.console import (
-    AsJson,
-    err,
-    out,
-    plural,
-    print_views,
-    refuse,
-    table,
-    time_of,
-)
+from card_worker.cli.console import AsJson, err, out, plural, print_views, refuse, table
 from card_worker.cli.opening import IDENTITY, read_identities
+from card_worker.cli.times import read_time_option
 from card_worker.contracts.dead_letters import DeadLetterReason
 from card_worker.secrets.sealing import NotOpened
 from card_worker.settings import load_settings
@@ -36,8 +28,6 @@ app = Typer(no_args_is_help=True)
 NUMBER_MAX = 2**63 - 1
 LETTER = Argument(min=1, max=NUMBER_MAX, help="The number of the dead letter, from `list`.")
 LetterId = Annotated[int, LETTER]
-
-
 WithReason = Annotated[
     DeadLetterReason | None, Option("--reason", help="Only those with this reason.")
 ]
@@ -238,7 +228,9 @@ def _which(
     reason: DeadLetterReason | None, task: str | None, since: str | None, before: str | None
 ) -> Which:
     """Return which dead letters the options select."""
-    return Which(reason, task, time_of("--since", since), time_of("--before", before))
+    return Which(
+        reason, task, read_time_option("--since", since), read_time_option("--before", before)
+    )
 
 
 def _headers(letter: DeadLetter) -> dict[str, Any]:

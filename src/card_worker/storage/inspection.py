@@ -68,7 +68,8 @@ def server_encoding(engine: Engine) -> str | None:
     The driver returns bytes for the texts of SQL_ASCII, so that SQLAlchemy can't connect.
     """
     arguments, options = engine.dialect.create_connect_args(engine.url)
-    with psycopg.connect(*arguments, **options, connect_timeout=CONNECT_MAX_S) as connection:
+    options = {"connect_timeout": CONNECT_MAX_S, **options}
+    with psycopg.connect(*arguments, **options) as connection:
         return connection.info.parameter_status("server_encoding")
 
 

@@ -137,12 +137,16 @@ def _on_shutdown(**_: Any) -> None:
 
 
 def _check_traces() -> None:
-    if load_settings().traces:
-        try:
-            import card_worker.worker.tracing  # noqa: F401, PLC0415  # of an extra
-        except ImportError:
-            needed = "needs pip install 'card-worker[otel]'"
-            raise WrongSetting(f"CARD_WORKER_TRACES: {needed}") from None
+    if not load_settings().traces:
+        return
+    try:
+        # The variables OTEL_… are read here for the first time. Each process has spans of its own.
+        _spans_of(0).close(within_s=0)
+    except ImportError:
+        needed = "needs pip install 'card-worker[otel]'"
+        raise WrongSetting(f"CARD_WORKER_TRACES: {needed}") from None
+    except Exception as error:  # of the library, for a variable of its own
+        raise WrongSetting(f"CARD_WORKER_TRACES: {type(error).__name__}: {error}") from None
 
 
 def _check_files_url() -> None:
