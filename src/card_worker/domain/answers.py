@@ -335,7 +335,8 @@ def repeated(answer: str, command_id: str) -> Answer:
 def traced(answer: Answer, trace: Trace) -> Answer:
     """Return an answer with the trace context of its message as extension attributes."""
     attributes = {name: value for name, value in trace._asdict().items() if value is not None}
-    return answer._replace(event=f"{answer.event[:-1]},{write_json(attributes)[1:]}")
+    # At the beginning: `reconcile` finds the attribute `sequence` at the end.
+    return answer._replace(event=f"{write_json(attributes)[:-1]},{answer.event[1:]}")
 
 
 def freeze(
