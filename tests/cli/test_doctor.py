@@ -187,6 +187,8 @@ def test_rights_of_postgresql(doctor: Doctor, postgres: str) -> None:
     found = doctor.find(DATABASE_URL=logins[Role.OPERATOR])
     assert found["warning"] == []
     assert not [text for _, text in found["wrong"] if "fsync" not in text and "full_" not in text]
+    status = run("status", **doctor.settings | {"DATABASE_URL": logins[Role.OPERATOR]})
+    assert status.exit_code == 0, status.output
     reader = doctor.warnings(DATABASE_URL=logins[Role.READER])
     for table, name in (("tokens", "TOKEN_PEPPERS"), ("pins", "PIN_PEPPERS")):
         assert ("peppers", f"{name} not checked: permission denied for table {table}") in reader

@@ -1,5 +1,6 @@
 """Traces: from the span that sends a command, over the span of its group, to its event."""
 
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -15,6 +16,9 @@ from opentelemetry.trace import (
     use_span,
 )
 
+from card_worker.settings import WrongSetting
+from card_worker.worker import tracing
+from card_worker.worker.tasks import check_traces
 from tests.flow.processes import until
 from tests.flow.system import ACCOUNT, System, card
 
@@ -119,3 +123,21 @@ def test_a_message_with_a_wrong_header_is_done(
     assert running.types("wrong") == ["card.created"]
     assert "traceparent" not in running.answers("wrong")["wrong"]
     assert ACCOUNT in running.answers("wrong")["wrong"]["source"]
+
+
+@pytest.mark.parametrize(
+    ("module", "schedule_delay", "words"),
+    [
+        (None, "100", "needs pip install 'card-worker\\[otel\\]'"),
+        (tracing, "-1", "ValueError: schedule_delay_millis"),
+    ],
+    ids=["without the extra", "wrong variable"],
+)
+def test_a_worker_that_can_not_make_spans_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, module: object, schedule_delay: str, words: str
+) -> None:
+    monkeypatch.setitem(sys.modules, tracing.__name__, module)
+    monkeypatch.setenv("CARD_WORKER_TRACES", "true")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", schedule_delay)
+    with pytest.raises(WrongSetting, match=f"^CARD_WORKER_TRACES: {words}"):
+        check_traces()

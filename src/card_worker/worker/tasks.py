@@ -136,7 +136,8 @@ def _on_shutdown(**_: Any) -> None:
         _files_of(os.getpid()).close(within_s=FILE_S_MAX)
 
 
-def _check_traces() -> None:
+def check_traces() -> None:
+    """Make spans once. Raises WrongSetting if that is not possible."""
     if not load_settings().traces:
         return
     try:
@@ -382,7 +383,7 @@ def _on_worker_init(**_: Any) -> None:
     lists = sorted({*QUEUES.values(), *([also] if also else [])})
     try:
         _check_files_url()
-        _check_traces()
+        check_traces()
         _try_until_available("database unavailable", _check_schema)
         _check_broker(consuming(lists, db=broker.db))
     except (SchemaOutdated, WrongSetting, Refused) as reason:
