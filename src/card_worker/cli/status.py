@@ -194,7 +194,8 @@ def _about_database(base: View) -> str:
 
 
 def _about_outbox(base: View) -> str:
-    if not base["unpublished"]:
+    # The relay may have published between the two statements that have read these.
+    if not base["unpublished"] or base["oldest_unpublished"] is None:
         return "all events are published"
     waiting_s = (base["at"] - base["oldest_unpublished"]).total_seconds()
     return f"{plural(base['unpublished'], 'event')} to publish, the oldest for {waiting_s:,.1f} s"

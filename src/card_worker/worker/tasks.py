@@ -141,8 +141,10 @@ def check_traces() -> None:
     if not load_settings().traces:
         return
     try:
-        # The variables OTEL_… are read here for the first time. Each process has spans of its own.
-        _spans_of(0).close(within_s=0)
+        from card_worker.worker.tracing import Spans  # noqa: PLC0415  # of an extra
+
+        # It reads the variables OTEL_…; each process of the pool makes spans of its own.
+        Spans().close(within_s=0)
     except ImportError:
         needed = "needs pip install 'card-worker[otel]'"
         raise WrongSetting(f"CARD_WORKER_TRACES: {needed}") from None

@@ -37,7 +37,7 @@ def doctor(as_json: AsJson = False) -> None:
     """
     is_wrong = False
     settings, findings = check_settings()
-    for finding in findings if settings is None else _chain(findings, settings):
+    for finding in findings if settings is None else _check_all(findings, settings):
         is_wrong |= finding.level is Level.WRONG
         if as_json:
             print_json(finding._asdict())
@@ -50,8 +50,9 @@ def doctor(as_json: AsJson = False) -> None:
         raise Exit(1)
 
 
-def _chain(findings: Iterable[Finding], settings: Settings) -> Iterator[Finding]:
-    yield from findings
+def _check_all(found: Iterable[Finding], settings: Settings) -> Iterator[Finding]:
+    """Yield what was `found` before, then what the checks of servers and files find."""
+    yield from found
     broker, events, stream = settings.broker(), settings.events(), settings.event_stream
     with database() as engine, connect(broker) as queues, connect(events) as published:
         yield from _safely("database", lambda: check_database(engine))

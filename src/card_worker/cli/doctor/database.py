@@ -19,6 +19,12 @@ NOT_ALLOWED, CANCELLED = "42501", "57014"
 """SQLSTATE of a missing right, and of a statement that took too long."""
 AS_OPERATOR = "run this with the login of an operator"
 RIGHTS_SHOWN_MAX = 3
+WHEN_OFF = {
+    "synchronous_commit": "a crash loses commits whose events are published",
+    "fsync": "a crash loses commits whose events are published, or the whole database",
+    "full_page_writes": "a crash may damage the database",
+}
+"""What may happen when a setting of PostgreSQL is off."""
 
 
 def check_database(engine: Engine) -> Iterator[Finding]:
@@ -62,20 +68,10 @@ def version_finding(dialect: str, version: tuple[int | str, ...]) -> Finding:
 
 def postgres_findings(state: PostgresState) -> Iterator[Finding]:
     """Yield what the state of a server means."""
-    lost = "a crash loses commits whose events are published"
-    wrong = [
-        (state.settings["synchronous_commit"] == "off", f"synchronous_commit is off: {lost}", "on"),
-        (state.settings["fsync"] == "off", f"fsync is off: {lost}, or the whole database", "on"),
-        (
-            state.settings["full_page_writes"] == "off",
-            "full_page_writes is off: a crash may damage the database",
-            "on",
-        ),
-    ]
     found = [
-        Finding(Level.WRONG, PART, text, f"set {text.split()[0]} = {value} on the server")
-        for is_wrong, text, value in wrong
-        if is_wrong
+        Finding(Level.WRONG, PART, f"{name} is off: {problem}", f"set {name} = on on the server")
+        for name, problem in WHEN_OFF.items()
+        if state.settings[name] == "off"
     ]
     if state.is_standby or state.settings["default_transaction_read_only"] == "on":
         text = "it is a standby" if state.is_standby else "it is read-only for this login"

@@ -3,6 +3,8 @@
 from enum import StrEnum
 from typing import NamedTuple
 
+CLOCK_DIFFERENCE_S_MAX = 1.0
+
 
 class Level(StrEnum):
     """How serious it is."""
@@ -32,9 +34,6 @@ def clock_finding(part: str, ahead_s: float) -> Finding:
     side = "ahead of" if ahead_s > 0 else "behind"
     text = f"this machine's clock is {abs(ahead_s):,.0f} s {side} the server's"
     return Finding(Level.WARNING, part, text, "synchronise the clocks of all machines by NTP")
-
-
-CLOCK_DIFFERENCE_S_MAX = 1.0
 
 
 def ahead_s(before: float, server: float, after: float) -> float:

@@ -18,9 +18,10 @@ def check_settings() -> tuple[Settings | None, list[Finding]]:
     ]
     try:
         settings = load_settings()
-        settings.database(), settings.broker()
+        settings.database()
+        settings.broker()
     except WrongSetting as error:
-        findings.append(Finding(Level.WRONG, PART, str(error), "docs/reference/contract.md"))
+        findings.append(Finding(Level.WRONG, PART, str(error), "see docs/reference/contract.md"))
         return None, findings
     return settings, [*findings, Finding(Level.OK, PART, "all values are valid")]
 
