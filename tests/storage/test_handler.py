@@ -559,6 +559,8 @@ def test_events_repeat_the_trace_of_the_first_message_with_their_command(engine:
         second.traceparent,
     ]
     assert [event.get("tracestate") for event in events] == ["a=b", "a=b", None, None]
+    # `reconcile` finds attributes by their places.
+    assert answers[0].event.startswith('{"specversion":"1.0","traceparent":"00-4bf9')
     # Sent again, with another trace: the answer is the same to the byte.
     with begin(engine) as (connection, _):
         assert (

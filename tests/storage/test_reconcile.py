@@ -1055,7 +1055,7 @@ EVENT_CORRUPTIONS = [
             ("created_at", LATER, "columns_are_as_in_the_json", "event.time"),
             (
                 "event",
-                'replace(event, \'{"specversion\', \'{"traceparent":"4711","specversion\')',
+                'replace(event, \'"source\', \'"traceparent":"4711","source\')',
                 "columns_are_as_in_the_json",
                 "event.traceparent",
             ),

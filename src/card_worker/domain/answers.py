@@ -335,8 +335,9 @@ def repeated(answer: str, command_id: str) -> Answer:
 def traced(answer: Answer, trace: Trace) -> Answer:
     """Return an answer with the trace context of its message as extension attributes."""
     attributes = {name: value for name, value in trace._asdict().items() if value is not None}
-    # At the beginning: `reconcile` finds the attribute `sequence` at the end.
-    return answer._replace(event=f"{write_json(attributes)[:-1]},{answer.event[1:]}")
+    # After the first attribute: `reconcile` finds `specversion` and `sequence` by their places.
+    first, _, others = answer.event.partition(",")
+    return answer._replace(event=f"{first},{write_json(attributes)[1:-1]},{others}")
 
 
 def freeze(
