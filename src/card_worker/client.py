@@ -10,6 +10,7 @@ with Client("redis://localhost:6379/0") as client:
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 from pathlib import Path
@@ -36,6 +37,7 @@ from card_worker.contracts.fields import is_account_id
 from card_worker.contracts.message import EXTRA_COST_MAX, extra_cost
 from card_worker.contracts.queries import QUERY_QUEUES
 from card_worker.contracts.signatures import SIGNATURE, SIGNED
+from card_worker.contracts.traces import Trace
 from card_worker.redis_url import RedisAddress
 from card_worker.secrets.sealing import read_recipients, seal_text
 from card_worker.secrets.secret import REVEAL
@@ -208,7 +210,7 @@ class Client:
             message.body,
             exchange="",
             routing_key=_QUEUES[task],
-            headers={**message.headers, SENT_AT: time()},
+            headers={**message.headers, SENT_AT: time(), **_trace_headers()},
             serializer="json",
             **message.properties,
             **options,
@@ -301,6 +303,18 @@ def fields(command: ProducerCommand) -> Fields:
     A null that was given is sent: in an update it clears the field.
     """
     return command.model_dump(mode="json", exclude={"command"}, exclude_unset=True, context=REVEAL)
+
+
+def _trace_headers() -> Fields:
+    """Return the trace context of the current span, if the producer uses OpenTelemetry."""
+    if "opentelemetry.trace" not in sys.modules:
+        return {}
+    from opentelemetry.propagate import inject  # noqa: PLC0415  # may not be installed
+
+    carrier: Fields = {}
+    inject(carrier)
+    # Not its baggage, which may be personal data.
+    return {name: carrier[name] for name in Trace._fields if name in carrier}
 
 
 def _signed(key: SigningKey, task: str, kwargs: Fields, message_id: str) -> Fields:

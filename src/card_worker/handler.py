@@ -10,9 +10,10 @@ from sqlalchemy import Connection
 from card_worker.contracts.base import InternalCommand
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import Reason
+from card_worker.contracts.traces import Trace
 from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.access import record_attempt
-from card_worker.domain.answers import Answer, answer
+from card_worker.domain.answers import Answer, answer, traced
 from card_worker.domain.books import Books
 from card_worker.domain.decide import apply, decide, needs
 from card_worker.domain.events import CommandRejected, Decision
@@ -51,6 +52,7 @@ class _Request(NamedTuple):
     sent: Sent
     refusal: Refused | None = None
     """Why it is refused whatever its rule says; `key` is not that of the command then."""
+    trace: Trace | None = None
 
     @property
     def is_for_sender(self) -> bool:
@@ -68,6 +70,8 @@ def handle(
     now: datetime,
     issuer: SecretIssuer = NO_SECRETS,
     senders: Sequence[Sender | None] = (),
+    *,
+    traces: Sequence[Trace | None] = (),
 ) -> list[Answer]:
     """Answer `commands` within the open commit of `connection`; return the answers in their order.
 
@@ -77,7 +81,7 @@ def handle(
     of SQL statements does not depend on the number of commands, but for slices of very large
     groups. PIN attempts must be stored before (`store_pin_attempts`). `issuer` makes the secrets
     that commands request. `senders` are those of the commands, None for one that is not signed;
-    without it, none is signed.
+    without it, none is signed. `traces` are the spans that have sent them, which the events repeat.
 
     `now` is the time of the commit. A command on a card with a later event gets the time of that.
 
@@ -96,9 +100,9 @@ def handle(
     known = [request for request in requests if request.key not in fresh]
     note_repeats(connection, _repeats(requests, fresh))
     first: dict[Key, _Request] = {}
-    for request in requests:
-        if request.key in fresh:
-            first.setdefault(request.key, request)
+    for request, trace in zip(requests, traces or [None] * len(commands), strict=True):
+        if request.key in fresh and request.key not in first:
+            first[request.key] = request._replace(trace=trace) if trace else request
     open_requests = list(first.values())
     attempted = [command for request in known if (command := _with_pin(request.command))]
     if known and (open_requests or attempted):
@@ -164,9 +168,11 @@ def _emit(books: Books, request: _Request, decision: Decision, released: Release
         books = Books()  # he may know nothing of the account
     if command.dry_run:
         books = _aside(books, decision, released)
-        return [answer(books, decision.answer, apply(decision.answer, books))]
-    released.clear()
-    return [answer(books, event, apply(event, books)) for event in decision.events]
+        answers = [answer(books, decision.answer, apply(decision.answer, books))]
+    else:
+        released.clear()
+        answers = [answer(books, event, apply(event, books)) for event in decision.events]
+    return answers if request.trace is None else [traced(each, request.trace) for each in answers]
 
 
 def _aside(books: Books, decision: Decision, released: Released) -> Books:

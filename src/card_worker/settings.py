@@ -28,7 +28,7 @@ from card_worker.secrets.peppers import Peppers
 from card_worker.secrets.sealing import read_identities, read_recipients
 from card_worker.secrets.signing import Signatures
 from card_worker.secrets.vault import Vault
-from card_worker.wording import in_words
+from card_worker.wording import did_you_mean, in_words
 
 Value = TypeVar("Value")
 
@@ -237,6 +237,11 @@ class Settings(BaseSettings):
         description="Seconds after which `/healthz` fails if nothing was done or retried. No"
         " statement of a commit takes longer than 20.",
     )
+    traces: bool = Field(
+        False,
+        description="Export a span of OpenTelemetry for each group of messages, as the variables"
+        " `OTEL_…` say. Needs the extra `otel`.",
+    )
     log_format: LogFormat = Field(
         LogFormat.CONSOLE, description="Format of log lines: `console` or `json`."
     )
@@ -291,6 +296,22 @@ def load_settings() -> Settings:
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False)
         raise WrongSetting("; ".join(map(_line, problems))) from None
+
+
+def unknown_variables() -> list[str]:
+    """Return each variable of the environment that has our prefix and is no setting, in a sentence.
+
+    It names the closest setting. It may be no mistake: Kubernetes sets variables for a service that
+    is called `card-worker`.
+    """
+    known = [*map(str.upper, Settings.model_fields), *(f"{name}_FILE" for name in FROM_FILES)]
+    names = sorted(name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX))
+    return [
+        f"{PREFIX}{name} is no setting"
+        + did_you_mean(name, known).replace("did you mean ", f"did you mean {PREFIX}")
+        for name in names
+        if name not in known
+    ]
 
 
 def _from_files() -> dict[str, Any]:

@@ -129,6 +129,39 @@ def test_a_letter_is_settled_once(running: System) -> None:
     assert running.cli("dead-letters", "show", letter).exit_code == 0
 
 
+def test_letters_with_a_reason_are_requeued_together(running: System) -> None:
+    running.push(envelope("cards.explode", "all-1"))
+    running.push(envelope("cards.explode", "all-2"))
+    running.push(envelope("cards.create", "all-cut", card("cut"), headers={"note": "x" * 70_000}))
+    running.push(envelope("cards.create", "all-other", card("other", account_id=None)))
+    letters = [running.letter(name) for name in ("all-1", "all-2", "all-cut", "all-other")]
+    counts = {each["reason"]: each for each in running.cli_json("dead-letters", "count")}
+    assert counts["task_unknown"]["letters"] >= 2
+    # As a later version of the worker would read them.
+    running.sql(
+        "UPDATE dead_letters SET headers = replace(headers, 'cards.explode', 'cards.expire')"
+        " WHERE message_id LIKE 'all-%'"
+    )
+    since = ("--since", letters[0].received_at.isoformat())
+    done = running.cli("dead-letters", "requeue", "--all", "--reason", "task_unknown", *since)
+    assert (done.exit_code, done.stdout) == (0, "2 dead letters requeued, 0 not\n")
+    resolved = {each.message_id: each.resolution for each in running.letters(resolved=True)}
+    assert (resolved["all-1"], resolved["all-2"]) == ("requeued", "requeued")
+    assert "all-other" not in resolved
+    (listed,) = running.cli_json("dead-letters", "list", "--reason", "headers_too_large", *since)
+    assert listed["message_id"] == "all-cut"
+    done = running.cli("dead-letters", "requeue", "--all", "--reason", "headers_too_large")
+    assert done.exit_code == 1
+    assert f"dead letter {letters[2].id}: its headers are too large" in done.stderr
+
+
+def test_requeue_takes_one_letter_or_all_of_a_kind(running: System) -> None:
+    for arguments in ((), ("1", "--all"), ("1", "--task", "cards.create")):
+        assert running.cli("dead-letters", "requeue", *arguments).exit_code == 2
+    wrong = running.cli("dead-letters", "requeue", "--all", "--before", "yesterday")
+    assert (wrong.exit_code, "--before: yesterday must be" in wrong.stderr) == (2, True)
+
+
 def test_an_unknown_letter_is_refused(running: System) -> None:
     for how in ("show", "drop", "requeue"):
         assert running.cli("dead-letters", how, "987654").exit_code == 1

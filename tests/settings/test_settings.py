@@ -35,6 +35,7 @@ OTHERS = {
     "METRICS_PORT": ["", "mellon", "0", "65536", "9401-9400", "9400-", "9400-mellon", "1-2-3"],
     "METRICS_HOST": [""],
     "STALLED_S": ["", "mellon", "4.9", "3601", "nan"],
+    "TRACES": ["", "mellon"],
     "LOG_FORMAT": ["", "mellon", "JSON"],
     "TOKEN_PEPPERS": ["", "mellon", "k1:mellon", "k1:", ":mellon", "k1:mellon\udc80"],
     "PIN_PEPPERS": ["", "mellon", "k1:mellon", ","],

@@ -1,7 +1,7 @@
 """Dead letters: everything that is stored besides the body is bounded."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,8 +12,11 @@ from card_worker.contracts.envelope import HEADERS_BYTES_MAX
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import (
     DeadLetter,
+    Which,
+    count_by_reason,
     find,
     list_letters,
+    open_ids,
     open_letter,
 )
 from card_worker.storage.engine import begin
@@ -33,7 +36,7 @@ def store_letter(engine: Engine, **parts: Any) -> DeadLetter:
         "body": b"x",
         "task": "cards.create",
     }
-    letter = DeadLetter(received_at=NOW, **{**about, **parts})
+    letter = DeadLetter(**{"received_at": NOW, **about, **parts})
     with begin(engine) as (connection, _):
         dead_letters.add(connection, letter, [OWNER.recipient])
         # Of the same letter, come again, the number stays.
@@ -105,3 +108,39 @@ def test_an_entry_that_is_no_message_is_stored_once(engine: Engine, body: bytes)
 def test_a_body_is_stored_whole(engine: Engine) -> None:
     body = bytes(range(256)) * 20_000
     assert store_letter(engine, body=body).body == body
+
+
+def test_letters_are_selected_by_reason_task_and_time(engine: Engine) -> None:
+    hour = timedelta(hours=1)
+    ids = [
+        store_letter(engine, message_id=str(place), reason=reason, task=task, received_at=at).id
+        for place, (reason, task, at) in enumerate(
+            [
+                (DeadLetterReason.DEFECT, "cards.create", NOW),
+                (DeadLetterReason.DEFECT, "cards.block", NOW + hour),
+                (DeadLetterReason.UNSIGNED, "cards.create", NOW + 2 * hour),
+            ]
+        )
+    ]
+    selected = {
+        Which(): [0, 1, 2],
+        Which(reason=DeadLetterReason.DEFECT): [0, 1],
+        Which(task="cards.create"): [0, 2],
+        Which(since=NOW + hour): [1, 2],
+        Which(before=NOW + hour): [0],
+        Which(reason=DeadLetterReason.DEFECT, since=NOW + hour): [1],
+    }
+    with begin(engine) as (connection, now):
+        for which, places in selected.items():
+            letters = list_letters(connection, resolved=False, letters_max=9, which=which)
+            wanted = [ids[place] for place in places]
+            assert [letter.id for letter in letters] == wanted[::-1], which
+            assert open_ids(connection, which) == wanted, which
+        counts = count_by_reason(connection, resolved=False)
+        assert counts == [
+            (DeadLetterReason.DEFECT, 2, NOW, NOW + hour),
+            (DeadLetterReason.UNSIGNED, 1, NOW + 2 * hour, NOW + 2 * hour),
+        ]
+        dead_letters.resolve(connection, ids[0], now, "dropped")
+        assert open_ids(connection, Which()) == ids[1:]
+        assert [each.letters for each in count_by_reason(connection, resolved=True)] == [1]

@@ -14,6 +14,7 @@ from sqlalchemy import Column, Connection, Engine, Table, literal, make_url, sel
 
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.message import UnreadableItem, read_commands
+from card_worker.contracts.traces import Trace
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Card, Outcome
 from card_worker.handler import handle
@@ -543,3 +544,27 @@ def test_a_card_that_has_replaced_another_one_is_not_reversed(engine: Engine) ->
     assert answer_types(made)[3:] == ["card.replaced", "not_reversible"]
     made = handle_commands(engine, reverse[1], follow_up("refund", spent))
     assert answer_types(made) == ["not_reversible", "card.refunded"]
+
+
+def test_events_repeat_the_trace_of_the_first_message_with_their_command(engine: Engine) -> None:
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    first, second = Trace(parent, "a=b"), Trace(parent.replace("4b", "4c"))
+    refused = activate("one", "again")
+    commands = [create("one"), create("one"), create("two"), refused]
+    with begin(engine) as (connection, _):
+        answers = handle(connection, commands, NOW, traces=[first, second, None, second])
+    events = [json.loads(answer.event) for answer in answers]
+    assert [event.get("traceparent") for event in events] == [
+        *(parent, parent, None),
+        second.traceparent,
+    ]
+    assert [event.get("tracestate") for event in events] == ["a=b", "a=b", None, None]
+    # `reconcile` finds attributes by their places.
+    assert answers[0].event.startswith('{"specversion":"1.0","traceparent":"00-4bf9')
+    # Sent again, with another trace: the answer is the same to the byte.
+    with begin(engine) as (connection, _):
+        assert (
+            handle(connection, [create("one")], NOW, traces=[second])[0].event == answers[0].event
+        )
+    with reading(engine) as connection:
+        assert list(differences(connection)) == []

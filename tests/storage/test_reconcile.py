@@ -1053,6 +1053,12 @@ EVENT_CORRUPTIONS = [
             ("partition_key", "'other'", "columns_are_as_in_the_json", "partition_key"),
             ("account_id", f"'{OTHER}'", "columns_are_as_in_the_json", "event.source"),
             ("created_at", LATER, "columns_are_as_in_the_json", "event.time"),
+            (
+                "event",
+                'replace(event, \'"source\', \'"traceparent":"4711","source\')',
+                "columns_are_as_in_the_json",
+                "event.traceparent",
+            ),
             ("event", "'{}'", "events_are_json", "event"),
             ("event", "'{\"data\":7}'", "events_are_json", "event"),
             ("event", "'nonsense'", "events_are_json", "event"),

@@ -29,6 +29,11 @@ COMMANDS = {
     "relay": ("processes", "Publish events from the outbox."),
     "beat": ("processes", "Start the sweeps at their intervals."),
     "migrate": ("processes", "Bring the database to the newest schema."),
+    "status": ("status", "Show how the whole system is doing."),
+    "doctor": (
+        "doctor.command",
+        "Check settings, servers and data for faults.",
+    ),
     "send": ("send", "Publish a command and show its answer."),
     "send-file": ("send_file.command", "Send a command for each line of a file."),
     "card": ("cards", "Show cards and their history."),

@@ -12,6 +12,7 @@ from card_worker.contracts.commands import QUEUES, SWEEPS, Queue
 from card_worker.settings import PREFIX, Settings, load_settings
 from card_worker.transport import access
 from card_worker.transport.access import Access
+from card_worker.worker.default_queue import DEFAULT_QUEUE
 
 app = Typer()
 
@@ -74,7 +75,9 @@ def users(settings: Settings) -> dict[str, Access]:
         ),
         "beat": access.publishing(sorted({QUEUES[sweep] for sweep in SWEEPS})),
         "flower": access.monitoring(all_queues, db=db),
-        "operator": _with(_operating(all_queues, stream), access.observing(all_queues, stream)),
+        "operator": _with(
+            _operating(all_queues, stream), access.observing([*all_queues, DEFAULT_QUEUE], stream)
+        ),
         # For a check whether the server is alive.
         "health": Access(keys=[]),
     }
@@ -97,6 +100,6 @@ def _operating(queues: list[str], stream: str) -> Access:
     producer, reader = access.producing(queues), access.reading(stream)
     return Access(
         keys=[*producer.keys, *reader.keys],
-        more=f"{producer.more} {reader.more} xtrim",
+        more=f"{producer.more} {reader.more} time xtrim",
         selector="~inflight.aside.of.* +unlink",
     )

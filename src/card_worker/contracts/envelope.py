@@ -21,6 +21,7 @@ from card_worker.contracts.json_text import NotJson, json_bytes, raw_json, read_
 from card_worker.contracts.queries import QUERIES
 from card_worker.contracts.signatures import SIGNED, Signature, is_signed, read_signature
 from card_worker.contracts.text import is_id
+from card_worker.contracts.traces import Trace, read_trace
 from card_worker.contracts.views import Problem
 from card_worker.secrets.masking import masked_text
 from card_worker.wording import did_you_mean
@@ -56,6 +57,8 @@ class Conditions(NamedTuple):
     """The time in the header `expires`, after which they are refused."""
     problems: tuple[Problem, ...] = ()
     """What the envelope asks for and is not done. They are refused for that."""
+    trace: Trace | None = None
+    """The span that has sent the message."""
 
 
 NO_CONDITIONS = Conditions()
@@ -117,7 +120,7 @@ def read_envelope(
         problems.append(Problem(field="headers.expires", message=error.message()))
     if problems and task not in ANSWERED:
         raise Unreadable(DeadLetterReason.HEADER_NOT_ALLOWED, problems[0].field)
-    return call_of(task, kwargs, Conditions(deadline, tuple(problems)))
+    return call_of(task, kwargs, Conditions(deadline, tuple(problems), read_trace(headers)))
 
 
 def call_of(task: str, kwargs: dict[str, Any], conditions: Conditions = NO_CONDITIONS) -> Call:
@@ -125,7 +128,8 @@ def call_of(task: str, kwargs: dict[str, Any], conditions: Conditions = NO_CONDI
     if task in ANSWERED and is_signed(kwargs):
         signature = read_signature(task, kwargs)
         _refuse_unsigned(conditions)
-        return Call(_read_signed(task, kwargs[SIGNED]), signature=signature)
+        conditions = Conditions(trace=conditions.trace)
+        return Call(_read_signed(task, kwargs[SIGNED]), conditions, signature)
     return Call(kwargs, conditions)
 
 

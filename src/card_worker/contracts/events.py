@@ -170,6 +170,12 @@ class Envelope(TypedDict):
     """The command_id of the command."""
     answer: NotRequired[Literal[True]]
     """Present in the answer to the command, and absent in all other events that it leads to."""
+    traceparent: NotRequired[str]
+    """The span that sent the command: the header `traceparent` of its message, if that is valid W3C
+    Trace Context. Absent in `command.repeated`
+    and in events of a later commit, such as `batch.completed`."""
+    tracestate: NotRequired[str]
+    """The header `tracestate` of the message; only together with `traceparent`."""
     data: CardData | BatchData | RejectionData | RepeatData
     """The content, which depends on `type`."""
 

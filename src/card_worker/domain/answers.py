@@ -21,6 +21,8 @@ from card_worker.contracts.events import (
     write,
 )
 from card_worker.contracts.fields import read_time
+from card_worker.contracts.json_text import write_json
+from card_worker.contracts.traces import Trace
 from card_worker.contracts.transactions import (
     CaptureTransaction,
     ExpireHold,
@@ -328,6 +330,14 @@ def repeated(answer: str, command_id: str) -> Answer:
         at=at,
         is_answer=True,
     )
+
+
+def traced(answer: Answer, trace: Trace) -> Answer:
+    """Return an answer with the trace context of its message as extension attributes."""
+    attributes = {name: value for name, value in trace._asdict().items() if value is not None}
+    # After the first attribute: `reconcile` finds `specversion` and `sequence` by their places.
+    first, _, others = answer.event.partition(",")
+    return answer._replace(event=f"{first},{write_json(attributes)[1:-1]},{others}")
 
 
 def freeze(

@@ -59,8 +59,9 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             " fields, the command is refused, `idempotency_conflict`; only `command_id`,"
             " `not_after` and `pin` may differ.",
             "- Celery's `expires` is a deadline like `not_after`; the earlier of both counts."
-            " Bodies may be compressed with zlib, gzip, bzip2 or lzma. `retries`, `shadow`, groups"
-            " and stamps are ignored. `eta` and `countdown`, time limits, callbacks, chains, chords"
+            " Bodies may be compressed with zlib, gzip, bzip2 or lzma. The headers `traceparent`"
+            " and `tracestate` come back on the events. `retries`, `shadow`, groups and stamps are"
+            " ignored. `eta` and `countdown`, time limits, callbacks, chains, chords"
             " and positional arguments are not supported: such a command is refused, `invalid`,"
             " with a problem for each.",
             "- A *signed* command or query has two keyword arguments: `signed`, its fields as JSON"

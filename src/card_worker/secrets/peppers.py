@@ -85,6 +85,11 @@ class Peppers:
         kid, key = self._newest
         return kid, _derived_key(key, purpose)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all of them."""
+        return frozenset(self._by_kid)
+
     def key(self, kid: str, purpose: bytes) -> bytes | None:
         """Return the key derived from the pepper called `kid`; None if there is none."""
         pepper = self._by_kid.get(kid)

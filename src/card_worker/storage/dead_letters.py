@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
 from card_worker.contracts.dead_letters import DeadLetterReason, explain
 from card_worker.contracts.envelope import HEADERS_BYTES_MAX
@@ -73,6 +73,44 @@ class DeadLetter:
     def is_cut(self) -> bool:
         """Say whether only the beginning of the headers is stored: it can't be sent again."""
         return self.headers is not None and set(self.headers) == {CUT}
+
+
+class Which(NamedTuple):
+    """Which dead letters are meant: all of whose conditions hold."""
+
+    reason: DeadLetterReason | None = None
+    task: str | None = None
+    since: datetime | None = None
+    """Received at this time or later."""
+    before: datetime | None = None
+
+    def condition(self, *, resolved: bool) -> ColumnElement[bool]:
+        """Return the condition for the resolved dead letters that are meant, or for the open."""
+        is_resolved = table.c.resolved_at.is_not(None)
+        conditions: list[ColumnElement[bool]] = [
+            is_resolved if resolved else table.c.resolved_at.is_(None)
+        ]
+        if self.reason is not None:
+            conditions.append(table.c.reason == self.reason)
+        if self.task is not None:
+            conditions.append(table.c.task == self.task)
+        if self.since is not None:
+            conditions.append(table.c.received_at >= self.since)
+        if self.before is not None:
+            conditions.append(table.c.received_at < self.before)
+        return and_(*conditions)
+
+
+ALL = Which()
+
+
+class ReasonCount(NamedTuple):
+    """How many dead letters have a reason, and when the first and last of them were received."""
+
+    reason: DeadLetterReason
+    letters: int
+    first_at: datetime
+    last_at: datetime
 
 
 _COLUMNS = [table.c[field.name] for field in fields(DeadLetter)]
@@ -144,11 +182,33 @@ def count_unauthenticated(
         connection.execute(added, row)
 
 
-def list_letters(connection: Connection, *, resolved: bool, letters_max: int) -> list[DeadLetter]:
+def list_letters(
+    connection: Connection, *, resolved: bool, letters_max: int, which: Which = ALL
+) -> list[DeadLetter]:
     """Return dead letters, the newest first: the unresolved ones, or the resolved ones."""
-    is_listed = table.c.resolved_at.is_not(None) if resolved else table.c.resolved_at.is_(None)
+    is_listed = which.condition(resolved=resolved)
     statement = select(*_COLUMNS).where(is_listed).order_by(table.c.id.desc()).limit(letters_max)
     return [DeadLetter(**row._asdict()) for row in connection.execute(statement)]
+
+
+def open_ids(connection: Connection, which: Which) -> list[int]:
+    """Return the ids of unresolved dead letters, the oldest first."""
+    statement = select(table.c.id).where(which.condition(resolved=False)).order_by(table.c.id)
+    return list(connection.execute(statement).scalars())
+
+
+def count_by_reason(
+    connection: Connection, *, resolved: bool, which: Which = ALL
+) -> list[ReasonCount]:
+    """Return how many dead letters there are for each reason, the most frequent first."""
+    count = func.count()
+    statement = (
+        select(table.c.reason, count, func.min(table.c.received_at), func.max(table.c.received_at))
+        .where(which.condition(resolved=resolved))
+        .group_by(table.c.reason)
+        .order_by(count.desc(), table.c.reason)
+    )
+    return [ReasonCount._make(row) for row in connection.execute(statement)]
 
 
 def find(connection: Connection, id: int) -> DeadLetter | None:

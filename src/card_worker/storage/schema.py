@@ -13,13 +13,17 @@ class SchemaOutdated(Exception):
 
 def check(connection: Connection) -> None:
     """Raise SchemaOutdated unless the schema is the newest: no command could be handled."""
-    newest = max(path.name.partition("_")[0] for path in _MIGRATIONS.glob("[0-9]*.py"))
-    found = revision(connection)
-    if found != newest:
+    found, needed = revision(connection), newest()
+    if found != needed:
         raise SchemaOutdated(
-            f"the database's schema is {found or 'empty'}, this version needs {newest}:"
+            f"the database's schema is {found or 'empty'}, this version needs {needed}:"
             " run card-worker migrate"
         )
+
+
+def newest() -> str:
+    """Return the revision of the newest migration."""
+    return max(path.name.partition("_")[0] for path in _MIGRATIONS.glob("[0-9]*.py"))
 
 
 def revision(connection: Connection) -> str | None:

@@ -57,6 +57,12 @@ def read_broker(redis: Redis, queues: Sequence[str]) -> BrokerState:
     return BrokerState(waiting, sum(counts[len(lists) :]), len(consumers))
 
 
+def read_heartbeats(redis: Redis) -> dict[str, float]:
+    """Return the number of heartbeats of each worker, which a living one counts up every BEAT_S."""
+    beats: Any = redis.zrange(InFlight(redis, "").consumers_key, 0, -1, withscores=True)
+    return {_text(consumer): count for consumer, count in beats}
+
+
 def read_stream(redis: Redis, stream: str) -> StreamState:
     """Return the state of a stream."""
     return StreamState(int(redis.xlen(stream)), int(redis.memory_usage(stream) or 0))
@@ -66,6 +72,14 @@ def read_memory(redis: Redis) -> MemoryState:
     """Return the memory of the server."""
     memory: Any = redis.info("memory")
     return MemoryState(int(memory["used_memory"]), int(memory["maxmemory"]))
+
+
+def read_version(redis: Redis) -> str:
+    """Return the name and the version of the server, such as `Valkey 9.1.2`."""
+    server: Any = redis.info("server")
+    if "valkey_version" in server:
+        return f"Valkey {server['valkey_version']}"
+    return f"Redis {server['redis_version']}"
 
 
 class Unmoved:

@@ -58,6 +58,7 @@ class Groups:
         started = perf_counter()
         commands = [command for read in reads for command in read.commands]
         senders = [read.sender for read in reads for _ in read.commands]
+        traces = [read.message.conditions.trace for read in reads for _ in read.commands]
         permitted = [command for read in reads for command in read.permitted]
         engine, version = self._resources.engine, self._resources.senders.version
 
@@ -71,7 +72,9 @@ class Groups:
             now,
         ):
             check_keys(now)
-            answers = handle(connection, commands, now, self._resources.issuer, senders)
+            answers = handle(
+                connection, commands, now, self._resources.issuer, senders, traces=traces
+            )
         self._resources.senders.warn_of_unsigned(senders.count(None))
         self._resources.fair_share.note_commands()
         commit_s = perf_counter() - started

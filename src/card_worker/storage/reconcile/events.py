@@ -10,7 +10,8 @@ from card_worker.contracts import keys as key_of
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import EventType, Side
 from card_worker.contracts.json_text import write_json
-from card_worker.domain.answers import freeze
+from card_worker.contracts.traces import read_trace
+from card_worker.domain.answers import freeze, traced
 from card_worker.domain.ids import card_uuid, card_uuids, token_uuids
 from card_worker.domain.rows import (
     Batch,
@@ -139,6 +140,9 @@ def columns_are_as_in_the_json(event: ReadEvent) -> Comparisons:
     written = freeze(
         named, id=id, type=type, subject=subject, at=at, version=version, is_answer=is_answer
     )
+    # What the message brought is nowhere else; only its form can be checked.
+    if (trace := read_trace(event.event)) is not None:
+        written = traced(written, trace)
     yield "partition_key", row.partition_key, written.partition_key
     if row.event != written.event:
         envelope = json.loads(written.event)

@@ -1,0 +1,1 @@
+"""`card-worker doctor`: checks of settings, servers and data."""
