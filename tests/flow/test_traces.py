@@ -16,9 +16,7 @@ from opentelemetry.trace import (
     use_span,
 )
 
-from card_worker.settings import WrongSetting
-from card_worker.worker import tracing
-from card_worker.worker.tasks import check_traces
+from card_worker.worker import spans, tracing
 from tests.flow.processes import until
 from tests.flow.system import ACCOUNT, System, card
 
@@ -129,15 +127,14 @@ def test_a_message_with_a_wrong_header_is_done(
     ("module", "schedule_delay", "words"),
     [
         (None, "100", "needs pip install 'card-worker\\[otel\\]'"),
-        (tracing, "-1", "ValueError: schedule_delay_millis"),
+        (spans, "-1", "ValueError: schedule_delay_millis"),
     ],
     ids=["without the extra", "wrong variable"],
 )
 def test_a_worker_that_can_not_make_spans_does_not_start(
     monkeypatch: pytest.MonkeyPatch, module: object, schedule_delay: str, words: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, tracing.__name__, module)
-    monkeypatch.setenv("CARD_WORKER_TRACES", "true")
+    monkeypatch.setitem(sys.modules, spans.__name__, module)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", schedule_delay)
-    with pytest.raises(WrongSetting, match=f"^CARD_WORKER_TRACES: {words}"):
-        check_traces()
+    with pytest.raises(tracing.NoTraces, match=f"^CARD_WORKER_TRACES: {words}"):
+        tracing.check()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import cache, partial
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4, uuid5
 
 import structlog
@@ -53,7 +53,7 @@ from card_worker.storage.schema import SchemaOutdated, check
 from card_worker.sweeps import Place, Swept, expire_cards, expire_holds, lapse_orders
 from card_worker.telemetry import configure_logs
 from card_worker.transport.access import Access, Refused, check_access, consuming, publishing
-from card_worker.worker import beat, default_queue, grouping, remote_control, stopping
+from card_worker.worker import beat, default_queue, grouping, remote_control, stopping, tracing
 from card_worker.worker.dead_letters import dead_letter_of
 from card_worker.worker.delivery import Delivery
 from card_worker.worker.fair_share import LOW_PRIORITY
@@ -69,9 +69,7 @@ from card_worker.worker.messages import (
     body_of,
 )
 from card_worker.worker.received import queue_of
-
-if TYPE_CHECKING:
-    from card_worker.worker.tracing import Spans
+from card_worker.worker.tracing import NoTraces
 
 TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, CHUNK, *SWEEPS])
 """The tasks that a message may name. Celery's own (chains, chords, clean-ups) are not allowed."""
@@ -80,8 +78,6 @@ UNGROUPED = frozenset([CHUNK, *SWEEPS])
 """Internal tasks, whose messages are handled one by one, after commands."""
 
 PAUSE_S_MAX = 5.0
-SPANS_S_MAX = 2.0
-"""Seconds for which a worker that stops waits until its spans are exported."""
 FILE_S_MAX = 2.0
 """Seconds for which a worker that stops waits for a file that is being written."""
 
@@ -122,37 +118,12 @@ def _has_spans() -> bool:
     return load_settings().traces
 
 
-@cache
-def _spans_of(_pid: int) -> "Spans":
-    # Its exporter is a thread as well.
-    from card_worker.worker.tracing import Spans  # noqa: PLC0415  # of an extra
-
-    return Spans()
-
-
 @signals.worker_shutdown.connect
 @signals.worker_process_shutdown.connect
 def _on_shutdown(**_: Any) -> None:
-    if _spans_of.cache_info().currsize:
-        _spans_of(os.getpid()).close(within_s=SPANS_S_MAX)
+    tracing.close()
     if _files_of.cache_info().currsize:
         _files_of(os.getpid()).close(within_s=FILE_S_MAX)
-
-
-def check_traces() -> None:
-    """Make spans once. Raises WrongSetting if that is not possible."""
-    if not load_settings().traces:
-        return
-    try:
-        from card_worker.worker.tracing import Spans  # noqa: PLC0415  # of an extra
-
-        # It reads the variables OTEL_…; each process of the pool makes spans of its own.
-        Spans().close(within_s=0)
-    except ImportError:
-        needed = "needs pip install 'card-worker[otel]'"
-        raise WrongSetting(f"CARD_WORKER_TRACES: {needed}") from None
-    except Exception as error:  # of the library, for a variable of its own
-        raise WrongSetting(f"CARD_WORKER_TRACES: {type(error).__name__}: {error}") from None
 
 
 def _check_files_url() -> None:
@@ -220,7 +191,7 @@ def deliver(messages: Sequence[Message], locked: frozenset[Row] = frozenset()) -
     if messages[0].task in _SWEEPS:
         return [_sweep(message) for message in messages]
     if _has_spans():
-        return _spans_of(os.getpid()).deliver(_delivery().deliver, messages, locked)
+        return tracing.deliver_in_span(_delivery().deliver, messages, locked)
     return _delivery().deliver(messages, locked)
 
 
@@ -402,10 +373,11 @@ def _on_worker_init(**_: Any) -> None:
         if settings.metrics_port is not None:
             _serve_metrics(settings, settings.metrics_port, lists)
         _check_files_url()
-        check_traces()
+        if settings.traces:
+            tracing.check()
         _try_until_available("database unavailable", _check_schema)
         _check_broker(consuming(lists, db=broker.db))
-    except (SchemaOutdated, WrongSetting, Refused) as reason:
+    except (SchemaOutdated, WrongSetting, Refused, NoTraces) as reason:
         raise SystemExit(f"card_worker: {reason}") from None
     if also is None:
         with connect(broker) as redis:
