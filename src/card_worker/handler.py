@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from card_worker.attempts import Attempt, Attempts
 from card_worker.contracts.base import InternalCommand
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import Reason
@@ -68,6 +69,8 @@ def handle(
     now: datetime,
     issuer: SecretIssuer = NO_SECRETS,
     senders: Sequence[Sender | None] = (),
+    *,
+    refused: frozenset[Attempt] = frozenset(),
 ) -> list[Answer]:
     """Answer `commands` within the open commit of `connection`; return the answers in their order.
 
@@ -77,11 +80,12 @@ def handle(
     of SQL statements does not depend on the number of commands, but for slices of very large
     groups. PIN attempts must be stored before (`store_pin_attempts`). `issuer` makes the secrets
     that commands request. `senders` are those of the commands, None for one that is not signed;
-    without it, none is signed.
+    without it, none is signed. `refused` are the attempts that a LimitReached has named.
 
     `now` is the time of the commit. A command on a card with a later event gets the time of that.
 
-    Raises errors that is_retryable or is_race accept if all of it may be tried again.
+    Raises errors that is_retryable or is_race accept if all of it may be tried again, and
+    LimitReached (`within_limits`).
     """
     senders = senders or [None] * len(commands)
     needed = [
@@ -89,7 +93,8 @@ def handle(
         for command, sender in zip(commands, senders, strict=True)
     ]
     loading = load(connection, needed, now)
-    claiming = _claim(connection, commands, needed, senders, now)
+    attempts = Attempts(connection, zip(commands, senders, strict=True), now, refused)
+    claiming = _claim(connection, commands, needed, senders, now, attempts=attempts)
     # The books are built while the server works on the claims.
     books = loading()
     requests, fresh, answers = claiming()
@@ -112,7 +117,10 @@ def handle(
             answer
             for request in requests_in_slice
             for answer in _emit(
-                books, request, _decide(connection, books, request, now, issuer), released
+                books,
+                request,
+                _decide(connection, books, request, now, issuer, attempts=attempts),
+                released,
             )
         ]
         save(connection, books.take_changes(), emitted)
@@ -121,6 +129,7 @@ def handle(
         save(connection, books.take_changes(), [])
     accepted = [each for each in open_requests if answers[event_id(*each.key)].reason is None]
     add_issued(connection, issued_by([each.sent for each in accepted], now))
+    attempts.save()
     return [answers[event_id(*request.key)] for request in requests]
 
 
@@ -142,7 +151,13 @@ def _repeats(requests: Sequence[_Request], fresh: frozenset[Key]) -> set[tuple[U
 
 
 def _decide(
-    connection: Connection, books: Books, request: _Request, now: datetime, issuer: SecretIssuer
+    connection: Connection,
+    books: Books,
+    request: _Request,
+    now: datetime,
+    issuer: SecretIssuer,
+    *,
+    attempts: Attempts,
 ) -> Decision:
     command, at = request.command, books.time(request.needs, now)
     if request.refusal is not None:
@@ -151,7 +166,12 @@ def _decide(
         return Decision(
             CommandRejected(command, at, reason, problems, key=request.key[1], key_id=key_id)
         )
-    return issuer.fill(connection, books, decide(books, command, at))
+    sender = request.sent.sender
+    attempts.admit(command, sender)
+    decision = decide(books, command, at)
+    if decision.is_wrong:
+        attempts.note_wrong(command, sender)
+    return issuer.fill(connection, books, decision)
 
 
 def _emit(books: Books, request: _Request, decision: Decision, released: Released) -> list[Answer]:
@@ -192,13 +212,15 @@ def _claim(
     needed: Sequence[Needs],
     senders: Sequence[Sender | None],
     now: datetime,
+    *,
+    attempts: Attempts,
 ) -> Pending[Claimed]:
     """Claim the keys of commands, and derived keys for those that are refused before their rule."""
     sent = [
         Sent(command, *key_and_digest(command), sender)
         for command, sender in zip(commands, senders, strict=True)
     ]
-    refusals = refuse_senders(connection, sent, now)
+    refusals = refuse_senders(connection, sent, attempts, now)
     known = [
         _Request(
             each.command,

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Connection
 
+from card_worker.attempts import Attempts
 from card_worker.contracts.commands import InvalidCommand
 from card_worker.contracts.enums import Reason
 from card_worker.contracts.events import write
@@ -16,6 +17,7 @@ from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
 from card_worker.domain.decide import apply
 from card_worker.domain.needs import needs_access
+from card_worker.domain.producers import Sender
 from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import Card
 from card_worker.domain.views import batch_view, card_view, transaction_view
@@ -62,11 +64,15 @@ def answer_query(connection: Connection, query: Query | InvalidCommand) -> Query
     return _result(connection, card, query, card.time(clock(connection)))
 
 
-def answer_card_query(connection: Connection, query: CardQuery, now: datetime) -> QueryResult:
+def answer_card_query(
+    connection: Connection, query: CardQuery, now: datetime, sender: Sender | None = None
+) -> QueryResult:
     """Return the result of a query with a token or a PIN, within the open commit.
 
-    As for commands, the PIN attempt must have been stored before, and a wrong PIN counts.
+    As for commands, the PIN attempt must have been stored before, and a wrong PIN counts. Raises
+    LimitReached (`within_limits`).
     """
+    attempts = Attempts(connection, [(query, sender)], now)
     needed = needs_access(query)
     books = load(connection, [needed], now)()
     now = books.time(needed, now)
@@ -74,8 +80,13 @@ def answer_card_query(connection: Connection, query: CardQuery, now: datetime) -
     try:
         if _is_late(query, now):
             raise AccessDenied(Reason.STALE_COMMAND)  # noqa: TRY301
+        if sender is not None and attempts.is_refused(query, sender):
+            raise AccessDenied(Reason.TOO_MANY_ATTEMPTS)  # noqa: TRY301
+        attempts.admit(query, sender)
         card, pin_check = grant_access(books, query, now)
     except AccessDenied as refusal:
+        if refusal.is_wrong:
+            attempts.note_wrong(query, sender)
         result, pin_check = refused(refusal), refusal.pin_check
     else:
         result = _result(connection, card, query, now)
@@ -86,6 +97,7 @@ def answer_card_query(connection: Connection, query: CardQuery, now: datetime) -
     save(connection, books.take_changes(), emitted)
     if query.pin is not None:
         delete_attempt_on_nothing(connection, query)
+    attempts.save()
     return result
 
 
