@@ -32,6 +32,7 @@ from card_worker.storage.idempotency import (
     key_and_digest,
 )
 from card_worker.storage.loading import load
+from card_worker.storage.pin_attempts import delete_open_attempts
 from card_worker.storage.pipeline import Pending
 from card_worker.storage.producers import add_issued
 from card_worker.storage.repeats import note_repeats
@@ -105,7 +106,11 @@ def handle(
         if request.key in fresh:
             first.setdefault(request.key, request)
     open_requests = list(first.values())
-    attempted = [command for request in known if (command := _with_pin(request.command))]
+    attempted = [
+        command
+        for request in known
+        if not request.is_for_sender and (command := _with_pin(request.command))
+    ]
     if known and (open_requests or attempted):
         # The commits that handled these may have added rows after the books were loaded.
         books = load(connection, needed, now)()
@@ -127,6 +132,9 @@ def handle(
         answers |= {answer.id: answer for answer in emitted}
     if not open_requests:
         save(connection, books.take_changes(), [])
+    delete_open_attempts(
+        connection, [request.command for request in requests if request.is_for_sender]
+    )
     accepted = [each for each in open_requests if answers[event_id(*each.key)].reason is None]
     add_issued(connection, issued_by([each.sent for each in accepted], now))
     attempts.save()
@@ -177,7 +185,7 @@ def _decide(
 def _emit(books: Books, request: _Request, decision: Decision, released: Released) -> list[Answer]:
     """Apply the events of a decision; return their public forms, including the answer."""
     command = request.command
-    if type(command) is CreateTransaction:
+    if type(command) is CreateTransaction and not request.is_for_sender:
         # Also without a PIN: the group may contain the same command with a PIN as well.
         record_attempt(books, command, decision.pin_check, decision.answer.at)
     if request.is_for_sender:

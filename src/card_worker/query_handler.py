@@ -25,7 +25,7 @@ from card_worker.storage.batches import find_batch, find_busy, find_reserved
 from card_worker.storage.engine import clock
 from card_worker.storage.files import find_files
 from card_worker.storage.loading import load
-from card_worker.storage.pin_attempts import delete_attempt_on_nothing
+from card_worker.storage.pin_attempts import delete_attempt_on_nothing, delete_open_attempts
 from card_worker.storage.queries import (
     CardFilter,
     card_at,
@@ -73,6 +73,9 @@ def answer_card_query(
     LimitReached (`within_limits`).
     """
     attempts = Attempts(connection, [(query, sender)], now)
+    if sender is not None and not _is_late(query, now) and attempts.is_refused(query, sender):
+        delete_open_attempts(connection, [query])
+        return refused(Refused(Reason.TOO_MANY_ATTEMPTS))
     needed = needs_access(query)
     books = load(connection, [needed], now)()
     now = books.time(needed, now)
@@ -80,8 +83,6 @@ def answer_card_query(
     try:
         if _is_late(query, now):
             raise AccessDenied(Reason.STALE_COMMAND)  # noqa: TRY301
-        if sender is not None and attempts.is_refused(query, sender):
-            raise AccessDenied(Reason.TOO_MANY_ATTEMPTS)  # noqa: TRY301
         attempts.admit(query, sender)
         card, pin_check = grant_access(books, query, now)
     except AccessDenied as refusal:

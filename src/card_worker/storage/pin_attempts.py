@@ -81,6 +81,16 @@ def delete_attempt_on_nothing(connection: Connection, query: CardQuery) -> None:
     delete_rows(connection, pin_attempts, [{"id": id, "number": 0}])
 
 
+def delete_open_attempts(connection: Connection, requests: Iterable[Command | CardQuery]) -> None:
+    """Delete the PIN attempts of requests that are refused for their senders.
+
+    Their keys stay free: the PIN of a later command with such a key is to be compared.
+    """
+    given = requests_with_pin(requests)
+    ids = [event_id(request.account_id, request.key) for request in given]
+    delete_rows(connection, pin_attempts, [{"id": id, "outcome": Outcome.OPEN} for id in ids])
+
+
 def _lock_cards(connection: Connection, requests: Sequence[PinRequest]) -> list[Card | None]:
     """Return the card of each request, locked; None where there is none."""
     needed = [needs_access(request) for request in requests]
