@@ -23,6 +23,8 @@ Attempt: TypeAlias = tuple[str, str, str]
 """(digest of what was signed, account_id, idempotency key)."""
 Asked: TypeAlias = Command | CardQuery
 T = TypeVar("T")
+TRIES_MAX = 100
+"""A commit that is repeated more often is defective."""
 
 log = structlog.get_logger(__name__)
 
@@ -38,14 +40,16 @@ class LimitReached(Exception):
 def within_limits(commit: Callable[[frozenset[Attempt]], T]) -> T:
     """Do a commit, which gets the attempts to refuse, until it is within the limits.
 
-    It is repeated if it finds further attempts to refuse, or if another commit came in between.
+    It is repeated once for each source that reaches its limit, and if another commit came in
+    between.
     """
     refused = frozenset[Attempt]()
-    while True:
+    for _ in range(TRIES_MAX - 1):
         try:
             return commit(refused)
         except LimitReached as reached:
             refused = reached.refused
+    return commit(refused)
 
 
 class Attempts:
