@@ -132,9 +132,7 @@ def handle(
         answers |= {answer.id: answer for answer in emitted}
     if not open_requests:
         save(connection, books.take_changes(), [])
-    delete_open_attempts(
-        connection, [request.command for request in requests if request.is_for_sender]
-    )
+    delete_open_attempts(connection, [each.needs for each in requests if each.is_for_sender])
     accepted = [each for each in open_requests if answers[event_id(*each.key)].reason is None]
     add_issued(connection, issued_by([each.sent for each in accepted], now))
     attempts.save()

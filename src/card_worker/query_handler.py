@@ -73,10 +73,10 @@ def answer_card_query(
     LimitReached (`within_limits`).
     """
     attempts = Attempts(connection, [(query, sender)], now)
-    if sender is not None and not _is_late(query, now) and attempts.is_refused(query, sender):
-        delete_open_attempts(connection, [query])
-        return refused(Refused(Reason.TOO_MANY_ATTEMPTS))
     needed = needs_access(query)
+    if sender is not None and not _is_late(query, now) and attempts.is_refused(query, sender):
+        delete_open_attempts(connection, [needed])
+        return refused(Refused(Reason.TOO_MANY_ATTEMPTS))
     books = load(connection, [needed], now)()
     now = books.time(needed, now)
     emitted: list[Answer] = []

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from threading import Barrier
@@ -155,6 +156,14 @@ def test_a_refusal_for_the_sender_leaves_no_pin_attempt(engine: Engine) -> None:
     for _ in range(2):
         assert tell(engine, [right], early) == ["signature_from_the_future"]
         assert stored(engine, pin_attempts) == []
+    with begin(engine) as (connection, _):
+        store_pin_attempts(connection, [right], NOW)
+    # A key without rights doesn't touch the attempt of the owner's command.
+    nobody = replace(early, key=early.key._replace(accounts=[]))
+    by: list[Sender | None] = [nobody]
+    with begin(engine) as (connection, _):
+        handle(connection, [right], NOW, plain_issuer(), by)
+    assert len(stored(engine, pin_attempts)) == 1
     told = tell(engine, [right, right], None, senders=[early, signer()])
     assert told == ["signature_from_the_future", "card.drawn_down"]
 
