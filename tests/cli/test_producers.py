@@ -56,11 +56,11 @@ def test_a_new_key_is_made_without_a_database_and_never_overwritten(tmp_path: Pa
 
 def test_a_key_is_registered_with_its_rights(registry: Registry) -> None:
     rights = ("--accounts", "T00000001,T00000002", "--tasks", "cards.activate,cards.get")
-    limits = ("--amount-max", 500, "--cards-max", 7, "--issued-max", "NOK=100,EUR=5")
-    limits += ("--wrong-max", 8)
+    limits = ("--amount-max", 500, "--cards-max", 7, "--wrong-max", 8)
+    issued = ("--issued-max", "NOK=100,EUR=5")
     times = ("--valid-from", "2026-01-01T01:00:00+01:00", "--valid-until", "2999-01-01T00:00:00Z")
     added = registry.view(
-        "add", "shop", "--key-id", "shop-1", *registry.public, *rights, *limits, *times
+        "add", "shop", "--key-id", "shop-1", *registry.public, *rights, *limits, *issued, *times
     )
     del added["created_at"]
     assert added == {

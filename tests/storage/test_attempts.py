@@ -26,11 +26,17 @@ from card_worker.secrets.signing import Algorithm
 from card_worker.storage.engine import begin, reading
 from card_worker.storage.errors import retry_races
 from card_worker.storage.pin_attempts import store_pin_attempts
+from card_worker.storage.reconcile import differences
 from card_worker.storage.tables import idempotency_keys, pin_attempts, source_attempts
 from card_worker.sweeps import forget_attempts
+from card_worker.worker.messages import Answered
 from tests.codes import PIN, VAULT, WRONG_PIN, plain_issuer
+from tests.flow.processes import until
+from tests.producers import message, signed
 from tests.storage.statements import tracing
 from tests.storage.test_codes import ACCOUNT, answer_types, create, pay
+from tests.storage.test_senders import Shop
+from tests.storage.test_senders import told as reason
 
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=WINDOW_S)
@@ -271,3 +277,31 @@ def test_attempts_are_deleted_after_a_day(engine: Engine) -> None:
     assert len(stored(engine)) == 3
     forget_attempts(engine)
     assert len(stored(engine)) == 2
+
+
+def test_a_worker_refuses_guesses_in_a_signed_list_and_in_queries(engine: Engine) -> None:
+    shop = Shop(engine)
+    shop.register(wrong_max=3)
+    items = [
+        {"command": "transactions.create", "account_id": ACCOUNT, "command_id": f"g-{number}",
+         "token": f"GUESS-{number}", "ref_id": f"g-{number}", "amount": 1, "currency": "NOK"}
+        for number in range(160)
+    ]  # fmt: skip
+    guesses = message("commands.apply", signed(shop.ed25519, "commands.apply", {"commands": items}))
+    first, again = shop.deliver(guesses), shop.deliver(guesses)
+    assert isinstance(first, Answered)
+    assert isinstance(again, Answered)
+    assert [answer.reason for answer in first.answers] == [UNUSABLE] * 3 + [REFUSED] * 157
+    assert [answer.event for answer in again.answers] == [answer.event for answer in first.answers]
+    event = json.loads(first.answers[-1].event)
+    assert event["data"]["key_id"] == shop.ed25519.key_id
+    with reading(engine) as connection:
+        assert list(differences(connection)) == []
+
+    def ask() -> str:
+        sent = shop.message("cards.get", token="UNKNOWN")
+        return reason(shop.deliver(replace(sent, id=sent.kwargs["command_id"])))
+
+    until(lambda: ask() == REFUSED, "a query is refused")
+    with reading(engine) as connection:
+        assert connection.execute(select(pin_attempts.c.id)).all() == []
