@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from card_worker.attempts import Attempt, Attempts
 from card_worker.contracts.base import InternalCommand
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import Reason
@@ -32,6 +33,7 @@ from card_worker.storage.idempotency import (
     key_and_digest,
 )
 from card_worker.storage.loading import load
+from card_worker.storage.pin_attempts import delete_open_attempts
 from card_worker.storage.pipeline import Pending
 from card_worker.storage.producers import add_issued
 from card_worker.storage.repeats import note_repeats
@@ -72,6 +74,7 @@ def handle(
     senders: Sequence[Sender | None] = (),
     *,
     traces: Sequence[Trace | None] = (),
+    refused: frozenset[Attempt] = frozenset(),
 ) -> list[Answer]:
     """Answer `commands` within the open commit of `connection`; return the answers in their order.
 
@@ -82,10 +85,12 @@ def handle(
     groups. PIN attempts must be stored before (`store_pin_attempts`). `issuer` makes the secrets
     that commands request. `senders` are those of the commands, None for one that is not signed;
     without it, none is signed. `traces` are the spans that have sent them, which the events repeat.
+    `refused` are the attempts that a LimitReached has named.
 
     `now` is the time of the commit. A command on a card with a later event gets the time of that.
 
-    Raises errors that is_retryable or is_race accept if all of it may be tried again.
+    Raises errors that is_retryable or is_race accept if all of it may be tried again, and
+    LimitReached (`within_limits`).
     """
     senders = senders or [None] * len(commands)
     needed = [
@@ -93,7 +98,8 @@ def handle(
         for command, sender in zip(commands, senders, strict=True)
     ]
     loading = load(connection, needed, now)
-    claiming = _claim(connection, commands, needed, senders, now)
+    attempts = Attempts(connection, zip(commands, senders, strict=True), now, refused)
+    claiming = _claim(connection, commands, needed, senders, now, attempts=attempts)
     # The books are built while the server works on the claims.
     books = loading()
     requests, fresh, answers = claiming()
@@ -104,7 +110,11 @@ def handle(
         if request.key in fresh and request.key not in first:
             first[request.key] = request._replace(trace=trace) if trace else request
     open_requests = list(first.values())
-    attempted = [command for request in known if (command := _with_pin(request.command))]
+    attempted = [
+        command
+        for request in known
+        if not request.is_for_sender and (command := _with_pin(request.command))
+    ]
     if known and (open_requests or attempted):
         # The commits that handled these may have added rows after the books were loaded.
         books = load(connection, needed, now)()
@@ -116,15 +126,20 @@ def handle(
             answer
             for request in requests_in_slice
             for answer in _emit(
-                books, request, _decide(connection, books, request, now, issuer), released
+                books,
+                request,
+                _decide(connection, books, request, now, issuer, attempts=attempts),
+                released,
             )
         ]
         save(connection, books.take_changes(), emitted)
         answers |= {answer.id: answer for answer in emitted}
     if not open_requests:
         save(connection, books.take_changes(), [])
+    delete_open_attempts(connection, [each.needs for each in requests if each.is_for_sender])
     accepted = [each for each in open_requests if answers[event_id(*each.key)].reason is None]
     add_issued(connection, issued_by([each.sent for each in accepted], now))
+    attempts.save()
     return [answers[event_id(*request.key)] for request in requests]
 
 
@@ -146,7 +161,13 @@ def _repeats(requests: Sequence[_Request], fresh: frozenset[Key]) -> set[tuple[U
 
 
 def _decide(
-    connection: Connection, books: Books, request: _Request, now: datetime, issuer: SecretIssuer
+    connection: Connection,
+    books: Books,
+    request: _Request,
+    now: datetime,
+    issuer: SecretIssuer,
+    *,
+    attempts: Attempts,
 ) -> Decision:
     command, at = request.command, books.time(request.needs, now)
     if request.refusal is not None:
@@ -155,13 +176,18 @@ def _decide(
         return Decision(
             CommandRejected(command, at, reason, problems, key=request.key[1], key_id=key_id)
         )
-    return issuer.fill(connection, books, decide(books, command, at))
+    sender = request.sent.sender
+    attempts.admit(command, sender)
+    decision = decide(books, command, at)
+    if decision.is_wrong:
+        attempts.note_wrong(command, sender)
+    return issuer.fill(connection, books, decision)
 
 
 def _emit(books: Books, request: _Request, decision: Decision, released: Released) -> list[Answer]:
     """Apply the events of a decision; return their public forms, including the answer."""
     command = request.command
-    if type(command) is CreateTransaction:
+    if type(command) is CreateTransaction and not request.is_for_sender:
         # Also without a PIN: the group may contain the same command with a PIN as well.
         record_attempt(books, command, decision.pin_check, decision.answer.at)
     if request.is_for_sender:
@@ -198,13 +224,15 @@ def _claim(
     needed: Sequence[Needs],
     senders: Sequence[Sender | None],
     now: datetime,
+    *,
+    attempts: Attempts,
 ) -> Pending[Claimed]:
     """Claim the keys of commands, and derived keys for those that are refused before their rule."""
     sent = [
         Sent(command, *key_and_digest(command), sender)
         for command, sender in zip(commands, senders, strict=True)
     ]
-    refusals = refuse_senders(connection, sent, now)
+    refusals = refuse_senders(connection, sent, attempts, now)
     known = [
         _Request(
             each.command,

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Connection
 
+from card_worker.attempts import Attempts
 from card_worker.contracts.commands import InvalidCommand
 from card_worker.contracts.enums import Reason
 from card_worker.contracts.events import write
@@ -16,6 +17,7 @@ from card_worker.domain.answers import Answer, answer
 from card_worker.domain.books import Books
 from card_worker.domain.decide import apply
 from card_worker.domain.needs import needs_access
+from card_worker.domain.producers import Sender
 from card_worker.domain.refusal import Refused
 from card_worker.domain.rows import Card
 from card_worker.domain.views import batch_view, card_view, transaction_view
@@ -23,7 +25,7 @@ from card_worker.storage.batches import find_batch, find_busy, find_reserved
 from card_worker.storage.engine import clock
 from card_worker.storage.files import find_files
 from card_worker.storage.loading import load
-from card_worker.storage.pin_attempts import delete_attempt_on_nothing
+from card_worker.storage.pin_attempts import delete_attempt_on_nothing, delete_open_attempts
 from card_worker.storage.queries import (
     CardFilter,
     card_at,
@@ -62,20 +64,30 @@ def answer_query(connection: Connection, query: Query | InvalidCommand) -> Query
     return _result(connection, card, query, card.time(clock(connection)))
 
 
-def answer_card_query(connection: Connection, query: CardQuery, now: datetime) -> QueryResult:
+def answer_card_query(
+    connection: Connection, query: CardQuery, now: datetime, sender: Sender | None = None
+) -> QueryResult:
     """Return the result of a query with a token or a PIN, within the open commit.
 
-    As for commands, the PIN attempt must have been stored before, and a wrong PIN counts.
+    As for commands, the PIN attempt must have been stored before, and a wrong PIN counts. Raises
+    LimitReached (`within_limits`).
     """
+    attempts = Attempts(connection, [(query, sender)], now)
     needed = needs_access(query)
+    if sender is not None and not _is_late(query, now) and attempts.is_refused(query, sender):
+        delete_open_attempts(connection, [needed])
+        return refused(Refused(Reason.TOO_MANY_ATTEMPTS))
     books = load(connection, [needed], now)()
     now = books.time(needed, now)
     emitted: list[Answer] = []
     try:
         if _is_late(query, now):
             raise AccessDenied(Reason.STALE_COMMAND)  # noqa: TRY301
+        attempts.admit(query, sender)
         card, pin_check = grant_access(books, query, now)
     except AccessDenied as refusal:
+        if refusal.is_wrong:
+            attempts.note_wrong(query, sender)
         result, pin_check = refused(refusal), refusal.pin_check
     else:
         result = _result(connection, card, query, now)
@@ -86,6 +98,7 @@ def answer_card_query(connection: Connection, query: CardQuery, now: datetime) -
     save(connection, books.take_changes(), emitted)
     if query.pin is not None:
         delete_attempt_on_nothing(connection, query)
+    attempts.save()
     return result
 
 

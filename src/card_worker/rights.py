@@ -6,6 +6,7 @@ from typing import NamedTuple, TypeAlias
 
 from sqlalchemy import Connection
 
+from card_worker.attempts import Attempts
 from card_worker.contracts import keys
 from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import Reason
@@ -58,7 +59,9 @@ def is_permitted(request: Command | Query, sender: Sender | None) -> bool:
     return True
 
 
-def refuse_senders(connection: Connection, sent: Sequence[Sent], now: datetime) -> Refusals:
+def refuse_senders(
+    connection: Connection, sent: Sequence[Sent], attempts: Attempts, now: datetime
+) -> Refusals:
     """Return which commands are refused for their senders.
 
     A command that was handled before is not refused: it gets its stored answer, at any age of the
@@ -72,7 +75,7 @@ def refuse_senders(connection: Connection, sent: Sequence[Sent], now: datetime) 
     wanted = {each.refused_key for each in signed.values()} | {each.key for each in signed.values()}
     known = find_digests(connection, sorted(wanted))
     issued = find_issued(connection, issued_by(signed.values(), now))
-    judged = _Judged(connection, known, issued, now)
+    judged = _Judged(connection, known, issued, attempts, now)
     refusals = {
         place: refusal for place, each in signed.items() if (refusal := judged.refusal(each))
     }
@@ -83,9 +86,15 @@ class _Judged:
     """The commands of a group that were judged so far, in their order."""
 
     def __init__(
-        self, connection: Connection, known: dict[Key, str], issued: Issued, now: datetime
+        self,
+        connection: Connection,
+        known: dict[Key, str],
+        issued: Issued,
+        attempts: Attempts,
+        now: datetime,
     ) -> None:
         self._connection, self._issued, self._now = connection, issued, now
+        self._attempts = attempts
         self._stored, self._digests = known, dict(known)
         self._requeued: dict[str, datetime | None] = {}
 
@@ -113,6 +122,8 @@ class _Judged:
             if received_at is None:
                 raise
             check_time(sender, received_at, window_s=window_s)
+        if self._attempts.is_refused(sent.command, sender):
+            raise Refused(Reason.TOO_MANY_ATTEMPTS)
         check_issued(sent.command, sender, self._issued, self._now)
 
     def _requeued_at(self, signature: str) -> datetime | None:

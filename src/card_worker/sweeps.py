@@ -1,7 +1,7 @@
 """Sweeps: commands for the cards, holds and orders whose time has passed. They are idempotent."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
@@ -18,6 +18,7 @@ from card_worker.contracts.internal import SweptCard, SweptHold
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Hold
 from card_worker.handler import handle
+from card_worker.storage.attempts import delete_attempts
 from card_worker.storage.batches import find_unapproved
 from card_worker.storage.due import After, DueCard, due_cards, due_holds
 from card_worker.storage.engine import SHORT_LOCK_TIMEOUT_MS, begin, try_lock
@@ -28,6 +29,8 @@ SLICES_MAX = 20
 """Maximum of slices that one sweep changes; the next sweep continues."""
 LAPSING_MAX = 100
 """Maximum of orders that one sweep cancels; the next sweep continues."""
+ATTEMPTS_KEPT = timedelta(days=1)
+"""How long it is kept how many attempts a source has made: for operators, and for the limit."""
 
 Row = TypeVar("Row", DueCard, Hold)
 FindDue: TypeAlias = Callable[[Connection, datetime, int, After | None], Sequence[Row]]
@@ -86,6 +89,12 @@ def _lapse(account_id: str, batch_id: str) -> LapseBatch:
         originated_by="sweep",
         reason=f"not approved within {APPROVAL_WITHIN.days} days",
     )
+
+
+def forget_attempts(engine: Engine) -> None:
+    """Delete how many attempts there were more than a day ago."""
+    with begin(engine) as (connection, now):
+        delete_attempts(connection, now - ATTEMPTS_KEPT)
 
 
 def _sweep(

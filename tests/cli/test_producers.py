@@ -56,10 +56,11 @@ def test_a_new_key_is_made_without_a_database_and_never_overwritten(tmp_path: Pa
 
 def test_a_key_is_registered_with_its_rights(registry: Registry) -> None:
     rights = ("--accounts", "T00000001,T00000002", "--tasks", "cards.activate,cards.get")
-    limits = ("--amount-max", 500, "--cards-max", 7, "--issued-max", "NOK=100,EUR=5")
+    limits = ("--amount-max", 500, "--cards-max", 7, "--wrong-max", 8)
+    issued = ("--issued-max", "NOK=100,EUR=5")
     times = ("--valid-from", "2026-01-01T01:00:00+01:00", "--valid-until", "2999-01-01T00:00:00Z")
     added = registry.view(
-        "add", "shop", "--key-id", "shop-1", *registry.public, *rights, *limits, *times
+        "add", "shop", "--key-id", "shop-1", *registry.public, *rights, *limits, *issued, *times
     )
     del added["created_at"]
     assert added == {
@@ -73,6 +74,7 @@ def test_a_key_is_registered_with_its_rights(registry: Registry) -> None:
         "amount_max": 500,
         "cards_max": 7,
         "issued_max": {"NOK": 100, "EUR": 5},
+        "wrong_max": 8,
         "valid_from": "2026-01-01T00:00:00.000Z",
         "valid_until": "2999-01-01T00:00:00.000Z",
         "revoked_at": None,
@@ -116,6 +118,7 @@ def test_the_secret_of_an_hmac_key_is_derived_and_written_once(registry: Registr
         ({"--tasks": "cards.get,all"}, "--tasks: there is no command or query all"),
         ({"--amount-max": "-1"}, "'--amount-max'"),
         ({"--cards-max": "1.5"}, "'--cards-max'"),
+        ({"--wrong-max": "0"}, "'--wrong-max'"),
         ({"--issued-max": "GBP=1"}, "--issued-max: GBP is not a currency; there are NOK"),
         ({"--issued-max": "NOK"}, "--issued-max: NOK is not CURRENCY=AMOUNT"),
         ({"--issued-max": "NOK=-1"}, "--issued-max: -1 is not an amount in minor units"),
@@ -158,6 +161,7 @@ def test_an_hmac_key_needs_the_peppers(registry: Registry) -> None:
 def test_a_key_is_replaced_by_another_with_its_rights(registry: Registry) -> None:
     add = ("add", "shop", "--key-id", "shop-1", *registry.public, "--accounts", "T00000001")
     old = registry.view(*add, "--tasks", "cards.get", "--issued-max", "NOK=9")
+    assert old["wrong_max"] == 50
     file = registry.folder / "new.json"
     new = registry.view("rotate", "shop-1", "--key-id", "shop-2", "--hmac", file)
     own = {"key_id": "shop-2", "algorithm": "v1", "public_key": None, "pepper": "p1"}
@@ -168,8 +172,9 @@ def test_a_key_is_replaced_by_another_with_its_rights(registry: Registry) -> Non
     seconds = (read_time(end) - read_time(new["created_at"])).total_seconds()
     assert seconds == WINDOW_S
     # A shorter time later; the end that is stored is never moved on.
-    registry.view("rotate", "shop-1", "--key-id", "shop-3", *registry.public, "--grace-s", 0,
-                  "--valid-until", "2999-01-01T00:00:00Z")  # fmt: skip
+    other = registry.view("rotate", "shop-1", "--key-id", "shop-3", *registry.public, "--grace-s",
+                          0, "--valid-until", "2999-01-01T00:00:00Z", "--wrong-max", 9)  # fmt: skip
+    assert other["wrong_max"] == 9
     assert registry.view("show", "shop-1")["state"] == "expired"
     assert registry.refusal("rotate", "shop-1", "--key-id", "shop-4", *registry.public) == (
         1,

@@ -125,6 +125,7 @@ ELSEWHERE = {
     Reason.NOT_PERMITTED,
     Reason.SIGNATURE_STALE,
     Reason.SIGNATURE_FROM_THE_FUTURE,
+    Reason.TOO_MANY_ATTEMPTS,
 }
 # Nothing has been drawn down of a card that shows this.
 IMPOSSIBLE = {(RefundTransaction, Status.UNUSED)}

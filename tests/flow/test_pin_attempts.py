@@ -5,12 +5,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
+from card_worker.secrets.signing import SigningKey
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.tables import pin_attempts
 from card_worker.worker.delivery import Delivery
 from card_worker.worker.messages import Answered, Failed, Message, QueryAnswered
 from tests.codes import PIN, SEAL_TO, VAULT, WRONG_PIN
 from tests.flow import defects
+from tests.producers import ed25519_key, register, signed
+from tests.producers import message as read
 from tests.storage.statements import tracing
 from tests.storage.test_codes import (
     ACCOUNT,
@@ -22,6 +25,7 @@ from tests.storage.test_codes import (
     store_attempts,
 )
 
+KEY = ed25519_key()
 TOKENS = ("wrong", "blocked", "closed", "held", "locked", "inactive", "unknown")
 """Whose card has the tokens TOKEN-0, TOKEN-1 …"""
 
@@ -65,11 +69,12 @@ def test_no_pin_is_compared_after_five_open_attempts(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("task", ["transactions.create", "cards.get", "transactions.list"])
-@pytest.mark.parametrize("pin", [WRONG_PIN, None])
+@pytest.mark.parametrize(("pin", "key"), [(WRONG_PIN, None), (None, None), (WRONG_PIN, KEY)])
 def test_each_refused_token_takes_the_same_statements_and_commits(
-    engine: Engine, task: str, pin: str | None
+    engine: Engine, task: str, pin: str | None, key: SigningKey | None
 ) -> None:
     delivery = Delivery(engine, lambda: False, vault=VAULT)
+    register(engine, KEY)
     make_cards(engine, delivery)
     attempts = len(rows(engine, pin_attempts))
     traces = dict[str, list[str]]()
@@ -77,7 +82,7 @@ def test_each_refused_token_takes_the_same_statements_and_commits(
         if pin is None and name in ("wrong", "held"):
             continue  # told openly: `pin_required`
         with tracing(engine) as traces[name]:
-            assert reason(delivery, task, f"m-{name}", number, pin) == "card_not_usable"
+            assert reason(delivery, task, f"m-{name}", number, pin, key=key) == "card_not_usable"
     assert traces["unknown"].count("COMMIT") == (1 if pin is None else 2)
     for name, trace in traces.items():
         assert trace == traces["unknown"], name
@@ -105,15 +110,24 @@ def make_cards(engine: Engine, delivery: Delivery) -> None:
         reason(delivery, "transactions.create", f"l{number}", TOKENS.index("locked"), WRONG_PIN)
 
 
-def reason(delivery: Delivery, task: str, id: str, number: int, pin: str | None) -> str:
+def reason(
+    delivery: Delivery,
+    task: str,
+    id: str,
+    number: int,
+    pin: str | None,
+    *,
+    key: SigningKey | None = None,
+) -> str:
     """Deliver a message with a token and a PIN; return why it is refused."""
     kwargs: dict[str, Any] = {"account_id": ACCOUNT, "token": f"TOKEN-{number}"}
     if pin is not None:
         kwargs["pin"] = pin
     if task == "transactions.create":
         kwargs |= {"amount": 1, "currency": "NOK", "ref_id": id}
-    message = Message(task=task, id=id, queue="cards", kwargs=kwargs, body=b"")
-    (outcome,) = delivery.deliver([message])
+    if key is not None:
+        kwargs = signed(key, task, {"command_id": id, **kwargs})
+    (outcome,) = delivery.deliver([read(task, kwargs, id)])
     if isinstance(outcome, QueryAnswered):
         return str(outcome.result["reason"])
     assert isinstance(outcome, Answered)

@@ -53,6 +53,7 @@ def _commit_between(indent: int, statement: str, *rest: str) -> str:
 
 
 SENDERS = "tests/storage/test_senders.py"
+ATTEMPTS = "tests/storage/test_attempts.py"
 GROUPS = "tests/storage/test_handler_groups.py"
 HANDLER = "tests/storage/test_handler.py"
 TRANSPORT = "tests/transport/test_transport.py"
@@ -205,6 +206,27 @@ BUGS = (
         "masked(letter.headers, letter.task), masked_body(letter.body, letter.task)",
         "letter.headers, letter.body",
         ("tests/flow/test_leaks.py",),
+    ),
+    Bug(
+        "the limit of a producer is not looked at within a group",
+        "attempts.py",
+        "so_far = self._stored.get(source, Tally()).plus(*self._made.get(source, Tally()))",
+        "so_far = self._stored.get(source, Tally())",
+        (ATTEMPTS,),
+    ),
+    Bug(
+        "two workers at once exceed the limit of a producer",
+        "attempts.py",
+        "raise LimitReached(self._refused)",
+        "pass",
+        (ATTEMPTS,),
+    ),
+    Bug(
+        "beyond its limit, a producer may try right PINs",
+        "rights.py",
+        "if self._attempts.is_refused(sent.command, sender):",
+        "if False:",
+        (ATTEMPTS,),
     ),
     # --- signatures ------------------------------------------------------------------------------
     Bug(

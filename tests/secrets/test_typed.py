@@ -1,9 +1,12 @@
 """Tokens and PINs as people type them: which spellings are the same."""
 
+from typing import Any
 from uuid import UUID
 
 import pytest
 
+from card_worker.secrets.drawing import HIDDEN_BITS_MIN, draw_tokens
+from card_worker.secrets.formats import PREFIX_MAX, TokenFormat
 from card_worker.secrets.secret import Secret
 from tests.codes import VAULT
 
@@ -76,3 +79,36 @@ def test_spellings_of_a_pin(typed: str) -> None:
 @pytest.mark.parametrize("typed", ["12 34", "12-34", "01234", "123"])
 def test_a_pin_has_no_other_spellings(typed: str) -> None:
     assert not is_pin("1234", typed)
+
+
+def is_short(value: str) -> bool:
+    return VAULT.keyed_token(ACCOUNT, Secret(value)).is_short
+
+
+def test_no_token_of_a_short_format_counts_as_long() -> None:
+    prefix = "A-Very.Long~Prefix_Of_A_Shop-2026"[:PREFIX_MAX]
+    for names in ({"numbers"}, {"characters"}, {"symbols"}, {"numbers", "characters", "symbols"}):
+        for unambiguous in (False, True):
+            given: dict[str, Any] = dict.fromkeys(names, True)
+            flags = TokenFormat(**given, unambiguous=unambiguous)
+            longest = max(n for n in range(1, 129) if flags.bits(n) < HIDDEN_BITS_MIN)
+            for length in (8, longest):
+                format = flags.model_copy(update={"length": length, "prefix": prefix})
+                assert all(map(is_short, draw_tokens(format, 100)))
+
+
+@pytest.mark.parametrize(
+    ("value", "short"),
+    [
+        ("1234567890123456", True),
+        ("GIFT-2026-12345678", True),
+        ("", True),
+        ("DINCARD:0b7a3a3e-3c58-4d0e-9d4b-6a0a4f2f7c11", False),
+        ("DINCARD:12345678", True),
+        ("x" * 32 + "aB3dE5gH7jK9", False),
+        ("x" * 32 + "aB3dE5gH7j", True),
+        ("1" + "-" * 60 + "2" * 15, True),  # dashes don't count: it is found without them
+    ],
+)
+def test_the_text_of_a_token_shows_whether_it_is_short(value: str, short: bool) -> None:
+    assert is_short(value) is short

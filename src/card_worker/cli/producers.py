@@ -18,7 +18,7 @@ from card_worker.contracts.commands import COMMANDS
 from card_worker.contracts.fields import SECONDS_MAX, is_account_id, read_time
 from card_worker.contracts.queries import QUERIES
 from card_worker.contracts.text import is_id
-from card_worker.domain.producers import WINDOW_S, ProducerKey
+from card_worker.domain.producers import WINDOW_S, WRONG_MAX, ProducerKey
 from card_worker.money import AMOUNT_MAX
 from card_worker.secrets.signing import KEY_ID, Algorithm, SigningKey, ed25519_verifier
 from card_worker.settings import PREFIX, load_settings
@@ -43,6 +43,13 @@ Hmac = Annotated[
 ValidUntil = Annotated[
     str | None, Option(help="The end of its validity, such as 2027-01-01T00:00:00Z.")
 ]
+_WRONG_MAX = Option(
+    min=1,
+    max=1_000_000,
+    help="How many wrong PINs and unknown short tokens are accepted of the producer in ten minutes,"
+    " unless 5 % of its attempts are more.",
+)
+WrongMax = Annotated[int, _WRONG_MAX]
 
 Value = TypeVar("Value")
 
@@ -90,6 +97,7 @@ def add(
             " NOK=100000,EUR=5000. Other currencies: nothing."
         ),
     ] = None,
+    wrong_max: WrongMax = WRONG_MAX,
     valid_from: Annotated[
         str | None, Option(help="The begin of its validity, such as 2026-12-01T00:00:00Z.")
     ] = None,
@@ -105,6 +113,7 @@ def add(
         "amount_max": amount_max,
         "cards_max": cards_max,
         "issued_max": _read("--issued-max", _sums, issued_max),
+        "wrong_max": wrong_max,
         "valid_until": _read("--valid-until", read_time, valid_until),
     }
     begin_at = _read("--valid-from", read_time, valid_from)
@@ -147,12 +156,14 @@ def rotate(
         int,
         Option(min=0, max=SECONDS_MAX, help="How many seconds the old key stays valid."),
     ] = WINDOW_S,
+    wrong_max: Annotated[int | None, _WRONG_MAX] = None,
     valid_until: ValidUntil = None,
     as_json: AsJson = False,
 ) -> None:
     """Register a new key with the rights of another, which stays valid for a time.
 
-    A command that the old key has signed is accepted as long as that is valid.
+    Of these, --wrong-max may be changed. A command that the old key has signed is accepted as long
+    as that is valid.
     """
     ends = _read("--valid-until", read_time, valid_until)
 
@@ -168,7 +179,11 @@ def rotate(
         last = min(last, old.valid_until or last)
         producers.change_key(connection, old_key_id, valid_until=last)
         return old._replace(
-            **_new_key(key_id, public_key), created_at=now, valid_from=now, valid_until=ends
+            **_new_key(key_id, public_key),
+            wrong_max=old.wrong_max if wrong_max is None else wrong_max,
+            created_at=now,
+            valid_from=now,
+            valid_until=ends,
         )
 
     _store(key_of, hmac, public_key, as_json=as_json)

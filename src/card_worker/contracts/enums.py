@@ -128,6 +128,10 @@ class Reason(TextEnum):
         "signature_from_the_future",
         "The time of the signature is more than 10 minutes ahead.",
     )
+    TOO_MANY_ATTEMPTS = (
+        "too_many_attempts",
+        "Too many PINs and tokens of the producer were wrong; sign it again after 10 minutes.",
+    )
     BATCH_TOO_LARGE = (
         "batch_too_large",
         "A list has at most 1,000 cards, an order at most 10,000,000.",

@@ -73,6 +73,11 @@ class ByCardOrToken(Request):
         assert self.pin is None or isinstance(self.pin, GivenPin)
         return self.pin
 
+    @property
+    def is_attempt(self) -> bool:
+        """Whether it brings what can be guessed: a PIN or a short token."""
+        return self.pin is not None or (self.given_token is not None and self.given_token.is_short)
+
 
 class OnTransaction(Request):
     """A command that names a transaction, and by it a card."""

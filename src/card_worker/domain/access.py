@@ -44,11 +44,16 @@ class Access(NamedTuple):
 
 
 class AccessDenied(Refused):
-    """The caller may not use the card. `pin_check` is the check of the PIN, if there was one."""
+    """The caller may not use the card. `pin_check` is the check of the PIN, if there was one.
 
-    def __init__(self, reason: Reason, pin_check: PinCheck | None = None) -> None:
+    `is_wrong`: the PIN was wrong, or a short token is unknown.
+    """
+
+    def __init__(
+        self, reason: Reason, pin_check: PinCheck | None = None, *, is_wrong: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.pin_check = pin_check
+        self.pin_check, self.is_wrong = pin_check, is_wrong
 
 
 def check_reference(books: Books, command: Request, card: Card | None) -> None:
@@ -100,7 +105,9 @@ def _has_started(request: AccessRequest, card: Card, now: datetime) -> bool:
 def _card_of(books: Books, request: AccessRequest, now: datetime) -> Card:
     assert request.given_token is not None
     token = books.token(request.given_token)
-    if token is None or token.revoked_at is not None:
+    if token is None:
+        raise AccessDenied(Reason.CARD_NOT_USABLE, is_wrong=request.given_token.is_short)
+    if token.revoked_at is not None:
         raise AccessDenied(Reason.CARD_NOT_USABLE)
     if token.spent_at is not None:
         raise AccessDenied(Reason.TOKEN_SPENT)
@@ -137,7 +144,7 @@ def _check_pin(books: Books, request: AccessRequest, card: Card, now: datetime) 
         until = books.now + min(LOCK_FIRST * 2**doublings, LOCK_MAX)
         lock = PinLocked(request, now, card.key, until, key=keys.guard(attempt.id))
     pin_check = PinCheck(attempt._replace(outcome=Outcome.WRONG), lock=lock)
-    raise AccessDenied(Reason.CARD_NOT_USABLE, pin_check)
+    raise AccessDenied(Reason.CARD_NOT_USABLE, pin_check, is_wrong=True)
 
 
 def _undecided(counting: Iterable[PinAttempt], attempt: PinAttempt, now: datetime) -> int:

@@ -38,7 +38,8 @@ def decide(books: Books, command: Command, now: datetime) -> Decision:
         _check_deadline(command, now)
         return found.decide(command, books, now)
     except AccessDenied as refusal:
-        return with_pin_check(rejection(command, now, refusal), refusal.pin_check)
+        rejected = rejection(command, now, refusal)._replace(is_wrong=refusal.is_wrong)
+        return with_pin_check(rejected, refusal.pin_check)
     except Refused as refusal:
         return rejection(command, now, refusal)
 

@@ -362,6 +362,8 @@ class Decision(NamedTuple):
     after: tuple[CardEvent, ...] = ()
     pin_check: PinCheck | None = None
     """The check of the PIN that the command had, if it had one."""
+    is_wrong: bool = False
+    """Whether its PIN was wrong, or its short token is unknown."""
 
     @property
     def events(self) -> tuple[Event, ...]:

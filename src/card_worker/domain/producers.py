@@ -25,6 +25,7 @@ from card_worker.secrets.signing import Algorithm
 WINDOW_S: int = Account._field_defaults["signature_window_s"]
 QUERY_WINDOW_S = 60
 """How old the signature of a query may be."""
+WRONG_MAX = 50
 CLOCK_DIFFERENCE_MAX = timedelta(minutes=10)
 """How far the clock of a producer may be ahead."""
 
@@ -54,6 +55,9 @@ class ProducerKey(NamedTuple):
     """The largest number of cards in an order."""
     issued_max: dict[str, int] | None = None
     """How much may be loaded onto cards per UTC day, by currency; other currencies: nothing."""
+    wrong_max: int = WRONG_MAX
+    """How many wrong PINs and unknown short tokens are accepted of the producer in ten minutes,
+    unless 5 % of its attempts are more."""
     valid_until: datetime | None = None
     revoked_at: datetime | None = None
 

@@ -1,14 +1,25 @@
 """Draws random tokens and PINs: uniformly, from the operating system's random source, in bulk."""
 
 import os
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
 from card_worker import uuids
-from card_worker.secrets.formats import FORMULA_SIGNS, PinFormat, TokenFormat
+from card_worker.secrets.formats import (
+    DIGITS,
+    FORMULA_SIGNS,
+    LETTERS,
+    LOOKALIKES,
+    PREFIX_MAX,
+    SYMBOLS,
+    PinFormat,
+    TokenFormat,
+)
 
 PREFIX = "DINCARD:"
 """The beginning of a token without a format; a UUID follows."""
+_WITH_UUID = re.compile(PREFIX + "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SHOWN = 4
 HIDDEN_BITS_MIN = 64
 """The last SHOWN characters of a token are shown only if so many random bits stay hidden."""
@@ -39,6 +50,26 @@ def mask(values: Sequence[str], format: TokenFormat | None) -> list[str]:
     shown = SHOWN if format.bits(format.length - SHOWN) >= HIDDEN_BITS_MIN else 0
     hidden = format.prefix + MASK * (format.length - shown)
     return [hidden + value[len(value) - shown :] for value in values]
+
+
+def is_uuid_token(value: str) -> bool:
+    """Say whether a token looks like one without a format."""
+    return _WITH_UUID.fullmatch(value) is not None
+
+
+def may_be_short(value: str) -> bool:
+    """Say whether a format with fewer than HIDDEN_BITS_MIN random bits may have made a token.
+
+    The first PREFIX_MAX characters may be a prefix, which is not random.
+    """
+    rest = set(random := value[PREFIX_MAX:])
+    least = TokenFormat(
+        symbols=not rest.isdisjoint(SYMBOLS),
+        numbers=not rest.isdisjoint(DIGITS),
+        characters=not rest.isdisjoint(LETTERS),
+        unambiguous=rest.isdisjoint(LOOKALIKES),
+    )
+    return not least.alphabet or least.bits(len(random)) < HIDDEN_BITS_MIN
 
 
 def _draw(alphabet: str, length: int, count: int) -> list[str]:

@@ -17,6 +17,7 @@ LOOKALIKES = "0O1lI"
 TOKEN_LENGTH = 36
 TOKEN_MIN, TOKEN_MIN_DIGITS, TOKEN_MIN_WITH_PIN = 12, 16, 8
 TOKEN_MAX = 128
+PREFIX_MAX = 32
 PIN_MIN, PIN_MAX = 4, 32
 
 # The first character of a formula in a spreadsheet; in East Asia also full-width.
@@ -88,7 +89,7 @@ class TokenFormat(_Alphabet):
     prefix: Annotated[
         StrictStr,
         Field(
-            max_length=32,
+            max_length=PREFIX_MAX,
             pattern=r"^[!#-&(-\[\]-~]*$",
             json_schema_extra={"not": {"pattern": FORMULA_PATTERN}},
         ),

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from itertools import chain
 from uuid import UUID
 
+from card_worker.secrets.drawing import is_uuid_token, may_be_short
+from card_worker.secrets.formats import PREFIX_MAX
 from card_worker.secrets.peppers import Hash, Peppers
 from card_worker.secrets.sealing import NotOpened, open_sealed
 from card_worker.secrets.secret import Secret, is_sealed
@@ -40,6 +42,17 @@ class GivenToken(Secret):
     @property
     def hashes(self) -> tuple[Hash, ...]:
         return tuple(chain(*self._spellings))
+
+    @property
+    def is_short(self) -> bool:
+        """Whether its format, if it had one, may have fewer than 64 random bits: it can be guessed.
+
+        An unknown token has no known format, so its text decides.
+        """
+        value = self.reveal()
+        if len(value) <= PREFIX_MAX:
+            return True
+        return not is_uuid_token(value) and may_be_short(_without_gaps(value))
 
     def renewed(self, stored: Hash) -> Hash:
         """Return the hash with the newest pepper of the spelling that has the hash `stored`."""

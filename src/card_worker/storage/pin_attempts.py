@@ -11,7 +11,7 @@ from sqlalchemy import Connection, FromClause, Select, func, select
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.queries import CardQuery
 from card_worker.contracts.transactions import CreateTransaction
-from card_worker.domain.needs import needs_access
+from card_worker.domain.needs import Needs, needs_access
 from card_worker.domain.rows import Card, Outcome
 from card_worker.storage.json_rows import (
     delete_rows,
@@ -79,6 +79,15 @@ def delete_attempt_on_nothing(connection: Connection, query: CardQuery) -> None:
     """Delete the PIN attempt of a query whose token or card_id was unknown when it was stored."""
     id = event_id(query.account_id, query.key)
     delete_rows(connection, pin_attempts, [{"id": id, "number": 0}])
+
+
+def delete_open_attempts(connection: Connection, needed: Iterable[Needs]) -> None:
+    """Delete the PIN attempts of requests that are refused for their senders, by their needs.
+
+    Their keys stay free: the PIN of a later command with such a key is to be compared.
+    """
+    ids = {needs.pin_attempt for needs in needed if needs.pin_attempt is not None}
+    delete_rows(connection, pin_attempts, [{"id": id, "outcome": Outcome.OPEN} for id in ids])
 
 
 def _lock_cards(connection: Connection, requests: Sequence[PinRequest]) -> list[Card | None]:

@@ -59,6 +59,7 @@ CHANGING: Mapping[str, frozenset[str]] = {
         "issued": "amount",
         "pins": "kid digest changed_at format locked_until",
         "repeats": "mark",
+        "source_attempts": "attempts wrong is_reported",
         "starts": "starts started_at deaths",
         "unauthenticated": "stored counted bytes",
         "tokens": "kid digest expires_at expires_after_transaction spent_at revoked_at"
@@ -107,6 +108,9 @@ RIGHTS: Mapping[str, Rights] = {
         f"SELECT, INSERT, {_update('repeats')}", f"SELECT, DELETE, {_update('repeats')}"
     ),
     "reserved_card_ids": Rights("SELECT, INSERT, DELETE"),
+    "source_attempts": Rights(
+        f"SELECT, INSERT, DELETE, {_update('source_attempts')}", reader="SELECT"
+    ),
     "starts": Rights(f"SELECT, INSERT, DELETE, {_update('starts')}", operator="SELECT, DELETE"),
     "tokens": Rights(
         f"SELECT, INSERT, DELETE, {_update('tokens')}",

@@ -302,6 +302,19 @@ issued = _table(
     PrimaryKeyConstraint("producer", "day", "currency"),
 )
 
+# The requests with a PIN or a short token that were decided in a window of ten minutes, by source:
+# `producer/…`, or `account/…` for those that are not signed.
+source_attempts = _table(
+    "source_attempts",
+    None,
+    _required("began_at", UtcTime),
+    _required("source"),
+    _required("attempts", WholeNumber),
+    _required("wrong", WholeNumber),
+    _required("is_reported", Flag),
+    PrimaryKeyConstraint("began_at", "source"),
+)
+
 # How many messages of unknown senders were stored as dead letters on a UTC day, and how many more
 # were only counted.
 unauthenticated = _table(

@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 
 from card_worker.batches.chunks import Chunk
 from card_worker.contracts.commands import CHUNK
-from card_worker.contracts.dead_letters import UNAUTHENTICATED, Unreadable
+from card_worker.contracts.dead_letters import Unreadable
 from card_worker.contracts.message import NO_VAULT, read_commands
 from card_worker.contracts.queries import QUERIES
 from card_worker.secret_issuer import SecretIssuer
@@ -175,7 +175,7 @@ class Delivery:
                     failed[place] = error
             reasons = {item.reason for read in reads.values() for item in read.unreadable}
             reasons |= {error.reason for error in failed.values() if isinstance(error, Unreadable)}
-            if not reasons & UNAUTHENTICATED or not self._senders.refresh_once():
+            if not self._senders.refresh_for(reasons):
                 break
         unread = [(messages[place], error) for place, error in failed.items()]
         outcomes |= zip(failed, self._dead_letters.dead_letter_unread(unread), strict=True)

@@ -8,6 +8,7 @@ from time import perf_counter
 import structlog
 from sqlalchemy import Engine
 
+from card_worker.attempts import Attempt, within_limits
 from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import EventType
 from card_worker.contracts.queries import CardQuery
@@ -66,15 +67,24 @@ class Groups:
             if any(sender is not None and not sender.key.is_valid(now) for sender in senders):
                 raise RegistryChanged
 
+        def commit(refused: frozenset[Attempt]) -> list[Answer]:
+            with begin(engine, lock_timeout_ms=lock_timeout_ms, registry_version=version) as (
+                connection,
+                now,
+            ):
+                check_keys(now)
+                return handle(
+                    connection,
+                    commands,
+                    now,
+                    self._resources.issuer,
+                    senders,
+                    traces=traces,
+                    refused=refused,
+                )
+
         record_attempts(engine, permitted, version, check_keys, lock_timeout_ms=lock_timeout_ms)
-        with begin(engine, lock_timeout_ms=lock_timeout_ms, registry_version=version) as (
-            connection,
-            now,
-        ):
-            check_keys(now)
-            answers = handle(
-                connection, commands, now, self._resources.issuer, senders, traces=traces
-            )
+        answers = within_limits(commit)
         self._resources.senders.warn_of_unsigned(senders.count(None))
         self._resources.fair_share.note_commands()
         commit_s = perf_counter() - started

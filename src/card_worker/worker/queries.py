@@ -3,8 +3,9 @@
 from datetime import datetime, timedelta
 from functools import partial
 
+from card_worker.attempts import Attempt, within_limits
 from card_worker.contracts.commands import InvalidCommand
-from card_worker.contracts.dead_letters import UNAUTHENTICATED, DeadLetterReason, Unreadable
+from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
 from card_worker.contracts.message import read_query
 from card_worker.contracts.queries import CardQuery, Query
 from card_worker.domain.producers import QUERY_WINDOW_S, Sender, check_rights, check_time
@@ -32,7 +33,7 @@ class Queries:
             try:
                 query, sender = self._read(message)
             except Unreadable as problem:
-                if problem.reason not in UNAUTHENTICATED or not self._senders.refresh_once():
+                if not self._senders.refresh_for({problem.reason}):
                     raise
                 query, sender = self._read(message)
             return QueryAnswered(self._retries.run(partial(self._answer, query, sender)))
@@ -69,9 +70,13 @@ class Queries:
             try:
                 check = partial(self._check_sender, query, sender)
                 record_attempts(self._engine, [query], version, check)
-                with begin(self._engine, registry_version=version) as (connection, now):
-                    check(now)
-                    return answer_card_query(connection, query, now)
+
+                def commit(_: frozenset[Attempt]) -> QueryResult:
+                    with begin(self._engine, registry_version=version) as (connection, now):
+                        check(now)
+                        return answer_card_query(connection, query, now, sender)
+
+                return within_limits(commit)
             except Refused as refusal:
                 return refused(refusal)
         with reading(self._engine) as connection:

@@ -4,13 +4,13 @@ A signature is verified before a commit opens. The first statement of the commit
 of the registry: if that has changed, the commit is rolled back, and all is verified anew.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Set
 from time import monotonic
 
 import structlog
 from sqlalchemy import Engine
 
-from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
+from card_worker.contracts.dead_letters import UNAUTHENTICATED, DeadLetterReason, Unreadable
 from card_worker.contracts.envelope import quoted
 from card_worker.contracts.message import ALL, SignedBy
 from card_worker.contracts.signatures import Signature
@@ -56,7 +56,7 @@ class Senders:
         return self._known().version
 
     def expire(self) -> None:
-        """Let `refresh_once` read the registry again."""
+        """Let `refresh_for` read the registry again."""
         self._is_fresh = False
 
     def refresh(self) -> None:
@@ -71,9 +71,12 @@ class Senders:
             self._is_fresh = True
             return
 
-    def refresh_once(self) -> bool:
-        """Read the registry, unless it was read since `expire`; say whether it was read."""
-        if self._is_fresh:
+    def refresh_for(self, reasons: Set[DeadLetterReason]) -> bool:
+        """Say whether messages that are unreadable for these reasons must be read again.
+
+        Reads the registry for one about their senders, unless it was read since `expire`.
+        """
+        if self._is_fresh or UNAUTHENTICATED.isdisjoint(reasons):
             return False
         self.refresh()
         return True

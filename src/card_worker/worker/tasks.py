@@ -50,7 +50,14 @@ from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.errors import is_retryable, needs_operator
 from card_worker.storage.schema import SchemaOutdated, check
-from card_worker.sweeps import Place, Swept, expire_cards, expire_holds, lapse_orders
+from card_worker.sweeps import (
+    Place,
+    Swept,
+    expire_cards,
+    expire_holds,
+    forget_attempts,
+    lapse_orders,
+)
 from card_worker.telemetry import configure_logs
 from card_worker.transport.access import Access, Refused, check_access, consuming, publishing
 from card_worker.worker import beat, default_queue, grouping, remote_control, stopping, tracing
@@ -255,6 +262,7 @@ def _sweep_files(_: Engine, __: Place) -> Swept:
 
 def _sweep_batches(engine: Engine, _: Place) -> Swept:
     _request_chunks(stalled_chunks(engine))
+    forget_attempts(engine)
     return Swept(lapse_orders(engine), None)
 
 
