@@ -69,9 +69,12 @@ def refuse_senders(connection: Connection, sent: Sequence[Sent], now: datetime) 
     signed = {place: each for place, each in enumerate(sent) if each.sender is not None}
     if not signed:
         return {}
-    wanted = {each.refused_key for each in signed.values()} | {each.key for each in signed.values()}
-    known = find_digests(connection, sorted(wanted))
+    refused = find_digests(connection, sorted({each.refused_key for each in signed.values()}))
     issued = find_issued(connection, issued_by(signed.values(), now))
+    new = _Judged(connection, {}, Issued(issued), now)
+    if not refused and all(map(new.is_accepted_if_new, signed.values())):
+        return {}  # so is each that was handled before, which nearly none was
+    known = refused | find_digests(connection, sorted({each.key for each in signed.values()}))
     judged = _Judged(connection, known, issued, now)
     refusals = {
         place: refusal for place, each in signed.items() if (refusal := judged.refusal(each))
@@ -103,6 +106,15 @@ class _Judged:
             return refusal
         self._digests.setdefault(sent.key, sent.digest)
         return None
+
+    def is_accepted_if_new(self, sent: Sent) -> bool:
+        """Say whether a command is accepted even if neither it nor a copy was handled before."""
+        try:
+            check_rights(sent.command, sent.of)
+            self._check_new(sent)
+        except Refused:
+            return False
+        return True
 
     def _check_new(self, sent: Sent) -> None:
         sender, window_s = sent.of, sent.of.window_s(sent.command.account_id)
@@ -152,7 +164,8 @@ def issued_by(sent: Iterable[Sent], now: datetime) -> Issued:
     """Return what these commands issue, for the producers that have a limit."""
     issued = Issued()
     for command, _, _, sender in sent:
-        amount, currency = issues(command)
-        if amount and sender is not None and sender.is_counted:
-            issued[sender.key.producer, now.date().isoformat(), currency] += amount
+        if sender is not None and sender.is_counted:
+            amount, currency = issues(command)
+            if amount:
+                issued[sender.key.producer, now.date().isoformat(), currency] += amount
     return issued

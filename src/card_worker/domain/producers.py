@@ -107,8 +107,10 @@ def check_time(
 
 def check_issued(command: Command, sender: Sender, issued: Issued, now: datetime) -> None:
     """Count what a command issues. Raises Refused if that is above the limit of its key."""
+    if not sender.is_counted:
+        return
     limits, (amount, currency) = sender.key.issued_max, issues(command)
-    if not sender.is_counted or not amount:
+    if not amount:
         return
     place = sender.key.producer, now.date().isoformat(), currency
     if limits is not None and issued[place] + amount > limits.get(currency, 0):
