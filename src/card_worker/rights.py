@@ -69,12 +69,12 @@ def refuse_senders(connection: Connection, sent: Sequence[Sent], now: datetime) 
     signed = {place: each for place, each in enumerate(sent) if each.sender is not None}
     if not signed:
         return {}
-    refused = find_digests(connection, sorted({each.refused_key for each in signed.values()}))
+    refused = find_digests(connection, [each.refused_key for each in signed.values()])
     issued = find_issued(connection, issued_by(signed.values(), now))
     new = _Judged(connection, {}, Issued(issued), now)
     if not refused and all(map(new.is_accepted_if_new, signed.values())):
         return {}  # so is each that was handled before, which nearly none was
-    known = refused | find_digests(connection, sorted({each.key for each in signed.values()}))
+    known = refused | find_digests(connection, [each.key for each in signed.values()])
     judged = _Judged(connection, known, issued, now)
     refusals = {
         place: refusal for place, each in signed.items() if (refusal := judged.refusal(each))
