@@ -73,7 +73,7 @@ def refuse_senders(connection: Connection, sent: Sequence[Sent], now: datetime) 
     issued = find_issued(connection, issued_by(signed.values(), now))
     new = _Judged(connection, {}, Issued(issued), now)
     if not refused and all(map(new.is_accepted_if_new, signed.values())):
-        return {}  # so is each that was handled before, which nearly none was
+        return {}  # also if some were handled before
     known = refused | find_digests(connection, [each.key for each in signed.values()])
     judged = _Judged(connection, known, issued, now)
     refusals = {
@@ -108,7 +108,7 @@ class _Judged:
         return None
 
     def is_accepted_if_new(self, sent: Sent) -> bool:
-        """Say whether a command is accepted even if neither it nor a copy was handled before."""
+        """Say whether a command is accepted, also if it was not handled before."""
         try:
             check_rights(sent.command, sent.of)
             self._check_new(sent)
