@@ -99,9 +99,8 @@ class _Judged:
         if digest == sent.digest:
             return None
         try:
-            check_rights(sent.command, sent.of)
-            if digest is None:  # else it is refused for its other content
-                self._check_new(sent)
+            # With other content than the stored one it is refused anyway.
+            self._check(sent, is_new=digest is None)
         except Refused as refusal:
             return refusal
         self._digests.setdefault(sent.key, sent.digest)
@@ -110,11 +109,15 @@ class _Judged:
     def is_accepted_if_new(self, sent: Sent) -> bool:
         """Say whether a command is accepted, also if it was not handled before."""
         try:
-            check_rights(sent.command, sent.of)
-            self._check_new(sent)
+            self._check(sent, is_new=True)
         except Refused:
             return False
         return True
+
+    def _check(self, sent: Sent, *, is_new: bool) -> None:
+        check_rights(sent.command, sent.of)
+        if is_new:
+            self._check_new(sent)
 
     def _check_new(self, sent: Sent) -> None:
         sender, window_s = sent.of, sent.of.window_s(sent.command.account_id)
