@@ -115,12 +115,11 @@ class _Judged:
         return True
 
     def _check(self, sent: Sent, *, is_new: bool) -> None:
-        check_rights(sent.command, sent.of)
-        if is_new:
-            self._check_new(sent)
-
-    def _check_new(self, sent: Sent) -> None:
-        sender, window_s = sent.of, sent.of.window_s(sent.command.account_id)
+        command, sender = sent.command, sent.of
+        check_rights(command, sender)
+        if not is_new:
+            return
+        window_s = sender.window_s(command.account_id)
         try:
             check_time(sender, self._now, window_s=window_s)
         except Refused:
@@ -128,7 +127,7 @@ class _Judged:
             if received_at is None:
                 raise
             check_time(sender, received_at, window_s=window_s)
-        check_issued(sent.command, sender, self._issued, self._now)
+        check_issued(command, sender, self._issued, self._now)
 
     def _requeued_at(self, signature: str) -> datetime | None:
         if signature not in self._requeued:

@@ -217,7 +217,7 @@ BUGS = (
     Bug(
         "the rights of a key are not checked",
         "rights.py",
-        "        check_rights(sent.command, sent.of)\n",
+        "        check_rights(command, sender)\n",
         "",
         (SENDERS,),
     ),
