@@ -72,9 +72,12 @@ def refuse_senders(
     signed = {place: each for place, each in enumerate(sent) if each.sender is not None}
     if not signed:
         return {}
-    wanted = {each.refused_key for each in signed.values()} | {each.key for each in signed.values()}
-    known = find_digests(connection, sorted(wanted))
+    refused = find_digests(connection, [each.refused_key for each in signed.values()])
     issued = find_issued(connection, issued_by(signed.values(), now))
+    new = _Judged(connection, {}, Issued(issued), attempts, now)
+    if not refused and all(map(new.is_accepted_if_new, signed.values())):
+        return {}  # also if some were handled before
+    known = refused | find_digests(connection, [each.key for each in signed.values()])
     judged = _Judged(connection, known, issued, attempts, now)
     refusals = {
         place: refusal for place, each in signed.items() if (refusal := judged.refusal(each))
@@ -105,16 +108,27 @@ class _Judged:
         if digest == sent.digest:
             return None
         try:
-            check_rights(sent.command, sent.of)
-            if digest is None:  # else it is refused for its other content
-                self._check_new(sent)
+            # With other content than the stored one it is refused anyway.
+            self._check(sent, is_new=digest is None)
         except Refused as refusal:
             return refusal
         self._digests.setdefault(sent.key, sent.digest)
         return None
 
-    def _check_new(self, sent: Sent) -> None:
-        sender, window_s = sent.of, sent.of.window_s(sent.command.account_id)
+    def is_accepted_if_new(self, sent: Sent) -> bool:
+        """Say whether a command is accepted, also if it was not handled before."""
+        try:
+            self._check(sent, is_new=True)
+        except Refused:
+            return False
+        return True
+
+    def _check(self, sent: Sent, *, is_new: bool) -> None:
+        command, sender = sent.command, sent.of
+        check_rights(command, sender)
+        if not is_new:
+            return
+        window_s = sender.window_s(command.account_id)
         try:
             check_time(sender, self._now, window_s=window_s)
         except Refused:
@@ -122,9 +136,9 @@ class _Judged:
             if received_at is None:
                 raise
             check_time(sender, received_at, window_s=window_s)
-        if self._attempts.is_refused(sent.command, sender):
+        if self._attempts.is_refused(command, sender):
             raise Refused(Reason.TOO_MANY_ATTEMPTS)
-        check_issued(sent.command, sender, self._issued, self._now)
+        check_issued(command, sender, self._issued, self._now)
 
     def _requeued_at(self, signature: str) -> datetime | None:
         if signature not in self._requeued:
@@ -163,7 +177,8 @@ def issued_by(sent: Iterable[Sent], now: datetime) -> Issued:
     """Return what these commands issue, for the producers that have a limit."""
     issued = Issued()
     for command, _, _, sender in sent:
-        amount, currency = issues(command)
-        if amount and sender is not None and sender.is_counted:
-            issued[sender.key.producer, now.date().isoformat(), currency] += amount
+        if sender is not None and sender.is_counted:
+            amount, currency = issues(command)
+            if amount:
+                issued[sender.key.producer, now.date().isoformat(), currency] += amount
     return issued

@@ -239,7 +239,7 @@ BUGS = (
     Bug(
         "the rights of a key are not checked",
         "rights.py",
-        "            check_rights(sent.command, sent.of)\n",
+        "        check_rights(command, sender)\n",
         "",
         (SENDERS,),
     ),
@@ -253,7 +253,7 @@ BUGS = (
     Bug(
         "a signature has no end",
         "domain/producers.py",
-        "if sender.signed_at < now - timedelta(seconds=min(window_s, SECONDS_MAX)):",
+        "if age_s > window_s:",
         "if False:",
         (SENDERS,),
     ),

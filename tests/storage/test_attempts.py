@@ -47,7 +47,7 @@ NUMBERS = count()
 def signer(producer: str = "shop", wrong_max: int = WRONG_MAX, signed_at: datetime = NOW) -> Sender:
     """Return the sender of one message: each has a signature of its own."""
     key = ProducerKey("k1", producer, Algorithm.ED25519, NOW, NOW, wrong_max=wrong_max)
-    return Sender(key, signed_at, str(uuid4()), {})
+    return Sender(key, int(signed_at.timestamp()), str(uuid4()), {})
 
 
 def guess(**fields: Any) -> Command:
@@ -165,7 +165,7 @@ def test_a_refusal_for_the_sender_leaves_no_pin_attempt(engine: Engine) -> None:
     with begin(engine) as (connection, _):
         store_pin_attempts(connection, [right], NOW)
     # A key without rights doesn't touch the attempt of the owner's command.
-    nobody = replace(early, key=early.key._replace(accounts=[]))
+    nobody = early._replace(key=early.key._replace(accounts=[]))
     by: list[Sender | None] = [nobody]
     with begin(engine) as (connection, _):
         handle(connection, [right], NOW, plain_issuer(), by)

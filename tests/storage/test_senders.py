@@ -43,6 +43,7 @@ from card_worker.worker.messages import (
 from tests.codes import OWNER, VAULT
 from tests.flow.processes import until
 from tests.producers import PEPPERS, ed25519_key, hmac_key, message, register, signed
+from tests.storage.statements import counting
 
 ACCOUNT, OTHER = "T00000001", "T00000002"
 STRANGER = [new_key_pair().recipient]
@@ -597,6 +598,33 @@ def test_copies_in_a_group_are_the_same_command(shop: Shop) -> None:
     assert told(shop.deliver(mine)) == "card.created"
     assert shop.send("cards.create", **card("2", amount=100)) == "card.created"
     assert shop.send("cards.create", **card("3", amount=1)) == "limit_exceeded"
+
+
+def test_signed_commands_take_one_statement_more_than_unsigned_ones(shop: Shop) -> None:
+    shop.register()
+
+    def statements(make: Callable[..., Message], *names: str) -> int:
+        with counting(shop.engine) as said:
+            outcomes = shop.worker.deliver([make("cards.create", **card(name)) for name in names])
+        assert list(map(told, outcomes)) == ["card.created"] * len(names)
+        return len(said)
+
+    statements(shop.unsigned, "0")  # reads the registry
+    assert statements(shop.message, *"123") == statements(shop.unsigned, *"456") + 1
+
+
+def test_each_copy_of_a_command_needs_the_rights_of_its_key(shop: Shop) -> None:
+    register(shop.engine, shop.ed25519)
+    register(shop.engine, shop.hmac, tasks=["cards.get"])
+    assert shop.send("cards.create", command_id="c", **card("1")) == "card.created"
+    for name, told_first in (("2", "idempotency_conflict"), ("1", "card.created")):
+        copies = [
+            shop.message("cards.create", key, command_id="c", **card(name))
+            for key in (shop.ed25519, shop.hmac)
+        ]
+        outcomes = list(map(told, shop.worker.deliver(copies)))
+        # A command that was handled gets its answer, whoever of the producer's keys has signed it.
+        assert outcomes == [told_first, "not_permitted" if name == "2" else told_first]
 
 
 def test_what_every_key_of_a_producer_issues_counts(shop: Shop) -> None:

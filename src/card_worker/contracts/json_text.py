@@ -23,7 +23,7 @@ def read_json(raw: bytes, *, bytes_max: int, levels_max: int) -> Any:
     if len(raw) > bytes_max:
         raise NotJson(f"{len(raw)} bytes; at most {bytes_max} are read")
     try:
-        read = _decoder.decode(raw.decode())
+        read = _decode(raw.decode().strip(" \t\n\r"))
     except NotJson:
         raise
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -35,6 +35,14 @@ def read_json(raw: bytes, *, bytes_max: int, levels_max: int) -> Any:
     # With fewer brackets than levels it can't be too deep.
     if raw.count(b"[") + raw.count(b"{") > levels_max and _is_deeper(read, levels_max):
         raise NotJson(f"nested too deep: more than {levels_max} levels")
+    return read
+
+
+def _decode(text: str) -> Any:
+    """Parse JSON without whitespace around it: the decoder's own method would look for that."""
+    read, end = _decoder.raw_decode(text)
+    if end != len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
     return read
 
 

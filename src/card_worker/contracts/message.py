@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -67,8 +67,7 @@ ALL = _All()
 """Contains everything: signatures are required for all accounts."""
 
 
-@dataclass(frozen=True, slots=True)
-class SignedBy:
+class SignedBy(NamedTuple):
     """Who has signed a message, and which accounts accept only signed commands."""
 
     producer: str | None = None
@@ -92,8 +91,7 @@ class SignedBy:
 UNSIGNED = SignedBy()
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
+class _Reading(NamedTuple):
     """What all commands of a message are read with."""
 
     vault: Vault

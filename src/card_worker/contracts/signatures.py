@@ -7,7 +7,6 @@ that no two programs have to write JSON alike.
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -32,10 +31,6 @@ class Signature(NamedTuple):
     value: bytes
     base: bytes
     """The bytes that are signed."""
-
-    @property
-    def signed_at(self) -> datetime:
-        return datetime.fromtimestamp(self.time, UTC)
 
     @property
     def digest(self) -> str:

@@ -89,9 +89,8 @@ def claim_keys(
 
 def find_digests(connection: Connection, keys: Sequence[Key]) -> dict[Key, str]:
     """Return the digests of those of the keys that exist."""
-    names = ("account_id", "key")
-    rows = [dict(zip(names, key, strict=True)) for key in keys]
-    found = find(connection, idempotency_keys, (*names, "digest"), rows)()
+    rows = [{"account_id": account_id, "key": key} for account_id, key in keys]
+    found = find(connection, idempotency_keys, ("account_id", "key", "digest"), rows)()
     return {(row[0], row[1]): _without_checksum(row[2]) for row in found}
 
 

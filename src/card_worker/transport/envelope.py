@@ -71,8 +71,8 @@ def fanout_payload(raw: bytes) -> dict[str, Any]:
     try:
         read = _well_formed(_read_fanout(raw))
         if read.get("content-type") == "application/json":
-            is_base64 = read["properties"].get("body_encoding")
-            _read_fanout(base64.b64decode(read["body"]) if is_base64 else read["body"].encode())
+            body = read["body"]
+            _read_fanout(body if isinstance(body, bytes) else body.encode())
     except NotJson:
         raise
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -121,7 +121,8 @@ def _well_formed(read: Any) -> dict[str, Any]:
     """Return `read` if kombu can make a message of it. Raises if not."""
     match read:
         case {"properties": {"delivery_info": dict(), "body_encoding": "base64"}}:
-            base64.b64decode(read["body"], validate=True)
+            read["body"] = base64.b64decode(read["body"], validate=True)
+            read["properties"]["body_encoding"] = None  # or kombu would decode it once more
         case {"properties": {"delivery_info": dict(), **properties}}:
             if properties.get("body_encoding"):
                 raise ValueError("an encoding that kombu doesn't know")

@@ -60,11 +60,14 @@ class Groups:
         commands = [command for read in reads for command in read.commands]
         senders = [read.sender for read in reads for _ in read.commands]
         traces = [read.message.conditions.trace for read in reads for _ in read.commands]
-        permitted = [command for read in reads for command in read.permitted]
+        attempted = reads if requests_with_pin(commands) else []
+        permitted = [command for read in attempted for command in read.permitted]
         engine, version = self._resources.engine, self._resources.senders.version
 
+        signed_with = {sender.key.key_id: sender.key for sender in senders if sender is not None}
+
         def check_keys(now: datetime) -> None:
-            if any(sender is not None and not sender.key.is_valid(now) for sender in senders):
+            if not all(key.is_valid(now) for key in signed_with.values()):
                 raise RegistryChanged
 
         def commit(refused: frozenset[Attempt]) -> list[Answer]:

@@ -1,6 +1,6 @@
 """Messages with queries: answered by the result of their task alone."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 from card_worker.attempts import Attempt, within_limits
@@ -98,4 +98,4 @@ class Queries:
         if not sender.key.is_valid(now):
             raise RegistryChanged
         check_rights(query, sender)
-        check_time(sender, now, window_s=QUERY_WINDOW_S, ahead=timedelta(seconds=QUERY_WINDOW_S))
+        check_time(sender, now, window_s=QUERY_WINDOW_S, ahead_s=QUERY_WINDOW_S)

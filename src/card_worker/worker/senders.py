@@ -130,7 +130,7 @@ class Senders:
         if not verify(signature.base, signature.value):
             raise Unreadable(DeadLetterReason.SIGNATURE_WRONG, quoted(key.key_id))
         is_counted = key.producer in known.limited
-        return Sender(key, signature.signed_at, signature.digest, known.windows_s, is_counted)
+        return Sender(key, signature.time, signature.digest, known.windows_s, is_counted)
 
     def _verifier(self, key: ProducerKey) -> Verify | None:
         if key.key_id not in self._verifiers:
