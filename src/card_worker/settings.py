@@ -42,6 +42,8 @@ FROM_FILES = (*SECRET_KEYS, *URLS)
 DATABASES = ("postgresql://", "postgresql+psycopg://", "sqlite:///", "sqlite+pysqlite:///")
 """The supported beginnings of a database URL."""
 
+KEEP_S_MAX = 100 * 366 * 86_400
+
 
 class LogFormat(StrEnum):
     """The format of log lines: readable text, or JSON for a log collector."""
@@ -121,6 +123,20 @@ class Settings(BaseSettings):
     )
     event_stream: str = Field(
         "card-events", min_length=1, description="Name of the Redis Stream of events."
+    )
+    event_stream_max: int = Field(
+        1_000_000,
+        ge=1,
+        le=2**53,
+        description="Maximum of entries in the stream; the relay removes older ones. The stream may"
+        " have some hundred more.",
+    )
+    event_stream_keep_s: int = Field(
+        7 * 86_400,
+        ge=1,
+        le=KEEP_S_MAX,
+        description="Seconds for which an entry stays in the stream, unless there are more than"
+        " EVENT_STREAM_MAX.",
     )
     event_sinks: Literal["redis"] = Field(
         "redis", description="Where events are published: `redis`, the stream."

@@ -159,7 +159,12 @@ def relay(
     received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, _: received.append(signum))
-    sink = RedisStream(settings.events(), settings.event_stream)
+    sink = RedisStream(
+        settings.events(),
+        settings.event_stream,
+        entries_max=settings.event_stream_max,
+        keep_s=settings.event_stream_keep_s,
+    )
     with database() as engine:
         try:
             Relay(engine, [sink]).run(lambda: bool(received))
