@@ -54,7 +54,7 @@ REFUSED = {
         *map("TABLE {}".format, ("cards", "transactions", "tokens", "pins", "accounts", "chunks")),
         *map("TABLE {}".format, ("dead_letters", "file_parts", "idempotency_keys")),
         "INSERT INTO outbox (id) VALUES (NULL)",
-        "INSERT INTO unpublished VALUES (1)",
+        "INSERT INTO unpublished (position) VALUES (1)",
     ],
     Role.OPERATOR: [
         *EVERYBODY,

@@ -4,15 +4,14 @@ import json
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic_core import PydanticCustomError
 from sqlalchemy import Connection
 from typer import Argument, Option, Typer
 
 from card_worker.cli.connections import database, read_only
 from card_worker.cli.console import AsJson, err, money, out, print_views, refuse, table
+from card_worker.cli.times import read_time_option
 from card_worker.contracts.enums import CardType, Status
 from card_worker.contracts.events import write
-from card_worker.contracts.fields import read_time
 from card_worker.domain.rows import Card
 from card_worker.domain.views import card_view, transaction_view
 from card_worker.money import AMOUNT_MAX
@@ -99,9 +98,9 @@ def list_(
         batch_id=batch,
         available_min=available_min,
         available_max=available_max,
-        created_from=_read_time("--created-from", created_from),
-        created_before=_read_time("--created-before", created_before),
-        expires_before=_read_time("--expires-before", expires_before),
+        created_from=read_time_option("--created-from", created_from),
+        created_before=read_time_option("--created-before", created_before),
+        expires_before=read_time_option("--expires-before", expires_before),
     )
     with database() as engine, begin(engine) as (connection, now):
         cards = queries.list_cards(
@@ -126,13 +125,6 @@ def list_(
         # Not on stdout with --json, because each of its lines is a card.
         console = err if as_json else out
         console.print(f"There are more: --after {views[-1]['card_id']}", soft_wrap=True)
-
-
-def _read_time(option: str, text: str | None) -> datetime | None:
-    try:
-        return None if text is None else read_time(text)
-    except PydanticCustomError as error:
-        raise refuse(f"{option}: {text} {error.message()}", code=2) from None
 
 
 def _find(connection: Connection, account: str, card_id: str) -> Card:

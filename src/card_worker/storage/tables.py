@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.schema import SchemaItem
@@ -270,6 +271,9 @@ unpublished = _table(
     "unpublished",
     None,
     _required("position", WholeNumber, primary_key=True, autoincrement=False),
+    # It was published before, but not to this stream.
+    Column("again", Flag, nullable=False, server_default=false()),
+    Index("ix_unpublished_again", "position", **_where("again")),
 )
 
 # An answer that is to be published again, for the command that was sent again. The relay deletes
