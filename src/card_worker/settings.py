@@ -100,6 +100,8 @@ PeppersText = Annotated[Peppers, PlainValidator(Peppers.read)]
 Recipients = Annotated[tuple[str, ...], NoDecode, _comma_separated(read_recipients)]
 Identities = Annotated[tuple[str, ...], NoDecode, _comma_separated(read_identities)]
 
+KeepS = Annotated[int | None, Field(ge=1, le=KEEP_S_MAX)]
+
 
 class Settings(BaseSettings):
     """All settings. A name ends with the unit of its value."""
@@ -209,6 +211,27 @@ class Settings(BaseSettings):
     sweep_interval_s: float = Field(
         10.0, gt=0, le=86_400, description="Seconds between two sweeps of the same kind."
     )
+    keep_events_s: KeepS = Field(
+        None,
+        description="Seconds after which the content of a published event is deleted from the"
+        " database. A command that is sent again after that is answered with `command.repeated`,"
+        " without the first answer. Default: it is kept.",
+    )
+    keep_pin_attempts_s: KeepS = Field(
+        None,
+        description="Seconds after which PIN attempts that no longer count are deleted. Default:"
+        " they are kept.",
+    )
+    keep_dead_letters_s: KeepS = Field(
+        None,
+        description="Seconds after which dead letters that were requeued or dropped are deleted."
+        " Default: they are kept.",
+    )
+    keep_jobs_s: KeepS = Field(
+        None,
+        description="Seconds after which finished jobs of orders and recalls are deleted. Default:"
+        " they are kept.",
+    )
     log_format: LogFormat = Field(
         LogFormat.CONSOLE, description="Format of log lines: `console` or `json`."
     )
@@ -223,6 +246,13 @@ class Settings(BaseSettings):
                     raise ValueError(f"{PREFIX}{name}: has a key that {taken[key]} has")
                 taken[key] = name
         return self
+
+    @property
+    def kept_s(self) -> dict[str, int]:
+        """Return for how many seconds rows are kept, by kind, of which there is a limit."""
+        names = ("events", "pin_attempts", "dead_letters", "jobs")
+        found = {name: getattr(self, f"keep_{name}_s") for name in names}
+        return {name: seconds for name, seconds in found.items() if seconds is not None}
 
     def vault(self) -> Vault:
         """Return the vault with the peppers and identities that are set."""

@@ -17,6 +17,7 @@ from tests import servers
 from tests.servers import Server
 
 EVERYBODY = [
+    "UPDATE retention SET minimum_s = 0",
     "ALTER TABLE transactions DISABLE TRIGGER ALL",
     "ALTER TABLE cards DROP COLUMN name",
     "DROP TABLE starts",

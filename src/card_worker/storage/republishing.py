@@ -8,9 +8,13 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, select, true
 
 from card_worker.contracts.enums import EventType
+from card_worker.storage.engine import lock
 from card_worker.storage.json_rows import columns_named, upsert
 from card_worker.storage.outbox import Unpublished
+from card_worker.storage.retention import LOCK, PRUNED_TO
 from card_worker.storage.tables import outbox, unpublished
+
+_HAS_CONTENT = outbox.c.position > PRUNED_TO
 
 
 class Selection(NamedTuple):
@@ -43,10 +47,9 @@ def request(connection: Connection, selection: Selection) -> int:
 
     It publishes them in the order of the outbox, and before all events that are newer.
     """
-    positions = select(outbox.c.position, true()).where(*selection.conditions)
-    if connection.dialect.name == "sqlite":
-        # SQLite takes ON CONFLICT after a SELECT without WHERE for the condition of a join.
-        positions = positions.where(outbox.c.position > 0)
+    lock(connection, LOCK)
+    conditions = *selection.conditions, _HAS_CONTENT
+    positions = select(outbox.c.position, true()).where(*conditions)
     insert = upsert(connection.dialect.name, unpublished).from_select(
         ["position", "again"], positions
     )
@@ -56,7 +59,8 @@ def request(connection: Connection, selection: Selection) -> int:
 
 def read(connection: Connection, selection: Selection, slice_rows: int) -> Iterator[Unpublished]:
     """Yield events in the order of the outbox; `slice_rows` are in memory at a time."""
-    statement = select(*columns_named(outbox, Unpublished._fields)).where(*selection.conditions)
+    statement = select(*columns_named(outbox, Unpublished._fields))
+    statement = statement.where(*selection.conditions, _HAS_CONTENT)
     rows = connection.execution_options(yield_per=slice_rows).execute(
         statement.order_by(outbox.c.position)
     )

@@ -27,6 +27,7 @@ from card_worker.contracts.commands import (
     SWEEP_CARDS,
     SWEEP_FILES,
     SWEEP_HOLDS,
+    SWEEP_OLD,
     SWEEP_RUNS,
     SWEEPS,
 )
@@ -47,7 +48,7 @@ from card_worker.storage.dead_letters import DeadLetter
 from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.errors import is_retryable, needs_operator
 from card_worker.storage.schema import SchemaOutdated, check
-from card_worker.sweeps import Place, Swept, expire_cards, expire_holds, lapse_orders
+from card_worker.sweeps import Place, Swept, delete_old, expire_cards, expire_holds, lapse_orders
 from card_worker.telemetry import configure_logs
 from card_worker.transport.access import Access, Refused, check_access, consuming, publishing
 from card_worker.worker import beat, default_queue, grouping, remote_control, stopping
@@ -241,11 +242,16 @@ def _sweep_batches(engine: Engine, _: Place) -> Swept:
     return Swept(lapse_orders(engine), None)
 
 
+def _sweep_old(engine: Engine, place: Place) -> Swept:
+    return delete_old(engine, load_settings().kept_s, place)
+
+
 _SWEEPS: dict[str, Callable[[Engine, Place], Swept]] = {
     SWEEP_CARDS: expire_cards,
     SWEEP_HOLDS: expire_holds,
     SWEEP_FILES: _sweep_files,
     SWEEP_RUNS: _sweep_batches,
+    SWEEP_OLD: _sweep_old,
 }
 _PLACE = TypeAdapter(Place)
 
