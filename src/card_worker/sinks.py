@@ -90,8 +90,10 @@ class RedisStream:
         self._redis.eval(_ADD_ENTRIES, 1, self._stream, *fields, *values)
         if monotonic() >= self._groups_at:
             self._groups_at = monotonic() + GROUPS_S
-            for behind in groups_behind(self._redis, self._stream, *self._limits):
-                log.warning("consumer group is behind", **behind._asdict())
+            for group, entries, seconds in groups_behind(self._redis, self._stream, *self._limits):
+                log.warning(
+                    "consumer group is behind", group=group, entries=entries, seconds=seconds
+                )
 
     def close(self) -> None:
         self._redis.close()

@@ -4,7 +4,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
-from typer import BadParameter, Option, Typer
+from typer import BadParameter, Exit, Option, Typer
 
 from card_worker.cli.connections import database, open_client
 from card_worker.cli.console import TIMEOUT_S_MAX, AsJson, out, plural, print_json
@@ -122,3 +122,27 @@ def _copy(engine: "Engine", selection: "Selection", settings: Settings, stream: 
             count += len(events)
     sink.close()
     return count
+
+
+@app.command()
+def compare(as_json: AsJson = False) -> None:
+    """List the entries of the stream that the database doesn't have, such as after a restore.
+
+    Exit 1 if there are any.
+    """
+    from card_worker.sinks import connect
+    from card_worker.streams import unknown_entries
+
+    settings, is_behind = load_settings(), False
+    with database() as engine, connect(settings.events()) as redis:
+        for entry in unknown_entries(redis, settings.event_stream, engine):
+            is_behind = True
+            if as_json:
+                print_json(entry._asdict())
+            else:
+                why = "other content" if entry.is_changed else "not in the database"
+                out.print(f"{entry.entry_id}  {entry.type:<18} {entry.subject}  {why}")
+    if is_behind:
+        raise Exit(1)
+    if not as_json:
+        out.print("the database has all entries of the stream")
