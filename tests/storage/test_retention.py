@@ -230,3 +230,32 @@ def test_workers_delete_nothing_that_is_younger_than_the_minimum(postgres_url: s
     with pytest.raises(Exception, match="query returned no rows"), engine.begin() as connection:
         connection.execute(text("SELECT prune('cards', now(), 1)"))
     engine.dispose()
+
+
+COMMANDS = 1_000
+BYTES_MAX = {"outbox": 350, "idempotency_keys": 300, "cards": 400, "transactions": 420}
+"""What a command that makes a card leaves for ever in each table, with the indexes of this."""
+
+
+def test_what_stays_of_a_command_is_small(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    handle_commands(engine, *(create(f"card-{number:08}") for number in range(COMMANDS)))
+    publish_all(engine)
+    allow(engine)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        sizes = []
+        for _ in range(2):
+            for table in BYTES_MAX:
+                connection.execute(text(f"VACUUM FULL {table}"))
+            size = "SELECT pg_total_relation_size(CAST(:table AS regclass))"
+            sizes.append(
+                {
+                    table: connection.scalar(text(size), {"table": table}) / COMMANDS
+                    for table in BYTES_MAX
+                }
+            )
+            prune_all(engine, rows_max=COMMANDS)
+    before, after = sizes
+    assert {table: size for table, size in after.items() if size > BYTES_MAX[table]} == {}
+    assert before["outbox"] > 3 * after["outbox"]
+    engine.dispose()
