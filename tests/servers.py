@@ -361,7 +361,7 @@ class Postgres:
             user = pwd.getpwnam(_OTHER_THAN_ROOT)
             for path in (self._folder, password):
                 os.chown(path, user.pw_uid, user.pw_gid)
-        self._programs = _programs(self._folder)
+        self.programs = _programs(self._folder)
         options = f"--username=card_worker --auth=scram-sha-256 {SORTING} --no-sync"
         # With the default of 4096, most of the time of a connection goes into its password.
         options += " --set scram_iterations=1"
@@ -387,7 +387,7 @@ class Postgres:
         tied = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), _OTHER_THAN_ROOT]
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                [*tied, str(self._programs / program), *options],
+                [*tied, str(self.programs / program), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

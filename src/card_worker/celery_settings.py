@@ -8,7 +8,7 @@ import os
 
 from kombu.entity import Exchange, Queue
 
-from card_worker.contracts.commands import QUEUES, SWEEPS
+from card_worker.contracts.commands import QUEUES, SWEEP_OLD, SWEEPS
 from card_worker.contracts.queries import QUERY_QUEUES
 from card_worker.settings import WrongSetting, load_settings
 from card_worker.transport import TRANSPORT
@@ -100,5 +100,6 @@ beat_schedule = {
         "options": {"retry": False, "ignore_result": True},
     }
     for sweep in SWEEPS
+    if sweep != SWEEP_OLD or _settings.kept_s
 }
 beat_max_loop_interval = 5  # seconds

@@ -11,10 +11,11 @@ from card_worker.attempts import Attempt, Attempts
 from card_worker.contracts.base import InternalCommand
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import Reason
+from card_worker.contracts.events import is_pruned
 from card_worker.contracts.traces import Trace
 from card_worker.contracts.transactions import CreateTransaction
 from card_worker.domain.access import record_attempt
-from card_worker.domain.answers import Answer, answer, traced
+from card_worker.domain.answers import Answer, answer, repeated, traced
 from card_worker.domain.books import Books
 from card_worker.domain.decide import apply, decide, needs
 from card_worker.domain.events import CommandRejected, Decision
@@ -140,7 +141,13 @@ def handle(
     accepted = [each for each in open_requests if answers[event_id(*each.key)].reason is None]
     add_issued(connection, issued_by([each.sent for each in accepted], now))
     attempts.save()
-    return [answers[event_id(*request.key)] for request in requests]
+    return [_given(answers[event_id(*request.key)], request) for request in requests]
+
+
+def _given(answer: Answer, request: _Request) -> Answer:
+    """Return what a request is answered with: a stored answer may have lost its content."""
+    is_whole = answer.reason is not None or not is_pruned(answer.event)
+    return answer if is_whole else repeated(answer, request.command.command_id)
 
 
 def _with_pin(command: Command) -> CreateTransaction | None:

@@ -42,6 +42,8 @@ FROM_FILES = (*SECRET_KEYS, *URLS)
 DATABASES = ("postgresql://", "postgresql+psycopg://", "sqlite:///", "sqlite+pysqlite:///")
 """The supported beginnings of a database URL."""
 
+KEEP_S_MAX = 100 * 366 * 86_400
+
 
 class LogFormat(StrEnum):
     """The format of log lines: readable text, or JSON for a log collector."""
@@ -123,6 +125,8 @@ PeppersText = Annotated[Peppers, PlainValidator(Peppers.read)]
 Recipients = Annotated[tuple[str, ...], NoDecode, _comma_separated(read_recipients)]
 Identities = Annotated[tuple[str, ...], NoDecode, _comma_separated(read_identities)]
 
+KeepS = Annotated[int | None, Field(ge=1, le=KEEP_S_MAX)]
+
 
 class Settings(BaseSettings):
     """All settings. A name ends with the unit of its value."""
@@ -146,6 +150,20 @@ class Settings(BaseSettings):
     )
     event_stream: str = Field(
         "card-events", min_length=1, description="Name of the Redis Stream of events."
+    )
+    event_stream_max: int = Field(
+        1_000_000,
+        ge=1,
+        le=2**53,
+        description="Maximum of entries in the stream; the relay removes older ones. The stream may"
+        " have some hundred more.",
+    )
+    event_stream_keep_s: int = Field(
+        7 * 86_400,
+        ge=1,
+        le=KEEP_S_MAX,
+        description="Seconds for which an entry stays in the stream, unless there are more than"
+        " EVENT_STREAM_MAX.",
     )
     event_sinks: Literal["redis"] = Field(
         "redis", description="Where events are published: `redis`, the stream."
@@ -242,6 +260,27 @@ class Settings(BaseSettings):
         description="Export a span of OpenTelemetry for each group of messages, as the variables"
         " `OTEL_…` say. Needs the extra `otel`.",
     )
+    keep_events_s: KeepS = Field(
+        None,
+        description="Seconds after which the content of a published event is deleted from the"
+        " database. A command that is sent again after that is answered with `command.repeated`,"
+        " without the first answer. Default: it is kept.",
+    )
+    keep_pin_attempts_s: KeepS = Field(
+        None,
+        description="Seconds after which PIN attempts that no longer count are deleted. Default:"
+        " they are kept.",
+    )
+    keep_dead_letters_s: KeepS = Field(
+        None,
+        description="Seconds after which dead letters that were requeued or dropped are deleted."
+        " Default: they are kept.",
+    )
+    keep_jobs_s: KeepS = Field(
+        None,
+        description="Seconds after which finished jobs of orders and recalls are deleted. Default:"
+        " they are kept.",
+    )
     log_format: LogFormat = Field(
         LogFormat.CONSOLE, description="Format of log lines: `console` or `json`."
     )
@@ -256,6 +295,13 @@ class Settings(BaseSettings):
                     raise ValueError(f"{PREFIX}{name}: has a key that {taken[key]} has")
                 taken[key] = name
         return self
+
+    @property
+    def kept_s(self) -> dict[str, int]:
+        """Return for how many seconds rows are kept, by kind, of which there is a limit."""
+        names = ("events", "pin_attempts", "dead_letters", "jobs")
+        found = {name: getattr(self, f"keep_{name}_s") for name in names}
+        return {name: seconds for name, seconds in found.items() if seconds is not None}
 
     def vault(self) -> Vault:
         """Return the vault with the peppers and identities that are set."""

@@ -1,15 +1,18 @@
 """Sinks: where the relay publishes events."""
 
 from collections.abc import Sequence
+from time import monotonic
 from typing import Protocol
 from uuid import UUID
 
+import structlog
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from card_worker.contracts.enums import EventType
 from card_worker.redis_url import RedisAddress
+from card_worker.streams import groups_behind
 from card_worker.transport.access import check_access, streaming
 from card_worker.transport.in_flight import script
 
@@ -48,15 +51,31 @@ class Sink(Protocol):
 
 _ADD_ENTRIES = script("add_entries")
 FIELDS = ("id", "type", "account_id", "subject", "event")
+GROUPS_S = 60.0
+"""Seconds between two looks at the consumer groups."""
+
+log = structlog.get_logger(__name__)
 
 
 class RedisStream:
-    """A Redis Stream: one entry per event, read with consumer groups."""
+    """A Redis Stream: one entry per event, read with consumer groups.
 
-    def __init__(self, address: RedisAddress, stream: str) -> None:
+    It keeps at most `entries_max` entries, and none for longer than `keep_s` seconds.
+    """
+
+    def __init__(
+        self,
+        address: RedisAddress,
+        stream: str,
+        *,
+        entries_max: int = 1_000_000,
+        keep_s: int = 7 * 86_400,
+    ) -> None:
         # No retries here: the relay retries, with all events in order.
         self._redis = connect(address)
         self._stream = stream
+        self._limits = entries_max, keep_s
+        self._groups_at = monotonic()
 
     def check(self) -> None:
         check_access(self._redis, streaming(self._stream))
@@ -67,7 +86,14 @@ class RedisStream:
             for event in events
             for value in (str(event.id), event.type, event.account_id, event.subject, event.event)
         ]
-        self._redis.eval(_ADD_ENTRIES, 1, self._stream, len(FIELDS), *FIELDS, *values)
+        fields = (*self._limits, len(FIELDS), *FIELDS)
+        self._redis.eval(_ADD_ENTRIES, 1, self._stream, *fields, *values)
+        if monotonic() >= self._groups_at:
+            self._groups_at = monotonic() + GROUPS_S
+            for group, entries, seconds in groups_behind(self._redis, self._stream, *self._limits):
+                log.warning(
+                    "consumer group is behind", group=group, entries=entries, seconds=seconds
+                )
 
     def close(self) -> None:
         self._redis.close()

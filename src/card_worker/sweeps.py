@@ -1,6 +1,6 @@
 """Sweeps: commands for the cards, holds and orders whose time has passed. They are idempotent."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, NamedTuple, TypeAlias, TypeVar
@@ -23,6 +23,7 @@ from card_worker.storage.batches import find_unapproved
 from card_worker.storage.due import After, DueCard, due_cards, due_holds
 from card_worker.storage.engine import SHORT_LOCK_TIMEOUT_MS, begin, try_lock
 from card_worker.storage.errors import is_lock_timeout, is_retryable
+from card_worker.storage.retention import Kind, prune
 
 SLICE_ROWS = 1_000
 SLICES_MAX = 20
@@ -78,6 +79,23 @@ def lapse_orders(engine: Engine) -> int:
     with begin(engine, writing=False) as (connection, now):
         due = find_unapproved(connection, now - APPROVAL_WITHIN, batches_max=LAPSING_MAX)
     return sum(_do_alone(engine, _lapse(*key), now, row=key[1]) for key in due)
+
+
+def delete_old(engine: Engine, kept_s: Mapping[str, int], place: Place = BEGIN) -> Swept:
+    """Delete a slice of what is older than `kept_s`, in a commit for each kind.
+
+    It ends when nothing is left, or SLICES_MAX slices were deleted.
+    """
+    changed, is_full = 0, False
+    for name, seconds in kept_s.items():
+        with begin(engine) as (connection, now):
+            rows = prune(connection, Kind(name), now - timedelta(seconds=seconds), SLICE_ROWS)
+        changed, is_full = changed + rows, is_full or rows >= SLICE_ROWS
+        if rows:
+            log.info("old rows deleted", what=name, rows=rows)
+    swept = place.swept + changed
+    is_last = not is_full or swept >= SLICES_MAX * SLICE_ROWS
+    return Swept(changed, None if is_last else Place(swept))
 
 
 def _lapse(account_id: str, batch_id: str) -> LapseBatch:

@@ -182,7 +182,7 @@ SPOILT = {
     "DELETE FROM dead_letters": r"lost: garbage-\d+\. is no dead letter",
     "UPDATE dead_letters SET body = '' WHERE message_id LIKE 'list-%'": "is not in the dead",
     LETTER: "a message in order became a dead letter: nobody-sent",
-    "INSERT INTO unpublished VALUES (1)": "1 events still wait to be published",
+    "INSERT INTO unpublished (position) VALUES (1)": "1 events still wait to be published",
     "INSERT INTO idempotency_keys SELECT account_id, 'x', digest, gen_random_uuid(), created_at"
     " FROM idempotency_keys LIMIT 1": "has no answer",
     "INSERT INTO audit.pin_attempts (id, card, outcome) SELECT gen_random_uuid(), {card}, 'wrong'"

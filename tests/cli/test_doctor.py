@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -19,8 +20,10 @@ from card_worker.cli.doctor.database import postgres_findings
 from card_worker.cli.doctor.database import version_finding as database_version
 from card_worker.cli.doctor.finding import Level
 from card_worker.cli.doctor.redis import version_finding as redis_version
+from card_worker.contracts.enums import EventType
+from card_worker.contracts.fields import read_time
 from card_worker.contracts.json_text import write_json
-from card_worker.domain.answers import repeated
+from card_worker.domain.answers import Answer, repeated
 from card_worker.embedded.valkey import Valkey
 from card_worker.redis_url import RedisAddress
 from card_worker.secrets.peppers import new_pepper
@@ -112,7 +115,10 @@ def test_an_unknown_variable_is_a_warning_with_the_closest_name(doctor: Doctor) 
             "settings",
             "CARD_WORKER_GROUP_MX is no setting; did you mean CARD_WORKER_GROUP_MAX?",
         ),
-        ("settings", "CARD_WORKER_SERVICE_HOST is no setting"),
+        (
+            "settings",
+            "CARD_WORKER_SERVICE_HOST is no setting; did you mean CARD_WORKER_METRICS_HOST?",
+        ),
     ]
 
 
@@ -384,12 +390,34 @@ def test_a_stream_that_is_ahead_of_a_restored_database(
 def test_an_answer_that_was_repeated_is_compared_by_the_first_answer(
     doctor: Doctor, orders: Orders
 ) -> None:
-    first = create(orders, "first")
-    again = repeated(write_json(first), "another")
+    event = create(orders, "first")
+    id, account_id, type = UUID(event["id"]), event["data"]["account_id"], EventType(event["type"])
+    made_at = read_time(event["time"])
+    first = Answer(id, account_id, type, "first", "first", write_json(event), made_at)
+    content = f'{{"command":"cards.create","account_id":"{account_id}"}}'
     sink = RedisStream(RedisAddress.parse(doctor.settings["BROKER_URL"]), "card-events")
-    sink.publish([again])
+    sink.publish([repeated(first, "another"), repeated(first._replace(event=content), "a third")])
     sink.close()
+    assert of_stream(doctor.find()["ok"]) == ["the outbox agrees with the last 2 events"]
+
+
+def test_an_event_whose_content_was_deleted_is_not_compared(doctor: Doctor, orders: Orders) -> None:
+    create(orders, "first")
+    publish(doctor, orders.engine)
+    with begin(orders.engine) as (connection, _):
+        connection.execute(text("DROP TRIGGER IF EXISTS outbox_update"))
+        connection.execute(text("UPDATE outbox SET event = '{}'"))
     assert of_stream(doctor.find()["ok"]) == ["the outbox agrees with the last 1 events"]
+
+
+def test_a_consumer_group_that_is_behind(doctor: Doctor, orders: Orders, redis: Redis) -> None:
+    create(orders, "first")
+    publish(doctor, orders.engine)
+    redis.xgroup_create("card-events", "books", id="0")
+    assert of_stream(doctor.warnings()) == []
+    doctor.settings["EVENT_STREAM_MAX"] = "2"
+    (warning,) = of_stream(doctor.warnings())
+    assert warning.startswith("consumer group books is behind by 1 entries and ")
 
 
 def test_a_stream_that_is_empty_and_one_with_other_entries(

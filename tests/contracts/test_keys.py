@@ -55,6 +55,7 @@ SPACES: dict[Callable[..., str], tuple[list[Any], ...]] = {
     keys.rest: (UUIDS,),
     keys.breakage: (UUIDS,),
     keys.repeat: (UUIDS, NAMES),
+    keys.pruned: (UUIDS, NAMES),
     keys.of_job: (UUIDS, ["end", "left/1", "left/12", "cancelled"]),
     keys.confirmation: (NAMES,),
 }

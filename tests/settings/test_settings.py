@@ -25,8 +25,13 @@ FILES = [
     *("mellon:x", "://mellon", "::mellon", "simplecache::mellon://x", "simplecache::memory://x"),
     *("file://mellon/x", "file:mellon", "file:", "local://mellon", "s4://mellon", "/x\udc80mellon"),
 ]
+KEPT = ("EVENTS", "PIN_ATTEMPTS", "DEAD_LETTERS", "JOBS")
+SECONDS = ["", "mellon", "0", "-1", "1.5", "inf", f"{2**40}"]
 OTHERS = {
     "EVENT_STREAM": ["", "mellon\udc80"],
+    "EVENT_STREAM_MAX": ["", "mellon", "0", "-1", "1.5", f"{2**64}"],
+    "EVENT_STREAM_KEEP_S": SECONDS,
+    **{f"KEEP_{name}_S": SECONDS for name in KEPT},
     "EVENT_SINKS": ["", "mellon", "redis,mellon"],
     "GROUP_MAX": ["", "mellon", "0", "-1", "1001", f"{2**64}", "1.5", "nan", "0x10"],
     "GROUP_WAIT_MS": ["", "mellon", "-1", "1001", f"{2**64}", "inf"],

@@ -110,7 +110,8 @@ def test_rows_of_each_release_are_there_after_the_upgrade(empty: Engine, revisio
     migrate(empty, revision)
     fill(empty)
     before = set(inspect(empty).get_table_names())
-    expected = {name: int(name in before) for name in tables.metadata.tables} | {"registry": 1}
+    expected = {name: int(name in before) for name in tables.metadata.tables}
+    expected |= {"registry": 1, "retention": 4}
     upgrade(empty.url.render_as_string(hide_password=False))
     assert rows(empty) == expected
     migrate(empty, revision, down=True)

@@ -1142,7 +1142,7 @@ EVENT_CORRUPTIONS = [
     ),
     Corruption(
         "a note without an event",
-        "INSERT INTO unpublished VALUES (123456)",
+        "INSERT INTO unpublished (position) VALUES (123456)",
         "unpublished_events_exist",
         "event of",
     ),

@@ -114,9 +114,9 @@ def test_a_repeated_dry_run_is_still_a_dry_run(engine: Engine) -> None:
 
 def test_it_is_the_same_event_each_time(engine: Engine) -> None:
     (_, first) = handle_commands(engine, create("A1"), spend("A1", "r1"))
-    events = [repeated(first.event, "another") for _ in range(2)]
+    events = [repeated(first, "another") for _ in range(2)]
     assert events[0] == events[1]
-    assert events[0].id not in (first.id, repeated(first.event, "a third").id)
+    assert events[0].id not in (first.id, repeated(first, "a third").id)
 
 
 def test_what_is_committed_together_with_its_first_needs_no_repeat(engine: Engine) -> None:

@@ -17,6 +17,7 @@ from tests import servers
 from tests.servers import Server
 
 EVERYBODY = [
+    "UPDATE retention SET minimum_s = 0",
     "ALTER TABLE transactions DISABLE TRIGGER ALL",
     "ALTER TABLE cards DROP COLUMN name",
     "DROP TABLE starts",
@@ -54,7 +55,7 @@ REFUSED = {
         *map("TABLE {}".format, ("cards", "transactions", "tokens", "pins", "accounts", "chunks")),
         *map("TABLE {}".format, ("dead_letters", "file_parts", "idempotency_keys")),
         "INSERT INTO outbox (id) VALUES (NULL)",
-        "INSERT INTO unpublished VALUES (1)",
+        "INSERT INTO unpublished (position) VALUES (1)",
     ],
     Role.OPERATOR: [
         *EVERYBODY,

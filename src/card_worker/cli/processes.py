@@ -160,9 +160,14 @@ def relay(
     received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, _: received.append(signum))
-    sink = RedisStream(settings.events(), settings.event_stream)
     servers = {"Redis of the stream": settings.events()}
     serve_metrics(settings, "relay", servers, stalled_s=settings.stalled_s)
+    sink = RedisStream(
+        settings.events(),
+        settings.event_stream,
+        entries_max=settings.event_stream_max,
+        keep_s=settings.event_stream_keep_s,
+    )
     with database() as engine:
         try:
             Relay(engine, [sink]).run(lambda: bool(received))

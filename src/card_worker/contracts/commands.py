@@ -69,7 +69,8 @@ APPLY = "commands.apply"
 SWEEP_CARDS, SWEEP_HOLDS = "sweeps.expire_cards", "sweeps.expire_holds"
 SWEEP_FILES = "sweeps.write_files"
 SWEEP_RUNS = "sweeps.resume_batches"
-SWEEPS = (SWEEP_CARDS, SWEEP_HOLDS, SWEEP_FILES, SWEEP_RUNS)
+SWEEP_OLD = "sweeps.delete_old"
+SWEEPS = (SWEEP_CARDS, SWEEP_HOLDS, SWEEP_FILES, SWEEP_RUNS, SWEEP_OLD)
 """The tasks that beat sends: look for what is due. They take no arguments."""
 
 CHUNK = "batches.work"

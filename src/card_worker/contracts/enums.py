@@ -254,6 +254,6 @@ class EventType(TextEnum):
     COMMAND_REJECTED = "command.rejected", "A command was refused. It changed nothing."
     COMMAND_REPEATED = (
         "command.repeated",
-        "A command was answered before, under another command_id. The field `event` holds that"
-        " answer; it may be a refusal.",
+        "A command was answered before, under another command_id or long ago. The field `event`"
+        " holds that answer, if it is still stored; it may be a refusal.",
     )

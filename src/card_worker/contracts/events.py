@@ -136,10 +136,17 @@ class RejectionData(CommandInfo):
 
 @documented
 class RepeatData(CommandInfo):
-    """`data` of `command.repeated`: a command with the same `ref_id` was answered before."""
+    """`data` of `command.repeated`: a command with the same `ref_id` was answered before, or the
+    content of the first answer is no longer stored."""
 
-    event: dict[str, Any]
-    """The first answer, complete as it was published. It may be a `command.rejected`."""
+    event: NotRequired[dict[str, Any]]
+    """The first answer, complete as it was published. It may be a `command.rejected`. Absent: it is
+    no longer stored."""
+    event_id: NotRequired[UUID]
+    """The `id` of the first answer, if that is no longer stored."""
+    event_type: NotRequired[EventType]
+    """The `type` of the first answer, if that is no longer stored. After `command.rejected` the
+    command was not done."""
 
 
 @documented
@@ -178,6 +185,11 @@ class Envelope(TypedDict):
     """The header `tracestate` of the message; only together with `traceparent`."""
     data: CardData | BatchData | RejectionData | RepeatData
     """The content, which depends on `type`."""
+
+
+def is_pruned(event: str) -> bool:
+    """Say whether the content of an event is no longer stored."""
+    return not event.startswith('{"specversion"')
 
 
 def write(view: Envelope | CardView | TransactionView | BatchView) -> str:

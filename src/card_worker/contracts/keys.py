@@ -97,6 +97,11 @@ def repeat(event: UUID, command_id: str) -> str:
     return f"repeat/{event}/{command_id}"
 
 
+def pruned(event: UUID, command_id: str) -> str:
+    """Return the key of the repetition of an answer whose content is no longer stored."""
+    return f"pruned/{event}/{command_id}"
+
+
 def of_job(job: UUID, what: str) -> str:
     """Return the key of an event about a job."""
     return f"job/{job}/{what}"

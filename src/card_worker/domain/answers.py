@@ -18,9 +18,9 @@ from card_worker.contracts.events import (
     Envelope,
     RejectionData,
     RepeatData,
+    is_pruned,
     write,
 )
-from card_worker.contracts.fields import read_time
 from card_worker.contracts.json_text import write_json
 from card_worker.contracts.traces import Trace
 from card_worker.contracts.transactions import (
@@ -306,28 +306,31 @@ def _freeze(
     )
 
 
-def repeated(answer: str, command_id: str) -> Answer:
-    """Return the answer to a command that was done before; `answer` is the first one, as JSON.
+def repeated(answer: Answer, command_id: str) -> Answer:
+    """Return the answer to a command that was done before; `answer` is the first one.
 
-    It is the first one itself, unless that answered another command_id with the same `ref_id`.
+    It is the first one itself, unless that answered another command_id with the same `ref_id`, or
+    its content is no longer stored.
     """
-    first = json.loads(answer)
-    id, at, data = UUID(first["id"]), read_time(first["time"]), first["data"]
-    account_id, subject = data["account_id"], first["subject"]
-    if first["correlationid"] == command_id:
-        type = EventType(first["type"])
-        return Answer(id, account_id, type, subject, first["partitionkey"], answer, at)
-    said = RepeatData(
-        command=data["command"], command_id=command_id, account_id=account_id, event=first
-    )
+    first = json.loads(answer.event)
+    account_id, id, data = answer.account_id, answer.id, first.get("data", first)
+    said = RepeatData(command=data["command"], command_id=command_id, account_id=account_id)
+    if is_pruned(answer.event):
+        said["event_id"], said["event_type"] = id, answer.type
+        key = keys.pruned(id, command_id)
+    elif first["correlationid"] == command_id:
+        return answer
+    else:
+        said["event"] = first
+        key = keys.repeat(id, command_id)
     if data.get("dry_run"):
         said["dry_run"] = True
     return freeze(
         said,
-        id=event_id(account_id, keys.repeat(id, command_id)),
+        id=event_id(account_id, key),
         type=EventType.COMMAND_REPEATED,
-        subject=subject,
-        at=at,
+        subject=answer.subject,
+        at=answer.created_at,
         is_answer=True,
     )
 

@@ -55,8 +55,10 @@ def contract_page(settings: Iterable[tuple[str, str, str]]) -> str:
             " first answer is published again, even if that was a refusal; once, if it had not been"
             " published yet. Keys are kept for ever. To try again after a refusal, use a new key."
             " If the `ref_id` was sent with another `command_id` before, the answer is"
-            " `command.repeated`, which holds the first one. When a key is sent again with other"
-            " fields, the command is refused, `idempotency_conflict`; only `command_id`,"
+            " `command.repeated`, which holds the first one. If the content of the first answer is"
+            " no longer stored ([Keep less](../how-to/keep-less.md)), the answer is"
+            " `command.repeated` as well, with its id and type only. When a key is sent again with"
+            " other fields, the command is refused, `idempotency_conflict`; only `command_id`,"
             " `not_after` and `pin` may differ.",
             "- Celery's `expires` is a deadline like `not_after`; the earlier of both counts."
             " Bodies may be compressed with zlib, gzip, bzip2 or lzma. The headers `traceparent`"

@@ -135,6 +135,12 @@ def try_lock(connection: Connection, name: str) -> bool:
     return bool(connection.execute(taken).scalar_one())
 
 
+def lock(connection: Connection, name: str) -> None:
+    """Take the lock `name` until the end of the commit, and wait for it as long as it takes."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(crc32(name.encode()))))
+
+
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Open a connection that only reads, without waiting for locks. All of it is read as at one

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Select,
     Text,
     bindparam,
+    case,
     cast,
     exists,
     func,
@@ -54,12 +55,15 @@ class Unpublished(NamedTuple):
 
 
 # The positions are selected first: a join may be executed by a scan of the outbox from its start.
+_AGAIN = select(func.min(unpublished.c.position)).where(unpublished.c.again).scalar_subquery()
+# So that no newer event of a card is published before those that are published again.
+_ABOVE = case((bindparam("above") >= _AGAIN, _AGAIN - 1), else_=bindparam("above"))
 _FIRST_UNPUBLISHED = (
     select(*(outbox.c[name] for name in Unpublished._fields))
     .where(
         outbox.c.position.in_(
             select(unpublished.c.position)
-            .where(unpublished.c.position > bindparam("above"))
+            .where(unpublished.c.position > _ABOVE)
             .order_by(unpublished.c.position)
             .limit(bindparam("events_max"))
         )
@@ -78,6 +82,7 @@ def first_unpublished(
 ) -> list[Unpublished]:
     """Return the first unpublished events above a position, in their order.
 
+    If events below it are to be published again, these and all above them come first.
     Positions become visible out of order between cards; see Watermark for a safe position.
     """
     rows = send(connection, _FIRST_UNPUBLISHED, {"events_max": events_max, "above": above})()

@@ -22,6 +22,7 @@ from sqlalchemy import (
     tuple_,
 )
 
+from card_worker.domain.answers import Answer
 from card_worker.storage.json_rows import (
     columns_named,
     find,
@@ -45,8 +46,8 @@ class Repeat(NamedTuple):
     command_id: str
     mark: int
     """Another number each time that the command is sent."""
-    answer: str
-    """The first answer, as it was published."""
+    answer: Answer
+    """The first answer."""
 
 
 def note_repeats(connection: Connection, sent: Collection[tuple[UUID, str]]) -> None:
@@ -91,10 +92,10 @@ def first_repeats(connection: Connection, repeats_max: int) -> list[Repeat]:
     # Nearly always there is none. A join would read the outbox to find that out.
     rows = send(connection, _FIRST, {"repeats_max": repeats_max})()
     ids = [{"id": id} for id in {id for id, _, _ in rows}]
-    answers = find(connection, outbox, ("id", "position", "event"), ids)()
-    positions = [{"position": position} for _, position, _ in answers]
+    answers = find(connection, outbox, ("position", *Answer._fields[:-1]), ids)()
+    positions = [{"position": position} for position, *_ in answers]
     waiting = {row[0] for row in find(connection, unpublished, ("position",), positions)()}
-    published = {id: event for id, position, event in answers if position not in waiting}
+    published = {row[0]: Answer(*row) for position, *row in answers if position not in waiting}
     return [
         Repeat(id, command_id, mark, published[id])
         for id, command_id, mark in rows

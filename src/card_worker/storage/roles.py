@@ -111,6 +111,7 @@ RIGHTS: Mapping[str, Rights] = {
     "source_attempts": Rights(
         f"SELECT, INSERT, DELETE, {_update('source_attempts')}", reader="SELECT"
     ),
+    "retention": Rights("SELECT", "", "SELECT", "SELECT"),
     "starts": Rights(f"SELECT, INSERT, DELETE, {_update('starts')}", operator="SELECT, DELETE"),
     "tokens": Rights(
         f"SELECT, INSERT, DELETE, {_update('tokens')}",
@@ -128,8 +129,12 @@ RIGHTS: Mapping[str, Rights] = {
 FUNCTIONS = (
     *("card_worker_raise", "insert_unpublished", "registry_changes"),
     *("repeats_wait", "transactions_append_only"),
+    *("prune",),
 )
-"""The functions of the schema. They run with the rights of the role that calls them."""
+"""The functions of the schema. They run with the rights of the role that calls them, but for
+PRUNE."""
+PRUNE = "prune(text, timestamptz, integer)"
+"""Runs with the rights of the owner, for workers only: it deletes what is old."""
 
 if _wrong := RIGHTS.keys() ^ {*metadata.tables, "alembic_version"}:
     raise TypeError(f"no rights in storage/roles.py, or no table: {', '.join(sorted(_wrong))}")
@@ -257,6 +262,8 @@ def _granting(names: Mapping[Role, str]) -> Iterator[str]:
     for kind, of_kind in (("TABLE", RIGHTS), ("SEQUENCE", _SEQUENCES.values())):
         revoked = ", ".join(map(quote, of_kind))
         yield f"REVOKE ALL ON {kind} {revoked} FROM {', '.join(others)}"
+    yield f"REVOKE ALL ON FUNCTION {PRUNE} FROM PUBLIC, {', '.join(others)}"
+    yield f"GRANT EXECUTE ON FUNCTION {PRUNE} TO {names[Role.WORKER]}"
     for table, rights in RIGHTS.items():
         for role, right in rights._asdict().items():
             name = names[Role(role)]

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.schema import SchemaItem
@@ -154,6 +155,7 @@ pin_attempts = _table(
     rows.PinAttempt,
     PrimaryKeyConstraint("id"),
     Index("ix_pin_attempts_card_number", "card", "number"),
+    Index("ix_pin_attempts_created_at", "created_at", **_where("outcome = 'cleared'")),
 )
 
 attempt_counts = pin_attempts.c.outcome != Outcome.CLEARED
@@ -173,6 +175,7 @@ producers = _table("producers", producer_rows.ProducerKey, PrimaryKeyConstraint(
 batches = _table(
     "batches",
     rows.Batch,
+    Column("pruned_jobs", WholeNumber, nullable=False, server_default="0"),
     PrimaryKeyConstraint("account_id", "batch_id"),
     CheckConstraint("created BETWEEN 0 AND requested", "created"),
     # Every command on a card searches for busy batches; these are few.
@@ -186,6 +189,7 @@ jobs = _table(
     CheckConstraint("open_chunks >= 0", "open_chunks"),
     Index("ix_jobs_unfinished", "last_activity_at", **_where("ended_at IS NULL")),
     Index("ix_jobs_of_batch", "account_id", "batch_id", **_where("ended_at IS NULL")),
+    Index("ix_jobs_ended_at", "ended_at", **_where("ended_at IS NOT NULL")),
 )
 
 files = _table(
@@ -270,6 +274,9 @@ unpublished = _table(
     "unpublished",
     None,
     _required("position", WholeNumber, primary_key=True, autoincrement=False),
+    # It was published before, but not to this stream.
+    Column("again", Flag, nullable=False, server_default=false()),
+    Index("ix_unpublished_again", "position", **_where("again")),
 )
 
 # An answer that is to be published again, for the command that was sent again. The relay deletes
@@ -350,7 +357,6 @@ dead_letters = _table(
     _optional("sealed", LargeBinary),
     # Of headers and body: a message that arrives twice is one dead letter.
     _required("digest"),
-    # Resolved dead letters are not deleted.
     _optional("resolved_at", UtcTime),
     _optional("resolution"),
     # The key in Redis of an entry that was too large to be read; empty if it isn't stored.
@@ -359,6 +365,7 @@ dead_letters = _table(
     _optional("signature"),
     Index("uq_dead_letters_message_id_digest", MESSAGE_ID_OR_EMPTY, "digest", unique=True),
     Index("ix_dead_letters_signature", "signature", **_where("signature IS NOT NULL")),
+    Index("ix_dead_letters_resolved_at", "resolved_at", **_where("resolved_at IS NOT NULL")),
 )
 
 starts = _table(
@@ -380,4 +387,16 @@ leases = _table(
     _required("holder"),
     _required("renewals", WholeNumber),
     _optional("position", WholeNumber),
+)
+
+# What is deleted when it is old. On PostgreSQL, workers delete nothing that is younger than the
+# minimum.
+retention = _table(
+    "retention",
+    None,
+    # See `retention.Kind`.
+    _required("name", primary_key=True),
+    _required("minimum_s", WholeNumber),
+    # Up to it, events have no content.
+    _required("position", WholeNumber, server_default="0"),
 )

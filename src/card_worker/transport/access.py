@@ -166,14 +166,16 @@ def monitoring(queues: Sequence[str], *, db: int = 0) -> Access:
 
 
 def streaming(stream: str) -> Access:
-    """Return the needs of a publisher of events."""
+    """Return the needs of a publisher of events, which trims the stream and watches its groups."""
     # An entry can't have this id: the server checks the right to add one, and adds none.
     refused = "return redis.pcall('XADD', KEYS[1], '0-0', 'a', 'a').err"
     return Access(
         keys=[f"~{_literal(stream)}"],
+        more="time xinfo|groups xpending xrange",
         steps=[
             ("EVAL", lambda redis: redis.eval(_NO_OPERATION, 1, stream)),
             ("XADD", lambda redis: _raise_if_lasting("XADD", redis.eval(refused, 1, stream))),
+            ("XTRIM", lambda redis: redis.xtrim(stream, maxlen=2**53)),
         ],
     )
 

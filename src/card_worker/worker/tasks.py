@@ -29,6 +29,7 @@ from card_worker.contracts.commands import (
     SWEEP_CARDS,
     SWEEP_FILES,
     SWEEP_HOLDS,
+    SWEEP_OLD,
     SWEEP_RUNS,
     SWEEPS,
 )
@@ -53,6 +54,7 @@ from card_worker.storage.schema import SchemaOutdated, check
 from card_worker.sweeps import (
     Place,
     Swept,
+    delete_old,
     expire_cards,
     expire_holds,
     forget_attempts,
@@ -266,11 +268,16 @@ def _sweep_batches(engine: Engine, _: Place) -> Swept:
     return Swept(lapse_orders(engine), None)
 
 
+def _sweep_old(engine: Engine, place: Place) -> Swept:
+    return delete_old(engine, load_settings().kept_s, place)
+
+
 _SWEEPS: dict[str, Callable[[Engine, Place], Swept]] = {
     SWEEP_CARDS: expire_cards,
     SWEEP_HOLDS: expire_holds,
     SWEEP_FILES: _sweep_files,
     SWEEP_RUNS: _sweep_batches,
+    SWEEP_OLD: _sweep_old,
 }
 _PLACE = TypeAdapter(Place)
 

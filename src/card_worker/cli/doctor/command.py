@@ -1,6 +1,7 @@
 """`card-worker doctor`: check settings, servers and data for faults."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 import psycopg
 from redis.exceptions import NoPermissionError, RedisError
@@ -18,7 +19,7 @@ from card_worker.cli.doctor.database import (
     state_of,
 )
 from card_worker.cli.doctor.finding import Finding, Level
-from card_worker.cli.doctor.redis import check_broker, check_redis, check_stream
+from card_worker.cli.doctor.redis import check_broker, check_groups, check_redis, check_stream
 from card_worker.cli.doctor.settings import check_files, check_settings
 from card_worker.settings import Settings
 from card_worker.sinks import connect
@@ -60,7 +61,8 @@ def _check_all(found: Iterable[Finding], settings: Settings) -> Iterator[Finding
         yield from _safely("broker", lambda: check_broker(queues))
         if events != broker:
             yield from _safely("stream", lambda: check_redis(published, "stream"))
-        yield from _safely("stream", lambda: check_stream(published, stream, engine))
+        of_stream = check_stream(published, stream, engine), check_groups(published, settings)
+        yield from _safely("stream", lambda: chain(*of_stream))
         yield from check_files(settings)
         yield from _safely("files", lambda: [check_failed_files(engine)])
 

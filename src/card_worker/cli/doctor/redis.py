@@ -15,11 +15,14 @@ from sqlalchemy import Engine
 from card_worker.cli.doctor.finding import Finding, Level, ahead_s, clock_finding
 from card_worker.contracts.commands import APPLY, COMMANDS
 from card_worker.contracts.enums import EventType
+from card_worker.contracts.events import is_pruned
 from card_worker.contracts.fields import read_time
 from card_worker.contracts.json_text import write_time
 from card_worker.contracts.queries import QUERIES
+from card_worker.settings import Settings
 from card_worker.storage import inspection
 from card_worker.storage.engine import reading
+from card_worker.streams import groups_behind
 from card_worker.transport.access import lists_of
 from card_worker.transport.state import read_version
 from card_worker.worker.default_queue import DEFAULT_QUEUE, count_ours
@@ -137,6 +140,16 @@ class _Entry(NamedTuple):
     """Its JSON; None for an answer that was published again for another command."""
 
 
+def check_groups(redis: Redis, settings: Settings) -> Iterator[Finding]:
+    """Find consumer groups that may lose events. Raises RedisError."""
+    limits = settings.event_stream_max, settings.event_stream_keep_s
+    for group, entries, seconds in groups_behind(redis, settings.event_stream, *limits):
+        unread = "" if entries is None else f"{entries:,} entries and "
+        text = f"consumer group {group} is behind by {unread}{seconds:,} s"
+        remedy = "its consumer is too slow or gone; entries are deleted by number and age"
+        yield Finding(Level.WARNING, "stream", text, remedy)
+
+
 def check_stream(redis: Redis, stream: str, engine: Engine) -> Iterator[Finding]:
     """Compare the last events of the stream with the outbox. Raises RedisError."""
     part = "stream"
@@ -162,7 +175,11 @@ def check_stream(redis: Redis, stream: str, engine: Engine) -> Iterator[Finding]
         each for each in entries if each.id not in stored and (oldest is None or each.at >= oldest)
     ]
     other = [
-        each for each in entries if each.id in stored and each.event not in (None, stored[each.id])
+        each
+        for each in entries
+        if (event := stored.get(each.id)) is not None
+        and not is_pruned(event)
+        and each.event not in (None, event)
     ]
     for found, what in (
         (ahead, "events that the outbox does not have"),
@@ -201,5 +218,6 @@ def _read_entry(entry_id: str, fields: dict[str, str]) -> _Entry:
     text: str | None = fields["event"]
     event = json.loads(fields["event"])
     if event["type"] == EventType.COMMAND_REPEATED:
-        text, event = None, event["data"]["event"]
+        text, data = None, event["data"]
+        event = data.get("event") or {"id": data["event_id"], "time": event["time"]}
     return _Entry(entry_id, UUID(event["id"]), read_time(event["time"]), text)

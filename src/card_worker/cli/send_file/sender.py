@@ -4,7 +4,7 @@ At most STEPS_AHEAD_MAX steps wait for answers. So memory doesn't grow with the 
 after a crash sends few lines again: with the same command_ids, so that the answers come again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from time import monotonic
@@ -143,7 +143,7 @@ class Sender:
         key = event["data"]["account_id"], event["correlationid"]
         _, places = self._waiting.pop(key, (None, ()))
         if event["type"] == EventType.COMMAND_REPEATED:
-            event = event["data"]["event"]
+            event = _first(event["data"])
         for step, number in places:
             self._active_at = monotonic()
             step.waiting.remove(number)
@@ -206,3 +206,9 @@ class Sender:
         is_awaited = self._timeout_s is not None and self._after != "" and not progress.unawaited
         description = f"{self._name}: {'answers' if is_awaited else 'sent'}"
         self._bar.update(self._bar.task_ids[0], completed=completed, description=description)
+
+
+def _first(repeat: "Mapping[str, Any]") -> "Event":
+    """Return the first answer that a repeat holds, or what is still stored of it."""
+    lost = {"reason": "refused", "message": "refused before; the reason is no longer stored"}
+    return repeat.get("event") or {"type": repeat["event_type"], "data": {**repeat, **lost}}

@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
+from sqlalchemy import select
+
 from card_worker.contracts import keys as key_of
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import EventType, Side
+from card_worker.contracts.events import is_pruned
 from card_worker.contracts.json_text import write_json
 from card_worker.contracts.traces import read_trace
 from card_worker.domain.answers import freeze, traced
@@ -39,6 +42,7 @@ from card_worker.secrets.formats import TokenFormat
 from card_worker.storage.reconcile.ids import id_with_card
 from card_worker.storage.reconcile.reading import BATCH_KEY, Reader, StoredEvent
 from card_worker.storage.reconcile.report import Comparisons, fields
+from card_worker.storage.retention import PRUNED_TO
 from card_worker.storage.tables import (
     batches,
     cards,
@@ -330,9 +334,12 @@ def files_equal_their_events(event: ReadEvent) -> Comparisons:
 
 
 def check_events(reader: Reader) -> None:
+    pruned_to = reader.connection.execute(select(PRUNED_TO)).scalar_one()
     for rows in reader.slices(outbox, StoredEvent):
         events, known = list[ReadEvent](), Known()
         for row in rows:
+            if row.position <= pruned_to and is_pruned(row.event):
+                continue
             try:
                 events.append(ReadEvent.of(row, known))
             except (AttributeError, KeyError, TypeError, ValueError):

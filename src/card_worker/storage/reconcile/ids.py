@@ -12,13 +12,22 @@ from sqlalchemy import func, literal, select
 from card_worker.contracts import keys as key_of
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import EventType
+from card_worker.contracts.events import is_pruned
 from card_worker.contracts.json_text import write_time
 from card_worker.domain.ids import token_uuids
 from card_worker.domain.rows import Card, Job, Token
 from card_worker.storage.idempotency import with_checksum
 from card_worker.storage.reconcile.reading import BATCH_KEY, ROWS, Reader, StoredEvent, as_stored
 from card_worker.storage.reconcile.report import Comparisons
-from card_worker.storage.tables import cards, idempotency_keys, jobs, outbox, tokens, unpublished
+from card_worker.storage.tables import (
+    batches,
+    cards,
+    idempotency_keys,
+    jobs,
+    outbox,
+    tokens,
+    unpublished,
+)
 from card_worker.storage.types import UtcTime
 
 NEIGHBOURS = 100
@@ -84,6 +93,9 @@ def events_have_their_key(reader: Reader) -> None:
 
 def _derived_ids(reader: Reader, event: StoredEvent, near: dict[int, EventRow]) -> Iterator[UUID]:
     """Yield the ids that the event can have if it is not the answer to a command."""
+    if is_pruned(event.event):
+        yield event.id  # nothing tells any more what it follows from
+        return
     try:
         data = json.loads(event.event)["data"]
         if "hold" in data:
@@ -91,6 +103,8 @@ def _derived_ids(reader: Reader, event: StoredEvent, near: dict[int, EventRow]) 
         if "batch_id" in data:
             for key in _keys_of_batch(reader, event, data):
                 yield event_id(event.account_id, key)
+            if _has_pruned_jobs(reader, event):
+                yield event.id  # it may be of one of these
             return
         query = event_id(event.account_id, key_of.query(data["command"], data["command_id"]))
     except (ArithmeticError, LookupError, TypeError, ValueError):
@@ -107,6 +121,12 @@ def _ids_before(reader: Reader, event: StoredEvent) -> Iterator[UUID]:
     near = outbox.c.position.between(event.position - NEIGHBOURS, event.position - 1)
     statement = select(as_stored(outbox.c.id)).where(near, outbox.c.account_id == event.account_id)
     yield from reader.connection.execute(statement.order_by(outbox.c.position.desc())).scalars()
+
+
+def _has_pruned_jobs(reader: Reader, event: StoredEvent) -> bool:
+    key = {"account_id": event.account_id, "batch_id": event.subject}
+    pruned = select(batches.c.pruned_jobs).filter_by(**key)
+    return bool(reader.connection.execute(pruned).scalar())
 
 
 def _keys_of_batch(reader: Reader, event: StoredEvent, data: dict[str, Any]) -> Iterator[str]:

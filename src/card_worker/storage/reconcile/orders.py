@@ -16,6 +16,7 @@ from sqlalchemy import null, select, union_all
 from card_worker.contracts import keys as key_of
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import Action, BatchState, EventType
+from card_worker.contracts.events import is_pruned
 from card_worker.contracts.secrets import BatchOptions
 from card_worker.domain.codes import new_pin, new_token, pin_format, with_behaviour
 from card_worker.domain.events import SecretRequest
@@ -223,6 +224,8 @@ def jobs_begin_as_stated(job: Job, batch: Batch | None, event: StoredEvent | Non
     if event is None or job.action not in _BEGUN_BY.get(event.type, ()):
         yield f"event with which to {job.action} began", event and event.type, "one"
         return
+    if is_pruned(event.event):
+        return
     data = _data(event)
     recall = data.get("recall", {"action": job.action, "first": 1, "last": batch.requested})
     expected = {name: recall.get(name) for name in ("action", "first", "last")}
@@ -275,7 +278,7 @@ def removals_count_their_cards(job: Job, event: StoredEvent | None) -> Compariso
     if job.action is not Action.REMOVE:
         return
     yield "already, refused", (job.already, job.refused), (0, 0)
-    if job.ended_at is not None and event is not None:
+    if job.ended_at is not None and event is not None and not is_pruned(event.event):
         yield from fields(job, {"open_chunks": 0, "done": _data(event).get("created")})
 
 
