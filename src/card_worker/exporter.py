@@ -27,6 +27,7 @@ from prometheus_client.metrics_core import (
 
 from card_worker import metrics
 from card_worker.health import Health
+from card_worker.metrics import NoPort
 
 REQUEST_S_MAX = 5.0
 
@@ -35,10 +36,6 @@ Check = Callable[[], str | None]
 """Returns what is wrong, in one line; None if nothing is."""
 
 log = structlog.get_logger(__name__)
-
-
-class NoPort(Exception):
-    """No port can be used; the text is one line."""
 
 
 def serve(
@@ -109,7 +106,7 @@ def _listen(host: str, ports: range, handler: type[BaseHTTPRequestHandler]) -> _
     try:
         ((family, *_), *_) = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise NoPort(f"METRICS_HOST: {error.strerror or error}") from None
+        raise NoPort(f"CARD_WORKER_METRICS_HOST: {error.strerror or error}") from None
     server_of = type("_Server", (_Server,), {"address_family": family})
     why = ""
     for port in ports:
@@ -119,7 +116,7 @@ def _listen(host: str, ports: range, handler: type[BaseHTTPRequestHandler]) -> _
             why = error.strerror or str(error)
         else:
             return server
-    raise NoPort(f"METRICS_PORT: no port can be used ({why})")
+    raise NoPort(f"CARD_WORKER_METRICS_PORT: no port can be used ({why})")
 
 
 class _Collector:

@@ -13,6 +13,10 @@ from time import time
 from typing import NamedTuple
 
 
+class NoPort(Exception):
+    """Metrics can't be served; the text is one line that names the setting."""
+
+
 class Metric(NamedTuple):
     """A counter, or the time at which something was last done. No label has an id."""
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from threading import Lock
 from time import monotonic
+from typing import TypeVar
 
 import structlog
 from prometheus_client.metrics_core import Metric
@@ -11,7 +13,8 @@ from redis import Redis
 from sqlalchemy import Engine, select
 
 from card_worker import metrics
-from card_worker.exporter import Check, gauge
+from card_worker.contracts.dead_letters import UNAUTHENTICATED
+from card_worker.exporter import Check, gauge, serve
 from card_worker.health import Health
 from card_worker.pauses import described
 from card_worker.redis_url import RedisAddress
@@ -23,8 +26,12 @@ from card_worker.transport.state import Unmoved, read_broker, read_memory, read_
 
 CACHED_S = 10.0
 """Seconds for which what was read is shown."""
+READY_S = 1.0
+"""The same for the check whether the servers answer, which anybody on the network may ask for."""
 DATABASE_S_MAX = 2
 REDIS_S_MAX = 1.0
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -44,27 +51,21 @@ class SharedState:
         stream: str,
         queues: Sequence[str],
     ) -> None:
-        self._database_url, self._broker, self._events = database_url, broker, events
+        self.database_url, self.broker, self._events = database_url, broker, events
         self._stream, self._queues = stream, queues
         self._unmoved = Unmoved()
         self._lease: tuple[Lease | None, float] = (None, 0.0)
         self._failing: dict[str, str] = {}
-        self._gauges: list[Metric] = []
-        self._read_at = float("-inf")
-        self._lock = Lock()
+        self.gauges: Callable[[], list[Metric]] = _cached(self._read, CACHED_S)
+        """Returns the gauges, at most CACHED_S old."""
 
-    def gauges(self) -> list[Metric]:
-        """Return the gauges, at most CACHED_S old."""
-        with self._lock:
-            if monotonic() - self._read_at >= CACHED_S:
-                parts = {
-                    "database": self._of_database,
-                    "broker": self._of_broker,
-                    "events": self._of_events,
-                }
-                self._gauges = [each for part in parts.items() for each in self._try(*part)]
-                self._read_at = monotonic()
-            return self._gauges
+    def _read(self) -> list[Metric]:
+        parts = {
+            "database": self._of_database,
+            "broker": self._of_broker,
+            "events": self._of_events,
+        }
+        return [each for part in parts.items() for each in self._try(*part)]
 
     def _try(self, part: str, read: Callable[[], Iterable[Metric]]) -> list[Metric]:
         try:
@@ -79,7 +80,7 @@ class SharedState:
         return found
 
     def _of_database(self) -> Iterator[Metric]:
-        engine = _brief_engine(self._database_url)
+        engine = _brief_engine(self.database_url)
         try:
             state = read_database(engine, statement_s_max=DATABASE_S_MAX)
         finally:
@@ -110,7 +111,7 @@ class SharedState:
         yield _one("files_unwritten", "Files not in their store yet.", state.files_unwritten)
 
     def _of_broker(self) -> Iterator[Metric]:
-        with _brief_client(self._broker) as redis:
+        with _brief_client(self.broker) as redis:
             broker = read_broker(redis, self._queues)
             unmoved = self._unmoved.observe(redis, self._queues, monotonic())
             yield from _memory("broker", redis)
@@ -132,10 +133,19 @@ class SharedState:
     def _of_events(self) -> Iterator[Metric]:
         with _brief_client(self._events) as redis:
             stream = read_stream(redis, self._stream)
-            if self._events != self._broker:
+            if self._events != self.broker:
                 yield from _memory("events", redis)
         yield _one("stream_entries", "Events on the stream.", stream.entries)
         yield _one("stream_bytes", "Memory of the stream, roughly.", stream.bytes)
+
+
+def serve_worker(host: str, ports: range, health: Health, state: SharedState) -> None:
+    """Serve the metrics and health checks of a worker. Raises NoPort."""
+    ready = readiness(health, state.database_url, {"broker": state.broker})
+    serve(host, ports, part="worker", health=health, ready=ready, gauges=state.gauges)
+    # An increase is seen only from a value that was there before.
+    for reason, stored in product(sorted(UNAUTHENTICATED), ("yes", "no")):
+        metrics.count(metrics.UNAUTHENTICATED, reason, stored, by=0)
 
 
 def readiness(health: Health, database_url: str, servers: Mapping[str, RedisAddress]) -> Check:
@@ -152,7 +162,7 @@ def readiness(health: Health, database_url: str, servers: Mapping[str, RedisAddr
                 return f"the {name} does not answer: {type(error).__name__}"
         return None if health.acknowledges else "messages that are done are not acknowledged"
 
-    return check
+    return _cached(check, READY_S)
 
 
 def _database_answers(url: str) -> None:
@@ -175,6 +185,19 @@ def _brief_engine(url: str) -> Engine:
 
 def _brief_client(address: RedisAddress) -> Redis:
     return connect(address, reply_s=REDIS_S_MAX, connect_s=REDIS_S_MAX)
+
+
+def _cached(read: Callable[[], T], seconds: float) -> Callable[[], T]:
+    """Return a function that reads again if the last read was so long ago. Thread-safe."""
+    lock, known = Lock(), list[tuple[float, T]]()
+
+    def get() -> T:
+        with lock:
+            if not known or monotonic() - known[0][0] >= seconds:
+                known[:] = [(monotonic(), read())]
+            return known[0][1]
+
+    return get
 
 
 def _one(name: str, help: str, value: float) -> Metric:

@@ -69,7 +69,6 @@ class Seen:
 
 def look(*parts: Part, meanwhile: Callable[[], None] = lambda: None) -> Seen:
     """Scrape twice, so far apart that workers read the shared state anew."""
-    sleep(CACHED_S)
     at, before, started = time(), scrape(*parts), monotonic()
     meanwhile()
     sleep(CACHED_S + 0.5)
@@ -110,6 +109,7 @@ def story(shared: System) -> dict[str, Seen]:
     send_unsigned()
     until(lambda: value(scrape(worker), "dead_letters_total", reason="unsigned"), "a letter")
     until(lambda: value(scrape(reconcile), "reconcile_differences"), "a difference")
+    until(lambda: value(scrape(worker), "unpublished_events"), "the state with all of this")
     seen["ill"] = look(worker, reconcile, meanwhile=send_unsigned)
 
     shared.sql(STOP_READING)

@@ -35,6 +35,7 @@ from card_worker.storage.migrations import upgrade
 from tests import servers
 from tests.flow.haystack import Haystack
 from tests.flow.processes import Part, flower_address, until
+from tests.flow.scraping import METRICS_PORT, get
 from tests.flow.system import ACCOUNT, System, envelope, system
 from tests.producers import ed25519_key, register, signed
 
@@ -104,6 +105,7 @@ def _settings(folder: Path, backend_url: str) -> dict[str, str]:
         "COMMAND_IDENTITIES": SERVICE.identity,
         "LETTER_RECIPIENTS": OPERATOR.recipient,
         "RESULT_BACKEND_URL": backend_url,
+        "METRICS_PORT": METRICS_PORT,
     }
 
 
@@ -312,6 +314,8 @@ def _found(place: Place, folder: Path, secrets: Sequence[str]) -> list[str]:
     shown = _flower_s_tasks(place)
     assert "transactions.create" in shown
     haystack.add("flower", shown)
+    worker = place.system.parts.all[0]
+    haystack.add("metrics", get(worker, "/metrics")[1])
     folders = [place.data, place.broker.folder, place.system.parts.folder]
     return haystack.finds(*folders)
 

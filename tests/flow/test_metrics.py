@@ -14,10 +14,13 @@ from tests import servers
 from tests.documents.reading import ROOT
 from tests.flow.processes import PARTS, Part, until
 from tests.flow.scraping import METRICS_PORT, Scrape, get, port_in, scrape, value
-from tests.flow.system import System, card, system
+from tests.flow.system import ACCOUNT, System, card, envelope, system
 
 SERVED: Any = {"METRICS_PORT": METRICS_PORT}
 POOLS = {"solo": (), "processes": ("--pool", "processes", "--concurrency", "2")}
+
+
+ODD_TIMES = ("now", True, 10**300, -1e308, 0, None, [1], time() + 8 * 86_400)
 
 
 def refusals(scraped: Scrape, command: str, reason: str) -> float | None:
@@ -41,6 +44,9 @@ def test_each_process_counts_what_it_did(own: System, pool: str) -> None:
         {"commands": [{"command": "cards.create", "command_id": "d", **card("d")}]},
     )
     own.push(b"no message")
+    for number, odd in enumerate(ODD_TIMES):
+        fields = {"account_id": ACCOUNT, "card_id": "none"}
+        own.push(envelope("cards.expire", f"odd-{number}", fields, headers={"sent_at": odd}))
     own.send("cards.get", "query", card_id="a")
     own.answers("d", "refused")
     own.catches_up()
@@ -53,9 +59,9 @@ def test_each_process_counts_what_it_did(own: System, pool: str) -> None:
     assert value(counted, "dead_letters_total", reason="entry_malformed") == 1
     assert value(counted, "dead_letters_open", reason="entry_malformed") == 1
     answered = value(counted, "taken_to_answered_seconds_count")
-    assert answered == 4 + 2 + 1 + 1 + 1  # a list is one message
-    # What `catches_up` pushes has no header of the client's.
-    assert value(counted, "sent_to_answered_seconds_count") == answered - 1
+    assert answered == 4 + 2 + 1 + 1 + 1 + len(ODD_TIMES)  # a list is one message
+    # What `catches_up` pushes has no such header.
+    assert value(counted, "sent_to_answered_seconds_count") == answered - 1 - len(ODD_TIMES)
     sums = [value(counted, f"{name}_seconds_sum") for name in ("taken_to_answered", "commit")]
     assert all(seconds is not None and 0 < seconds < 600 for seconds in sums)
     assert value(counted, "group_messages_sum") == answered

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from card_worker.cli.console import refuse
 from card_worker.health import Health
+from card_worker.metrics import NoPort
 from card_worker.redis_url import RedisAddress
 from card_worker.settings import Settings
 
@@ -26,7 +27,7 @@ def serve_metrics(
     """
     if settings.metrics_port is None:
         return
-    from card_worker.exporter import NoPort, serve
+    from card_worker.exporter import serve
     from card_worker.shared_state import readiness
 
     health = Health(stalled_s)
@@ -35,4 +36,4 @@ def serve_metrics(
     try:
         serve(host, ports, part=part, health=health, ready=ready, gauges=gauges)
     except NoPort as error:
-        raise refuse(f"CARD_WORKER_{error}", code=2) from None
+        raise refuse(str(error), code=2) from None

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cache, partial
-from itertools import product
 from typing import Any
 from uuid import uuid4, uuid5
 
@@ -44,7 +43,7 @@ from card_worker.health import Health
 from card_worker.pauses import Pauses, described, keep_trying
 from card_worker.secrets.masking import masked
 from card_worker.secrets.vault import Vault
-from card_worker.settings import LogFormat, Ports, Settings, WrongSetting, load_settings
+from card_worker.settings import LogFormat, Settings, WrongSetting, load_settings
 from card_worker.sinks import connect
 from card_worker.storage.contention import Row
 from card_worker.storage.dead_letters import DeadLetter
@@ -386,43 +385,26 @@ def _on_worker_init(**_: Any) -> None:
     lists = sorted({*QUEUES.values(), *([also] if also else [])})
     try:
         if settings.metrics_port is not None:
-            _serve_metrics(settings, settings.metrics_port, lists)
+            _serve_metrics(settings, settings.metrics_port.all, lists)
         _check_files_url()
         if settings.traces:
             tracing.check()
         _try_until_available("database unavailable", _check_schema)
         _check_broker(consuming(lists, db=broker.db))
-    except (SchemaOutdated, WrongSetting, Refused, NoTraces) as reason:
+    except (SchemaOutdated, WrongSetting, Refused, NoTraces, metrics.NoPort) as reason:
         raise SystemExit(f"card_worker: {reason}") from None
     if also is None:
         with connect(broker) as redis:
             default_queue.warn_of_ours(redis, TASKS)
 
 
-def _serve_metrics(settings: Settings, ports: Ports, queues: Sequence[str]) -> None:
-    """Serve metrics and health checks. Raises WrongSetting if no port can be used."""
+def _serve_metrics(settings: Settings, ports: range, queues: Sequence[str]) -> None:
     # Imported here, as it takes a quarter of a second.
-    from card_worker.exporter import NoPort, serve  # noqa: PLC0415
-    from card_worker.shared_state import SharedState, readiness  # noqa: PLC0415
+    from card_worker.shared_state import SharedState, serve_worker  # noqa: PLC0415
 
-    database_url, broker = settings.database(), settings.broker()
-    state = SharedState(
-        database_url, broker, settings.events(), stream=settings.event_stream, queues=queues
-    )
-    try:
-        serve(
-            settings.metrics_host,
-            ports.all,
-            part="worker",
-            health=_health(),
-            ready=readiness(_health(), database_url, {"broker": broker}),
-            gauges=state.gauges,
-        )
-    except NoPort as error:
-        raise WrongSetting(f"CARD_WORKER_{error}") from None
-    # An increase is seen only from a value that was there before.
-    for reason, stored in product(sorted(UNAUTHENTICATED), ("yes", "no")):
-        metrics.count(metrics.UNAUTHENTICATED, reason, stored, by=0)
+    servers = settings.database(), settings.broker(), settings.events()
+    state = SharedState(*servers, stream=settings.event_stream, queues=queues)
+    serve_worker(settings.metrics_host, ports, _health(), state)
 
 
 @signals.celeryd_after_setup.connect
