@@ -1,6 +1,6 @@
 """With limits of seconds, the running system deletes what is old, and keeps answering."""
 
-from sqlalchemy import func, select, text
+from sqlalchemy import ColumnElement, Table, func, select, true
 
 from card_worker.storage.engine import reading
 from card_worker.storage.tables import dead_letters, jobs, outbox, pin_attempts
@@ -14,11 +14,11 @@ MONEY = {"amount": 1, "currency": "NOK"}
 
 def left(system: System) -> dict[str, int]:
     """Return how much there is of what is deleted when it is old."""
-    counted = {
+    counted: dict[str, tuple[Table, ColumnElement[bool]]] = {
         "events": (outbox, outbox.c.event.startswith('{"specversion"')),
-        "attempts": (pin_attempts, text("true")),
-        "letters": (dead_letters, text("true")),
-        "jobs": (jobs, text("true")),
+        "attempts": (pin_attempts, true()),
+        "letters": (dead_letters, true()),
+        "jobs": (jobs, true()),
     }
     with reading(system.engine) as connection:
         return {
