@@ -1,6 +1,6 @@
 """With limits of seconds, the running system deletes what is old, and keeps answering."""
 
-from sqlalchemy import func, select, true
+from sqlalchemy import ColumnElement, Table, func, select, true
 
 from card_worker.storage.engine import reading
 from card_worker.storage.tables import dead_letters, jobs, outbox, pin_attempts
@@ -14,7 +14,7 @@ MONEY = {"amount": 1, "currency": "NOK"}
 
 def left(system: System) -> dict[str, int]:
     """Return how much there is of what is deleted when it is old."""
-    counted = {
+    counted: dict[str, tuple[Table, ColumnElement[bool]]] = {
         "events": (outbox, outbox.c.event.startswith('{"specversion"')),
         "attempts": (pin_attempts, true()),
         "letters": (dead_letters, true()),
