@@ -39,6 +39,7 @@ COMMANDS = {
     "events": ("events", "Print events from the stream."),
     "dead-letters": ("dead_letters", "Show, requeue and drop dead letters."),
     "reconcile": ("reconcile", "Check the books."),
+    "report": ("report.command", "Write the financial report."),
     "acl": ("acl", "Print the users of Redis and their rights."),
     "contract": ("contract", "Write the generated reference."),
 }

@@ -149,7 +149,7 @@ def list_cards(
     due = case((cards.c.amount_reserved > 0, _due(cards.c.id, now).scalar_subquery()))
     available = cards.c.amount_balance - cards.c.amount_reserved + func.coalesce(due, 0)
     conditions: dict[str, Callable[[Any], ColumnElement[bool]]] = {
-        "status": lambda status: _has_status(status, now),
+        "status": lambda status: has_status(status, now),
         "type": lambda kind: cards.c.type == kind,
         "customer_id": lambda id: cards.c.customer_id == id,
         "batch_id": lambda id: cards.c.batch_id == id,
@@ -174,7 +174,7 @@ def _after(account_id: str, card_id: str | None) -> list[ColumnElement[bool]]:
     return [cards.c.account_id == account_id, *after]
 
 
-def _has_status(status: Status, now: datetime) -> ColumnElement[bool]:
+def has_status(status: Status, now: datetime) -> ColumnElement[bool]:
     """Return the condition that a card has `status`: Card.status in SQL."""
     is_active = cards.c.state == State.ACTIVE
     is_due = cards.c.expires_at.is_not(None) & (cards.c.expires_at <= now)

@@ -1,0 +1,138 @@
+"""The plots of the report, as SVG without scripts. Colours are variables of the page's style."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import pygal
+from markupsafe import Markup
+from pygal.style import Style
+
+from card_worker.cli.report.figures import COLUMNS, Book, Cohort, RollForward, words
+from card_worker.cli.report.periods import month_label
+from card_worker.cli.report.tables import COHORTS_MAX, Expiries
+from card_worker.money import Currency
+
+
+def _style(colours: Sequence[str]) -> Style:
+    return Style(
+        background="transparent",
+        plot_background="transparent",
+        foreground="var(--muted)",
+        foreground_strong="var(--ink)",
+        foreground_subtle="var(--line)",
+        opacity="1",
+        opacity_hover=".7",
+        font_family="inherit",
+        label_font_size=13,
+        major_label_font_size=13,
+        legend_font_size=13,
+        title_font_size=15,
+        colors=colours,
+        # Otherwise the library computes them from the colours, which it can't read.
+        value_colors=["var(--ink)"] * len(colours),
+    )
+
+
+_DISTINCT = _style([f"var(--c{number})" for number in range(len(COLUMNS))])
+_FROM_OLD_TO_NEW = _style(
+    [
+        f"color-mix(in oklab, var(--c0) {100 * number // (COHORTS_MAX - 1)}%, var(--c1))"
+        for number in range(COHORTS_MAX)
+    ]
+)
+
+
+def draw_liability(currency: Currency, books: Mapping[Book, RollForward]) -> Markup:
+    """Return what cards had at the end of each period, as bars."""
+    series = {
+        f"{words(card_type)}s": [row.closing for row in forward.rows]
+        for (of, card_type), forward in books.items()
+        if of == currency
+    }
+    return _bars(f"Liability at the end, {currency}", _labels(books), series)
+
+
+def draw_movements(currency: Currency, books: Mapping[Book, RollForward]) -> Markup:
+    """Return what moved in each period: upwards what was put onto cards, downwards what left."""
+    forwards = [forward.rows for (of, _), forward in books.items() if of == currency]
+    series = {
+        heading: [sum(row.moved[column] for row in rows) for rows in zip(*forwards, strict=True)]
+        for column, heading in COLUMNS.items()
+    }
+    return _bars(f"In and out, {currency}", _labels(books), series)
+
+
+def draw_expiries(currency: Currency, expiries: Expiries) -> Markup:
+    """Return the liability by month of expiry, as bars."""
+    series = {
+        f"{words(card_type)}s": amounts
+        for (of, card_type), amounts in expiries.amounts.items()
+        if of == currency
+    }
+    return _bars(f"Liability by month of expiry, {currency}", expiries.labels, series)
+
+
+def draw_redemption(book: Book, found: Sequence[Cohort]) -> Markup:
+    """Return the share that was spent of the newest cohorts of a book, by age, as lines."""
+    of_book = [cohort for cohort in found if cohort.book == book and cohort.ages[0].loaded > 0]
+    shown = of_book[-COHORTS_MAX:]
+    longest = max((len(cohort.ages) for cohort in shown), default=0)
+    chart = pygal.Line(
+        **_options(f"Share spent, {words(book[1])}s, {book[0]}", range(longest)),
+        style=_FROM_OLD_TO_NEW,
+        formatter=lambda share: f"{share:.0%}",
+        show_dots=False,
+        stroke_style={"width": 2},
+        x_title="months after activation",
+        range=(0, max([1.0, *(each.share or 0 for cohort in shown for each in cohort.ages)])),
+    )
+    for cohort in shown:
+        chart.add(month_label(cohort.month), [each.share for each in cohort.ages])
+    return _svg(chart)
+
+
+def _labels(books: Mapping[Book, RollForward]) -> list[str]:
+    (first, *_) = books.values()
+    return [row.label[:7] for row in first.rows]
+
+
+def _bars(title: str, labels: Sequence[str], series: Mapping[str, Sequence[int]]) -> Markup:
+    chart = pygal.StackedBar(
+        **_options(title, labels), style=_DISTINCT, formatter=lambda value: f"{value:,.0f}"
+    )
+    for heading, amounts in series.items():
+        if any(amounts):
+            chart.add(heading, [amount / 100 for amount in amounts])
+    return _svg(chart)
+
+
+def _options(title: str, labels: Sequence[object]) -> dict[str, Any]:
+    return {
+        "js": (),
+        "disable_xml_declaration": True,
+        "width": 960,
+        "height": 340,
+        "margin": 8,
+        "legend_at_bottom": True,
+        "legend_at_bottom_columns": 5,
+        "legend_box_size": 11,
+        "truncate_legend": -1,
+        "x_label_rotation": 35 if len(labels) > 13 else 0,
+        "x_labels": [str(label) for label in labels],
+        "title": title,
+    }
+
+
+def _svg(chart: Any) -> Markup:
+    chart.uuid = "".join(c if c.isalnum() else "-" for c in chart.config.title.lower())
+    chart.add_xml_filter(_without_scripts)
+    # Written by the library, which escapes the texts.
+    return Markup(chart.render(is_unicode=True))  # noqa: S704
+
+
+def _without_scripts(root: Element) -> Element:
+    for parent in root.iter():
+        for child in parent.findall("script"):
+            parent.remove(child)
+    return root
