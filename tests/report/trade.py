@@ -22,6 +22,7 @@ from card_worker.cli import app
 from card_worker.contracts.commands import event_id
 from card_worker.contracts.enums import Expiry
 from card_worker.contracts.message import UnreadableItem, read_commands
+from card_worker.contracts.transactions import CreateTransaction
 from card_worker.handler import handle
 from card_worker.storage import outbox
 from card_worker.storage.accounts import change_account
@@ -113,7 +114,9 @@ class Shop:
                 fields = card.moves(amount, ref_id=ref_id, pending=what == "reserve")
                 pay = self._ask("transactions.create", **fields)
                 yield pay
-                paid = str(event_id(ACCOUNT, read_commands(*pay)[0].key))
+                (command,) = read_commands(*pay)
+                assert isinstance(command, CreateTransaction)
+                paid = str(event_id(ACCOUNT, command.key))
                 after = {"transaction_id": paid, "ref_id": f"{ref_id}-2"}
                 if what == "pay and return":
                     card.left += amount

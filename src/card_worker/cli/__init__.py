@@ -32,6 +32,7 @@ COMMANDS = {
     "send": ("send", "Publish a command and show its answer."),
     "send-file": ("send_file.command", "Send a command for each line of a file."),
     "card": ("cards", "Show cards and their history."),
+    "export": ("export", "Write cards, transactions or events as CSV or JSON lines."),
     "batch": ("batches", "Order batches of cards, watch them, and handle their files."),
     "codes": ("codes", "Make keys, and open encrypted tokens and PINs."),
     "account": ("accounts", "Show and set the rules of an account."),

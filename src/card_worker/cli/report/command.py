@@ -55,7 +55,7 @@ def report(
             moment = settled(engine)
         except NotSettled as error:
             raise refuse(str(error)) from None
-        _check_settled(scope, moment)
+        check_settled(scope, moment)
         with snapshot(engine) as connection:
             found = read_figures(connection, scope, moment.now)
     contents = {
@@ -96,7 +96,7 @@ def _read_day(option: str, text: str, read: Callable[[str], date]) -> date:
         raise refuse(f"{option}: {error}", code=2) from None
 
 
-def _check_settled(scope: Scope, moment: Settled) -> None:
+def check_settled(scope: Scope, moment: Settled) -> None:
     """Refuse a report of a time in which commits that are open may still post something."""
     end = midnight(scope.last, scope.zone)
     if end <= moment.until:

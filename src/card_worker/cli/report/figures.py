@@ -33,6 +33,15 @@ def name(book: Book) -> str:
     return f"{words(card_type).capitalize()}s, {currency}"
 
 
+def in_order(books: Iterable[Book]) -> list[Book]:
+    """Return books in the order in which currencies and types are defined."""
+    return sorted(books, key=_place)
+
+
+def _place(book: Book) -> tuple[int, int]:
+    return [*Currency].index(book[0]), [*CardType].index(book[1])
+
+
 def words(value: StrEnum) -> str:
     return value.value.replace("_", " ")
 
@@ -94,7 +103,8 @@ def roll_forward(
     for each in moved:
         by_period[each.currency, each.card_type][each.period].append(each)
     books, balances = {}, {}
-    for book, of_book in sorted(by_period.items()):
+    for book in in_order(by_period):
+        of_book = by_period[book]
         opening = 0
         rows = []
         # Bound 0 is the start of the first segment, so period 1 is that segment.
@@ -134,15 +144,13 @@ class Difference(NamedTuple):
     @property
     def text(self) -> str:
         """Return it as a sentence."""
-        leave, have, differ = (
-            in_words(amount, self.book[0])
-            for amount in (
-                self.by_transactions,
-                self.on_cards,
-                self.on_cards - self.by_transactions,
-            )
+        currency = self.book[0]
+        left = in_words(self.by_transactions, currency)
+        difference = in_words(self.on_cards - self.by_transactions, currency)
+        return (
+            f"{name(self.book)}: the transactions leave {left}, the cards have"
+            f" {in_words(self.on_cards, currency)}; a difference of {difference}"
         )
-        return f"{name(self.book)}: transactions leave {leave}, cards have {have}: {differ} differ"
 
 
 def differences(balances: Mapping[Book, int], held: Iterable[Held]) -> list[Difference]:
@@ -151,7 +159,7 @@ def differences(balances: Mapping[Book, int], held: Iterable[Held]) -> list[Diff
     for each in held:
         if each.currency is not None:
             on_cards[each.currency, each.card_type] += each.balance
-    books = sorted({*balances, *on_cards})
+    books = in_order({*balances, *on_cards})
     found = (Difference(book, balances.get(book, 0), on_cards[book]) for book in books)
     return [each for each in found if each.by_transactions != each.on_cards]
 
@@ -204,7 +212,9 @@ def cohorts(moved: Iterable[Moved], history: Sequence[Segment]) -> list[Cohort]:
             age = max(0, history[each.period - 1].month - month)
             sums[(each.currency, each.card_type), month, age].add(each)
     found = []
-    for book, month in sorted({(book, month) for book, month, _ in sums}):
+    for book, month in sorted(
+        {(book, month) for book, month, _ in sums}, key=lambda each: (_place(each[0]), each[1])
+    ):
         redeemed, ages = Redeemed(), list[Redeemed]()
         for age in range(last - month + 1):
             row = sums.get((book, month, age))

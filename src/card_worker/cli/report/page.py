@@ -19,7 +19,7 @@ _ENVIRONMENT = Environment(
 
 def write_page(scope: Scope, now: datetime, found: Figures) -> bytes:
     """Return the page, in UTF-8."""
-    currencies = sorted({currency for currency, _ in found.books})
+    currencies = [*dict.fromkeys(currency for currency, _ in found.books)]
     page = _ENVIRONMENT.get_template("page.html").render(
         account=scope.account_id or "all accounts",
         first=scope.first,
@@ -27,7 +27,7 @@ def write_page(scope: Scope, now: datetime, found: Figures) -> bytes:
         zone=scope.zone_name,
         now=f"{now.astimezone(scope.zone):%Y-%m-%d %H:%M:%S}",
         differences=[each.text for each in found.differences],
-        tiles=[tile for currency in currencies for tile in _tiles(currency, found)],
+        tiles=[_tiles(currency, found) for currency in currencies],
         roll_forwards=[tables.roll_forward_table(*each) for each in found.books.items()],
         liabilities=[plots.draw_liability(each, found.books) for each in currencies],
         movements=[plots.draw_movements(each, found.books) for each in currencies],

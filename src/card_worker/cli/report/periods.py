@@ -76,9 +76,10 @@ def segments(first: date, last: date, zone: tzinfo) -> Iterator[Segment]:
 
 
 def months_before(day: date, months: int) -> date:
-    """Return the day of the month, so many months before; at the end of a month, its last day."""
+    """Return the same day so many months before, or the last day of that month if it is shorter."""
     month = month_number(day) - months
-    return min(_month_start(month) + timedelta(days=day.day - 1), _month_start(month + 1))
+    last = _month_start(month + 1) - timedelta(days=1)
+    return min(_month_start(month) + timedelta(days=day.day - 1), last)
 
 
 def months_from(day: date, count: int) -> list[date]:

@@ -1,7 +1,7 @@
 """The plots of the report, as SVG without scripts. Colours are variables of the page's style."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 
 import pygal
@@ -12,6 +12,16 @@ from card_worker.cli.report.figures import COLUMNS, Book, Cohort, RollForward, w
 from card_worker.cli.report.periods import month_label
 from card_worker.cli.report.tables import COHORTS_MAX, Expiries
 from card_worker.money import Currency
+
+MONTHS_IN_HALF = 13
+"""The largest number of labels of a plot beside which another has its place."""
+
+
+class Plot(NamedTuple):
+    """A plot, and its legend: names with their colours."""
+
+    svg: Markup
+    legend: list[tuple[str, str]]
 
 
 def _style(colours: Sequence[str]) -> Style:
@@ -43,7 +53,7 @@ _FROM_OLD_TO_NEW = _style(
 )
 
 
-def draw_liability(currency: Currency, books: Mapping[Book, RollForward]) -> Markup:
+def draw_liability(currency: Currency, books: Mapping[Book, RollForward]) -> Plot:
     """Return what cards had at the end of each period, as bars."""
     series = {
         f"{words(card_type)}s": [row.closing for row in forward.rows]
@@ -53,7 +63,7 @@ def draw_liability(currency: Currency, books: Mapping[Book, RollForward]) -> Mar
     return _bars(f"Liability at the end, {currency}", _labels(books), series)
 
 
-def draw_movements(currency: Currency, books: Mapping[Book, RollForward]) -> Markup:
+def draw_movements(currency: Currency, books: Mapping[Book, RollForward]) -> Plot:
     """Return what moved in each period: upwards what was put onto cards, downwards what left."""
     forwards = [forward.rows for (of, _), forward in books.items() if of == currency]
     series = {
@@ -63,7 +73,7 @@ def draw_movements(currency: Currency, books: Mapping[Book, RollForward]) -> Mar
     return _bars(f"In and out, {currency}", _labels(books), series)
 
 
-def draw_expiries(currency: Currency, expiries: Expiries) -> Markup:
+def draw_expiries(currency: Currency, expiries: Expiries) -> Plot:
     """Return the liability by month of expiry, as bars."""
     series = {
         f"{words(card_type)}s": amounts
@@ -73,7 +83,7 @@ def draw_expiries(currency: Currency, expiries: Expiries) -> Markup:
     return _bars(f"Liability by month of expiry, {currency}", expiries.labels, series)
 
 
-def draw_redemption(book: Book, found: Sequence[Cohort]) -> Markup:
+def draw_redemption(book: Book, found: Sequence[Cohort]) -> Plot:
     """Return the share that was spent of the newest cohorts of a book, by age, as lines."""
     of_book = [cohort for cohort in found if cohort.book == book and cohort.ages[0].loaded > 0]
     shown = of_book[-COHORTS_MAX:]
@@ -81,7 +91,8 @@ def draw_redemption(book: Book, found: Sequence[Cohort]) -> Markup:
     chart = pygal.Line(
         **_options(f"Share spent, {words(book[1])}s, {book[0]}", range(longest)),
         style=_FROM_OLD_TO_NEW,
-        formatter=lambda share: f"{share:.0%}",
+        formatter=_percent,
+        value_formatter=_percent,
         show_dots=False,
         stroke_style={"width": 2},
         x_title="months after activation",
@@ -89,7 +100,7 @@ def draw_redemption(book: Book, found: Sequence[Cohort]) -> Markup:
     )
     for cohort in shown:
         chart.add(month_label(cohort.month), [each.share for each in cohort.ages])
-    return _svg(chart)
+    return _plot(chart)
 
 
 def _labels(books: Mapping[Book, RollForward]) -> list[str]:
@@ -97,38 +108,46 @@ def _labels(books: Mapping[Book, RollForward]) -> list[str]:
     return [row.label[:7] for row in first.rows]
 
 
-def _bars(title: str, labels: Sequence[str], series: Mapping[str, Sequence[int]]) -> Markup:
+def _bars(title: str, labels: Sequence[str], series: Mapping[str, Sequence[int]]) -> Plot:
     chart = pygal.StackedBar(
-        **_options(title, labels), style=_DISTINCT, formatter=lambda value: f"{value:,.0f}"
+        **_options(title, labels), style=_DISTINCT, formatter=_units, value_formatter=_units
     )
     for heading, amounts in series.items():
         if any(amounts):
             chart.add(heading, [amount / 100 for amount in amounts])
-    return _svg(chart)
+    return _plot(chart)
+
+
+def _units(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}"
 
 
 def _options(title: str, labels: Sequence[object]) -> dict[str, Any]:
     return {
         "js": (),
         "disable_xml_declaration": True,
-        "width": 960,
-        "height": 340,
+        "width": 960 if len(labels) > MONTHS_IN_HALF else 640,
+        "height": 300,
         "margin": 8,
-        "legend_at_bottom": True,
-        "legend_at_bottom_columns": 5,
-        "legend_box_size": 11,
-        "truncate_legend": -1,
-        "x_label_rotation": 35 if len(labels) > 13 else 0,
+        "show_legend": False,
+        "truncate_label": -1,
+        "x_label_rotation": 35 if len(labels) > MONTHS_IN_HALF / 2 else 0,
         "x_labels": [str(label) for label in labels],
         "title": title,
     }
 
 
-def _svg(chart: Any) -> Markup:
+def _plot(chart: Any) -> Plot:
     chart.uuid = "".join(c if c.isalnum() else "-" for c in chart.config.title.lower())
     chart.add_xml_filter(_without_scripts)
     # Written by the library, which escapes the texts.
-    return Markup(chart.render(is_unicode=True))  # noqa: S704
+    svg = Markup(chart.render(is_unicode=True))  # noqa: S704
+    names = [str(series[1]["title"]) for series in chart.raw_series]
+    return Plot(svg, [*zip(names, chart.config.style.colors, strict=False)])
 
 
 def _without_scripts(root: Element) -> Element:

@@ -5,10 +5,19 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from card_worker.cli.report.figures import COLUMNS, Book, Cohort, RollForward, Row, name, words
+from card_worker.cli.report.figures import (
+    COLUMNS,
+    Book,
+    Cohort,
+    RollForward,
+    Row,
+    in_order,
+    name,
+    words,
+)
 from card_worker.cli.report.periods import month_label
 from card_worker.contracts.enums import BatchState, CardType, Status
-from card_worker.money import in_units
+from card_worker.money import Currency, in_units
 from card_worker.storage.finance import Held, Ordered
 
 AGES = ("up to 3 months", "3 to 12 months", "12 to 24 months", "over 24 months")
@@ -55,11 +64,11 @@ def age_table(held: Iterable[Held]) -> Table:
     rows = [
         [
             name(book),
-            *(_money(by_age.get(age, 0)) for age in reversed(range(len(AGES)))),
-            _money(sum(by_age.values())),
+            *(_money(amounts[book].get(age, 0)) for age in reversed(range(len(AGES)))),
+            _money(sum(amounts[book].values())),
             _money(reserved[book]),
         ]
-        for book, by_age in sorted(amounts.items())
+        for book in in_order(amounts)
     ]
     head = ["last moved", *(f"{age} ago" for age in AGES), "liability", "of which on hold"]
     return Table("By age since the money last moved", head, rows)
@@ -85,9 +94,10 @@ class Expiries:
         """Return it for the months from the first one on, and for all others together."""
         months = [month_label(first_month + number) for number in range(EXPIRIES_MAX)]
         labels = ["overdue", *months, "later", "never"]
+        sums = _sums(held, lambda each: each.expiry)
         amounts = {
-            book: [by_expiry.get(index, 0) for index in (*range(EXPIRIES_MAX + 2), None)]
-            for book, by_expiry in sorted(_sums(held, lambda each: each.expiry).items())
+            book: [sums[book].get(index, 0) for index in (*range(EXPIRIES_MAX + 2), None)]
+            for book in in_order(sums)
         }
         return cls(labels, amounts)
 
@@ -105,12 +115,13 @@ class Expiries:
 def status_table(held: Iterable[Held]) -> Table:
     """Return the cards and their money by status."""
     cards = Counter[tuple[Status, CardType]]()
-    balances = Counter[tuple[Status, str]]()
+    balances = Counter[tuple[Status, Currency]]()
     for each in held:
         cards[each.status, each.card_type] += each.cards
         if each.currency is not None:
             balances[each.status, each.currency] += each.balance
-    types, currencies = sorted({type for _, type in cards}), sorted({each for _, each in balances})
+    types = [type for type in CardType if any(of == type for _, of in cards)]
+    currencies = [each for each in Currency if any(of == each for _, of in balances)]
     statuses = [status for status in Status if any(cards[status, type] for type in types)]
 
     def cells(label: str, of: Sequence[Status]) -> list[str]:
