@@ -17,6 +17,7 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    true,
 )
 
 from card_worker.contracts.enums import (
@@ -75,6 +76,17 @@ class Ordered(NamedTuple):
     requested: int
     created: int
     failed: int
+
+
+def plan_for_sums(connection: Connection) -> None:
+    """Let PostgreSQL add up all rows in hash tables, until the end of the transaction.
+
+    It doesn't know into how few groups the rows fall, and would sort them all: 6 s for a million
+    transactions instead of 2.
+    """
+    if connection.dialect.name == "postgresql":
+        settings = {"work_mem": "64MB", "enable_sort": "off", "jit": "off"}
+        connection.execute(select(*(func.set_config(*each, true()) for each in settings.items())))
 
 
 def first_movement(connection: Connection, account_id: str | None) -> datetime | None:

@@ -47,6 +47,7 @@ class Figures:
 
 def read_figures(connection: Connection, scope: Scope, now: datetime) -> Figures:
     """Read all figures of a report."""
+    finance.plan_for_sums(connection)
     history, period = _history(connection, scope)
     bounds = [*(each.start for each in history), history[-1].end]
     moved = finance.sum_moved(connection, scope.account_id, bounds)
