@@ -40,8 +40,8 @@ class Rows(NamedTuple):
 
 
 def random_rows(number: int, seed: int = 1) -> Rows:
-    """Return at least so many transactions, and their cards."""
-    chance, numbers = random.Random(seed), count(1)
+    """Return at least so many transactions, and their cards. Other seeds have other ids."""
+    chance, numbers = random.Random(seed), count(seed * 10**9)
     rows = Rows([], [])
     while len(rows.transactions) < number:
         card, moved = _card(chance, numbers)
@@ -89,7 +89,7 @@ def _card(chance: random.Random, numbers: Iterator[int]) -> tuple[Card, list[Tra
     card = Card(
         id=id,
         account_id=account,
-        card_id=f"card-{id.int:09}",
+        card_id=f"card-{id.int:012}",
         type=type,
         state=chance.choice([State.ACTIVE, State.ACTIVE, State.ACTIVE, State.CLOSED]),
         created_at=times[0],

@@ -17,7 +17,7 @@ from card_worker.cli.report.csv_files import (
     redemption_csv,
     roll_forward_csv,
 )
-from card_worker.cli.report.periods import NotAPeriod, day_after, first_day, midnight
+from card_worker.cli.report.periods import NotAPeriod, day_after, first_day, midnight, month_number
 from card_worker.cli.report.reading import Scope, read_figures
 from card_worker.contracts.fields import is_account_id
 from card_worker.contracts.json_text import write_time
@@ -28,6 +28,7 @@ app = Typer()
 
 REPLY_MAX_S = 3600.0
 """Time limit of a statement: one statement may read all cards and transactions."""
+MONTHS_MAX = 240
 
 
 @app.command()
@@ -86,6 +87,8 @@ def _read_scope(from_: str, to: str, account: str | None, timezone: str) -> Scop
     first, last = _read_day("--from", from_, first_day), _read_day("--to", to, day_after)
     if first >= last:
         raise refuse(f"--to: {to} is before --from {from_}", code=2)
+    if month_number(last) - month_number(first) > MONTHS_MAX:
+        raise refuse(f"--from: a report has at most {MONTHS_MAX} months", code=2)
     return Scope(account, first, last, zone, timezone)
 
 

@@ -16,6 +16,9 @@ from card_worker.money import Currency
 MONTHS_IN_HALF = 13
 """The largest number of labels of a plot beside which another has its place."""
 
+LABEL_CHARS_MAX = 45
+"""The largest length of all labels of a plot together before they are turned."""
+
 
 class Plot(NamedTuple):
     """A plot, and its legend: names with their colours."""
@@ -47,7 +50,7 @@ def _style(colours: Sequence[str]) -> Style:
 _DISTINCT = _style([f"var(--c{number})" for number in range(len(COLUMNS))])
 _FROM_OLD_TO_NEW = _style(
     [
-        f"color-mix(in oklab, var(--c0) {100 * number // (COHORTS_MAX - 1)}%, var(--c1))"
+        f"color-mix(in oklch, var(--c0) {100 * number // (COHORTS_MAX - 1)}%, var(--c1))"
         for number in range(COHORTS_MAX)
     ]
 )
@@ -88,13 +91,13 @@ def draw_redemption(book: Book, found: Sequence[Cohort]) -> Plot:
     of_book = [cohort for cohort in found if cohort.book == book and cohort.ages[0].loaded > 0]
     shown = of_book[-COHORTS_MAX:]
     longest = max((len(cohort.ages) for cohort in shown), default=0)
+    title, labels = f"Share spent, {words(book[1])}s, {book[0]}", [*map(str, range(longest))]
     chart = pygal.Line(
-        **_options(f"Share spent, {words(book[1])}s, {book[0]}", range(longest)),
+        **_options(title, labels, is_half=False),
         style=_FROM_OLD_TO_NEW,
         formatter=_percent,
         value_formatter=_percent,
         show_dots=False,
-        stroke_style={"width": 2},
         x_title="months after activation",
         range=(0, max([1.0, *(each.share or 0 for cohort in shown for each in cohort.ages)])),
     )
@@ -110,7 +113,10 @@ def _labels(books: Mapping[Book, RollForward]) -> list[str]:
 
 def _bars(title: str, labels: Sequence[str], series: Mapping[str, Sequence[int]]) -> Plot:
     chart = pygal.StackedBar(
-        **_options(title, labels), style=_DISTINCT, formatter=_units, value_formatter=_units
+        **_options(title, labels, is_half=len(labels) <= MONTHS_IN_HALF),
+        style=_DISTINCT,
+        formatter=_units,
+        value_formatter=_units,
     )
     for heading, amounts in series.items():
         if any(amounts):
@@ -126,17 +132,17 @@ def _percent(share: float) -> str:
     return f"{share:.0%}"
 
 
-def _options(title: str, labels: Sequence[object]) -> dict[str, Any]:
+def _options(title: str, labels: Sequence[str], *, is_half: bool) -> dict[str, Any]:
     return {
         "js": (),
         "disable_xml_declaration": True,
-        "width": 960 if len(labels) > MONTHS_IN_HALF else 640,
+        "width": 640 if is_half else 960,
         "height": 300,
         "margin": 8,
         "show_legend": False,
         "truncate_label": -1,
-        "x_label_rotation": 35 if len(labels) > MONTHS_IN_HALF / 2 else 0,
-        "x_labels": [str(label) for label in labels],
+        "x_label_rotation": 35 if len("".join(labels)) > LABEL_CHARS_MAX else 0,
+        "x_labels": labels,
         "title": title,
     }
 
