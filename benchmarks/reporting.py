@@ -4,9 +4,6 @@ No part of bench. On a PostgreSQL of its own with random cards and transactions,
 """
 
 import argparse
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +12,11 @@ from tempfile import TemporaryDirectory
 
 import psycopg
 
-from benchmarks.programs import ROOT
 from benchmarks.rounds import say
 from benchmarks.stage import POSTGRESQL
 from card_worker.storage.engine import open_engine
 from card_worker.storage.migrations import upgrade
+from tests.report.memory import peak_kib
 from tests.report.rows import ACCOUNTS, insert_rows, random_rows
 from tests.servers import database, postgres
 
@@ -63,15 +60,9 @@ def _database(folder: str, *, is_sqlite: bool) -> Iterator[str]:
 
 def _run(url: str, *arguments: str) -> str:
     """Run a command; return what it took."""
-    program = [sys.executable, "-m", "card_worker.cli", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CARD_WORKER_DATABASE_URL": url}
     started = time.perf_counter()
-    process = subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, process.returncode
-    wall, cpu = time.perf_counter() - started, used.ru_utime + used.ru_stime
-    return f"{wall:.1f} s, of which {cpu:.1f} s of CPU; peak {used.ru_maxrss / 1024:.0f} MiB"
+    peak = peak_kib(url, *arguments)
+    return f"{time.perf_counter() - started:.1f} s; peak {peak / 1024:.0f} MiB"
 
 
 if __name__ == "__main__":
