@@ -293,8 +293,23 @@ def test_a_difference_ends_it_with_1_after_the_page_is_written(
 
 def test_a_shop_without_history_has_an_empty_page(sqlite_url: str, tmp_path: Path) -> None:
     report(sqlite_url, tmp_path, "--from", "2025-01", "--to", "2025-02")
-    assert "Nothing was on any card" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "Nothing was on any card" in page
+    assert "<table" not in page
     assert read(tmp_path / "roll-forward.csv") == []
+
+
+def test_a_shop_that_began_after_the_period_has_a_liability(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    engine = open_engine(sqlite_url)
+    insert_rows(engine, random_rows(50))
+    engine.dispose()
+    report(sqlite_url, tmp_path, "--from", "2023-01", "--to", "2023-02")
+    page = (tmp_path / "report.html").read_text()
+    assert "Nothing was on any card" in page
+    assert "Liability by month of expiry, NOK" in page
+    assert "on hold now" in page
 
 
 # --- only a time that is over --------------------------------------------------------------------

@@ -29,6 +29,7 @@ app = Typer()
 REPLY_MAX_S = 3600.0
 """Time limit of a statement: one statement may read all cards and transactions."""
 MONTHS_MAX = 240
+"""Largest number of months of a report."""
 
 
 @app.command()

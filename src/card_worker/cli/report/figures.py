@@ -27,6 +27,16 @@ COLUMNS = {
 """The columns of the roll-forward, with their headings."""
 
 
+_COLUMN_OF_TYPE = {
+    TransactionType.ADJUSTMENT: "adjusted",
+    TransactionType.TRANSFER: "transferred",
+    TransactionType.DRAWDOWN: "drawn_down",
+    TransactionType.CASH_OUT: "cashed_out",
+    TransactionType.REVERSAL: "reversed",
+    TransactionType.BREAKAGE: "breakage",
+}
+
+
 def name(book: Book) -> str:
     """Return the name of a book, such as `Gift cards, NOK`."""
     currency, card_type = book
@@ -43,17 +53,8 @@ def _place(book: Book) -> tuple[int, int]:
 
 
 def words(value: StrEnum) -> str:
+    """Return a value as words, such as `gift card`."""
     return value.value.replace("_", " ")
-
-
-_COLUMN_OF_TYPE = {
-    TransactionType.ADJUSTMENT: "adjusted",
-    TransactionType.TRANSFER: "transferred",
-    TransactionType.DRAWDOWN: "drawn_down",
-    TransactionType.CASH_OUT: "cashed_out",
-    TransactionType.REVERSAL: "reversed",
-    TransactionType.BREAKAGE: "breakage",
-}
 
 
 @dataclass(slots=True)
@@ -74,11 +75,11 @@ class Row:
         amount = moved.amount if moved.to_card else -moved.amount
         self.moved[_column(moved)] += amount
         if moved.type is TransactionType.ADJUSTMENT and moved.to_card:
-            # Before 0.2, money had no funding, and all of it counted as sold.
             self.adjusted_up[moved.funding or Funding.SOLD] += amount
 
 
 def _column(moved: Moved) -> str:
+    # Version 0.1.0 stored no funding; `sold` is its default since.
     if moved.type is not TransactionType.FUND:
         return _COLUMN_OF_TYPE[moved.type]
     return "refunded" if moved.is_refund else (moved.funding or Funding.SOLD).value

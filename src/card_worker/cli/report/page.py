@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from card_worker.cli.report import plots, tables
+from card_worker.cli.report.figures import in_order
 from card_worker.cli.report.reading import Figures, Scope
 from card_worker.money import Currency, in_words
 
@@ -19,7 +20,9 @@ _ENVIRONMENT = Environment(
 
 def write_page(scope: Scope, now: datetime, found: Figures) -> bytes:
     """Return the page, in UTF-8."""
-    currencies = [*dict.fromkeys(currency for currency, _ in found.books)]
+    moved = dict.fromkeys(currency for currency, _ in found.books)
+    books = in_order({*found.books, *found.expiries.amounts})
+    owed = dict.fromkeys(currency for currency, _ in books)
     page = _ENVIRONMENT.get_template("page.html").render(
         account=scope.account_id or "all accounts",
         first=scope.first,
@@ -27,13 +30,13 @@ def write_page(scope: Scope, now: datetime, found: Figures) -> bytes:
         zone=scope.zone_name,
         now=f"{now.astimezone(scope.zone):%Y-%m-%d %H:%M:%S}",
         differences=[each.text for each in found.differences],
-        tiles=[_tiles(currency, found) for currency in currencies],
+        tiles=[_tiles(currency, found) for currency in owed],
         roll_forwards=[tables.roll_forward_table(*each) for each in found.books.items()],
-        liabilities=[plots.draw_liability(each, found.books) for each in currencies],
-        movements=[plots.draw_movements(each, found.books) for each in currencies],
+        liabilities=[plots.draw_liability(each, found.books) for each in moved],
+        movements=[plots.draw_movements(each, found.books) for each in moved],
         ages=tables.age_table(found.held),
         expiries=found.expiries.table(),
-        expiry_plots=[plots.draw_expiries(each, found.expiries) for each in currencies],
+        expiry_plots=[plots.draw_expiries(each, found.expiries) for each in owed],
         statuses=tables.status_table(found.held),
         orders=tables.order_table(found.ordered),
         redemptions=[

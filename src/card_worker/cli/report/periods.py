@@ -19,10 +19,6 @@ class Segment:
     """Months since the year 0."""
     label: str
 
-    @property
-    def month_label(self) -> str:
-        return month_label(self.month)
-
 
 class NotAPeriod(ValueError):
     """A text is neither a month nor a day. The text says so."""

@@ -11,6 +11,7 @@ from pygal.style import Style
 from card_worker.cli.report.figures import COLUMNS, Book, Cohort, RollForward, words
 from card_worker.cli.report.periods import month_label
 from card_worker.cli.report.tables import COHORTS_MAX, Expiries
+from card_worker.contracts.enums import CardType
 from card_worker.money import Currency
 
 MONTHS_IN_HALF = 13
@@ -59,11 +60,11 @@ _FROM_OLD_TO_NEW = _style(
 def draw_liability(currency: Currency, books: Mapping[Book, RollForward]) -> Plot:
     """Return what cards had at the end of each period, as bars."""
     series = {
-        f"{words(card_type)}s": [row.closing for row in forward.rows]
-        for (of, card_type), forward in books.items()
-        if of == currency
+        card_type: [row.closing for row in books[currency, card_type].rows]
+        for card_type in CardType
+        if (currency, card_type) in books
     }
-    return _bars(f"Liability at the end, {currency}", _labels(books), series)
+    return _bars(f"Liability at the end, {currency}", _labels(books), _by_type(series))
 
 
 def draw_movements(currency: Currency, books: Mapping[Book, RollForward]) -> Plot:
@@ -78,17 +79,19 @@ def draw_movements(currency: Currency, books: Mapping[Book, RollForward]) -> Plo
 
 def draw_expiries(currency: Currency, expiries: Expiries) -> Plot:
     """Return the liability by month of expiry, as bars."""
-    series = {
-        f"{words(card_type)}s": amounts
-        for (of, card_type), amounts in expiries.amounts.items()
-        if of == currency
-    }
+    of_currency = {book[1]: of for book, of in expiries.amounts.items() if book[0] == currency}
+    series = _by_type(of_currency)
     return _bars(f"Liability by month of expiry, {currency}", expiries.labels, series)
+
+
+def _by_type(amounts: Mapping[CardType, Sequence[int]]) -> dict[str, Sequence[int]]:
+    """Return a series for each type, also if there is nothing, so that it keeps its colour."""
+    return {f"{words(card_type)}s": amounts.get(card_type, ()) for card_type in CardType}
 
 
 def draw_redemption(book: Book, found: Sequence[Cohort]) -> Plot:
     """Return the share that was spent of the newest cohorts of a book, by age, as lines."""
-    of_book = [cohort for cohort in found if cohort.book == book and cohort.ages[0].loaded > 0]
+    of_book = [cohort for cohort in found if cohort.book == book and cohort.ages[-1].loaded > 0]
     shown = of_book[-COHORTS_MAX:]
     longest = max((len(cohort.ages) for cohort in shown), default=0)
     title, labels = f"Share spent, {words(book[1])}s, {book[0]}", [*map(str, range(longest))]
@@ -119,8 +122,7 @@ def _bars(title: str, labels: Sequence[str], series: Mapping[str, Sequence[int]]
         value_formatter=_units,
     )
     for heading, amounts in series.items():
-        if any(amounts):
-            chart.add(heading, [amount / 100 for amount in amounts])
+        chart.add(heading, [amount / 100 for amount in amounts])
     return _plot(chart)
 
 
@@ -152,8 +154,8 @@ def _plot(chart: Any) -> Plot:
     chart.add_xml_filter(_without_scripts)
     # Written by the library, which escapes the texts.
     svg = Markup(chart.render(is_unicode=True))  # noqa: S704
-    names = [str(series[1]["title"]) for series in chart.raw_series]
-    return Plot(svg, [*zip(names, chart.config.style.colors, strict=False)])
+    series = zip(chart.raw_series, chart.config.style.colors, strict=False)
+    return Plot(svg, [(str(of["title"]), colour) for (values, of), colour in series if any(values)])
 
 
 def _without_scripts(root: Element) -> Element:

@@ -147,7 +147,7 @@ def order_table(ordered: Iterable[Ordered]) -> Table:
 
 def redemption_table(book: Book, found: Sequence[Cohort]) -> Table:
     """Return what share of the newest cohorts of a book was spent, by age."""
-    of_book = [cohort for cohort in found if cohort.book == book and cohort.ages[0].loaded > 0]
+    of_book = [cohort for cohort in found if cohort.book == book and cohort.ages[-1].loaded > 0]
     longest = max((len(cohort.ages) for cohort in of_book), default=0)
     ages = [age for age in AGES_SHOWN if age < longest]
     rows = [
