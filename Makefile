@@ -32,6 +32,10 @@ demo: $(VENV)/ready  ## Run the whole worker once, with nothing but this machine
 dev: $(VENV)/ready  ## Keep the same running, with beat and Flower, until Ctrl-C
 	@$(BIN)/card-worker dev $(ARGS)
 
+.PHONY: report-demo
+report-demo: $(VENV)/ready  ## Write the financial report about a year of made-up trade, into build/report-demo
+	@$(BIN)/python -m tests.report.trade $(ARGS)
+
 .PHONY: worker
 worker: $(VENV)/ready  ## Run a worker on the servers in CARD_WORKER_*, with the settings in celeryconfig.py
 	@CELERY_CONFIG_MODULE=celeryconfig $(BIN)/card-worker worker $(ARGS)
@@ -134,7 +138,7 @@ lock: python  ## Pin what pyproject.toml asks for; raise what is pinned with ARG
 	@.venv-lock/bin/python -m pip --disable-pip-version-check -qq install 'uv>=0.13,<0.14'
 	@$(LOCK) pyproject.toml --all-extras --group dev --output-file requirements.lock
 	@# What production runs is a part of what was tested, never another version.
-	@$(LOCK) pyproject.toml --extra flower --constraint requirements.lock --output-file requirements-runtime.lock
+	@$(LOCK) pyproject.toml --extra flower --extra report --constraint requirements.lock --output-file requirements-runtime.lock
 	@$(LOCK) --group node --output-file requirements-node.lock
 	@$(LOCK) --group audit --constraint requirements.lock --output-file requirements-audit.lock
 	@$(LOCK) benchmarks/requirements.in --constraint requirements.lock --output-file benchmarks/requirements.lock

@@ -37,6 +37,7 @@ COMMANDS = {
     "send": ("send", "Publish a command and show its answer."),
     "send-file": ("send_file.command", "Send a command for each line of a file."),
     "card": ("cards", "Show cards and their history."),
+    "export": ("export", "Write cards, transactions or events as CSV or JSON lines."),
     "batch": ("batches", "Order batches of cards, watch them, and handle their files."),
     "codes": ("codes", "Make keys, and open encrypted tokens and PINs."),
     "account": ("accounts", "Show and set the rules of an account."),
@@ -44,6 +45,7 @@ COMMANDS = {
     "events": ("events", "Print events from the stream."),
     "dead-letters": ("dead_letters", "Show, requeue and drop dead letters."),
     "reconcile": ("reconcile", "Check the books."),
+    "report": ("report.command", "Write the financial report."),
     "acl": ("acl", "Print the users of Redis and their rights."),
     "contract": ("contract", "Write the generated reference."),
 }

@@ -11,7 +11,6 @@ from sqlalchemy import Engine
 from typer import Argument, Exit, Option, Typer
 
 from card_worker.cli import opening
-from card_worker.cli.cards import AccountId
 from card_worker.cli.connections import database, open_client
 from card_worker.cli.console import (
     AsJson,
@@ -25,6 +24,7 @@ from card_worker.cli.console import (
     table,
     visible,
 )
+from card_worker.cli.filters import AccountId
 from card_worker.contracts.batches import CARDS_PER_ORDER_MAX, CreateBatch
 from card_worker.contracts.enums import BatchState, CardType
 from card_worker.contracts.message import problems_of

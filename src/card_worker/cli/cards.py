@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime
+from itertools import repeat
 from typing import Annotated, Any
 
 from sqlalchemy import Connection
@@ -9,20 +10,30 @@ from typer import Argument, Option, Typer
 
 from card_worker.cli.connections import database, read_only
 from card_worker.cli.console import AsJson, err, money, out, print_views, refuse, table
-from card_worker.cli.times import read_time_option
-from card_worker.contracts.enums import CardType, Status
+from card_worker.cli.filters import (
+    AccountId,
+    AvailableMax,
+    AvailableMin,
+    CreatedBefore,
+    CreatedFrom,
+    ExpiresBefore,
+    OfBatch,
+    OfCustomer,
+    OfStatus,
+    OfType,
+    card_filter,
+)
 from card_worker.contracts.events import write
-from card_worker.domain.rows import Card
+from card_worker.domain.rows import Card, Token
 from card_worker.domain.views import card_view, transaction_view
-from card_worker.money import AMOUNT_MAX
 from card_worker.storage import queries
 from card_worker.storage.engine import begin
-from card_worker.storage.queries import CardFilter
 
 app = Typer(no_args_is_help=True)
 
+NO_CODES: tuple[list[Token], None] = [], None
+
 CardId = Annotated[str, Argument(help="The card's card_id.")]
-AccountId = Annotated[str, Option("--account", "-a", help="The account, such as T00000001.")]
 
 
 @app.command()
@@ -65,48 +76,41 @@ def history(card_id: CardId, account: AccountId, as_json: AsJson = False) -> Non
 def list_(
     account: AccountId,
     *,
-    status: Annotated[Status | None, Option(help="Only cards with this status.")] = None,
-    card_type: Annotated[CardType | None, Option("--type", help="Only cards of this type.")] = None,
-    customer: Annotated[str | None, Option(help="Only cards of this customer.")] = None,
-    batch: Annotated[str | None, Option(help="Only cards of this batch.")] = None,
-    available_min: Annotated[
-        int | None,
-        Option(min=0, max=AMOUNT_MAX, help="Smallest available amount, in minor units."),
-    ] = None,
-    available_max: Annotated[
-        int | None,
-        Option(min=0, max=AMOUNT_MAX, help="Largest available amount, in minor units."),
-    ] = None,
-    created_from: Annotated[
-        str | None, Option(help="Earliest time of creation, such as 2026-11-22T10:00:00Z.")
-    ] = None,
-    created_before: Annotated[
-        str | None, Option(help="Only cards created before this time.")
-    ] = None,
-    expires_before: Annotated[
-        str | None, Option(help="Only cards that expire before this time.")
-    ] = None,
+    status: OfStatus = None,
+    card_type: OfType = None,
+    customer: OfCustomer = None,
+    batch: OfBatch = None,
+    available_min: AvailableMin = None,
+    available_max: AvailableMax = None,
+    created_from: CreatedFrom = None,
+    created_before: CreatedBefore = None,
+    expires_before: ExpiresBefore = None,
     limit: Annotated[int, Option(min=1, max=10_000, help="Largest number of cards.")] = 100,
     after: Annotated[str | None, Option(help="Start after this card_id.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the cards of an account, ordered by card_id."""
-    filter_ = CardFilter(
+    filter_ = card_filter(
         status=status,
         type=card_type,
         customer_id=customer,
         batch_id=batch,
         available_min=available_min,
         available_max=available_max,
-        created_from=read_time_option("--created-from", created_from),
-        created_before=read_time_option("--created-before", created_before),
-        expires_before=read_time_option("--expires-before", expires_before),
+        created_from=created_from,
+        created_before=created_before,
+        expires_before=expires_before,
     )
-    with database() as engine, begin(engine) as (connection, now):
+    with database() as engine, begin(engine, writing=False) as (connection, now):
         cards = queries.list_cards(
             connection, account, filter_, now, cards_max=limit + 1, after=after
         )
-        views = [_view(connection, card, now) for card in cards[:limit]]
+        # The table has nothing of tokens and PINs, which readers may not read.
+        codes = queries.find_codes_of(connection, cards[:limit], now) if as_json else None
+        views = [
+            dict(json.loads(write(card_view(card, now, *of_card))))
+            for card, of_card in zip(cards[:limit], codes or repeat(NO_CODES), strict=False)
+        ]
     rows = [
         (
             view["card_id"],

@@ -21,7 +21,7 @@ from card_worker.money import Currency, in_words
 _UNSAFE = re.compile(rf"(?![\t\n])[{NOT_IN_TEXT}\ud800-\udfff]")
 """Characters that a terminal interprets, except tab and newline, and halves of surrogate pairs."""
 # JSON itself escapes the control characters below these.
-_UNSAFE_IN_JSON = {
+UNSAFE_IN_JSON = {
     code: f"\\u{code:04x}" for code in range(0x7F, 0xD800) if _UNSAFE.match(chr(code))
 }
 
@@ -52,7 +52,7 @@ err = _Literal(stderr=True, soft_wrap=True)
 
 def print_json(value: Any) -> None:
     """Print one line of JSON without colours, never wrapped; times are written as in events."""
-    typer.echo(write_json(value).translate(_UNSAFE_IN_JSON))
+    typer.echo(write_json(value).translate(UNSAFE_IN_JSON))
 
 
 def table(title: str, *columns: str, rows: Iterable[Sequence[object]]) -> Table:

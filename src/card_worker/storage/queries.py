@@ -8,7 +8,17 @@ from time import monotonic
 from typing import Any, NamedTuple, assert_never
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, Connection, Select, case, func, not_, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Select,
+    case,
+    cast,
+    func,
+    not_,
+    select,
+)
 
 from card_worker.contracts.enums import CardType, Status
 from card_worker.domain.rows import Card, Pin, State, Token, Transaction, tokens_serving
@@ -22,6 +32,7 @@ from card_worker.storage.tables import (
     tokens,
     transactions,
 )
+from card_worker.storage.types import WholeNumber
 
 
 def find_card(connection: Connection, account_id: str, card_id: str) -> Card | None:
@@ -145,11 +156,22 @@ def list_cards(
 
     `after` is the last card_id of the page before, `last` the last one to return.
     """
+    statement = select_cards(account_id, filter, now, after=after)
+    if last is not None:
+        statement = statement.where(cards.c.card_id <= last)
+    return [Card._make(row) for row in connection.execute(statement.limit(cards_max))]
+
+
+def select_cards(
+    account_id: str, filter: CardFilter, now: datetime, *, after: str | None = None
+) -> Select[Any]:
+    """Select the fields of the cards of an account as they are at `now`, ordered by card_id."""
     # Most cards have no hold.
     due = case((cards.c.amount_reserved > 0, _due(cards.c.id, now).scalar_subquery()))
-    available = cards.c.amount_balance - cards.c.amount_reserved + func.coalesce(due, 0)
+    reserved = cards.c.amount_reserved - cast(func.coalesce(due, 0), WholeNumber)
+    available = cards.c.amount_balance - reserved
     conditions: dict[str, Callable[[Any], ColumnElement[bool]]] = {
-        "status": lambda status: _has_status(status, now),
+        "status": lambda status: has_status(status, now),
         "type": lambda kind: cards.c.type == kind,
         "customer_id": lambda id: cards.c.customer_id == id,
         "batch_id": lambda id: cards.c.batch_id == id,
@@ -159,14 +181,15 @@ def list_cards(
         "created_before": lambda time: cards.c.created_at < time,
         "expires_before": lambda time: cards.c.expires_at < time,
     }
-    statement = select(*columns_named(cards, Card._fields)).where(*_after(account_id, after))
+    fields = [
+        reserved.label(column.name) if column is cards.c.amount_reserved else column
+        for column in columns_named(cards, Card._fields)
+    ]
+    statement = select(*fields).where(*_after(account_id, after)).order_by(cards.c.card_id)
     for name, condition in conditions.items():
         if (value := getattr(filter, name)) is not None:
             statement = statement.where(condition(value))
-    if last is not None:
-        statement = statement.where(cards.c.card_id <= last)
-    rows = connection.execute(statement.order_by(cards.c.card_id).limit(cards_max))
-    return [card_at(connection, Card._make(row), now) for row in rows.all()]
+    return statement
 
 
 def _after(account_id: str, card_id: str | None) -> list[ColumnElement[bool]]:
@@ -174,7 +197,7 @@ def _after(account_id: str, card_id: str | None) -> list[ColumnElement[bool]]:
     return [cards.c.account_id == account_id, *after]
 
 
-def _has_status(status: Status, now: datetime) -> ColumnElement[bool]:
+def has_status(status: Status, now: datetime) -> ColumnElement[bool]:
     """Return the condition that a card has `status`: Card.status in SQL."""
     is_active = cards.c.state == State.ACTIVE
     is_due = cards.c.expires_at.is_not(None) & (cards.c.expires_at <= now)

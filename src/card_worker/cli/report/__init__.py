@@ -1,0 +1,1 @@
+"""`card-worker report`: what the issuer of the cards owes, and how that came about."""
