@@ -269,7 +269,7 @@ REFUSED = {
     ],
     "flower": [
         *(*READS_NO_QUEUE, *READS_NO_STREAM, *WRITES_NO_STREAM, *SENDS_NOTHING, *NO_RESULTS),
-        "LLEN cards.other",
+        *("LLEN cards.other", "LLEN card-events"),
     ],
     "operator": [
         *READS_NO_QUEUE,
@@ -308,6 +308,13 @@ def test_a_user_is_refused_what_its_part_does_not_need(user: str, server: Server
                 allowed.append(command)
     assert allowed == []
     assert server.part.runs
+
+
+def test_flower_may_count_what_waits(server: Server) -> None:
+    with server.client("flower") as flower, flower.pipeline() as pipeline:
+        for name in ("cards", "cards.bulk\x06\x163", "cards.system\x06\x169"):
+            pipeline.llen(name)
+        assert len(pipeline.execute()) == 3
 
 
 def test_nobody_without_a_password_may_do_anything(server: Server) -> None:

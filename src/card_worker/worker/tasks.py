@@ -77,7 +77,12 @@ PAUSE_S_MAX = 5.0
 FILE_S_MAX = 2.0
 """Seconds for which a worker that stops waits for a file that is being written."""
 
-app = Celery("card_worker", events="card_worker.worker.monitoring:Events", set_as_current=False)
+app = Celery(
+    "card_worker",
+    amqp="card_worker.worker.connections:AMQP",
+    events="card_worker.worker.monitoring:Events",
+    set_as_current=False,
+)
 
 log = structlog.get_logger(__name__)
 
