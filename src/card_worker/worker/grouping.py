@@ -179,6 +179,7 @@ class Consumer(ReconnectingConsumer):
         unreadable, self._unreadable = self._unreadable, []
         raws = [raw for raw, _ in unreadable]
         if self.dead_letter(unreadable):
+            self._events.emit_unreadable(unreadable)
             self._acknowledge(raws)
             results = [self._result_of_unreadable(*pair) for pair in unreadable]
             self._results.store([result for result in results if result])
