@@ -38,7 +38,8 @@ from card_worker.worker.messages import (
 from card_worker.worker.monitoring import TaskEvents
 from card_worker.worker.received import Received, postpone, receive
 from card_worker.worker.reconnecting import ReconnectingConsumer
-from card_worker.worker.results import Result, Results
+from card_worker.worker.results import DeadLettered, Result, Results
+from card_worker.worker.task_signals import TaskSignals
 
 OBJECTS_PER_GROUP = 100_000
 GROUP_COST_MAX = 2_000
@@ -90,6 +91,7 @@ class Consumer(ReconnectingConsumer):
         self._record: Record | None = None
         self._connections = 0
         self._results = Results(self.app.backend)
+        self._signals = TaskSignals(self.app, self.result)
 
     def stop(self) -> None:
         stopping.request()
@@ -183,6 +185,7 @@ class Consumer(ReconnectingConsumer):
             self._acknowledge(raws)
             results = [self._result_of_unreadable(*pair) for pair in unreadable]
             self._results.store([result for result in results if result])
+            self._signals.send_unreadable(unreadable)
         else:
             self._give_back(raws)
 
@@ -273,6 +276,7 @@ class Consumer(ReconnectingConsumer):
         done = [received.raw for received, end in ended if not isinstance(end, Returned)]
         self._acknowledge(done)
         self._results.store([result for pair in ended if (result := self._result(*pair))])
+        self._signals.send_outcomes(ended)
         throttles = [end.throttle_s for end in outcomes if isinstance(end, Answered)]
         self._throttle(max(throttles, default=0.0))
 
@@ -356,10 +360,6 @@ class Consumer(ReconnectingConsumer):
         if raw.headers.get("ignore_result") or not isinstance(task, str):
             return False
         return self.with_results is None or task in self.with_results
-
-
-class DeadLettered(Exception):
-    """The result of a message that became a dead letter."""
 
 
 def spare_cycle_search() -> None:

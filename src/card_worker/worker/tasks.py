@@ -54,7 +54,6 @@ from card_worker.worker import beat, default_queue, grouping, remote_control, st
 from card_worker.worker.dead_letters import dead_letter_of
 from card_worker.worker.delivery import Delivery
 from card_worker.worker.fair_share import LOW_PRIORITY
-from card_worker.worker.grouping import DeadLettered
 from card_worker.worker.messages import (
     Answered,
     Failed,
@@ -66,6 +65,7 @@ from card_worker.worker.messages import (
     body_of,
 )
 from card_worker.worker.received import queue_of
+from card_worker.worker.results import DeadLettered
 
 TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, CHUNK, *SWEEPS])
 """The tasks that a message may name. Celery's own (chains, chords, clean-ups) are not allowed."""
