@@ -134,7 +134,7 @@ lock: python  ## Pin what pyproject.toml asks for; raise what is pinned with ARG
 	@.venv-lock/bin/python -m pip --disable-pip-version-check -qq install 'uv>=0.13,<0.14'
 	@$(LOCK) pyproject.toml --all-extras --group dev --output-file requirements.lock
 	@# What production runs is a part of what was tested, never another version.
-	@$(LOCK) pyproject.toml --extra flower --constraint requirements.lock --output-file requirements-runtime.lock
+	@$(LOCK) pyproject.toml --extra flower --extra sentry --constraint requirements.lock --output-file requirements-runtime.lock
 	@$(LOCK) --group node --output-file requirements-node.lock
 	@$(LOCK) --group audit --constraint requirements.lock --output-file requirements-audit.lock
 	@$(LOCK) benchmarks/requirements.in --constraint requirements.lock --output-file benchmarks/requirements.lock

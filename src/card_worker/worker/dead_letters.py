@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
 from time import sleep
 from typing import TypeAlias
 
@@ -15,6 +14,7 @@ from sqlalchemy import Connection, Engine
 
 from card_worker.contracts.dead_letters import UNAUTHENTICATED, DeadLetterReason, Unreadable
 from card_worker.contracts.message import UnreadableItem
+from card_worker.defects import log_defect
 from card_worker.pauses import Pauses
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
@@ -185,13 +185,6 @@ def dead_letter_of_items(
     headers = None if message.headers is None else {**message.headers, "id": id}
     rest = replace(message, id=id, kwargs=kwargs, headers=headers, body=body_of(kwargs))
     return dead_letter_of(rest, failed.reason, failed.detail, now)
-
-
-def log_defect(defect: Exception, *, messages: int) -> None:
-    """Log the type and the place of a defect. Its text may quote rows; the dead letter has it."""
-    frame = traceback.extract_tb(defect.__traceback__)[-1]
-    place = f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
-    log.error("defect", error=type(defect).__name__, at=place, messages=messages)
 
 
 def describe_defect(defect: Exception) -> str:

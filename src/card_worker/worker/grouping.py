@@ -22,6 +22,7 @@ from card_worker.contracts.dead_letters import UNAUTHENTICATED, DeadLetterReason
 from card_worker.contracts.envelope import Call, decompressed, read_envelope
 from card_worker.contracts.message import cost_of
 from card_worker.contracts.text import is_id
+from card_worker.defects import log_defect
 from card_worker.health import Record
 from card_worker.storage.contention import Row
 from card_worker.worker import stopping
@@ -251,7 +252,7 @@ class Consumer(ReconnectingConsumer):
             # Its process has died.
             self._finish(group, [Returned(died=True)] * len(group), seconds=0)
             return
-        log.error("defect", error=type(error).__name__, messages=len(group))
+        log_defect(error, messages=len(group))
         if len(group) > 1:
             for received in group:
                 if not stopping.is_requested():

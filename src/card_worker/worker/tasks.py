@@ -35,6 +35,7 @@ from card_worker.contracts.envelope import call_of
 from card_worker.contracts.json_text import write_json
 from card_worker.contracts.queries import QUERIES
 from card_worker.contracts.text import is_id
+from card_worker.defects import report, start_reporting
 from card_worker.file_store import FileStore
 from card_worker.files import FileWriter
 from card_worker.pauses import Pauses, described, keep_trying
@@ -275,6 +276,8 @@ def _sweep(message: Message) -> Outcome:
         is_away = is_transient or isinstance(error, RedisError | OperationalError)
         write = log.warning if is_away else log.error
         write("sweep failed, left to the next one", **described(error))
+        if not is_away:
+            report(error)
     return Answered(())
 
 
@@ -340,6 +343,7 @@ def _text(value: object) -> str | None:
 @signals.setup_logging.connect
 def _on_setup_logging(loglevel: int, **_: Any) -> None:
     configure_logs(as_json=load_settings().log_format is LogFormat.JSON, level=loglevel)
+    start_reporting()
 
 
 @signals.worker_init.connect
