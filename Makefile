@@ -61,6 +61,10 @@ test-quick: $(VENV)/ready  ## Run most tests that need no server, in less than a
 test-debian: $(VENV)/ready programs  ## Run the tests that need programs of Debian's; as root, install those
 	@$(BIN)/python -m pytest -m debian $(ARGS)
 
+.PHONY: pictures
+pictures: $(VENV)/ready programs  ## Take the pictures of docs/pictures anew
+	@PICTURES=docs/pictures $(BIN)/python -m pytest tests/flow/test_flower_pages.py $(ARGS)
+
 .PHONY: test-model
 test-model: $(VENV)/ready  ## Prove the rules at length: two plain models, a long stream, races, forms of URLs
 	@MODEL_EXAMPLES=1000 MODEL_STEPS=50 STREAM_COMMANDS=10000 STREAMS=1000 RACES=2000 ALL_FORMS=1 \
@@ -138,7 +142,7 @@ lock: python  ## Pin what pyproject.toml asks for; raise what is pinned with ARG
 	@.venv-lock/bin/python -m pip --disable-pip-version-check -qq install 'uv>=0.13,<0.14'
 	@$(LOCK) pyproject.toml --all-extras --group dev --output-file requirements.lock
 	@# What production runs is a part of what was tested, never another version.
-	@$(LOCK) pyproject.toml --extra flower --extra report --constraint requirements.lock --output-file requirements-runtime.lock
+	@$(LOCK) pyproject.toml --extra flower --extra report --extra sentry --constraint requirements.lock --output-file requirements-runtime.lock
 	@$(LOCK) --group node --output-file requirements-node.lock
 	@$(LOCK) --group audit --constraint requirements.lock --output-file requirements-audit.lock
 	@$(LOCK) benchmarks/requirements.in --constraint requirements.lock --output-file benchmarks/requirements.lock
@@ -149,12 +153,12 @@ clean:  ## Remove everything that was made here
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What tests with the marker `debian` run. An installed service isn't started: RUNLEVEL is for that.
-PROGRAMS := age pgbouncer prometheus
+PROGRAMS := age pgbouncer prometheus chromium-driver
 
 .PHONY: programs
 programs:
 	@missing=$$(for program in $(PROGRAMS); do \
-		PATH=$$PATH:/usr/sbin command -v $$program >/dev/null || echo $$program; done); \
+		PATH=$$PATH:/usr/sbin command -v $${program/chromium-driver/chromedriver} >/dev/null || echo $$program; done); \
 	install="apt-get install --no-install-recommends --yes --quiet=2 "$$missing; \
 	if [[ -n $$missing ]] && ! { [[ $$(id -u) = 0 ]] && command -v apt-get >/dev/null \
 		&& apt-get update --quiet=2 && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive $$install; }; then \

@@ -15,6 +15,7 @@ from card_worker.contracts.batches import APPROVAL_WITHIN, LapseBatch
 from card_worker.contracts.commands import Command, event_id
 from card_worker.contracts.enums import EventType
 from card_worker.contracts.internal import SweptCard, SweptHold
+from card_worker.defects import report
 from card_worker.domain.answers import Answer
 from card_worker.domain.rows import Hold
 from card_worker.handler import handle
@@ -167,6 +168,8 @@ def _do_alone(engine: Engine, command: Command, at: datetime, *, row: str) -> bo
         if _ends_sweep(defect):
             raise
         log.warning("row not swept", row=row, error=type(defect).__name__)
+        if not is_lock_timeout(defect):
+            report(defect)
         return False
     return answer.type is not EventType.COMMAND_REJECTED
 

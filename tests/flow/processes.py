@@ -15,6 +15,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from card_worker.embedded.launching import tied
+from card_worker.embedded.stack import COMMANDS
 from tests.forks import Fork
 
 WAIT_S = 180.0
@@ -28,7 +29,7 @@ PARTS = {
     "worker": (*CELERY, "worker", "--loglevel=INFO"),
     "relay": ("-m", "card_worker.cli", "relay"),
     "beat": ("-m", "card_worker.cli", "beat"),
-    "flower": (*CELERY, "flower", "--address=127.0.0.1", "--read_only"),
+    "flower": COMMANDS["flower"],
 }
 """The parts by name; arguments of this Python."""
 

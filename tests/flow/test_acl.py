@@ -25,7 +25,7 @@ from card_worker.transport.in_flight import ENTRY_BYTES_MAX
 from tests import servers
 from tests.flow.processes import WAIT_S, Parts, flower_address, parts, until
 from tests.flow.system import ACCOUNT, card, envelope
-from tests.flow.test_redis_urls import Flower
+from tests.flow.test_redis_urls import Flower, has_swept
 
 USERS = (
     "producer",
@@ -100,15 +100,14 @@ def stock_app(server: Server, user: str, *, with_results: bool = False) -> Celer
 def test_each_part_works_with_its_own_user(server: Server, tmp_path: Path, sqlite_url: str) -> None:
     settings = {"DATABASE_URL": sqlite_url, "SWEEP_INTERVAL_S": "0.5"}
     with parts(tmp_path / "parts", **settings) as running:
-        for name in ("worker", "relay", "beat"):
-            running.start(name, BROKER_URL=server.url(name))
+        for name, *options in (("worker", "--task-events"), ("relay",), ("beat",)):
+            running.start(name, *options, BROKER_URL=server.url(name))
         running.settings["CARD_WORKER_BROKER_URL"] = server.url("flower")
         flower = Flower(running)
         publish_and_read(server)
+        flower.shows("/api/workers?refresh=1", has_swept)
         query(server)
-        # Beat's sweeps, and what Flower asks workers itself.
-        flower.shows("/api/workers?refresh=1", lambda shown: len(shown) == 1)
-        flower.shows("/api/tasks?taskname=sweeps.expire_cards", bool)
+        flower.shows("/api/tasks?taskname=cards.get", bool)
         assert_workers_cannot_be_stopped(server, flower)
         handle_dead_letters(server, sqlite_url)
         for part in reversed(running.all):
@@ -289,7 +288,7 @@ REFUSED = {
     "flower": [
         *SEES_NO_STATE,
         *(*READS_NO_QUEUE, *READS_NO_STREAM, *WRITES_NO_STREAM, *SENDS_NOTHING, *NO_RESULTS),
-        "LLEN cards.other",
+        *("LLEN cards.other", "LLEN card-events"),
     ],
     "operator": [
         *READS_NO_QUEUE,
@@ -329,6 +328,13 @@ def test_a_user_is_refused_what_its_part_does_not_need(user: str, server: Server
                 allowed.append(command)
     assert allowed == []
     assert server.part.runs
+
+
+def test_flower_may_count_what_waits(server: Server) -> None:
+    with server.client("flower") as flower, flower.pipeline() as pipeline:
+        for name in ("cards", "cards.bulk\x06\x163", "cards.system\x06\x169"):
+            pipeline.llen(name)
+        assert len(pipeline.execute()) == 3
 
 
 def test_nobody_without_a_password_may_do_anything(server: Server) -> None:

@@ -40,7 +40,7 @@ MODULES = [
     *("card_worker.worker.tasks", "card_worker.client"),
     *("card_worker.relay", "card_worker.sinks", "card_worker.storage.migrations"),
     *("card_worker.celery_settings", "celery.bin.celery", "kombu.transport.redis"),
-    *("flower.command", "psycopg", "sqlalchemy.dialects.postgresql.psycopg"),
+    *("flower.command", "sentry_sdk", "psycopg", "sqlalchemy.dialects.postgresql.psycopg"),
 ]
 
 

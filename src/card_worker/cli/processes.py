@@ -150,12 +150,14 @@ def relay(
     if check:
         _check_relay()
         return
+    from card_worker.defects import start_reporting
     from card_worker.relay import Relay
     from card_worker.sinks import RedisStream
     from card_worker.telemetry import configure_logs
 
     settings = load_settings()
     configure_logs(as_json=settings.log_format is LogFormat.JSON)
+    start_reporting()
     # A list: a threading.Event must not be set by a handler that may interrupt its own wait.
     received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):

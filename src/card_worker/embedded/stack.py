@@ -44,8 +44,14 @@ COMMANDS = {
     "relay": ("-m", "card_worker.cli", "relay"),
     "worker": (*CELERY, "worker", "--loglevel=INFO"),
     "beat": (*CELERY, "beat", "--loglevel=INFO"),
-    # Our workers ignore Flower's control commands, and send events without them.
-    "flower": (*CELERY, "flower", "--address=127.0.0.1", "--read_only"),
+    "flower": (
+        *(*CELERY, "flower", "--address=127.0.0.1"),
+        # Our workers ignore Flower's control commands, and send events without them.
+        "--read_only",
+        # Each start of a worker has a name of its own.
+        "--purge_offline_workers=60",
+        "--tasks_columns=name,uuid,state,result,received,runtime,worker",
+    ),
 }
 """The arguments of Python for each process except the broker."""
 

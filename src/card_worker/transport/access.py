@@ -154,7 +154,7 @@ def querying(queues: Sequence[str]) -> Access:
 
 
 def monitoring(queues: Sequence[str], *, db: int = 0) -> Access:
-    """Return the needs of Flower, which sees events and asks workers, and reads no queue."""
+    """Return the needs of Flower, which sees events, asks workers, and counts what waits."""
     exchanges = ("celery.pidbox", "reply.celery.pidbox", "celeryev")
     return Access(
         keys=[*_lists(["*.reply.celery.pidbox", "celeryev.*"]), *_tables(exchanges)],
@@ -162,6 +162,7 @@ def monitoring(queues: Sequence[str], *, db: int = 0) -> Access:
         " ltrim psubscribe publish punsubscribe rpop sadd script|exists script|load smembers srem"
         " subscribe time type unsubscribe zadd zrangebyscore zrem",
         channels=[f"/{db}.celery.pidbox", f"/{db}.celeryev/*"],
+        selector=f"{' '.join(_lists(queues))} +llen",
     )
 
 

@@ -12,10 +12,10 @@ from sqlalchemy.exc import DBAPIError
 
 from card_worker.batches.chunks import Chunk, do, first_chunks, note_error
 from card_worker.contracts.dead_letters import DeadLetterReason
+from card_worker.defects import log_defect
 from card_worker.pauses import described
 from card_worker.storage.engine import LOCK_TIMEOUT_MS, SHORT_LOCK_TIMEOUT_MS
 from card_worker.storage.errors import is_retryable
-from card_worker.worker.dead_letters import log_defect
 from card_worker.worker.isolation import Isolation, is_suspect
 from card_worker.worker.messages import Answered, Failed, Message, Outcome, Returned, Waiting
 from card_worker.worker.resources import Resources

@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
-from pathlib import Path
 from time import sleep
 from typing import TypeAlias
 
@@ -15,7 +14,8 @@ from sqlalchemy import Connection, Engine
 
 from card_worker import metrics
 from card_worker.contracts.dead_letters import UNAUTHENTICATED, DeadLetterReason, Unreadable
-from card_worker.contracts.message import UnreadableItem, describe_items, reason_of
+from card_worker.contracts.message import UnreadableItem
+from card_worker.defects import log_defect
 from card_worker.pauses import Pauses
 from card_worker.storage import dead_letters
 from card_worker.storage.dead_letters import DeadLetter
@@ -177,28 +177,19 @@ def dead_letter_of(
 
 
 def dead_letter_of_items(
-    message: Message, unreadable: Sequence[UnreadableItem], items: int, now: datetime
+    message: Message, unreadable: Sequence[UnreadableItem], failed: Failed, now: datetime
 ) -> DeadLetter:
-    """Return the dead letter for the unreadable items of a list that has `items` of them.
+    """Return the dead letter for the unreadable items of a list.
 
     It is a list of these alone, with an id of its own, so that it can be sent again. A signed list
     is kept as a whole: its signature covers all items.
     """
-    detail = describe_items(unreadable, items)
     if message.signature is not None:
-        return dead_letter_of(message, reason_of(unreadable), detail, now)
+        return dead_letter_of(message, failed.reason, failed.detail, now)
     id, kwargs = f"{message.id[:60]}:bad", {"commands": [item.item for item in unreadable]}
     headers = None if message.headers is None else {**message.headers, "id": id}
     rest = replace(message, id=id, kwargs=kwargs, headers=headers, body=body_of(kwargs))
-    return dead_letter_of(rest, reason_of(unreadable), detail, now)
-
-
-def log_defect(defect: Exception, *, messages: int) -> None:
-    """Log the type and the place of a defect. Its text may quote rows; the dead letter has it."""
-    metrics.count(metrics.DEFECTS)
-    frame = traceback.extract_tb(defect.__traceback__)[-1]
-    place = f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
-    log.error("defect", error=type(defect).__name__, at=place, messages=messages)
+    return dead_letter_of(rest, failed.reason, failed.detail, now)
 
 
 def describe_defect(defect: Exception) -> str:

@@ -22,6 +22,7 @@ from card_worker.contracts.commands import CHUNK
 from card_worker.contracts.dead_letters import Unreadable
 from card_worker.contracts.message import NO_VAULT, read_commands
 from card_worker.contracts.queries import QUERIES
+from card_worker.defects import log_defect
 from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.peppers import Peppers
 from card_worker.secrets.signing import Signatures
@@ -37,7 +38,6 @@ from card_worker.worker.dead_letters import (
     UNAUTHENTICATED_MAX,
     DeadLetterAt,
     DeadLetters,
-    log_defect,
 )
 from card_worker.worker.fair_share import FairShare
 from card_worker.worker.groups import Groups

@@ -23,6 +23,7 @@ from card_worker.contracts.dead_letters import UNAUTHENTICATED, DeadLetterReason
 from card_worker.contracts.envelope import Call, decompressed, read_envelope
 from card_worker.contracts.message import cost_of
 from card_worker.contracts.text import is_id
+from card_worker.defects import log_defect
 from card_worker.health import Health, Record
 from card_worker.storage.contention import Row
 from card_worker.worker import stopping
@@ -40,7 +41,8 @@ from card_worker.worker.messages import (
 from card_worker.worker.monitoring import TaskEvents
 from card_worker.worker.received import Received, postpone, receive
 from card_worker.worker.reconnecting import ReconnectingConsumer
-from card_worker.worker.results import Result, Results
+from card_worker.worker.results import DeadLettered, Result, Results
+from card_worker.worker.task_signals import TaskSignals
 
 OBJECTS_PER_GROUP = 100_000
 GROUP_COST_MAX = 2_000
@@ -93,6 +95,7 @@ class Consumer(ReconnectingConsumer):
         self._record: Record | None = None
         self._connections = 0
         self._results = Results(self.app.backend)
+        self._signals = TaskSignals(self.app, self.result)
 
     def stop(self) -> None:
         stopping.request()
@@ -185,9 +188,11 @@ class Consumer(ReconnectingConsumer):
         unreadable, self._unreadable = self._unreadable, []
         raws = [raw for raw, _ in unreadable]
         if self.dead_letter(unreadable):
+            self._events.emit_unreadable(unreadable)
             self._acknowledge(raws)
             results = [self._result_of_unreadable(*pair) for pair in unreadable]
             self._results.store([result for result in results if result])
+            self._signals.send_unreadable(unreadable)
         else:
             self._give_back(raws)
 
@@ -255,8 +260,7 @@ class Consumer(ReconnectingConsumer):
             # Its process has died.
             self._finish(group, [Returned(died=True)] * len(group), seconds=0)
             return
-        metrics.count(metrics.DEFECTS)
-        log.error("defect", error=type(error).__name__, messages=len(group))
+        log_defect(error, messages=len(group))
         if len(group) > 1:
             for received in group:
                 if not stopping.is_requested():
@@ -282,6 +286,7 @@ class Consumer(ReconnectingConsumer):
         self._acknowledge(done)
         count_outcomes(ended)
         self._results.store([result for pair in ended if (result := self._result(*pair))])
+        self._signals.send_outcomes(ended)
         throttles = [end.throttle_s for end in outcomes if isinstance(end, Answered)]
         self._throttle(max(throttles, default=0.0))
 
@@ -379,10 +384,6 @@ def _deliver_and_count(
 ) -> tuple[list[Outcome], metrics.Counted | None]:
     """Deliver a group in the pool; return what a child has counted, too."""
     return deliver(messages, locked), metrics.take()
-
-
-class DeadLettered(Exception):
-    """The result of a message that became a dead letter."""
 
 
 def spare_cycle_search() -> None:

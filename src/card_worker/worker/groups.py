@@ -1,6 +1,7 @@
 """Groups of messages with commands: many messages, one commit."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from time import perf_counter
@@ -11,6 +12,7 @@ from sqlalchemy import Engine
 from card_worker.attempts import Attempt, repeating
 from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import EventType
+from card_worker.contracts.message import describe_items, reason_of
 from card_worker.contracts.queries import CardQuery
 from card_worker.domain.answers import Answer
 from card_worker.domain.refusal import Refused
@@ -25,7 +27,7 @@ from card_worker.storage.errors import bookkeeping
 from card_worker.storage.pin_attempts import requests_with_pin, store_pin_attempts
 from card_worker.worker.chunks import Chunks
 from card_worker.worker.dead_letters import dead_letter_of_items
-from card_worker.worker.messages import Answered, Outcome, ReadMessage, Returned
+from card_worker.worker.messages import Answered, Failed, Outcome, ReadMessage, Returned
 from card_worker.worker.resources import Resources
 
 JOB_STARTS = frozenset(
@@ -118,10 +120,13 @@ class Groups:
 
     def _store_items(self, read: ReadMessage, answered: Answered) -> Outcome:
         """Store the unreadable items of a list. If that fails, the list is delivered again."""
-        letter = partial(dead_letter_of_items, read.message, read.unreadable, len(read.items))
-        if not read.unreadable or self._resources.dead_letters.store([letter]):
+        if not read.unreadable:
             return answered
-        return Returned()
+        detail = describe_items(read.unreadable, len(read.items))
+        failed = Failed(reason_of(read.unreadable), detail)
+        letter = partial(dead_letter_of_items, read.message, read.unreadable, failed)
+        stored = self._resources.dead_letters.store([letter])
+        return replace(answered, unreadable=failed) if stored else Returned()
 
     def _follow_up(self, answers: Sequence[Answer]) -> None:
         """Start what follows a commit. If that fails, a sweep does it later."""

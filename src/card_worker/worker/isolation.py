@@ -6,8 +6,9 @@ from functools import partial
 import structlog
 
 from card_worker.contracts.dead_letters import DeadLetterReason
+from card_worker.defects import log_defect
 from card_worker.storage.engine import RegistryChanged
-from card_worker.worker.dead_letters import describe_defect, log_defect
+from card_worker.worker.dead_letters import describe_defect
 from card_worker.worker.messages import Failed, Message, Outcome, Returned, Waiting
 from card_worker.worker.resources import Resources
 from card_worker.worker.retries import Blocked, Interrupted

@@ -63,26 +63,6 @@ class ReadMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """Committed, with the answers to the message's commands."""
-
-    answers: tuple[Answer, ...]
-    throttle_s: float = 0.0
-    """How long to take no message of the lowest priority."""
-    commands: tuple[str, ...] = ()
-    """The name of the command of each answer."""
-    commit_s: float = 0.0
-    """How long the commit took; the same number for all messages of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class QueryAnswered:
-    """A query, with its result."""
-
-    result: QueryResult
-
-
-@dataclass(frozen=True, slots=True)
 class Failed:
     """Stored as a dead letter. The first line of `detail`, if any, is short and has no secret."""
 
@@ -93,6 +73,28 @@ class Failed:
     def explanation(self) -> str:
         """One line, for operators and for the producer."""
         return explain(self.reason, self.detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Committed, with the answers to the message's commands."""
+
+    answers: tuple[Answer, ...]
+    throttle_s: float = 0.0
+    """How long to take no message of the lowest priority."""
+    commands: tuple[str, ...] = ()
+    """The name of the command of each answer."""
+    commit_s: float = 0.0
+    """How long the commit took; the same number for all messages of it."""
+    unreadable: Failed | None = None
+    """Why items of a list were stored as a dead letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryAnswered:
+    """A query, with its result."""
+
+    result: QueryResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,25 @@
 """Celery's events for monitors such as Flower, sent without blocking the worker."""
 
+import json
+import os
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from celery import signals
 from celery.app import events
 from celery.events.dispatcher import EventDispatcher
+from celery.utils.nodenames import NODENAME_DEFAULT, default_nodename, gethostname, nodename
 from celery.utils.time import utcoffset
 from kombu import serialization
+from kombu.message import Message as KombuMessage
 
+from card_worker.contracts.commands import SWEEPS
+from card_worker.contracts.enums import EventType
 from card_worker.contracts.json_text import write_json
+from card_worker.contracts.message import cost_of
 from card_worker.contracts.text import is_id
+from card_worker.domain.answers import Answer
 from card_worker.worker.messages import Answered, Failed, Outcome, QueryAnswered
 from card_worker.worker.received import Received
 
@@ -44,8 +53,15 @@ class Events(events.Events):  # type: ignore[misc]
     dispatcher_cls = f"{__name__}:Dispatcher"
 
 
+@signals.celeryd_init.connect
+def _name_worker(instance: Any, **_: Any) -> None:
+    """Add the process id to Celery's default name, so that each worker of a host has its own."""
+    if instance.hostname == default_nodename(""):
+        instance.hostname = nodename(f"{NODENAME_DEFAULT}-{os.getpid()}", gethostname())
+
+
 class TaskEvents:
-    """Emits Celery's task events for groups, if a monitor wants them."""
+    """Emits Celery's task events for groups, if a monitor wants them. Sweeps have none."""
 
     def __init__(self, dispatcher: Any) -> None:
         self._dispatcher = dispatcher
@@ -55,33 +71,42 @@ class TaskEvents:
 
     def emit_started(self, group: Sequence[Received]) -> None:
         """Emit that each message of a group was received and started."""
-        self._emit("task-received", ((received, _introduction(received)) for received in group))
-        self._emit("task-started", ((received, {}) for received in group))
+        if self._is_enabled:
+            shown = [each for each in group if each.message.task not in SWEEPS]
+            self._emit("task-received", ((each.message.id, _introduction(each)) for each in shown))
+            self._emit("task-started", ((each.message.id, {}) for each in shown))
 
     def emit_outcomes(self, ended: Sequence[tuple[Received, Outcome]], seconds: float) -> None:
-        """Emit the outcome of each message that is done, after so many seconds."""
-        self._emit(
-            "task-succeeded",
-            (
-                (received, {"result": _event_types(outcome), "runtime": seconds})
-                for received, outcome in ended
-                if isinstance(outcome, Answered | QueryAnswered)
-            ),
-        )
-        self._emit(
-            "task-failed",
-            (
-                (received, {"exception": outcome.explanation, "traceback": ""})
-                for received, outcome in ended
-                if isinstance(outcome, Failed)
-            ),
-        )
+        """Emit the outcome of each message that is done.
 
-    def _emit(self, type: str, about: Iterable[tuple[Received, Mapping[str, Any]]]) -> None:
-        dispatcher, offset = self._dispatcher, utcoffset()
-        if dispatcher and dispatcher.enabled:
-            for received, fields in about:
-                dispatcher.send(type, uuid=received.message.id, utcoffset=lambda: offset, **fields)
+        The runtime of each is its share of the `seconds` that all of them took.
+        """
+        if self._is_enabled:
+            failures = [(received, why) for received, end in ended if (why := _failure(end))]
+            sweeps = [received for received, _ in failures if received.message.task in SWEEPS]
+            self._emit("task-succeeded", _successes(ended, seconds))
+            self._emit("task-received", ((each.message.id, _introduction(each)) for each in sweeps))
+            self._emit("task-failed", ((each.message.id, _failed(why)) for each, why in failures))
+
+    def emit_unreadable(self, letters: Sequence[tuple[KombuMessage, Failed]]) -> None:
+        """Emit that messages became dead letters, those whose task and id can be read."""
+        named = [
+            (id, name, failed.explanation)
+            for raw, failed in letters
+            if (id := _id_in(raw.headers, "id")) and (name := _id_in(raw.headers, "task"))
+        ]
+        self._emit("task-received", ((id, {"name": name}) for id, name, _ in named))
+        self._emit("task-failed", ((id, _failed(why)) for id, _, why in named))
+
+    @property
+    def _is_enabled(self) -> bool:
+        return bool(self._dispatcher) and self._dispatcher.enabled
+
+    def _emit(self, type: str, about: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        if self._is_enabled:
+            offset = utcoffset()
+            for id, fields in about:
+                self._dispatcher.send(type, uuid=id, utcoffset=lambda: offset, **fields)
 
 
 def _introduction(received: Received) -> dict[str, Any]:
@@ -108,10 +133,44 @@ def _id_in(headers: Mapping[str, Any], name: str) -> str | None:
     return value if is_id(value) else None
 
 
-def _event_types(outcome: Answered | QueryAnswered) -> str:
+def _successes(
+    ended: Sequence[tuple[Received, Outcome]], seconds: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    costs = [cost_of(received.message.task, received.message.kwargs) for received, _ in ended]
+    for (received, end), cost in zip(ended, costs, strict=True):
+        if received.message.task in SWEEPS or _failure(end):
+            continue
+        if isinstance(end, Answered | QueryAnswered):
+            runtime = seconds * cost / sum(costs)
+            yield received.message.id, {"result": _summary(end), "runtime": runtime}
+
+
+def _failure(outcome: Outcome) -> str | None:
+    """Return why a message, or a part of it, became a dead letter; None if it didn't."""
+    match outcome:
+        case Failed():
+            return outcome.explanation
+        case Answered(unreadable=Failed() as unreadable):
+            return f"{unreadable.explanation} {_summary(outcome)}".rstrip()
+    return None
+
+
+def _failed(why: str) -> dict[str, str]:
+    # Flower searches results, but not exceptions.
+    return {"exception": why, "result": why, "traceback": ""}
+
+
+def _summary(outcome: Answered | QueryAnswered) -> str:
+    """Return the types of events of an outcome, with the reasons of refusals."""
     if isinstance(outcome, QueryAnswered):
-        return "shown"
-    return ", ".join(
-        f"{type} × {times}" if times > 1 else type
-        for type, times in Counter(answer.type.value for answer in outcome.answers).items()
-    )
+        reason = outcome.result.get("reason")
+        return f"refused: {reason}" if reason else "shown"
+    counted = Counter(map(_type_of, outcome.answers))
+    return ", ".join(f"{type} × {n}" if n > 1 else type for type, n in counted.items())
+
+
+def _type_of(answer: Answer) -> str:
+    if answer.type is not EventType.COMMAND_REJECTED:
+        return answer.type.value
+    # An answer that is given again has its reason only in its JSON.
+    return f"{answer.type}: {answer.reason or json.loads(answer.event)['data']['reason']}"

@@ -26,6 +26,10 @@ class Result(NamedTuple):
     value: Any
 
 
+class DeadLettered(Exception):
+    """The result of a message that became a dead letter."""
+
+
 class Results:
     """Stores results in Celery's own format, those of a group in one round trip.
 

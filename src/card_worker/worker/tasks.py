@@ -37,6 +37,7 @@ from card_worker.contracts.envelope import call_of
 from card_worker.contracts.json_text import write_json
 from card_worker.contracts.queries import QUERIES
 from card_worker.contracts.text import is_id
+from card_worker.defects import report, start_reporting
 from card_worker.file_store import FileStore
 from card_worker.files import FileWriter
 from card_worker.health import Health
@@ -65,7 +66,6 @@ from card_worker.worker import beat, default_queue, grouping, remote_control, st
 from card_worker.worker.dead_letters import dead_letter_of
 from card_worker.worker.delivery import Delivery
 from card_worker.worker.fair_share import LOW_PRIORITY
-from card_worker.worker.grouping import DeadLettered
 from card_worker.worker.messages import (
     Answered,
     Failed,
@@ -77,6 +77,7 @@ from card_worker.worker.messages import (
     body_of,
 )
 from card_worker.worker.received import queue_of
+from card_worker.worker.results import DeadLettered
 from card_worker.worker.tracing import NoTraces
 
 TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, CHUNK, *SWEEPS])
@@ -89,7 +90,12 @@ PAUSE_S_MAX = 5.0
 FILE_S_MAX = 2.0
 """Seconds for which a worker that stops waits for a file that is being written."""
 
-app = Celery("card_worker", events="card_worker.worker.monitoring:Events", set_as_current=False)
+app = Celery(
+    "card_worker",
+    amqp="card_worker.worker.connections:AMQP",
+    events="card_worker.worker.monitoring:Events",
+    set_as_current=False,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -305,6 +311,8 @@ def _sweep(message: Message) -> Outcome:
         write = log.warning if is_away else log.error
         metrics.count(metrics.SWEEP_FAILURES, message.task)
         write("sweep failed, left to the next one", **described(error))
+        if not is_away:
+            report(error)
     return Answered(())
 
 
@@ -371,6 +379,7 @@ def _text(value: object) -> str | None:
 @signals.setup_logging.connect
 def _on_setup_logging(loglevel: int, **_: Any) -> None:
     configure_logs(as_json=load_settings().log_format is LogFormat.JSON, level=loglevel)
+    start_reporting()
 
 
 @signals.worker_init.connect
