@@ -29,11 +29,14 @@ PinRequest: TypeAlias = CreateTransaction | CardQuery
 
 def requests_with_pin(requests: Iterable[Command | CardQuery]) -> list[PinRequest]:
     """Return the requests with a PIN; of those with the same key, only the first counts."""
-    firsts: dict[tuple[str, str], PinRequest] = {}
+    firsts: dict[tuple[str, str], Command | CardQuery] = {}
     for request in requests:
-        if isinstance(request, PinRequest) and request.pin is not None:
-            firsts.setdefault((request.account_id, request.key), request)
-    return list(firsts.values())
+        firsts.setdefault((request.account_id, request.key), request)
+    return [
+        request
+        for request in firsts.values()
+        if isinstance(request, PinRequest) and request.pin is not None
+    ]
 
 
 def store_pin_attempts(
