@@ -9,7 +9,6 @@ the source, which only the last statement of a commit locks: the later one is ro
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TypeAlias, TypeVar
-from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection
@@ -17,7 +16,6 @@ from sqlalchemy import Connection
 from card_worker.contracts.commands import Command
 from card_worker.contracts.queries import CardQuery
 from card_worker.domain.attempts import Tally, is_attempt, source_of, window
-from card_worker.domain.books import Books
 from card_worker.domain.producers import WRONG_MAX, Sender
 from card_worker.storage.attempts import Stored, add_attempts, find_attempts, mark_reported
 
@@ -31,16 +29,16 @@ TRIES_MAX = 100
 log = structlog.get_logger(__name__)
 
 
-class RepeatCommit(Exception):
-    """A commit must be rolled back and done again, with `refused` attempts refused."""
+class LimitReached(Exception):
+    """A group must be rolled back and handled again, with `refused` attempts refused."""
 
     def __init__(self, refused: frozenset[Attempt]) -> None:
         super().__init__()
         self.refused = refused
 
 
-def repeating(commit: Callable[[frozenset[Attempt]], T]) -> T:
-    """Do a commit, which gets the attempts to refuse, until it raises no RepeatCommit.
+def within_limits(commit: Callable[[frozenset[Attempt]], T]) -> T:
+    """Do a commit, which gets the attempts to refuse, until it is within the limits.
 
     It is repeated once for each source that reaches its limit, and if another commit came in
     between.
@@ -49,7 +47,7 @@ def repeating(commit: Callable[[frozenset[Attempt]], T]) -> T:
     for _ in range(TRIES_MAX - 1):
         try:
             return commit(refused)
-        except RepeatCommit as reached:
+        except LimitReached as reached:
             refused = reached.refused
     return commit(refused)
 
@@ -88,23 +86,15 @@ class Attempts:
         return _id(request, sender) in self._refused or self._is_full(source)
 
     def admit(self, request: Asked, sender: Sender | None) -> None:
-        """Count a request if it is an attempt, before anything is compared. Raises RepeatCommit."""
+        """Count a request if it is an attempt, before anything is compared. Raises LimitReached."""
         source = self._source(request, sender)
         if source is None:
             return
         if self._is_full(source):
             of_source = {each for each, of in self._sources.items() if of == source}
-            raise RepeatCommit(self._refused | (of_source - self._admitted))
+            raise LimitReached(self._refused | (of_source - self._admitted))
         self._admitted.add(_id(request, sender))
         self._made[source] = self._made.get(source, Tally()).plus(attempts=1)
-
-    def check_stored(self, pin_attempt: UUID | None, books: Books) -> None:
-        """Check that a PIN attempt is stored. Raises RepeatCommit.
-
-        A copy of the command that was refused for its sender may have deleted it.
-        """
-        if pin_attempt is not None and pin_attempt not in books.pin_attempts:
-            raise RepeatCommit(self._refused)
 
     def note_wrong(self, request: Asked, sender: Sender | None) -> None:
         """Count a request as wrong, if it is an attempt. It was admitted."""
@@ -113,12 +103,12 @@ class Attempts:
             self._made[source] = self._made[source].plus(wrong=1)
 
     def save(self) -> None:
-        """Store what was counted. Raises RepeatCommit if other commits came in between."""
+        """Store what was counted. Raises LimitReached if other commits came in between."""
         for stored in add_attempts(self._connection, self._made, self._window):
             limit = self._limits.get(stored.source)
             if self._made[stored.source].wrong:
                 if limit is not None and not stored.tally.is_within(limit):
-                    raise RepeatCommit(self._refused)
+                    raise LimitReached(self._refused)
                 if stored.tally.is_full(limit or WRONG_MAX) and not stored.is_reported:
                     self._report(stored, refuses=limit is not None)
 

@@ -86,12 +86,12 @@ def handle(
     groups. PIN attempts must be stored before (`store_pin_attempts`). `issuer` makes the secrets
     that commands request. `senders` are those of the commands, None for one that is not signed;
     without it, none is signed. `traces` are the spans that have sent them, which the events repeat.
-    `refused` are the attempts that a RepeatCommit has named.
+    `refused` are the attempts that a LimitReached has named.
 
     `now` is the time of the commit. A command on a card with a later event gets the time of that.
 
     Raises errors that is_retryable or is_race accept if all of it may be tried again, and
-    RepeatCommit (`repeating`).
+    LimitReached (`within_limits`).
     """
     senders = senders or [None] * len(commands)
     needed = [
@@ -184,7 +184,6 @@ def _decide(
             CommandRejected(command, at, reason, problems, key=request.key[1], key_id=key_id)
         )
     sender = request.sent.sender
-    attempts.check_stored(request.needs.pin_attempt, books)
     attempts.admit(command, sender)
     decision = decide(books, command, at)
     if decision.is_wrong:

@@ -70,7 +70,7 @@ def answer_card_query(
     """Return the result of a query with a token or a PIN, within the open commit.
 
     As for commands, the PIN attempt must have been stored before, and a wrong PIN counts. Raises
-    RepeatCommit (`repeating`).
+    LimitReached (`within_limits`).
     """
     attempts = Attempts(connection, [(query, sender)], now)
     needed = needs_access(query)

@@ -217,8 +217,8 @@ BUGS = (
     Bug(
         "two workers at once exceed the limit of a producer",
         "attempts.py",
-        "if limit is not None and not stored.tally.is_within(limit):",
-        "if False:",
+        "raise LimitReached(self._refused)",
+        "pass",
         (ATTEMPTS,),
     ),
     Bug(

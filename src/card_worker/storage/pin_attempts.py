@@ -32,11 +32,14 @@ def requests_with_pin(requests: Sequence[Command | CardQuery]) -> list[PinReques
     """Return the requests with a PIN; of those with the same key, only the first counts."""
     if not any(type(request) in _KINDS for request in requests):
         return []  # faster than `isinstance` with pydantic classes
-    firsts: dict[tuple[str, str], PinRequest] = {}
+    firsts: dict[tuple[str, str], Command | CardQuery] = {}
     for request in requests:
-        if isinstance(request, PinRequest) and request.pin is not None:
-            firsts.setdefault((request.account_id, request.key), request)
-    return list(firsts.values())
+        firsts.setdefault((request.account_id, request.key), request)
+    return [
+        request
+        for request in firsts.values()
+        if isinstance(request, PinRequest) and request.pin is not None
+    ]
 
 
 def store_pin_attempts(

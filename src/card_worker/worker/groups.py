@@ -9,7 +9,7 @@ from time import perf_counter
 import structlog
 from sqlalchemy import Engine
 
-from card_worker.attempts import Attempt, repeating
+from card_worker.attempts import Attempt, within_limits
 from card_worker.contracts.commands import Command
 from card_worker.contracts.enums import EventType
 from card_worker.contracts.message import describe_items, reason_of
@@ -73,7 +73,6 @@ class Groups:
                 raise RegistryChanged
 
         def commit(refused: frozenset[Attempt]) -> list[Answer]:
-            record_attempts(engine, permitted, version, check_keys, lock_timeout_ms=lock_timeout_ms)
             with begin(engine, lock_timeout_ms=lock_timeout_ms, registry_version=version) as (
                 connection,
                 now,
@@ -89,7 +88,8 @@ class Groups:
                     refused=refused,
                 )
 
-        answers = repeating(commit)
+        record_attempts(engine, permitted, version, check_keys, lock_timeout_ms=lock_timeout_ms)
+        answers = within_limits(commit)
         self._resources.senders.warn_of_unsigned(senders.count(None))
         self._resources.fair_share.note_commands()
         commit_s = perf_counter() - started

@@ -3,7 +3,7 @@
 from datetime import datetime
 from functools import partial
 
-from card_worker.attempts import Attempt, repeating
+from card_worker.attempts import Attempt, within_limits
 from card_worker.contracts.commands import InvalidCommand
 from card_worker.contracts.dead_letters import DeadLetterReason, Unreadable
 from card_worker.contracts.message import read_query
@@ -76,7 +76,7 @@ class Queries:
                         check(now)
                         return answer_card_query(connection, query, now, sender)
 
-                return repeating(commit)
+                return within_limits(commit)
             except Refused as refusal:
                 return refused(refusal)
         with reading(self._engine) as connection:
