@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from itertools import accumulate
 from operator import attrgetter
+from socketserver import TCPServer
 from threading import Thread
 from typing import TypeVar
 
@@ -90,16 +91,14 @@ def serve(
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # On Linux it lets nobody else listen on the same port, but allows it right after a restart.
-    allow_reuse_address = True
+    allow_reuse_address = True  # a restart needs the same port at once
 
     def handle_error(self, *_: object) -> None:
         """Ignore clients that went away."""
 
     def server_bind(self) -> None:
-        # The library's own would look up the name of the host, which may take long.
-        socket.socket.bind(self.socket, self.server_address)
-        self.server_address = self.socket.getsockname()
+        # HTTPServer's own would look up the name of the host, which may take long.
+        TCPServer.server_bind(self)
 
 
 def _listen(host: str, ports: range, handler: type[BaseHTTPRequestHandler]) -> _Server:

@@ -98,6 +98,8 @@ def test_a_port_that_is_taken_ends_the_start(own: System) -> None:
         assert second.ended() != 0
         assert "CARD_WORKER_METRICS_PORT: no port can be used" in second.said
         assert "Traceback" not in second.said
+    worker.kill9()
+    assert get(own.start("worker", METRICS_PORT=port), "/healthz")[0] == 200
 
 
 def test_a_database_that_is_away_is_no_reason_to_restart(

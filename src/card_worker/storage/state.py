@@ -1,6 +1,6 @@
 """The state that the database holds for all processes: outbox, relay, dead letters, work due, jobs.
 
-Read for metrics and for operators, from one moment.
+Read for metrics and for operators.
 """
 
 from collections import Counter
@@ -42,7 +42,7 @@ COUNTED_MAX = 100_000
 
 
 class DatabaseState(NamedTuple):
-    """The state at one moment."""
+    """What several statements, one after the other, have found."""
 
     at: datetime
     """The time of the database's clock."""
