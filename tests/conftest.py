@@ -1,5 +1,6 @@
 """Fixtures that any test may ask for: real databases and a real broker, started on first use."""
 
+import gc
 import os
 import re
 import shutil
@@ -94,6 +95,16 @@ class Scheduler(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
 def _shares(file: str) -> bool:
     text = (ROOT / file).read_text()
     return re.search(r'scope="module"|\bshared\w*: ', text) is not None
+
+
+def pytest_collection() -> None:
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Never look for garbage among the tests and their modules, which stay to the end."""
+    gc.enable()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1244,7 +1244,7 @@ def other(column: Column[Any]) -> str:
     if kind is Flag:
         return f"1 - coalesce({name}, 0)"
     if kind is WholeNumber:
-        return f"coalesce({name}, 0) + 100000"
+        return f"coalesce({name}, 0) + 1000"
     return f"coalesce({name} || 'x', 'x' || rowid)"
 
 
@@ -1266,6 +1266,10 @@ def populated(
     with _empty(request, tmp_path_factory) as url:
         engine = open_engine(url)
         populate(engine)
+        if request.param == "postgresql":  # here, as it takes longer than to find a difference
+            with engine.begin() as connection:
+                for statement in connection.execute(text(_WITHOUT_CONSTRAINTS)).scalars().all():
+                    connection.execute(text(statement))
         yield engine
         engine.dispose()
 
@@ -1299,15 +1303,18 @@ def corruptible(engine: Engine) -> Iterator[Connection]:
                 connection.execute(text(statement))
             yield connection
             transaction.rollback()
-        connection.invalidate()
+        if engine.dialect.name == "sqlite":
+            connection.invalidate()
 
 
 _LET_GO = {
     "sqlite": "SELECT 'DROP TRIGGER ' || name FROM sqlite_master WHERE type = 'trigger'",
-    "postgresql": "SELECT 'SET LOCAL session_replication_role = replica' UNION ALL"
-    " SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname)"
-    " FROM pg_constraint WHERE contype = 'c' AND connamespace = 'public'::regnamespace",
+    "postgresql": "SELECT 'SET LOCAL session_replication_role = replica'",
 }
+_WITHOUT_CONSTRAINTS = (
+    "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname)"
+    " FROM pg_constraint WHERE contype = 'c' AND connamespace = 'public'::regnamespace"
+)
 
 
 def test_there_is_nothing_to_find_in_healthy_books(populated: Engine) -> None:
@@ -1394,13 +1401,15 @@ def test_every_column_is_compared_or_listed(table: Table, populated: Engine) -> 
         with reading(populated) as connection:
             changes = [f"rowid = {id}" for id in different_rows(connection, table)]
     unnoticed = set()
-    for column, where in product(table.columns, changes):
-        if column.name not in unnoticed:
-            with corruptible(populated) as connection:
-                changed = f"UPDATE {table.name} SET {column.name} = {other(column)} WHERE {where}"
-                connection.exec_driver_sql(changed)
-                if not is_noticed(connection, table):
-                    unnoticed.add(column.name)
+    with corruptible(populated) as connection:
+        for column, where in product(table.columns, changes):
+            if column.name not in unnoticed:
+                with connection.begin_nested() as savepoint:
+                    changed = f"UPDATE {table.name} SET {column.name} = {other(column)}"
+                    connection.exec_driver_sql(f"{changed} WHERE {where}")
+                    if not is_noticed(connection, table):
+                        unnoticed.add(column.name)
+                    savepoint.rollback()
     assert unnoticed == NOT_COMPARED.get(table.name, set())
 
 
