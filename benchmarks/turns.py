@@ -36,6 +36,11 @@ class Turn:
         return str(self.per_s)
 
 
+def cpu_of_all(turns: Sequence[Turn]) -> list[float]:
+    """Return the CPU seconds of all parts per 10,000 commands, for each turn."""
+    return [sum(turn.cpu_s_per_10_000.values()) for turn in turns]
+
+
 def activation_turn(stage: Stage, contestant: Contestant, *, scale: float = 1.0) -> Turn:
     """Let a contestant activate cards in a database of its own; time it until the last answer."""
     commands = int(contestant.commands * scale)

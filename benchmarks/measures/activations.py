@@ -18,7 +18,7 @@ from benchmarks.contestants import (
 from benchmarks.results import Result, compare
 from benchmarks.rounds import Size, interleaved
 from benchmarks.stage import Stage
-from benchmarks.turns import Turn, activation_turn
+from benchmarks.turns import Turn, activation_turn, cpu_of_all
 
 # Those who are compared stand close to one another.
 ORDER = (*OTHER_PEERS, OURS, PLAIN_ORM, OURS_IN_LISTS, PLAIN_CORE, OURS_ALONE, OURS_PREFORK)
@@ -79,14 +79,10 @@ def _cpu(turns: Turns) -> list[Result]:
         for part in ours[0].cpu_s
     ]
     return [
-        compare("CPU / plain ORM", _cpu_of_all(ours), _cpu_of_all(plain), unit, at_most=0.05),
+        compare("CPU / plain ORM", cpu_of_all(ours), cpu_of_all(plain), unit, at_most=0.05),
         *parts,
     ]
 
 
 def _speeds(turns: Sequence[Turn]) -> list[float]:
     return [turn.per_s for turn in turns]
-
-
-def _cpu_of_all(turns: Sequence[Turn]) -> list[float]:
-    return [sum(turn.cpu_s_per_10_000.values()) for turn in turns]
