@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ LINES: list[dict[str, Any]] = [
 VALID = LINES[:-1]
 """The last one lacks a field. Of such a command 0.1.0 has another digest, so that it is refused
 again, for another reason."""
+
+PEPPERS = {
+    "TOKEN_PEPPERS": f"t1:{b64encode(bytes(32)).decode()}",
+    "PIN_PEPPERS": f"p1:{b64encode(bytes(range(32))).decode()}",
+}
 
 
 @pytest.fixture
@@ -74,7 +80,7 @@ def test_messages_that_are_sent_again_get_their_first_answers(
         running.sql("DELETE FROM unpublished")
         for line in LINES:
             running.push(line["entry"], line["queue"])
-        running.start("worker")
+        running.start("worker", **PEPPERS)
         running.start("relay")
         until(lambda: running.redis.xlen(STREAM) >= len(LINES), "the answers")
         assert running.letters() == []
