@@ -18,7 +18,7 @@ from card_worker.secrets.signing import (
     hmac_secret,
     hmac_verifier,
 )
-from card_worker.worker.tasks import TASKS
+from card_worker.worker.messages import TASKS
 
 TASK = "cards.activate"
 PEPPER = bytes(range(32))

@@ -22,8 +22,7 @@ from card_worker.storage.batches import find_batch
 from card_worker.storage.engine import begin, reading
 from card_worker.storage.tables import batches, dead_letters, holds, metadata
 from card_worker.worker.delivery import Delivery
-from card_worker.worker.messages import Answered, Message, Outcome
-from card_worker.worker.tasks import TASKS
+from card_worker.worker.messages import TASKS, Answered, Message, Outcome
 from tests.codes import OWNER, SEAL_TO, VAULT
 
 ACCOUNT = "T00000001"

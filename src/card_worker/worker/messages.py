@@ -6,16 +6,23 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, TypeAlias
 
-from card_worker.contracts.commands import Command
+from card_worker.contracts.commands import APPLY, CHUNK, COMMANDS, SWEEPS, Command
 from card_worker.contracts.dead_letters import DeadLetterReason, explain
 from card_worker.contracts.envelope import NO_CONDITIONS, Conditions
 from card_worker.contracts.message import UnreadableItem
+from card_worker.contracts.queries import QUERIES
 from card_worker.contracts.signatures import Signature
 from card_worker.domain.answers import Answer
 from card_worker.domain.producers import Sender
 from card_worker.query_handler import QueryResult
 from card_worker.rights import is_permitted
 from card_worker.storage.contention import Row
+
+TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, CHUNK, *SWEEPS])
+"""The tasks that a message may name. Celery's own (chains, chords, clean-ups) are not allowed."""
+
+UNGROUPED = frozenset([CHUNK, *SWEEPS])
+"""Internal tasks, whose messages are handled one by one, after commands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

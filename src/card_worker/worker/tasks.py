@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4, uuid5
 
 import structlog
-from celery import Celery, Task, signals
+from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
 from kombu.exceptions import OperationalError
 from kombu.message import Message as KombuMessage
@@ -23,34 +23,25 @@ from card_worker.batches.chunks import Chunk, stalled_chunks
 from card_worker.contracts.commands import (
     APPLY,
     CHUNK,
-    COMMANDS,
     QUEUES,
     SWEEP_CARDS,
     SWEEP_FILES,
     SWEEP_HOLDS,
     SWEEP_OLD,
     SWEEP_RUNS,
-    SWEEPS,
 )
 from card_worker.contracts.dead_letters import UNAUTHENTICATED, DeadLetterReason, Unreadable
 from card_worker.contracts.envelope import call_of
 from card_worker.contracts.json_text import write_json
 from card_worker.contracts.queries import QUERIES
 from card_worker.contracts.text import is_id
-from card_worker.defects import report, start_reporting
-from card_worker.file_store import FileStore
-from card_worker.files import FileWriter
-from card_worker.health import Health
-from card_worker.pauses import Pauses, described, keep_trying
+from card_worker.defects import report
+from card_worker.pauses import described
 from card_worker.secrets.masking import masked
-from card_worker.secrets.vault import Vault
-from card_worker.settings import LogFormat, Settings, WrongSetting, load_settings
-from card_worker.sinks import connect
+from card_worker.settings import load_settings
 from card_worker.storage.contention import Row
 from card_worker.storage.dead_letters import DeadLetter
-from card_worker.storage.engine import open_engine, reading
 from card_worker.storage.errors import is_retryable, needs_operator
-from card_worker.storage.schema import SchemaOutdated, check
 from card_worker.sweeps import (
     Place,
     Swept,
@@ -60,13 +51,18 @@ from card_worker.sweeps import (
     forget_attempts,
     lapse_orders,
 )
-from card_worker.telemetry import configure_logs
-from card_worker.transport.access import Access, Refused, check_access, consuming, publishing
-from card_worker.worker import beat, default_queue, grouping, remote_control, stopping, tracing
+from card_worker.worker import (
+    grouping,
+    starting,  # noqa: F401  # connects itself to Celery's signals
+    stopping,
+    tracing,
+)
 from card_worker.worker.dead_letters import dead_letter_of
 from card_worker.worker.delivery import Delivery
 from card_worker.worker.fair_share import LOW_PRIORITY
 from card_worker.worker.messages import (
+    TASKS,
+    UNGROUPED,
     Answered,
     Failed,
     Message,
@@ -76,19 +72,9 @@ from card_worker.worker.messages import (
     Waiting,
     body_of,
 )
+from card_worker.worker.process import engine, has_spans, health, put_files, vault
 from card_worker.worker.received import queue_of
 from card_worker.worker.results import DeadLettered
-from card_worker.worker.tracing import NoTraces
-
-TASKS = frozenset([*COMMANDS, *QUERIES, APPLY, CHUNK, *SWEEPS])
-"""The tasks that a message may name. Celery's own (chains, chords, clean-ups) are not allowed."""
-
-UNGROUPED = frozenset([CHUNK, *SWEEPS])
-"""Internal tasks, whose messages are handled one by one, after commands."""
-
-PAUSE_S_MAX = 5.0
-FILE_S_MAX = 2.0
-"""Seconds for which a worker that stops waits for a file that is being written."""
 
 app = Celery(
     "card_worker",
@@ -107,64 +93,13 @@ def _on_configure(sender: Celery, **_: Any) -> None:
     sender.config_from_object(module)
 
 
-def _engine() -> Engine:
-    # One for each process: processes must not share connections.
-    return _engine_of(os.getpid())
-
-
-@cache
-def _engine_of(_pid: int) -> Engine:
-    return open_engine(load_settings().database())
-
-
-@cache
-def _files_of(_pid: int) -> FileWriter:
-    return FileWriter(_engine(), FileStore(load_settings().files_url))
-
-
-def _put_files() -> None:
-    # The writer is a thread, which does not survive a fork.
-    _files_of(os.getpid()).wake()
-
-
-@cache
-def _has_spans() -> bool:
-    return load_settings().traces
-
-
-@signals.worker_shutdown.connect
-@signals.worker_process_shutdown.connect
-def _on_shutdown(**_: Any) -> None:
-    tracing.close()
-    if _files_of.cache_info().currsize:
-        _files_of(os.getpid()).close(within_s=FILE_S_MAX)
-
-
-def _check_files_url() -> None:
-    try:
-        FileStore(load_settings().files_url).check()
-    except (ImportError, ValueError) as error:
-        # No library is installed for this scheme. The error's text may contain a password.
-        raise WrongSetting(f"CARD_WORKER_FILES_URL: {type(error).__name__}") from None
-
-
-@cache
-def _health() -> Health:
-    return Health(load_settings().stalled_s)
-
-
-@cache
-def _vault() -> Vault:
-    return load_settings().vault()
-
-
 @cache
 def _delivery_of(_pid: int) -> Delivery:
     return Delivery(
-        _engine(),
+        engine(),
         stopping=stopping.is_requested,
-        vault=_vault(),
-        put_files=_put_files,
+        vault=vault(),
+        put_files=put_files,
         recipients=load_settings().letter_recipients or (),
         request=_request_chunks,
         peppers=load_settings().producer_peppers,
@@ -204,7 +139,7 @@ def deliver(messages: Sequence[Message], locked: frozenset[Row] = frozenset()) -
     """Handle a group of messages, in a process of the pool."""
     if messages[0].task in _SWEEPS:
         return [_sweep(message) for message in messages]
-    if _has_spans():
+    if has_spans():
         return tracing.deliver_in_span(_delivery().deliver, messages, locked)
     return _delivery().deliver(messages, locked)
 
@@ -263,7 +198,7 @@ for _name in TASKS:
 
 
 def _sweep_files(_: Engine, __: Place) -> Swept:
-    _put_files()
+    put_files()
     return Swept(0, None)
 
 
@@ -299,7 +234,7 @@ def _sweep(message: Message) -> Outcome:
         letter = partial(dead_letter_of, message, failed.reason, None)
         return failed if _delivery().dead_letter([letter]) else Returned()
     try:
-        swept = _SWEEPS[message.task](_engine(), place)
+        swept = _SWEEPS[message.task](engine(), place)
         metrics.count(metrics.SWEPT, message.task, by=swept.changed)
         if swept.following is not None:
             _request_slice(message.task, swept.following)
@@ -331,7 +266,7 @@ class Consumer(grouping.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         settings = load_settings()
-        self.health = _health()
+        self.health = health()
         self.group_max, self.group_wait_s = settings.group_max, settings.group_wait_ms / 1000
         if settings.result_backend_url is None:
             self.with_results = frozenset(QUERIES)
@@ -374,80 +309,3 @@ def _id_or_none(value: object) -> str | None:
 def _text(value: object) -> str | None:
     """Return a string or None as it is, other JSON as text without secrets."""
     return value if isinstance(value, str | None) else write_json(masked(value))
-
-
-@signals.setup_logging.connect
-def _on_setup_logging(loglevel: int, **_: Any) -> None:
-    configure_logs(as_json=load_settings().log_format is LogFormat.JSON, level=loglevel)
-    start_reporting()
-
-
-@signals.worker_init.connect
-def _on_worker_init(**_: Any) -> None:
-    """Refuse to start on a database that is not migrated; restrict remote control."""
-    grouping.spare_cycle_search()
-    remote_control.restrict()
-    settings = load_settings()
-    # Celery sets logs up later, but this may wait and say so.
-    configure_logs(as_json=settings.log_format is LogFormat.JSON)
-    broker, also = settings.broker(), settings.also_consume
-    lists = sorted({*QUEUES.values(), *([also] if also else [])})
-    try:
-        if settings.metrics_port is not None:
-            _serve_metrics(settings, settings.metrics_port.all, lists)
-        _check_files_url()
-        if settings.traces:
-            tracing.check()
-        _try_until_available("database unavailable", _check_schema)
-        _check_broker(consuming(lists, db=broker.db))
-    except (SchemaOutdated, WrongSetting, Refused, NoTraces, metrics.NoPort) as reason:
-        raise SystemExit(f"card_worker: {reason}") from None
-    if also is None:
-        with connect(broker) as redis:
-            default_queue.warn_of_ours(redis, TASKS)
-
-
-def _serve_metrics(settings: Settings, ports: range, queues: Sequence[str]) -> None:
-    # Imported here, as it takes a quarter of a second.
-    from card_worker.shared_state import SharedState, serve_worker  # noqa: PLC0415
-
-    servers = settings.database(), settings.broker(), settings.events()
-    state = SharedState(*servers, stream=settings.event_stream, queues=queues)
-    serve_worker(settings.metrics_host, ports, _health(), state)
-
-
-@signals.celeryd_after_setup.connect
-def _on_worker_setup(instance: Any, **_: Any) -> None:
-    if load_settings().also_consume is not None:
-        default_queue.consume_too(instance.app.amqp.queues)
-
-
-@signals.beat_init.connect
-def _on_beat_init(**_: Any) -> None:
-    try:
-        _check_broker(publishing([QUEUES[sweep] for sweep in SWEEPS]))
-    except Refused as reason:
-        raise SystemExit(f"card_worker: {reason}") from None
-    beat.end_between_tasks()
-
-
-def _check_broker(access: Access) -> None:
-    """Wait for the broker. Raises Refused if a refusal is permanent."""
-    with connect(load_settings().broker()) as redis:
-        _try_until_available("broker unavailable", lambda: check_access(redis, access))
-
-
-def _try_until_available(event: str, work: Callable[[], None]) -> None:
-    keep_trying(
-        work,
-        event,
-        pauses=Pauses(first_s=0.2, max_s=PAUSE_S_MAX),
-        is_retryable=lambda error: isinstance(error, RedisError) or is_retryable(error),
-        is_alarming=needs_operator,
-    )
-
-
-def _check_schema() -> None:
-    with reading(_engine()) as connection:
-        check(connection)
-    _engine().dispose()  # a pool that forks from here must not inherit connections
