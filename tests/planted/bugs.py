@@ -224,7 +224,7 @@ BUGS = (
     Bug(
         "beyond its limit, a producer may try right PINs",
         "rights.py",
-        "if self._attempts.is_refused(sent.command, sender):",
+        "if self._attempts.is_refused(command, sender):",
         "if False:",
         (ATTEMPTS,),
     ),
