@@ -26,6 +26,7 @@ from card_worker.rights import Sent, is_permitted, issued_by, refuse_senders
 from card_worker.secret_issuer import SecretIssuer
 from card_worker.secrets.vault import Vault
 from card_worker.storage.bulk_write import slices
+from card_worker.storage.errors import LostRace
 from card_worker.storage.idempotency import (
     Key,
     SentKey,
@@ -121,6 +122,7 @@ def handle(
         books = load(connection, needed, now)()
         for command in attempted:
             record_attempt(books, command, None, now)
+    _check_attempts(books, open_requests)
     released: Released = {}
     for requests_in_slice in slices(connection, open_requests):
         emitted = [
@@ -155,6 +157,18 @@ def _with_pin(command: Command) -> CreateTransaction | None:
     if isinstance(command, CreateTransaction) and command.pin is not None:
         return command
     return None
+
+
+def _check_attempts(books: Books, requests: Sequence[_Request]) -> None:
+    """Check that the PIN attempts of new requests are stored. Raises LostRace.
+
+    Another commit that refuses a request with the same key for its sender deletes the attempt.
+    """
+    for each in requests:
+        if each.refusal is None and _with_pin(each.command):
+            assert each.needs.pin_attempt is not None
+            if each.needs.pin_attempt not in books.pin_attempts:
+                raise LostRace
 
 
 def _repeats(requests: Sequence[_Request], fresh: frozenset[Key]) -> set[tuple[UUID, str]]:

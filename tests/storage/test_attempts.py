@@ -172,6 +172,27 @@ def test_a_refusal_for_the_sender_leaves_no_pin_attempt(engine: Engine) -> None:
     assert len(stored(engine, pin_attempts)) == 1
     told = tell(engine, [right, right], None, senders=[early, signer()])
     assert told == ["signature_from_the_future", "card.drawn_down"]
+    # Also if what was refused had no PIN.
+    told = tell(engine, [pay("r2"), pay("r2", pin=PIN)], None, senders=[early, signer()])
+    assert told == ["signature_from_the_future", "card.drawn_down"]
+
+
+@pytest.mark.usefixtures("card")
+def test_a_refused_copy_in_between_does_not_take_the_attempt_of_a_payment(engine: Engine) -> None:
+    right, early = pay("r", pin=PIN), signer(signed_at=NOW + timedelta(hours=1))
+    tries = count()
+
+    def commit() -> list[str]:
+        with begin(engine) as (connection, _):
+            store_pin_attempts(connection, [right], NOW)
+        if next(tries) == 0:
+            assert tell(engine, [right], early) == ["signature_from_the_future"]
+        with begin(engine) as (connection, _):
+            answers = handle(connection, [right], NOW, plain_issuer(), [signer()])
+            return [answer.type for answer in answers]
+
+    assert retry_races(commit) == ["card.drawn_down"]
+    assert next(tries) == 2
 
 
 @pytest.mark.usefixtures("card")

@@ -495,14 +495,16 @@ def without_and_with_pin() -> tuple[Command, Command]:
     return first, command("transactions.create", "pay", **paid, pin=PIN)
 
 
-def test_the_pin_of_a_repeated_command_is_no_pin_attempt(engine: Engine) -> None:
+def test_the_pin_of_a_repeated_command_is_no_pin_attempt_that_counts(engine: Engine) -> None:
     issuer = plain_issuer()
     with begin(engine) as (connection, _):
         noted(connection, BEGINNING, NOW, issuer)
         first, repeated = noted(connection, without_and_with_pin(), NOW, issuer)
         assert first == repeated
         assert first.reason == "pin_required"
-        assert everything(connection)["pin_attempts"] == []
+        outcomes = connection.execute(select(pin_attempts.c.outcome)).scalars().all()
+        assert outcomes == [Outcome.CLEARED]
+        assert list(differences(connection)) == []
 
 
 def test_a_pin_attempt_before_a_crash_is_cleared_by_a_repeat_without_pin(

@@ -66,6 +66,10 @@ class BookkeepingError(Exception):
     """A commit of our own bookkeeping failed. No message has caused it; `__cause__` says why."""
 
 
+class LostRace(Exception):
+    """A commit must begin anew: another one has deleted what was stored for it."""
+
+
 @contextmanager
 def bookkeeping(*expected: type[Exception]) -> Iterator[None]:
     """Raise BookkeepingError for every error that is not retryable: no message has caused it.
@@ -110,12 +114,13 @@ def violated_constraint(error: IntegrityError) -> str | None:
 
 
 def is_race(error: BaseException) -> bool:
-    """Say whether a unique constraint was violated: another commit may have inserted the same row.
+    """Say whether a commit met another one, and may be tried again at once.
 
-    It does not matter which constraint: a card is inserted together with its first rows.
+    That is a LostRace, or a violated unique constraint: another commit may have inserted the same
+    row. It does not matter which constraint: a card is inserted together with its first rows.
     """
     if not isinstance(error, IntegrityError):
-        return False
+        return isinstance(error, LostRace)
     if isinstance(error.orig, sqlite3.Error):
         return getattr(error.orig, "sqlite_errorcode", None) in _SQLITE_UNIQUE
     return _state(error) == _UNIQUE_STATE
@@ -129,7 +134,7 @@ def retry_races(work: Callable[[], T]) -> T:
     for _ in range(RACES_MAX - 1):
         try:
             return work()
-        except IntegrityError as error:
+        except (IntegrityError, LostRace) as error:
             if not is_race(error):
                 raise
     return work()

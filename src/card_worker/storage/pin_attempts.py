@@ -29,17 +29,14 @@ _KINDS = frozenset(get_args(PinRequest))
 
 
 def requests_with_pin(requests: Sequence[Command | CardQuery]) -> list[PinRequest]:
-    """Return the requests with a PIN; of those with the same key, only the first counts."""
+    """Return the requests with a PIN; of those with the same key, only the first."""
     if not any(type(request) in _KINDS for request in requests):
         return []  # faster than `isinstance` with pydantic classes
-    firsts: dict[tuple[str, str], Command | CardQuery] = {}
+    firsts: dict[tuple[str, str], PinRequest] = {}
     for request in requests:
-        firsts.setdefault((request.account_id, request.key), request)
-    return [
-        request
-        for request in firsts.values()
-        if isinstance(request, PinRequest) and request.pin is not None
-    ]
+        if isinstance(request, PinRequest) and request.pin is not None:
+            firsts.setdefault((request.account_id, request.key), request)
+    return list(firsts.values())
 
 
 def store_pin_attempts(
