@@ -46,7 +46,7 @@ def _rows_read(engine: Engine) -> int:
 
 def _plan(engine: Engine, statement: str, *, above: int = 0) -> dict[str, Any]:
     """Execute a query of unpublished events; return its plan with what each step has read."""
-    for name, value in (("events_max", 500), ("above", above)):
+    for name, value in (("events_max", 500), ("above", above), ("param_1", 1)):
         statement = re.sub(rf"%\({name}\)s(::\w+)?", str(value), statement)
     with reading(engine) as connection:
         ((plan,),) = connection.execute(

@@ -40,6 +40,7 @@ def reconcile(
         float | None,
         Option(
             min=1,
+            max=2_678_400,
             metavar="SECONDS",
             help="Repeat it at this interval until stopped. Log the number of differences, and"
             " serve it on METRICS_PORT.",
