@@ -8,9 +8,11 @@ from uuid import UUID
 import structlog
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from card_worker.contracts.enums import EventType
+from card_worker.pauses import described
 from card_worker.redis_url import RedisAddress
 from card_worker.streams import groups_behind
 from card_worker.transport.access import check_access, streaming
@@ -90,10 +92,17 @@ class RedisStream:
         self._redis.eval(_ADD_ENTRIES, 1, self._stream, *fields, *values)
         if monotonic() >= self._groups_at:
             self._groups_at = monotonic() + GROUPS_S
+            self._check_groups()
+
+    def _check_groups(self) -> None:
+        try:
             for group, entries, seconds in groups_behind(self._redis, self._stream, *self._limits):
                 log.warning(
                     "consumer group is behind", group=group, entries=entries, seconds=seconds
                 )
+        except RedisError as error:
+            # The events are published: an error would publish them again.
+            log.warning("consumer groups not checked", **described(error))
 
     def close(self) -> None:
         self._redis.close()
@@ -109,4 +118,6 @@ def connect(address: RedisAddress, *, reply_s: float = 5, connect_s: float = 3) 
         health_check_interval=5,
         retry=Retry(NoBackoff(), 0),
         decode_responses=True,
+        # A consumer may give its group any name.
+        encoding_errors="surrogateescape",
     )

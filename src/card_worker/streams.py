@@ -1,17 +1,19 @@
 """The stream of events, compared with its consumer groups and with the outbox."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import json
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from redis import Redis
 from redis.exceptions import ResponseError
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 
 from card_worker.contracts.enums import EventType
 from card_worker.contracts.events import is_pruned
 from card_worker.storage.engine import reading
-from card_worker.storage.tables import outbox
+from card_worker.storage.inspection import find_events
 
 SLICE_ENTRIES = 500
 
@@ -57,17 +59,29 @@ def _oldest_ms(redis: Redis, stream: str, group: dict[str, Any], now_ms: int) ->
     return min((int(id.partition("-")[0]) for id in ids if id), default=now_ms)
 
 
+class Why(StrEnum):
+    """Why an entry of the stream is unknown."""
+
+    MISSING = "not in the database"
+    CHANGED = "other content in the database"
+    """Its command was done again."""
+    FOREIGN = "not an event of ours"
+
+
 class UnknownEntry(NamedTuple):
     """An entry of the stream that the outbox doesn't have: the database was restored, or another
-    server took over that lacks the last commits."""
+    server took over that lacks the last commits. Or somebody else has added it."""
 
     entry_id: str
-    event_id: str
-    type: str
-    account_id: str
-    subject: str
-    is_changed: bool
-    """The outbox has an event with this id, and other content: its command was done again."""
+    why: Why
+    event_id: str = ""
+    type: str = ""
+    account_id: str = ""
+    subject: str = ""
+
+
+Entry: TypeAlias = tuple[str, dict[str, str]]
+"""The id of an entry, and its fields."""
 
 
 def unknown_entries(redis: Redis, stream: str, engine: Engine) -> Iterator[UnknownEntry]:
@@ -78,23 +92,51 @@ def unknown_entries(redis: Redis, stream: str, engine: Engine) -> Iterator[Unkno
     after = "-"
     while True:
         entries: Any = redis.xrange(stream, after, "+", count=SLICE_ENTRIES)
-        # The entries are read first: what is published is committed.
-        stored = _stored(engine, [fields["id"] for _, fields in entries])
-        for entry_id, fields in entries:
-            event = stored.get(fields["id"])
-            is_kept = event is not None and not is_pruned(event)
-            # The relay makes repeats from stored answers, and stores none.
-            is_missing = event is None and fields["type"] != EventType.COMMAND_REPEATED
-            is_changed = is_kept and event != fields["event"]
-            if is_missing or is_changed:
-                event_id, type, account_id, subject, _ = fields.values()
-                yield UnknownEntry(entry_id, event_id, type, account_id, subject, is_changed)
+        yield from unknown_among(entries, engine)
         if len(entries) < SLICE_ENTRIES:
             return
         after = f"({entries[-1][0]}"
 
 
-def _stored(engine: Engine, ids: list[str]) -> dict[str, str]:
-    columns = select(outbox.c.id, outbox.c.event).where(outbox.c.id.in_(map(UUID, ids)))
+def unknown_among(entries: Sequence[Entry], engine: Engine) -> Iterator[UnknownEntry]:
+    """Yield those of some entries that the outbox doesn't have.
+
+    They must have been read before: what is published is committed.
+    """
+    origins = [_origin(fields) for _, fields in entries]
     with reading(engine) as connection:
-        return {str(id): event for id, event in connection.execute(columns)}
+        stored = find_events(connection, {origin.id for origin in origins if origin})
+    for (entry_id, fields), origin in zip(entries, origins, strict=True):
+        if origin is None:
+            yield UnknownEntry(entry_id, Why.FOREIGN)
+            continue
+        event = stored.get(origin.id)
+        is_kept = event is not None and not is_pruned(event)
+        about = (fields.get(name, "") for name in ("id", "type", "account_id", "subject"))
+        if event is None:
+            yield UnknownEntry(entry_id, Why.MISSING, *about)
+        elif is_kept and origin.event not in (None, event):
+            yield UnknownEntry(entry_id, Why.CHANGED, *about)
+
+
+class _Origin(NamedTuple):
+    """What the outbox must have because of an entry."""
+
+    id: UUID
+    event: str | None
+    """Its JSON; None if the entry is an answer that was published again for another command."""
+
+
+def _origin(fields: dict[str, str]) -> _Origin | None:
+    """Return what the outbox must have because of an entry. None: it is not an event of ours.
+
+    The relay makes repeats from stored answers, and stores none.
+    """
+    try:
+        event = json.loads(fields["event"])
+        if event["type"] != EventType.COMMAND_REPEATED:
+            return _Origin(UUID(event["id"]), fields["event"])
+        data = event["data"]
+        return _Origin(UUID(data["event"]["id"] if "event" in data else data["event_id"]), None)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None

@@ -105,6 +105,26 @@ def test_filters_choose_rows(filled: Orders, database_url: str) -> None:
     assert count("transactions", "--created-before", "2999-01-01T00:00:00Z") == 10
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rows_have_a_header(filled: Orders, database_url: str, kind: str) -> None:
+    asked = ("--created-from", "2999-01-01T00:00:00Z")
+    (header,) = export(database_url, kind, *asked).stdout.splitlines()
+    assert header == export(database_url, kind).stdout.splitlines()[0]
+    assert export(database_url, kind, *asked, "--format", "jsonl").stdout == ""
+
+
+def test_an_event_without_its_content_is_a_row(filled: Orders, database_url: str) -> None:
+    with begin(filled.engine) as (connection, _):
+        pruned = select(outbox.c.position).order_by(outbox.c.position).limit(1).scalar_subquery()
+        of_first = update(outbox).where(outbox.c.position == pruned)
+        connection.execute(of_first.values(event='{"command":"cards.create"}'))
+    rows = rows_of(export(database_url, "events"))
+    assert [bool(row["event"]) for row in rows] == [False, *[True] * 9]
+    lines = lines_of_json(export(database_url, "events", "--format", "jsonl"))
+    assert lines[0] == {**rows[0], "event": None}
+    assert lines[1] == json.loads(rows[1]["event"])
+
+
 def test_no_cell_is_a_formula(filled: Orders, database_url: str) -> None:
     odd = ["=1+1", "+1", "-1", "@a", "\t=1", "\r=1", "a;=1", "\uff1d1", "a;b"]
     with begin(filled.engine) as (connection, _):

@@ -11,7 +11,7 @@ from card_worker.cli import app
 from card_worker.storage.engine import begin, open_engine, reading
 from card_worker.storage.migrations import upgrade
 from card_worker.storage.reconcile import differences
-from card_worker.streams import UnknownEntry, unknown_entries
+from card_worker.streams import UnknownEntry, Why, unknown_entries
 from tests import servers
 from tests.flow.processes import until
 from tests.flow.system import STREAM
@@ -60,7 +60,7 @@ def _after_the_restore(url: str, broker_url: str, redis: "Redis", lost: list[str
     with reading(restored) as connection:
         assert list(differences(connection)) == []
     found = unknown(redis, restored)
-    assert [(each.event_id, each.is_changed) for each in found] == [(id, False) for id in lost]
+    assert [(each.event_id, each.why) for each in found] == [(id, Why.MISSING) for id in lost]
     # One command is sent again, and another one comes with the same sequence.
     with begin(restored) as (connection, now):
         pass
@@ -70,8 +70,8 @@ def _after_the_restore(url: str, broker_url: str, redis: "Redis", lost: list[str
         until(lambda: unpublished(restored) == 0, "the events of both")
         until(lambda: redis.xlen(STREAM) == 8, "both")
     found = unknown(redis, restored)
-    assert [(each.event_id, each.is_changed) for each in found] == list(
-        zip(lost, [True, False], strict=True)
+    assert [(each.event_id, each.why) for each in found] == list(
+        zip(lost, [Why.CHANGED, Why.MISSING], strict=True)
     )
     settings = {"CARD_WORKER_DATABASE_URL": url, "CARD_WORKER_BROKER_URL": broker_url}
     compared = CliRunner().invoke(app, ["events", "compare"], env=settings)
@@ -82,6 +82,28 @@ def _after_the_restore(url: str, broker_url: str, redis: "Redis", lost: list[str
     assert compared.exit_code == 0
     assert set(published(redis)) >= set(stored(restored))
     restored.dispose()
+
+
+def test_a_repeat_of_a_lost_event_and_an_entry_of_somebody_else_are_found(
+    engine: Engine, database_url: str, broker_url: str, redis_client: "Redis"
+) -> None:
+    again = spend("A1", "r1").model_copy(update={"command_id": "another"})
+    with relays(database_url, broker_url):
+        handle_commands(engine, create("A1"), spend("A1", "r1"))
+        handle_commands(engine, again)
+        until(lambda: redis_client.xlen(STREAM) == 3, "all events")
+    assert unknown(redis_client, engine) == []
+    redis_client.xadd(STREAM, {"a": "b"})
+    for odd in ("[]", '{"type":"card.created","id":5}'):
+        redis_client.xadd(STREAM, {"event": odd})
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM outbox WHERE type = 'card.drawn_down'")
+    found = unknown(redis_client, engine)
+    assert [each.why for each in found] == [Why.MISSING] * 2 + [Why.FOREIGN] * 3
+    assert found[1].type == "command.repeated"
+    settings = {"CARD_WORKER_DATABASE_URL": database_url, "CARD_WORKER_BROKER_URL": broker_url}
+    compared = CliRunner().invoke(app, ["events", "compare"], env=settings)
+    assert (compared.exit_code, len(compared.stdout.splitlines())) == (1, 5)
 
 
 def test_a_stream_longer_than_a_slice_is_compared(

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 from structlog.testing import capture_logs
 
 from card_worker.contracts.enums import EventType
@@ -48,11 +49,47 @@ def test_the_stream_keeps_no_entry_for_longer(broker_url: str, redis_client: "Re
     assert 50 <= redis_client.xlen(STREAM) <= 50 + NODE
 
 
+def test_a_full_server_frees_the_memory_of_old_entries(
+    broker_url: str, redis_client: "Redis"
+) -> None:
+    publish(broker_url, 1000)
+    redis_client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(OutOfMemoryError):
+            publish(broker_url, 1, entries_max=300)
+        assert 300 <= redis_client.xlen(STREAM) <= 300 + NODE
+    finally:
+        redis_client.config_set("maxmemory", 0)
+
+
 def test_limits_beyond_the_age_of_time_remove_nothing(
     broker_url: str, redis_client: "Redis"
 ) -> None:
     publish(broker_url, 500, keep_s=100 * 366 * 86_400, entries_max=2**53)
     assert redis_client.xlen(STREAM) == 500
+
+
+def test_a_group_may_have_any_name(broker_url: str, redis_client: "Redis") -> None:
+    publish(broker_url, 2)
+    redis_client.xgroup_create(STREAM, b"\xff\xfe", id="0")
+    with capture_logs() as logs:
+        publish(broker_url, 1, entries_max=4)
+    assert [(each["group"], each["entries"]) for each in logs] == [("\udcff\udcfe", 3)]
+
+
+def test_events_are_published_if_groups_cannot_be_read(
+    broker_url: str, redis_client: "Redis"
+) -> None:
+    redis_client.acl_setuser(
+        "blind", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-xinfo"]
+    )
+    try:
+        with capture_logs() as logs:
+            publish(broker_url.replace("://", "://blind:any@"), 1)
+    finally:
+        redis_client.acl_deluser("blind")
+    assert redis_client.xlen(STREAM) == 1
+    assert [each["event"] for each in logs] == ["consumer groups not checked"]
 
 
 @pytest.mark.parametrize("acknowledge", [True, False])

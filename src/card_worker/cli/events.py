@@ -140,8 +140,7 @@ def compare(as_json: AsJson = False) -> None:
             if as_json:
                 print_json(entry._asdict())
             else:
-                why = "other content" if entry.is_changed else "not in the database"
-                out.print(f"{entry.entry_id}  {entry.type:<18} {entry.subject}  {why}")
+                out.print(f"{entry.entry_id}  {entry.type:<18} {entry.subject}  {entry.why}")
     if is_behind:
         raise Exit(1)
     if not as_json:

@@ -3,7 +3,7 @@
 import csv
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from enum import StrEnum
@@ -35,7 +35,9 @@ from card_worker.cli.filters import (
 from card_worker.cli.streams import reader_is_gone
 from card_worker.cli.times import read_time_option
 from card_worker.contracts.enums import EventType, TransactionType
+from card_worker.contracts.events import is_pruned
 from card_worker.contracts.json_text import write_json, write_time
+from card_worker.contracts.views import CardView, TransactionView
 from card_worker.domain.rows import Card, Transaction
 from card_worker.domain.views import card_view, transaction_view
 from card_worker.secrets.formats import FORMULA_SIGNS
@@ -49,6 +51,8 @@ REPLY_MAX_S = 3600.0
 """Time limit of a statement: the database may have to sort all rows before the first."""
 CODES = ("tokens", "pin")
 """Fields of a card that need more rights than those of a reader; `card show` has them."""
+CARD_NAMES = [name for name in CardView.__annotations__ if name not in CODES]
+TRANSACTION_NAMES = [*TransactionView.__annotations__]
 _FORMULA = re.compile(rf"(^|;)(?=[\t\r\n{re.escape(FORMULA_SIGNS)}])")
 
 
@@ -104,11 +108,9 @@ def cards(
 
     def view(row: Sequence[Any], now: datetime) -> Row:
         of_card: Row = {**card_view(Card._make(row), now, (), None)}
-        for name in CODES:
-            del of_card[name]
-        return of_card
+        return {name: of_card[name] for name in CARD_NAMES}
 
-    _export(select_rows, view, format_, output, limit)
+    _export(select_rows, CARD_NAMES, view, format_=format_, output=output, limit=limit)
 
 
 @app.command()
@@ -135,7 +137,7 @@ def transactions(
     def view(row: Sequence[Any], _now: datetime) -> Row:
         return {**transaction_view(Transaction._make(row[1:]), row[0])}
 
-    _export(select_rows, view, format_, output, limit)
+    _export(select_rows, TRANSACTION_NAMES, view, format_=format_, output=output, limit=limit)
 
 
 @app.command()
@@ -151,16 +153,20 @@ def events(
     format_: AsFormat = Format.CSV,
     output: Output = None,
 ) -> None:
-    """Write events in the order of the outbox, published or not. JSON lines are as published."""
+    """Write events in the order of the outbox, published or not. JSON lines are as published.
+
+    One whose content is no longer stored has `event` empty.
+    """
     filter_ = _row_filter(account, card, type_, created_from, created_before)
 
     def select_rows(connection: Connection, _now: datetime) -> Select[Any]:
         return exports.select_events(connection, filter_, after)
 
     def view(row: Sequence[Any], _now: datetime) -> Row:
-        return StoredEvent._make(row)._asdict()
+        of_event = StoredEvent._make(row)._asdict()
+        return {**of_event, "event": None if is_pruned(of_event["event"]) else of_event["event"]}
 
-    _export(select_rows, view, format_, output, limit)
+    _export(select_rows, StoredEvent._fields, view, format_=format_, output=output, limit=limit)
 
 
 def _row_filter(
@@ -181,12 +187,14 @@ def _row_filter(
 
 def _export(
     select_rows: Callable[[Connection, datetime], Select[Any]],
+    names: Sequence[str],
     view: Callable[[Sequence[Any], datetime], Row],
+    *,
     format_: Format,
     output: Path | None,
     limit: int | None,
 ) -> None:
-    """Write the view of each row; a progress bar shows how far it is."""
+    """Write the view of each row, which has these `names`; a progress bar shows how far it is."""
     columns = (MofNCompleteColumn(), TimeElapsedColumn())
     is_shown = err.is_terminal and not (output is None and out.is_terminal)
     with ExitStack() as opened:
@@ -199,7 +207,6 @@ def _export(
             statement = select_rows(connection, now).limit(limit)
         except NoSuchRow:
             raise refuse("--after: the account has no row with this id") from None
-        write = _write_csv if format_ is Format.CSV else _write_json
         with (
             _destination(output) as file,
             progress_bar(*columns, transient=True, disable=not is_shown) as bar,
@@ -207,8 +214,14 @@ def _export(
             total = exports.count_rows(connection, statement) if is_shown else None
             task = bar.add_task("rows", total=total)
             count = 0
+            if format_ is Format.CSV:
+                file.write(_write_csv([names]))
             for rows in exports.read_slices(connection, statement):
-                file.write(write([view(row, now) for row in rows], with_header=not count))
+                views = [view(row, now) for row in rows]
+                if format_ is Format.CSV:
+                    file.write(_write_csv([each[name] for name in names] for each in views))
+                else:
+                    file.write(_write_json(views))
                 count += len(rows)
                 bar.update(task, completed=count)
                 if output is None and reader_is_gone():
@@ -227,18 +240,15 @@ def _destination(output: Path | None) -> Iterator[BinaryIO]:
             yield opened
 
 
-def _write_json(rows: Sequence[Row], *, with_header: bool) -> bytes:
-    del with_header  # each line has the names
-    lines = (row["event"] if "event" in row else write_json(row) for row in rows)
+def _write_json(rows: Sequence[Row]) -> bytes:
+    lines = (row.get("event") or write_json(row) for row in rows)
     return "".join(f"{line}\n" for line in lines).translate(UNSAFE_IN_JSON).encode()
 
 
-def _write_csv(rows: Sequence[Row], *, with_header: bool) -> bytes:
+def _write_csv(rows: Iterable[Sequence[Any]]) -> bytes:
     text = StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    if with_header:
-        writer.writerow(rows[0])
-    writer.writerows(map(_cell, row.values()) for row in rows)
+    writer.writerows(map(_cell, row) for row in rows)
     return visible(text.getvalue()).encode()
 
 

@@ -1,12 +1,9 @@
 """Checks of Redis: the server, its policies, misdirected commands, and the event stream."""
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime
 from time import time
-from typing import Any, NamedTuple
-from uuid import UUID
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import NoPermissionError
@@ -14,15 +11,11 @@ from sqlalchemy import Engine
 
 from card_worker.cli.doctor.finding import Finding, Level, ahead_s, clock_finding
 from card_worker.contracts.commands import APPLY, COMMANDS
-from card_worker.contracts.enums import EventType
-from card_worker.contracts.events import is_pruned
-from card_worker.contracts.fields import read_time
-from card_worker.contracts.json_text import write_time
 from card_worker.contracts.queries import QUERIES
 from card_worker.settings import Settings
 from card_worker.storage import inspection
 from card_worker.storage.engine import reading
-from card_worker.streams import groups_behind
+from card_worker.streams import Entry, Why, groups_behind, unknown_among
 from card_worker.transport.access import lists_of
 from card_worker.transport.state import read_version
 from card_worker.worker.default_queue import DEFAULT_QUEUE, count_ours
@@ -37,6 +30,8 @@ PERSISTENCE = {
     "aof_last_bgrewrite_status": "the append-only file can't be rewritten",
     "rdb_last_bgsave_status": "the last snapshot can't be written",
 }
+PROTECT = "let nobody but the relay write to the stream: docs/how-to/limit-rights.md"
+RESTORED = "the database was restored, or is another one: docs/how-to/backup.md"
 Info = dict[str, Any]
 
 
@@ -130,16 +125,6 @@ def _check_default_queue(redis: Redis) -> Finding:
     return Finding(Level.OK, part, "no command waits there")
 
 
-class _Entry(NamedTuple):
-    """An event on the stream."""
-
-    entry_id: str
-    id: UUID
-    at: datetime
-    event: str | None
-    """Its JSON; None for an answer that was published again for another command."""
-
-
 def check_groups(redis: Redis, settings: Settings) -> Iterator[Finding]:
     """Find consumer groups that may lose events. Raises RedisError."""
     limits = settings.event_stream_max, settings.event_stream_keep_s
@@ -152,72 +137,38 @@ def check_groups(redis: Redis, settings: Settings) -> Iterator[Finding]:
 
 def check_stream(redis: Redis, stream: str, engine: Engine) -> Iterator[Finding]:
     """Compare the last events of the stream with the outbox. Raises RedisError."""
-    part = "stream"
-    entries, unreadable = _last_entries(redis, stream)
-    if unreadable:
-        text = f"entries that are no events of ours: {unreadable} of the last {ENTRIES_CHECKED:,}"
-        remedy = "let nobody but the relay write to the stream: docs/how-to/limit-rights.md"
-        yield Finding(Level.WARNING, part, text, remedy)
-    # Read afterwards: what is on the stream was committed before.
-    with reading(engine) as connection:
-        oldest = inspection.oldest_event(connection)
-        stored = inspection.find_events(connection, {entry.id for entry in entries})
-    if not entries:
-        if oldest is None:
+    part, entries = "stream", _last_entries(redis, stream)
+    found = [*unknown_among(entries, engine)]
+    number = f"of the last {len(entries):,}"
+    for why, what, level, remedy in (
+        (Why.FOREIGN, "entries that are no events of ours", Level.WARNING, PROTECT),
+        (Why.MISSING, "events that the outbox does not have", Level.WRONG, RESTORED),
+        (Why.CHANGED, "events that are different in the outbox", Level.WRONG, RESTORED),
+    ):
+        if ids := [each.entry_id for each in found if each.why is why]:
+            text = f"{what}: {len(ids):,} {number}, the first is {ids[-1]}"
+            yield Finding(level, part, text, remedy)
+    if len(found) < len(entries) and all(each.why is Why.FOREIGN for each in found):
+        number = f"{len(entries) - len(found):,}"
+        yield Finding(Level.OK, part, f"the outbox agrees with the last {number} events")
+    elif not entries:
+        with reading(engine) as connection:
+            is_new = inspection.oldest_event(connection) is None
+        if is_new:
             yield Finding(Level.OK, part, "there are no events yet")
         else:
             text = f"{stream} is empty, and the outbox has events"
             remedy = "if Redis has lost its data: docs/how-to/losing-redis.md"
             yield Finding(Level.WARNING, part, text, remedy)
-        return
-    # What was removed from the outbox after its time can't be compared.
-    ahead = [
-        each for each in entries if each.id not in stored and (oldest is None or each.at >= oldest)
-    ]
-    other = [
-        each
-        for each in entries
-        if (event := stored.get(each.id)) is not None
-        and not is_pruned(event)
-        and each.event not in (None, event)
-    ]
-    for found, what in (
-        (ahead, "events that the outbox does not have"),
-        (other, "events that are different in the outbox"),
-    ):
-        if found:
-            first = found[-1]
-            number = f"{len(found):,} of the last {len(entries):,}"
-            text = f"{what}: {number}, the first is {first.entry_id} of {write_time(first.at)}"
-            remedy = "the database was restored, or is another one: docs/how-to/backup.md"
-            yield Finding(Level.WRONG, part, text, remedy)
-    if not ahead and not other:
-        yield Finding(Level.OK, part, f"the outbox agrees with the last {len(entries):,} events")
 
 
-def _last_entries(redis: Redis, stream: str) -> tuple[list[_Entry], int]:
-    """Return the last events of the stream, the newest first, and how many entries are none.
-
-    Of an answer that was published again for another command, it is the first answer.
-    """
-    found, unreadable, end = list[_Entry](), 0, "+"
-    while len(found) + unreadable < ENTRIES_CHECKED:
+def _last_entries(redis: Redis, stream: str) -> list[Entry]:
+    """Return the last entries of the stream, the newest first."""
+    found, end = list[Entry](), "+"
+    while len(found) < ENTRIES_CHECKED:
         page: Any = redis.xrevrange(stream, max=end, count=PAGE)
-        for entry_id, fields in page:
-            try:
-                found.append(_read_entry(entry_id, fields))
-            except (KeyError, TypeError, ValueError):
-                unreadable += 1
+        found += page
         if len(page) < PAGE:
             break
         end = f"({page[-1][0]}"
-    return found, unreadable
-
-
-def _read_entry(entry_id: str, fields: dict[str, str]) -> _Entry:
-    text: str | None = fields["event"]
-    event = json.loads(fields["event"])
-    if event["type"] == EventType.COMMAND_REPEATED:
-        text, data = None, event["data"]
-        event = data.get("event") or {"id": data["event_id"], "time": event["time"]}
-    return _Entry(entry_id, UUID(event["id"]), read_time(event["time"]), text)
+    return found

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
-_MONTH_OR_DAY = re.compile(r"(\d{4})-(\d\d)(?:-(\d\d))?", re.ASCII)
+_MONTH_OR_DAY = re.compile(r"([1-9]\d{3})-(\d\d)(?:-(\d\d))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
