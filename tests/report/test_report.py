@@ -231,5 +231,6 @@ def test_a_period_is_made_of_months_and_parts_of_months() -> None:
     assert [*of("2025-11-02", "2025-11-02")] == ["2025-11-02 – 2025-11-02"]
     assert months_before(date(2026, 5, 31), 3) == date(2026, 2, 28)
     assert months_before(date(2026, 1, 15), 12) == date(2025, 1, 15)
-    with pytest.raises(NotAPeriod):
-        first_day("2025-1")
+    for odd in ("2025-1", "0001-01"):
+        with pytest.raises(NotAPeriod):
+            first_day(odd)
