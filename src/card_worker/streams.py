@@ -1,5 +1,6 @@
 """The stream of events, compared with its consumer groups and with the outbox."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -14,6 +15,10 @@ from card_worker.storage.engine import reading
 from card_worker.storage.tables import outbox
 
 SLICE_ENTRIES = 500
+FIELDS = ("id", "type", "account_id", "subject", "event")
+"""The fields of an entry of the stream."""
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class GroupBehind(NamedTuple):
@@ -79,15 +84,16 @@ def unknown_entries(redis: Redis, stream: str, engine: Engine) -> Iterator[Unkno
     while True:
         entries: Any = redis.xrange(stream, after, "+", count=SLICE_ENTRIES)
         # The entries are read first: what is published is committed.
-        stored = _stored(engine, [fields["id"] for _, fields in entries])
+        stored = _stored(engine, [fields.get("id", "") for _, fields in entries])
         for entry_id, fields in entries:
-            event = stored.get(fields["id"])
+            # Whoever else has written an entry may have left out any field.
+            event_id, type, account_id, subject, text = (fields.get(name, "") for name in FIELDS)
+            event = stored.get(event_id)
             is_kept = event is not None and not is_pruned(event)
             # The relay makes repeats from stored answers, and stores none.
-            is_missing = event is None and fields["type"] != EventType.COMMAND_REPEATED
-            is_changed = is_kept and event != fields["event"]
+            is_missing = event is None and type != EventType.COMMAND_REPEATED
+            is_changed = is_kept and event != text
             if is_missing or is_changed:
-                event_id, type, account_id, subject, _ = fields.values()
                 yield UnknownEntry(entry_id, event_id, type, account_id, subject, is_changed)
         if len(entries) < SLICE_ENTRIES:
             return
@@ -95,6 +101,7 @@ def unknown_entries(redis: Redis, stream: str, engine: Engine) -> Iterator[Unkno
 
 
 def _stored(engine: Engine, ids: list[str]) -> dict[str, str]:
-    columns = select(outbox.c.id, outbox.c.event).where(outbox.c.id.in_(map(UUID, ids)))
+    wanted = [UUID(id) for id in ids if _UUID.fullmatch(id)]
+    columns = select(outbox.c.id, outbox.c.event).where(outbox.c.id.in_(wanted))
     with reading(engine) as connection:
         return {str(id): event for id, event in connection.execute(columns)}

@@ -96,3 +96,12 @@ def test_a_stream_longer_than_a_slice_is_compared(
         connection.exec_driver_sql("DELETE FROM outbox WHERE subject IN ('A0', 'A600', 'A1099')")
     found = unknown(redis_client, engine)
     assert {each.subject for each in found} == {"A0", "A600", "A1099"}
+
+
+def test_entries_that_others_have_written_are_unknown(
+    engine: Engine, redis_client: "Redis"
+) -> None:
+    redis_client.xadd(STREAM, {"text": "no event"})
+    redis_client.xadd(STREAM, {"id": "first"})
+    redis_client.xadd(STREAM, {"event": "", "id": ""})
+    assert [each.event_id for each in unknown(redis_client, engine)] == ["", "first", ""]

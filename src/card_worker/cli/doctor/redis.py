@@ -206,7 +206,7 @@ def _last_entries(redis: Redis, stream: str) -> tuple[list[_Entry], int]:
         for entry_id, fields in page:
             try:
                 found.append(_read_entry(entry_id, fields))
-            except (KeyError, TypeError, ValueError):
+            except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
                 unreadable += 1
         if len(page) < PAGE:
             break
