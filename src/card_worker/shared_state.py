@@ -56,16 +56,16 @@ class SharedState:
         self._unmoved = Unmoved()
         self._lease: tuple[Lease | None, float] = (None, 0.0)
         self._failing: dict[str, str] = {}
-        self.gauges: Callable[[], list[Metric]] = _cached(self._read, CACHED_S)
-        """Returns the gauges, at most CACHED_S old."""
-
-    def _read(self) -> list[Metric]:
-        parts = {
+        self.parts = {
             "database": self._of_database,
             "broker": self._of_broker,
             "events": self._of_events,
         }
-        return [each for part in parts.items() for each in self._try(*part)]
+        self.gauges: Callable[[], list[Metric]] = _cached(self._read, CACHED_S)
+        """Returns the gauges, at most CACHED_S old."""
+
+    def _read(self) -> list[Metric]:
+        return [each for part in self.parts.items() for each in self._try(*part)]
 
     def _try(self, part: str, read: Callable[[], Iterable[Metric]]) -> list[Metric]:
         try:
@@ -146,6 +146,8 @@ def serve_worker(host: str, ports: range, health: Health, state: SharedState) ->
     # An increase is seen only from a value that was there before.
     for reason, stored in product(sorted(UNAUTHENTICATED), ("yes", "no")):
         metrics.count(metrics.UNAUTHENTICATED, reason, stored, by=0)
+    for part in state.parts:
+        metrics.count(metrics.STATE_ERRORS, part, by=0)
 
 
 def readiness(health: Health, database_url: str, servers: Mapping[str, RedisAddress]) -> Check:
@@ -194,7 +196,8 @@ def _cached(read: Callable[[], T], seconds: float) -> Callable[[], T]:
     def get() -> T:
         with lock:
             if not known or monotonic() - known[0][0] >= seconds:
-                known[:] = [(monotonic(), read())]
+                value = read()  # it may take longer than `seconds`, and others wait for it
+                known[:] = [(monotonic(), value)]
             return known[0][1]
 
     return get

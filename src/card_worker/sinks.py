@@ -14,7 +14,7 @@ from redis.retry import Retry
 from card_worker.contracts.enums import EventType
 from card_worker.pauses import described
 from card_worker.redis_url import RedisAddress
-from card_worker.streams import groups_behind
+from card_worker.streams import FIELDS, groups_behind
 from card_worker.transport.access import check_access, streaming
 from card_worker.transport.in_flight import script
 
@@ -52,7 +52,6 @@ class Sink(Protocol):
 
 
 _ADD_ENTRIES = script("add_entries")
-FIELDS = ("id", "type", "account_id", "subject", "event")
 GROUPS_S = 60.0
 """Seconds between two looks at the consumer groups."""
 
@@ -109,7 +108,10 @@ class RedisStream:
 
 
 def connect(address: RedisAddress, *, reply_s: float = 5, connect_s: float = 3) -> "Redis":
-    """Return a client with timeouts, so that a dead connection raises an error."""
+    """Return a client with timeouts, so that a dead connection raises an error.
+
+    Bytes that are no UTF-8, which others may have written, are read as `\\xff`.
+    """
     return Redis(
         **address.redis_options,
         socket_timeout=reply_s,

@@ -16,6 +16,8 @@ from card_worker.storage.engine import reading
 from card_worker.storage.inspection import find_events
 
 SLICE_ENTRIES = 500
+FIELDS = ("id", "type", "account_id", "subject", "event")
+"""The fields of an entry of the stream."""
 
 
 class GroupBehind(NamedTuple):
@@ -138,5 +140,5 @@ def _origin(fields: dict[str, str]) -> _Origin | None:
             return _Origin(UUID(event["id"]), fields["event"])
         data = event["data"]
         return _Origin(UUID(data["event"]["id"] if "event" in data else data["event_id"]), None)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return None

@@ -335,7 +335,8 @@ def test_a_cluster_and_an_old_version() -> None:
     assert "is a cluster" in cluster.text
 
 
-def test_commands_on_the_default_queue(doctor: Doctor) -> None:
+def test_commands_on_the_default_queue(doctor: Doctor, redis: Redis) -> None:
+    redis.rpush("celery", b"\xff")
     with Celery(broker=doctor.settings["BROKER_URL"], set_as_current=False) as client:
         client.send_task("cards.block", kwargs={})
         client.send_task("of.another.application")
@@ -425,9 +426,17 @@ def test_a_stream_that_is_empty_and_one_with_other_entries(
 ) -> None:
     create(orders, "first")
     assert of_stream(doctor.warnings()) == ["card-events is empty, and the outbox has events"]
-    redis.xadd("card-events", {"event": "{}"})
+    others: list[str | bytes] = [
+        "{}",
+        b"\xff",
+        "[" * 100_000,
+        '{"type": "card.activated", "id": 5}',
+        '{"type": "command.repeated", "data": []}',
+    ]
+    for event in others:
+        redis.xadd("card-events", {"event": event})
     texts = of_stream(doctor.warnings())
-    assert texts[0] == "entries that are no events of ours: 1 of the last 1"
+    assert texts[0] == "entries that are no events of ours: 5 of the last 5"
 
 
 # --- files, and servers that are away -------------------------------------------------------------

@@ -20,8 +20,9 @@ from card_worker.contracts.envelope import MESSAGE_BYTES_MAX, call_of
 from card_worker.money import Currency
 from card_worker.redis_url import RedisAddress
 from card_worker.secrets.signing import NotAKey, SigningKey, ed25519_verifier
-from card_worker.sinks import FIELDS, RedisStream
+from card_worker.sinks import RedisStream
 from card_worker.storage.outbox import Unpublished
+from card_worker.streams import FIELDS
 
 ACCOUNT, OTHER_ACCOUNT = "T00000001", "T00000002"
 

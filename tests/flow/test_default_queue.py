@@ -25,12 +25,15 @@ def redis() -> Redis:
 
 def test_only_our_tasks_are_counted_of_every_priority(redis: Redis) -> None:
     ours = json.dumps(envelope("cards.create", "a"))
-    for list_, raw in [
+    entries: list[tuple[str, str | bytes]] = [
         ("celery", ours),
         ("celery\x06\x163", ours),
         ("celery", json.dumps(envelope("reports.build", "b"))),
+        ("celery", b"\xff"),
+        ("celery", "[" * 100_000),
         *(("celery", raw) for raw in ("{", "[]", "7", '{"headers": {"task": ["cards.create"]}}')),
-    ]:
+    ]
+    for list_, raw in entries:
         redis.lpush(list_, raw)
     assert count_ours(redis, TASKS) == 2
 

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from card_worker import shared_state
 from card_worker.embedded.valkey import Valkey
+from card_worker.health import Health
+from card_worker.shared_state import READY_S, readiness
 from tests import servers
 from tests.documents.reading import ROOT
 from tests.flow.processes import PARTS, Part, until
@@ -102,6 +105,23 @@ def test_a_port_that_is_taken_ends_the_start(own: System) -> None:
     assert get(own.start("worker", METRICS_PORT=port), "/healthz")[0] == 200
 
 
+def test_checks_that_have_waited_for_a_slow_server_do_not_ask_it_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now, asked = 0.0, 0
+
+    def ask(_: str) -> None:
+        nonlocal now, asked
+        asked, now = asked + 1, now + 10 * READY_S
+
+    monkeypatch.setattr(shared_state, "monotonic", lambda: now)
+    monkeypatch.setattr(shared_state, "_database_answers", ask)
+    ready = readiness(Health(), f"sqlite:///{tmp_path}/cards.db", {})
+    assert [ready(), ready(), asked] == [None, None, 1]
+    now += 2 * READY_S
+    assert [ready(), asked] == [None, 2]
+
+
 def test_a_database_that_is_away_is_no_reason_to_restart(
     tmp_path: Path, own_postgres: servers.Postgres, own_broker: Valkey
 ) -> None:
@@ -111,6 +131,8 @@ def test_a_database_that_is_away_is_no_reason_to_restart(
         own.create("a")
         own.answers("a")
         assert [get(part, "/readyz")[0] for part in (worker, relay)] == [200, 200]
+        # An increase is seen only from a value that was there before.
+        assert value(scrape(worker), "state_errors_total", part="database") == 0
         own_postgres.stop()
         own.create("b")
         worker.says("database unavailable, retrying", times=6)  # for longer than 6 s

@@ -58,6 +58,6 @@ def consume_too(queues: Any) -> None:
 def _task(raw: bytes | str) -> str | None:
     try:
         name = json.loads(raw)["headers"]["task"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return name if isinstance(name, str) else None
