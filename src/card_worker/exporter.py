@@ -5,6 +5,7 @@
 /readyz    503 if its servers don't answer
 """
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -113,6 +114,8 @@ def _listen(host: str, ports: range, handler: type[BaseHTTPRequestHandler]) -> _
             server: _Server = server_of((host, port), handler)
         except OSError as error:
             why = error.strerror or str(error)
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise NoPort(f"CARD_WORKER_METRICS_HOST: {why}") from None
         else:
             return server
     raise NoPort(f"CARD_WORKER_METRICS_PORT: no port can be used ({why})")

@@ -101,6 +101,9 @@ def test_a_port_that_is_taken_ends_the_start(own: System) -> None:
         assert second.ended() != 0
         assert "CARD_WORKER_METRICS_PORT: no port can be used" in second.said
         assert "Traceback" not in second.said
+    elsewhere = own.start("relay", METRICS_PORT=port, METRICS_HOST="192.0.2.1")
+    assert elsewhere.ended() != 0
+    assert "CARD_WORKER_METRICS_HOST: Cannot assign" in elsewhere.said
     worker.kill9()
     assert get(own.start("worker", METRICS_PORT=port), "/healthz")[0] == 200
 
