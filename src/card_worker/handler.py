@@ -35,7 +35,7 @@ from card_worker.storage.idempotency import (
     key_and_digest,
 )
 from card_worker.storage.loading import load
-from card_worker.storage.pin_attempts import delete_open_attempts
+from card_worker.storage.pin_attempts import delete_open_attempts, delete_unused_attempts
 from card_worker.storage.pipeline import Pending
 from card_worker.storage.producers import add_issued
 from card_worker.storage.repeats import note_repeats
@@ -140,6 +140,9 @@ def handle(
     if not open_requests:
         save(connection, books.take_changes(), [])
     delete_open_attempts(connection, [each.needs for each in requests if each.is_for_sender])
+    delete_unused_attempts(
+        connection, [id for each in open_requests if (id := _unused_attempt(books, each.command))]
+    )
     accepted = [each for each in open_requests if answers[event_id(*each.key)].reason is None]
     add_issued(connection, issued_by([each.sent for each in accepted], now))
     attempts.save()
@@ -150,6 +153,14 @@ def _given(answer: Answer, request: _Request) -> Answer:
     """Return what a request is answered with: a stored answer may have lost its content."""
     is_whole = answer.reason is not None or not is_pruned(answer.event)
     return answer if is_whole else repeated(answer, request.command.command_id)
+
+
+def _unused_attempt(books: Books, command: Command) -> UUID | None:
+    """Return the PIN attempt of a new command without a PIN: a copy in its group has one."""
+    if type(command) is not CreateTransaction or command.pin is not None:
+        return None
+    attempt = books.pin_attempts.get(event_id(command.account_id, command.key))
+    return None if attempt is None else attempt.id
 
 
 def _with_pin(command: Command) -> CreateTransaction | None:

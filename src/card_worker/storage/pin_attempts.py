@@ -87,7 +87,16 @@ def delete_open_attempts(connection: Connection, needed: Iterable[Needs]) -> Non
     Their keys stay free: the PIN of a later command with such a key is to be compared.
     """
     ids = {needs.pin_attempt for needs in needed if needs.pin_attempt is not None}
-    delete_rows(connection, pin_attempts, [{"id": id, "outcome": Outcome.OPEN} for id in ids])
+    _delete(connection, ids, Outcome.OPEN)
+
+
+def delete_unused_attempts(connection: Connection, ids: Iterable[UUID]) -> None:
+    """Delete cleared PIN attempts of new commands without a PIN: their copies had one."""
+    _delete(connection, ids, Outcome.CLEARED)
+
+
+def _delete(connection: Connection, ids: Iterable[UUID], outcome: Outcome) -> None:
+    delete_rows(connection, pin_attempts, [{"id": id, "outcome": outcome} for id in ids])
 
 
 def _lock_cards(connection: Connection, requests: Sequence[PinRequest]) -> list[Card | None]:
