@@ -43,9 +43,10 @@ worker: $(VENV)/ready  ## Run a worker on the servers in CARD_WORKER_*, with the
 # tests/conftest.py says how many run at once, and which stay together.
 SIDE_BY_SIDE := -n auto --no-loadscope-reorder
 # The files left out would take as long as all the others together.
-SLOW := $(addprefix tests/,cli/test_ends.py cli/test_loading.py reference/test_reference.py \
-	secrets/test_barcodes.py storage/test_amplification.py storage/test_handler.py storage/test_migrations.py \
-	storage/test_orders.py storage/test_reconcile.py storage/test_senders.py)
+SLOW := $(addprefix tests/,cli/test_ends.py cli/test_export.py cli/test_loading.py reference/test_reference.py \
+	secrets/test_barcodes.py storage/test_amplification.py storage/test_attempts.py storage/test_handler.py \
+	storage/test_migrations.py storage/test_orders.py storage/test_reconcile.py storage/test_retention.py \
+	storage/test_senders.py)
 QUICK := $(addprefix tests/,cli contracts documents domain reference secrets settings storage) \
 	$(addprefix --ignore=,$(SLOW))
 
