@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 # Else every process of the tests compiles all test modules anew, which takes it 4 s.
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
+# A lock names all that is needed. Modules are compiled when they are first imported; most never are.
+LOCKED := --require-hashes --no-deps --no-compile --requirement
 
 # More arguments for the tool behind a target: make test ARGS="-k expiry".
 ARGS ?=
@@ -174,7 +176,7 @@ python:
 $(VENV)/locked: requirements.lock | python
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version) (once, about a minute)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(PIP) install --require-hashes --requirement requirements.lock
+	@$(PIP) install $(LOCKED) requirements.lock
 	@touch $@
 
 # Of pyproject.toml the installed project holds the entry point and the metadata; the code is used in place.
@@ -183,5 +185,5 @@ $(VENV)/ready: $(VENV)/locked pyproject.toml
 	@touch $@
 
 $(VENV)/node: requirements-node.lock | $(VENV)/ready
-	@$(PIP) install --require-hashes --requirement requirements-node.lock
+	@$(PIP) install $(LOCKED) requirements-node.lock
 	@touch $@
