@@ -101,6 +101,12 @@ def money(amount_minor: int, currency: str | None) -> str:
     return in_words(amount_minor, Currency(currency) if currency else None)
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error of a server, or its type if it has no text."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun, such as `1 card` or `2,000 cards`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from typer import Exit, Typer
 
 from card_worker.cli.connections import database
-from card_worker.cli.console import AsJson, err, out, plural, print_json, table
+from card_worker.cli.console import AsJson, err, first_line, out, plural, print_json, table
 from card_worker.cli.processes import IDLE_S_MAX
 from card_worker.contracts.commands import QUEUES
 from card_worker.health import living
@@ -79,8 +79,7 @@ def _or_error(read: Callable[[], View]) -> View:
     try:
         return read()
     except (SQLAlchemyError, RedisError, OSError) as error:
-        lines = str(getattr(error, "orig", None) or error).strip().splitlines()
-        return {"error": lines[0] if lines else type(error).__name__}
+        return {"error": first_line(error)}
 
 
 def _database(engine: Engine) -> View:

@@ -124,6 +124,13 @@ def _clock(
     return now, rest[-1] if with_version else None
 
 
+def limit_statements(connection: Connection, seconds: float) -> None:
+    """Let PostgreSQL cancel statements of this transaction that take longer."""
+    if connection.dialect.name == "postgresql":
+        value = f"{round(seconds * 1000)}ms"
+        connection.execute(select(func.set_config("statement_timeout", value, true())))
+
+
 def try_lock(connection: Connection, name: str) -> bool:
     """Take the lock `name` until the end of the commit; False if another commit holds it.
 

@@ -99,7 +99,7 @@ def is_retryable(error: BaseException) -> bool:
         return violated_constraint(error) in _NUMBERED
     if isinstance(error.orig, sqlite3.Error):
         return not _is_sqlite_data(error.orig)
-    state = _state(error)
+    state = sqlstate(error)
     if state is not None:
         return not state.startswith(_DATA_STATES)
     # An error without a state: PostgreSQL is unavailable, or the driver refused the values.
@@ -123,7 +123,7 @@ def is_race(error: BaseException) -> bool:
         return isinstance(error, LostRace)
     if isinstance(error.orig, sqlite3.Error):
         return getattr(error.orig, "sqlite_errorcode", None) in _SQLITE_UNIQUE
-    return _state(error) == _UNIQUE_STATE
+    return sqlstate(error) == _UNIQUE_STATE
 
 
 def retry_races(work: Callable[[], T]) -> T:
@@ -147,16 +147,17 @@ def needs_operator(error: BaseException) -> bool:
     orig = error.orig if isinstance(error, DBAPIError) else None
     if isinstance(orig, sqlite3.Error):
         return _sqlite_code(orig) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-    state = _state(error)
+    state = sqlstate(error)
     return state is not None and not state.startswith(_TEMPORARY_STATES)
 
 
 def is_lock_timeout(error: BaseException) -> bool:
     """Say whether a statement has waited too long for a lock of another session."""
-    return _state(error) == _LOCK_TIMEOUT
+    return sqlstate(error) == _LOCK_TIMEOUT
 
 
-def _state(error: BaseException) -> str | None:
+def sqlstate(error: BaseException) -> str | None:
+    """Return the code of an error of PostgreSQL; None for other errors."""
     state = getattr(getattr(error, "orig", None), "sqlstate", None)
     return state if isinstance(state, str) else None
 

@@ -12,7 +12,7 @@ from card_worker.domain.rows import File
 from card_worker.storage.engine import reading
 from card_worker.storage.json_rows import columns_named
 from card_worker.storage.pipeline import send
-from card_worker.storage.tables import file_parts, files
+from card_worker.storage.tables import file_is_unwritten, file_parts, files
 
 PART_BYTES = 1024 * 1024
 RETRY_MIN, RETRY_MAX = timedelta(seconds=1), timedelta(hours=1)
@@ -40,8 +40,7 @@ def find_unwritten(
         next_attempt_at.is_(None), next_attempt_at <= now, next_attempt_at > now + RETRY_MAX
     )
     statement = select(*_COLUMNS).where(
-        files.c.written_at.is_(None),
-        files.c.confirmed_at.is_(None),
+        file_is_unwritten,
         files.c.name.not_in(except_names),
         is_due,
     )

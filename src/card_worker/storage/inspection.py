@@ -10,14 +10,12 @@ from typing import NamedTuple
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import Connection, Engine, func, select, text, true
+from sqlalchemy import Connection, Engine, func, select, text
 
 from card_worker.storage.json_rows import find
 from card_worker.storage.roles import RIGHTS, Role, role_name
 from card_worker.storage.sessions import CONNECT_MAX_S
-from card_worker.storage.tables import files, outbox, pins, producers, tokens
-
-STATEMENT_S_MAX = 5
+from card_worker.storage.tables import file_is_unwritten, files, outbox, pins, producers, tokens
 
 _SETTINGS = (
     "synchronous_commit",
@@ -53,13 +51,6 @@ class PostgresState(NamedTuple):
     collation_version_now: str | None
     is_superuser: bool
     login: str
-
-
-def limit_statements(connection: Connection) -> None:
-    """Let PostgreSQL cancel statements of this transaction after STATEMENT_S_MAX."""
-    if connection.dialect.name == "postgresql":
-        value = f"{STATEMENT_S_MAX}s"
-        connection.execute(select(func.set_config("statement_timeout", value, true())))
 
 
 def server_encoding(engine: Engine) -> str | None:
@@ -137,8 +128,7 @@ def unknown_peppers(connection: Connection, known: Collection[str], *, of: str) 
 
 def failed_files(connection: Connection) -> int:
     """Return how many files of batches could not be written at the last attempt."""
-    is_failed = files.c.written_at.is_(None) & files.c.confirmed_at.is_(None)
-    is_failed &= files.c.attempts > 0
+    is_failed = file_is_unwritten & (files.c.attempts > 0)
     return int(connection.execute(select(func.count()).where(is_failed)).scalar_one())
 
 

@@ -17,19 +17,19 @@ from sqlalchemy import (
     func,
     literal,
     select,
-    true,
 )
 
 from card_worker.contracts.dead_letters import DeadLetterReason
 from card_worker.domain.rows import State
 from card_worker.storage import leases
-from card_worker.storage.engine import begin
+from card_worker.storage.engine import begin, limit_statements
 from card_worker.storage.leases import Lease
 from card_worker.storage.outbox import oldest_unpublished
 from card_worker.storage.tables import (
     batches,
     cards,
     dead_letters,
+    file_is_unwritten,
     files,
     hold_is_open,
     holds,
@@ -72,9 +72,7 @@ def read_database(engine: Engine, *, statement_s_max: float) -> DatabaseState:
     Raises SQLAlchemy's errors, also for a statement that takes longer than `statement_s_max`.
     """
     with begin(engine, writing=False) as (connection, now):
-        if engine.dialect.name == "postgresql":
-            timeout = f"{round(statement_s_max * 1000)}ms"
-            connection.execute(select(func.set_config("statement_timeout", timeout, true())))
+        limit_statements(connection, statement_s_max)
         return _read(connection, now)
 
 
@@ -98,14 +96,13 @@ def _read(connection: Connection, now: datetime) -> DatabaseState:
         .select_from(jobs.join(batches, batch_of_job))
         .where(running, batches.c.last_error.is_not(None))
     )
-    unwritten = files.c.written_at.is_(None) & files.c.confirmed_at.is_(None)
     counts = select(
         _count_some(unpublished, unpublished.c.position > above),
         _count_some(cards, card_is_due),
         _count_some(holds, hold_is_due),
         select(func.count()).select_from(jobs).where(running).scalar_subquery(),
         in_trouble.scalar_subquery(),
-        select(func.count()).select_from(files).where(unwritten).scalar_subquery(),
+        select(func.count()).select_from(files).where(file_is_unwritten).scalar_subquery(),
     )
     ((events, cards_due, holds_due, jobs_running, jobs_in_trouble, files_unwritten),) = (
         connection.execute(counts)

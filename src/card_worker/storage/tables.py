@@ -201,6 +201,7 @@ files = _table(
     Index("ix_files_batch", "account_id", "batch_id"),
     Index("ix_files_waiting", "created_at", **_where(FILE_IS_UNWRITTEN)),
 )
+file_is_unwritten = files.c.written_at.is_(None) & files.c.confirmed_at.is_(None)
 
 # Deleted when the owner of the file confirms that it has arrived.
 file_parts = _table("file_parts", rows.FilePart, PrimaryKeyConstraint("name", "number"))

@@ -9,20 +9,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from typer import Exit, Typer
 
 from card_worker.cli.connections import database
-from card_worker.cli.console import AsJson, out, print_json
+from card_worker.cli.console import AsJson, first_line, out, print_json
 from card_worker.cli.doctor.database import (
     AS_OPERATOR,
     NOT_ALLOWED,
     check_database,
     check_failed_files,
     check_peppers,
-    state_of,
 )
 from card_worker.cli.doctor.finding import Finding, Level
 from card_worker.cli.doctor.redis import check_broker, check_groups, check_redis, check_stream
 from card_worker.cli.doctor.settings import check_files, check_settings
 from card_worker.settings import Settings
 from card_worker.sinks import connect
+from card_worker.storage.errors import sqlstate
 
 app = Typer()
 
@@ -75,9 +75,8 @@ def _safely(part: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Findi
         remedy = "make the users of Redis again with card-worker acl"
         yield Finding(Level.WARNING, part, f"not checked: {error}", remedy)
     except (SQLAlchemyError, psycopg.Error, RedisError, OSError) as error:
-        text = str(getattr(error, "orig", None) or error).strip().splitlines()
-        problem = text[0] if text else type(error).__name__
-        if state_of(error) == NOT_ALLOWED:
+        problem = first_line(error)
+        if sqlstate(error) == NOT_ALLOWED:
             yield Finding(Level.WARNING, part, f"not checked: {problem}", AS_OPERATOR)
         else:
             yield Finding(Level.WRONG, part, problem, "start the server, or correct its URL")

@@ -7,14 +7,17 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from card_worker.cli.console import first_line
 from card_worker.cli.doctor.finding import Finding, Level, ahead_s, clock_finding
 from card_worker.settings import PREFIX, Settings
 from card_worker.storage import inspection, schema
-from card_worker.storage.engine import begin, reading
-from card_worker.storage.inspection import PostgresState, limit_statements
+from card_worker.storage.engine import begin, limit_statements, reading
+from card_worker.storage.errors import sqlstate
+from card_worker.storage.inspection import PostgresState
 
 PART = "database"
 POSTGRES_MIN = 15
+STATEMENT_S_MAX = 5
 NOT_ALLOWED, CANCELLED = "42501", "57014"
 """SQLSTATE of a missing right, and of a statement that took too long."""
 AS_OPERATOR = "run this with the login of an operator"
@@ -39,7 +42,7 @@ def check_database(engine: Engine) -> Iterator[Finding]:
         yield Finding(Level.WRONG, PART, f"its encoding is {encoding}", remedy)
         return
     with reading(engine) as connection:
-        limit_statements(connection)
+        limit_statements(connection, STATEMENT_S_MAX)
         yield version_finding(engine.dialect.name, connection.dialect.server_version_info or ())
         if is_postgres:
             yield from postgres_findings(inspection.read_postgres(connection))
@@ -119,14 +122,14 @@ def check_peppers(engine: Engine, settings: Settings) -> Iterator[Finding]:
         known = given.names if given else frozenset[str]()
         try:
             with reading(engine) as connection:
-                limit_statements(connection)
+                limit_statements(connection, STATEMENT_S_MAX)
                 missing = inspection.unknown_peppers(connection, known, of=name)
         except DBAPIError as error:
-            if state_of(error) not in (NOT_ALLOWED, CANCELLED):
+            if sqlstate(error) not in (NOT_ALLOWED, CANCELLED):
                 raise
-            is_slow = state_of(error) == CANCELLED
+            is_slow = sqlstate(error) == CANCELLED
             remedy = "docs/how-to/rotate-keys.md has a query" if is_slow else AS_OPERATOR
-            text = f"{name} not checked: {str(error.orig).splitlines()[0]}"
+            text = f"{name} not checked: {first_line(error)}"
             yield Finding(Level.WARNING, "peppers", text, remedy)
             continue
         yield _pepper_finding(name, missing, is_given=given is not None)
@@ -144,15 +147,10 @@ def _pepper_finding(name: str, missing: str | None, *, is_given: bool) -> Findin
     return Finding(Level.WRONG, part, text, f"add {missing} behind the newest one, on all workers")
 
 
-def state_of(error: Exception) -> str | None:
-    """Return the SQLSTATE of an error of PostgreSQL."""
-    return getattr(getattr(error, "orig", None), "sqlstate", None)
-
-
 def check_failed_files(engine: Engine) -> Finding:
     """Check that no file of a batch waits because its store has refused it."""
     with reading(engine) as connection:
-        limit_statements(connection)
+        limit_statements(connection, STATEMENT_S_MAX)
         count = inspection.failed_files(connection)
     if count:
         text = f"files of batches that could not be written: {count}"
