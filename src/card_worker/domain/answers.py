@@ -83,6 +83,13 @@ class Answer(NamedTuple):
     reason: Reason | None = None
 
 
+def refusal_of(answer: Answer) -> str | None:
+    """Return the reason of an answer that is a refusal; a stored one has it only in its JSON."""
+    if answer.type is not EventType.COMMAND_REJECTED:
+        return None
+    return answer.reason or str(json.loads(answer.event)["data"]["reason"])
+
+
 def answer(books: Books, event: Event, transaction: Transaction | None) -> Answer:
     """Return the public form of `event`. The books are as the event left them."""
     if isinstance(event, CommandRejected):

@@ -1,15 +1,13 @@
 """Counts what came of messages, in the process that takes them."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from time import monotonic, time
 
 from card_worker import metrics
 from card_worker.contracts.commands import COMMANDS
-from card_worker.contracts.enums import EventType
 from card_worker.contracts.envelope import SENT_AT
-from card_worker.domain.answers import Answer
+from card_worker.domain.answers import refusal_of
 from card_worker.worker.messages import Answered, Outcome, QueryAnswered, Returned
 from card_worker.worker.received import Received
 
@@ -60,12 +58,5 @@ def _counted(received: Received, outcome: Outcome) -> Iterator[Counted]:
         case Answered():
             for name, answer in zip(outcome.commands, outcome.answers, strict=False):
                 command = name if name in COMMANDS else INVALID
-                if answer.type is EventType.COMMAND_REJECTED:
-                    yield command, "refused", answer.reason or _stored_reason(answer)
-                else:
-                    yield command, "done", ""
-
-
-def _stored_reason(answer: Answer) -> str:
-    """Return the reason of a refusal that was stored for an earlier delivery."""
-    return str(json.loads(answer.event)["data"]["reason"])
+                reason = refusal_of(answer) or ""
+                yield command, "refused" if reason else "done", reason

@@ -1,6 +1,5 @@
 """Celery's events for monitors such as Flower, sent without blocking the worker."""
 
-import json
 import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,11 +14,10 @@ from kombu import serialization
 from kombu.message import Message as KombuMessage
 
 from card_worker.contracts.commands import SWEEPS
-from card_worker.contracts.enums import EventType
 from card_worker.contracts.json_text import write_json
 from card_worker.contracts.message import cost_of
 from card_worker.contracts.text import is_id
-from card_worker.domain.answers import Answer
+from card_worker.domain.answers import Answer, refusal_of
 from card_worker.worker.messages import Answered, Failed, Outcome, QueryAnswered
 from card_worker.worker.received import Received
 
@@ -170,7 +168,5 @@ def _summary(outcome: Answered | QueryAnswered) -> str:
 
 
 def _type_of(answer: Answer) -> str:
-    if answer.type is not EventType.COMMAND_REJECTED:
-        return answer.type.value
-    # An answer that is given again has its reason only in its JSON.
-    return f"{answer.type}: {answer.reason or json.loads(answer.event)['data']['reason']}"
+    reason = refusal_of(answer)
+    return f"{answer.type}: {reason}" if reason else answer.type.value
