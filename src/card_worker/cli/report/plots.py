@@ -10,7 +10,7 @@ from pygal.style import Style
 
 from card_worker.cli.report.figures import COLUMNS, Book, Cohort, RollForward, words
 from card_worker.cli.report.periods import month_label
-from card_worker.cli.report.tables import COHORTS_MAX, Expiries
+from card_worker.cli.report.tables import COHORTS_MAX, Expiries, newest_cohorts
 from card_worker.contracts.enums import CardType
 from card_worker.money import Currency
 
@@ -91,8 +91,7 @@ def _by_type(amounts: Mapping[CardType, Sequence[int]]) -> dict[str, Sequence[in
 
 def draw_redemption(book: Book, found: Sequence[Cohort]) -> Plot:
     """Return the share that was spent of the newest cohorts of a book, by age, as lines."""
-    of_book = [cohort for cohort in found if cohort.book == book and cohort.ages[-1].loaded > 0]
-    shown = of_book[-COHORTS_MAX:]
+    shown = newest_cohorts(book, found)
     longest = max((len(cohort.ages) for cohort in shown), default=0)
     title, labels = f"Share spent, {words(book[1])}s, {book[0]}", [*map(str, range(longest))]
     chart = pygal.Line(

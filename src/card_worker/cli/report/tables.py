@@ -145,10 +145,16 @@ def order_table(ordered: Iterable[Ordered]) -> Table:
     return Table("Orders", ["", "orders", "cards ordered", "cards made", "with an error"], rows)
 
 
+def newest_cohorts(book: Book, found: Iterable[Cohort]) -> list[Cohort]:
+    """Return the cohorts of a book that are shown, the newest last: those with any money."""
+    of_book = [cohort for cohort in found if cohort.book == book and cohort.ages[-1].loaded > 0]
+    return of_book[-COHORTS_MAX:]
+
+
 def redemption_table(book: Book, found: Sequence[Cohort]) -> Table:
     """Return what share of the newest cohorts of a book was spent, by age."""
-    of_book = [cohort for cohort in found if cohort.book == book and cohort.ages[-1].loaded > 0]
-    longest = max((len(cohort.ages) for cohort in of_book), default=0)
+    shown = newest_cohorts(book, found)
+    longest = max((len(cohort.ages) for cohort in shown), default=0)
     ages = [age for age in AGES_SHOWN if age < longest]
     rows = [
         [
@@ -156,7 +162,7 @@ def redemption_table(book: Book, found: Sequence[Cohort]) -> Table:
             _money(cohort.ages[-1].loaded),
             *(_percent(cohort, age) for age in ages),
         ]
-        for cohort in of_book[-COHORTS_MAX:]
+        for cohort in shown
     ]
     months = ["same month", *(f"after {age}" for age in ages[1:])]
     return Table(name(book), ["activated", "loaded", *months], rows)
