@@ -69,8 +69,8 @@ class RedisStream:
         address: RedisAddress,
         stream: str,
         *,
-        entries_max: int = 1_000_000,
-        keep_s: int = 7 * 86_400,
+        entries_max: int,
+        keep_s: int,
     ) -> None:
         # No retries here: the relay retries, with all events in order.
         self._redis = connect(address)
@@ -110,7 +110,7 @@ class RedisStream:
 def connect(address: RedisAddress, *, reply_s: float = 5, connect_s: float = 3) -> "Redis":
     """Return a client with timeouts, so that a dead connection raises an error.
 
-    Bytes that are no UTF-8, which others may have written, are read as `\\xff`.
+    Bytes that are no UTF-8, which others may have written, are read as surrogates.
     """
     return Redis(
         **address.redis_options,
@@ -120,6 +120,6 @@ def connect(address: RedisAddress, *, reply_s: float = 5, connect_s: float = 3) 
         health_check_interval=5,
         retry=Retry(NoBackoff(), 0),
         decode_responses=True,
-        # A consumer may give its group any name.
+        # A consumer may give its group any name, by which the server is then asked about it.
         encoding_errors="surrogateescape",
     )

@@ -354,7 +354,8 @@ def test_commands_on_the_default_queue(doctor: Doctor, redis: Redis) -> None:
 def publish(doctor: Doctor, engine: Engine) -> None:
     with begin(engine) as (connection, _):
         events = first_unpublished(connection, 100)
-    sink = RedisStream(RedisAddress.parse(doctor.settings["BROKER_URL"]), "card-events")
+    broker = RedisAddress.parse(doctor.settings["BROKER_URL"])
+    sink = RedisStream(broker, "card-events", entries_max=1_000_000, keep_s=604_800)
     sink.publish(events)
     sink.close()
 
@@ -396,7 +397,8 @@ def test_an_answer_that_was_repeated_is_compared_by_the_first_answer(
     made_at = read_time(event["time"])
     first = Answer(id, account_id, type, "first", "first", write_json(event), made_at)
     content = f'{{"command":"cards.create","account_id":"{account_id}"}}'
-    sink = RedisStream(RedisAddress.parse(doctor.settings["BROKER_URL"]), "card-events")
+    broker = RedisAddress.parse(doctor.settings["BROKER_URL"])
+    sink = RedisStream(broker, "card-events", entries_max=1_000_000, keep_s=604_800)
     sink.publish([repeated(first, "another"), repeated(first._replace(event=content), "a third")])
     sink.close()
     assert of_stream(doctor.find()["ok"]) == ["the outbox agrees with the last 2 events"]

@@ -43,7 +43,7 @@ def event(number: int, account_id: str = ACCOUNT) -> Unpublished:
 
 
 def publish(url: str, *events: Unpublished) -> None:
-    sink = RedisStream(RedisAddress.parse(url), STREAM)
+    sink = RedisStream(RedisAddress.parse(url), STREAM, entries_max=1_000_000, keep_s=604_800)
     sink.publish(events)
     sink.close()
 

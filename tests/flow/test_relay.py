@@ -58,7 +58,9 @@ def relays(database_url: str, broker_url: str, *, number: int = 1) -> Iterator[N
 
     def run() -> None:
         engine = open_engine(database_url)
-        sink = RedisStream(RedisAddress.parse(broker_url), STREAM)
+        sink = RedisStream(
+            RedisAddress.parse(broker_url), STREAM, entries_max=1_000_000, keep_s=604_800
+        )
         try:
             Relay(engine, [sink]).run(stop.is_set)
         finally:

@@ -60,7 +60,7 @@ PRUNED_TO = (
 def prune(connection: Connection, kind: Kind, before: datetime, rows_max: int) -> int:
     """Delete the oldest rows of a kind that are from `before` a time; return their number.
 
-    The commit does nothing else. None if another commit is deleting.
+    The commit does nothing else. 0 if another commit is deleting.
     """
     if not try_lock(connection, LOCK):
         return 0
