@@ -61,6 +61,12 @@ def test_a_shop_with_a_history_has_a_page(sqlite_url: str, tmp_path: Path) -> No
     assert not re.search(r"<script|<link|<img|@import|url\(|\bsrc=|\bon\w+=", page)
     again = run("report", "--out", tmp_path / "out", *period, DATABASE_URL=sqlite_url)
     assert "exists, and is not overwritten" in refused(again)[1]
+    # Nothing is written if only one of the files is there.
+    (tmp_path / "partly").mkdir()
+    (tmp_path / "partly" / "orders.csv").touch()
+    again = run("report", "--out", tmp_path / "partly", *period, DATABASE_URL=sqlite_url)
+    assert "orders.csv exists" in refused(again)[1]
+    assert [each.name for each in (tmp_path / "partly").iterdir()] == ["orders.csv"]
 
 
 def test_a_difference_ends_it_with_1_after_the_page_is_written(

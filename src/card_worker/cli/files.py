@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from typer import Exit
+
 from card_worker.cli.console import refuse
 
 
@@ -40,15 +42,25 @@ def new_file(file: Path) -> Iterator[BinaryIO]:
         try:
             handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
-            raise refuse(
-                f"{file} exists, and is not overwritten: name another file, or move this one away"
-            ) from None
+            raise _exists(file) from None
         try:
             with os.fdopen(handle, "wb") as opened:
                 yield opened
         except BaseException:
             file.unlink()
             raise
+
+
+def check_new(file: Path) -> None:
+    """Refuse a file that exists before anything is done for it."""
+    if os.path.lexists(file):
+        raise _exists(file)
+
+
+def _exists(file: Path) -> Exit:
+    return refuse(
+        f"{file} exists, and is not overwritten: name another file, or move this one away"
+    )
 
 
 def replace_file(file: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from typer import Exit, Option, Typer
 
 from card_worker.cli.connections import database
 from card_worker.cli.console import err, out, plural, refuse
-from card_worker.cli.files import file_errors, write_new
+from card_worker.cli.files import check_new, file_errors, write_new
 from card_worker.cli.report.csv_files import (
     liability_csv,
     order_csv,
@@ -30,6 +30,7 @@ REPLY_MAX_S = 3600.0
 """Time limit of a statement: one statement may read all cards and transactions."""
 MONTHS_MAX = 240
 """Largest number of months of a report."""
+FILES = ("report.html", "roll-forward.csv", "liability.csv", "orders.csv", "redemption.csv")
 
 
 @app.command()
@@ -48,6 +49,8 @@ def report(
 ) -> None:
     """Write the financial report: a page and CSV files. Exit 1 if the figures don't add up."""
     scope = _read_scope(from_, to, account, timezone)
+    for file in FILES:
+        check_new(out_ / file)
     try:
         from card_worker.cli.report.page import write_page
     except ImportError as error:
@@ -60,18 +63,18 @@ def report(
         check_settled(scope, moment)
         with snapshot(engine) as connection:
             found = read_figures(connection, scope, moment.now)
-    contents = {
-        "report.html": write_page(scope, moment.now, found),
-        "roll-forward.csv": roll_forward_csv(found.books),
-        "liability.csv": liability_csv(found.held, found.expiries),
-        "orders.csv": order_csv(found.ordered),
-        "redemption.csv": redemption_csv(found.cohorts),
-    }
+    contents = (
+        write_page(scope, moment.now, found),
+        roll_forward_csv(found.books),
+        liability_csv(found.held, found.expiries),
+        order_csv(found.ordered),
+        redemption_csv(found.cohorts),
+    )
     with file_errors(out_):
         out_.mkdir(parents=True, exist_ok=True)
-    for file, content in contents.items():
+    for file, content in zip(FILES, contents, strict=True):
         write_new(out_ / file, content)
-    out.print(f"{out_ / 'report.html'} and {plural(len(contents) - 1, 'CSV file')}")
+    out.print(f"{out_ / FILES[0]} and {plural(len(FILES) - 1, 'CSV file')}")
     for each in found.differences:
         err.print(f"card-worker: {each.text}; run card-worker reconcile")
     if found.differences:
